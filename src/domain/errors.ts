@@ -1,9 +1,32 @@
 // The one way to refuse: a reason of the contract, a text without any value of the request, and the
 // metadata that says what to do. src/errors.ts turns it into a status.
-import type { ErrorReason } from "../../clients/typescript/gen/entity/v1/error_pb.ts";
 
 /** A reason of proto/entity/v1/error.proto, without its prefix. */
-export type Reason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED">;
+export type Reason =
+  | "VALIDATION_ERROR"
+  | "INVALID_LOOKUP"
+  | "IMMUTABLE_FIELD"
+  | "STATUS_REASON_REQUIRED"
+  | "NOT_FOUND"
+  | "DUPLICATE_EXTERNAL_ID"
+  | "DUPLICATE_TAX_ID"
+  | "AMBIGUOUS_TAX_ID_LOOKUP"
+  | "EXTERNAL_ID_IMMUTABLE"
+  | "EXTERNAL_ID_ALREADY_ASSIGNED"
+  | "ENTITY_DELETED"
+  | "REQUEST_ID_REUSED"
+  | "ETAG_MISMATCH"
+  | "WRITE_CONFLICT"
+  | "UNAUTHENTICATED"
+  | "PERMISSION_DENIED"
+  | "OVERLOADED"
+  | "MESSAGE_TOO_LARGE"
+  | "DATABASE_UNAVAILABLE"
+  | "COMMIT_UNKNOWN"
+  | "DEADLINE_EXCEEDED"
+  | "INTERNAL"
+  | "UNIMPLEMENTED"
+  | "CANCELLED";
 
 /** What is wrong with one field: `field` is a path of the request such as "entity.name". */
 export interface Violation {

@@ -1,0 +1,127 @@
+// Every setting, default and bound, in one place. Pure: the environment comes in as an argument.
+
+/** Limits of values, in code points unless said otherwise. The README shows the same table. */
+export const LIMITS = {
+  name: 512,
+  externalId: 255,
+  externalIdsPerEntity: 100,
+  externalIdType: 64,
+  taxId: 64,
+  reason: 4000,
+  /** Shortest reason where one is mandatory (ChangeExternalId, DeleteEntity, UndeleteEntity). */
+  mandatoryReasonMin: 5,
+  /** Any other string. */
+  string: 4096,
+  structBytes: 64 * 1024,
+  structKeys: 200,
+  structDepth: 32,
+  tradingNames: 200,
+  pageSize: 1000,
+  pageSizeDefault: 100,
+  batch: 1000,
+  actor: 255,
+  source: 64,
+  /** Candidates named by AMBIGUOUS_TAX_ID_LOOKUP. */
+  candidates: 20,
+} as const;
+
+export interface Config {
+  /** Run-time role. Undefined: the embedded server. */
+  databaseUrl: string | undefined;
+  /** Owner role, for migrations; defaults to databaseUrl. */
+  migrationDatabaseUrl: string | undefined;
+  /** Folder of the embedded server and of the bootstrap key. */
+  dataDir: string;
+  host: string;
+  port: number;
+  tls: { cert: string; key: string; clientCa: string | undefined } | undefined;
+  bootstrapApiKey: string | undefined;
+  logLevel: string;
+  /** Connections to the database. */
+  poolSize: number;
+  /** Calls in flight before the next is refused with OVERLOADED. */
+  maxInFlight: number;
+  /** Bytes of one message: unary calls, and batches and imports. */
+  maxMessageBytes: number;
+  maxBatchMessageBytes: number;
+  /** Deadline of a call that names none, and the longest that one may name, in milliseconds. */
+  defaultTimeoutMs: number;
+  maxTimeoutMs: number;
+  /** Time for a request body to arrive, and for the next row of an import, in milliseconds. */
+  bodyTimeoutMs: number;
+  streamIdleTimeoutMs: number;
+  /** Time for calls in flight to end after SIGTERM, in milliseconds. */
+  drainTimeoutMs: number;
+  /** Limits of the database session, in milliseconds. */
+  statementTimeoutMs: number;
+  lockTimeoutMs: number;
+}
+
+/** A setting that cannot be used; the text names the variable, never its value. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+/** Reads the environment. Throws ConfigError on the first variable that cannot be used. */
+export function readConfig(env: Record<string, string | undefined>): Config {
+  const text = (name: string) => (env[name] === "" ? undefined : env[name]);
+  const integer = (name: string, fallback: number, min: number, max: number) => {
+    const value = text(name);
+    if (value === undefined) return fallback;
+    const number = Number(value);
+    if (!Number.isInteger(number) || number < min || number > max) {
+      throw new ConfigError(`${name} must be a whole number from ${min} to ${max}`);
+    }
+    return number;
+  };
+  const url = (name: string) => {
+    const value = text(name);
+    if (value !== undefined && !/^postgres(ql)?:\/\//.test(value)) {
+      throw new ConfigError(`${name} must be a URL that begins with postgres:// or postgresql://`);
+    }
+    return value;
+  };
+
+  const logLevel = text("LOG_LEVEL") ?? "info";
+  if (!["fatal", "error", "warn", "info", "debug", "trace", "silent"].includes(logLevel)) {
+    throw new ConfigError("LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent");
+  }
+  const bootstrapApiKey = text("BOOTSTRAP_API_KEY");
+  if (bootstrapApiKey !== undefined && !/^[A-Za-z0-9_-]{32,128}$/.test(bootstrapApiKey)) {
+    throw new ConfigError("BOOTSTRAP_API_KEY must be 32 to 128 letters, digits, '-' or '_'");
+  }
+  const cert = text("TLS_CERT");
+  const key = text("TLS_KEY");
+  const clientCa = text("TLS_CLIENT_CA");
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new ConfigError("TLS_CERT and TLS_KEY must be set together: two paths of PEM files");
+  }
+  if (clientCa !== undefined && cert === undefined) throw new ConfigError("TLS_CLIENT_CA needs TLS_CERT and TLS_KEY");
+  const databaseUrl = url("DATABASE_URL");
+  const migrationDatabaseUrl = url("MIGRATION_DATABASE_URL");
+  if (migrationDatabaseUrl !== undefined && databaseUrl === undefined) {
+    throw new ConfigError("MIGRATION_DATABASE_URL needs DATABASE_URL");
+  }
+
+  return {
+    databaseUrl,
+    migrationDatabaseUrl,
+    dataDir: text("DATA_DIR") ?? ".data",
+    host: text("HOST") ?? "127.0.0.1",
+    port: integer("PORT", 50051, 0, 65535),
+    tls: cert !== undefined && key !== undefined ? { cert, key, clientCa } : undefined,
+    bootstrapApiKey,
+    logLevel,
+    poolSize: integer("POOL_SIZE", 10, 2, 200),
+    maxInFlight: integer("MAX_IN_FLIGHT", 256, 1, 100_000),
+    maxMessageBytes: integer("MAX_MESSAGE_BYTES", 1024 * 1024, 1024, 64 * 1024 * 1024),
+    maxBatchMessageBytes: integer("MAX_BATCH_MESSAGE_BYTES", 4 * 1024 * 1024, 1024, 64 * 1024 * 1024),
+    defaultTimeoutMs: integer("DEFAULT_TIMEOUT_MS", 10_000, 1, 3_600_000),
+    maxTimeoutMs: integer("MAX_TIMEOUT_MS", 60_000, 1, 3_600_000),
+    bodyTimeoutMs: integer("BODY_TIMEOUT_MS", 10_000, 1, 3_600_000),
+    streamIdleTimeoutMs: integer("STREAM_IDLE_TIMEOUT_MS", 60_000, 1, 3_600_000),
+    drainTimeoutMs: integer("DRAIN_TIMEOUT_MS", 20_000, 0, 3_600_000),
+    statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
+    lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
+  };
+}

@@ -1,0 +1,51 @@
+// The one table reason → status code, and the only file that builds an error of the wire.
+import { Code, ConnectError } from "@connectrpc/connect";
+import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
+import { DomainError, type Reason } from "./domain/errors.ts";
+
+/** `domain` of every google.rpc.ErrorInfo that the service sends. */
+export const ERROR_DOMAIN = "entity.v1";
+
+export const CODE: Record<Reason, Code> = {
+  VALIDATION_ERROR: Code.InvalidArgument,
+  INVALID_LOOKUP: Code.InvalidArgument,
+  IMMUTABLE_FIELD: Code.InvalidArgument,
+  STATUS_REASON_REQUIRED: Code.InvalidArgument,
+  NOT_FOUND: Code.NotFound,
+  DUPLICATE_EXTERNAL_ID: Code.AlreadyExists,
+  DUPLICATE_TAX_ID: Code.AlreadyExists,
+  AMBIGUOUS_TAX_ID_LOOKUP: Code.FailedPrecondition,
+  EXTERNAL_ID_IMMUTABLE: Code.FailedPrecondition,
+  EXTERNAL_ID_ALREADY_ASSIGNED: Code.FailedPrecondition,
+  ENTITY_DELETED: Code.FailedPrecondition,
+  REQUEST_ID_REUSED: Code.FailedPrecondition,
+  ETAG_MISMATCH: Code.Aborted,
+  WRITE_CONFLICT: Code.Aborted,
+  UNAUTHENTICATED: Code.Unauthenticated,
+  PERMISSION_DENIED: Code.PermissionDenied,
+  OVERLOADED: Code.ResourceExhausted,
+  MESSAGE_TOO_LARGE: Code.ResourceExhausted,
+  DATABASE_UNAVAILABLE: Code.Unavailable,
+  COMMIT_UNKNOWN: Code.Unavailable,
+  DEADLINE_EXCEEDED: Code.DeadlineExceeded,
+  INTERNAL: Code.Internal,
+  UNIMPLEMENTED: Code.Unimplemented,
+  CANCELLED: Code.Canceled,
+};
+
+/** The error as it goes on the wire: status, text, google.rpc.ErrorInfo, google.rpc.BadRequest where fields are at fault. */
+export function toConnectError(error: DomainError): ConnectError {
+  const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema; value: Record<string, unknown> }[] = [
+    { desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata: error.metadata } },
+  ];
+  if (error.violations.length > 0) {
+    details.push({ desc: BadRequestSchema, value: { fieldViolations: error.violations.map((v) => ({ ...v })) } });
+  }
+  return new ConnectError(error.message, CODE[error.reason], undefined, details as never, error);
+}
+
+/** The reason of an error that is ours, as clients see it; undefined for any other. */
+export function reasonOf(error: ConnectError): string | undefined {
+  return error.findDetails(ErrorInfoSchema).find((info) => info.domain === ERROR_DOMAIN)?.reason;
+}
+
