@@ -1,0 +1,152 @@
+// MikroORM 7 writes values into the SQL text, so that no plan is ever reused. This driver sends them as
+// bound parameters, and its client names each statement, so that PostgreSQL plans it once a connection.
+import {
+  type AnyEntity,
+  type Configuration,
+  type EntityData,
+  isRaw,
+  type LoggingOptions,
+  type QueryResult,
+  type RawQueryFragment,
+  type Transaction,
+} from "@mikro-orm/core";
+import { PostgreSqlConnection, PostgreSqlDriver } from "@mikro-orm/postgresql";
+import { NativeQueryBuilder } from "@mikro-orm/sql";
+import { CompiledQuery, type Kysely } from "kysely";
+import pg from "pg";
+
+/** COMMIT was sent and its answer is lost: the transaction is there or it is not. */
+export class CommitUnknownError extends Error {
+  override readonly name = "CommitUnknownError";
+}
+
+const MAX_NAMED_STATEMENTS = 500;
+const SQLSTATE = /^[0-9A-Z]{5}$/;
+/** Class 08 and 57P0x: the connection ended, which at a COMMIT says nothing of its outcome. */
+const CONNECTION_ENDED = /^(08|57P0)/;
+/** The result type of a cached plan changed, after a migration: safe to try again, nothing was done. */
+const CACHED_PLAN_CHANGED = "0A000";
+
+type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
+
+/** A client whose parameterised statements are named, and whose COMMIT does not lie. */
+export class NamedStatementClient extends pg.Client {
+  readonly #names = new Map<string, string>();
+
+  // The callback and submittable forms of pg pass through untouched; Kysely uses the promise form.
+  // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg.Client.query cannot be restated by a subclass
+  override query(...args: any[]): any {
+    const [text, values] = args as QueryArguments;
+    if (typeof text !== "string" || args.length > 2) return (super.query as (...a: unknown[]) => unknown)(...args);
+    if (text === "commit") return this.#commit();
+    if (values === undefined || values.length === 0) return super.query(text);
+    const name = this.#nameOf(text);
+    if (name === undefined) return super.query(text, values);
+    return super.query({ name, text, values }).catch((error: unknown) => {
+      // Within a transaction the retry fails like everything after an error, and the unit of work runs again.
+      if ((error as pg.DatabaseError).code !== CACHED_PLAN_CHANGED) throw error;
+      this.#names.set(text, `${name}r`);
+      return super.query({ name: `${name}r`, text, values });
+    });
+  }
+
+  #nameOf(text: string): string | undefined {
+    let name = this.#names.get(text);
+    if (name === undefined && this.#names.size < MAX_NAMED_STATEMENTS) {
+      name = `s${this.#names.size}`;
+      this.#names.set(text, name);
+    }
+    return name;
+  }
+
+  async #commit(): Promise<pg.QueryResult> {
+    let result: pg.QueryResult;
+    try {
+      result = await super.query("commit");
+    } catch (error) {
+      const code = (error as pg.DatabaseError).code;
+      if (code !== undefined && SQLSTATE.test(code) && !CONNECTION_ENDED.test(code)) throw error;
+      throw new CommitUnknownError("the connection was lost during the commit", { cause: error });
+    }
+    // A COMMIT of a failed transaction is answered ROLLBACK, which the driver takes for success.
+    if (result.command !== "COMMIT") throw new Error(`the transaction was not committed: ${result.command}`);
+    return result;
+  }
+}
+
+/** `?` placeholders become $1, $2, ...; statements written with $1 pass as they are. */
+function numberPlaceholders(sql: string): string {
+  let count = 0;
+  return sql.replace(/\\\?|\?/g, (match) => (match === "?" ? `$${++count}` : "?"));
+}
+
+/** Splices raw fragments among the parameters into the text, with their own parameters. */
+function expandRaw(sql: string, params: readonly unknown[]): [string, unknown[]] {
+  const values: unknown[] = [];
+  let index = 0;
+  const text = sql.replace(/\\\?|\?/g, (match) => {
+    if (match !== "?") return match;
+    const value = params[index++];
+    if (!isRaw(value)) {
+      values.push(value);
+      return "?";
+    }
+    const [inner, innerValues] = expandRaw(value.sql, value.params ?? []);
+    values.push(...innerValues);
+    return inner;
+  });
+  return [text, values];
+}
+
+const isPlainObject = (value: unknown) =>
+  value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
+
+class BoundConnection extends PostgreSqlConnection {
+  override async execute<T extends QueryResult | EntityData<AnyEntity> | EntityData<AnyEntity>[]>(
+    query: string | NativeQueryBuilder | RawQueryFragment,
+    givenParams: readonly unknown[] | Record<string, unknown> = [],
+    method: "all" | "get" | "run" = "all",
+    ctx?: Transaction,
+    loggerContext?: LoggingOptions,
+  ): Promise<T> {
+    let sql: unknown = query instanceof NativeQueryBuilder ? query.toRaw() : query;
+    let params: unknown = givenParams;
+    if (isRaw(sql)) [sql, params] = [sql.sql, sql.params];
+    // Identifiers (??), named parameters and plain statements are MikroORM's own business.
+    if (typeof sql !== "string" || !Array.isArray(params) || params.length === 0 || sql.includes("??")) {
+      return super.execute(query, givenParams, method, ctx, loggerContext);
+    }
+    let values: unknown[] = params;
+    if (values.some((value) => isRaw(value))) [sql, values] = expandRaw(sql as string, values);
+    const text = numberPlaceholders(sql as string);
+    const bound = values.map((value) => (isPlainObject(value) ? JSON.stringify(value) : value));
+    await this.ensureConnection();
+    // MikroORM hands its abort signal in the logger context.
+    const { signal, inflightQueryAbortStrategy, ...logged } = (loggerContext ?? {}) as {
+      signal?: AbortSignal;
+      inflightQueryAbortStrategy?: "cancel query";
+    };
+    return this.executeQuery(
+      text,
+      async () => {
+        const client = (ctx ?? this.getClient()) as Kysely<unknown>;
+        const result = await client.executeQuery(
+          CompiledQuery.raw(text, bound),
+          signal ? { signal, inflightQueryAbortStrategy } : undefined,
+        );
+        return this.transformRawResult(result as never, method);
+      },
+      { query: text, params: [], ...logged },
+    );
+  }
+}
+
+/** PostgreSQL with bound, named statements. Use with `driverOptions: { Client: NamedStatementClient }`. */
+export class BoundPostgreSqlDriver extends PostgreSqlDriver {
+  protected override readonly connection: PostgreSqlConnection;
+
+  constructor(config: Configuration) {
+    super(config);
+    this.connection = new BoundConnection(config);
+  }
+}

@@ -1,0 +1,171 @@
+// The tables, as MikroORM sees them. migrations/ is what makes them; test/database.test.ts holds the two
+// together. Every key begins with organization_id: the tenant wall, the index prefix, the distribution
+// column. Times stay text with microseconds, counts stay text: neither fits a Date or a number unharmed.
+import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
+
+const organizationId = p.uuid().primary();
+const instant = () => p.string().columnType("timestamptz");
+
+export const OrganizationRow = defineEntity({
+  name: "OrganizationRow",
+  tableName: "organization",
+  properties: {
+    organizationId,
+    displayName: p.text(),
+    externalIdPolicy: p.text().$type<"MUTABLE_WITH_REASON" | "IMMUTABLE">(),
+    etag: p.uuid(),
+    createdAt: instant().defaultRaw("clock_timestamp()"),
+    updatedAt: instant().defaultRaw("clock_timestamp()"),
+  },
+});
+export type OrganizationRow = InferEntity<typeof OrganizationRow>;
+
+export const ApiKeyRow = defineEntity({
+  name: "ApiKeyRow",
+  tableName: "api_key",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    digest: p.blob(),
+    displayName: p.text(),
+    scopes: p.array().columnType("text[]"),
+    createdAt: instant().defaultRaw("clock_timestamp()"),
+    expiresAt: instant().nullable(),
+    revokedAt: instant().nullable(),
+  },
+});
+export type ApiKeyRow = InferEntity<typeof ApiKeyRow>;
+
+export const EntityRow = defineEntity({
+  name: "EntityRow",
+  tableName: "entity",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    version: p.string().columnType("bigint"),
+    type: p.text(),
+    countryCode: p.text(),
+    externalId: p.text().nullable(),
+    name: p.text(),
+    taxId: p.text().nullable(),
+    taxIdKey: p.text().nullable(),
+    taxIdCheck: p.text().nullable(),
+    status: p.text(),
+    nationality: p.text().nullable(),
+    riskMatrixId: p.uuid().nullable(),
+    riskScore: p.string().columnType("numeric(12,2)").nullable(),
+    entityData: p.json().nullable(),
+    attributes: p.json(),
+    metadata: p.json(),
+    etag: p.uuid(),
+    createdAt: instant(),
+    updatedAt: instant(),
+    deletedAt: instant().nullable(),
+  },
+});
+
+export const ExternalIdRow = defineEntity({
+  name: "ExternalIdRow",
+  tableName: "external_id",
+  properties: {
+    organizationId,
+    externalId: p.text().primary(),
+    entityId: p.uuid(),
+    type: p.text().nullable(),
+    isPrimary: p.boolean(),
+    attachedAt: instant(),
+  },
+});
+
+export const EntityEventRow = defineEntity({
+  name: "EntityEventRow",
+  tableName: "entity_event",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    entityId: p.uuid(),
+    entityVersion: p.string().columnType("bigint"),
+    entityType: p.text(),
+    type: p.text(),
+    externalId: p.text().nullable(),
+    externalIds: p.array().columnType("text[]"),
+    updatedFields: p.array().columnType("text[]"),
+    previousValues: p.json(),
+    newValues: p.json(),
+    actor: p.text(),
+    principal: p.uuid(),
+    source: p.text(),
+    reason: p.text().nullable(),
+    requestId: p.uuid().nullable(),
+    metadata: p.json(),
+    recordedAt: instant(),
+    occurredAt: instant().nullable(),
+  },
+});
+
+export const TransactionRow = defineEntity({
+  name: "TransactionRow",
+  tableName: "transaction",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    externalId: p.text().nullable(),
+    type: p.text(),
+    status: p.text().nullable(),
+    amount: p.text(),
+    currency: p.text(),
+    originEntityId: p.uuid().nullable(),
+    originExternalId: p.text().nullable(),
+    originName: p.text().nullable(),
+    originCountry: p.text().nullable(),
+    destinationEntityId: p.uuid().nullable(),
+    destinationExternalId: p.text().nullable(),
+    destinationName: p.text().nullable(),
+    destinationCountry: p.text().nullable(),
+    transactedAt: instant(),
+    details: p.json().nullable(),
+    contentHash: p.blob(),
+    recordedAt: instant().defaultRaw("clock_timestamp()"),
+  },
+});
+
+export const UserEventRow = defineEntity({
+  name: "UserEventRow",
+  tableName: "user_event",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    entityId: p.uuid(),
+    entityExternalId: p.text().nullable(),
+    eventType: p.text(),
+    occurredAt: instant(),
+    payload: p.json().nullable(),
+    recordedAt: instant().defaultRaw("clock_timestamp()"),
+  },
+});
+
+export const RequestRecordRow = defineEntity({
+  name: "RequestRecordRow",
+  tableName: "request_record",
+  properties: {
+    organizationId,
+    principal: p.uuid().primary(),
+    method: p.text().primary(),
+    requestId: p.uuid().primary(),
+    requestHash: p.blob(),
+    response: p.blob().nullable(),
+    createdAt: instant(),
+  },
+});
+
+/** Every table of the service. */
+export const TABLES = [
+  OrganizationRow,
+  ApiKeyRow,
+  EntityRow,
+  ExternalIdRow,
+  EntityEventRow,
+  TransactionRow,
+  UserEventRow,
+  RequestRecordRow,
+];
