@@ -208,7 +208,7 @@ export class Init extends Migration {
       entity_event: "select, insert",
       transaction: "select, insert, update",
       user_event: "select, insert, update",
-      request_record: "select, insert, update",
+      request_record: "select, insert, update, delete",
     };
     for (const [table, privileges] of Object.entries(grants)) {
       this.addSql(`alter table ${table} enable row level security`);

@@ -1,0 +1,441 @@
+// The hot statements, written by hand, each one text for ever so that PostgreSQL plans it once. They run on
+// the transaction of the entity manager that they are given, under row level security; organization_id is
+// named all the same, since it is the first column of every index.
+import type { EntityManager } from "@mikro-orm/postgresql";
+import {
+  type EntityState,
+  type EventType,
+  type ExternalIdState,
+  orderExternalIds,
+  primaryOf,
+  taxIdKeyOf,
+} from "../domain/entity.ts";
+import type { JsonObject } from "../domain/json.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+
+/** Keys to look entities up by: tax ids as their match keys. */
+export interface Keys {
+  entityIds: string[];
+  externalIds: string[];
+  taxIdKeys: string[];
+}
+
+/** Which entities answer to which key. Of a tax id at most one more than LIMITS.candidates are told. */
+export interface Hits {
+  externalIds: Map<string, string>;
+  taxIdKeys: Map<string, string[]>;
+}
+
+interface EntityRow {
+  organization_id: string;
+  id: string;
+  version: string;
+  type: EntityState["type"];
+  country_code: string;
+  name: string;
+  tax_id: string | null;
+  tax_id_check: EntityState["taxIdCheck"];
+  status: EntityState["status"];
+  nationality: string | null;
+  risk_matrix_id: string | null;
+  risk_score: string | null;
+  entity_data: JsonObject | null;
+  attributes: JsonObject;
+  metadata: JsonObject;
+  etag: string;
+  created_at: string;
+  updated_at: string;
+  deleted_at: string | null;
+  external_ids?: [externalId: string, type: string | null, primary: boolean, attachedAt: string][];
+}
+
+const ENTITY_COLUMNS = `e.organization_id, e.id, e.version, e.type, e.country_code, e.name, e.tax_id, e.tax_id_check,
+  e.status, e.nationality, e.risk_matrix_id, e.risk_score, e.entity_data, e.attributes, e.metadata, e.etag,
+  e.created_at, e.updated_at, e.deleted_at`;
+
+/** Columns of an entity with its external ids, for a SELECT from `entity e`. */
+export const ENTITY_WITH_EXTERNAL_IDS = `${ENTITY_COLUMNS},
+  (select coalesce(json_agg(json_build_array(x.external_id, x.type, x.is_primary, x.attached_at)), '[]')
+   from external_id x where x.organization_id = e.organization_id and x.entity_id = e.id) as external_ids`;
+
+/** The state of a row of ENTITY_WITH_EXTERNAL_IDS. */
+export function toState(row: unknown, externalIds?: readonly ExternalIdState[]): EntityState {
+  const r = row as EntityRow;
+  return {
+    id: r.id,
+    organizationId: r.organization_id,
+    version: Number(r.version),
+    type: r.type,
+    countryCode: r.country_code,
+    externalIds: orderExternalIds(
+      externalIds ??
+        (r.external_ids ?? []).map(([externalId, type, primary, attachedAt]) => ({
+          externalId,
+          type: type ?? "",
+          primary,
+          attachedAt: parseInstant(attachedAt),
+        })),
+    ),
+    name: r.name,
+    taxId: r.tax_id,
+    taxIdCheck: r.tax_id_check,
+    status: r.status,
+    nationality: r.nationality,
+    riskMatrixId: r.risk_matrix_id,
+    riskScore: r.risk_score,
+    entityData: r.entity_data,
+    attributes: r.attributes,
+    metadata: r.metadata,
+    etag: r.etag,
+    createdAt: parseInstant(r.created_at),
+    updatedAt: parseInstant(r.updated_at),
+    deletedAt: r.deleted_at === null ? null : parseInstant(r.deleted_at),
+  };
+}
+
+// --- Reads --------------------------------------------------------------------------------------
+
+const FIND_HITS = `
+  select 'external_id' as by, x.external_id as key, x.entity_id as id
+  from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])
+  union all
+  select 'tax_id', k.key, t.id
+  from unnest($3::text[]) as k(key)
+  cross join lateral (
+    select e.id from entity e
+    where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
+    order by e.id limit ${LIMITS.candidates + 1}
+  ) t`;
+
+/** Which entities the keys name now. */
+export async function findHits(em: EntityManager, organizationId: string, keys: Keys): Promise<Hits> {
+  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
+  if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
+  const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
+    organizationId,
+    keys.externalIds,
+    keys.taxIdKeys,
+  ]);
+  for (const { by, key, id } of rows) {
+    if (by === "external_id") hits.externalIds.set(key, id);
+    else hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
+  }
+  return hits;
+}
+
+const FIND_ENTITIES = `
+  with hit as (
+    select 'entity_id' as by, u.id::text as key, u.id as hit_id from unnest($2::uuid[]) as u(id)
+    union all
+    select h.by, h.key, h.id from (${FIND_HITS.replace("$3", "$4").replace("$2", "$3")}) h
+  )
+  select hit.by, hit.key, ${ENTITY_WITH_EXTERNAL_IDS}
+  from hit join entity e on e.organization_id = $1 and e.id = hit.hit_id`;
+
+/** The entities that the keys name, of one moment, with the hits that led to them. */
+export async function findEntities(
+  em: EntityManager,
+  organizationId: string,
+  keys: Keys,
+): Promise<{ hits: Hits; entities: Map<string, EntityState> }> {
+  const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
+    organizationId,
+    keys.entityIds,
+    keys.externalIds,
+    keys.taxIdKeys,
+  ]);
+  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
+  const entities = new Map<string, EntityState>();
+  for (const row of rows) {
+    if (row.by === "external_id") hits.externalIds.set(row.key, row.id);
+    if (row.by === "tax_id") hits.taxIdKeys.set(row.key, [...(hits.taxIdKeys.get(row.key) ?? []), row.id]);
+    if (!entities.has(row.id)) entities.set(row.id, toState(row));
+  }
+  return { hits, entities };
+}
+
+// --- Locking reads ------------------------------------------------------------------------------
+
+/** Locks entities against writers and recorders, in id order, and reads them. External ids are read after. */
+export async function lockEntities(em: EntityManager, organizationId: string, ids: string[]): Promise<unknown[]> {
+  return em.execute<{ id: string }[]>(
+    `select ${ENTITY_COLUMNS} from entity e
+     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for no key update`,
+    [organizationId, ids],
+  );
+}
+
+/** Locks entities against writers alone, in id order: recorders do not wait for each other. */
+export async function shareEntities(
+  em: EntityManager,
+  organizationId: string,
+  ids: string[],
+): Promise<{ id: string; external_id: string | null; deleted: boolean }[]> {
+  return em.execute(
+    `select e.id, e.external_id, e.deleted_at is not null as deleted from entity e
+     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
+    [organizationId, ids],
+  );
+}
+
+/** The external ids of entities that are locked: a fresh statement, since a join in the locking one would be stale. */
+export async function findExternalIds(
+  em: EntityManager,
+  organizationId: string,
+  entityIds: string[],
+): Promise<Map<string, ExternalIdState[]>> {
+  const rows = await em.execute<
+    { entity_id: string; external_id: string; type: string | null; is_primary: boolean; attached_at: string }[]
+  >(
+    `select entity_id, external_id, type, is_primary, attached_at from external_id
+     where organization_id = $1 and entity_id = any($2::uuid[])`,
+    [organizationId, entityIds],
+  );
+  const found = new Map<string, ExternalIdState[]>(entityIds.map((id) => [id, []]));
+  for (const row of rows) {
+    found.get(row.entity_id)?.push({
+      externalId: row.external_id,
+      type: row.type ?? "",
+      primary: row.is_primary,
+      attachedAt: parseInstant(row.attached_at),
+    });
+  }
+  return found;
+}
+
+/** The database's clock, now and not at the beginning of the transaction, and the organization's policy. */
+export async function readClockAndPolicy(
+  em: EntityManager,
+  organizationId: string,
+): Promise<{ now: Instant; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }> {
+  const [row] = await em.execute<{ now: string; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }[]>(
+    `select clock_timestamp() as now, external_id_policy as policy from organization where organization_id = $1`,
+    [organizationId],
+  );
+  if (row === undefined) throw new Error("the organization of the credentials is gone");
+  return { now: parseInstant(row.now), policy: row.policy };
+}
+
+/** Serialises those who want a tax id for themselves, until the transaction ends. */
+export async function lockTaxIdKeys(em: EntityManager, organizationId: string, keys: string[]): Promise<void> {
+  await em.execute(
+    `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))
+     from (select key from unnest($2::text[]) as u(key) order by key) k`,
+    [organizationId, keys],
+  );
+}
+
+// --- Set-based writes ---------------------------------------------------------------------------
+
+const orNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
+
+const entityColumns = (states: readonly EntityState[]) => [
+  states.map((s) => s.id),
+  states.map((s) => s.version),
+  states.map((s) => primaryOf(s)?.externalId ?? null),
+  states.map((s) => s.name),
+  states.map((s) => s.taxId),
+  states.map(taxIdKeyOf),
+  states.map((s) => s.taxIdCheck),
+  states.map((s) => s.status),
+  states.map((s) => s.nationality),
+  states.map((s) => s.riskMatrixId),
+  states.map((s) => s.riskScore),
+  states.map((s) => orNull(s.entityData)),
+  states.map((s) => JSON.stringify(s.attributes)),
+  states.map((s) => JSON.stringify(s.metadata)),
+  states.map((s) => s.etag),
+  states.map((s) => instantToText(s.updatedAt)),
+  states.map((s) => (s.deletedAt === null ? null : instantToText(s.deletedAt))),
+];
+
+const ENTITY_ARRAYS = `unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+  $9::text[], $10::text[], $11::uuid[], $12::numeric[], $13::jsonb[], $14::jsonb[], $15::jsonb[], $16::uuid[],
+  $17::timestamptz[], $18::timestamptz[]`;
+const ENTITY_NAMES = `id, version, external_id, name, tax_id, tax_id_key, tax_id_check, status, nationality,
+  risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at`;
+
+export async function insertEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
+  if (states.length === 0) return;
+  await em.execute(
+    `insert into entity (organization_id, type, country_code, created_at, ${ENTITY_NAMES})
+     select $1::uuid, v.type, v.country_code, v.created_at, ${ENTITY_NAMES.replaceAll(/(\w+)/g, "v.$1")}
+     from ${ENTITY_ARRAYS}, $19::text[], $20::text[], $21::timestamptz[])
+       as v(${ENTITY_NAMES}, type, country_code, created_at)`,
+    [
+      organizationId,
+      ...entityColumns(states),
+      states.map((s) => s.type),
+      states.map((s) => s.countryCode),
+      states.map((s) => instantToText(s.createdAt)),
+    ],
+  );
+}
+
+export async function updateEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
+  if (states.length === 0) return;
+  const assignments = ENTITY_NAMES.split(",")
+    .map((name) => name.trim())
+    .filter((name) => name !== "id")
+    .map((name) => `${name} = v.${name}`)
+    .join(", ");
+  await em.execute(
+    `update entity e set ${assignments} from ${ENTITY_ARRAYS}) as v(${ENTITY_NAMES})
+     where e.organization_id = $1 and e.id = v.id`,
+    [organizationId, ...entityColumns(states)],
+  );
+}
+
+/** The external ids of one entity before and after a group of commands. */
+export interface ExternalIdChange {
+  entityId: string;
+  before: readonly ExternalIdState[];
+  after: readonly ExternalIdState[];
+}
+
+/** Frees, demotes, attaches and promotes, in that order, so that no constraint is hurt on the way. */
+export async function writeExternalIds(
+  em: EntityManager,
+  organizationId: string,
+  changes: readonly ExternalIdChange[],
+): Promise<void> {
+  const freed: string[] = [];
+  const demoted: string[] = [];
+  const attached: (ExternalIdState & { entityId: string })[] = [];
+  const altered: ExternalIdState[] = [];
+  for (const { entityId, before, after } of changes) {
+    const values = new Set(after.map((id) => id.externalId));
+    const primary = after.find((id) => id.primary)?.externalId;
+    for (const old of before) {
+      if (!values.has(old.externalId)) freed.push(old.externalId);
+      else if (old.primary && old.externalId !== primary) demoted.push(old.externalId);
+    }
+    for (const id of after) {
+      const old = before.find((other) => other.externalId === id.externalId);
+      if (old === undefined) attached.push({ ...id, entityId });
+      else if ((id.primary && !old.primary) || id.type !== old.type) altered.push(id);
+    }
+  }
+  if (freed.length > 0) {
+    await em.execute("delete from external_id where organization_id = $1 and external_id = any($2::text[])", [
+      organizationId,
+      freed,
+    ]);
+  }
+  if (demoted.length > 0) {
+    await em.execute(
+      "update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])",
+      [organizationId, demoted],
+    );
+  }
+  if (attached.length > 0) {
+    // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.
+    attached.sort((a, b) => (a.externalId < b.externalId ? -1 : 1));
+    await em.execute(
+      `insert into external_id (organization_id, external_id, entity_id, type, is_primary, attached_at)
+       select $1::uuid, v.* from unnest($2::text[], $3::uuid[], $4::text[], $5::boolean[], $6::timestamptz[]) as v`,
+      [
+        organizationId,
+        attached.map((id) => id.externalId),
+        attached.map((id) => id.entityId),
+        attached.map((id) => (id.type === "" ? null : id.type)),
+        attached.map((id) => id.primary),
+        attached.map((id) => instantToText(id.attachedAt)),
+      ],
+    );
+  }
+  if (altered.length > 0) {
+    await em.execute(
+      `update external_id x set type = v.type, is_primary = v.is_primary
+       from unnest($2::text[], $3::text[], $4::boolean[]) as v(external_id, type, is_primary)
+       where x.organization_id = $1 and x.external_id = v.external_id`,
+      [
+        organizationId,
+        altered.map((id) => id.externalId),
+        altered.map((id) => (id.type === "" ? null : id.type)),
+        altered.map((id) => id.primary),
+      ],
+    );
+  }
+}
+
+/** A row of the log. `externalId` and `externalIds` are those after the change. */
+export interface EventRow {
+  id: string;
+  entity: EntityState;
+  type: EventType;
+  updatedFields: readonly string[];
+  previousValues: JsonObject;
+  newValues: JsonObject;
+  actor: string;
+  principal: string;
+  source: string;
+  reason: string;
+  requestId: string | undefined;
+  metadata: JsonObject;
+  occurredAt: Instant | undefined;
+}
+
+export async function insertEvents(em: EntityManager, organizationId: string, events: EventRow[]): Promise<void> {
+  if (events.length === 0) return;
+  await em.execute(
+    `insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_id,
+       external_ids, updated_fields, previous_values, new_values, actor, principal, source, reason, request_id,
+       metadata, recorded_at, occurred_at)
+     select $1::uuid, v.id, v.entity_id, v.entity_version, v.entity_type, v.type, v.external_id,
+       array(select jsonb_array_elements_text(v.external_ids)), array(select jsonb_array_elements_text(v.updated_fields)),
+       v.previous_values, v.new_values, v.actor, v.principal, v.source, v.reason, v.request_id, v.metadata,
+       v.recorded_at, v.occurred_at
+     from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::jsonb[], $9::jsonb[],
+       $10::jsonb[], $11::jsonb[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::uuid[], $17::jsonb[],
+       $18::timestamptz[], $19::timestamptz[])
+       as v(id, entity_id, entity_version, entity_type, type, external_id, external_ids, updated_fields,
+         previous_values, new_values, actor, principal, source, reason, request_id, metadata, recorded_at, occurred_at)`,
+    [
+      organizationId,
+      events.map((e) => e.id),
+      events.map((e) => e.entity.id),
+      events.map((e) => e.entity.version),
+      events.map((e) => e.entity.type),
+      events.map((e) => e.type),
+      events.map((e) => primaryOf(e.entity)?.externalId ?? null),
+      events.map((e) => JSON.stringify(e.entity.externalIds.map((id) => id.externalId))),
+      events.map((e) => JSON.stringify(e.updatedFields)),
+      events.map((e) => JSON.stringify(e.previousValues)),
+      events.map((e) => JSON.stringify(e.newValues)),
+      events.map((e) => e.actor),
+      events.map((e) => e.principal),
+      events.map((e) => e.source),
+      events.map((e) => (e.reason === "" ? null : e.reason)),
+      events.map((e) => e.requestId ?? null),
+      events.map((e) => JSON.stringify(e.metadata)),
+      events.map((e) => instantToText(e.entity.updatedAt)),
+      events.map((e) => (e.occurredAt === undefined ? null : instantToText(e.occurredAt))),
+    ],
+  );
+}
+
+/** Rule 49: rewrites the copies of a primary that moved. Returns the number of rows per table. */
+export async function rewriteCopies(
+  em: EntityManager,
+  organizationId: string,
+  move: { entityId: string; previous: string; next: string },
+): Promise<{ transactions: number; userEvents: number }> {
+  const [row] = await em.execute<{ transactions: string; user_events: string }[]>(
+    `with t as (
+       update transaction set
+         origin_external_id = case when origin_external_id = $3 then $4 else origin_external_id end,
+         destination_external_id = case when destination_external_id = $3 then $4 else destination_external_id end
+       where organization_id = $1 and (origin_external_id = $3 or destination_external_id = $3)
+       returning 1
+     ), u as (
+       update user_event set entity_external_id = $4
+       where organization_id = $1 and (entity_external_id = $3 or entity_id = $2)
+       returning 1
+     )
+     select (select count(*) from t) as transactions, (select count(*) from u) as user_events`,
+    [organizationId, move.entityId, move.previous, move.next],
+  );
+  return { transactions: Number(row?.transactions), userEvents: Number(row?.user_events) };
+}

@@ -1,0 +1,367 @@
+// Every write to entities goes through here: lock, decide, write the change with its event, answer.
+// It takes a group of commands. Each is decided by its own pure rule on the state that the one before it
+// left, has its own event and its own answer, and is refused alone; what is left is written by set-based
+// statements and committed together.
+import type { EntityManager } from "@mikro-orm/postgresql";
+import {
+  type Change,
+  changedFields,
+  changedValues,
+  type EntityState,
+  type ExternalIdPolicy,
+  primaryOf,
+  taxIdKeyOf,
+} from "../domain/entity.ts";
+import { DomainError, notFound } from "../domain/errors.ts";
+import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import type { Instant } from "../domain/time.ts";
+import type { Orm } from "./orm.ts";
+import * as queries from "./queries.ts";
+import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
+import { type TransactionOptions, transaction, UniqueViolation } from "./transaction.ts";
+import { newId } from "./uuid.ts";
+
+/** Who writes: from the credentials and the headers of the call. */
+export interface Author {
+  organizationId: string;
+  /** The API key. */
+  principal: string;
+  /** The user that the caller names, else the API key. */
+  actor: string;
+  source: string;
+}
+
+/** What a rule may know beside the entity. */
+export interface World {
+  /** Strictly after the entity's updatedAt, and after the command before. */
+  now: Instant;
+  policy: ExternalIdPolicy;
+}
+
+/** One write to one entity. */
+export interface Command {
+  /** Which entity; absent: none, the rule makes one. */
+  lookup?: Lookup;
+  /** Decide on null when the lookup finds none, instead of NOT_FOUND. */
+  allowMissing?: boolean;
+  etag?: string | undefined;
+  /** External ids that the rule may attach: whose they are is read with the entity. */
+  claims?: readonly string[];
+  /** Where in the request a claim stands, for DUPLICATE_EXTERNAL_ID. */
+  claimField?: (externalId: string) => { field: string; index?: string };
+  /** Refuse when another live entity has the tax id after the change. */
+  uniqueTaxIdKey?: string | undefined;
+  occurredAt?: Instant | undefined;
+  /** Makes the write safe to retry: `answer` of the first outcome is kept and replayed. */
+  request?: (RequestKey & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
+  /** The rule: pure, since it may run more than once. */
+  decide: (entity: EntityState | null, world: World) => Change | null;
+}
+
+/** What became of a command: the states around it (equal when nothing changed), read under one lock. */
+export interface Outcome {
+  before: EntityState | null;
+  after: EntityState;
+  updatedFields: readonly string[];
+}
+
+export type Result =
+  | { kind: "done"; outcome: Outcome }
+  | { kind: "replayed"; answer: Uint8Array }
+  | { kind: "refused"; error: DomainError };
+
+/** How often a single command is tried again after another write took an id that was free a moment ago. */
+const MAX_COLLISIONS = 3;
+const MAX_LOCK_ROUNDS = 5;
+
+/** Runs one command; throws its refusal. */
+export async function writeOne(
+  orm: Orm,
+  author: Author,
+  command: Command,
+  options: TransactionOptions = {},
+): Promise<Exclude<Result, { kind: "refused" }>> {
+  const [result] = await writeGroup(orm, author, [command], options);
+  if (result === undefined) throw new Error("a command has no result");
+  if (result.kind === "refused") throw result.error;
+  return result;
+}
+
+/**
+ * Runs commands in order, in as few transactions as possible. A result per command, in order; those that
+ * are done are committed. Throws only for failures of the whole, such as DATABASE_UNAVAILABLE.
+ */
+export async function writeGroup(
+  orm: Orm,
+  author: Author,
+  commands: readonly Command[],
+  options: TransactionOptions = {},
+): Promise<Result[]> {
+  const results = new Array<Result>(commands.length);
+  let waiting = commands.map((_, index) => index);
+  let collisions = 0;
+  while (waiting.length > 0) {
+    const group = waiting.map((index) => commands[index] as Command);
+    let attempt: (Result | "later")[];
+    try {
+      attempt = await transaction(orm, author.organizationId, (em) => runGroup(em, author, group), options);
+    } catch (error) {
+      if (error instanceof UniqueViolation) {
+        // Somebody took an id between our look and our insert. Alone, a command meets it as a refusal.
+        if (group.length > 1) {
+          for (const index of waiting) {
+            results[index] = await writeAlone(orm, author, commands[index] as Command, options);
+          }
+          return results;
+        }
+        if (++collisions <= MAX_COLLISIONS) continue;
+        throw new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], {
+          cause: error,
+        });
+      }
+      // A refusal of the only command undoes all that it claimed.
+      if (error instanceof DomainError && group.length === 1 && !isFailure(error)) {
+        attempt = [{ kind: "refused", error }];
+      } else {
+        throw error;
+      }
+    }
+    const later: number[] = [];
+    attempt.forEach((result, i) => {
+      const index = waiting[i] as number;
+      if (result === "later") later.push(index);
+      else results[index] = result;
+    });
+    if (later.length === waiting.length) {
+      // The first command needs a transaction of its own.
+      const first = later.shift() as number;
+      results[first] = await writeAlone(orm, author, commands[first] as Command, options);
+    }
+    waiting = later;
+  }
+  return results;
+}
+
+async function writeAlone(orm: Orm, author: Author, command: Command, options: TransactionOptions): Promise<Result> {
+  const [result] = await writeGroup(orm, author, [command], options);
+  if (result === undefined) throw new Error("a command has no result");
+  return result;
+}
+
+/** Failures of the service or the database, as against refusals of the command. */
+function isFailure(error: DomainError): boolean {
+  return ["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "WRITE_CONFLICT", "DEADLINE_EXCEEDED", "CANCELLED"].includes(
+    error.reason,
+  );
+}
+
+async function runGroup(em: EntityManager, author: Author, commands: readonly Command[]): Promise<(Result | "later")[]> {
+  const { organizationId } = author;
+  const claimed = await claimRequests(em, author, commands.map((command) => command.request));
+  const live = commands.filter((_, i) => claimed[i] === "claimed");
+  const group = await openGroup(em, organizationId, live);
+
+  // What comes after a command that has to wait waits too: the order of the commands is kept.
+  let stopped = false;
+  const results = commands.map((command, i): Result | "later" => {
+    const claim = claimed[i];
+    if (claim === undefined || claim === "later") stopped = true;
+    else if (claim !== "claimed") return claim;
+    if (stopped) return "later";
+    try {
+      const result = group.run(command, author, live.length === 1);
+      stopped = result === "later";
+      return result;
+    } catch (error) {
+      if (!(error instanceof DomainError)) throw error;
+      return { kind: "refused", error };
+    }
+  });
+  if (commands.length === 1 && results[0] !== "later" && results[0]?.kind === "refused") throw results[0].error;
+
+  await group.write(em);
+  await rememberAnswers(
+    em,
+    author,
+    results.flatMap((result, i) => {
+      const request = commands[i]?.request;
+      if (request === undefined || result === "later" || result.kind !== "done") return [];
+      return [{ key: request, answer: request.answer(result.outcome) }];
+    }),
+  );
+  await forgetRequests(
+    em,
+    author,
+    results.flatMap((result, i) => {
+      const request = commands[i]?.request;
+      const undone = claimed[i] === "claimed" && (result === "later" || result.kind === "refused");
+      return request !== undefined && undone ? [request] : [];
+    }),
+  );
+  return results;
+}
+
+/** Locks what the commands name and holds the states that they leave. */
+async function openGroup(em: EntityManager, organizationId: string, commands: readonly Command[]) {
+  const keys: queries.Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  for (const { lookup, claims = [], uniqueTaxIdKey } of commands) {
+    if (lookup !== undefined) lookupKeys(lookup, keys);
+    keys.externalIds.push(...claims);
+    if (uniqueTaxIdKey !== undefined) keys.taxIdKeys.push(uniqueTaxIdKey);
+  }
+  const uniqueKeys = commands.flatMap((command) => command.uniqueTaxIdKey ?? []);
+  if (uniqueKeys.length > 0) await queries.lockTaxIdKeys(em, organizationId, uniqueKeys);
+
+  const states = new Map<string, EntityState>();
+  const locked = new Set<string>();
+  let hits = await queries.findHits(em, organizationId, keys);
+  for (let round = 1; ; round++) {
+    const wanted = commands.flatMap(({ lookup }) => {
+      const id = lookup === undefined ? undefined : findOne(lookup, hits);
+      return id === undefined || locked.has(id) ? [] : [id];
+    });
+    if (wanted.length === 0) break;
+    if (round > MAX_LOCK_ROUNDS) throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+    const ids = [...new Set(wanted)];
+    const rows = await queries.lockEntities(em, organizationId, ids);
+    const externalIds = await queries.findExternalIds(em, organizationId, ids);
+    for (const row of rows) {
+      const id = (row as { id: string }).id;
+      states.set(id, queries.toState(row, externalIds.get(id) ?? []));
+    }
+    for (const id of ids) locked.add(id);
+    // Under the lock, look again: while we waited, the key may have moved to another entity.
+    hits = await queries.findHits(em, organizationId, keys);
+  }
+  const { now: clock, policy } = await queries.readClockAndPolicy(em, organizationId);
+
+  const original = new Map(states);
+  const events: queries.EventRow[] = [];
+  let time = clock - 1n;
+
+  return {
+    run(command: Command, author: Author, alone: boolean): Result | "later" {
+      const id = command.lookup === undefined ? undefined : resolve(command.lookup, hits);
+      // A command before this one moved the key to an entity that is not locked here.
+      if (id !== undefined && !locked.has(id)) return "later";
+      const before = id === undefined ? null : (states.get(id) ?? null);
+      if (before === null && command.lookup !== undefined) {
+        if (!command.allowMissing || command.etag !== undefined) throw notFound(command.lookup.by);
+      }
+      if (before !== null && command.etag !== undefined && command.etag !== before.etag) {
+        throw new DomainError("ETAG_MISMATCH", "The entity has changed since it was read: read it again, then retry", {
+          etag: before.etag,
+          entity_id: before.id,
+        });
+      }
+      let now = time + 1n;
+      if (before !== null && now <= before.updatedAt) now = before.updatedAt + 1n;
+      const change = command.decide(before, { now, policy });
+      if (change === null) {
+        if (before === null) throw new Error("a rule made no entity");
+        return { kind: "done", outcome: { before, after: before, updatedFields: [] } };
+      }
+
+      const after: EntityState = {
+        ...change.values,
+        id: before?.id ?? newId(),
+        organizationId,
+        version: (before?.version ?? 0) + 1,
+        etag: newId(),
+        createdAt: before?.createdAt ?? now,
+        updatedAt: now,
+      };
+      refuseTaken(command, after, before, hits);
+      // Rewriting the copies in activity rows is for a transaction of its own.
+      const moved = before !== null && primaryOf(before) !== undefined && primaryOf(before)?.externalId !== primaryOf(after)?.externalId;
+      if (moved && !alone) return "later";
+
+      time = now;
+      states.set(after.id, after);
+      locked.add(after.id);
+      moveHits(hits, before, after);
+      const updatedFields = changedFields(before, change.values);
+      events.push({
+        id: newId(),
+        entity: after,
+        type: change.type,
+        updatedFields,
+        ...changedValues(before, change.values, updatedFields),
+        actor: author.actor,
+        principal: author.principal,
+        source: change.source ?? author.source,
+        reason: change.reason,
+        requestId: command.request?.requestId,
+        metadata: change.metadata ?? {},
+        occurredAt: command.occurredAt,
+      });
+      return { kind: "done", outcome: { before, after, updatedFields } };
+    },
+
+    async write(em: EntityManager): Promise<void> {
+      const changed = [...states.values()].filter((state) => original.get(state.id) !== state);
+      await queries.insertEntities(em, organizationId, changed.filter((state) => !original.has(state.id)));
+      await queries.writeExternalIds(
+        em,
+        organizationId,
+        changed.map((state) => ({
+          entityId: state.id,
+          before: original.get(state.id)?.externalIds ?? [],
+          after: state.externalIds,
+        })),
+      );
+      await queries.updateEntities(em, organizationId, changed.filter((state) => original.has(state.id)));
+      for (const state of changed) {
+        const old = original.get(state.id);
+        const [previous, next] = [old && primaryOf(old)?.externalId, primaryOf(state)?.externalId];
+        if (previous === undefined || next === undefined || previous === next) continue;
+        const rewritten = await queries.rewriteCopies(em, organizationId, { entityId: state.id, previous, next });
+        for (const event of events) {
+          if (event.entity.id === state.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
+        }
+      }
+      await queries.insertEvents(em, organizationId, events);
+    },
+  };
+}
+
+/** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
+function findOne(lookup: Lookup, hits: queries.Hits): string | undefined {
+  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1 ? undefined : resolve(lookup, hits);
+}
+
+/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. */
+function refuseTaken(command: Command, after: EntityState, before: EntityState | null, hits: queries.Hits): void {
+  for (const { externalId } of after.externalIds) {
+    const owner = hits.externalIds.get(externalId);
+    if (owner === undefined || owner === after.id || before?.externalIds.some((id) => id.externalId === externalId)) continue;
+    const { field, index } = command.claimField?.(externalId) ?? { field: "external_id" };
+    throw new DomainError(
+      "DUPLICATE_EXTERNAL_ID",
+      "Another entity has this external id",
+      { field, ...(index === undefined ? {} : { index }) },
+      [{ field, description: "is in use by another entity of the organization" }],
+    );
+  }
+  if (command.uniqueTaxIdKey === undefined) return;
+  if ((hits.taxIdKeys.get(command.uniqueTaxIdKey) ?? []).some((id) => id !== after.id)) {
+    throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
+      { field: "entity.tax_id", description: "is in use by another entity of the organization" },
+    ]);
+  }
+}
+
+/** Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. */
+function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityState): void {
+  for (const { externalId } of before?.externalIds ?? []) {
+    if (hits.externalIds.get(externalId) === after.id) hits.externalIds.delete(externalId);
+  }
+  for (const { externalId } of after.externalIds) hits.externalIds.set(externalId, after.id);
+  const keyOf = (state: EntityState | null) => (state === null || state.deletedAt !== null ? null : taxIdKeyOf(state));
+  const [old, now] = [keyOf(before), keyOf(after)];
+  if (old === now) return;
+  if (old !== null) {
+    hits.taxIdKeys.set(old, (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id));
+  }
+  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id]);
+}
