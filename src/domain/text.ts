@@ -8,10 +8,14 @@ export function trim(value: string): string {
 }
 
 /** Any text: no NUL, control character (tab and line ends only if multiline), lone surrogate or noncharacter; at most `max` code points. */
-export function textProblem(value: string, { max, multiline = false }: { max: number; multiline?: boolean }): string | null {
+export function textProblem(
+  value: string,
+  { max, multiline = false }: { max: number; multiline?: boolean },
+): string | null {
   if (isLongerThan(value, max)) return `must not be longer than ${max} characters`;
   if (!value.isWellFormed()) return "must not contain a lone surrogate";
-  if (multiline ? CONTROL_BUT_TAB_AND_LINE_END.test(value) : CONTROL.test(value)) return "must not contain control characters";
+  if (multiline ? CONTROL_BUT_TAB_AND_LINE_END.test(value) : CONTROL.test(value))
+    return "must not contain control characters";
   if (NONCHARACTER.test(value)) return "must not contain Unicode noncharacters";
   return null;
 }
@@ -58,7 +62,8 @@ export function dateProblem(value: string, { notAfter }: { notAfter?: string } =
   const parts = /^(\d{4})-(\d{2})-(\d{2})$/.exec(value);
   if (!parts) return "must be a date of the form YYYY-MM-DD";
   const [year, month, day] = [Number(parts[1]), Number(parts[2]), Number(parts[3])];
-  if (year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(year, month)) return "must be a day of the calendar";
+  if (year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(year, month))
+    return "must be a day of the calendar";
   if (notAfter !== undefined && value > notAfter) return "must not be in the future";
   return null;
 }
@@ -113,7 +118,8 @@ export function structProblem(value: JsonObject, limits: StructLimits = LIMITS):
   // Recursive, but never deeper than the limit: `level` is that of the values inside.
   function objectProblem(object: JsonObject, path: string, level: number): StructProblem | null {
     const keys = Object.keys(object);
-    if (keys.length > limits.structKeys) return { path, description: `must not have more than ${limits.structKeys} keys` };
+    if (keys.length > limits.structKeys)
+      return { path, description: `must not have more than ${limits.structKeys} keys` };
     bytes += 2 + Math.max(0, keys.length - 1); // braces and commas
     for (const key of keys) {
       const at = path === "" ? pathOfKey(key) : `${path}.${pathOfKey(key)}`;
@@ -136,7 +142,8 @@ export function structProblem(value: JsonObject, limits: StructLimits = LIMITS):
   }
 
   function valueProblem(item: JsonValue, path: string, level: number): StructProblem | null {
-    if (level > limits.structDepth) return { path, description: `must not be nested deeper than ${limits.structDepth} levels` };
+    if (level > limits.structDepth)
+      return { path, description: `must not be nested deeper than ${limits.structDepth} levels` };
     if (Array.isArray(item)) return arrayProblem(item, path, level + 1) ?? sizeProblem();
     if (item !== null && typeof item === "object") return objectProblem(item, path, level + 1) ?? sizeProblem();
     if (typeof item === "string") {
@@ -161,7 +168,8 @@ export function structProblem(value: JsonObject, limits: StructLimits = LIMITS):
 
 function numberProblem(value: number): string | null {
   if (!Number.isFinite(value)) return "must be a finite number";
-  if (Number.isInteger(value) && !Number.isSafeInteger(value)) return "is an integer too large to be exact: send it as a string";
+  if (Number.isInteger(value) && !Number.isSafeInteger(value))
+    return "is an integer too large to be exact: send it as a string";
   return null;
 }
 

@@ -24,24 +24,35 @@ describe("taxIdKey", () => {
     expect(taxIdKey(value)).toBe(key);
   });
 
-  it.each(["", "--", " . / ", "\u200b", "§$%"])("rule 8: has no key when neither letter nor digit is left: %j", (value) => {
-    expect(taxIdKey(value)).toBe("");
-  });
+  it.each(["", "--", " . / ", "\u200b", "§$%"])(
+    "rule 8: has no key when neither letter nor digit is left: %j",
+    (value) => {
+      expect(taxIdKey(value)).toBe("");
+    },
+  );
 
   it("rule 11: the key of a key is the key, for any text", () => {
-    fc.assert(fc.property(anyText, (value) => void expect(taxIdKey(taxIdKey(value))).toBe(taxIdKey(value))), { numRuns: 2000 });
+    fc.assert(
+      fc.property(anyText, (value) => void expect(taxIdKey(taxIdKey(value))).toBe(taxIdKey(value))),
+      { numRuns: 2000 },
+    );
     // Letters that compose once the dash between them is gone.
     expect(taxIdKey("\u1100-\u1161")).toBe(taxIdKey(taxIdKey("\u1100-\u1161")));
   });
 
   it("rule 7: punctuation anywhere and either case give the same key", () => {
     fc.assert(
-      fc.property(alphanumeric, fc.array(fc.tuple(fc.nat(20), punctuation), { maxLength: 8 }), fc.boolean(), (plain, inserts, lower) => {
-        let value = lower ? plain.toLowerCase() : plain;
-        for (const [at, mark] of inserts) value = value.slice(0, at) + mark + value.slice(at);
-        expect(taxIdKey(value)).toBe(plain.toUpperCase());
-        expect(hasForeignLetters(value)).toBe(false);
-      }),
+      fc.property(
+        alphanumeric,
+        fc.array(fc.tuple(fc.nat(20), punctuation), { maxLength: 8 }),
+        fc.boolean(),
+        (plain, inserts, lower) => {
+          let value = lower ? plain.toLowerCase() : plain;
+          for (const [at, mark] of inserts) value = value.slice(0, at) + mark + value.slice(at);
+          expect(taxIdKey(value)).toBe(plain.toUpperCase());
+          expect(hasForeignLetters(value)).toBe(false);
+        },
+      ),
     );
   });
 });
@@ -63,12 +74,20 @@ describe("hasForeignLetters", () => {
     expect(hasForeignLetters(value)).toBe(true);
   });
 
-  it.each(["20-12345678-9", "\uff11\uff12\uff13", "\u212a1", "\ufb01123", "№ 12", "12–34", "ÑAN010203AB1", "n\u0303an010203ab1", "A&B010203XX1", ""])(
-    "accepts what is ASCII after NFKC, and the Ñ of the RFC: %j",
-    (value) => {
-      expect(hasForeignLetters(value)).toBe(false);
-    },
-  );
+  it.each([
+    "20-12345678-9",
+    "\uff11\uff12\uff13",
+    "\u212a1",
+    "\ufb01123",
+    "№ 12",
+    "12–34",
+    "ÑAN010203AB1",
+    "n\u0303an010203ab1",
+    "A&B010203XX1",
+    "",
+  ])("accepts what is ASCII after NFKC, and the Ñ of the RFC: %j", (value) => {
+    expect(hasForeignLetters(value)).toBe(false);
+  });
 
   it("rule 7: a value without foreign letters has a key of A-Z, 0-9 and Ñ", () => {
     fc.assert(
@@ -159,30 +178,47 @@ describe("checkTaxId", () => {
     expect(checkTaxId("032180000118359719", "MX", "company")).toBe("unknown_format");
   });
 
-  const countries = [...new Set([...Object.keys(stdnum), ...Object.keys(personValidators), ...Object.keys(entityValidators), "ZZ"])];
+  const countries = [
+    ...new Set([...Object.keys(stdnum), ...Object.keys(personValidators), ...Object.keys(entityValidators), "ZZ"]),
+  ];
 
   it("rule 19: never throws, whatever the value", () => {
-    const value = fc.oneof(anyText, alphanumeric, fc.stringMatching(/^[0-9]{5,15}$/), fc.stringMatching(/^[-A-Z0-9 .+,/]{0,15}$/));
+    const value = fc.oneof(
+      anyText,
+      alphanumeric,
+      fc.stringMatching(/^[0-9]{5,15}$/),
+      fc.stringMatching(/^[-A-Z0-9 .+,/]{0,15}$/),
+    );
     fc.assert(
-      fc.property(value, fc.constantFrom(...countries), fc.constantFrom<TaxIdHolder>("person", "company"), (taxId, country, type) => {
-        expect(["valid", "checksum_failed", "unknown_format"]).toContain(checkTaxId(taxId, country, type));
-      }),
+      fc.property(
+        value,
+        fc.constantFrom(...countries),
+        fc.constantFrom<TaxIdHolder>("person", "company"),
+        (taxId, country, type) => {
+          expect(["valid", "checksum_failed", "unknown_format"]).toContain(checkTaxId(taxId, country, type));
+        },
+      ),
       { numRuns: 20_000 },
     );
   });
 
   const ofac = new URL("../../../shared/data/ofac-entities.ndjson", import.meta.url);
-  it.skipIf(!existsSync(ofac))("rule 19: says of 1,111 real tax ids that 925 are valid, 17 fail their checksum, and 169 have no known format, most of them Panama's", () => {
-    const counts = { valid: 0, checksum_failed: 0, unknown_format: 0 };
-    for (const line of readFileSync(ofac, "utf8").trim().split("\n")) {
-      const entity = JSON.parse(line) as { tax_id?: string; country_code: string; type: string };
-      if (!entity.tax_id) continue;
-      expect(hasForeignLetters(entity.tax_id)).toBe(false);
-      expect(taxIdKey(entity.tax_id)).not.toBe("");
-      counts[checkTaxId(entity.tax_id, entity.country_code, entity.type === "ENTITY_TYPE_PERSON" ? "person" : "company")]++;
-    }
-    expect(counts).toEqual({ valid: 925, checksum_failed: 17, unknown_format: 169 });
-  });
+  it.skipIf(!existsSync(ofac))(
+    "rule 19: says of 1,111 real tax ids that 925 are valid, 17 fail their checksum, and 169 have no known format, most of them Panama's",
+    () => {
+      const counts = { valid: 0, checksum_failed: 0, unknown_format: 0 };
+      for (const line of readFileSync(ofac, "utf8").trim().split("\n")) {
+        const entity = JSON.parse(line) as { tax_id?: string; country_code: string; type: string };
+        if (!entity.tax_id) continue;
+        expect(hasForeignLetters(entity.tax_id)).toBe(false);
+        expect(taxIdKey(entity.tax_id)).not.toBe("");
+        counts[
+          checkTaxId(entity.tax_id, entity.country_code, entity.type === "ENTITY_TYPE_PERSON" ? "person" : "company")
+        ]++;
+      }
+      expect(counts).toEqual({ valid: 925, checksum_failed: 17, unknown_format: 169 });
+    },
+  );
 });
 
 function chileanBodyWithK(): string {

@@ -18,7 +18,9 @@ import {
 
 const anyText = fc.string({ unit: "binary", maxLength: 60 });
 // Any UTF-16 code units, lone surrogates too.
-const anyUnits = fc.array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 60 }).map((units) => String.fromCharCode(...units));
+const anyUnits = fc
+  .array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 60 })
+  .map((units) => String.fromCharCode(...units));
 const family = "\u{1f468}\u200d\u{1f469}\u200d\u{1f467}\u200d\u{1f466}"; // 7 code points, 11 units
 
 describe("textProblem", () => {
@@ -76,7 +78,11 @@ describe("textProblem", () => {
     fc.assert(
       fc.property(fc.stringMatching(/^[A-Z]{3}[0-9]{4}$/), (secret) => {
         for (const bad of ["\u0000", "\ud800", "\uffff", "\u202e", "\u2028", "x".repeat(600)]) {
-          for (const problem of [textProblem(secret + bad, { max: 20 }), identifierProblem(secret + bad), nameProblem(secret + bad)]) {
+          for (const problem of [
+            textProblem(secret + bad, { max: 20 }),
+            identifierProblem(secret + bad),
+            nameProblem(secret + bad),
+          ]) {
             expect(problem ?? "").not.toContain(secret);
           }
           expect(JSON.stringify(structProblem({ [secret + bad]: secret + bad }) ?? "")).not.toContain(secret);
@@ -88,15 +94,40 @@ describe("textProblem", () => {
 
 describe("identifierProblem", () => {
   it.each([
-    "\u200b", "\u2060", "\ufeff", "\u200c", "\u200d", "\u00ad", "\u200e", "\u200f", "\u061c",
-    "\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069", "\u2028", "\u2029", "\n", "\t", "\u0000", "\ud800",
+    "\u200b",
+    "\u2060",
+    "\ufeff",
+    "\u200c",
+    "\u200d",
+    "\u00ad",
+    "\u200e",
+    "\u200f",
+    "\u061c",
+    "\u202a",
+    "\u202b",
+    "\u202c",
+    "\u202d",
+    "\u202e",
+    "\u2066",
+    "\u2067",
+    "\u2068",
+    "\u2069",
+    "\u2028",
+    "\u2029",
+    "\n",
+    "\t",
+    "\u0000",
+    "\ud800",
   ])("rule 14: refuses %j", (mark) => {
     expect(identifierProblem(`user${mark}_1`)).not.toBeNull();
   });
 
-  it.each(["user_1", "CIF B-98525348", "\u0430cme", "Łódź/1", "\u{1f600}", "__proto__"])("rule 14: accepts %j", (value) => {
-    expect(identifierProblem(value)).toBeNull();
-  });
+  it.each(["user_1", "CIF B-98525348", "\u0430cme", "Łódź/1", "\u{1f600}", "__proto__"])(
+    "rule 14: accepts %j",
+    (value) => {
+      expect(identifierProblem(value)).toBeNull();
+    },
+  );
 
   it("rule 14: at most 255 characters, or as many as the field has", () => {
     expect(identifierProblem("\u{1f600}".repeat(255))).toBeNull();
@@ -106,16 +137,30 @@ describe("identifierProblem", () => {
 });
 
 describe("nameProblem", () => {
-  it.each(["\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069", "\n", "\u2028", "\u2029", "\u0000"])(
-    "rule 73: refuses %j in a name",
-    (mark) => {
-      expect(nameProblem(`Ana${mark} Pérez`)).not.toBeNull();
+  it.each([
+    "\u202a",
+    "\u202b",
+    "\u202c",
+    "\u202d",
+    "\u202e",
+    "\u2066",
+    "\u2067",
+    "\u2068",
+    "\u2069",
+    "\n",
+    "\u2028",
+    "\u2029",
+    "\u0000",
+  ])("rule 73: refuses %j in a name", (mark) => {
+    expect(nameProblem(`Ana${mark} Pérez`)).not.toBeNull();
+  });
+
+  it.each(["می\u200cخواهم", "क्\u200dष", family, "\u200fשלום", "José\u00a0Luis", "O'Brien & Co., Ltd."])(
+    "rule 73: keeps what scripts need: %j",
+    (value) => {
+      expect(nameProblem(value)).toBeNull();
     },
   );
-
-  it.each(["می\u200cخواهم", "क्\u200dष", family, "\u200fשלום", "José\u00a0Luis", "O'Brien & Co., Ltd."])("rule 73: keeps what scripts need: %j", (value) => {
-    expect(nameProblem(value)).toBeNull();
-  });
 
   it("rule 73: at most 512 characters", () => {
     expect(nameProblem("a".repeat(512))).toBeNull();
@@ -129,13 +174,38 @@ it("rule 44: trims the white space of Unicode, not what is inside", () => {
 });
 
 describe("dateProblem", () => {
-  it.each(["1990-03-01", "2000-02-29", "2024-02-29", "0001-01-01", "9999-12-31", "2023-04-30", "1600-02-29"])("rule 27: accepts %s", (value) => {
-    expect(dateProblem(value)).toBeNull();
-  });
+  it.each(["1990-03-01", "2000-02-29", "2024-02-29", "0001-01-01", "9999-12-31", "2023-04-30", "1600-02-29"])(
+    "rule 27: accepts %s",
+    (value) => {
+      expect(dateProblem(value)).toBeNull();
+    },
+  );
 
   it.each([
-    "2023-02-30", "2023-02-29", "1900-02-29", "0000-00-00", "0000-01-01", "2023-00-10", "2023-13-01", "2023-01-00", "2023-01-32", "2023-04-31", "2023-06-31", "2023-09-31", "2023-11-31",
-    "1990-03-01T00:00:00-03:00", "1990-03-01Z", "1990-3-1", "01-03-1990", "19900301", "+1990-03-01", "10000-01-01", " 1990-03-01", "1990-03-01\n", "", "\u0661\u0669\u0669\u0660-01-01",
+    "2023-02-30",
+    "2023-02-29",
+    "1900-02-29",
+    "0000-00-00",
+    "0000-01-01",
+    "2023-00-10",
+    "2023-13-01",
+    "2023-01-00",
+    "2023-01-32",
+    "2023-04-31",
+    "2023-06-31",
+    "2023-09-31",
+    "2023-11-31",
+    "1990-03-01T00:00:00-03:00",
+    "1990-03-01Z",
+    "1990-3-1",
+    "01-03-1990",
+    "19900301",
+    "+1990-03-01",
+    "10000-01-01",
+    " 1990-03-01",
+    "1990-03-01\n",
+    "",
+    "\u0661\u0669\u0669\u0660-01-01",
   ])("rule 27: refuses %j", (value) => {
     expect(dateProblem(value)).not.toBeNull();
   });
@@ -154,15 +224,23 @@ describe("dateProblem", () => {
 });
 
 describe("parseCountryCode", () => {
-  it.each([["ar", "AR"], ["Br", "BR"], ["ZZ", "ZZ"], ["is", "IS"]])("rule 14: %s is %s", (value, code) => {
+  it.each([
+    ["ar", "AR"],
+    ["Br", "BR"],
+    ["ZZ", "ZZ"],
+    ["is", "IS"],
+  ])("rule 14: %s is %s", (value, code) => {
     expect(parseCountryCode(value)).toBe(code);
     expect(countryCodeProblem(value)).toBeNull();
   });
 
-  it.each(["", "A", "ARG", "A1", "ÑA", "\u0131s", "\u212aR", " A", "AR\n", "ß"])("rule 14: %j is no country code", (value) => {
-    expect(parseCountryCode(value)).toBeNull();
-    expect(countryCodeProblem(value)).not.toBeNull();
-  });
+  it.each(["", "A", "ARG", "A1", "ÑA", "\u0131s", "\u212aR", " A", "AR\n", "ß"])(
+    "rule 14: %j is no country code",
+    (value) => {
+      expect(parseCountryCode(value)).toBeNull();
+      expect(countryCodeProblem(value)).not.toBeNull();
+    },
+  );
 });
 
 describe("parseUuid", () => {
@@ -173,8 +251,16 @@ describe("parseUuid", () => {
   });
 
   it.each([
-    "", "x", "{0190f1e2-1111-7abc-8def-0123456789ab}", "0190f1e211117abc8def0123456789ab", "0190f1e2-1111-7abc-8def-0123456789a",
-    "0190f1e2-1111-7abc-8def-0123456789abc", "0190f1e2-1111-7abc-8def-0123456789ag", "0190f1e2-1111-7abc-8def-0123456789ab\n", "urn:uuid:0190f1e2-1111-7abc-8def-0123456789ab", "0190f1e21-111-7abc-8def-0123456789ab",
+    "",
+    "x",
+    "{0190f1e2-1111-7abc-8def-0123456789ab}",
+    "0190f1e211117abc8def0123456789ab",
+    "0190f1e2-1111-7abc-8def-0123456789a",
+    "0190f1e2-1111-7abc-8def-0123456789abc",
+    "0190f1e2-1111-7abc-8def-0123456789ag",
+    "0190f1e2-1111-7abc-8def-0123456789ab\n",
+    "urn:uuid:0190f1e2-1111-7abc-8def-0123456789ab",
+    "0190f1e21-111-7abc-8def-0123456789ab",
   ])("rule 4: %j is no UUID", (value) => {
     expect(parseUuid(value)).toBeNull();
     expect(uuidProblem(value)).not.toBeNull();
@@ -207,14 +293,29 @@ describe("structProblem", () => {
     ["a key of 129 characters", { ["k".repeat(129)]: 1 }, "*", "128"],
     ["a string of 4097 characters", { a: "x".repeat(4097) }, "a", "4096"],
     ["33 levels", nested(33), Array(33).fill("a").join("."), "32 levels"],
-    ["33 levels of arrays", { a: JSON.parse(`${"[".repeat(32)}1${"]".repeat(32)}`) }, `a${"[0]".repeat(32)}`, "32 levels"],
+    [
+      "33 levels of arrays",
+      { a: JSON.parse(`${"[".repeat(32)}1${"]".repeat(32)}`) },
+      `a${"[0]".repeat(32)}`,
+      "32 levels",
+    ],
     ["201 keys", keys(201), "", "200 keys"],
     ["201 keys inside", { a: [keys(201)] }, "a[0]", "200 keys"],
     ["200,000 keys", keys(200_000), "", "200 keys"],
     ["more than 64 KiB of strings", { a: Array(17).fill("x".repeat(4096)) }, "", "65536 bytes"],
     ["more than 64 KiB of small numbers", { a: Array(40_000).fill(1) }, "", "65536 bytes"],
-    ["a bad value under a key that may be personal data", { "20-12345678-9": { "Ana Pérez": Number.NaN } }, "*.*", "finite"],
-    ["a bad value under __proto__", JSON.parse('{"__proto__":{"constructor":1e300}}'), "__proto__.constructor", "string"],
+    [
+      "a bad value under a key that may be personal data",
+      { "20-12345678-9": { "Ana Pérez": Number.NaN } },
+      "*.*",
+      "finite",
+    ],
+    [
+      "a bad value under __proto__",
+      JSON.parse('{"__proto__":{"constructor":1e300}}'),
+      "__proto__.constructor",
+      "string",
+    ],
   ])("rule 73: refuses %s and says where", (_, value, path, words) => {
     const problem = structProblem(value);
     expect(problem?.path).toBe(path);
@@ -235,7 +336,9 @@ describe("structProblem", () => {
   });
 
   it("rule 74: __proto__, constructor and prototype are ordinary keys", () => {
-    const value = JSON.parse('{"__proto__":{"polluted":true},"constructor":{"prototype":{"polluted":true}},"prototype":1}') as JsonObject;
+    const value = JSON.parse(
+      '{"__proto__":{"polluted":true},"constructor":{"prototype":{"polluted":true}},"prototype":1}',
+    ) as JsonObject;
     expect(structProblem(value)).toBeNull();
     expect(({} as Record<string, unknown>)["polluted"]).toBeUndefined();
   });
@@ -257,7 +360,10 @@ describe("structProblem", () => {
         expect(structProblem(json, { ...LIMITS, structBytes: bytes - 1 })?.description).toContain("bytes");
       }),
     );
-    const escapes: JsonObject = { a: '"\\\t\n\r/\u00e9\u20ac\u{1f600}\u2028', b: [-0, 1.5e-7, 1e20 / 1e10, [], {}, [[]]] };
+    const escapes: JsonObject = {
+      a: '"\\\t\n\r/\u00e9\u20ac\u{1f600}\u2028',
+      b: [-0, 1.5e-7, 1e20 / 1e10, [], {}, [[]]],
+    };
     const bytes = Buffer.byteLength(JSON.stringify(escapes));
     expect(structProblem(escapes, { ...LIMITS, structBytes: bytes })).toBeNull();
     expect(structProblem(escapes, { ...LIMITS, structBytes: bytes - 1 })).not.toBeNull();
@@ -277,7 +383,14 @@ describe("structProblem", () => {
   it.skipIf(!existsSync(ofac))("rule 73: accepts the attributes, names and ids of 8,293 real entities", () => {
     const refused: unknown[] = [];
     for (const line of readFileSync(ofac, "utf8").trim().split("\n")) {
-      const entity = JSON.parse(line) as { external_id: string; name: string; country_code: string; tax_id?: string; attributes?: JsonObject; entity_data?: JsonObject };
+      const entity = JSON.parse(line) as {
+        external_id: string;
+        name: string;
+        country_code: string;
+        tax_id?: string;
+        attributes?: JsonObject;
+        entity_data?: JsonObject;
+      };
       const problem =
         structProblem(entity.attributes ?? {}) ??
         structProblem(entity.entity_data ?? {}) ??
