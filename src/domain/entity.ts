@@ -195,12 +195,7 @@ function nextMap(field: string, before: JsonObject, patch: MapPatch | undefined)
   }
   // Object.fromEntries makes own properties of any key, __proto__ included.
   const after: JsonObject = Object.fromEntries(entries);
-  const problem = structProblem(after, {
-    bytes: LIMITS.structBytes,
-    keys: LIMITS.structKeys,
-    depth: LIMITS.structDepth,
-    string: LIMITS.string,
-  });
+  const problem = structProblem(after);
   if (problem !== null) throw invalidField(`entity.${field}`, `after the merge, ${problem.description}`);
   return after;
 }

@@ -25,3 +25,8 @@ export function instantToText(instant: Instant): string {
   const fraction = String(micros).padStart(6, "0").replace(/000$/, "");
   return `${whole}.${fraction}Z`;
 }
+
+/** The latest calendar date that has begun anywhere on Earth (UTC+14) when the clock says `milliseconds`. */
+export function latestDate(milliseconds: number): string {
+  return new Date(milliseconds + 14 * 3_600_000).toISOString().slice(0, 10);
+}

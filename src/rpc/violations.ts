@@ -1,0 +1,29 @@
+// Collects what is wrong with a request, so that a caller hears of everything at once.
+import { DomainError, type Violation } from "../domain/errors.ts";
+
+export class Violations {
+  readonly #list: Violation[] = [];
+
+  /** Notes that `field`, a path of the request, is at fault. */
+  add(field: string, description: string): void {
+    this.#list.push({ field, description });
+  }
+
+  /** Notes `problem` where there is one. */
+  check(field: string, problem: string | null): void {
+    if (problem !== null) this.add(field, problem);
+  }
+
+  /** Throws VALIDATION_ERROR if anything was noted; its text is that of the first. */
+  throwIfAny(): void {
+    const [first] = this.#list;
+    if (first === undefined) return;
+    const limit = /at most (\d+)/.exec(first.description)?.[1];
+    throw new DomainError(
+      "VALIDATION_ERROR",
+      `${first.field}: ${first.description}`,
+      { field: first.field, ...(limit === undefined ? {} : { limit }) },
+      this.#list,
+    );
+  }
+}
