@@ -95,7 +95,7 @@ const NO_TAX_ID: Record<string, readonly string[]> = {
   TW: ["ban"], // the UBN once more, without its check digit
 };
 
-// Numbers of persons without check digit: in a company they would excuse a mistyped RUC or NIT of the same length.
+// Persons' numbers without check digit: for a company they would excuse a mistyped RUC (PY) or CUI (PE) of their length.
 const PERSONS_ONLY: Record<string, readonly string[]> = { PE: ["ce"], PY: ["cedula"] };
 
 // What stdnum lacks.
