@@ -1,6 +1,9 @@
 // The one table reason → status code, and the only file that builds an error of the wire.
+import { create } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
+import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
 import { DomainError, type Reason } from "./domain/errors.ts";
 
 /** `domain` of every google.rpc.ErrorInfo that the service sends. */
@@ -49,3 +52,13 @@ export function reasonOf(error: ConnectError): string | undefined {
   return error.findDetails(ErrorInfoSchema).find((info) => info.domain === ERROR_DOMAIN)?.reason;
 }
 
+
+/** The same error as a value inside a response: an item of a batch, a row of an import. */
+export function toStatus(error: DomainError): Status {
+  const { code, rawMessage, details } = toConnectError(error);
+  return create(StatusSchema, {
+    code,
+    message: rawMessage,
+    details: details.flatMap((detail) => ("desc" in detail ? [anyPack(detail.desc, create(detail.desc, detail.value))] : [])),
+  });
+}

@@ -155,6 +155,146 @@ export async function findEntities(
   return { hits, entities };
 }
 
+/** Filters of a list; undefined or empty filters nothing. */
+export interface EntityFilter {
+  after: string | undefined;
+  limit: number;
+  type: string | undefined;
+  statuses: string[];
+  countryCodes: string[];
+  taxIdKey: string | undefined;
+  externalIds: string[] | undefined;
+  namePrefix: string;
+  updatedAfter: Instant | undefined;
+  showDeleted: boolean;
+}
+
+/** Entities by id. Only the filters that are used are in the statement, so that each form has its own plan. */
+export async function listEntities(
+  em: EntityManager,
+  organizationId: string,
+  filter: EntityFilter,
+): Promise<EntityState[]> {
+  const values: unknown[] = [organizationId, filter.limit];
+  const value = (item: unknown) => `$${values.push(item)}`;
+  const where = ["e.organization_id = $1"];
+  if (filter.after !== undefined) where.push(`e.id > ${value(filter.after)}::uuid`);
+  if (!filter.showDeleted) where.push("e.deleted_at is null");
+  if (filter.type !== undefined) where.push(`e.type = ${value(filter.type)}`);
+  if (filter.statuses.length > 0) where.push(`e.status = any(${value(filter.statuses)}::text[])`);
+  if (filter.countryCodes.length > 0) where.push(`e.country_code = any(${value(filter.countryCodes)}::text[])`);
+  if (filter.taxIdKey !== undefined) where.push(`e.tax_id_key = ${value(filter.taxIdKey)}`);
+  if (filter.externalIds !== undefined) {
+    where.push(`e.id in (select x.entity_id from external_id x
+      where x.organization_id = $1 and x.external_id = any(${value(filter.externalIds)}::text[]))`);
+  }
+  if (filter.namePrefix !== "") {
+    // A range and not LIKE, which is not leakproof and so would not use the index under row level security.
+    where.push(`e.name >= ${value(filter.namePrefix)}`);
+    const end = afterPrefix(filter.namePrefix);
+    if (end !== undefined) where.push(`e.name < ${value(end)}`);
+  }
+  if (filter.updatedAfter !== undefined) {
+    // Every change has an event of the same time, and the log is indexed by time; entities are not.
+    const after = value(instantToText(filter.updatedAfter));
+    where.push(`e.id in (select v.entity_id from entity_event v
+      where v.organization_id = $1 and v.recorded_at > ${after}::timestamptz)`);
+  }
+  const rows = await em.execute<unknown[]>(
+    `select ${ENTITY_WITH_EXTERNAL_IDS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
+    values,
+  );
+  return rows.map((row) => toState(row));
+}
+
+/** The first text in code point order (collation "C") after all that begin with `prefix`, if there is one. */
+function afterPrefix(prefix: string): string | undefined {
+  const points = [...prefix];
+  for (let last = points.pop(); last !== undefined; last = points.pop()) {
+    const next = (last.codePointAt(0) ?? 0) + 1;
+    // Surrogates are no characters: the one after U+D7FF is U+E000.
+    if (next <= 0x10ffff) return points.join("") + String.fromCodePoint(next === 0xd800 ? 0xe000 : next);
+  }
+  return undefined;
+}
+
+/** An event as it was written. Texts that were not given are "". */
+export interface ListedEvent {
+  id: string;
+  entityId: string;
+  entityVersion: number;
+  entityType: EntityState["type"];
+  type: EventType;
+  externalId: string;
+  externalIds: string[];
+  updatedFields: string[];
+  previousValues: JsonObject;
+  newValues: JsonObject;
+  actor: string;
+  principal: string;
+  source: string;
+  reason: string;
+  requestId: string;
+  metadata: JsonObject;
+  recordedAt: Instant;
+  occurredAt: Instant | undefined;
+}
+
+export interface EventFilter {
+  entityId: string | undefined;
+  types: string[];
+  actor: string | undefined;
+  principal: string | undefined;
+  requestId: string | undefined;
+  from: Instant | undefined;
+  to: Instant | undefined;
+  /** Only what is older than this event. */
+  before: { recordedAt: Instant; id: string } | undefined;
+  limit: number;
+}
+
+/** Events, newest first. */
+export async function listEvents(em: EntityManager, organizationId: string, filter: EventFilter): Promise<ListedEvent[]> {
+  const values: unknown[] = [organizationId, filter.limit];
+  const value = (item: unknown) => `$${values.push(item)}`;
+  const where = ["v.organization_id = $1"];
+  if (filter.entityId !== undefined) where.push(`v.entity_id = ${value(filter.entityId)}::uuid`);
+  if (filter.types.length > 0) where.push(`v.type = any(${value(filter.types)}::text[])`);
+  if (filter.actor !== undefined) where.push(`v.actor = ${value(filter.actor)}`);
+  if (filter.principal !== undefined) where.push(`v.principal = ${value(filter.principal)}::uuid`);
+  if (filter.requestId !== undefined) where.push(`v.request_id = ${value(filter.requestId)}::uuid`);
+  if (filter.from !== undefined) where.push(`v.recorded_at >= ${value(instantToText(filter.from))}::timestamptz`);
+  if (filter.to !== undefined) where.push(`v.recorded_at < ${value(instantToText(filter.to))}::timestamptz`);
+  if (filter.before !== undefined) {
+    const { recordedAt, id } = filter.before;
+    where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
+  }
+  const rows = await em.execute<Record<string, never>[]>(
+    `select v.* from entity_event v where ${where.join(" and ")} order by v.recorded_at desc, v.id desc limit $2`,
+    values,
+  );
+  return rows.map((row: Record<string, unknown>) => ({
+    id: row.id as string,
+    entityId: row.entity_id as string,
+    entityVersion: Number(row.entity_version),
+    entityType: row.entity_type as EntityState["type"],
+    type: row.type as EventType,
+    externalId: (row.external_id as string | null) ?? "",
+    externalIds: row.external_ids as string[],
+    updatedFields: row.updated_fields as string[],
+    previousValues: row.previous_values as JsonObject,
+    newValues: row.new_values as JsonObject,
+    actor: row.actor as string,
+    principal: row.principal as string,
+    source: row.source as string,
+    reason: (row.reason as string | null) ?? "",
+    requestId: (row.request_id as string | null) ?? "",
+    metadata: row.metadata as JsonObject,
+    recordedAt: parseInstant(row.recorded_at as string),
+    occurredAt: row.occurred_at === null ? undefined : parseInstant(row.occurred_at as string),
+  }));
+}
+
 // --- Locking reads ------------------------------------------------------------------------------
 
 /** Locks entities against writers and recorders, in id order, and reads them. External ids are read after. */

@@ -1,10 +1,11 @@
 // The tables, as MikroORM sees them. migrations/ is what makes them; test/database.test.ts holds the two
 // together. Every key begins with organization_id: the tenant wall, the index prefix, the distribution
-// column. Times stay text with microseconds, counts stay text: neither fits a Date or a number unharmed.
+// column. Rows of entities and their activity are read and written by the statements of queries.ts and
+// activity.ts, which keep microseconds; a Date, as MikroORM hydrates it, has milliseconds.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
 
 const organizationId = p.uuid().primary();
-const instant = () => p.string().columnType("timestamptz");
+const instant = () => p.datetime().columnType("timestamptz");
 
 export const OrganizationRow = defineEntity({
   name: "OrganizationRow",

@@ -55,6 +55,8 @@ export interface EntityState extends EntityValues {
 /** A change to a map: whole, or per top-level key. A null value removes its key. */
 export interface MapPatch {
   readonly replace: boolean;
+  /** Without replace: keys outside this set are removed first. */
+  readonly keep?: ReadonlySet<string>;
   readonly entries: JsonObject;
 }
 
@@ -188,7 +190,8 @@ function nextEntityData(before: EntityValues, patch: EntityPatch["entityData"]):
 /** Rule 24. The limits hold for what would be stored, which a merge can grow past them. */
 function nextMap(field: string, before: JsonObject, patch: MapPatch | undefined): JsonObject {
   if (patch === undefined) return before;
-  const entries = new Map<string, JsonValue>(patch.replace ? [] : Object.entries(before));
+  const kept = Object.entries(before).filter(([key]) => !patch.replace && (patch.keep?.has(key) ?? true));
+  const entries = new Map<string, JsonValue>(kept);
   for (const [key, value] of Object.entries(patch.entries)) {
     if (value === null) entries.delete(key);
     else entries.set(key, value);

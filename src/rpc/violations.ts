@@ -18,7 +18,7 @@ export class Violations {
   throwIfAny(): void {
     const [first] = this.#list;
     if (first === undefined) return;
-    const limit = /at most (\d+)/.exec(first.description)?.[1];
+    const limit = /(?:longer|more|deeper|larger) than (\d+)|at most (\d+)/.exec(first.description)?.slice(1).find(Boolean);
     throw new DomainError(
       "VALIDATION_ERROR",
       `${first.field}: ${first.description}`,

@@ -2,11 +2,12 @@
 // over-long strings, no Struct that JSON or the database would change. Walks the descriptors, so that a
 // new field is covered from its first day. The families add what is particular to a field.
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
-import { reflect, type ReflectMessage } from "@bufbuild/protobuf/reflect";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Interceptor } from "@connectrpc/connect";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { structProblem, textProblem } from "../domain/text.ts";
+import { presentFields } from "./message.ts";
 import { Violations } from "./violations.ts";
 
 /** Fields whose text may be longer or has a limit of its own, by name. */
@@ -21,19 +22,17 @@ export const wellFormed: Interceptor = (next) => async (request) => {
 /** Throws VALIDATION_ERROR with the path of every field at fault. */
 export function assertWellFormed(desc: DescMessage, message: Message): void {
   const violations = new Violations();
-  checkMessage(reflect(desc, message), "", violations);
+  checkMessage(desc, message, "", violations);
   violations.throwIfAny();
 }
 
-function checkMessage(message: ReflectMessage, path: string, violations: Violations): void {
-  for (const field of message.fields) {
-    if (!message.isSet(field)) continue;
+function checkMessage(desc: DescMessage, message: Message, path: string, violations: Violations): void {
+  for (const [field, value] of presentFields(desc, message)) {
     const at = path === "" ? field.name : `${path}.${field.name}`;
-    if (field.fieldKind === "list") {
-      let index = 0;
-      for (const item of message.get(field)) checkValue(field, item, `${at}[${index++}]`, violations);
-    } else if (field.fieldKind !== "map") {
-      checkValue(field, message.get(field), at, violations);
+    if (Array.isArray(value)) {
+      value.forEach((item, index) => checkValue(field, item, `${at}[${index}]`, violations));
+    } else {
+      checkValue(field, value, at, violations);
     }
   }
 }
@@ -45,17 +44,16 @@ function checkValue(field: DescField, value: unknown, at: string, violations: Vi
     const problem = structProblem(value as JsonObject);
     if (problem !== null) violations.add(problem.path === "" ? at : `${at}.${problem.path}`, problem.description);
   } else if (field.message?.typeName === "google.protobuf.Timestamp") {
-    checkTimestamp(value as ReflectMessage, at, violations);
-  } else if (field.enum !== undefined && typeof value === "number") {
-    if (field.enum.value[value] === undefined) violations.add(at, "is not a value of its enum");
+    checkTimestamp(value as Timestamp, at, violations);
+  } else if (field.enum !== undefined) {
+    if (field.enum.value[value as number] === undefined) violations.add(at, "is not a value of its enum");
   } else if (field.message !== undefined) {
-    checkMessage(value as ReflectMessage, at, violations);
+    checkMessage(field.message, value as Message, at, violations);
   }
 }
 
 /** 0001-01-01 to 9999-12-31, as google.protobuf.Timestamp has it. */
-function checkTimestamp(timestamp: ReflectMessage, at: string, violations: Violations): void {
-  const { seconds, nanos } = timestamp.message as unknown as { seconds: bigint; nanos: number };
+function checkTimestamp({ seconds, nanos }: Timestamp, at: string, violations: Violations): void {
   if (seconds < -62_135_596_800n || seconds > 253_402_300_799n || nanos < 0 || nanos > 999_999_999) {
     violations.add(at, "must be a time from the year 1 to 9999, with nanos from 0 to 999999999");
   }

@@ -286,7 +286,7 @@ export const ExternalIdSchema: GenMessage<ExternalId> = /*@__PURE__*/
 
 /**
  * What is known of an entity, by its type. Company data for a person, or the
- * reverse, is VALIDATION_ERROR.
+ * reverse, is VALIDATION_ERROR. As a whole at most 64 KiB as JSON, 200 keys.
  *
  * @generated from message entity.v1.EntityData
  */

@@ -90,7 +90,7 @@ export const ErrorReason = {
   /**
    * FAILED_PRECONDITION. Several entities have the tax id: look up by entity_id
    * or external_id. metadata: candidates (entity ids, comma-separated, at most
-   * 20) and count (how many there are).
+   * 20).
    *
    * @generated from enum value: ERROR_REASON_AMBIGUOUS_TAX_ID_LOOKUP = 8;
    */

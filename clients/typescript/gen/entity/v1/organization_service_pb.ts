@@ -270,8 +270,8 @@ export type CreateApiKeyRequest = Message<"entity.v1.CreateApiKeyRequest"> & {
   displayName: string;
 
   /**
-   * At least one scope. A caller that is no operator cannot give a scope that
-   * its own key has not.
+   * At least one scope. Only an operator can give `operator`, and only to a key
+   * of the organization `default`.
    *
    * @generated from field: repeated string scopes = 3;
    */

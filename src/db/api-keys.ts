@@ -1,0 +1,74 @@
+// API keys: a secret is shown once and stored as its SHA-256, which is enough for 256 random bits.
+import { createHash, randomBytes } from "node:crypto";
+import type { Caller } from "../interceptors/call.ts";
+import { forOrganization, type Orm } from "./orm.ts";
+import { ApiKeyRow, OrganizationRow } from "./schema.ts";
+import { toReason } from "./transaction.ts";
+import { newId } from "./uuid.ts";
+
+/** The organization that is there from the first start; its keys alone may have the scope `operator`. */
+export const DEFAULT_ORGANIZATION_ID = "00000000-0000-7000-8000-000000000001";
+
+export const SCOPES = [
+  "entities:read",
+  "entities:write",
+  "external_ids:change",
+  "entities:merge",
+  "activity:read",
+  "activity:write",
+  "risk:admin",
+  "webhooks:admin",
+  "admin",
+  "operator",
+] as const;
+
+/** A new secret: recognisable to scanners, 256 random bits. */
+export const newSecret = (): string => `es_${randomBytes(32).toString("base64url")}`;
+
+export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
+
+/** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations. */
+export async function findCaller(orm: Orm, secret: string): Promise<Caller | null> {
+  try {
+    const [key] = await orm.em
+      .fork()
+      .execute<{ organization_id: string; id: string; scopes: string[] }[]>("select * from find_api_key($1)", [
+        digestOf(secret),
+      ]);
+    if (key === undefined) return null;
+    return { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
+  } catch (error) {
+    throw toReason(error);
+  }
+}
+
+/**
+ * Makes sure of the organization `default` and of a key that can do everything: `wanted` where it is given,
+ * else a new one when the database has none. Returns the secret that it made, if it made one.
+ */
+export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<string | undefined> {
+  const em = forOrganization(orm, DEFAULT_ORGANIZATION_ID);
+  return em.transactional(async (tx) => {
+    await tx.execute(
+      `insert into organization (organization_id, display_name, external_id_policy, etag)
+       values ($1, 'default', 'MUTABLE_WITH_REASON', $2) on conflict do nothing`,
+      [DEFAULT_ORGANIZATION_ID, newId()],
+    );
+    // Of several processes that start at once, one makes the key.
+    await tx.findOneOrFail(OrganizationRow, { organizationId: DEFAULT_ORGANIZATION_ID }, { lockMode: 4 });
+    const digest = wanted === undefined ? undefined : digestOf(wanted);
+    const there = await tx.count(ApiKeyRow, digest === undefined ? {} : { digest });
+    if (there > 0) return undefined;
+    const secret = wanted ?? newSecret();
+    tx.persist(
+      tx.create(ApiKeyRow, {
+        organizationId: DEFAULT_ORGANIZATION_ID,
+        id: newId(),
+        digest: digestOf(secret),
+        displayName: "bootstrap",
+        scopes: [...SCOPES],
+      } as never),
+    );
+    return wanted === undefined ? secret : undefined;
+  });
+}

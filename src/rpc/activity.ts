@@ -1,0 +1,308 @@
+// ActivityService: transactions and user events, whose copies of the external id follow the entity's.
+import { createHash } from "node:crypto";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { EntityManager } from "@mikro-orm/postgresql";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { Party, Transaction, TransactionSchema, UserEvent, UserEventSchema } from "../../clients/typescript/gen/entity/v1/activity_pb.ts";
+import {
+  type ActivityService,
+  ListTransactionsRequestSchema,
+  ListUserEventsRequestSchema,
+  RecordOutcome,
+  RecordTransactionsRequestSchema,
+  RecordTransactionsResponseSchema,
+  RecordUserEventsRequestSchema,
+  RecordUserEventsResponseSchema,
+} from "../../clients/typescript/gen/entity/v1/activity_service_pb.ts";
+import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import * as activity from "../db/activity.ts";
+import { findEntities } from "../db/queries.ts";
+import { read } from "../db/transaction.ts";
+import { newId } from "../db/uuid.ts";
+import { DomainError, invalidField, notFound } from "../domain/errors.ts";
+import { canonicalJson, type JsonObject } from "../domain/json.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { countryCodeProblem, identifierProblem, nameProblem, parseCountryCode, textProblem, trim } from "../domain/text.ts";
+import type { Instant } from "../domain/time.ts";
+import {
+  fromPageToken,
+  fromTimestamp,
+  parseLookup,
+  parseOptionalUuid,
+  parsePageSize,
+  queryOf,
+  toPageToken,
+  toTimestamp,
+} from "./request.ts";
+import { Violations } from "./violations.ts";
+import { authorOf, type Deps, idempotent, organizationOf } from "./write.ts";
+
+export function activityRpcs(deps: Deps) {
+  return {
+    async recordTransactions(request, ctx) {
+      const violations = new Violations();
+      checkBatch("transactions", request.transactions.length, violations);
+      const rows = request.transactions.map((item, i) => parseTransaction(item, `transactions[${i}]`, violations));
+      refuseTwice(rows.map((row) => row.externalId), (i) => `transactions[${i}].external_id`, violations);
+      const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
+      violations.throwIfAny();
+
+      return idempotent(
+        deps,
+        ctx,
+        { input: RecordTransactionsRequestSchema, output: RecordTransactionsResponseSchema, request, requestId },
+        async (em) => {
+          const { organizationId } = authorOf(ctx);
+          const parties = rows.flatMap((row, i) => [
+            { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
+            { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
+          ]);
+          const entities = await activity.holdParties(em, organizationId, parties);
+          const stored = rows.map((row, i): activity.StoredTransaction => {
+            const side = (party: ParsedParty, at: number): activity.StoredParty => ({
+              entityId: entities[at]?.id ?? null,
+              externalId: entities[at]?.externalId ?? null,
+              name: party.name,
+              country: party.country,
+            });
+            const { origin, destination, ...rest } = row;
+            const transaction = { ...rest, id: newId(), origin: side(origin, 2 * i), destination: side(destination, 2 * i + 1) };
+            return { ...transaction, contentHash: contentHash(transaction) };
+          });
+          const existing = await activity.insertTransactions(em, organizationId, stored);
+          return {
+            results: stored.map((row, i) => {
+              const old = row.externalId === null ? undefined : existing.get(row.externalId);
+              if (old === undefined) {
+                return { transaction: transactionToProto(row), outcome: RecordOutcome.CREATED };
+              }
+              if (!old.contentHash.equals(row.contentHash)) {
+                throw invalidField(
+                  `transactions[${i}].external_id`,
+                  "is that of a transaction with other content: transactions do not change",
+                  { index: String(i) },
+                );
+              }
+              return { transaction: transactionToProto(old), outcome: RecordOutcome.UNCHANGED };
+            }),
+          };
+        },
+      );
+    },
+
+    async listTransactions(request, ctx) {
+      const { entityId, organizationId, query, cursor, pageSize } = await openList(deps, ctx, ListTransactionsRequestSchema, request);
+      const rows = await read(deps.orm, organizationId, (em) =>
+        activity.listTransactions(em, organizationId, entityId, cursor, pageSize + 1),
+      );
+      const page = rows.slice(0, pageSize);
+      return {
+        transactions: page.map(transactionToProto),
+        nextPageToken: nextToken(query, rows.length > pageSize, page.at(-1), (row) => row.transactedAt),
+      };
+    },
+
+    async recordUserEvents(request, ctx) {
+      const violations = new Violations();
+      checkBatch("user_events", request.userEvents.length, violations);
+      const rows = request.userEvents.map((item, i) => parseUserEvent(item, `user_events[${i}]`, violations));
+      const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
+      violations.throwIfAny();
+
+      return idempotent(
+        deps,
+        ctx,
+        { input: RecordUserEventsRequestSchema, output: RecordUserEventsResponseSchema, request, requestId },
+        async (em) => {
+          const { organizationId } = authorOf(ctx);
+          const entities = await activity.holdParties(
+            em,
+            organizationId,
+            rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index })),
+          );
+          const stored = rows.map(({ lookup: _, ...row }, i): activity.StoredUserEvent => {
+            const entity = entities[i];
+            if (entity === undefined) throw new Error("a user event has no entity");
+            return { ...row, id: newId(), entityId: entity.id, entityExternalId: entity.externalId };
+          });
+          await activity.insertUserEvents(em, organizationId, stored);
+          return { userEvents: stored.map(userEventToProto) };
+        },
+      );
+    },
+
+    async listUserEvents(request, ctx) {
+      const { entityId, organizationId, query, cursor, pageSize } = await openList(deps, ctx, ListUserEventsRequestSchema, request);
+      const rows = await read(deps.orm, organizationId, (em) =>
+        activity.listUserEvents(em, organizationId, entityId, cursor, pageSize + 1),
+      );
+      const page = rows.slice(0, pageSize);
+      return {
+        userEvents: page.map(userEventToProto),
+        nextPageToken: nextToken(query, rows.length > pageSize, page.at(-1), (row) => row.occurredAt),
+      };
+    },
+  } satisfies ServiceImpl<typeof ActivityService>;
+}
+
+// --- Requests -----------------------------------------------------------------------------------
+
+interface ParsedParty {
+  lookup: Lookup | undefined;
+  name: string | null;
+  country: string | null;
+}
+
+function checkBatch(field: string, length: number, violations: Violations): void {
+  if (length < 1 || length > LIMITS.batch) violations.add(field, `must have at least 1 and at most ${LIMITS.batch} items`);
+}
+
+function refuseTwice(values: readonly (string | null)[], field: (index: number) => string, violations: Violations): void {
+  const seen = new Set<string>();
+  values.forEach((value, i) => {
+    if (value === null) return;
+    if (seen.has(value)) violations.add(field(i), "is listed twice");
+    seen.add(value);
+  });
+}
+
+/** A decimal as it is written by hand: no exponent, no leading zeros. */
+const AMOUNT = /^-?(0|[1-9]\d{0,19})(\.\d{1,10})?$/;
+
+function parseTransaction(item: Transaction, at: string, violations: Violations) {
+  const externalId = trim(item.externalId);
+  if (externalId !== "") violations.check(`${at}.external_id`, identifierProblem(externalId));
+  required(item.type, `${at}.type`, violations);
+  violations.check(`${at}.status`, textProblem(item.status, { max: LIMITS.string }));
+  if (!AMOUNT.test(item.amount)) {
+    violations.add(`${at}.amount`, "must be a decimal such as 1250.00: at most 20 digits and 10 places");
+  }
+  if (!/^[A-Za-z]{3}$/.test(item.currency)) violations.add(`${at}.currency`, "must be three letters, ISO 4217");
+  if (item.transactedAt === undefined) violations.add(`${at}.transacted_at`, "is required");
+  return {
+    externalId: externalId === "" ? null : externalId,
+    type: item.type,
+    status: item.status === "" ? null : item.status,
+    amount: item.amount,
+    currency: item.currency.toUpperCase(),
+    origin: parseParty(item.origin, `${at}.origin`, violations),
+    destination: parseParty(item.destination, `${at}.destination`, violations),
+    transactedAt: item.transactedAt === undefined ? 0n : fromTimestamp(item.transactedAt),
+    details: item.details ?? null,
+  };
+}
+
+function parseParty(party: Party | undefined, at: string, violations: Violations): ParsedParty {
+  if (party === undefined) return { lookup: undefined, name: null, country: null };
+  violations.check(`${at}.name`, nameProblem(party.name));
+  if (party.country !== "") violations.check(`${at}.country`, countryCodeProblem(party.country));
+  return {
+    lookup: parseOneOf({ entityId: party.entityId, externalId: party.externalId, taxId: party.taxId }, at),
+    name: party.name === "" ? null : party.name,
+    country: parseCountryCode(party.country),
+  };
+}
+
+function parseUserEvent(item: UserEvent, at: string, violations: Violations) {
+  const lookup = parseOneOf({ entityId: item.entityId, externalId: item.entityExternalId, taxId: item.taxId }, at);
+  if (lookup === undefined) throw invalidLookup(at, "must name exactly one of entity_id, entity_external_id, tax_id");
+  required(item.eventType, `${at}.event_type`, violations);
+  if (item.occurredAt === undefined) violations.add(`${at}.occurred_at`, "is required");
+  return {
+    lookup,
+    eventType: item.eventType,
+    occurredAt: item.occurredAt === undefined ? 0n : fromTimestamp(item.occurredAt),
+    payload: item.payload ?? null,
+  };
+}
+
+/** At most one of three plain fields. */
+function parseOneOf(keys: { entityId: string; externalId: string; taxId: string }, at: string): Lookup | undefined {
+  const given = (Object.entries(keys) as [keyof typeof keys, string][]).filter(([, value]) => value !== "");
+  if (given.length > 1) throw invalidLookup(at, "must not name more than one of the entity's keys");
+  const [one] = given;
+  if (one === undefined) return undefined;
+  return parseLookup({ by: { case: one[0], value: one[1] } } as EntityLookup, at);
+}
+
+function invalidLookup(field: string, description: string): DomainError {
+  return new DomainError("INVALID_LOOKUP", `${field}: ${description}`, { field }, [{ field, description }]);
+}
+
+function required(value: string, field: string, violations: Violations): void {
+  violations.check(field, trim(value) === "" ? "is required" : textProblem(value, { max: LIMITS.string }));
+}
+
+/** What must be equal for a transaction sent again: all that the caller says, whichever key named the parties. */
+function contentHash({ id: _, externalId: __, ...content }: Omit<activity.StoredTransaction, "contentHash">): Buffer {
+  const party = ({ entityId, name, country }: activity.StoredParty) => ({ entityId, name, country });
+  const plain: JsonObject = {
+    ...content,
+    transactedAt: String(content.transactedAt),
+    origin: party(content.origin),
+    destination: party(content.destination),
+  };
+  return createHash("sha256").update(canonicalJson(plain)).digest();
+}
+
+async function openList<Desc extends typeof ListTransactionsRequestSchema | typeof ListUserEventsRequestSchema>(
+  deps: Deps,
+  ctx: HandlerContext,
+  desc: Desc,
+  request: { lookup?: EntityLookup; pageSize: number; pageToken: string } & Parameters<typeof queryOf<Desc>>[1],
+) {
+  const lookup = parseLookup(request.lookup);
+  const pageSize = parsePageSize(request.pageSize);
+  const organizationId = organizationOf(ctx);
+  const query = queryOf(desc, request, organizationId);
+  const token = fromPageToken(query, request.pageToken);
+  const cursor = token === undefined ? undefined : { at: BigInt(token[0] ?? "0"), id: token[1] ?? "" };
+  const entityId = await read(deps.orm, organizationId, (em) => findOne(em, organizationId, lookup));
+  return { entityId, organizationId, query, cursor, pageSize };
+}
+
+async function findOne(em: EntityManager, organizationId: string, lookup: Lookup): Promise<string> {
+  const keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  lookupKeys(lookup, keys);
+  const { hits, entities } = await findEntities(em, organizationId, keys);
+  const id = resolve(lookup, hits);
+  if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
+  return id;
+}
+
+function nextToken<T extends { id: string }>(query: string, more: boolean, last: T | undefined, at: (row: T) => Instant): string {
+  return more && last !== undefined ? toPageToken(query, [String(at(last)), last.id]) : "";
+}
+
+// --- Responses ----------------------------------------------------------------------------------
+
+function transactionToProto(row: activity.StoredTransaction): MessageInitShape<typeof TransactionSchema> {
+  const party = ({ entityId, externalId, name, country }: activity.StoredParty) =>
+    entityId === null && name === null && country === null
+      ? undefined
+      : { entityId: entityId ?? "", externalId: externalId ?? "", name: name ?? "", country: country ?? "" };
+  return {
+    id: row.id,
+    externalId: row.externalId ?? "",
+    type: row.type,
+    status: row.status ?? "",
+    amount: row.amount,
+    currency: row.currency,
+    origin: party(row.origin),
+    destination: party(row.destination),
+    transactedAt: toTimestamp(row.transactedAt),
+    details: row.details ?? undefined,
+  };
+}
+
+function userEventToProto(row: activity.StoredUserEvent): MessageInitShape<typeof UserEventSchema> {
+  return {
+    id: row.id,
+    entityId: row.entityId,
+    entityExternalId: row.entityExternalId ?? "",
+    eventType: row.eventType,
+    occurredAt: toTimestamp(row.occurredAt),
+    payload: row.payload ?? undefined,
+  };
+}

@@ -1,0 +1,241 @@
+// EntityService: create, get, list, update, delete.
+import { create } from "@bufbuild/protobuf";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { type EntityLookup, EntitySchema, EntityType } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import {
+  CreateEntityRequestSchema,
+  CreateEntityResponseSchema,
+  DeleteEntityRequestSchema,
+  DeleteEntityResponseSchema,
+  type EntityService,
+  ListEntitiesRequestSchema,
+  UndeleteEntityRequestSchema,
+  UndeleteEntityResponseSchema,
+  UpdateEntityRequestSchema,
+  UpdateEntityResponseSchema,
+} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { findEntities, type Keys, listEntities } from "../db/queries.ts";
+import { read } from "../db/transaction.ts";
+import type { Command, Outcome } from "../db/unit-of-work.ts";
+import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
+import { DomainError, invalidField, notFound } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { taxIdKey } from "../domain/tax-id.ts";
+import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
+import { latestDate } from "../domain/time.ts";
+import { toStatus } from "../errors.ts";
+import { fromProto, parseReadMask, statusFromProto, toProto, typeFromProto } from "./entity-message.ts";
+import {
+  fromPageToken,
+  fromTimestamp,
+  parseLookup,
+  parsePageSize,
+  parseReason,
+  queryOf,
+  taxIdProblem,
+  toPageToken,
+} from "./request.ts";
+import { Violations } from "./violations.ts";
+import { type Deps, existing, organizationOf, parseWrite, write } from "./write.ts";
+
+export function entityRpcs(deps: Deps) {
+  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => {
+    const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+    for (const lookup of lookups) lookupKeys(lookup, keys);
+    const organizationId = organizationOf(ctx);
+    return read(deps.orm, organizationId, (em) => findEntities(em, organizationId, keys));
+  };
+
+  return {
+    async createEntity(request, ctx) {
+      const violations = new Violations();
+      const input = fromProto(request.entity ?? create(EntitySchema), undefined, latestDate(deps.clock()), violations);
+      requireFields(input.patch, violations);
+      const reason = parseReason(request.reason, violations, false);
+      const common = parseWrite(request, violations);
+      violations.throwIfAny();
+
+      const taxId = input.patch.taxId ?? null;
+      const claims = input.externalId === undefined ? [] : [input.externalId];
+      const command: Command = {
+        ...common,
+        claims,
+        claimField: () => ({ field: "entity.external_id" }),
+        uniqueTaxIdKey: request.requireUniqueTaxId && taxId !== null ? taxIdKey(taxId) : undefined,
+        decide: (_, { now }) => newEntity({ ...input.patch, externalId: input.externalId }, reason, now),
+      };
+      return write(
+        deps,
+        ctx,
+        { input: CreateEntityRequestSchema, output: CreateEntityResponseSchema, request },
+        { ...command, requestId: common.requestId },
+        ({ after }) => ({ entity: toProto(after) }),
+      );
+    },
+
+    async getEntity(request, ctx) {
+      const lookup = parseLookup(request.lookup);
+      const readMask = parseReadMask(request.readMask);
+      const entity = pick(lookup, await find(ctx, [lookup]));
+      return { entity: toProto(entity, readMask) };
+    },
+
+    async batchGetEntities(request, ctx) {
+      if (request.lookups.length < 1 || request.lookups.length > LIMITS.batch) {
+        throw invalidField("lookups", `must have at least 1 and at most ${LIMITS.batch} items`, {
+          limit: String(LIMITS.batch),
+        });
+      }
+      const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
+      const readMask = parseReadMask(request.readMask);
+      const found = await find(ctx, lookups);
+      return {
+        results: lookups.map((lookup) => {
+          try {
+            return { result: { case: "entity" as const, value: toProto(pick(lookup, found), readMask) } };
+          } catch (error) {
+            if (!(error instanceof DomainError)) throw error;
+            return { result: { case: "error" as const, value: toStatus(error) } };
+          }
+        }),
+      };
+    },
+
+    async listEntities(request, ctx) {
+      const violations = new Violations();
+      const pageSize = parsePageSize(request.pageSize);
+      const readMask = parseReadMask(request.readMask);
+      if (request.taxId !== "") violations.check("tax_id", taxIdProblem(request.taxId));
+      if (request.countryCodes.length > 250) violations.add("country_codes", "must not have more than 250 items");
+      request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
+      if (request.externalIds.length > LIMITS.batch) {
+        violations.add("external_ids", `must not have more than ${LIMITS.batch} items`);
+      }
+      request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
+      violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
+      const statuses = request.statuses.map((status, i) => {
+        const known = statusFromProto(status);
+        if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
+        return known ?? "pending";
+      });
+      violations.throwIfAny();
+      const organizationId = organizationOf(ctx);
+      const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
+      const after = fromPageToken(query, request.pageToken)?.[0];
+
+      const entities = await read(deps.orm, organizationId, (em) =>
+        listEntities(em, organizationId, {
+          after,
+          limit: pageSize + 1,
+          type: request.type === EntityType.UNSPECIFIED ? undefined : typeFromProto(request.type),
+          statuses,
+          countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
+          taxIdKey: request.taxId === "" ? undefined : taxIdKey(request.taxId),
+          externalIds: request.externalIds.length === 0 ? undefined : request.externalIds.map(trim),
+          namePrefix: request.namePrefix,
+          updatedAfter: request.updatedAfter === undefined ? undefined : fromTimestamp(request.updatedAfter),
+          showDeleted: request.showDeleted,
+        }),
+      );
+      const page = entities.slice(0, pageSize);
+      return {
+        entities: page.map((entity) => toProto(entity, readMask)),
+        nextPageToken: entities.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? ""]) : "",
+      };
+    },
+
+    async updateEntity(request, ctx) {
+      const lookup = parseLookup(request.lookup);
+      const violations = new Violations();
+      const entity = request.entity ?? create(EntitySchema);
+      const input = fromProto(entity, request.updateMask, latestDate(deps.clock()), violations);
+      const reason = parseReason(request.reason, violations, false);
+      const common = parseWrite(request, violations);
+      const etag = oneEtag(request.etag, input.etag, violations);
+      if (request.allowMissing && lookup.by !== "external_id") {
+        violations.add("allow_missing", "needs a lookup by external_id");
+      }
+      violations.throwIfAny();
+
+      return write(
+        deps,
+        ctx,
+        { input: UpdateEntityRequestSchema, output: UpdateEntityResponseSchema, request },
+        {
+          ...common,
+          lookup,
+          etag,
+          allowMissing: request.allowMissing,
+          claims: request.allowMissing ? [lookup.key] : [],
+          claimField: () => ({ field: "lookup.external_id" }),
+          decide: (current, { now }) =>
+            current === null
+              ? newEntity({ ...input.patch, externalId: lookup.key }, reason, now)
+              : update(current, input.patch, reason),
+        },
+        ({ before, after, updatedFields }) => ({
+          entity: toProto(after),
+          previousEntity: before === null ? undefined : toProto(before),
+          updatedFields: before === null ? [] : [...updatedFields],
+          ignoredFields: input.ignored,
+          created: before === null,
+        }),
+      );
+    },
+
+    async deleteEntity(request, ctx) {
+      const { reason, ...command } = parseDeletion(request);
+      return write(
+        deps,
+        ctx,
+        { input: DeleteEntityRequestSchema, output: DeleteEntityResponseSchema, request },
+        { ...command, decide: (entity, { now }) => remove(existing(entity), reason, now) },
+        presentDeletion,
+      );
+    },
+
+    async undeleteEntity(request, ctx) {
+      const { reason, ...command } = parseDeletion(request);
+      return write(
+        deps,
+        ctx,
+        { input: UndeleteEntityRequestSchema, output: UndeleteEntityResponseSchema, request },
+        { ...command, decide: (entity) => undelete(existing(entity), reason) },
+        presentDeletion,
+      );
+    },
+  } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+function pick(lookup: Lookup, found: Awaited<ReturnType<typeof findEntities>>): EntityState {
+  const id = resolve(lookup, found.hits);
+  const entity = id === undefined ? undefined : found.entities.get(id);
+  if (entity === undefined) throw notFound(lookup.by);
+  return entity;
+}
+
+function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: unknown }, violations: Violations): void {
+  if (patch.type === undefined) violations.add("entity.type", "is required: ENTITY_TYPE_PERSON or ENTITY_TYPE_COMPANY");
+  if (patch.countryCode === undefined) violations.add("entity.country_code", "is required");
+  if (patch.name === undefined) violations.add("entity.name", "is required");
+}
+
+/** Rule 35: in the request or in the entity; both and different is refused. */
+function oneEtag(given: string, inEntity: string | undefined, violations: Violations): string | undefined {
+  if (given !== "" && inEntity !== undefined && given !== inEntity) {
+    violations.add("etag", "differs from entity.etag: give one of them");
+  }
+  return given === "" ? inEntity : given;
+}
+
+function parseDeletion(request: Parameters<typeof parseWrite>[0] & { lookup?: EntityLookup; reason: string; etag: string }) {
+  const lookup = parseLookup(request.lookup);
+  const violations = new Violations();
+  const reason = parseReason(request.reason, violations, true);
+  const common = parseWrite(request, violations);
+  violations.throwIfAny();
+  return { ...common, lookup, reason };
+}
+
+const presentDeletion = ({ before, after }: Outcome) => ({ entity: toProto(after), changed: before !== after });

@@ -1,0 +1,390 @@
+// Entity on the wire and in the rules: toProto, fromProto, and the masks over it.
+import { create } from "@bufbuild/protobuf";
+import type { FieldMask } from "@bufbuild/protobuf/wkt";
+import {
+  type Address,
+  AddressSchema,
+  type CompanyData,
+  CompanyDataSchema,
+  Designation,
+  type Entity,
+  EntitySchema,
+  EntityStatus,
+  EntityType,
+  type PersonData,
+  PersonDataSchema,
+  TaxIdCheck,
+} from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import type * as domain from "../domain/entity.ts";
+import { primaryOf } from "../domain/entity.ts";
+import { invalidField } from "../domain/errors.ts";
+import type { JsonObject, JsonValue } from "../domain/json.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { taxIdKey } from "../domain/tax-id.ts";
+import { countryCodeProblem, dateProblem, nameProblem, parseCountryCode, parseUuid, trim } from "../domain/text.ts";
+import { parseExternalId, taxIdProblem, toTimestamp } from "./request.ts";
+import type { Violations } from "./violations.ts";
+
+const TYPES = { person: EntityType.PERSON, company: EntityType.COMPANY } as const;
+const STATUSES = {
+  pending: EntityStatus.PENDING,
+  under_review: EntityStatus.UNDER_REVIEW,
+  active: EntityStatus.ACTIVE,
+  inactive: EntityStatus.INACTIVE,
+  suspended: EntityStatus.SUSPENDED,
+  blocked: EntityStatus.BLOCKED,
+  rejected: EntityStatus.REJECTED,
+} as const;
+const CHECKS = {
+  valid: TaxIdCheck.VALID,
+  checksum_failed: TaxIdCheck.CHECKSUM_FAILED,
+  unknown_format: TaxIdCheck.UNKNOWN_FORMAT,
+} as const;
+
+const keyOf = <K extends string, V>(table: Record<K, V>, value: V): K | undefined =>
+  (Object.keys(table) as K[]).find((key) => table[key] === value);
+
+export const typeFromProto = (type: EntityType): domain.EntityType | undefined => keyOf(TYPES, type as never);
+export const typeToProto = (type: domain.EntityType): EntityType => TYPES[type];
+export const statusFromProto = (status: EntityStatus): domain.EntityStatus | undefined => keyOf(STATUSES, status as never);
+
+// --- Keys of entity_data -------------------------------------------------------------------------
+// In the rules and in events they are the JSON names; `additional` lies flat beside the listed ones.
+
+const ADDRESS_TEXT = ["street", "city", "state", "country", "postalCode"] as const;
+const PERSON_TEXT = ["firstName", "lastName", "middleName", "dateOfBirth", "nationality", "email", "phone"] as const;
+const COMPANY_TEXT = ["legalName", "registrationNumber", "incorporationDate", "industry", "website"] as const;
+const DATES: readonly string[] = ["dateOfBirth", "incorporationDate"];
+
+const LISTED = {
+  address: new Set<string>(ADDRESS_TEXT),
+  person: new Set<string>([...PERSON_TEXT, "address"]),
+  company: new Set<string>([...COMPANY_TEXT, "tradingNames", "employees", "address"]),
+};
+
+const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+// --- toProto ------------------------------------------------------------------------------------
+
+/** The entity as callers see it; with a mask only its paths. */
+export function toProto(entity: domain.EntityState, readMask?: ReadMask): Entity {
+  const message = create(EntitySchema, {
+    id: entity.id,
+    organizationId: entity.organizationId,
+    externalId: primaryOf(entity)?.externalId ?? "",
+    externalIds: entity.externalIds.map((id) => ({
+      externalId: id.externalId,
+      type: id.type,
+      designation: id.primary ? Designation.PRIMARY : Designation.UNSPECIFIED,
+      attachedAt: toTimestamp(id.attachedAt),
+    })),
+    type: TYPES[entity.type],
+    countryCode: entity.countryCode,
+    name: entity.name,
+    taxId: entity.taxId ?? undefined,
+    taxIdCheck: entity.taxIdCheck === null ? TaxIdCheck.UNSPECIFIED : CHECKS[entity.taxIdCheck],
+    status: STATUSES[entity.status],
+    nationality: entity.nationality ?? undefined,
+    riskMatrixId: entity.riskMatrixId ?? undefined,
+    riskScore: entity.riskScore ?? undefined,
+    entityData: entity.entityData === null ? undefined : { kind: entityDataToProto(entity.type, entity.entityData) },
+    attributes: Object.keys(entity.attributes).length === 0 ? undefined : entity.attributes,
+    metadata: Object.keys(entity.metadata).length === 0 ? undefined : entity.metadata,
+    etag: entity.etag,
+    createdAt: toTimestamp(entity.createdAt),
+    updatedAt: toTimestamp(entity.updatedAt),
+    deletedAt: entity.deletedAt === null ? undefined : toTimestamp(entity.deletedAt),
+  });
+  return readMask === undefined ? message : readMask(message);
+}
+
+function entityDataToProto(type: domain.EntityType, data: JsonObject) {
+  const [listed, additional] = split(data, LISTED[type]);
+  const address = data.address === undefined ? undefined : addressToProto(data.address as JsonObject);
+  return type === "person"
+    ? { case: "person" as const, value: create(PersonDataSchema, { ...(listed as object), address, additional }) }
+    : { case: "company" as const, value: create(CompanyDataSchema, { ...(listed as object), address, additional }) };
+}
+
+function addressToProto(data: JsonObject): Address {
+  const [listed, additional] = split(data, LISTED.address);
+  return create(AddressSchema, { ...(listed as object), additional });
+}
+
+/** The listed keys, and the others as `additional`, undefined when there are none. */
+function split(data: JsonObject, listed: Set<string>): [JsonObject, JsonObject | undefined] {
+  const others = Object.entries(data).filter(([key]) => !listed.has(key));
+  return [
+    Object.fromEntries(Object.entries(data).filter(([key]) => listed.has(key))),
+    others.length === 0 ? undefined : Object.fromEntries(others),
+  ];
+}
+
+// --- fromProto ----------------------------------------------------------------------------------
+
+/** What a request says of an entity, checked. */
+export interface EntityInput {
+  patch: domain.EntityPatch;
+  externalId: string | undefined;
+  etag: string | undefined;
+  /** Paths that were sent and cannot be written here. */
+  ignored: string[];
+}
+
+/** Output-only, and external_id, which has its own RPCs: ignored in an update (rules 21, 23). */
+const IGNORED = [
+  "id",
+  "organization_id",
+  "external_id",
+  "external_ids",
+  "tax_id_check",
+  "risk_score",
+  "created_at",
+  "updated_at",
+  "deleted_at",
+] as const;
+
+
+/**
+ * Reads an entity of a request. Without a mask its populated fields are written; with one exactly the
+ * paths of the mask, cleared where unset (rule 21). `today` is the latest date that has begun on Earth.
+ */
+export function fromProto(
+  entity: Entity,
+  mask: FieldMask | undefined,
+  today: string,
+  violations: Violations,
+): EntityInput {
+  const paths = mask === undefined || mask.paths.length === 0 ? undefined : new Set(mask.paths);
+  if (paths !== undefined) checkPaths(paths, violations);
+  const wanted = (path: string, populated: boolean) => (paths === undefined ? populated : paths.has(path));
+  const patch: { -readonly [K in keyof domain.EntityPatch]: domain.EntityPatch[K] } = {};
+
+  if (wanted("type", entity.type !== EntityType.UNSPECIFIED)) {
+    const type = typeFromProto(entity.type);
+    if (type === undefined) violations.add("entity.type", "cannot be cleared");
+    else patch.type = type;
+  }
+  if (wanted("country_code", entity.countryCode !== "")) {
+    violations.check("entity.country_code", countryCodeProblem(entity.countryCode));
+    patch.countryCode = parseCountryCode(entity.countryCode) ?? "";
+  }
+  if (wanted("name", entity.name !== "")) {
+    patch.name = trim(entity.name);
+    violations.check("entity.name", patch.name === "" ? "must not be blank" : nameProblem(patch.name));
+  }
+  if (wanted("status", entity.status !== EntityStatus.UNSPECIFIED)) {
+    const status = statusFromProto(entity.status);
+    if (status === undefined) violations.add("entity.status", "cannot be cleared");
+    else patch.status = status;
+  }
+  if (wanted("tax_id", entity.taxId !== undefined)) {
+    patch.taxId = optionalText(entity.taxId, "entity.tax_id", violations, taxIdProblem, (value) => {
+      const trimmed = trim(value);
+      return taxIdKey(trimmed) === "" ? null : trimmed;
+    });
+  }
+  if (wanted("nationality", entity.nationality !== undefined)) {
+    patch.nationality = optionalText(entity.nationality, "entity.nationality", violations, countryCodeProblem, parseCountryCode);
+  }
+  if (wanted("risk_matrix_id", entity.riskMatrixId !== undefined)) {
+    const problem = (value: string) => (parseUuid(value) === null ? "must be a UUID of the form 8-4-4-4-12" : null);
+    patch.riskMatrixId = optionalText(entity.riskMatrixId, "entity.risk_matrix_id", violations, problem, parseUuid);
+  }
+  for (const map of ["attributes", "metadata"] as const) {
+    if (wanted(map, entity[map] !== undefined)) patch[map] = { replace: paths !== undefined, entries: entity[map] ?? {} };
+  }
+  const entityData = entityDataFromProto(entity, paths, today, violations);
+  if (entityData !== undefined) patch.entityData = entityData;
+
+  return {
+    patch,
+    externalId: entity.externalId === "" ? undefined : parseExternalId(entity.externalId, "entity.external_id", violations),
+    etag: entity.etag === "" ? undefined : entity.etag,
+    ignored: IGNORED.filter((path) => (paths === undefined ? isPopulated(entity, path) : paths.has(path))),
+  };
+}
+
+function isPopulated(entity: Entity, path: (typeof IGNORED)[number]): boolean {
+  const value = (entity as unknown as Record<string, unknown>)[path.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())];
+  return !(value === undefined || value === "" || value === 0 || (Array.isArray(value) && value.length === 0));
+}
+
+/** Undefined clears; an empty string is refused, since it says neither "unchanged" nor "clear". */
+function optionalText(
+  value: string | undefined,
+  field: string,
+  violations: Violations,
+  problem: (value: string) => string | null,
+  parse: (value: string) => string | null,
+): string | null {
+  if (value === undefined) return null;
+  violations.check(field, value === "" ? "must not be empty: to clear it, name it in update_mask and leave it unset" : problem(value));
+  return parse(value);
+}
+
+const DATA_PATHS = new Set([
+  "entity_data",
+  ...(["person", "company"] as const).flatMap((kind) => [
+    `entity_data.${kind}`,
+    `entity_data.${kind}.additional`,
+    ...[...LISTED[kind]].map((key) => `entity_data.${kind}.${snake(key)}`),
+  ]),
+]);
+const WRITABLE = new Set([
+  ...["type", "country_code", "name", "tax_id", "status", "nationality", "risk_matrix_id", "attributes", "metadata"],
+  ...DATA_PATHS,
+]);
+
+function checkPaths(paths: Set<string>, violations: Violations): void {
+  for (const path of paths) {
+    if (WRITABLE.has(path) || path === "etag" || (IGNORED as readonly string[]).includes(path)) continue;
+    const known = /^[a-z_]+(\.[a-z_]+)*$/.test(path) && path.length <= 128;
+    violations.add("update_mask", known ? `${path} is not a path that can be written` : "has a path that is no field of Entity");
+  }
+  for (const kind of ["person", "company"] as const) {
+    const inner = [...paths].filter((path) => path.startsWith(`entity_data.${kind}.`));
+    if (inner.length > 0 && (paths.has("entity_data") || paths.has(`entity_data.${kind}`))) {
+      violations.add("update_mask", `names entity_data.${kind} and a path inside it`);
+    }
+  }
+}
+
+function entityDataFromProto(
+  entity: Entity,
+  paths: Set<string> | undefined,
+  today: string,
+  violations: Violations,
+): domain.EntityPatch["entityData"] {
+  const kind = entity.entityData?.kind;
+  if (paths === undefined) {
+    if (kind?.case === undefined) return undefined;
+    return { kind: kind.case, replace: false, entries: keysOf(kind, today, violations) };
+  }
+  const named = [...paths].filter((path) => DATA_PATHS.has(path));
+  if (named.length === 0) return undefined;
+  if (named.includes("entity_data")) {
+    if (kind?.case === undefined) return null;
+    return { kind: kind.case, replace: true, entries: keysOf(kind, today, violations) };
+  }
+  const kinds = new Set(named.map((path) => path.split(".")[1] as domain.EntityType));
+  const [only] = kinds;
+  if (kinds.size > 1 || only === undefined) throw invalidField("update_mask", "names both person and company data");
+  const sent = kind?.case === only ? keysOf(kind, today, violations) : {};
+  if (named.includes(`entity_data.${only}`)) {
+    return kind?.case === only ? { kind: only, replace: true, entries: sent } : null;
+  }
+  const entries = new Map<string, JsonValue>();
+  for (const key of LISTED[only]) {
+    if (named.includes(`entity_data.${only}.${snake(key)}`)) entries.set(key, sent[key] ?? null);
+  }
+  if (named.includes(`entity_data.${only}.additional`)) {
+    for (const [key, value] of Object.entries(split(sent, LISTED[only])[1] ?? {})) entries.set(key, value);
+    return { kind: only, replace: false, keep: LISTED[only], entries: Object.fromEntries(entries) };
+  }
+  return { kind: only, replace: false, entries: Object.fromEntries(entries) };
+}
+
+type Kind = { case: "person"; value: PersonData } | { case: "company"; value: CompanyData };
+
+/** The keys of a person or company as the rules have them: those that are sent. */
+function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
+  const path = `entity.entity_data.${kind.case}`;
+  const entries: [string, JsonValue][] = [];
+  const names = kind.case === "person" ? PERSON_TEXT : COMPANY_TEXT;
+  for (const name of names) {
+    const value = (kind.value as unknown as Record<string, string | undefined>)[name];
+    if (value === undefined) continue;
+    entries.push([name, presentText(value, `${path}.${snake(name)}`, violations)]);
+    if (DATES.includes(name) && value !== "") {
+      violations.check(`${path}.${snake(name)}`, dateProblem(value, name === "dateOfBirth" ? { notAfter: today } : {}));
+    }
+  }
+  if (kind.case === "company") {
+    const { tradingNames, employees } = kind.value;
+    if (tradingNames.length > LIMITS.tradingNames) {
+      violations.add(`${path}.trading_names`, `must not have more than ${LIMITS.tradingNames} items`);
+    }
+    tradingNames.forEach((name, i) => presentText(name, `${path}.trading_names[${i}]`, violations));
+    if (tradingNames.length > 0) entries.push(["tradingNames", tradingNames]);
+    if (employees !== undefined) {
+      if (employees < 0) violations.add(`${path}.employees`, "must not be negative");
+      entries.push(["employees", employees]);
+    }
+  }
+  if (kind.value.address !== undefined) entries.push(["address", addressOf(kind.value.address, `${path}.address`, violations)]);
+  entries.push(...additionalOf(kind.value.additional, LISTED[kind.case], path, violations));
+  return Object.fromEntries(entries);
+}
+
+function addressOf(address: Address, path: string, violations: Violations): JsonObject {
+  const entries: [string, JsonValue][] = [];
+  for (const name of ADDRESS_TEXT) {
+    const value = address[name];
+    if (value !== undefined) entries.push([name, presentText(value, `${path}.${snake(name)}`, violations)]);
+  }
+  // An address is replaced whole, so a null in it would remove nothing: it is left out.
+  const additional = additionalOf(address.additional, LISTED.address, path, violations).filter(([, value]) => value !== null);
+  return Object.fromEntries([...entries, ...additional]);
+}
+
+function additionalOf(
+  additional: JsonObject | undefined,
+  listed: Set<string>,
+  path: string,
+  violations: Violations,
+): [string, JsonValue][] {
+  const entries = Object.entries(additional ?? {}) as [string, JsonValue][];
+  for (const [key] of entries) {
+    if (listed.has(key)) violations.add(`${path}.additional.${key}`, `is a listed field: use ${path}.${snake(key)}`);
+  }
+  return entries;
+}
+
+function presentText(value: string, field: string, violations: Violations): string {
+  if (value === "") violations.add(field, "must not be empty: to clear it, name it in update_mask and leave it unset");
+  return value;
+}
+
+// --- read_mask ----------------------------------------------------------------------------------
+
+export type ReadMask = (entity: Entity) => Entity;
+
+/** Undefined for all of the entity. Throws VALIDATION_ERROR for an unknown path. */
+export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined {
+  if (mask === undefined || mask.paths.length === 0) return undefined;
+  const tree = new Map<string, Set<string>>();
+  for (const path of mask.paths) {
+    const [top = "", ...rest] = path.split(".");
+    const field = EntitySchema.fields.find((candidate) => candidate.name === top);
+    const inner = rest.join(".");
+    if (field === undefined || (inner !== "" && !DATA_PATHS.has(path))) {
+      throw invalidField("read_mask", "has a path that is no field of Entity");
+    }
+    const paths = tree.get(field.localName) ?? new Set();
+    paths.add(inner);
+    tree.set(field.localName, paths);
+  }
+  return (entity) => {
+    const source = entity as unknown as Record<string, unknown>;
+    const picked: Record<string, unknown> = {};
+    for (const [name, inner] of tree) {
+      picked[name] = inner.has("") ? source[name] : pickData(entity, inner);
+    }
+    return create(EntitySchema, picked as never);
+  };
+}
+
+function pickData(entity: Entity, paths: Set<string>): Entity["entityData"] {
+  const data = entity.entityData;
+  const kind = data?.kind.case;
+  if (data === undefined || kind === undefined || paths.has(kind)) return data;
+  const source = data.kind.value as unknown as Record<string, unknown>;
+  const schema = kind === "person" ? PersonDataSchema : CompanyDataSchema;
+  const picked: Record<string, unknown> = {};
+  for (const field of schema.fields) {
+    if (paths.has(`${kind}.${field.name}`)) picked[field.localName] = source[field.localName];
+  }
+  if (Object.keys(picked).length === 0) return undefined;
+  return { ...data, kind: { case: kind, value: create(schema, picked as never) } } as Entity["entityData"];
+}

@@ -1,0 +1,167 @@
+// EntityService: the import. Rows that have arrived while a group was written form the next group.
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import {
+  type EntityService,
+  type ImportEntitiesRequest,
+  ImportEntitiesRequestSchema,
+  ImportOutcome,
+  type ImportProgress,
+  ImportProgressSchema,
+  type ImportResult,
+  ImportResultSchema,
+} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { type Command, type Outcome, writeGroup } from "../db/unit-of-work.ts";
+import { newEntity, update } from "../domain/entity.ts";
+import { DomainError, invalidField } from "../domain/errors.ts";
+import { latestDate } from "../domain/time.ts";
+import { toStatus } from "../errors.ts";
+import { fromProto } from "./entity-message.ts";
+import { parseReason, requestHash } from "./request.ts";
+import { Violations } from "./violations.ts";
+import { assertWellFormed } from "./well-formed.ts";
+import { authorOf, type Deps, parseWrite } from "./write.ts";
+
+/** Rows of one transaction: enough for set-based statements to pay, few enough for locks to be short. */
+const GROUP_ROWS = 250;
+
+export function importRpcs(deps: Deps) {
+  return {
+    async *importEntities(requests, ctx) {
+      const author = authorOf(ctx);
+      const progress = create(ImportProgressSchema);
+      let row = 0n;
+      for await (const group of groupsOf(requests, GROUP_ROWS)) {
+        const today = latestDate(deps.clock());
+        const rows = group.map((request) => ({ row: row++, request, command: commandOf(request, today) }));
+        const results: ImportResult[] = [];
+        // Rows that are only checked are not written with those that are.
+        for (const part of runsOf(rows, ({ request }) => request.validateOnly)) {
+          const commands = part.flatMap(({ command }) => (command instanceof DomainError ? [] : [command]));
+          const validateOnly = part[0]?.request.validateOnly ?? false;
+          const written = await writeGroup(deps.orm, author, commands, { validateOnly, signal: ctx.signal });
+          let next = 0;
+          for (const { row, command } of part) {
+            const result = command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
+            if (result?.kind === "done") results.push(resultOf(row, result.outcome));
+            else if (result?.kind === "replayed") {
+              ctx.responseHeader.set("idempotent-replay", "true");
+              results.push({ ...fromBinary(ImportResultSchema, result.answer), row });
+            } else if (result !== undefined) {
+              results.push(
+                create(ImportResultSchema, { row, outcome: ImportOutcome.FAILED, error: toStatus(result.error) }),
+              );
+            }
+          }
+        }
+        for (const result of results) count(progress, result.outcome);
+        yield { results, progress: { ...progress } };
+      }
+    },
+  } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+/** The write that a row asks for, or why there is none. */
+function commandOf(request: ImportEntitiesRequest, today: string): Command | DomainError {
+  try {
+    assertWellFormed(ImportEntitiesRequestSchema, request);
+    const violations = new Violations();
+    const input = fromProto(request.entity ?? create(EntitySchema), undefined, today, violations);
+    const reason = parseReason(request.reason, violations, false);
+    const { requestId, occurredAt } = parseWrite(request, violations);
+    violations.throwIfAny();
+    const { externalId, patch } = input;
+    if (externalId === undefined) throw invalidField("entity.external_id", "is required: rows are found by it");
+    return {
+      lookup: { by: "external_id", key: externalId },
+      allowMissing: true,
+      etag: input.etag,
+      claims: [externalId],
+      claimField: () => ({ field: "entity.external_id" }),
+      occurredAt,
+      request:
+        requestId === undefined
+          ? undefined
+          : {
+              method: "ImportEntities",
+              requestId,
+              hash: requestHash(ImportEntitiesRequestSchema, request),
+              answer: (outcome) => toBinary(ImportResultSchema, resultOf(0n, outcome)),
+            },
+      decide: (current, { now }) =>
+        current === null ? newEntity({ ...patch, externalId }, reason, now) : update(current, patch, reason),
+    };
+  } catch (error) {
+    if (error instanceof DomainError) return error;
+    throw error;
+  }
+}
+
+function resultOf(row: bigint, { before, after }: Outcome): ImportResult {
+  const outcome =
+    before === null ? ImportOutcome.CREATED : before === after ? ImportOutcome.UNCHANGED : ImportOutcome.UPDATED;
+  return create(ImportResultSchema, { row, outcome, entityId: after.id });
+}
+
+function count(progress: ImportProgress, outcome: ImportOutcome): void {
+  if (outcome === ImportOutcome.CREATED) progress.created++;
+  else if (outcome === ImportOutcome.UPDATED) progress.updated++;
+  else if (outcome === ImportOutcome.UNCHANGED) progress.unchanged++;
+  else progress.failed++;
+}
+
+/** Splits a list where `key` changes. */
+function runsOf<T>(items: readonly T[], key: (item: T) => unknown): T[][] {
+  const runs: T[][] = [];
+  for (const item of items) {
+    const run = runs.at(-1);
+    if (run?.[0] !== undefined && key(run[0]) === key(item)) run.push(item);
+    else runs.push([item]);
+  }
+  return runs;
+}
+
+/**
+ * Groups of what has arrived, at most `max`: reads on while a group is worked on, but no further than one
+ * group ahead. A failure of the source is thrown after what came before it.
+ */
+async function* groupsOf<T>(source: AsyncIterable<T>, max: number): AsyncGenerator<T[]> {
+  const waiting: T[] = [];
+  let ended = false;
+  let failure: unknown;
+  let wakeReader = Promise.withResolvers<void>();
+  let wakeWorker = Promise.withResolvers<void>();
+  const reading = (async () => {
+    try {
+      for await (const item of source) {
+        waiting.push(item);
+        wakeWorker.resolve();
+        if (waiting.length >= max) await wakeReader.promise;
+        if (ended) return;
+      }
+    } catch (error) {
+      failure = error ?? new Error("the stream failed");
+    } finally {
+      ended = true;
+      wakeWorker.resolve();
+    }
+  })();
+  try {
+    for (;;) {
+      if (waiting.length === 0 && !ended) await wakeWorker.promise;
+      wakeWorker = Promise.withResolvers<void>();
+      const group = waiting.splice(0, max);
+      wakeReader.resolve();
+      wakeReader = Promise.withResolvers<void>();
+      if (group.length > 0) yield group;
+      else if (ended) break;
+    }
+  } finally {
+    // The caller went away: let the reader end.
+    ended = true;
+    wakeReader.resolve();
+  }
+  await reading;
+  if (failure !== undefined) throw failure;
+}

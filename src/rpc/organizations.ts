@@ -1,0 +1,270 @@
+// OrganizationService: organizations and their API keys, through MikroORM's unit of work.
+import { create } from "@bufbuild/protobuf";
+import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { ExternalIdPolicy } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
+import { OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
+import {
+  CreateOrganizationRequestSchema,
+  CreateOrganizationResponseSchema,
+  ListApiKeysRequestSchema,
+  ListOrganizationsRequestSchema,
+  type OrganizationService,
+  RevokeApiKeyRequestSchema,
+  RevokeApiKeyResponseSchema,
+  UpdateOrganizationRequestSchema,
+  UpdateOrganizationResponseSchema,
+} from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { DEFAULT_ORGANIZATION_ID, digestOf, newSecret, SCOPES } from "../db/api-keys.ts";
+import { ApiKeyRow, OrganizationRow } from "../db/schema.ts";
+import { read, transaction } from "../db/transaction.ts";
+import { newId } from "../db/uuid.ts";
+import { DomainError, notFound } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { nameProblem, parseUuid, trim } from "../domain/text.ts";
+import { callOf } from "../interceptors/call.ts";
+import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf, toPageToken } from "./request.ts";
+import { Violations } from "./violations.ts";
+import { type Deps, idempotent, organizationOf } from "./write.ts";
+
+const POLICIES = {
+  MUTABLE_WITH_REASON: ExternalIdPolicy.MUTABLE_WITH_REASON,
+  IMMUTABLE: ExternalIdPolicy.IMMUTABLE,
+} as const;
+type Policy = keyof typeof POLICIES;
+
+export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
+  return {
+    async createOrganization(request, ctx) {
+      const violations = new Violations();
+      const organization = request.organization ?? create(OrganizationSchema);
+      const displayName = parseName(organization.displayName, "organization.display_name", violations);
+      const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
+      violations.throwIfAny();
+      const organizationId = newId();
+      // The record of the request belongs to the caller: a retry must find it before there is a new organization.
+      return idempotent(
+        deps,
+        ctx,
+        { input: CreateOrganizationRequestSchema, output: CreateOrganizationResponseSchema, request, requestId },
+        async (em) => {
+          await em.execute("select set_config('app.organization_id', $1, true)", [organizationId]);
+          const row = em.create(OrganizationRow, {
+            organizationId,
+            displayName,
+            externalIdPolicy: policyFromProto(organization.externalIdPolicy) ?? "MUTABLE_WITH_REASON",
+            etag: newId(),
+          } as never);
+          await em.persist(row).flush();
+          await em.execute("select set_config('app.organization_id', $1, true)", [organizationOf(ctx)]);
+          return { organization: toProto(row) };
+        },
+      );
+    },
+
+    async getOrganization(request, ctx) {
+      const organizationId = reach(ctx, request.organizationId);
+      const row = await read(deps.orm, organizationId, (em) => em.findOne(OrganizationRow, { organizationId }));
+      if (row === null) throw notFound("organization_id", "Organization");
+      return { organization: toProto(row) };
+    },
+
+    async listOrganizations(request, ctx) {
+      const pageSize = parsePageSize(request.pageSize);
+      const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
+      const after = fromPageToken(query, request.pageToken)?.[0] ?? null;
+      const rows = await read(deps.orm, organizationOf(ctx), async (em) => {
+        const found = await em.execute<Record<string, unknown>[]>("select * from list_organizations($1::uuid, $2::int)", [
+          after,
+          pageSize + 1,
+        ]);
+        return found.map((row) => em.map(OrganizationRow, row as never));
+      });
+      const page = rows.slice(0, pageSize);
+      return {
+        organizations: page.map(toProto),
+        nextPageToken: rows.length > pageSize ? toPageToken(query, [page.at(-1)?.organizationId ?? ""]) : "",
+      };
+    },
+
+    async updateOrganization(request, ctx) {
+      const organizationId = reach(ctx, request.organizationId);
+      const violations = new Violations();
+      const organization = request.organization ?? create(OrganizationSchema);
+      const paths = new Set(request.updateMask?.paths);
+      for (const path of paths) {
+        if (!["display_name", "external_id_policy"].includes(path)) {
+          violations.add("update_mask", "has a path that cannot be written: use display_name, external_id_policy");
+        }
+      }
+      const named = (path: string, populated: boolean) => (paths.size === 0 ? populated : paths.has(path));
+      const displayName = named("display_name", organization.displayName !== "")
+        ? parseName(organization.displayName, "organization.display_name", violations)
+        : undefined;
+      const wantsPolicy = named("external_id_policy", organization.externalIdPolicy !== ExternalIdPolicy.UNSPECIFIED);
+      const policy = wantsPolicy ? policyFromProto(organization.externalIdPolicy) : undefined;
+      if (wantsPolicy && policy === undefined) violations.add("organization.external_id_policy", "cannot be cleared");
+      const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
+      violations.throwIfAny();
+
+      return idempotent(
+        deps,
+        ctx,
+        { input: UpdateOrganizationRequestSchema, output: UpdateOrganizationResponseSchema, request, requestId, organizationId },
+        async (em) => {
+          const row = await em.findOne(OrganizationRow, { organizationId }, { lockMode: 4 });
+          if (row === null) throw notFound("organization_id", "Organization");
+          if (request.etag !== "" && request.etag !== row.etag) {
+            throw new DomainError(
+              "ETAG_MISMATCH",
+              "The organization has changed since it was read: read it again, then retry",
+              { etag: row.etag },
+            );
+          }
+          const changes =
+            (displayName !== undefined && displayName !== row.displayName) ||
+            (policy !== undefined && policy !== row.externalIdPolicy);
+          if (changes) {
+            row.displayName = displayName ?? row.displayName;
+            row.externalIdPolicy = policy ?? row.externalIdPolicy;
+            row.etag = newId();
+            row.updatedAt = new Date(Math.max(deps.clock(), row.updatedAt.getTime() + 1));
+            await em.flush();
+          }
+          return { organization: toProto(row) };
+        },
+      );
+    },
+
+    async createApiKey(request, ctx) {
+      const organizationId = reach(ctx, request.organizationId);
+      const violations = new Violations();
+      const displayName = parseName(request.displayName, "display_name", violations);
+      const scopes = [...new Set(request.scopes)];
+      if (scopes.length === 0) violations.add("scopes", "must have at least one scope");
+      scopes.forEach((scope, i) => {
+        if (!(SCOPES as readonly string[]).includes(scope)) {
+          violations.add(`scopes[${i}]`, `must be one of ${SCOPES.join(", ")}`);
+        }
+      });
+      if (scopes.includes("operator") && organizationId !== DEFAULT_ORGANIZATION_ID) {
+        violations.add("scopes", "operator is for keys of the organization default alone");
+      }
+      const expiresAt = request.expiresAt === undefined ? undefined : timestampDate(request.expiresAt);
+      if (expiresAt !== undefined && expiresAt.getTime() <= deps.clock()) {
+        violations.add("expires_at", "must be in the future");
+      }
+      violations.throwIfAny();
+      if (scopes.includes("operator") && !isOperator(ctx)) {
+        throw new DomainError("PERMISSION_DENIED", "Only an operator can give the scope operator", { scope: "operator" });
+      }
+
+      const secret = newSecret();
+      const row = await transaction(
+        deps.orm,
+        organizationId,
+        async (em) => {
+          if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
+          const key = em.create(ApiKeyRow, {
+            organizationId,
+            id: newId(),
+            digest: digestOf(secret),
+            displayName,
+            scopes,
+            expiresAt: expiresAt ?? null,
+          } as never);
+          await em.persist(key).flush();
+          return key;
+        },
+        { validateOnly: request.validateOnly, signal: ctx.signal },
+      );
+      return { apiKey: keyToProto(row), secret: request.validateOnly ? "" : secret };
+    },
+
+    async listApiKeys(request, ctx) {
+      const organizationId = reach(ctx, request.organizationId);
+      const pageSize = parsePageSize(request.pageSize);
+      const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
+      const after = fromPageToken(query, request.pageToken)?.[0];
+      const rows = await read(deps.orm, organizationId, async (em) => {
+        if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
+        return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {
+          orderBy: { id: "asc" },
+          limit: pageSize + 1,
+        });
+      });
+      const page = rows.slice(0, pageSize);
+      return {
+        apiKeys: page.map(keyToProto),
+        nextPageToken: rows.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? ""]) : "",
+      };
+    },
+
+    async revokeApiKey(request, ctx) {
+      const organizationId = reach(ctx, request.organizationId);
+      const violations = new Violations();
+      const id = parseUuid(request.apiKeyId) ?? "";
+      if (id === "") violations.add("api_key_id", "must be a UUID of the form 8-4-4-4-12");
+      const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
+      violations.throwIfAny();
+      const response = await idempotent(
+        deps,
+        ctx,
+        { input: RevokeApiKeyRequestSchema, output: RevokeApiKeyResponseSchema, request, requestId, organizationId },
+        async (em) => {
+          const key = await em.findOne(ApiKeyRow, { organizationId, id }, { lockMode: 4 });
+          if (key === null) throw notFound("api_key_id", "API key");
+          const changed = key.revokedAt === null || key.revokedAt === undefined;
+          if (changed) {
+            key.revokedAt = new Date(deps.clock());
+            await em.flush();
+          }
+          return { apiKey: keyToProto(key), changed };
+        },
+      );
+      deps.forgetCallers();
+      return response;
+    },
+  } satisfies ServiceImpl<typeof OrganizationService>;
+}
+
+const isOperator = (ctx: HandlerContext) => callOf(ctx.values).caller.scopes.has("operator");
+
+/** The organization that a request names: the caller's own when empty; another only for an operator. */
+function reach(ctx: HandlerContext, organizationId: string): string {
+  const own = organizationOf(ctx);
+  if (organizationId === "") return own;
+  const violations = new Violations();
+  const id = parseOptionalUuid(organizationId, "organization_id", violations);
+  violations.throwIfAny();
+  if (id === undefined || (id !== own && !isOperator(ctx))) throw notFound("organization_id", "Organization");
+  return id;
+}
+
+function parseName(value: string, field: string, violations: Violations): string {
+  const name = trim(value);
+  violations.check(field, name === "" ? "is required" : nameProblem(name, LIMITS.name));
+  return name;
+}
+
+const policyFromProto = (policy: ExternalIdPolicy): Policy | undefined =>
+  (Object.keys(POLICIES) as Policy[]).find((name) => POLICIES[name] === policy);
+
+const toProto = (row: OrganizationRow) => ({
+  id: row.organizationId,
+  displayName: row.displayName,
+  externalIdPolicy: POLICIES[row.externalIdPolicy],
+  etag: row.etag,
+  createdAt: timestampFromDate(row.createdAt),
+  updatedAt: timestampFromDate(row.updatedAt),
+});
+
+const keyToProto = (row: ApiKeyRow) => ({
+  id: row.id,
+  organizationId: row.organizationId,
+  displayName: row.displayName,
+  scopes: row.scopes,
+  createdAt: timestampFromDate(row.createdAt),
+  expiresAt: row.expiresAt ? timestampFromDate(row.expiresAt) : undefined,
+  revokedAt: row.revokedAt ? timestampFromDate(row.revokedAt) : undefined,
+});

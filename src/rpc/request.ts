@@ -1,0 +1,152 @@
+// What requests of several families have in common: lookups, reasons, request ids, times, pages.
+import { createHash } from "node:crypto";
+import { type DescMessage, type Message, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { DomainError, invalidField } from "../domain/errors.ts";
+import { canonicalJson, type JsonObject, type JsonValue } from "../domain/json.ts";
+import { LIMITS } from "../domain/limits.ts";
+import type { Lookup } from "../domain/lookup.ts";
+import { hasForeignLetters, taxIdKey } from "../domain/tax-id.ts";
+import { identifierProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
+import type { Instant } from "../domain/time.ts";
+import { presentFields } from "./message.ts";
+import type { Violations } from "./violations.ts";
+
+const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
+
+/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path. */
+export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"): Lookup {
+  const by = lookup?.by;
+  switch (by?.case) {
+    case "entityId": {
+      if (trim(by.value) === "") throw invalidLookup(`${field}.entity_id`, "must not be blank");
+      const key = parseUuid(by.value);
+      if (key === null) throw invalidField(`${field}.entity_id`, "must be a UUID of the form 8-4-4-4-12");
+      return { by: "entity_id", key };
+    }
+    case "externalId": {
+      const key = trim(by.value);
+      if (key === "") throw invalidLookup(`${field}.external_id`, "must not be blank");
+      const problem = identifierProblem(key);
+      if (problem !== null) throw invalidField(`${field}.external_id`, problem);
+      return { by: "external_id", key };
+    }
+    case "taxId": {
+      const problem = taxIdProblem(by.value);
+      if (problem !== null) throw invalidField(`${field}.tax_id`, problem);
+      const key = taxIdKey(by.value);
+      if (key === "") throw invalidLookup(`${field}.tax_id`, "must have a letter or a digit");
+      return { by: "tax_id", key };
+    }
+    default:
+      throw invalidLookup(field, "must name exactly one of entity_id, external_id, tax_id");
+  }
+}
+
+function invalidLookup(field: string, description: string): DomainError {
+  return new DomainError("INVALID_LOOKUP", `${field}: ${description}`, { field }, [{ field, description }]);
+}
+
+/** What is wrong with a tax id, if anything; its form is never checked here (rule 19). */
+export function taxIdProblem(value: string): string | null {
+  return (
+    textProblem(value, { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null)
+  );
+}
+
+/** An external id to attach: trimmed, checked. */
+export function parseExternalId(value: string, field: string, violations: Violations): string {
+  const externalId = trim(value);
+  violations.check(field, externalId === "" ? "is required" : identifierProblem(externalId));
+  return externalId;
+}
+
+/** Rule 45 where `mandatory`, else rule 43: the reason, trimmed. */
+export function parseReason(value: string, violations: Violations, mandatory: boolean): string {
+  const reason = trim(value);
+  const problem = textProblem(reason, { max: LIMITS.reason, multiline: true });
+  if (mandatory && problem === null && [...reason].length < LIMITS.mandatoryReasonMin) {
+    violations.add("reason", `is required: at least ${LIMITS.mandatoryReasonMin} characters, not counting blanks around it`);
+  } else {
+    violations.check("reason", problem);
+  }
+  return reason;
+}
+
+/** A UUID in lower case, or undefined when empty. */
+export function parseOptionalUuid(value: string, field: string, violations: Violations): string | undefined {
+  if (value === "") return undefined;
+  const id = parseUuid(value);
+  if (id === null) violations.add(field, "must be a UUID of the form 8-4-4-4-12");
+  return id ?? undefined;
+}
+
+/** Microseconds; finer is cut off. */
+export function fromTimestamp(timestamp: Timestamp): Instant {
+  return timestamp.seconds * 1_000_000n + BigInt(Math.floor(timestamp.nanos / 1000));
+}
+
+export function toTimestamp(instant: Instant): { seconds: bigint; nanos: number } {
+  const micros = ((instant % 1_000_000n) + 1_000_000n) % 1_000_000n;
+  return { seconds: (instant - micros) / 1_000_000n, nanos: Number(micros) * 1000 };
+}
+
+/** Rule 76: 0 is the default, more than the maximum is the maximum. */
+export function parsePageSize(value: number): number {
+  if (value < 0) throw invalidField("page_size", "must not be negative");
+  return value === 0 ? LIMITS.pageSizeDefault : Math.min(value, LIMITS.pageSize);
+}
+
+/**
+ * A token says where the next page begins and is bound to the query: another one, or an edited one, is
+ * VALIDATION_ERROR. `query` is the request without its page; `cursor` is plain data.
+ */
+export function toPageToken(query: string, cursor: readonly string[]): string {
+  const text = JSON.stringify(cursor);
+  return Buffer.from(`${digest(query, text)}${text}`).toString("base64url");
+}
+
+export function fromPageToken(query: string, token: string): string[] | undefined {
+  if (token === "") return undefined;
+  const decoded = Buffer.from(token, "base64url").toString();
+  const text = decoded.slice(DIGEST_LENGTH);
+  if (token.length > 4096 || decoded.slice(0, DIGEST_LENGTH) !== digest(query, text)) {
+    throw invalidField("page_token", "is not a token of this query: begin again without one");
+  }
+  return JSON.parse(text) as string[];
+}
+
+const DIGEST_LENGTH = 16;
+const digest = (...parts: string[]) =>
+  createHash("sha256").update(JSON.stringify(parts)).digest("base64url").slice(0, DIGEST_LENGTH);
+
+/** The identity of a query, for page tokens: the request without its page, and whose it is. */
+export function queryOf<Desc extends DescMessage>(
+  desc: Desc,
+  request: MessageShape<Desc> & { pageSize: number; pageToken: string },
+  organizationId: string,
+): string {
+  const bytes = toBinary(desc, { ...request, pageSize: 0, pageToken: "" } as MessageShape<Desc>);
+  return `${organizationId} ${desc.typeName} ${Buffer.from(bytes).toString("base64")}`;
+}
+
+/**
+ * Rule 39: what makes two requests the same. A hash of the decoded message, fields in the order of the
+ * contract, the keys of a Struct sorted: other languages shuffle maps.
+ */
+export function requestHash(desc: DescMessage, message: Message): Buffer {
+  return createHash("sha256").update(desc.typeName).update(canonicalJson(plain(desc, message))).digest();
+}
+
+function plain(desc: DescMessage, message: Message): JsonObject {
+  const entries = [...presentFields(desc, message)].map(([field, value]): [string, JsonValue] => {
+    const one = (item: unknown): JsonValue => {
+      if (field.message === undefined) return typeof item === "bigint" ? String(item) : (item as JsonValue);
+      if (field.message.typeName === "google.protobuf.Struct") return item as JsonObject;
+      return plain(field.message, item as Message);
+    };
+    return [String(field.number), Array.isArray(value) ? value.map(one) : one(value)];
+  });
+  return Object.fromEntries(entries);
+}

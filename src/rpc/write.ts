@@ -1,0 +1,123 @@
+// From a request to the unit of work and back: what every write RPC has in common.
+import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext } from "@connectrpc/connect";
+import type { EntityManager } from "@mikro-orm/postgresql";
+import type { Orm } from "../db/orm.ts";
+import { claimRequests, rememberAnswers } from "../db/requests.ts";
+import { transaction } from "../db/transaction.ts";
+import { type Author, type Command, type Outcome, writeOne } from "../db/unit-of-work.ts";
+import type { EntityState } from "../domain/entity.ts";
+import { callOf } from "../interceptors/call.ts";
+import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
+import type { Violations } from "./violations.ts";
+
+/** What the families need. */
+export interface Deps {
+  orm: Orm;
+  /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */
+  clock: () => number;
+}
+
+/** The fields that every write of entities has. */
+interface WriteRequest {
+  requestId: string;
+  occurredAt?: Timestamp | undefined;
+  /** Of writes to an entity that exists. */
+  etag?: string;
+}
+
+export function authorOf(ctx: HandlerContext): Author {
+  const { caller, actor, source } = callOf(ctx.values);
+  return {
+    organizationId: caller.organizationId,
+    principal: caller.apiKeyId,
+    actor: actor ?? caller.apiKeyId,
+    source: source ?? "api",
+  };
+}
+
+export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
+
+/** A command with a lookup and without allowMissing always has its entity. */
+export function existing(entity: EntityState | null): EntityState {
+  if (entity === null) throw new Error("a rule was asked about no entity");
+  return entity;
+}
+
+/** The parts of a command that come from fields which every write has. */
+export function parseWrite(request: WriteRequest, violations: Violations): Pick<Command, "occurredAt" | "etag"> & { requestId: string | undefined } {
+  return {
+    etag: request.etag === "" ? undefined : request.etag,
+    requestId: parseOptionalUuid(request.requestId, "request_id", violations),
+    occurredAt: request.occurredAt === undefined ? undefined : fromTimestamp(request.occurredAt),
+  };
+}
+
+/** Runs one command and answers; a request seen before is answered as it was then. */
+export async function write<I extends DescMessage, O extends DescMessage>(
+  { orm }: Deps,
+  ctx: HandlerContext,
+  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean } },
+  { requestId, ...command }: Command & { requestId: string | undefined },
+  present: (outcome: Outcome) => MessageInitShape<O>,
+): Promise<MessageShape<O>> {
+  const answer = (outcome: Outcome) => create(output, present(outcome));
+  const result = await writeOne(
+    orm,
+    authorOf(ctx),
+    {
+      ...command,
+      request:
+        requestId === undefined
+          ? undefined
+          : {
+              method: ctx.method.name,
+              requestId,
+              hash: requestHash(input, request),
+              answer: (outcome) => toBinary(output, answer(outcome)),
+            },
+    },
+    { validateOnly: request.validateOnly, signal: ctx.signal },
+  );
+  if (result.kind === "done") return answer(result.outcome);
+  ctx.responseHeader.set("idempotent-replay", "true");
+  return fromBinary(output, result.answer);
+}
+
+/**
+ * A write that is no change of an entity: `work` in one transaction of the caller's organization (or of
+ * `organizationId`), remembered under its request_id like any other.
+ */
+export async function idempotent<I extends DescMessage, O extends DescMessage>(
+  { orm }: Deps,
+  ctx: HandlerContext,
+  call: {
+    input: I;
+    output: O;
+    request: MessageShape<I> & { validateOnly: boolean };
+    requestId: string | undefined;
+    organizationId?: string;
+  },
+  work: (em: EntityManager) => Promise<MessageInitShape<O>>,
+): Promise<MessageShape<O>> {
+  const { input, output, request, requestId } = call;
+  const author = { ...authorOf(ctx), ...(call.organizationId === undefined ? {} : { organizationId: call.organizationId }) };
+  const key = requestId === undefined ? undefined : { method: ctx.method.name, requestId, hash: requestHash(input, request) };
+  return transaction(
+    orm,
+    author.organizationId,
+    async (em) => {
+      const [claim] = await claimRequests(em, author, [key]);
+      if (typeof claim === "object" && claim.kind === "refused") throw claim.error;
+      if (typeof claim === "object") {
+        ctx.responseHeader.set("idempotent-replay", "true");
+        return fromBinary(output, claim.answer);
+      }
+      const answer = create(output, await work(em));
+      if (key !== undefined) await rememberAnswers(em, author, [{ key, answer: toBinary(output, answer) }]);
+      return answer;
+    },
+    { validateOnly: request.validateOnly, signal: ctx.signal },
+  );
+}
