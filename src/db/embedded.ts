@@ -124,9 +124,10 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   await mkdir(resolve(options.directory), { recursive: true });
   const directory = await realpath(options.directory);
 
+  const user = await serverUser(join(directory, "postgres"));
+
   await using undo = new AsyncDisposableStack();
   undo.use(await lock(directory));
-  const user = await serverUser(join(directory, "postgres"));
   const home = await clusterHome(directory, user, system.state, log);
   // A copied DATA_DIR holds a link to the same cluster: that one is locked too.
   if (home !== directory) undo.use(await lock(home));
@@ -301,7 +302,14 @@ async function isAllowed(path: string, user: User, bits: number) {
 
 /** Makes a folder in which nobody but root can have put anything, and which the user may enter; or throws. */
 async function makeRootFolder(path: string, user: User) {
-  if ((await mkdir(path, { recursive: true })) !== undefined) await chmod(path, 0o755);
+  try {
+    if ((await mkdir(path, { recursive: true })) !== undefined) await chmod(path, 0o755);
+  } catch (cause) {
+    throw new EmbeddedPostgresError(
+      `${path} is needed, for user ${user.name} may not enter this checkout or DATA_DIR, and cannot be made: move them, or set DATABASE_URL`,
+      { cause },
+    );
+  }
   const real = await realpath(path);
   for (const folder of withAncestors(real)) {
     const { mode, uid } = await lstat(folder);
@@ -313,8 +321,8 @@ async function makeRootFolder(path: string, user: User) {
     }
   }
   const closed = await findClosedFolder(real, user);
-  if (closed !== undefined)
-    throw new EmbeddedPostgresError(`User ${user.name} may not enter ${closed}: chmod o+x ${closed}`);
+  if (closed === undefined) return;
+  throw new EmbeddedPostgresError(`User ${user.name} may not enter ${closed}: chmod o+x ${closed}`);
 }
 
 /** From `/` to the path itself. */
@@ -353,23 +361,18 @@ async function findBinaries(user: User | undefined, cache: string, log: (line: s
     major: version.split(".")[0] ?? version,
   });
 
-  const unlinked = await linkLibraries(native).then(
-    () => undefined,
-    (cause: unknown) => cause,
-  );
-  if (user === undefined) {
-    if (unlinked === undefined) return at(native);
-    throw new EmbeddedPostgresError(
-      `${name} lacks links to its libraries: run npm rebuild ${name}, or set DATABASE_URL`,
-      {
-        cause: unlinked,
-      },
-    );
+  let isLinked = true;
+  try {
+    await linkLibraries(native);
+  } catch (cause) {
+    isLinked = false; // a folder that cannot be written to: as root a copy helps
+    const help = `run npm rebuild ${name} as the owner of ${native}, or set DATABASE_URL`;
+    if (user === undefined) throw new EmbeddedPostgresError(`${name} lacks links to its libraries: ${help}`, { cause });
   }
-  const needed = ["bin/postgres", "bin/initdb", "lib", "share/postgresql"].map((path) => join(native, path));
-  const closed = await findClosedFolder(native, user);
-  if (unlinked === undefined && closed === undefined) {
-    const allowed = await Promise.all(needed.map((path) => isAllowed(path, user, 5)));
+  if (user === undefined) return at(native);
+  if (isLinked && (await findClosedFolder(native, user)) === undefined) {
+    const needed = ["bin/postgres", "bin/initdb", "lib", "share/postgresql"];
+    const allowed = await Promise.all(needed.map((path) => isAllowed(join(native, path), user, 5)));
     if (allowed.every(Boolean)) return at(native);
   }
 
@@ -461,8 +464,7 @@ async function clearPreviousServer(cluster: string, log: (line: string) => void)
     await endServer(pid, async () => !(await isServerOf(pid, cluster)));
   }
   const socketDir = lines[4];
-  if (socketDir !== undefined && basename(socketDir).startsWith(SOCKET_FOLDER_PREFIX))
-    await clearSocketFolder(socketDir);
+  if (socketDir && basename(socketDir).startsWith(SOCKET_FOLDER_PREFIX)) await clearSocketFolder(socketDir);
   for (const file of socketFiles(cluster)) await rm(file, { force: true });
   // PostgreSQL takes the file for a living server's if any process, or a zombie, has that pid now. Without the file it would
   // not look whether backends of a killed server still hold its shared memory. So: keep the file, put our pid in it, which
@@ -477,7 +479,8 @@ async function clearPreviousServer(cluster: string, log: (line: string) => void)
 async function isServerOf(pid: number, cluster: string): Promise<boolean> {
   if (!Number.isInteger(pid) || pid <= 1) return false;
   if (process.platform === "linux") {
-    const [cwd, folder] = await Promise.all([statIfThere(`/proc/${pid}/cwd`), stat(cluster)]);
+    // Not readable: another user's process, so not our server. Not there: gone, or a zombie.
+    const [cwd, folder] = await Promise.all([stat(`/proc/${pid}/cwd`).catch(() => undefined), stat(cluster)]);
     if (cwd === undefined || cwd.ino !== folder.ino || cwd.dev !== folder.dev) return false;
     return (await readIfThere(`/proc/${pid}/comm`))?.trim() === "postgres";
   }
