@@ -180,6 +180,39 @@ test.for(["of a process that is gone", "of this process", "of another process of
   },
 );
 
+test("a new server waits for what a killed one left at work on the data", { timeout: 60_000 }, async () => {
+  await using folder = await tempFolder();
+  const directory = folder.path;
+  const killed = await startEmbeddedPostgres({ directory, settings });
+  const client = new Client({
+    host: killed.socketDir,
+    port: killed.port,
+    user: killed.ownerUser,
+    database: "postgres",
+  });
+  client.on("error", () => {});
+  await client.connect();
+  const backend: number = (await client.query("select pg_backend_pid() as pid")).rows[0].pid;
+  process.kill(backend, "SIGSTOP");
+  try {
+    process.kill(killed.pid, "SIGKILL");
+    await killed.exited;
+    let isUp = false;
+    const starting = startEmbeddedPostgres({ directory, settings }).then((server) => {
+      isUp = true;
+      return server;
+    });
+    await sleep(1000);
+    expect(isUp).toBe(false);
+    process.kill(backend, "SIGCONT");
+    await using server = await starting;
+    expect(await query(server, "select 1 as one")).toEqual([{ one: 1 }]);
+  } finally {
+    if (isAlive(backend)) process.kill(backend, "SIGKILL");
+    await client.end().catch(() => {});
+  }
+});
+
 test("a postmaster.pid whose pid now is another folder's server leaves that one alone", {
   timeout: 60_000,
 }, async () => {

@@ -8,7 +8,6 @@
 //   DATA_DIR/postgres.log   the server's log since its start; postgres.log.1 is the one before
 
 import { execFile, spawn } from "node:child_process";
-import { constants } from "node:fs";
 import {
   access,
   chmod,
@@ -157,7 +156,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     port: String(PORT),
     listen_addresses: "",
   };
-  const server = await startServer(binaries.postgres, cluster, join(directory, "postgres.log"), all, user);
+  const server = await startServer(binaries.postgres, cluster, join(directory, "postgres.log"), all, user, log);
   log(`embedded PostgreSQL ${binaries.version} runs as process ${server.pid}, data in ${cluster}`);
 
   // The listener on the child holds the lock: if it were reachable only through what the caller keeps, the
@@ -465,15 +464,9 @@ async function clearPreviousServer(cluster: string, log: (line: string) => void)
   }
   const socketDir = lines[4];
   if (socketDir && basename(socketDir).startsWith(SOCKET_FOLDER_PREFIX)) await clearSocketFolder(socketDir);
-  for (const file of socketFiles(cluster)) await rm(file, { force: true });
-  // PostgreSQL takes the file for a living server's if any process, or a zombie, has that pid now. Without the file it would
-  // not look whether backends of a killed server still hold its shared memory. So: keep the file, put our pid in it, which
-  // is our child's parent and which it therefore takes for stale. No link is followed: the folder is another user's.
-  const file = await open(pidFile, constants.O_RDWR | constants.O_NOFOLLOW).catch(ignoreMissing);
-  if (file === undefined) return;
-  await using _ = file;
-  await file.truncate();
-  await file.write([process.pid, ...lines.slice(1)].join("\n"), 0);
+  // PostgreSQL takes these for a living server's if any process of its user, or a zombie, has that pid now. Whether backends
+  // of a killed server are still at work it sees without them: its shared memory is found by the folder's inode.
+  for (const file of [pidFile, ...socketFiles(cluster)]) await rm(file, { force: true });
 }
 
 async function isServerOf(pid: number, cluster: string): Promise<boolean> {
@@ -526,6 +519,7 @@ async function startServer(
   logFile: string,
   settings: Record<string, string>,
   user: User | undefined,
+  log: (line: string) => void,
 ) {
   const parameters = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   const startedAt = Date.now();
@@ -560,10 +554,13 @@ async function startServer(
     if (isReady && child.pid !== undefined) return { pid: child.pid, exited, stop };
     await stop();
     const tail = (await readFile(logFile, "utf8")).trimEnd().split("\n").slice(-20).join("\n");
-    // A server killed a moment ago: its backends are still ending.
-    if (/pre-existing shared memory block .* is still in use/.test(tail) && Date.now() - startedAt < START_LIMIT_MS) {
+    // A server killed a moment ago, whose backends are still ending; or one started a moment before its service was killed,
+    // which had not yet written its pid when we looked.
+    const isPassing = /pre-existing shared memory block .* still in use|lock file ".*" already exists/.test(tail);
+    if (isPassing && Date.now() - startedAt < START_LIMIT_MS) {
       await rename(logFile, `${logFile}.1`);
       await sleep(200);
+      await clearPreviousServer(cluster, log);
       continue;
     }
     why ??= isReady === undefined ? `not ready after ${START_LIMIT_MS / 1000} s` : "it ended";
