@@ -1,0 +1,33 @@
+// What the service knows about the call at hand, beside its message.
+import { type ContextValues, createContextKey } from "@connectrpc/connect";
+
+/** Who calls: one API key of one organization, with the scopes that it was given. */
+export interface Caller {
+  organizationId: string;
+  apiKeyId: string;
+  scopes: ReadonlySet<string>;
+}
+
+/** Set by the request gate before the body is read. */
+export interface CallContext {
+  caller: Caller;
+  /** `x-actor-id`: on whose behalf the caller acts. */
+  actor: string | undefined;
+  /** `x-source`: the system that the change came from. */
+  source: string | undefined;
+  /** Made here for each call: in its log lines, in INTERNAL errors and in the header `x-request-id`. Not the request_id of a request message. */
+  requestId: string;
+}
+
+/** Undefined for health and reflection, which need no key. */
+export const callContext = createContextKey<CallContext | undefined>(undefined, { description: "callContext" });
+
+/** Set for every call, open ones as well. */
+export const requestIdKey = createContextKey("", { description: "requestId" });
+
+/** The context of a call that passed the gate. Throws where there is none: an RPC was served without the gate. */
+export function callOf(values: ContextValues): CallContext {
+  const call = values.get(callContext);
+  if (call === undefined) throw new Error("the request gate did not run");
+  return call;
+}
