@@ -8,7 +8,7 @@ import { DomainError } from "../domain/errors.ts";
 export async function within<T>(promise: Promise<T>, timeoutMs: number, expired: () => Error): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const limit = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(expired()), timeoutMs);
+    timer = setTimeout(() => reject(expired()), Math.max(0, timeoutMs));
   });
   try {
     return await Promise.race([promise, limit]);

@@ -23,7 +23,8 @@ export function presentable(error: unknown, { method, requestId, log }: ErrorCon
     log.error({ ...where, error: describe(error) }, "call failed by a defect");
     return toConnectError(new DomainError("INTERNAL", "internal error", { request_id: requestId }));
   }
-  if (refusal.reason === "INTERNAL") return toConnectError(new DomainError("INTERNAL", refusal.message, { request_id: requestId }));
+  if (refusal.reason === "INTERNAL")
+    return toConnectError(new DomainError("INTERNAL", refusal.message, { request_id: requestId }));
   if (refusal.reason === "DATABASE_UNAVAILABLE" || refusal.reason === "COMMIT_UNKNOWN") {
     log.warn({ ...where, error: describe(refusal) }, "database unavailable");
   }

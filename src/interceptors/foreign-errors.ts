@@ -71,7 +71,8 @@ function unimplemented(text: string): DomainError {
 function malformed(text: string, request: DescMessage): DomainError {
   if (text === "decompression failed") return refusal("The request cannot be decompressed");
   if (text.startsWith("protocol error: incomplete envelope")) return refusal("The request ends within a message");
-  if (text.startsWith("protocol error: promised ")) return refusal("The request has not the length of its content-length");
+  if (text.startsWith("protocol error: promised "))
+    return refusal("The request has not the length of its content-length");
   return refusal(`The request is not a valid ${request.typeName}`);
 }
 
@@ -87,7 +88,11 @@ function refusal(message: string): DomainError {
 //   cannot decode enum entity.v1.EntityType from JSON: "person"
 // What stands before "from JSON" is a name of the contract, what stands behind it may hold anything.
 function jsonRefusal(text: string, request: DescMessage): DomainError | undefined {
-  const [, kind, name = "", detail = ""] = /^cannot decode (field|oneof|message|enum) ([\w.]+) from JSON:? (.*)$/s.exec(text) ?? [];
+  if (/^cannot decode (message )?[\w.]+ from JSON: maximum recursion depth of \d+ reached$/.test(text)) {
+    return refusal("The request is nested too deeply");
+  }
+  const [, kind, name = "", detail = ""] =
+    /^cannot decode (field|oneof|message|enum) ([\w.]+) from JSON:? (.*)$/s.exec(text) ?? [];
   switch (kind) {
     case "field":
       return fieldRefusal(request, name, detail);
@@ -142,10 +147,13 @@ function messageRefusal(request: DescMessage, typeName: string, detail: string):
   }
   const path = pathIn(request, typeName);
   if (path === "") {
-    return refusal(unknown === undefined ? `The request is not a valid ${request.typeName}` : "The request has a field that the contract does not have");
+    return refusal(
+      unknown === undefined
+        ? `The request is not a valid ${request.typeName}`
+        : "The request has a field that the contract does not have",
+    );
   }
   if (unknown !== undefined) return invalidField(path, "has a field that the contract does not have");
-  if (detail.startsWith("maximum recursion depth")) return invalidField(path, "is nested too deeply");
   return invalidField(path, `must be ${JSON_FORM[typeName] ?? "an object"}`);
 }
 
@@ -169,7 +177,10 @@ function expected(field: DescField): string {
 }
 
 function oneOf(type: DescEnum): string {
-  return `one of ${type.values.filter((value) => value.number !== 0).map((value) => value.name).join(", ")}`;
+  return `one of ${type.values
+    .filter((value) => value.number !== 0)
+    .map((value) => value.name)
+    .join(", ")}`;
 }
 
 const INT32 = "a whole number of 32 bits";

@@ -1,7 +1,7 @@
 // The library writes some errors without asking an interceptor: what it cannot decode, what is too large,
 // a bad timeout. Here each answer is read back as it leaves, and an error that is not ours is replaced.
 import { ConnectError } from "@connectrpc/connect";
-import { encodeEnvelope, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { encodeEnvelope, readAllBytes, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import {
   codeToHttpStatus,
   endStreamFlag,
@@ -13,6 +13,9 @@ import {
 import { findTrailerError, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { trailerFlag, trailerParse, trailerSerialize } from "@connectrpc/connect/protocol-grpc-web";
 import { compressionGzip } from "@connectrpc/connect-node";
+
+/** These are our own answers: no limit but the library's. */
+const MAX_BYTES = 0xffffffff;
 
 export type Protocol = "grpc" | "grpc-web" | "connect" | "connect-stream";
 
@@ -77,7 +80,7 @@ async function* eachEnvelope(
     }
     const data = envelope.subarray(5);
     const compressed = (flags & 1) === 1;
-    const plain = compressed ? await compressionGzip.decompress(new Uint8Array(data), 0xffffffff) : data;
+    const plain = compressed ? await compressionGzip.decompress(new Uint8Array(data), MAX_BYTES) : data;
     const rewritten = rewrite(plain);
     yield rewritten === plain ? envelope : encodeEnvelope(endFlag, rewritten);
   }
@@ -120,9 +123,11 @@ async function connectUnary(response: UniversalServerResponse, policy: ErrorPoli
 }
 
 async function readConnectError({ body }: UniversalServerResponse, header: Headers): Promise<ConnectError> {
-  const bytes = Buffer.concat(await Array.fromAsync(body ?? []));
+  const bytes = await readAllBytes(body ?? once(new Uint8Array()), MAX_BYTES);
   const plain =
-    header.get("content-encoding") === "gzip" ? await compressionGzip.decompress(new Uint8Array(bytes), 0xffffffff) : bytes;
+    header.get("content-encoding") === "gzip"
+      ? await compressionGzip.decompress(new Uint8Array(bytes), MAX_BYTES)
+      : bytes;
   return errorFromJsonBytes(plain, undefined, new ConnectError("unreadable error"));
 }
 

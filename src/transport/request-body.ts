@@ -1,5 +1,7 @@
 // Node's HTTP/2 has no time limit for a request's body: a stream whose body never ends would be held for ever.
+import type { ConnectError } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
+import { toConnectError } from "../errors.ts";
 import { abandon, within } from "../interceptors/deadline.ts";
 
 /** When the body must have arrived, in milliseconds of performance.now(). A gate may bring it forward. */
@@ -21,6 +23,7 @@ export async function* bodyWithin(body: AsyncIterable<Uint8Array>, limit: BodyLi
   }
 }
 
-function expired(): DomainError {
-  return new DomainError("DEADLINE_EXCEEDED", "The request did not arrive in time");
+/** Outside the interceptors the library takes a ConnectError only. */
+function expired(): ConnectError {
+  return toConnectError(new DomainError("DEADLINE_EXCEEDED", "The request did not arrive in time"));
 }
