@@ -1,5 +1,5 @@
 // What arrives at the port, well formed or not, and what leaves it.
-import { connect } from "node:http2";
+import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:http2";
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
@@ -315,6 +315,14 @@ describe("messages that are none", () => {
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
+  test("a body is not waited for beyond the caller's deadline", async () => {
+    const start = performance.now();
+    expect(await call(Buffer.of(0), { "grpc-timeout": "200m" }, { end: false })).toMatchObject({
+      reason: "DEADLINE_EXCEEDED",
+    });
+    expect(performance.now() - start).toBeLessThan(1_000);
+  });
+
   test("a request stream that goes quiet is given up", async () => {
     await using impatient = await startServer({ limits: { streamIdleTimeoutMs: 300 } });
     const answer = await withSession(impatient.url, (session) =>
@@ -451,7 +459,10 @@ describe("streams of responses", () => {
     expect(stopped).toBe(true);
   });
 
-  test("one that its caller does not read, then leaves, lets its handler go", async () => {
+  test.each([
+    ["cancels", (session: ClientHttp2Session, stream: ClientHttp2Stream) => (stream.close(8), session)],
+    ["hangs up", (session: ClientHttp2Session) => (session.destroy(), session)],
+  ])("one that its caller does not read lets its handler go when the caller %s", async (_, leave) => {
     let ended = false;
     await using own = await startServer({
       kinds: {
@@ -472,9 +483,10 @@ describe("streams of responses", () => {
     stream.pause();
     await sleep(200);
     expect(ended).toBe(false);
-    session.destroy();
+    leave(session, stream);
     await expect.poll(() => ended).toBe(true);
     await expect.poll(() => own.calls()[0]?.code).toBe("CANCELLED");
+    session.destroy();
   });
 });
 
