@@ -1,0 +1,109 @@
+// The last stop of every error on its way out: what leaves has our shape, what does not leave is in the log.
+import type { DescMethod } from "@bufbuild/protobuf";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { DomainError } from "../domain/errors.ts";
+import { reasonOf, toConnectError } from "../errors.ts";
+import { requestIdKey } from "./call.ts";
+import { abandon } from "./deadline.ts";
+import { foreignError } from "./foreign-errors.ts";
+
+export interface ErrorContext {
+  method: DescMethod;
+  requestId: string;
+  log: Logger;
+}
+
+/** Any error as it may leave: google.rpc.ErrorInfo of our domain, no value of the request. Logs a defect, and what made the database unavailable. */
+export function presentable(error: unknown, { method, requestId, log }: ErrorContext): ConnectError {
+  if (error instanceof ConnectError && reasonOf(error) !== undefined) return error;
+  const where = { requestId, method: `${method.parent.typeName}/${method.name}` };
+  const refusal = refusalOf(error, method);
+  if (refusal === undefined || (refusal === error && refusal.reason === "INTERNAL")) {
+    log.error({ ...where, error: describe(error) }, "call failed by a defect");
+    return toConnectError(new DomainError("INTERNAL", "internal error", { request_id: requestId }));
+  }
+  if (refusal.reason === "INTERNAL")
+    return toConnectError(new DomainError("INTERNAL", refusal.message, { request_id: requestId }));
+  if (refusal.reason === "DATABASE_UNAVAILABLE" || refusal.reason === "COMMIT_UNKNOWN") {
+    log.warn({ ...where, error: describe(refusal) }, "database unavailable");
+  }
+  return toConnectError(refusal);
+}
+
+function refusalOf(error: unknown, method: DescMethod): DomainError | undefined {
+  if (error instanceof DomainError) return error;
+  if (error instanceof ConnectError) return foreignError(error, method);
+  return isAbort(error) ? new DomainError("CANCELLED", "The caller went away before the answer") : undefined;
+}
+
+/** Outermost interceptor: covers handlers, rules, the reading of request streams and the writing of response streams. */
+export function errors({ log }: { log: Logger }): Interceptor {
+  return (next) => async (request) => {
+    const present = (error: unknown) => {
+      // What a handler throws after its call was aborted is the noise of its stopping, unless it is a refusal.
+      const cause = request.signal.aborted && !(error instanceof DomainError) ? request.signal.reason : error;
+      return presentable(cause, { method: request.method, requestId: request.contextValues.get(requestIdKey), log });
+    };
+    try {
+      const response = await next(request);
+      return response.stream ? { ...response, message: eachPresentable(response.message, present) } : response;
+    } catch (error) {
+      throw present(error);
+    }
+  };
+}
+
+async function* eachPresentable<T>(source: AsyncIterable<T>, present: (error: unknown) => ConnectError) {
+  const iterator = source[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const item = await iterator.next();
+      if (item.done === true) return;
+      yield item.value;
+    }
+  } catch (error) {
+    throw present(error);
+  } finally {
+    abandon(iterator);
+  }
+}
+
+function isAbort(error: unknown): boolean {
+  return error instanceof Error && (error.name === "AbortError" || error.name === "TimeoutError");
+}
+
+interface Description {
+  name: string;
+  code?: string;
+  constraint?: string;
+  frames: string[];
+  cause?: Description;
+}
+
+/**
+ * What the log may know of an error: its class, where it was thrown, SQLSTATE or errno, the constraint. Never
+ * its message, detail or parameters: those of the database, of JSON and of decoders quote values.
+ */
+export function describe(error: unknown, depth = 3): Description {
+  if (!(error instanceof Error)) return { name: typeof error, frames: [] };
+  const { code, constraint } = error as { code?: unknown; constraint?: unknown };
+  const description: Description = { name: error.constructor.name, frames: framesOf(error) };
+  if (typeof code === "string" && /^[A-Z0-9_]{1,40}$/.test(code)) description.code = code;
+  if (typeof constraint === "string" && /^[\w.]{1,63}$/.test(constraint)) description.constraint = constraint;
+  if (error.cause !== undefined && depth > 1) description.cause = describe(error.cause, depth - 1);
+  return description;
+}
+
+function framesOf(error: Error): string[] {
+  const stack = error.stack ?? "";
+  // The stack begins with the message, which may itself hold lines that look like frames.
+  const end = stack.indexOf(error.message);
+  if (end === -1) return [];
+  return stack
+    .slice(end + error.message.length)
+    .split("\n")
+    .filter((line) => /^\s+at .+:\d+:\d+\)?$/.test(line))
+    .slice(0, 10)
+    .map((line) => line.trim());
+}

@@ -1,0 +1,88 @@
+// One log line and the metrics of each call, those that never reached an interceptor included. Nothing of
+// the request is in them: no message, no header but the ids that tie the line to its caller and its trace.
+import type { ContextValues } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
+import { callContext, requestIdKey } from "./call.ts";
+
+/** How a call ended: "OK" or the gRPC name of its code, and the reason of ErrorInfo where there is one. */
+export interface Outcome {
+  code: string;
+  reason?: string | undefined;
+}
+
+export interface CallStart {
+  /** "entity.v1.EntityService/GetEntity", or undefined for a path that is no RPC. */
+  method: string | undefined;
+  protocol: string;
+  traceparent: string | undefined;
+  values: ContextValues;
+}
+
+export interface Telemetry {
+  /** Counts the call; the returned function is called once, when it has ended. */
+  begin(call: CallStart): (outcome: Outcome) => void;
+  /** The metrics in Prometheus' text format. */
+  metrics(): Promise<{ contentType: string; body: string }>;
+}
+
+const WARNINGS = new Set(["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"]);
+const FAILURES = new Set(["INTERNAL", "UNKNOWN", "DATA_LOSS"]);
+
+/** Version 00 and later ones; an id of zeros is invalid (W3C Trace Context, 3.2.2). */
+const TRACEPARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-|$)/;
+
+export function telemetry({ log }: { log: Logger }): Telemetry {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const duration = new Histogram({
+    name: "entity_service_rpc_duration_seconds",
+    help: "Time from the headers of a call to the end of its answer",
+    labelNames: ["method", "code"],
+    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    registers: [registry],
+  });
+  const inFlight = new Gauge({
+    name: "entity_service_rpc_in_flight",
+    help: "Calls that have begun and not ended",
+    registers: [registry],
+  });
+  const errors = new Counter({
+    name: "entity_service_rpc_errors_total",
+    help: "Calls that ended with an error",
+    labelNames: ["method", "reason"],
+    registers: [registry],
+  });
+
+  return {
+    begin({ method = "unknown", protocol, traceparent, values }) {
+      const start = performance.now();
+      inFlight.inc();
+      return ({ code, reason }) => {
+        const durationMs = performance.now() - start;
+        inFlight.dec();
+        duration.observe({ method, code }, durationMs / 1000);
+        if (code !== "OK") errors.inc({ method, reason: reason ?? code });
+        const level = FAILURES.has(code) ? "error" : WARNINGS.has(code) ? "warn" : "info";
+        const caller = values.get(callContext)?.caller;
+        log[level](
+          {
+            method,
+            protocol,
+            code,
+            reason,
+            durationMs: Math.round(durationMs * 100) / 100,
+            organizationId: caller?.organizationId,
+            apiKeyId: caller?.apiKeyId,
+            requestId: values.get(requestIdKey),
+            traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
+          },
+          "call",
+        );
+      };
+    },
+    async metrics() {
+      return { contentType: registry.contentType, body: await registry.metrics() };
+    },
+  };
+}

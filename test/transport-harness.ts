@@ -1,0 +1,265 @@
+// A server of the transport alone: real descriptors, handlers of one line, real sockets.
+import { create, createFileRegistry, type DescService, setExtension } from "@bufbuild/protobuf";
+import {
+  FieldDescriptorProto_Label as Label,
+  FieldDescriptorProto_Type as Type,
+  FileDescriptorProtoSchema,
+  MethodOptionsSchema,
+} from "@bufbuild/protobuf/wkt";
+import { connect, type ClientHttp2Session, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
+import { createConnection } from "node:net";
+import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
+import type { HandlerContext } from "@connectrpc/connect";
+import { ErrorInfoSchema, BadRequestSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
+import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
+import { pino } from "pino";
+import type { Caller } from "../src/interceptors/call.ts";
+import { createAdapter, type AdapterOptions } from "../src/transport/adapter.ts";
+import { createReadiness } from "../src/transport/health.ts";
+import { listen, type ListenOptions } from "../src/transport/listener.ts";
+
+export const KEY = "test-key-of-all-scopes-0123456789";
+export const READ_KEY = "test-key-that-reads-0123456789";
+
+const caller = (...scopes: string[]): Caller => ({
+  organizationId: "org-1",
+  apiKeyId: "key-1",
+  scopes: new Set(scopes),
+});
+const ALL = ["entities:read", "entities:write", "external_ids:change", "operator"];
+
+/** One field of each kind that the contract of the day lacks, and a server stream. */
+export const Kinds = kindsService();
+
+function kindsService(): DescService {
+  const field = (name: string, number: number, type: Type, label = Label.OPTIONAL) => ({
+    name,
+    number,
+    type,
+    label,
+    jsonName: name,
+  });
+  const options = create(MethodOptionsSchema);
+  setExtension(options, required_scope, "entities:read");
+  const method = { inputType: ".kinds.v1.Kinds", outputType: ".kinds.v1.Kinds", options };
+  const file = create(FileDescriptorProtoSchema, {
+    name: "kinds/v1/kinds.proto",
+    package: "kinds.v1",
+    syntax: "proto3",
+    messageType: [
+      {
+        name: "Kinds",
+        field: [
+          field("big", 1, Type.INT64),
+          field("raw", 2, Type.BYTES),
+          field("real", 3, Type.DOUBLE),
+          field("yes", 4, Type.BOOL),
+          field("texts", 5, Type.STRING, Label.REPEATED),
+          field("unsigned", 6, Type.UINT64),
+        ],
+      },
+    ],
+    service: [
+      {
+        name: "KindsService",
+        method: [
+          { name: "Echo", ...method },
+          { name: "Repeat", ...method, serverStreaming: true },
+          { name: "Closed", inputType: method.inputType, outputType: method.outputType },
+        ],
+      },
+    ],
+  });
+  const service = createFileRegistry(file, () => undefined).getService("kinds.v1.KindsService");
+  if (service === undefined) throw new Error("no service");
+  return service;
+}
+
+export type Handlers = Record<string, (request: never, context: HandlerContext) => unknown>;
+
+interface ServerOptions {
+  handlers?: Handlers;
+  kinds?: Handlers;
+  endless?: AdapterOptions["endless"];
+  limits?: Partial<AdapterOptions["limits"]>;
+  findCaller?: AdapterOptions["findCaller"];
+  tls?: ListenOptions["tls"];
+  listener?: Partial<ListenOptions>;
+}
+
+export async function startServer(options: ServerOptions = {}) {
+  const lines: string[] = [];
+  const log = pino({ level: "trace" }, { write: (line: string) => void lines.push(line) });
+  const lookups: string[] = [];
+  const readiness = createReadiness();
+  readiness.set(true);
+  const shutdown = new AbortController();
+  const request = createAdapter({
+    services(router) {
+      router.service(EntityService, {
+        getEntity: () => ({ entity: { id: "1", name: "answer" } }),
+        listEntities: () => ({}),
+        createEntity: () => ({ entity: { id: "2" } }),
+        updateEntity: () => ({}),
+        batchGetEntities: () => ({}),
+        async *importEntities(requests: AsyncIterable<unknown>) {
+          for await (const _ of requests) yield { results: [{}] };
+        },
+        ...options.handlers,
+      } as never);
+      router.service(Kinds, {
+        echo: () => ({}),
+        async *repeat() {
+          yield {};
+        },
+        closed: () => ({}),
+        ...options.kinds,
+      } as never);
+    },
+    findCaller: async (secret) => {
+      lookups.push(secret);
+      if (options.findCaller) return options.findCaller(secret);
+      return secret === KEY ? caller(...ALL) : secret === READ_KEY ? caller("entities:read") : null;
+    },
+    readiness,
+    shutdownSignal: shutdown.signal,
+    endless: options.endless ?? [],
+    large: [EntityService.method.batchGetEntities, EntityService.method.importEntities],
+    limits: {
+      maxInFlight: 64,
+      maxMessageBytes: 64 * 1024,
+      maxBatchMessageBytes: 256 * 1024,
+      defaultTimeoutMs: 5_000,
+      maxTimeoutMs: 60_000,
+      bodyTimeoutMs: 5_000,
+      streamIdleTimeoutMs: 5_000,
+      ...options.limits,
+    },
+    log,
+  });
+  const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, request, log, ...options.listener });
+  return {
+    port: listener.port,
+    url: `${options.tls ? "https" : "http"}://127.0.0.1:${listener.port}`,
+    drain: listener.drain,
+    readiness,
+    shutdown,
+    lookups,
+    lines,
+    calls: () => lines.map((line) => JSON.parse(line)).filter((line) => line.msg === "call"),
+    [Symbol.asyncDispose]: () => listener[Symbol.asyncDispose](),
+  };
+}
+
+export type TestServer = Awaited<ReturnType<typeof startServer>>;
+
+export interface Answer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  trailers: IncomingHttpHeaders;
+  body: Buffer;
+}
+
+/** One HTTP/2 request of raw bytes. `end: false` leaves the request open, as a body that never ends. */
+export function h2Call(
+  session: ClientHttp2Session,
+  headers: OutgoingHttpHeaders,
+  body: Uint8Array = new Uint8Array(),
+  { end = true } = {},
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const stream = session.request(
+      { ":method": "POST", authorization: `Bearer ${KEY}`, ...headers },
+      { endStream: false },
+    );
+    const answer: Answer = { status: 0, headers: {}, trailers: {}, body: Buffer.alloc(0) };
+    stream.on("response", (received) => {
+      answer.headers = received;
+      answer.status = Number(received[":status"]);
+    });
+    stream.on("trailers", (received) => {
+      answer.trailers = received;
+    });
+    stream.on("data", (chunk: Buffer) => {
+      answer.body = Buffer.concat([answer.body, chunk]);
+    });
+    stream.on("error", reject);
+    stream.on("end", () => {
+      resolve(answer);
+      stream.close();
+    });
+    if (body.length > 0) stream.write(body);
+    if (end) stream.end();
+  });
+}
+
+export async function withSession<T>(url: string, use: (session: ClientHttp2Session) => Promise<T>): Promise<T> {
+  const session = connect(url, { rejectUnauthorized: false });
+  session.on("error", () => {});
+  try {
+    return await use(session);
+  } finally {
+    session.destroy();
+  }
+}
+
+/** Raw bytes to the port; resolves with everything that came back until the connection closed or went quiet. */
+export function rawCall(port: number, bytes: string | Buffer, quietMs = 300): Promise<string> {
+  return new Promise((resolve) => {
+    let received = "";
+    const socket = createConnection(port, "127.0.0.1", () => socket.write(bytes));
+    const done = () => {
+      socket.destroy();
+      resolve(received);
+    };
+    socket.setTimeout(quietMs, done);
+    socket.on("data", (chunk) => {
+      received += chunk.toString("latin1");
+    });
+    socket.on("close", done);
+    socket.on("error", done);
+  });
+}
+
+export function envelope(data: Uint8Array, flags = 0, length = data.length): Buffer {
+  const head = Buffer.alloc(5);
+  head.writeUInt8(flags, 0);
+  head.writeUInt32BE(length >>> 0, 1);
+  return Buffer.concat([head, data]);
+}
+
+export interface Refusal {
+  code: number;
+  message: string;
+  reason: string | undefined;
+  domain: string | undefined;
+  metadata: Record<string, string>;
+  fields: string[];
+}
+
+/** The error of a gRPC answer. Throws where there is none. */
+export function grpcRefusal(answer: Answer): Refusal {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries({ ...answer.headers, ...answer.trailers })) {
+    if (!name.startsWith(":")) headers.set(name, String(value));
+  }
+  const error = findTrailerError(headers);
+  if (error === undefined) throw new Error("the call succeeded");
+  return refusalOf(error);
+}
+
+export function refusalOf(error: import("@connectrpc/connect").ConnectError): Refusal {
+  const [info] = error.findDetails(ErrorInfoSchema);
+  const fields = error
+    .findDetails(BadRequestSchema)
+    .flatMap((detail) => detail.fieldViolations.map((each) => each.field));
+  return {
+    code: error.code,
+    message: error.rawMessage,
+    reason: info?.reason,
+    domain: info?.domain,
+    metadata: info?.metadata ?? {},
+    fields,
+  };
+}

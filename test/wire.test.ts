@@ -1,0 +1,615 @@
+// What arrives at the port, well formed or not, and what leaves it.
+import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:http2";
+import { createConnection } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { gzipSync } from "node:zlib";
+import { fromBinary, toBinary, create } from "@bufbuild/protobuf";
+import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import * as grpc from "@grpc/grpc-js";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  BatchGetEntitiesRequestSchema,
+  EntityService,
+  GetEntityRequestSchema,
+  GetEntityResponseSchema,
+} from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import {
+  envelope,
+  grpcRefusal,
+  h2Call,
+  KEY,
+  Kinds,
+  rawCall,
+  refusalOf,
+  startServer,
+  type TestServer,
+  withSession,
+} from "./transport-harness.ts";
+
+const GET = "/entity.v1.EntityService/GetEntity";
+const GRPC = { ":path": GET, "content-type": "application/grpc", te: "trailers" };
+const request = toBinary(
+  GetEntityRequestSchema,
+  create(GetEntityRequestSchema, { lookup: { by: { case: "entityId", value: "1" } } }),
+);
+
+let server: TestServer;
+beforeAll(async () => {
+  server = await startServer();
+});
+afterAll(() => server[Symbol.asyncDispose]());
+
+const transports: Record<string, (url: string) => Transport> = {
+  "gRPC over HTTP/2": (baseUrl) => createGrpcTransport({ baseUrl }),
+  "Connect over HTTP/1.1": (baseUrl) => createConnectTransport({ baseUrl, httpVersion: "1.1" }),
+  "Connect over HTTP/2": (baseUrl) => createConnectTransport({ baseUrl, httpVersion: "2" }),
+  "Connect with JSON": (baseUrl) => createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: false }),
+  "gRPC-Web over HTTP/1.1": (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: "1.1" }),
+  "gRPC-Web over HTTP/2": (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: "2" }),
+};
+const headers = { authorization: `Bearer ${KEY}` };
+
+async function alive(): Promise<void> {
+  const client = createClient(EntityService, createGrpcTransport({ baseUrl: server.url }));
+  expect((await client.getEntity({}, { headers })).entity?.name).toBe("answer");
+}
+
+describe("one port for every protocol", () => {
+  test.each(Object.entries(transports))("%s", async (_, transport) => {
+    const client = createClient(EntityService, transport(server.url));
+    const { entity } = await client.getEntity({ lookup: { by: { case: "entityId", value: "1" } } }, { headers });
+    expect(entity?.name).toBe("answer");
+  });
+
+  test.each(Object.entries(transports))(
+    "%s: a refusal has the reason, the domain and the field",
+    async (_, transport) => {
+      const client = createClient(EntityService, transport(server.url));
+      const error = await client
+        .getEntity({}, { headers: { ...headers, "x-actor-id": "a\u00e9" } })
+        .catch(ConnectError.from);
+      expect(refusalOf(error as ConnectError)).toMatchObject({
+        code: Code.InvalidArgument,
+        reason: "VALIDATION_ERROR",
+        domain: "entity.v1",
+        metadata: { field: "x-actor-id" },
+        fields: ["x-actor-id"],
+      });
+    },
+  );
+
+  test.each(["gRPC over HTTP/2", "Connect over HTTP/2", "gRPC-Web over HTTP/2"])("%s: streams", async (name) => {
+    const client = createClient(EntityService, (transports[name] as (url: string) => Transport)(server.url));
+    const rows = async function* () {
+      yield { reason: "a" };
+      yield { reason: "b" };
+    };
+    let answers = 0;
+    for await (const _ of client.importEntities(rows(), { headers })) answers += 1;
+    expect(answers).toBe(2);
+  });
+
+  test("the gRPC client of Google", async () => {
+    const client = new grpc.Client(`127.0.0.1:${server.port}`, grpc.credentials.createInsecure());
+    const metadata = new grpc.Metadata();
+    metadata.set("authorization", `Bearer ${KEY}`);
+    const name = await new Promise((resolve, reject) => {
+      client.makeUnaryRequest(
+        GET,
+        (bytes: Buffer) => bytes,
+        (bytes: Buffer) => fromBinary(GetEntityResponseSchema, bytes),
+        Buffer.from(request),
+        metadata,
+        (error, response) => (error ? reject(error) : resolve(response?.entity?.name)),
+      );
+    });
+    client.close();
+    expect(name).toBe("answer");
+  });
+
+  test("the preface of HTTP/2 byte by byte", async () => {
+    const socket = createConnection(server.port, "127.0.0.1");
+    const received: Buffer[] = [];
+    socket.on("data", (chunk) => received.push(chunk));
+    socket.setNoDelay(true);
+    for (const byte of Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", "latin1")) {
+      socket.write(Buffer.of(byte));
+      await sleep(2);
+    }
+    await expect.poll(() => Buffer.concat(received)[3]).toBe(4); // a SETTINGS frame
+    socket.destroy();
+  });
+
+  test("HTTP/1.1 byte by byte, with a method that begins as the preface does", async () => {
+    const socket = createConnection(server.port, "127.0.0.1");
+    let received = "";
+    socket.on("data", (chunk) => {
+      received += chunk;
+    });
+    socket.setNoDelay(true);
+    for (const byte of Buffer.from("PUT /x HTTP/1.1\r\nhost: a\r\n\r\n")) {
+      socket.write(Buffer.of(byte));
+      await sleep(2);
+    }
+    await expect.poll(() => received).toMatch(/^HTTP\/1.1 404 /);
+    socket.destroy();
+  });
+
+  test("a connection that says nothing is closed", async () => {
+    await using quick = await startServer({ listener: { headersTimeoutMs: 200 } });
+    const start = performance.now();
+    await rawCall(quick.port, "PRI * HT", 3_000);
+    expect(performance.now() - start).toBeLessThan(1_500);
+    await rawCall(quick.port, "POST /x HTTP/1.1\r\nhost: a\r\nx-slow: ", 3_000);
+    expect(performance.now() - start).toBeLessThan(3_000);
+  });
+
+  test("an HTTP/2 connection that the caller closes is let go", async () => {
+    await using own = await startServer();
+    const session = connect(own.url);
+    await h2Call(session, GRPC, envelope(request));
+    session.close();
+    const start = performance.now();
+    await own.drain(3_000);
+    expect(performance.now() - start).toBeLessThan(1_000);
+  });
+});
+
+describe("malformed HTTP", () => {
+  test.each(["[", "a:b", "x:99999"])(":authority %s is refused with 400", async (authority) => {
+    const answer = await withSession(server.url, (session) =>
+      h2Call(session, { ...GRPC, ":authority": authority }, envelope(request)),
+    );
+    expect(answer.status).toBe(400);
+    await alive();
+  });
+
+  test.each([
+    [
+      "HTTP/1.0 without Host",
+      "POST /entity.v1.EntityService/GetEntity HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    ],
+    [
+      "HTTP/1.1 without Host",
+      "POST /entity.v1.EntityService/GetEntity HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    ],
+    [
+      "an empty Host",
+      "POST /entity.v1.EntityService/GetEntity HTTP/1.1\r\nhost: \r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    ],
+    [
+      "Host [",
+      "POST /entity.v1.EntityService/GetEntity HTTP/1.1\r\nhost: [\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    ],
+  ])("%s is refused with 400", async (_, bytes) => {
+    expect(await rawCall(server.port, bytes)).toMatch(/^HTTP\/1\.1 400 /);
+    await alive();
+  });
+
+  test("an unknown RPC is 404, which gRPC clients read as UNIMPLEMENTED", async () => {
+    await withSession(server.url, async (session) => {
+      expect(
+        (await h2Call(session, { ...GRPC, ":path": "/entity.v1.EntityService/Juan" }, envelope(request))).status,
+      ).toBe(404);
+      expect(
+        (await h2Call(session, { ...GRPC, ":path": "//entity.v1.EntityService/GetEntity" }, envelope(request))).status,
+      ).toBe(404);
+    });
+  });
+
+  test("another content type is 415", async () => {
+    const answer = await withSession(server.url, (session) =>
+      h2Call(session, { ...GRPC, "content-type": "text/plain" }, envelope(request)),
+    );
+    expect(answer.status).toBe(415);
+  });
+
+  test("no RPC is served by GET: the request would stand in the URL", async () => {
+    const path = `${GET}?encoding=json&message=%7B%7D&connect=v1`;
+    const answer = await withSession(server.url, (session) => h2Call(session, { ":path": path, ":method": "GET" }));
+    expect(answer.status).toBe(405);
+    expect(
+      (await withSession(server.url, (session) => h2Call(session, { ":path": "/", ":method": "GET" }))).status,
+    ).toBe(404);
+  });
+
+  test("a header of 16 KiB is refused and the process lives", async () => {
+    const header = "x".repeat(16 * 1024);
+    const outcome = await withSession(server.url, (session) =>
+      h2Call(session, { ...GRPC, "x-long": header }, envelope(request)).then(
+        (answer) => answer.status,
+        () => "reset",
+      ),
+    );
+    expect(outcome).toBe(431);
+    expect(await rawCall(server.port, `POST ${GET} HTTP/1.1\r\nhost: a\r\nx-long: ${header}\r\n\r\n`)).toMatch(
+      /^HTTP\/1\.1 431 /,
+    );
+    await alive();
+  });
+
+  test("binary metadata that is not base64 is refused", async () => {
+    const answer = await withSession(server.url, (session) =>
+      h2Call(session, { ...GRPC, "x-juan-bin": "%%%" }, envelope(request)),
+    );
+    expect(grpcRefusal(answer)).toMatchObject({ code: Code.InvalidArgument, reason: "VALIDATION_ERROR" });
+  });
+});
+
+describe("messages that are none", () => {
+  const call = (body: Uint8Array, more: Record<string, string> = {}, options = {}) =>
+    withSession(server.url, async (session) => grpcRefusal(await h2Call(session, { ...GRPC, ...more }, body, options)));
+
+  test.each([
+    ["a length prefix of 4 GiB", envelope(new Uint8Array(), 0, 0xffffffff)],
+    ["a length prefix over the limit", envelope(new Uint8Array(), 0, 64 * 1024 + 1)],
+  ])("%s is answered without waiting for the body", async (_, body) => {
+    const start = performance.now();
+    expect(await call(body, {}, { end: false })).toMatchObject({
+      code: Code.ResourceExhausted,
+      reason: "MESSAGE_TOO_LARGE",
+      metadata: { limit_bytes: "65536" },
+    });
+    expect(performance.now() - start).toBeLessThan(1_000);
+  });
+
+  test("batches may be larger", async () => {
+    const path = { ":path": "/entity.v1.EntityService/BatchGetEntities" };
+    const lookups = [{ by: { case: "externalId" as const, value: "x".repeat(100_000) } }];
+    const batch = toBinary(BatchGetEntitiesRequestSchema, create(BatchGetEntitiesRequestSchema, { lookups }));
+    const answer = await withSession(server.url, (session) => h2Call(session, { ...GRPC, ...path }, envelope(batch)));
+    expect(answer.trailers["grpc-status"]).toBe("0");
+    expect(await call(envelope(new Uint8Array(), 0, 262_145), path)).toMatchObject({
+      metadata: { limit_bytes: "262144" },
+    });
+  });
+
+  test("gzip that grows over the limit", async () => {
+    const body = envelope(gzipSync(Buffer.alloc(200_000)), 1);
+    expect(await call(body, { "grpc-encoding": "gzip" })).toMatchObject({
+      reason: "MESSAGE_TOO_LARGE",
+      metadata: { limit_bytes: "65536" },
+    });
+  });
+
+  test.each([
+    ["prefix 9, body 2", envelope(Buffer.from("ab"), 0, 9), {}, Code.InvalidArgument, "VALIDATION_ERROR"],
+    ["flagged as compressed without an encoding", envelope(request, 1), {}, Code.Internal, "INTERNAL"],
+    [
+      "broken gzip",
+      envelope(Buffer.from("Juan Perez"), 1),
+      { "grpc-encoding": "gzip" },
+      Code.InvalidArgument,
+      "VALIDATION_ERROR",
+    ],
+    ["zstd", envelope(request, 1), { "grpc-encoding": "zstd" }, Code.Unimplemented, "UNIMPLEMENTED"],
+    ["two messages", Buffer.concat([envelope(request), envelope(request)]), {}, Code.Unimplemented, "UNIMPLEMENTED"],
+    ["no message", new Uint8Array(), {}, Code.Unimplemented, "UNIMPLEMENTED"],
+  ])("%s", async (_, body, more, code, reason) => {
+    expect(await call(body, more as Record<string, string>)).toMatchObject({ code, reason, domain: "entity.v1" });
+  });
+
+  test("gzip is served", async () => {
+    const answer = await withSession(server.url, (session) =>
+      h2Call(session, { ...GRPC, "grpc-encoding": "gzip" }, envelope(gzipSync(request), 1)),
+    );
+    expect(answer.trailers["grpc-status"]).toBe("0");
+  });
+
+  test.each([
+    ["gRPC", { ...GRPC }],
+    ["Connect", { ":path": GET, "content-type": "application/json" }],
+  ])("a %s body that never ends is given up", async (_, head) => {
+    await using impatient = await startServer({ limits: { bodyTimeoutMs: 300 } });
+    const start = performance.now();
+    const answer = await withSession(impatient.url, (session) => h2Call(session, head, Buffer.of(0), { end: false }));
+    expect(performance.now() - start).toBeLessThan(1_500);
+    if (head["content-type"] === "application/grpc") {
+      expect(grpcRefusal(answer)).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
+    } else {
+      expect(JSON.parse(answer.body.toString())).toMatchObject({ code: "deadline_exceeded" });
+      expect(answer.status).toBe(504);
+    }
+    await impatient.drain(3_000);
+    expect(performance.now() - start).toBeLessThan(2_500);
+  });
+
+  test("a body is not waited for beyond the caller's deadline", async () => {
+    const start = performance.now();
+    expect(await call(Buffer.of(0), { "grpc-timeout": "200m" }, { end: false })).toMatchObject({
+      reason: "DEADLINE_EXCEEDED",
+    });
+    expect(performance.now() - start).toBeLessThan(1_000);
+  });
+
+  test("a request stream that goes quiet is given up", async () => {
+    await using impatient = await startServer({ limits: { streamIdleTimeoutMs: 300 } });
+    const answer = await withSession(impatient.url, (session) =>
+      h2Call(session, { ...GRPC, ":path": "/entity.v1.EntityService/ImportEntities" }, envelope(new Uint8Array()), {
+        end: false,
+      }),
+    );
+    expect(grpcRefusal(answer)).toMatchObject({ reason: "DEADLINE_EXCEEDED" });
+  });
+});
+
+describe("deadlines", () => {
+  const call = (timeout: string) =>
+    withSession(server.url, async (session) =>
+      grpcRefusal(await h2Call(session, { ...GRPC, "grpc-timeout": timeout }, envelope(request))),
+    );
+
+  test.each(["600H", "99999999H"])("grpc-timeout %s is over the maximum", async (timeout) => {
+    expect(await call(timeout)).toMatchObject({
+      code: Code.InvalidArgument,
+      reason: "VALIDATION_ERROR",
+      metadata: { limit: "60000" },
+    });
+  });
+
+  test.each(["abc", "-1S", "1", "999999999S"])("grpc-timeout %s is none", async (timeout) => {
+    expect(await call(timeout)).toMatchObject({
+      code: Code.InvalidArgument,
+      reason: "VALIDATION_ERROR",
+      metadata: { field: "grpc-timeout" },
+    });
+  });
+
+  test("connect-timeout-ms that is no number", async () => {
+    const head = { ":path": GET, "content-type": "application/json", "connect-timeout-ms": "Juan" };
+    const answer = await withSession(server.url, (session) => h2Call(session, head, Buffer.from("{}")));
+    expect(answer.status).toBe(400);
+    expect(answer.body.toString()).toContain("connect-timeout-ms");
+    expect(answer.body.toString()).not.toContain("Juan");
+  });
+
+  test("a deadline that has passed spares the handler", async () => {
+    let ran = false;
+    await using own = await startServer({ handlers: { getEntity: () => ((ran = true), {}) } });
+    const answer = await withSession(own.url, (session) =>
+      h2Call(session, { ...GRPC, "grpc-timeout": "0S" }, envelope(request)),
+    );
+    expect(grpcRefusal(answer)).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
+    expect(ran).toBe(false);
+  });
+
+  test.each([
+    ["the caller's", { "grpc-timeout": "200m" }, 5_000],
+    ["the default", {}, 200],
+  ])("a slow handler is answered for by the deadline, %s, and told to stop", async (_, more, defaultTimeoutMs) => {
+    let signal: AbortSignal | undefined;
+    await using own = await startServer({
+      limits: { defaultTimeoutMs },
+      handlers: { getEntity: async (_: never, context) => ((signal = context.signal), await sleep(1_500), {}) },
+    });
+    const start = performance.now();
+    const answer = await withSession(own.url, (session) => h2Call(session, { ...GRPC, ...more }, envelope(request)));
+    expect(grpcRefusal(answer)).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
+    expect(performance.now() - start).toBeLessThan(900);
+    expect(signal?.aborted).toBe(true);
+  });
+
+  test("a stream has the deadline that its caller names, and no other", async () => {
+    let signal: AbortSignal | undefined;
+    await using own = await startServer({
+      limits: { defaultTimeoutMs: 100 },
+      handlers: {
+        async *importEntities(_: never, context: HandlerContextLike) {
+          signal = context.signal;
+          yield {};
+          await sleep(1_500);
+          yield {};
+        },
+      } as never,
+    });
+    const head = { ...GRPC, ":path": "/entity.v1.EntityService/ImportEntities" };
+    const short = await withSession(own.url, (session) => h2Call(session, { ...head, "grpc-timeout": "300m" }));
+    expect(grpcRefusal(short)).toMatchObject({ reason: "DEADLINE_EXCEEDED" });
+    expect(signal?.aborted).toBe(true);
+    const long = await withSession(own.url, (session) => h2Call(session, head));
+    expect(long.trailers["grpc-status"]).toBe("0");
+  });
+
+  test("a caller who leaves aborts the handler", async () => {
+    let signal: AbortSignal | undefined;
+    await using own = await startServer({
+      handlers: { getEntity: async (_: never, context) => ((signal = context.signal), await sleep(400), {}) },
+    });
+    await withSession(own.url, async (session) => {
+      const stream = session.request({ ":method": "POST", ...GRPC, authorization: `Bearer ${KEY}` });
+      stream.on("error", () => {});
+      stream.end(envelope(request));
+      await expect.poll(() => signal).toBeDefined();
+      stream.close(8);
+      await expect.poll(() => signal?.aborted).toBe(true);
+    });
+    await expect.poll(() => own.calls()[0]).toMatchObject({ code: "CANCELLED", level: 30 });
+  });
+});
+
+describe("streams of responses", () => {
+  const repeat = { ...GRPC, ":path": "/kinds.v1.KindsService/Repeat" };
+
+  test("one without an end is ended by the shutdown, with a word", async () => {
+    const endless = Kinds.methods.filter((method) => method.name === "Repeat");
+    let stopped = false;
+    await using own = await startServer({
+      endless,
+      kinds: {
+        async *repeat(_: never, context) {
+          context.signal.addEventListener("abort", () => {
+            stopped = true;
+          });
+          yield {};
+          await sleep(3_000);
+        },
+      },
+    });
+    await withSession(own.url, async (session) => {
+      const answer = h2Call(session, repeat, envelope(new Uint8Array()));
+      await sleep(100);
+      own.shutdown.abort();
+      expect(grpcRefusal(await answer)).toMatchObject({
+        code: Code.Unavailable,
+        reason: "DATABASE_UNAVAILABLE",
+        message: "The service is shutting down: retry",
+      });
+    });
+    expect(stopped).toBe(true);
+  });
+
+  test.each([
+    ["cancels", (session: ClientHttp2Session, stream: ClientHttp2Stream) => (stream.close(8), session)],
+    ["hangs up", (session: ClientHttp2Session) => (session.destroy(), session)],
+  ])("one that its caller does not read lets its handler go when the caller %s", async (_, leave) => {
+    let ended = false;
+    await using own = await startServer({
+      kinds: {
+        async *repeat() {
+          try {
+            for (;;) yield { texts: ["x".repeat(50_000)] };
+          } finally {
+            ended = true;
+          }
+        },
+      },
+    });
+    const session = connect(own.url);
+    session.on("error", () => {});
+    const stream = session.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...repeat });
+    stream.on("error", () => {});
+    stream.end(envelope(new Uint8Array()));
+    stream.pause();
+    await sleep(200);
+    expect(ended).toBe(false);
+    leave(session, stream);
+    await expect.poll(() => ended).toBe(true);
+    await expect.poll(() => own.calls()[0]?.code).toBe("CANCELLED");
+    session.destroy();
+  });
+});
+
+test("connections that break at any moment leave the process alive", async () => {
+  const session = connect(server.url);
+  await new Promise((resolve) => session.once("remoteSettings", resolve));
+  session.destroy();
+  const head =
+    "POST /entity.v1.EntityService/ImportEntities HTTP/1.1\r\nhost: a\r\ncontent-type: application/connect+json\r\n";
+  const openings = [
+    "",
+    "PRI",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nJuan Perez Juan Perez",
+    "\0\xff\r\n\r\n",
+    "POST / HTTP/9\r\n\r\n",
+    `${head}content-length: 900\r\n\r\nabc`,
+    `${head}transfer-encoding: chunked\r\n\r\nzz\r\n`,
+  ];
+  for (const opening of openings) {
+    for (const waitMs of [0, 20]) {
+      const socket = createConnection(server.port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write(Buffer.from(opening, "latin1"));
+      await sleep(waitMs);
+      socket.resetAndDestroy();
+    }
+  }
+  const other = connect(server.url);
+  other.on("error", () => {});
+  for (let i = 0; i < 20; i += 1) {
+    const stream = other.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...GRPC });
+    stream.on("error", () => {});
+    stream.write(Buffer.of(0, 0));
+    if (i % 2 === 0) stream.close(i);
+  }
+  await sleep(30);
+  other.destroy();
+  await sleep(50);
+  await alive();
+});
+
+interface HandlerContextLike {
+  signal: AbortSignal;
+}
+
+describe("drain", () => {
+  test("a call in flight ends, idle connections do not hold it up, health says so first", async () => {
+    const own = await startServer({
+      handlers: { getEntity: async () => (await sleep(600), { entity: { name: "late" } }) },
+    });
+    const idle = connect(own.url);
+    await h2Call(idle, { ...GRPC, ":path": "/entity.v1.EntityService/ListEntities" }, envelope(new Uint8Array()));
+    const keepAlive = createConnection(own.port, "127.0.0.1");
+    let greeting = "";
+    keepAlive.on("data", (chunk) => {
+      greeting += chunk;
+    });
+    keepAlive.write("GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n");
+    await expect.poll(() => greeting).toMatch(/404/);
+
+    const client = createClient(EntityService, createGrpcTransport({ baseUrl: own.url }));
+    const http1 = createClient(EntityService, createConnectTransport({ baseUrl: own.url, httpVersion: "1.1" }));
+    const inFlight = [client.getEntity({}, { headers }), http1.getEntity({}, { headers })];
+    await sleep(100);
+    own.readiness.set(false);
+    const health = await withSession(own.url, (session) =>
+      h2Call(session, { ...GRPC, ":path": "/grpc.health.v1.Health/Check" }, envelope(new Uint8Array())),
+    );
+    expect(health.body.subarray(5)).toEqual(Buffer.of(8, 2)); // NOT_SERVING
+    const start = performance.now();
+    await own.drain(5_000);
+    expect(performance.now() - start).toBeLessThan(1_500);
+    for (const call of inFlight) expect((await call).entity?.name).toBe("late");
+    await expect(client.getEntity({}, { headers })).rejects.toThrow();
+    idle.destroy();
+    keepAlive.destroy();
+  });
+
+  test("what remains at the deadline is cut off", async () => {
+    const own = await startServer({ handlers: { getEntity: async () => (await sleep(3_000), {}) } });
+    const call = createClient(EntityService, createGrpcTransport({ baseUrl: own.url })).getEntity({}, { headers });
+    call.catch(() => {});
+    await sleep(100);
+    const start = performance.now();
+    await own.drain(300);
+    expect(performance.now() - start).toBeLessThan(1_000);
+    await expect(call).rejects.toThrow();
+  });
+
+  test("oversized requests leave no stream behind", async () => {
+    const own = await startServer();
+    const session = connect(own.url);
+    session.on("error", () => {});
+    const big = envelope(new Uint8Array(100_000));
+    for (let i = 0; i < 30; i += 1) {
+      expect(grpcRefusal(await h2Call(session, GRPC, big, { end: i % 2 === 0 })).reason).toBe("MESSAGE_TOO_LARGE");
+    }
+    const http1 = createClient(EntityService, createConnectTransport({ baseUrl: own.url, httpVersion: "1.1" }));
+    const error = await http1.createEntity({ reason: "x".repeat(100_000) }, { headers }).catch(ConnectError.from);
+    expect(refusalOf(error as ConnectError).reason).toBe("MESSAGE_TOO_LARGE");
+    const start = performance.now();
+    await own.drain(5_000);
+    expect(performance.now() - start).toBeLessThan(1_500);
+    session.destroy();
+  });
+
+  test("a large answer to a slow reader is not cut", async () => {
+    const name = "n".repeat(3_000_000);
+    await using own = await startServer({ handlers: { getEntity: () => ({ entity: { name } }) } });
+    await withSession(own.url, async (session) => {
+      // The request is left open: the rest of it is given up once the answer is written.
+      const stream = session.request({
+        ":method": "POST",
+        ":path": GET,
+        "content-type": "application/grpc",
+        authorization: `Bearer ${KEY}`,
+      });
+      stream.end(envelope(request));
+      stream.pause();
+      await sleep(700);
+      let received = 0;
+      for await (const chunk of stream) received += chunk.length;
+      expect(received).toBeGreaterThan(3_000_000);
+    });
+  });
+});
