@@ -1,6 +1,6 @@
 // API keys: a secret is shown once and stored as its SHA-256, which is enough for 256 random bits.
 import { createHash, randomBytes } from "node:crypto";
-import type { Caller } from "../interceptors/call.ts";
+import { LockMode } from "@mikro-orm/core";
 import { forOrganization, type Orm } from "./orm.ts";
 import { ApiKeyRow, OrganizationRow } from "./schema.ts";
 import { toReason } from "./transaction.ts";
@@ -28,7 +28,10 @@ export const newSecret = (): string => `es_${randomBytes(32).toString("base64url
 export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
 
 /** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations. */
-export async function findCaller(orm: Orm, secret: string): Promise<Caller | null> {
+export async function findApiKey(
+  orm: Orm,
+  secret: string,
+): Promise<{ organizationId: string; apiKeyId: string; scopes: ReadonlySet<string> } | null> {
   try {
     const [key] = await orm.em
       .fork()
@@ -55,7 +58,7 @@ export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<s
       [DEFAULT_ORGANIZATION_ID, newId()],
     );
     // Of several processes that start at once, one makes the key.
-    await tx.findOneOrFail(OrganizationRow, { organizationId: DEFAULT_ORGANIZATION_ID }, { lockMode: 4 });
+    await tx.findOneOrFail(OrganizationRow, { organizationId: DEFAULT_ORGANIZATION_ID }, { lockMode: LockMode.PESSIMISTIC_WRITE });
     const digest = wanted === undefined ? undefined : digestOf(wanted);
     const there = await tx.count(ApiKeyRow, digest === undefined ? {} : { digest });
     if (there > 0) return undefined;

@@ -2,6 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { LockMode } from "@mikro-orm/core";
 import { ExternalIdPolicy } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import { OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import {
@@ -112,7 +113,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         ctx,
         { input: UpdateOrganizationRequestSchema, output: UpdateOrganizationResponseSchema, request, requestId, organizationId },
         async (em) => {
-          const row = await em.findOne(OrganizationRow, { organizationId }, { lockMode: 4 });
+          const row = await em.findOne(OrganizationRow, { organizationId }, { lockMode: LockMode.PESSIMISTIC_WRITE });
           if (row === null) throw notFound("organization_id", "Organization");
           if (request.etag !== "" && request.etag !== row.etag) {
             throw new DomainError(
@@ -212,7 +213,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         ctx,
         { input: RevokeApiKeyRequestSchema, output: RevokeApiKeyResponseSchema, request, requestId, organizationId },
         async (em) => {
-          const key = await em.findOne(ApiKeyRow, { organizationId, id }, { lockMode: 4 });
+          const key = await em.findOne(ApiKeyRow, { organizationId, id }, { lockMode: LockMode.PESSIMISTIC_WRITE });
           if (key === null) throw notFound("api_key_id", "API key");
           const changed = key.revokedAt === null || key.revokedAt === undefined;
           if (changed) {

@@ -10,6 +10,7 @@ import {
   createContextKey,
   createContextValues,
   type HandlerContext,
+  type Interceptor,
   type MethodImpl,
   type ServiceImpl,
 } from "@connectrpc/connect";
@@ -46,6 +47,8 @@ export type RequestHandler = (request: NodeRequest, response: NodeResponse) => v
 export interface AdapterOptions {
   /** Registers the services; their names are known to health and reflection. */
   services(router: ServiceRouter): void;
+  /** Innermost, in this order: what looks at messages. */
+  interceptors?: Interceptor[];
   findCaller: FindCaller;
   readiness: Readiness;
   /** Ends the streams of `endless` and health's watches; calls with an end of their own are left to it. */
@@ -166,7 +169,12 @@ function createHandlers(options: AdapterOptions, admit: (call: ContextValues) =>
     // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
     jsonOptions: { ignoreUnknownFields: false, textDecoder: new TextDecoder("utf-8", { fatal: true }) } as object,
     binaryOptions: { readUnknownFields: false },
-    interceptors: [errors({ log }), deadline(limits), messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs })],
+    interceptors: [
+      errors({ log }),
+      deadline(limits),
+      messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
+      ...(options.interceptors ?? []),
+    ],
   });
 
   const optionsOf = (

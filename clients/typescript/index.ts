@@ -1,0 +1,57 @@
+// The client of EntityService for TypeScript and JavaScript on Node.
+import { type Client, createClient, type Interceptor } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
+import { EntityService } from "./gen/entity/v1/entity_service_pb.ts";
+import { OrganizationService } from "./gen/entity/v1/organization_service_pb.ts";
+
+export * from "./gen/entity/v1/activity_pb.ts";
+export * from "./gen/entity/v1/activity_service_pb.ts";
+export * from "./gen/entity/v1/entity_event_pb.ts";
+export * from "./gen/entity/v1/entity_pb.ts";
+export * from "./gen/entity/v1/entity_service_pb.ts";
+export * from "./gen/entity/v1/error_pb.ts";
+export * from "./gen/entity/v1/organization_pb.ts";
+export * from "./gen/entity/v1/organization_service_pb.ts";
+export { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
+
+export interface EntityClientOptions {
+  /** Where the service is, such as "http://127.0.0.1:50051". */
+  baseUrl: string;
+  /** The secret of an API key. */
+  apiKey: string;
+  /** On whose behalf: becomes the `actor` of events. Default: the API key itself. */
+  actorId?: string;
+  /** Which system: becomes the `source` of events. Default: "api". */
+  source?: string;
+  /** Deadline of each call, in milliseconds. Default: the service's, 10 s. */
+  defaultTimeoutMs?: number;
+  /** Further interceptors, outermost first. */
+  interceptors?: Interceptor[];
+}
+
+export interface EntityClient {
+  entities: Client<typeof EntityService>;
+  activity: Client<typeof ActivityService>;
+  organizations: Client<typeof OrganizationService>;
+}
+
+/** Clients of all services over one HTTP/2 connection, which is opened by the first call. Errors are ConnectError with google.rpc.ErrorInfo. */
+export function createEntityClient(options: EntityClientOptions): EntityClient {
+  const headers: Interceptor = (next) => (request) => {
+    request.header.set("authorization", `Bearer ${options.apiKey}`);
+    if (options.actorId !== undefined) request.header.set("x-actor-id", options.actorId);
+    if (options.source !== undefined) request.header.set("x-source", options.source);
+    return next(request);
+  };
+  const transport = createGrpcTransport({
+    baseUrl: options.baseUrl,
+    interceptors: [...(options.interceptors ?? []), headers],
+    ...(options.defaultTimeoutMs === undefined ? {} : { defaultTimeoutMs: options.defaultTimeoutMs }),
+  });
+  return {
+    entities: createClient(EntityService, transport),
+    activity: createClient(ActivityService, transport),
+    organizations: createClient(OrganizationService, transport),
+  };
+}

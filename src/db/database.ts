@@ -1,0 +1,93 @@
+// The database that the service uses: the embedded server, or the one of DATABASE_URL; migrated, with a
+// pool of the run-time role.
+import pg from "pg";
+import type { Config } from "../config.ts";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
+import { createOrm, type DatabaseAddress, migrate, type Orm, RUNTIME_ROLE } from "./orm.ts";
+
+const EMBEDDED_DATABASE = "entity_service";
+
+export interface Database extends AsyncDisposable {
+  orm: Orm;
+  /** Resolves when an embedded server ended without being asked; never for another one. */
+  lost: Promise<void>;
+}
+
+type DatabaseConfig = Pick<
+  Config,
+  "databaseUrl" | "migrationDatabaseUrl" | "dataDir" | "poolSize" | "statementTimeoutMs" | "lockTimeoutMs"
+>;
+
+/** Starts the embedded server where there is no DATABASE_URL, and brings the schema up to date. */
+export async function openDatabase(config: DatabaseConfig, log: (line: string) => void): Promise<Database> {
+  const embedded =
+    config.databaseUrl === undefined ? await startEmbeddedPostgres({ directory: config.dataDir, log }) : undefined;
+  try {
+    const { owner, runtime } = embedded === undefined ? addressesOf(config) : await addressesIn(embedded);
+    const ran = await migrate(owner, await userOf(runtime));
+    if (embedded !== undefined) await allowLogin(owner);
+    if (ran.length > 0) log(`migrated: ${ran.join(", ")}`);
+    const orm = createOrm(runtime, config);
+    return {
+      orm,
+      lost:
+        embedded === undefined
+          ? new Promise(() => {})
+          : embedded.exited.then((exit) => (exit.expected ? new Promise<void>(() => {}) : undefined)),
+      async [Symbol.asyncDispose]() {
+        await orm.close(true);
+        await embedded?.stop();
+      },
+    };
+  } catch (error) {
+    await embedded?.stop();
+    throw error;
+  }
+}
+
+/** Brings the schema up to date and ends: the command `migrate`. Returns the migrations that ran. */
+export async function migrateOnly(config: DatabaseConfig, log: (line: string) => void): Promise<string[]> {
+  if (config.databaseUrl === undefined) {
+    await using embedded = await startEmbeddedPostgres({ directory: config.dataDir, log });
+    const { owner } = await addressesIn(embedded);
+    const ran = await migrate(owner);
+    await allowLogin(owner);
+    return ran;
+  }
+  const { owner, runtime } = addressesOf(config);
+  return migrate(owner, await userOf(runtime));
+}
+
+function addressesOf(config: DatabaseConfig): { owner: DatabaseAddress; runtime: DatabaseAddress } {
+  const url = config.databaseUrl as string;
+  return { owner: { url: config.migrationDatabaseUrl ?? url }, runtime: { url } };
+}
+
+async function addressesIn(embedded: EmbeddedPostgres): Promise<{ owner: DatabaseAddress; runtime: DatabaseAddress }> {
+  const server = { host: embedded.socketDir, port: embedded.port };
+  await using client = await connect({ ...server, user: embedded.ownerUser, database: "postgres" });
+  const { rows } = await client.query("select 1 from pg_database where datname = $1", [EMBEDDED_DATABASE]);
+  if (rows.length === 0) await client.query(`create database ${EMBEDDED_DATABASE}`);
+  return {
+    owner: { ...server, user: embedded.ownerUser, database: EMBEDDED_DATABASE },
+    runtime: { ...server, user: RUNTIME_ROLE, database: EMBEDDED_DATABASE },
+  };
+}
+
+/** On the embedded server the service connects as the run-time role itself. */
+async function allowLogin(owner: DatabaseAddress): Promise<void> {
+  await using client = await connect(owner);
+  await client.query(`alter role ${RUNTIME_ROLE} login`);
+}
+
+async function userOf(address: DatabaseAddress): Promise<string | undefined> {
+  if (!("url" in address)) return undefined;
+  const user = decodeURIComponent(new URL(address.url).username);
+  return user === "" ? undefined : user;
+}
+
+async function connect(address: DatabaseAddress): Promise<pg.Client & AsyncDisposable> {
+  const client = new pg.Client("url" in address ? { connectionString: address.url } : address);
+  await client.connect();
+  return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
+}

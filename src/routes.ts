@@ -1,0 +1,33 @@
+// Every RPC of every service, family by family: a forgotten one does not compile.
+import type { ServiceImpl } from "@connectrpc/connect";
+import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
+import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { activityRpcs } from "./rpc/activity.ts";
+import { entityRpcs } from "./rpc/entities.ts";
+import { entityEventRpcs } from "./rpc/entity-events.ts";
+import { externalIdRpcs } from "./rpc/external-ids.ts";
+import { importRpcs } from "./rpc/import.ts";
+import { organizationRpcs } from "./rpc/organizations.ts";
+import type { Deps } from "./rpc/write.ts";
+import type { ServiceRouter } from "./transport/adapter.ts";
+
+/** RPCs whose messages may be larger: batches and imports. */
+export const LARGE_METHODS = [
+  EntityService.method.batchGetEntities,
+  EntityService.method.importEntities,
+  ActivityService.method.recordTransactions,
+  ActivityService.method.recordUserEvents,
+];
+
+/** Registers the services. */
+export function routes(router: ServiceRouter, deps: Deps & { forgetCallers: () => void }): void {
+  router.service(EntityService, {
+    ...entityRpcs(deps),
+    ...externalIdRpcs(deps),
+    ...entityEventRpcs(deps),
+    ...importRpcs(deps),
+  } satisfies ServiceImpl<typeof EntityService>);
+  router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
+  router.service(OrganizationService, organizationRpcs(deps) satisfies ServiceImpl<typeof OrganizationService>);
+}

@@ -1,0 +1,98 @@
+// The composition root: database, RPCs, transport; and the order in which they begin and end.
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Logger } from "pino";
+import type { Config } from "./config.ts";
+import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
+import { type Database, openDatabase } from "./db/database.ts";
+import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
+import { cachedCallers } from "./interceptors/cached-callers.ts";
+import { LARGE_METHODS, routes } from "./routes.ts";
+import { wellFormed } from "./rpc/well-formed.ts";
+import { createAdapter } from "./transport/adapter.ts";
+import { createReadiness } from "./transport/health.ts";
+import { listen } from "./transport/listener.ts";
+
+export interface Server extends AsyncDisposable {
+  port: number;
+  /** The secret of the key that was made for an empty database, and the file it was written to. */
+  bootstrapKey: { secret: string; file: string } | undefined;
+  /** Resolves when the service cannot go on, with the reason. */
+  failed: Promise<string>;
+}
+
+const READINESS_CHECK_MS = 2_000;
+
+/** Starts the service; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
+export async function startServer(config: Config, log: Logger, options: { database?: Database } = {}): Promise<Server> {
+  await using starting = new AsyncDisposableStack();
+  const database = options.database ?? starting.use(await openDatabase(config, (line) => log.info(line)));
+  const { orm } = database;
+  const ownEm = () => forOrganization(orm, DEFAULT_ORGANIZATION_ID);
+  await assertSafeRole(ownEm());
+
+  const secret = await bootstrap(orm, config.bootstrapApiKey);
+  let bootstrapKey: Server["bootstrapKey"];
+  if (secret !== undefined) {
+    bootstrapKey = { secret, file: join(config.dataDir, "bootstrap-key") };
+    await mkdir(config.dataDir, { recursive: true });
+    await writeFile(bootstrapKey.file, `${secret}\n`, { mode: 0o600 });
+  }
+
+  const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
+  const readiness = createReadiness();
+  const shutdown = new AbortController();
+  const tls = config.tls && {
+    cert: await readFile(config.tls.cert, "utf8"),
+    key: await readFile(config.tls.key, "utf8"),
+    clientCa: config.tls.clientCa === undefined ? undefined : await readFile(config.tls.clientCa, "utf8"),
+  };
+  const listener = starting.use(
+    await listen({
+      host: config.host,
+      port: config.port,
+      tls,
+      log,
+      request: createAdapter({
+        services: (router) => routes(router, { orm, clock: Date.now, forgetCallers: callers.forget }),
+        interceptors: [wellFormed],
+        findCaller: callers,
+        readiness,
+        shutdownSignal: shutdown.signal,
+        large: LARGE_METHODS,
+        limits: config,
+        log,
+      }),
+    }),
+  );
+
+  readiness.set(await isReady(orm));
+  const checks = setInterval(async () => {
+    const ready = await isReady(orm);
+    if (!shutdown.signal.aborted) readiness.set(ready);
+  }, READINESS_CHECK_MS);
+  checks.unref();
+
+  starting.move();
+  return {
+    port: listener.port,
+    bootstrapKey,
+    failed: database.lost.then(() => "the embedded PostgreSQL ended: see postgres.log in DATA_DIR"),
+    async [Symbol.asyncDispose]() {
+      clearInterval(checks);
+      readiness.set(false);
+      shutdown.abort();
+      await listener.drain(config.drainTimeoutMs);
+      if (options.database === undefined) await database[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Ready: the database answers, and every migration is in. */
+async function isReady(orm: Orm): Promise<boolean> {
+  try {
+    return (await pendingMigrations(forOrganization(orm, DEFAULT_ORGANIZATION_ID))).length === 0;
+  } catch {
+    return false;
+  }
+}
