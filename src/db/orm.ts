@@ -12,7 +12,9 @@ import { TABLES } from "./schema.ts";
 export const RUNTIME_ROLE = "entity_service";
 
 /** Where a database is: a URL, or a socket folder with the rest. */
-export type DatabaseAddress = { url: string } | { host: string; port: number; user: string; database: string };
+export type DatabaseAddress =
+  | { url: string }
+  | { host: string; port: number; user: string; database: string; password?: string };
 
 export interface OrmOptions {
   poolSize: number;
@@ -25,7 +27,7 @@ export type Orm = MikroORM<BoundPostgreSqlDriver>;
 const connection = (address: DatabaseAddress) =>
   "url" in address
     ? { clientUrl: address.url }
-    : { host: address.host, port: address.port, user: address.user, dbName: address.database, password: "" };
+    : { host: address.host, port: address.port, user: address.user, dbName: address.database, password: address.password ?? "" };
 
 /** The pool of run-time connections, each under RUNTIME_ROLE, with its limits of time. Connects lazily. */
 export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
@@ -81,9 +83,7 @@ const MIGRATION_LOCK = 7_216_354_871;
  * another) become the run-time role. Returns the names of the migrations that ran.
  */
 export async function migrate(owner: DatabaseAddress, runtimeUser?: string): Promise<string[]> {
-  const lock = new pg.Client(
-    "url" in owner ? { connectionString: owner.url } : { host: owner.host, port: owner.port, user: owner.user, database: owner.database },
-  );
+  const lock = new pg.Client("url" in owner ? { connectionString: owner.url } : owner);
   await lock.connect();
   const orm = new MikroORM({
     ...connection(owner),

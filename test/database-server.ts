@@ -1,0 +1,70 @@
+// One PostgreSQL for the whole run: the embedded one, or that of TEST_DATABASE_URL (an owner's URL). A
+// migrated template serves every file with a database of its own within milliseconds.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import pg from "pg";
+import type { TestProject } from "vitest/node";
+import { startEmbeddedPostgres } from "../src/db/embedded.ts";
+import { migrate } from "../src/db/orm.ts";
+
+declare module "vitest" {
+  export interface ProvidedContext {
+    databaseServer: DatabaseServer;
+  }
+}
+
+/** Where the server is and whose it is. `user` and `password` are the owner's. */
+export interface DatabaseServer {
+  host: string;
+  port: number;
+  user: string;
+  password: string;
+  template: string;
+}
+
+/** The password of the run-time role where the server asks for one. */
+export const RUNTIME_PASSWORD = "entity-service-test";
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const template = `template_${process.pid}_${Date.now()}`;
+  const url = process.env.TEST_DATABASE_URL;
+  const folder = url === undefined ? await mkdtemp(join(tmpdir(), "entity-service-test-")) : undefined;
+  const embedded =
+    folder === undefined
+      ? undefined
+      : await startEmbeddedPostgres({ directory: folder, settings: { fsync: "off", max_connections: "300" } });
+  const address =
+    embedded === undefined
+      ? fromUrl(url as string)
+      : { host: embedded.socketDir, port: embedded.port, user: embedded.ownerUser, password: "" };
+
+  const client = new pg.Client({ ...address, database: "postgres" });
+  await client.connect();
+  if (embedded !== undefined) {
+    // Before any DDL: is it the server that was just started, and nobody else's?
+    const { rows } = await client.query("show data_directory");
+    if (rows[0].data_directory !== embedded.dataDirectory) throw new Error("not the server of this run");
+  }
+  await client.query(`create database ${template}`);
+  await migrate({ ...address, database: template });
+  await client.query(`alter role entity_service login password '${RUNTIME_PASSWORD}'`);
+  project.provide("databaseServer", { ...address, template });
+
+  return async () => {
+    await client.query(`drop database if exists ${template} with (force)`);
+    await client.end();
+    await embedded?.stop();
+    if (folder !== undefined) await rm(folder, { recursive: true, force: true });
+  };
+}
+
+function fromUrl(text: string) {
+  const url = new URL(text);
+  return {
+    host: decodeURIComponent(url.searchParams.get("host") ?? url.hostname),
+    port: Number(url.port || 5432),
+    user: decodeURIComponent(url.username),
+    password: decodeURIComponent(url.password),
+  };
+}
