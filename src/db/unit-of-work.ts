@@ -106,14 +106,15 @@ export async function writeGroup(
     try {
       attempt = await transaction(orm, author.organizationId, (em) => runGroup(em, author, group), options);
     } catch (error) {
-      if (error instanceof UniqueViolation) {
-        // Somebody took an id between our look and our insert. Alone, a command meets it as a refusal.
-        if (group.length > 1) {
-          for (const index of waiting) {
-            results[index] = await writeAlone(orm, author, commands[index] as Command, options);
-          }
-          return results;
+      // Somebody took an id between our look and our insert, or holds a row: of several commands only those
+      // that it concerns are refused.
+      if (group.length > 1 && (error instanceof UniqueViolation || isConflict(error))) {
+        for (const index of waiting) {
+          results[index] = await writeAlone(orm, author, commands[index] as Command, options);
         }
+        return results;
+      }
+      if (error instanceof UniqueViolation) {
         if (++collisions <= MAX_COLLISIONS) continue;
         throw new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], {
           cause: error,
@@ -142,11 +143,20 @@ export async function writeGroup(
   return results;
 }
 
+/** A command of a group, by itself. That others hold its rows is its own refusal, and not the group's failure. */
 async function writeAlone(orm: Orm, author: Author, command: Command, options: TransactionOptions): Promise<Result> {
-  const [result] = await writeGroup(orm, author, [command], options);
-  if (result === undefined) throw new Error("a command has no result");
-  return result;
+  try {
+    const [result] = await writeGroup(orm, author, [command], options);
+    if (result === undefined) throw new Error("a command has no result");
+    return result;
+  } catch (error) {
+    if (isConflict(error)) return { kind: "refused", error };
+    throw error;
+  }
 }
+
+const isConflict = (error: unknown): error is DomainError =>
+  error instanceof DomainError && error.reason === "WRITE_CONFLICT";
 
 /** Failures of the service or the database, as against refusals of the command. */
 function isFailure(error: DomainError): boolean {
