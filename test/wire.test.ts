@@ -459,34 +459,55 @@ describe("streams of responses", () => {
     expect(stopped).toBe(true);
   });
 
-  test.each([
-    ["cancels", (session: ClientHttp2Session, stream: ClientHttp2Stream) => (stream.close(8), session)],
-    ["hangs up", (session: ClientHttp2Session) => (session.destroy(), session)],
-  ])("one that its caller does not read lets its handler go when the caller %s", async (_, leave) => {
-    let ended = false;
-    await using own = await startServer({
-      kinds: {
-        async *repeat() {
-          try {
-            for (;;) yield { texts: ["x".repeat(50_000)] };
-          } finally {
-            ended = true;
-          }
-        },
+  /** Begins the stream without reading it; the returned function leaves it. */
+  const unread: [string, (own: TestServer) => () => void][] = [
+    ["cancels", (own) => beginUnread(own, (_, stream) => stream.close(8))],
+    ["hangs up", (own) => beginUnread(own, (session) => session.destroy())],
+    [
+      "hangs up over HTTP/1.1",
+      (own) => {
+        const socket = createConnection(own.port, "127.0.0.1").pause();
+        socket.on("error", () => {});
+        const head = `POST ${repeat[":path"]} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\n`;
+        socket.write(`${head}content-type: application/connect+json\r\ncontent-length: 7\r\n\r\n\0\0\0\0\x02{}`);
+        return () => socket.destroy();
       },
-    });
+    ],
+  ];
+  function beginUnread(own: TestServer, leave: (session: ClientHttp2Session, stream: ClientHttp2Stream) => void) {
     const session = connect(own.url);
     session.on("error", () => {});
     const stream = session.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...repeat });
     stream.on("error", () => {});
     stream.end(envelope(new Uint8Array()));
     stream.pause();
-    await sleep(200);
+    return () => leave(session, stream);
+  }
+
+  test.each(unread)("one that its caller does not read lets its handler go when the caller %s", async (_, begin) => {
+    let sent = 0;
+    let ended = false;
+    await using own = await startServer({
+      kinds: {
+        async *repeat() {
+          try {
+            for (;;) {
+              sent += 1;
+              yield { texts: ["x".repeat(50_000)] };
+            }
+          } finally {
+            ended = true;
+          }
+        },
+      },
+    });
+    const leave = begin(own);
+    await sleep(300);
+    expect(sent).toBeGreaterThan(0);
     expect(ended).toBe(false);
-    leave(session, stream);
+    leave();
     await expect.poll(() => ended).toBe(true);
     await expect.poll(() => own.calls()[0]?.code).toBe("CANCELLED");
-    session.destroy();
   });
 });
 

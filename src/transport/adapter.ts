@@ -131,13 +131,7 @@ export function createAdapter(options: AdapterOptions): RequestHandler {
       present: (error) => presentable(error, { method, requestId, log }),
       ended: (error) => end(outcomeOf(error)),
     });
-    // A writer that waits for a caller who is gone would never let go of the handler's stream.
-    const source = presented.body?.[Symbol.asyncIterator]();
-    response.once("close", () => source?.return?.().catch(() => {}));
-    await universalResponseToNodeResponse(
-      { ...presented, ...(source && { body: iterableOf(source) }) },
-      response as never,
-    );
+    await universalResponseToNodeResponse(presented, response as never);
   }
 
   return (request, response) => {
@@ -307,8 +301,4 @@ function outcomeOf(error: ConnectError | undefined): Outcome {
   const code = codeToString(error.code).toUpperCase();
   // The only code that gRPC spells otherwise.
   return { code: code === "CANCELED" ? "CANCELLED" : code, reason: reasonOf(error) };
-}
-
-function iterableOf<T>(iterator: AsyncIterator<T>): AsyncIterable<T> {
-  return { [Symbol.asyncIterator]: () => iterator };
 }
