@@ -15,7 +15,8 @@ import { EntityService } from "../clients/typescript/gen/entity/v1/entity_servic
 import { required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
 import { pino } from "pino";
 import type { Caller } from "../src/interceptors/call.ts";
-import { createAdapter, type AdapterOptions } from "../src/transport/adapter.ts";
+import { createAdapter } from "../src/transport/adapter.ts";
+import type { HandlerOptions } from "../src/transport/handlers.ts";
 import { createReadiness } from "../src/transport/health.ts";
 import { listen, type ListenOptions } from "../src/transport/listener.ts";
 
@@ -81,9 +82,9 @@ export type Handlers = Record<string, (request: never, context: HandlerContext) 
 interface ServerOptions {
   handlers?: Handlers;
   kinds?: Handlers;
-  endless?: AdapterOptions["endless"];
-  limits?: Partial<AdapterOptions["limits"]>;
-  findCaller?: AdapterOptions["findCaller"];
+  endless?: HandlerOptions["endless"];
+  limits?: Partial<HandlerOptions["limits"]>;
+  findCaller?: HandlerOptions["findCaller"];
   tls?: ListenOptions["tls"];
   listener?: Partial<ListenOptions>;
 }
