@@ -307,6 +307,20 @@ describe("streams", () => {
 });
 
 describe("what handlers throw", () => {
+  test.each(["application/grpc", "application/json"])(
+    "an answer that cannot be written is INTERNAL, %s",
+    async (type) => {
+      await using own = await startServer({ handlers: { getEntity: () => ({ entity: { type: CANARY } }) } });
+      const body = type === "application/json" ? Buffer.from("{}") : envelope(new Uint8Array());
+      const head = { ":path": `${ENTITIES}/GetEntity`, "content-type": type };
+      const answer = await withSession(own.url, (session) => h2Call(session, head, body));
+      const refusal = type === "application/json" ? connectError(answer) : grpcRefusal(answer);
+      expect(refusal).toMatchObject({ code: Code.Internal, reason: "INTERNAL", message: "internal error" });
+      expect(refusal.metadata.request_id).toBe(answer.headers["x-request-id"]);
+      expect(answer.body.toString() + JSON.stringify(answer.trailers) + own.lines.join("")).not.toContain(CANARY);
+    },
+  );
+
   test("a defect is INTERNAL with the request id of its log line, and its text is nowhere", async () => {
     const failure = Object.assign(new Error(`duplicate key (${CANARY})\n    at ${CANARY} (a.ts:1:1)`), {
       code: "23505",

@@ -3,7 +3,7 @@ import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:h
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
-import { fromBinary, toBinary, create } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import * as grpc from "@grpc/grpc-js";
@@ -366,7 +366,14 @@ describe("deadlines", () => {
 
   test("a deadline that has passed spares the handler", async () => {
     let ran = false;
-    await using own = await startServer({ handlers: { getEntity: () => ((ran = true), {}) } });
+    await using own = await startServer({
+      handlers: {
+        getEntity: () => {
+          ran = true;
+          return {};
+        },
+      },
+    });
     const answer = await withSession(own.url, (session) =>
       h2Call(session, { ...GRPC, "grpc-timeout": "0S" }, envelope(request)),
     );
@@ -381,7 +388,13 @@ describe("deadlines", () => {
     let signal: AbortSignal | undefined;
     await using own = await startServer({
       limits: { defaultTimeoutMs },
-      handlers: { getEntity: async (_: never, context) => ((signal = context.signal), await sleep(1_500), {}) },
+      handlers: {
+        getEntity: async (_: never, context) => {
+          signal = context.signal;
+          await sleep(1_500);
+          return {};
+        },
+      },
     });
     const start = performance.now();
     const answer = await withSession(own.url, (session) => h2Call(session, { ...GRPC, ...more }, envelope(request)));
@@ -414,7 +427,13 @@ describe("deadlines", () => {
   test("a caller who leaves aborts the handler", async () => {
     let signal: AbortSignal | undefined;
     await using own = await startServer({
-      handlers: { getEntity: async (_: never, context) => ((signal = context.signal), await sleep(400), {}) },
+      handlers: {
+        getEntity: async (_: never, context) => {
+          signal = context.signal;
+          await sleep(400);
+          return {};
+        },
+      },
     });
     await withSession(own.url, async (session) => {
       const stream = session.request({ ":method": "POST", ...GRPC, authorization: `Bearer ${KEY}` });
@@ -553,10 +572,14 @@ interface HandlerContextLike {
   signal: AbortSignal;
 }
 
+test("a port that is taken is said so", async () => {
+  await expect(startServer({ listener: { port: server.port } })).rejects.toMatchObject({ code: "EADDRINUSE" });
+});
+
 describe("drain", () => {
   test("a call in flight ends, idle connections do not hold it up, health says so first", async () => {
     const own = await startServer({
-      handlers: { getEntity: async () => (await sleep(600), { entity: { name: "late" } }) },
+      handlers: { getEntity: () => sleep(600, { entity: { name: "late" } }) },
     });
     const idle = connect(own.url);
     await h2Call(idle, { ...GRPC, ":path": "/entity.v1.EntityService/ListEntities" }, envelope(new Uint8Array()));
@@ -587,7 +610,7 @@ describe("drain", () => {
   });
 
   test("what remains at the deadline is cut off", async () => {
-    const own = await startServer({ handlers: { getEntity: async () => (await sleep(3_000), {}) } });
+    const own = await startServer({ handlers: { getEntity: () => sleep(3_000, {}) } });
     const call = createClient(EntityService, createGrpcTransport({ baseUrl: own.url })).getEntity({}, { headers });
     call.catch(() => {});
     await sleep(100);

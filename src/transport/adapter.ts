@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectError, type ContextValues, createContextValues } from "@connectrpc/connect";
-import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
 import { codeToString, parseTimeout as parseConnectTimeout } from "@connectrpc/connect/protocol-connect";
 import { parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
@@ -36,15 +36,22 @@ export function createAdapter(options: HandlerOptions): RequestHandler {
     const values = createContextValues().set(requestIdKey, requestId).set(bodyLimit, limit);
     const end = begin(watch, handler?.method, request, response, values, () => calls.release(values));
     response.setHeader("x-request-id", requestId);
-    if (handler === undefined) return refuse(response, 404, end);
+    if (handler === undefined) {
+      refuse(response, 404, end);
+      return;
+    }
     // Connect would serve reads by GET: the request, personal data included, would stand in the URL.
-    if (request.method !== "POST") return refuse(response, 405, end);
-    let call: ReturnType<typeof universalRequestFromNodeRequest>;
+    if (request.method !== "POST") {
+      refuse(response, 405, end);
+      return;
+    }
+    let call: UniversalServerRequest;
     try {
       call = universalRequestFromNodeRequest(request as never, response as never, undefined, values);
     } catch {
       // The :authority or Host is missing or none.
-      return refuse(response, 400, end);
+      refuse(response, 400, end);
+      return;
     }
     capTimeout(call.header);
     answer(handler, call, limit, response, end).catch((error: unknown) => {
@@ -56,7 +63,7 @@ export function createAdapter(options: HandlerOptions): RequestHandler {
 
   async function answer(
     handler: UniversalHandler,
-    call: ReturnType<typeof universalRequestFromNodeRequest>,
+    call: UniversalServerRequest,
     limit: BodyLimit,
     response: NodeResponse,
     end: (outcome: Outcome) => void,

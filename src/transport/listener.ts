@@ -10,12 +10,12 @@ import {
 import {
   createServer as createHttp2Server,
   createSecureServer,
+  type ServerOptions as Http2Options,
   type Http2Server,
   type ServerHttp2Session,
   type ServerHttp2Stream,
-  type ServerOptions as Http2Options,
 } from "node:http2";
-import { createServer as createNetServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
 import type { Logger } from "pino";
 import type { RequestHandler } from "./adapter.ts";
 
