@@ -145,6 +145,25 @@ describe("one port for every protocol", () => {
     expect(performance.now() - start).toBeLessThan(3_000);
   });
 
+  test.each([0, 1])("an HTTP/2 connection that is idle after %i calls is closed", async (calls) => {
+    await using own = await startServer({ listener: { idleTimeoutMs: 200 } });
+    const session = connect(own.url);
+    const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
+    for (let i = 0; i < calls; i += 1) await h2Call(session, GRPC, envelope(request));
+    expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
+  });
+
+  test("an HTTP/2 connection of age is closed when its calls have ended", async () => {
+    await using own = await startServer({
+      listener: { maxConnectionAgeMs: 200 },
+      handlers: { getEntity: () => sleep(500, {}) },
+    });
+    const session = connect(own.url);
+    const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
+    expect((await h2Call(session, GRPC, envelope(request))).trailers["grpc-status"]).toBe("0");
+    expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
+  });
+
   test("an HTTP/2 connection that the caller closes is let go", async () => {
     await using own = await startServer();
     const session = connect(own.url);
@@ -637,18 +656,21 @@ describe("drain", () => {
     session.destroy();
   });
 
-  test("a large answer to a slow reader is not cut", async () => {
-    const name = "n".repeat(3_000_000);
-    await using own = await startServer({ handlers: { getEntity: () => ({ entity: { name } }) } });
+  test.each([
+    ["that is complete", true],
+    ["that is left open", false],
+  ])("a large answer to a slow reader of a request %s is not cut", async (_, complete) => {
+    await using own = await startServer({
+      handlers: {
+        async *importEntities() {
+          yield { results: [{ error: { message: "n".repeat(3_000_000) } }] };
+        },
+      },
+    });
     await withSession(own.url, async (session) => {
-      // The request is left open: the rest of it is given up once the answer is written.
-      const stream = session.request({
-        ":method": "POST",
-        ":path": GET,
-        "content-type": "application/grpc",
-        authorization: `Bearer ${KEY}`,
-      });
-      stream.end(envelope(request));
+      const path = "/entity.v1.EntityService/ImportEntities";
+      const stream = session.request({ ":method": "POST", ...GRPC, ":path": path, authorization: `Bearer ${KEY}` });
+      if (complete) stream.end();
       stream.pause();
       await sleep(700);
       let received = 0;

@@ -94,7 +94,7 @@ export function createHandlers(
     interceptors: [errors({ log }), deadline(limits), messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs })],
   });
   const large = new Set(options.large);
-  const endless = new Set(options.endless);
+  const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
   const ending = new AbortController();
   shutdownSignal.addEventListener("abort", () => ending.abort(shuttingDown()), { once: true });
   const limitsOf = (method: DescMethod): Partial<UniversalHandlerOptions> => ({

@@ -113,14 +113,15 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   function trackSession(session: ServerHttp2Session): void {
     sessions.add(session);
     let calls = 0;
-    const idle = setTimeout(() => session.close(), idleTimeoutMs).unref();
+    const closeWhenIdle = () => setTimeout(() => session.close(), idleTimeoutMs).unref();
+    let idle = closeWhenIdle();
     const age = setTimeout(() => session.close(), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
     session.on("stream", (stream: ServerHttp2Stream) => {
       calls += 1;
       clearTimeout(idle);
       stream.once("close", () => {
         calls -= 1;
-        if (calls === 0 && !session.closed) idle.refresh();
+        if (calls === 0 && !session.closed) idle = closeWhenIdle();
       });
       // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the
       // session with it. close(NO_ERROR) and resume() cut the answer or do nothing.
