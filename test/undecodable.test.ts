@@ -1,7 +1,7 @@
 // A request that cannot be decoded is refused with the field's path; the value at fault is nowhere.
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { codeToHttpStatus, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { trailerParse } from "@connectrpc/connect/protocol-grpc-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -55,8 +55,11 @@ async function refused(
   return refusal;
 }
 
-const connectError = (answer: Answer) =>
-  refusalOf(errorFromJsonBytes(answer.body, undefined, new ConnectError("unreadable")));
+const connectError = (answer: Answer) => {
+  const error = errorFromJsonBytes(answer.body, undefined, new ConnectError("unreadable"));
+  expect(answer.status).toBe(codeToHttpStatus(error.code));
+  return refusalOf(error);
+};
 const json = (path: string, body: string, canary?: string) =>
   refused({ ":path": path, "content-type": "application/json" }, Buffer.from(body), connectError, canary);
 
