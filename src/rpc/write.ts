@@ -6,7 +6,9 @@ import type { EntityManager } from "@mikro-orm/postgresql";
 import type { Orm } from "../db/orm.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
 import { transaction } from "../db/transaction.ts";
-import { type Author, type Command, type Outcome, writeOne } from "../db/unit-of-work.ts";
+import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
+import type { Writer } from "../db/writer.ts";
+import type { Reader } from "../db/reader.ts";
 import type { EntityState } from "../domain/entity.ts";
 import { callOf } from "../interceptors/call.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
@@ -15,6 +17,10 @@ import type { Violations } from "./violations.ts";
 /** What the families need. */
 export interface Deps {
   orm: Orm;
+  /** Reads entities, joined with other reads. */
+  reader: Reader;
+  /** Writes entities, together with other writes. */
+  writer: Writer;
   /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */
   clock: () => number;
 }
@@ -30,7 +36,6 @@ interface WriteRequest {
 export function authorOf(ctx: HandlerContext): Author {
   const { caller, actor, source } = callOf(ctx.values);
   return {
-    organizationId: caller.organizationId,
     principal: caller.apiKeyId,
     actor: actor ?? caller.apiKeyId,
     source: source ?? "api",
@@ -56,18 +61,18 @@ export function parseWrite(request: WriteRequest, violations: Violations): Pick<
 
 /** Runs one command and answers; a request seen before is answered as it was then. */
 export async function write<I extends DescMessage, O extends DescMessage>(
-  { orm }: Deps,
+  { writer }: Deps,
   ctx: HandlerContext,
   { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean } },
-  { requestId, ...command }: Command & { requestId: string | undefined },
+  { requestId, ...command }: Omit<Command, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {
   const answer = (outcome: Outcome) => create(output, present(outcome));
-  const result = await writeOne(
-    orm,
-    authorOf(ctx),
+  const result = await writer.write(
+    organizationOf(ctx),
     {
       ...command,
+      author: authorOf(ctx),
       request:
         requestId === undefined
           ? undefined
@@ -80,6 +85,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
     },
     { validateOnly: request.validateOnly, signal: ctx.signal },
   );
+  if (result.kind === "refused") throw result.error;
   if (result.kind === "done") return answer(result.outcome);
   ctx.responseHeader.set("idempotent-replay", "true");
   return fromBinary(output, result.answer);
@@ -102,20 +108,21 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
   work: (em: EntityManager) => Promise<MessageInitShape<O>>,
 ): Promise<MessageShape<O>> {
   const { input, output, request, requestId } = call;
-  const author = { ...authorOf(ctx), ...(call.organizationId === undefined ? {} : { organizationId: call.organizationId }) };
-  const key = requestId === undefined ? undefined : { method: ctx.method.name, requestId, hash: requestHash(input, request) };
+  const organizationId = call.organizationId ?? organizationOf(ctx);
+  const { principal } = authorOf(ctx);
+  const key = requestId === undefined ? undefined : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
   return transaction(
     orm,
-    author.organizationId,
+    organizationId,
     async (em) => {
-      const [claim] = await claimRequests(em, author, [key]);
-      if (typeof claim === "object" && claim.kind === "refused") throw claim.error;
+      const [claim] = await claimRequests(em, organizationId, [key]);
+      if (typeof claim === "object" && "refused" in claim) throw claim.refused;
       if (typeof claim === "object") {
         ctx.responseHeader.set("idempotent-replay", "true");
         return fromBinary(output, claim.answer);
       }
       const answer = create(output, await work(em));
-      if (key !== undefined) await rememberAnswers(em, author, [{ key, answer: toBinary(output, answer) }]);
+      if (key !== undefined) await rememberAnswers(em, organizationId, [{ key, answer: toBinary(output, answer) }]);
       return answer;
     },
     { validateOnly: request.validateOnly, signal: ctx.signal },
