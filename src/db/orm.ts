@@ -54,7 +54,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       onConnect: (client: pg.ClientBase) =>
         client.query(
           applySettings,
-          names.map((name) => settings[name]),
+          names.flatMap((name) => [name, settings[name]]),
         ),
     },
     entities: TABLES,
