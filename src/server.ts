@@ -62,7 +62,7 @@ export async function startServer(config: Config, log: Logger, options: { databa
       port: config.port,
       tls,
       log,
-      request: createAdapter({
+      ...createAdapter({
         services: (router) => routes(router, deps),
         interceptors: [wellFormed],
         findCaller: callers,
