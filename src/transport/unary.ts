@@ -164,8 +164,8 @@ class UnaryCall implements CallHead {
       const body = more === undefined ? first : Buffer.concat(more);
       this.#invoke(body ?? Buffer.alloc(0)).catch((error: unknown) => this.#fail(error));
     };
-    // A stream that ends with its headers has nothing to read, and never says so.
-    if (stream.endAfterHeaders) arrived();
+    // A stream without a body says so at once, or never where it ends with its headers.
+    if (stream.endAfterHeaders || stream.readableEnded) arrived();
     else stream.on("end", arrived);
   }
 
