@@ -13,7 +13,7 @@ interface Habit {
   problem: string;
 }
 
-const CODE = /^(src|test|bench|scripts|clients\/typescript(?!\/gen))\/.*\.ts$/;
+const CODE = /^(src|test|bench|scripts|\.ci|clients\/typescript(?!\/gen))\/.*\.ts$/;
 const HABITS: Habit[] = [
   {
     pattern: /\b(?:it|test|describe|suite|bench)(?:\.\w+)*\.only\b/,
