@@ -27,6 +27,7 @@ const PARTS: { name: string; cure?: string; commands: string[] }[] = [
   },
   { name: "generated code", cure: "npm run generate", commands: ["node scripts/check-generated.ts"] },
   { name: "import directions", commands: ["node scripts/check-imports.ts"] },
+  { name: "lock file", cure: "npm run lock", commands: ["node scripts/lock-file.ts"] },
   { name: "habits", commands: ["node scripts/check-habits.ts"] },
 ];
 
