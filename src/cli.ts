@@ -1,4 +1,5 @@
-// The command line: thin, over the same functions as the service and over the generated client.
+// The command line: thin, over the same functions as the service and over the generated client. What only
+// serve and migrate need is imported by them: it would take the others longer to load than to do their work.
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
@@ -8,10 +9,6 @@ import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
 import { eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
-import { SCOPES } from "./db/api-keys.ts";
-import { migrateOnly } from "./db/database.ts";
-import { createLogger } from "./log.ts";
-import { startServer } from "./server.ts";
 
 /** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used. */
 export async function run(args: string[], env: Env): Promise<number> {
@@ -49,6 +46,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
     .command("migrate")
     .description("bring the database up to date")
     .action(async () => {
+      const { migrateOnly } = await import("./db/database.ts");
       const ran = await migrateOnly(readConfig(env), () => {});
       process.stdout.write(ran.length === 0 ? "nothing to migrate\n" : `${ran.join("\n")}\n`);
     });
@@ -112,7 +110,7 @@ function addKeys(program: Command, env: Env): void {
     .command("create")
     .description("make a key; its secret is printed once, on standard output")
     .requiredOption("--name <name>", "what the key is for")
-    .requiredOption("--scope <scope...>", `what it may do: ${SCOPES.join(", ")}`)
+    .requiredOption("--scope <scope...>", "what it may do, such as entities:read")
     .addOption(organization())
     .option("--expires-at <time>", "when it ends, such as 2027-01-31T00:00:00Z (default: never)", time)
     .action((options: { name: string; scope: string[]; organization: string; expiresAt?: Date }) =>
@@ -163,10 +161,11 @@ function time(text: string): Date {
 }
 
 async function serve(config: Config): Promise<void> {
-  const log = createLogger(config.logLevel);
   const stopped = Promise.withResolvers<string>();
   // From the first moment: a signal during the start ends it in good order too.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => stopped.resolve(signal));
+  const [{ createLogger }, { startServer }] = await Promise.all([import("./log.ts"), import("./server.ts")]);
+  const log = createLogger(config.logLevel);
   const server = await startServer(config, log);
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
