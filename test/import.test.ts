@@ -150,7 +150,7 @@ describe("ImportEntities", () => {
   });
 
   it("a reader that does not read is waited for: the service takes no more rows, and goes on when it reads", async () => {
-    const total = 30_000;
+    const total = 16_000;
     let sent = 0;
     const rows = async function* () {
       for (; sent < total; sent++) yield person(`slow-${sent % 10}`, { attributes: { padding: "x".repeat(1000) } });
@@ -164,7 +164,7 @@ describe("ImportEntities", () => {
       quiet = sent === before ? quiet + 1 : 0;
       before = sent;
     }
-    expect(sent).toBeLessThan(total / 2);
+    expect(sent).toBeLessThan(12_000);
     let answered = first.value?.results.length ?? 0;
     for (let next = await answers.next(); !next.done; next = await answers.next()) answered += next.value.results.length;
     expect(answered).toBe(total);
