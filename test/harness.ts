@@ -52,7 +52,7 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
   await owner.query(`create database ${name} template ${server.template}`);
   const admin = new pg.Pool({ ...server, database: name, max: 4 });
   // `drop database ... with (force)` may meet a connection that is about to close: nobody else listens then.
-  admin.on("connect", (client) => client.on("error", () => {}));
+  admin.on("error", () => {});
   const bootstrapApiKey = `test-${randomUUID()}`;
   const config: Config = {
     ...readConfig({}),
