@@ -15,8 +15,8 @@ import type { Violations } from "./violations.ts";
 
 const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
 
-/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path. */
-export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"): Lookup {
+/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path, in which `externalIdName` names the external id. */
+export function parseLookup(lookup: EntityLookup | undefined, field = "lookup", externalIdName = "external_id"): Lookup {
   const by = lookup?.by;
   switch (by?.case) {
     case "entityId": {
@@ -27,9 +27,9 @@ export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"):
     }
     case "externalId": {
       const key = trim(by.value);
-      if (key === "") throw invalidLookup(`${field}.external_id`, "must not be blank");
+      if (key === "") throw invalidLookup(`${field}.${externalIdName}`, "must not be blank");
       const problem = identifierProblem(key);
-      if (problem !== null) throw invalidField(`${field}.external_id`, problem);
+      if (problem !== null) throw invalidField(`${field}.${externalIdName}`, problem);
       return { by: "external_id", key };
     }
     case "taxId": {
