@@ -297,6 +297,13 @@ describe("ChangeExternalId", () => {
     expect(refused.metadata.candidates?.split(",").sort()).toEqual([one.id, two.id].sort());
   });
 
+  it("rule 10: one tax id asked for twice in a call is not ambiguous", async () => {
+    const person = await newPerson(service.client, { taxId: unique("t") });
+    const lookups = [byTaxId(person.taxId ?? ""), byTaxId(` ${person.taxId}`), byId(person)];
+    const { results } = await service.client.entities.batchGetEntities({ lookups });
+    expect(results.map(({ result }) => result.case)).toEqual(["entity", "entity", "entity"]);
+  });
+
   it("rule 35: a stale etag is ETAG_MISMATCH with the current one; the current one is taken", async () => {
     const person = await newPerson(service.client, { externalId: unique("old") });
     const updated = await service.client.entities.updateEntity({ lookup: byId(person), entity: { name: "Newer" } });
