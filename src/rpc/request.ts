@@ -132,11 +132,13 @@ export function queryOf<Desc extends DescMessage>(
 }
 
 /**
- * Rule 39: what makes two requests the same. A hash of the decoded message, fields in the order of the
- * contract, the keys of a Struct sorted: other languages shuffle maps.
+ * Rule 39: what makes two requests the same, beside their request_id, which may be spelled in either case. A
+ * hash of the decoded message, fields in the order of the contract, the keys of a Struct sorted: other
+ * languages shuffle maps.
  */
-export function requestHash(desc: DescMessage, message: Message): Buffer {
-  return createHash("sha256").update(desc.typeName).update(canonicalJson(plain(desc, message))).digest();
+export function requestHash(desc: DescMessage, message: Message & { requestId: string }): Buffer {
+  const all = plain(desc, { ...message, requestId: "" } as Message);
+  return createHash("sha256").update(desc.typeName).update(canonicalJson(all)).digest();
 }
 
 function plain(desc: DescMessage, message: Message): JsonObject {
