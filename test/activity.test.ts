@@ -1,5 +1,5 @@
 // Rules 49, 50 and 72a: transactions and user events, and the copies of external ids in them.
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Message, MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   Designation,
@@ -16,8 +16,8 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-type TransactionInit = MessageInitShape<typeof TransactionSchema>;
-type UserEventInit = MessageInitShape<typeof UserEventSchema>;
+type TransactionInit = Exclude<MessageInitShape<typeof TransactionSchema>, Message>;
+type UserEventInit = Exclude<MessageInitShape<typeof UserEventSchema>, Message>;
 const AT = { seconds: 1_760_000_000n, nanos: 123_456_000 };
 const payment = (fields: TransactionInit = {}): TransactionInit => ({
   type: "payment",
