@@ -92,7 +92,7 @@ const FIND_HITS = `
   from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])
   union all
   select 'tax_id', k.key, t.id
-  from unnest($3::text[]) as k(key)
+  from (select distinct u.key from unnest($3::text[]) as u(key)) k
   cross join lateral (
     select e.id from entity e
     where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
