@@ -10,7 +10,7 @@ import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
 import type { Deps } from "./rpc/write.ts";
-import type { ServiceRouter } from "./transport/adapter.ts";
+import type { ServiceRouter } from "./transport/handlers.ts";
 
 /** RPCs whose messages may be larger: batches and imports. */
 export const LARGE_METHODS = [

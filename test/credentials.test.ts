@@ -97,6 +97,18 @@ describe("the scope", () => {
     });
   });
 
+  test("operator is admin as well, and nobody else is", async () => {
+    const organizations = {
+      ":path": "/entity.v1.OrganizationService/GetOrganization",
+      "content-type": "application/grpc",
+    };
+    await withSession(server.url, async (session) => {
+      expect((await h2Call(session, organizations, EMPTY)).trailers["grpc-status"]).toBe("0");
+      const other = await h2Call(session, { ...organizations, authorization: `Bearer ${READ_KEY}` }, EMPTY);
+      expect(grpcRefusal(other)).toMatchObject({ reason: "PERMISSION_DENIED", metadata: { scope: "admin" } });
+    });
+  });
+
   test("an RPC without one is closed", async () => {
     const head = { ":path": "/kinds.v1.KindsService/Closed", "content-type": "application/grpc" };
     const answer = await withSession(server.url, (session) => h2Call(session, head, EMPTY));
@@ -108,7 +120,12 @@ describe("the caller's word on itself", () => {
   test("reaches the handler", async () => {
     let seen: unknown;
     await using own = await startServer({
-      handlers: { getEntity: (_: never, context) => ((seen = callOf(context.values)), {}) },
+      handlers: {
+        getEntity: (_: never, context) => {
+          seen = callOf(context.values);
+          return {};
+        },
+      },
     });
     const client = createClient(EntityService, createGrpcTransport({ baseUrl: own.url }));
     let requestId: string | null = null;
@@ -148,7 +165,7 @@ describe("admission", () => {
   test("a call too many is OVERLOADED before its body, health is answered all the while", async () => {
     await using own = await startServer({
       limits: { maxInFlight: 2 },
-      handlers: { getEntity: async () => (await sleep(500), {}) },
+      handlers: { getEntity: () => sleep(500, {}) },
     });
     await withSession(own.url, async (session) => {
       const busy = [1, 2].map(() => h2Call(session, path("GetEntity"), EMPTY));
@@ -161,6 +178,20 @@ describe("admission", () => {
       for (const answer of await Promise.all(busy)) expect(answer.trailers["grpc-status"]).toBe("0");
       expect((await h2Call(session, path("ListEntities"), EMPTY)).trailers["grpc-status"]).toBe("0");
     });
+  });
+
+  test("callers without a key take nobody's place", async () => {
+    await using own = await startServer({ limits: { maxInFlight: 1 } });
+    const reflection = {
+      ":path": "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+      "content-type": "application/grpc",
+    };
+    const session = connect(own.url);
+    session.on("error", () => {});
+    for (let i = 0; i < 5; i += 1) session.request({ ":method": "POST", ...reflection }).on("error", () => {});
+    await sleep(100);
+    expect((await h2Call(session, path("ListEntities"), EMPTY)).trailers["grpc-status"]).toBe("0");
+    session.destroy();
   });
 
   test("the place of a caller who left is free again", async () => {
@@ -238,10 +269,12 @@ describe("cached callers", () => {
 
   test("one lookup serves the calls of its lifetime, and calls at the same time", async () => {
     let lookups = 0;
-    const find = cachedCallers(async (secret) => (lookups++, await sleep(10), secret === "good" ? someone : null), {
-      positiveMs: 100,
-      negativeMs: 30,
-    });
+    const lookUp = async (secret: string) => {
+      lookups += 1;
+      await sleep(10);
+      return secret === "good" ? someone : null;
+    };
+    const find = cachedCallers(lookUp, { positiveMs: 100, negativeMs: 30 });
     await Promise.all([find("good"), find("good"), find("good")]);
     expect(await find("good")).toBe(someone);
     expect(lookups).toBe(1);

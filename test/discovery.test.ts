@@ -5,8 +5,9 @@ import { connect } from "node:http2";
 import { request as httpsRequest } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
-import { fromBinary, type DescService } from "@bufbuild/protobuf";
+import { type DescService, fromBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
@@ -17,7 +18,7 @@ import {
 } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../clients/typescript/gen/grpc/reflection/v1alpha/reflection_pb.ts";
-import { envelope, h2Call, KEY, refusalOf, startServer, type TestServer } from "./transport-harness.ts";
+import { envelope, grpcRefusal, h2Call, KEY, refusalOf, startServer, type TestServer } from "./transport-harness.ts";
 
 let server: TestServer;
 beforeAll(async () => {
@@ -64,6 +65,20 @@ describe("health", () => {
     await own.drain(5_000);
     expect(performance.now() - start).toBeLessThan(1_000);
   });
+});
+
+test("reflection that a tool left open does not hold up the drain", async () => {
+  const own = await startServer();
+  const session = connect(own.url);
+  session.on("error", () => {});
+  const path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+  const left = h2Call(session, { ":path": path, "content-type": "application/grpc" }, undefined, { end: false });
+  await sleep(100);
+  own.shutdown.abort();
+  const start = performance.now();
+  await own.drain(5_000);
+  expect(performance.now() - start).toBeLessThan(1_000);
+  expect(grpcRefusal(await left).reason).toBe("DATABASE_UNAVAILABLE");
 });
 
 describe.each<[string, typeof ServerReflection]>([

@@ -121,6 +121,13 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
       select e.id from entity e left join external_id x
         on x.organization_id = e.organization_id and x.entity_id = e.id and x.is_primary
       where e.external_id is distinct from x.external_id`,
+    "the entity's copy of all its external ids": `
+      select e.id from entity e where
+        (select coalesce(jsonb_agg(jsonb_build_array(x.external_id, coalesce(x.type, ''), x.is_primary) order by x.external_id), '[]')
+         from external_id x where x.organization_id = e.organization_id and x.entity_id = e.id)
+        is distinct from
+        (select coalesce(jsonb_agg(jsonb_build_array(c -> 0, c -> 1, c -> 2) order by (c ->> 0) collate "C"), '[]')
+         from jsonb_array_elements(e.external_ids) c)`,
     "one primary as soon as there is any external id": `
       select entity_id from external_id group by organization_id, entity_id having count(*) filter (where is_primary) <> 1`,
     "versions 1 to n without a gap, the last that of the row": `

@@ -1,23 +1,26 @@
 // A server of the transport alone: real descriptors, handlers of one line, real sockets.
+
+import { type ClientHttp2Session, connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
+import { createConnection } from "node:net";
 import { create, createFileRegistry, type DescService, setExtension } from "@bufbuild/protobuf";
 import {
-  FieldDescriptorProto_Label as Label,
-  FieldDescriptorProto_Type as Type,
   FileDescriptorProtoSchema,
+  FieldDescriptorProto_Label as Label,
   MethodOptionsSchema,
+  FieldDescriptorProto_Type as Type,
 } from "@bufbuild/protobuf/wkt";
-import { connect, type ClientHttp2Session, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
-import { createConnection } from "node:net";
-import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import type { HandlerContext } from "@connectrpc/connect";
-import { ErrorInfoSchema, BadRequestSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
-import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
+import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { pino } from "pino";
+import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
+import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import type { Caller } from "../src/interceptors/call.ts";
-import { createAdapter, type AdapterOptions } from "../src/transport/adapter.ts";
+import { createAdapter } from "../src/transport/adapter.ts";
+import type { HandlerOptions } from "../src/transport/handlers.ts";
 import { createReadiness } from "../src/transport/health.ts";
-import { listen, type ListenOptions } from "../src/transport/listener.ts";
+import { type ListenOptions, listen } from "../src/transport/listener.ts";
 
 export const KEY = "test-key-of-all-scopes-0123456789";
 export const READ_KEY = "test-key-that-reads-0123456789";
@@ -81,9 +84,9 @@ export type Handlers = Record<string, (request: never, context: HandlerContext) 
 interface ServerOptions {
   handlers?: Handlers;
   kinds?: Handlers;
-  endless?: AdapterOptions["endless"];
-  limits?: Partial<AdapterOptions["limits"]>;
-  findCaller?: AdapterOptions["findCaller"];
+  endless?: HandlerOptions["endless"];
+  limits?: Partial<HandlerOptions["limits"]>;
+  findCaller?: HandlerOptions["findCaller"];
   tls?: ListenOptions["tls"];
   listener?: Partial<ListenOptions>;
 }
@@ -108,6 +111,7 @@ export async function startServer(options: ServerOptions = {}) {
         },
         ...options.handlers,
       } as never);
+      router.service(OrganizationService, { getOrganization: () => ({}) });
       router.service(Kinds, {
         echo: () => ({}),
         async *repeat() {

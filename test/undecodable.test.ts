@@ -1,7 +1,7 @@
 // A request that cannot be decoded is refused with the field's path; the value at fault is nowhere.
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { codeToHttpStatus, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { trailerParse } from "@connectrpc/connect/protocol-grpc-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -55,8 +55,11 @@ async function refused(
   return refusal;
 }
 
-const connectError = (answer: Answer) =>
-  refusalOf(errorFromJsonBytes(answer.body, undefined, new ConnectError("unreadable")));
+const connectError = (answer: Answer) => {
+  const error = errorFromJsonBytes(answer.body, undefined, new ConnectError("unreadable"));
+  expect(answer.status).toBe(codeToHttpStatus(error.code));
+  return refusalOf(error);
+};
 const json = (path: string, body: string, canary?: string) =>
   refused({ ":path": path, "content-type": "application/json" }, Buffer.from(body), connectError, canary);
 
@@ -307,6 +310,20 @@ describe("streams", () => {
 });
 
 describe("what handlers throw", () => {
+  test.each(["application/grpc", "application/json"])(
+    "an answer that cannot be written is INTERNAL, %s",
+    async (type) => {
+      await using own = await startServer({ handlers: { getEntity: () => ({ entity: { type: CANARY } }) } });
+      const body = type === "application/json" ? Buffer.from("{}") : envelope(new Uint8Array());
+      const head = { ":path": `${ENTITIES}/GetEntity`, "content-type": type };
+      const answer = await withSession(own.url, (session) => h2Call(session, head, body));
+      const refusal = type === "application/json" ? connectError(answer) : grpcRefusal(answer);
+      expect(refusal).toMatchObject({ code: Code.Internal, reason: "INTERNAL", message: "internal error" });
+      expect(refusal.metadata.request_id).toBe(answer.headers["x-request-id"]);
+      expect(answer.body.toString() + JSON.stringify(answer.trailers) + own.lines.join("")).not.toContain(CANARY);
+    },
+  );
+
   test("a defect is INTERNAL with the request id of its log line, and its text is nowhere", async () => {
     const failure = Object.assign(new Error(`duplicate key (${CANARY})\n    at ${CANARY} (a.ts:1:1)`), {
       code: "23505",

@@ -3,7 +3,7 @@ import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:h
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
-import { fromBinary, toBinary, create } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import * as grpc from "@grpc/grpc-js";
@@ -143,6 +143,25 @@ describe("one port for every protocol", () => {
     expect(performance.now() - start).toBeLessThan(1_500);
     await rawCall(quick.port, "POST /x HTTP/1.1\r\nhost: a\r\nx-slow: ", 3_000);
     expect(performance.now() - start).toBeLessThan(3_000);
+  });
+
+  test.each([0, 1])("an HTTP/2 connection that is idle after %i calls is closed", async (calls) => {
+    await using own = await startServer({ listener: { idleTimeoutMs: 200 } });
+    const session = connect(own.url);
+    const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
+    for (let i = 0; i < calls; i += 1) await h2Call(session, GRPC, envelope(request));
+    expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
+  });
+
+  test("an HTTP/2 connection of age is closed when its calls have ended", async () => {
+    await using own = await startServer({
+      listener: { maxConnectionAgeMs: 200 },
+      handlers: { getEntity: () => sleep(500, {}) },
+    });
+    const session = connect(own.url);
+    const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
+    expect((await h2Call(session, GRPC, envelope(request))).trailers["grpc-status"]).toBe("0");
+    expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
   });
 
   test("an HTTP/2 connection that the caller closes is let go", async () => {
@@ -366,7 +385,14 @@ describe("deadlines", () => {
 
   test("a deadline that has passed spares the handler", async () => {
     let ran = false;
-    await using own = await startServer({ handlers: { getEntity: () => ((ran = true), {}) } });
+    await using own = await startServer({
+      handlers: {
+        getEntity: () => {
+          ran = true;
+          return {};
+        },
+      },
+    });
     const answer = await withSession(own.url, (session) =>
       h2Call(session, { ...GRPC, "grpc-timeout": "0S" }, envelope(request)),
     );
@@ -381,7 +407,13 @@ describe("deadlines", () => {
     let signal: AbortSignal | undefined;
     await using own = await startServer({
       limits: { defaultTimeoutMs },
-      handlers: { getEntity: async (_: never, context) => ((signal = context.signal), await sleep(1_500), {}) },
+      handlers: {
+        getEntity: async (_: never, context) => {
+          signal = context.signal;
+          await sleep(1_500);
+          return {};
+        },
+      },
     });
     const start = performance.now();
     const answer = await withSession(own.url, (session) => h2Call(session, { ...GRPC, ...more }, envelope(request)));
@@ -414,7 +446,13 @@ describe("deadlines", () => {
   test("a caller who leaves aborts the handler", async () => {
     let signal: AbortSignal | undefined;
     await using own = await startServer({
-      handlers: { getEntity: async (_: never, context) => ((signal = context.signal), await sleep(400), {}) },
+      handlers: {
+        getEntity: async (_: never, context) => {
+          signal = context.signal;
+          await sleep(400);
+          return {};
+        },
+      },
     });
     await withSession(own.url, async (session) => {
       const stream = session.request({ ":method": "POST", ...GRPC, authorization: `Bearer ${KEY}` });
@@ -459,34 +497,55 @@ describe("streams of responses", () => {
     expect(stopped).toBe(true);
   });
 
-  test.each([
-    ["cancels", (session: ClientHttp2Session, stream: ClientHttp2Stream) => (stream.close(8), session)],
-    ["hangs up", (session: ClientHttp2Session) => (session.destroy(), session)],
-  ])("one that its caller does not read lets its handler go when the caller %s", async (_, leave) => {
-    let ended = false;
-    await using own = await startServer({
-      kinds: {
-        async *repeat() {
-          try {
-            for (;;) yield { texts: ["x".repeat(50_000)] };
-          } finally {
-            ended = true;
-          }
-        },
+  /** Begins the stream without reading it; the returned function leaves it. */
+  const unread: [string, (own: TestServer) => () => void][] = [
+    ["cancels", (own) => beginUnread(own, (_, stream) => stream.close(8))],
+    ["hangs up", (own) => beginUnread(own, (session) => session.destroy())],
+    [
+      "hangs up over HTTP/1.1",
+      (own) => {
+        const socket = createConnection(own.port, "127.0.0.1").pause();
+        socket.on("error", () => {});
+        const head = `POST ${repeat[":path"]} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\n`;
+        socket.write(`${head}content-type: application/connect+json\r\ncontent-length: 7\r\n\r\n\0\0\0\0\x02{}`);
+        return () => socket.destroy();
       },
-    });
+    ],
+  ];
+  function beginUnread(own: TestServer, leave: (session: ClientHttp2Session, stream: ClientHttp2Stream) => void) {
     const session = connect(own.url);
     session.on("error", () => {});
     const stream = session.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...repeat });
     stream.on("error", () => {});
     stream.end(envelope(new Uint8Array()));
     stream.pause();
-    await sleep(200);
+    return () => leave(session, stream);
+  }
+
+  test.each(unread)("one that its caller does not read lets its handler go when the caller %s", async (_, begin) => {
+    let sent = 0;
+    let ended = false;
+    await using own = await startServer({
+      kinds: {
+        async *repeat() {
+          try {
+            for (;;) {
+              sent += 1;
+              yield { texts: ["x".repeat(50_000)] };
+            }
+          } finally {
+            ended = true;
+          }
+        },
+      },
+    });
+    const leave = begin(own);
+    await sleep(300);
+    expect(sent).toBeGreaterThan(0);
     expect(ended).toBe(false);
-    leave(session, stream);
+    leave();
     await expect.poll(() => ended).toBe(true);
     await expect.poll(() => own.calls()[0]?.code).toBe("CANCELLED");
-    session.destroy();
   });
 });
 
@@ -532,10 +591,14 @@ interface HandlerContextLike {
   signal: AbortSignal;
 }
 
+test("a port that is taken is said so", async () => {
+  await expect(startServer({ listener: { port: server.port } })).rejects.toMatchObject({ code: "EADDRINUSE" });
+});
+
 describe("drain", () => {
   test("a call in flight ends, idle connections do not hold it up, health says so first", async () => {
     const own = await startServer({
-      handlers: { getEntity: async () => (await sleep(600), { entity: { name: "late" } }) },
+      handlers: { getEntity: () => sleep(600, { entity: { name: "late" } }) },
     });
     const idle = connect(own.url);
     await h2Call(idle, { ...GRPC, ":path": "/entity.v1.EntityService/ListEntities" }, envelope(new Uint8Array()));
@@ -566,7 +629,7 @@ describe("drain", () => {
   });
 
   test("what remains at the deadline is cut off", async () => {
-    const own = await startServer({ handlers: { getEntity: async () => (await sleep(3_000), {}) } });
+    const own = await startServer({ handlers: { getEntity: () => sleep(3_000, {}) } });
     const call = createClient(EntityService, createGrpcTransport({ baseUrl: own.url })).getEntity({}, { headers });
     call.catch(() => {});
     await sleep(100);
@@ -593,18 +656,21 @@ describe("drain", () => {
     session.destroy();
   });
 
-  test("a large answer to a slow reader is not cut", async () => {
-    const name = "n".repeat(3_000_000);
-    await using own = await startServer({ handlers: { getEntity: () => ({ entity: { name } }) } });
+  test.each([
+    ["that is complete", true],
+    ["that is left open", false],
+  ])("a large answer to a slow reader of a request %s is not cut", async (_, complete) => {
+    await using own = await startServer({
+      handlers: {
+        async *importEntities() {
+          yield { results: [{ error: { message: "n".repeat(3_000_000) } }] };
+        },
+      },
+    });
     await withSession(own.url, async (session) => {
-      // The request is left open: the rest of it is given up once the answer is written.
-      const stream = session.request({
-        ":method": "POST",
-        ":path": GET,
-        "content-type": "application/grpc",
-        authorization: `Bearer ${KEY}`,
-      });
-      stream.end(envelope(request));
+      const path = "/entity.v1.EntityService/ImportEntities";
+      const stream = session.request({ ":method": "POST", ...GRPC, ":path": path, authorization: `Bearer ${KEY}` });
+      if (complete) stream.end();
       stream.pause();
       await sleep(700);
       let received = 0;

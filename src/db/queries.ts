@@ -6,7 +6,6 @@ import {
   type EntityState,
   type EventType,
   type ExternalIdState,
-  orderExternalIds,
   primaryOf,
   taxIdKeyOf,
 } from "../domain/entity.ts";
@@ -47,20 +46,15 @@ interface EntityRow {
   created_at: string;
   updated_at: string;
   deleted_at: string | null;
-  external_ids?: [externalId: string, type: string | null, primary: boolean, attachedAt: string][];
+  external_ids: [externalId: string, type: string, primary: boolean, attachedAt: string][];
 }
 
-const ENTITY_COLUMNS = `e.organization_id, e.id, e.version, e.type, e.country_code, e.name, e.tax_id, e.tax_id_check,
-  e.status, e.nationality, e.risk_matrix_id, e.risk_score, e.entity_data, e.attributes, e.metadata, e.etag,
-  e.created_at, e.updated_at, e.deleted_at`;
+const ENTITY_COLUMNS = `e.organization_id, e.id, e.version, e.type, e.country_code, e.external_ids, e.name, e.tax_id,
+  e.tax_id_check, e.status, e.nationality, e.risk_matrix_id, e.risk_score, e.entity_data, e.attributes, e.metadata,
+  e.etag, e.created_at, e.updated_at, e.deleted_at`;
 
-/** Columns of an entity with its external ids, for a SELECT from `entity e`. */
-export const ENTITY_WITH_EXTERNAL_IDS = `${ENTITY_COLUMNS},
-  (select coalesce(json_agg(json_build_array(x.external_id, x.type, x.is_primary, x.attached_at)), '[]')
-   from external_id x where x.organization_id = e.organization_id and x.entity_id = e.id) as external_ids`;
-
-/** The state of a row of ENTITY_WITH_EXTERNAL_IDS. */
-export function toState(row: unknown, externalIds?: readonly ExternalIdState[]): EntityState {
+/** The state of a row of ENTITY_COLUMNS. */
+export function toState(row: unknown): EntityState {
   const r = row as EntityRow;
   return {
     id: r.id,
@@ -68,15 +62,12 @@ export function toState(row: unknown, externalIds?: readonly ExternalIdState[]):
     version: Number(r.version),
     type: r.type,
     countryCode: r.country_code,
-    externalIds: orderExternalIds(
-      externalIds ??
-        (r.external_ids ?? []).map(([externalId, type, primary, attachedAt]) => ({
-          externalId,
-          type: type ?? "",
-          primary,
-          attachedAt: parseInstant(attachedAt),
-        })),
-    ),
+    externalIds: r.external_ids.map(([externalId, type, primary, attachedAt]) => ({
+      externalId,
+      type,
+      primary,
+      attachedAt: parseInstant(attachedAt),
+    })),
     name: r.name,
     taxId: r.tax_id,
     taxIdCheck: r.tax_id_check,
@@ -130,7 +121,7 @@ const FIND_ENTITIES = `
     union all
     select h.by, h.key, h.id from (${FIND_HITS.replace("$3", "$4").replace("$2", "$3")}) h
   )
-  select hit.by, hit.key, ${ENTITY_WITH_EXTERNAL_IDS}
+  select hit.by, hit.key, ${ENTITY_COLUMNS}
   from hit join entity e on e.organization_id = $1 and e.id = hit.hit_id`;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
@@ -201,7 +192,7 @@ export async function listEntities(
       where v.organization_id = $1 and v.recorded_at > ${after}::timestamptz)`);
   }
   const rows = await em.execute<unknown[]>(
-    `select ${ENTITY_WITH_EXTERNAL_IDS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
+    `select ${ENTITY_COLUMNS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
     values,
   );
   return rows.map((row) => toState(row));
@@ -249,7 +240,7 @@ export interface EventFilter {
   from: Instant | undefined;
   to: Instant | undefined;
   /** Only what is older than this event. */
-  before: { recordedAt: Instant; id: string } | undefined;
+  before: { recordedAt: Instant; id: string; entityVersion: string } | undefined;
   limit: number;
 }
 
@@ -265,12 +256,16 @@ export async function listEvents(em: EntityManager, organizationId: string, filt
   if (filter.requestId !== undefined) where.push(`v.request_id = ${value(filter.requestId)}::uuid`);
   if (filter.from !== undefined) where.push(`v.recorded_at >= ${value(instantToText(filter.from))}::timestamptz`);
   if (filter.to !== undefined) where.push(`v.recorded_at < ${value(instantToText(filter.to))}::timestamptz`);
-  if (filter.before !== undefined) {
+  // Of one entity the versions are in the order of time, and have an index that no planner can mistake.
+  const order = filter.entityId === undefined ? "v.recorded_at desc, v.id desc" : "v.entity_version desc";
+  if (filter.before !== undefined && filter.entityId !== undefined) {
+    where.push(`v.entity_version < ${value(filter.before.entityVersion)}::bigint`);
+  } else if (filter.before !== undefined) {
     const { recordedAt, id } = filter.before;
     where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
   const rows = await em.execute<Record<string, never>[]>(
-    `select v.* from entity_event v where ${where.join(" and ")} order by v.recorded_at desc, v.id desc limit $2`,
+    `select v.* from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
     values,
   );
   return rows.map((row: Record<string, unknown>) => ({
@@ -297,13 +292,14 @@ export async function listEvents(em: EntityManager, organizationId: string, filt
 
 // --- Locking reads ------------------------------------------------------------------------------
 
-/** Locks entities against writers and recorders, in id order, and reads them. External ids are read after. */
-export async function lockEntities(em: EntityManager, organizationId: string, ids: string[]): Promise<unknown[]> {
-  return em.execute<{ id: string }[]>(
+/** Locks entities against writers and recorders, in id order, and reads them. */
+export async function lockEntities(em: EntityManager, organizationId: string, ids: string[]): Promise<EntityState[]> {
+  const rows = await em.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e
      where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for no key update`,
     [organizationId, ids],
   );
+  return rows.map(toState);
 }
 
 /** Locks entities against writers alone, in id order: recorders do not wait for each other. */
@@ -317,31 +313,6 @@ export async function shareEntities(
      where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
     [organizationId, ids],
   );
-}
-
-/** The external ids of entities that are locked: a fresh statement, since a join in the locking one would be stale. */
-export async function findExternalIds(
-  em: EntityManager,
-  organizationId: string,
-  entityIds: string[],
-): Promise<Map<string, ExternalIdState[]>> {
-  const rows = await em.execute<
-    { entity_id: string; external_id: string; type: string | null; is_primary: boolean; attached_at: string }[]
-  >(
-    `select entity_id, external_id, type, is_primary, attached_at from external_id
-     where organization_id = $1 and entity_id = any($2::uuid[])`,
-    [organizationId, entityIds],
-  );
-  const found = new Map<string, ExternalIdState[]>(entityIds.map((id) => [id, []]));
-  for (const row of rows) {
-    found.get(row.entity_id)?.push({
-      externalId: row.external_id,
-      type: row.type ?? "",
-      primary: row.is_primary,
-      attachedAt: parseInstant(row.attached_at),
-    });
-  }
-  return found;
 }
 
 /** The database's clock, now and not at the beginning of the transaction, and the organization's policy. */
@@ -388,20 +359,24 @@ const entityColumns = (states: readonly EntityState[]) => [
   states.map((s) => s.etag),
   states.map((s) => instantToText(s.updatedAt)),
   states.map((s) => (s.deletedAt === null ? null : instantToText(s.deletedAt))),
+  states.map((s) =>
+    JSON.stringify(s.externalIds.map((id) => [id.externalId, id.type, id.primary, instantToText(id.attachedAt)])),
+  ),
 ];
 
 const ENTITY_ARRAYS = `unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::text[], $10::text[], $11::uuid[], $12::numeric[], $13::jsonb[], $14::jsonb[], $15::jsonb[], $16::uuid[],
-  $17::timestamptz[], $18::timestamptz[]`;
+  $17::timestamptz[], $18::timestamptz[], $19::jsonb[]`;
 const ENTITY_NAMES = `id, version, external_id, name, tax_id, tax_id_key, tax_id_check, status, nationality,
-  risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at`;
+  risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at,
+  external_ids`;
 
 export async function insertEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
   if (states.length === 0) return;
   await em.execute(
     `insert into entity (organization_id, type, country_code, created_at, ${ENTITY_NAMES})
      select $1::uuid, v.type, v.country_code, v.created_at, ${ENTITY_NAMES.replaceAll(/(\w+)/g, "v.$1")}
-     from ${ENTITY_ARRAYS}, $19::text[], $20::text[], $21::timestamptz[])
+     from ${ENTITY_ARRAYS}, $20::text[], $21::text[], $22::timestamptz[])
        as v(${ENTITY_NAMES}, type, country_code, created_at)`,
     [
       organizationId,

@@ -233,12 +233,7 @@ async function openGroup(em: EntityManager, organizationId: string, commands: re
     if (wanted.length === 0) break;
     if (round > MAX_LOCK_ROUNDS) throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
     const ids = [...new Set(wanted)];
-    const rows = await queries.lockEntities(em, organizationId, ids);
-    const externalIds = await queries.findExternalIds(em, organizationId, ids);
-    for (const row of rows) {
-      const id = (row as { id: string }).id;
-      states.set(id, queries.toState(row, externalIds.get(id) ?? []));
-    }
+    for (const state of await queries.lockEntities(em, organizationId, ids)) states.set(state.id, state);
     for (const id of ids) locked.add(id);
     // Under the lock, look again: while we waited, the key may have moved to another entity.
     hits = await queries.findHits(em, organizationId, keys);

@@ -2,7 +2,7 @@
 // the request is in them: no message, no header but the ids that tie the line to its caller and its trace.
 import type { ContextValues } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import { callContext, requestIdKey } from "./call.ts";
 
 /** How a call ended: "OK" or the gRPC name of its code, and the reason of ErrorInfo where there is one. */

@@ -71,7 +71,10 @@ export function entityEventRpcs(deps: Deps) {
           requestId,
           from: request.from === undefined ? undefined : fromTimestamp(request.from),
           to: request.to === undefined ? undefined : fromTimestamp(request.to),
-          before: cursor === undefined ? undefined : { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "" },
+          before:
+            cursor === undefined
+              ? undefined
+              : { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "", entityVersion: cursor[2] ?? "0" },
           limit: pageSize + 1,
         });
       });
@@ -80,7 +83,7 @@ export function entityEventRpcs(deps: Deps) {
       return {
         events: page.map(eventToProto),
         nextPageToken:
-          events.length > pageSize && last !== undefined ? toPageToken(query, [String(last.recordedAt), last.id]) : "",
+          events.length > pageSize && last !== undefined ? toPageToken(query, [String(last.recordedAt), last.id, String(last.entityVersion)]) : "",
       };
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;

@@ -10,12 +10,12 @@ import {
 import {
   createServer as createHttp2Server,
   createSecureServer,
+  type ServerOptions as Http2Options,
   type Http2Server,
   type ServerHttp2Session,
   type ServerHttp2Stream,
-  type ServerOptions as Http2Options,
 } from "node:http2";
-import { createServer as createNetServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
 import type { Logger } from "pino";
 import type { RequestHandler } from "./adapter.ts";
 
@@ -55,9 +55,10 @@ const HTTP2_LIMITS: Http2Options = {
   settings: { maxConcurrentStreams: 100, maxHeaderListSize: MAX_HEADER_BYTES },
   maxSessionInvalidFrames: 50,
   maxSessionRejectedStreams: 20,
-  // Rapid reset (CVE-2023-44487): both must be set to have effect.
-  streamResetBurst: 100,
-  streamResetRate: 10,
+  // Rapid reset (CVE-2023-44487): both must be set to have effect. Lower ones would end the connection of
+  // an honest caller whose short deadlines pass while the service is slow.
+  streamResetBurst: 1_000,
+  streamResetRate: 33,
 };
 
 /** Listens; rejects where the port cannot be had. */
@@ -113,14 +114,15 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   function trackSession(session: ServerHttp2Session): void {
     sessions.add(session);
     let calls = 0;
-    const idle = setTimeout(() => session.close(), idleTimeoutMs).unref();
+    const closeWhenIdle = () => setTimeout(() => session.close(), idleTimeoutMs).unref();
+    let idle = closeWhenIdle();
     const age = setTimeout(() => session.close(), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
     session.on("stream", (stream: ServerHttp2Stream) => {
       calls += 1;
       clearTimeout(idle);
       stream.once("close", () => {
         calls -= 1;
-        if (calls === 0 && !session.closed) idle.refresh();
+        if (calls === 0 && !session.closed) idle = closeWhenIdle();
       });
       // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the
       // session with it. close(NO_ERROR) and resume() cut the answer or do nothing.

@@ -1,5 +1,5 @@
 // Node's HTTP/2 has no time limit for a request's body: a stream whose body never ends would be held for ever.
-import type { ConnectError } from "@connectrpc/connect";
+import { type ConnectError, createContextKey, type HandlerContext } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
 import { abandon, within } from "../interceptors/deadline.ts";
@@ -7,6 +7,17 @@ import { abandon, within } from "../interceptors/deadline.ts";
 /** When the body must have arrived, in milliseconds of performance.now(). A gate may bring it forward. */
 export interface BodyLimit {
   expiresAt: number;
+}
+
+export const bodyLimit = createContextKey<BodyLimit | undefined>(undefined, { description: "bodyLimit" });
+
+/** For the gate: a deadline that has passed spares the handler; one that comes before the body's limit shortens it. */
+export function beginDeadline(context: HandlerContext): void {
+  const timeoutMs = context.timeoutMs();
+  if (timeoutMs === undefined) return;
+  if (timeoutMs <= 0) throw new DomainError("DEADLINE_EXCEEDED", "The deadline had passed when the call arrived");
+  const limit = context.values.get(bodyLimit);
+  if (limit !== undefined) limit.expiresAt = Math.min(limit.expiresAt, performance.now() + timeoutMs);
 }
 
 /** The body's chunks; throws DEADLINE_EXCEEDED once the limit has passed before its end. */
