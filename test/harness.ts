@@ -108,6 +108,12 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
       await orm.close(true);
       await assertInvariants(sql);
       await admin.end();
+      // The pool does not wait for its connections to be gone; one that the drop ends would throw after all.
+      for (let i = 0; i < 100; i++) {
+        const { rows } = await owner.query("select 1 from pg_stat_activity where datname = $1", [name]);
+        if (rows.length === 0) break;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
       await owner.query(`drop database ${name} with (force)`);
       await owner.end();
     },

@@ -376,6 +376,7 @@ describe("a lookup that waits for a lock", () => {
   async function openTransaction() {
     const client = new pg.Client(service.database);
     await client.connect();
+    await client.query("set timezone = 'UTC'");
     await client.query("begin");
     return {
       query: (text: string, values: unknown[]) => client.query(text, values),
@@ -385,6 +386,12 @@ describe("a lookup that waits for a lock", () => {
       },
     };
   }
+  /** The copy in the entity's row, made anew. */
+  const COPY_EXTERNAL_IDS = `
+    update entity e set external_ids = (
+      select jsonb_agg(jsonb_build_array(x.external_id, coalesce(x.type, ''), x.is_primary, x.attached_at) order by x.is_primary desc, x.attached_at)
+      from external_id x where x.entity_id = e.id)
+    where id = any($1::uuid[])`;
   const waiters = async () =>
     Number((await service.sql("select count(*) as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"))[0]?.n);
 
@@ -409,6 +416,7 @@ describe("a lookup that waits for a lock", () => {
       call = UPDATES[name]!(byExternalId(hot));
       await expect.poll(waiters).toBe(1);
       await holder.query("update external_id set entity_id = $2 where external_id = $1", [hot, after.id]);
+      await holder.query(COPY_EXTERNAL_IDS, [[before.id, after.id]]);
     }
     const written = await call;
     expect(written?.id).toBe(after.id);
@@ -433,6 +441,7 @@ describe("a lookup that waits for a lock", () => {
       refused = refusal(UPDATES.UpdateEntity!(byExternalId(hot)));
       await expect.poll(waiters).toBe(1);
       await holder.query("delete from external_id where external_id = $1", [hot]);
+      await holder.query(COPY_EXTERNAL_IDS, [[entity.id]]);
     }
     expect(await refused).toMatchObject({ reason: "NOT_FOUND" });
     const { entity: after } = await service.client.entities.getEntity({ lookup: { by: byId(entity.id) } });
