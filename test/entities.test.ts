@@ -16,7 +16,7 @@ import {
   TaxIdCheck,
   type UpdateEntityRequestSchema,
 } from "../clients/typescript/index.ts";
-import { captureHeaders, refusal, startService, type TestService } from "./harness.ts";
+import { captureHeaders, forget, refusal, startService, type TestService } from "./harness.ts";
 
 type EntityInit = MessageInitShape<typeof EntitySchema>;
 type UpdateInit = MessageInitShape<typeof UpdateEntityRequestSchema>;
@@ -977,6 +977,7 @@ describe("etag and time", () => {
     const before = await get(entity);
     const { entity: after } = await update(entity, { name: "Bea" });
     expect(micros(after.updatedAt)).toBe(micros(before.updatedAt) + 1n);
+    await forget(service, [entity.id]);
   });
 
   it("rule 35: an etag in the request, in the entity or in both lets a current one through and refuses a stale one", async () => {

@@ -123,6 +123,15 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
   };
 }
 
+/** Takes entities out of the database that a test has altered behind the service's back, before the invariants are checked. */
+export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
+  await service.sql(
+    `with x as (delete from external_id where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
+     delete from entity where id = any($1)`,
+    [ids],
+  );
+}
+
 /** What must be true of every database, whatever a test did to it. */
 async function assertInvariants(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<void> {
   const broken = {

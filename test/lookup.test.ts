@@ -13,7 +13,7 @@ import {
   EventType,
   GetEntityRequestSchema,
 } from "../clients/typescript/index.ts";
-import { refusal, startService, type TestService } from "./harness.ts";
+import { forget, refusal, startService, type TestService } from "./harness.ts";
 
 type By = NonNullable<MessageInitShape<typeof EntityLookupSchema>["by"]>;
 
@@ -372,6 +372,10 @@ describe("tax ids as keys", () => {
 });
 
 describe("a lookup that waits for a lock", () => {
+  /** Moved behind the service's back: no event tells of it. */
+  const altered: string[] = [];
+  afterAll(() => forget(service, altered));
+
   /** A transaction of the test's own, on the tables. */
   async function openTransaction() {
     const client = new pg.Client(service.database);
@@ -407,6 +411,7 @@ describe("a lookup that waits for a lock", () => {
 
   it.each(Object.keys(UPDATES))("rule 5: %s writes to the entity that has the external id after the wait", async (name) => {
     const [before, after] = [await newEntity(), await newEntity()];
+    altered.push(before.id, after.id);
     const hot = fresh("hot");
     await service.client.entities.addExternalIds({ lookup: { by: byId(before.id) }, externalIds: [{ externalId: hot }] });
     let call: Promise<Entity | undefined>;
@@ -432,6 +437,7 @@ describe("a lookup that waits for a lock", () => {
 
   it("rule 5: NOT_FOUND when the external id is freed during the wait, and the old owner stays as it is", async () => {
     const entity = await newEntity();
+    altered.push(entity.id);
     const hot = fresh("hot");
     await service.client.entities.addExternalIds({ lookup: { by: byId(entity.id) }, externalIds: [{ externalId: hot }] });
     let refused: ReturnType<typeof refusal>;
@@ -451,6 +457,7 @@ describe("a lookup that waits for a lock", () => {
   it("rules 5, 7: a tax id that moves during the wait is looked up again too", async () => {
     const taxId = freshTaxId();
     const [before, after] = [await newEntity({ taxId }), await newEntity()];
+    altered.push(before.id, after.id);
     let call: Promise<Entity | undefined>;
     {
       await using holder = await openTransaction();
@@ -466,6 +473,7 @@ describe("a lookup that waits for a lock", () => {
   it("rules 5, 10: a tax id that a second entity gets during the wait is ambiguous then", async () => {
     const taxId = freshTaxId();
     const [before, second] = [await newEntity({ taxId }), await newEntity()];
+    altered.push(before.id, second.id);
     let refused: ReturnType<typeof refusal>;
     {
       await using holder = await openTransaction();
