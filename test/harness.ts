@@ -111,10 +111,25 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
       await orm.close(true);
       await assertInvariants(sql);
       await admin.end();
+      // The pool does not wait for its connections to be gone; one that the drop ends would throw after all.
+      for (let i = 0; i < 100; i++) {
+        const { rows } = await owner.query("select 1 from pg_stat_activity where datname = $1", [name]);
+        if (rows.length === 0) break;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
       await owner.query(`drop database ${name} with (force)`);
       await owner.end();
     },
   };
+}
+
+/** Takes entities out of the database that a test has altered behind the service's back, before the invariants are checked. */
+export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
+  await service.sql(
+    `with x as (delete from external_id where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
+     delete from entity where id = any($1)`,
+    [ids],
+  );
 }
 
 /** What must be true of every database, whatever a test did to it. */

@@ -99,6 +99,9 @@ const FIND_HITS = `
     order by e.id limit ${LIMITS.candidates + 1}
   ) t`;
 
+/** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
+const distinct = (keys: string[]) => [...new Set(keys)];
+
 /** Which entities the keys name now. */
 export async function findHits(em: EntityManager, organizationId: string, keys: Keys): Promise<Hits> {
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
@@ -106,7 +109,7 @@ export async function findHits(em: EntityManager, organizationId: string, keys: 
   const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
     organizationId,
     keys.externalIds,
-    keys.taxIdKeys,
+    distinct(keys.taxIdKeys),
   ]);
   for (const { by, key, id } of rows) {
     if (by === "external_id") hits.externalIds.set(key, id);
@@ -134,7 +137,7 @@ export async function findEntities(
     organizationId,
     keys.entityIds,
     keys.externalIds,
-    keys.taxIdKeys,
+    distinct(keys.taxIdKeys),
   ]);
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   const entities = new Map<string, EntityState>();
