@@ -63,7 +63,7 @@ export function parseWrite(request: WriteRequest, violations: Violations): Pick<
 export async function write<I extends DescMessage, O extends DescMessage>(
   { writer }: Deps,
   ctx: HandlerContext,
-  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean } },
+  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
   { requestId, ...command }: Omit<Command, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {
@@ -92,8 +92,9 @@ export async function write<I extends DescMessage, O extends DescMessage>(
 }
 
 /**
- * A write that is no change of an entity: `work` in one transaction of the caller's organization (or of
- * `organizationId`), remembered under its request_id like any other.
+ * A write that is no change of an entity: `work` in one transaction, in the caller's organization or in
+ * `organizationId`, remembered under its request_id like any other. The record is the caller's own, whatever
+ * organization the request names: with another one it is another request, and a new one is not there yet.
  */
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
   { orm }: Deps,
@@ -101,28 +102,37 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
   call: {
     input: I;
     output: O;
-    request: MessageShape<I> & { validateOnly: boolean };
+    request: MessageShape<I> & { validateOnly: boolean; requestId: string };
     requestId: string | undefined;
     organizationId?: string;
   },
   work: (em: EntityManager) => Promise<MessageInitShape<O>>,
 ): Promise<MessageShape<O>> {
   const { input, output, request, requestId } = call;
-  const organizationId = call.organizationId ?? organizationOf(ctx);
+  const own = organizationOf(ctx);
+  const organizationId = call.organizationId ?? own;
   const { principal } = authorOf(ctx);
-  const key = requestId === undefined ? undefined : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
+  const enter = async (em: EntityManager, id: string) => {
+    if (organizationId !== own) await em.execute("select set_config('app.organization_id', $1, true)", [id]);
+  };
+  const key =
+    requestId === undefined
+      ? undefined
+      : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
   return transaction(
     orm,
-    organizationId,
+    own,
     async (em) => {
-      const [claim] = await claimRequests(em, organizationId, [key]);
+      const [claim] = await claimRequests(em, own, [key]);
       if (typeof claim === "object" && "refused" in claim) throw claim.refused;
       if (typeof claim === "object") {
         ctx.responseHeader.set("idempotent-replay", "true");
         return fromBinary(output, claim.answer);
       }
+      await enter(em, organizationId);
       const answer = create(output, await work(em));
-      if (key !== undefined) await rememberAnswers(em, organizationId, [{ key, answer: toBinary(output, answer) }]);
+      await enter(em, own);
+      if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
       return answer;
     },
     { validateOnly: request.validateOnly, signal: ctx.signal },

@@ -15,8 +15,8 @@ import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
+import { type BodyLimit, bodyLimit, bodyUntilAnswered, bodyWithin } from "./request-body.ts";
 import { unaryPath } from "./unary.ts";
-import { type BodyLimit, bodyLimit, bodyWithin } from "./request-body.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
 export type NodeResponse = ServerResponse | Http2ServerResponse;
@@ -77,7 +77,8 @@ export function createAdapter(options: HandlerOptions): Adapter {
   ): Promise<void> {
     const { method } = handler;
     const one = method.methodKind === "unary" || method.methodKind === "server_streaming";
-    const body = one ? bodyWithin(call.body as AsyncIterable<Uint8Array>, limit) : call.body;
+    const chunks = call.body as AsyncIterable<Uint8Array>;
+    const body = one ? bodyWithin(chunks, limit) : bodyUntilAnswered(chunks, response);
     const answered = await handler({ ...call, body });
     const protocol = protocolOf(call.header.get("content-type") ?? "");
     if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);

@@ -1,4 +1,5 @@
 // Node's HTTP/2 has no time limit for a request's body: a stream whose body never ends would be held for ever.
+import type { EventEmitter } from "node:events";
 import { type ConnectError, createContextKey } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
@@ -33,6 +34,22 @@ export async function* bodyWithin(body: AsyncIterable<Uint8Array>, limit: BodyLi
   } finally {
     abandon(iterator);
   }
+}
+
+/**
+ * The body of a stream, let go of when the response is over and not before: Node destroys a request whose
+ * reader leaves, as the library does at a message that it cannot decode, and that would end the call as if
+ * its caller had gone, with the answers to the messages before unsent.
+ */
+export function bodyUntilAnswered(body: AsyncIterable<Uint8Array>, response: EventEmitter): AsyncIterable<Uint8Array> {
+  const iterator = body[Symbol.asyncIterator]();
+  for (const event of ["finish", "close"]) response.once(event, () => abandon(iterator));
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: () => iterator.next(),
+      return: async () => ({ done: true, value: undefined }),
+    }),
+  };
 }
 
 /** Outside the interceptors the library takes a ConnectError only. */
