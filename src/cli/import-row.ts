@@ -64,9 +64,8 @@ function moveUnlisted(desc: DescMessage, value: JsonValue, at: string): JsonValu
     else if (key === "address") listed.push([key, moveUnlisted(AddressSchema, member, `${at}.address`)]);
     else (isField(desc, key) ? listed : unlisted).push([key, member]);
   }
+  if (additional !== null && !isObject(additional)) throw invalidField(`${at}.additional`, "must be an object");
   if (unlisted.length === 0) return Object.fromEntries([...listed, ["additional", additional]]);
-  // What is no object is refused by the decoder, which says so.
-  if (additional !== null && !isObject(additional)) return value;
   const given = Object.entries(additional ?? {});
   if (unlisted.some(([key]) => Object.hasOwn((additional ?? {}) as object, key))) {
     throw invalidField(`${at}.additional`, "has a key that is also given beside it");

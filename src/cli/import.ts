@@ -41,21 +41,25 @@ export async function importEntities(client: EntityClient, options: ImportOption
   };
   const show = () => progress.update(done.end, counts.created + counts.updated + counts.unchanged + counts.failed);
 
-  async function* rows() {
+  // A failure of the file, and not that of the connection, which the transport throws into rows().
+  async function* chunks() {
     try {
-      for await (const line of linesOf(source.stream)) {
-        const row = rowOf(line, options);
-        if (row instanceof DomainError) {
-          pending.push({ line: line.number, end: line.end, refusal: toRowError(row) });
-          settleRefusals();
-        } else {
-          pending.push({ line: line.number, end: line.end });
-          yield row;
-        }
-      }
+      yield* source.stream;
     } catch (error) {
       brokenFile = error;
       throw error;
+    }
+  }
+  async function* rows() {
+    for await (const line of linesOf(chunks())) {
+      const row = rowOf(line, options);
+      if (row instanceof DomainError) {
+        pending.push({ line: line.number, end: line.end, refusal: toRowError(row) });
+        settleRefusals();
+      } else {
+        pending.push({ line: line.number, end: line.end });
+        yield row;
+      }
     }
   }
 
