@@ -50,7 +50,8 @@ console.log(JSON.stringify({
 
 const COMPILER = {
   target: "es2022",
-  lib: ["es2022"],
+  // Connect's declarations name HeadersInit, which is the browser's.
+  lib: ["es2022", "dom"],
   module: "nodenext",
   moduleResolution: "nodenext",
   strict: true,
