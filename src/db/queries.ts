@@ -92,12 +92,15 @@ const FIND_HITS = `
   from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])
   union all
   select 'tax_id', k.key, t.id
-  from unnest($3::text[]) as k(key)
+  from (select distinct u.key from unnest($3::text[]) as u(key)) k
   cross join lateral (
     select e.id from entity e
     where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
     order by e.id limit ${LIMITS.candidates + 1}
   ) t`;
+
+/** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
+const distinct = (keys: string[]) => [...new Set(keys)];
 
 /** Which entities the keys name now. */
 export async function findHits(em: EntityManager, organizationId: string, keys: Keys): Promise<Hits> {
@@ -106,7 +109,7 @@ export async function findHits(em: EntityManager, organizationId: string, keys: 
   const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
     organizationId,
     keys.externalIds,
-    keys.taxIdKeys,
+    distinct(keys.taxIdKeys),
   ]);
   for (const { by, key, id } of rows) {
     if (by === "external_id") hits.externalIds.set(key, id);
@@ -134,7 +137,7 @@ export async function findEntities(
     organizationId,
     keys.entityIds,
     keys.externalIds,
-    keys.taxIdKeys,
+    distinct(keys.taxIdKeys),
   ]);
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   const entities = new Map<string, EntityState>();

@@ -25,7 +25,7 @@ import { taxIdKey } from "../domain/tax-id.ts";
 import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
-import { fromProto, parseReadMask, statusFromProto, toProto, typeFromProto } from "./entity-message.ts";
+import { externalIdFromProto, fromProto, parseReadMask, statusFromProto, toProto, typeFromProto } from "./entity-message.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -51,19 +51,20 @@ export function entityRpcs(deps: Deps) {
     async createEntity(request, ctx) {
       const violations = new Violations();
       const input = fromProto(request.entity ?? create(EntitySchema), undefined, latestDate(deps.clock()), violations);
+      const externalId = externalIdFromProto(request.entity, violations);
       requireFields(input.patch, violations);
       const reason = parseReason(request.reason, violations, false);
       const common = parseWrite(request, violations);
       violations.throwIfAny();
 
       const taxId = input.patch.taxId ?? null;
-      const claims = input.externalId === undefined ? [] : [input.externalId];
+      const claims = externalId === undefined ? [] : [externalId];
       const command: Command = {
         ...common,
         claims,
         claimField: () => ({ field: "entity.external_id" }),
         uniqueTaxIdKey: request.requireUniqueTaxId && taxId !== null ? taxIdKey(taxId) : undefined,
-        decide: (_, { now }) => newEntity({ ...input.patch, externalId: input.externalId }, reason, now),
+        decide: (_, { now }) => newEntity({ ...input.patch, externalId }, reason, now),
       };
       return write(
         deps,

@@ -17,7 +17,7 @@ import { newEntity, update } from "../domain/entity.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
-import { fromProto } from "./entity-message.ts";
+import { externalIdFromProto, fromProto } from "./entity-message.ts";
 import { parseReason, requestHash } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
@@ -68,10 +68,11 @@ function commandOf(request: ImportEntitiesRequest, today: string): Command | Dom
     assertWellFormed(ImportEntitiesRequestSchema, request);
     const violations = new Violations();
     const input = fromProto(request.entity ?? create(EntitySchema), undefined, today, violations);
+    const externalId = externalIdFromProto(request.entity, violations);
     const reason = parseReason(request.reason, violations, false);
     const { requestId, occurredAt } = parseWrite(request, violations);
     violations.throwIfAny();
-    const { externalId, patch } = input;
+    const { patch } = input;
     if (externalId === undefined) throw invalidField("entity.external_id", "is required: rows are found by it");
     return {
       lookup: { by: "external_id", key: externalId },

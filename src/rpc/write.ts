@@ -58,7 +58,7 @@ export function parseWrite(request: WriteRequest, violations: Violations): Pick<
 export async function write<I extends DescMessage, O extends DescMessage>(
   { orm }: Deps,
   ctx: HandlerContext,
-  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean } },
+  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
   { requestId, ...command }: Command & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {
@@ -86,8 +86,9 @@ export async function write<I extends DescMessage, O extends DescMessage>(
 }
 
 /**
- * A write that is no change of an entity: `work` in one transaction of the caller's organization (or of
- * `organizationId`), remembered under its request_id like any other.
+ * A write that is no change of an entity: `work` in one transaction, in the caller's organization or in
+ * `organizationId`, remembered under its request_id like any other. The record is the caller's own, whatever
+ * organization the request names: with another one it is another request, and a new one is not there yet.
  */
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
   { orm }: Deps,
@@ -95,14 +96,18 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
   call: {
     input: I;
     output: O;
-    request: MessageShape<I> & { validateOnly: boolean };
+    request: MessageShape<I> & { validateOnly: boolean; requestId: string };
     requestId: string | undefined;
     organizationId?: string;
   },
   work: (em: EntityManager) => Promise<MessageInitShape<O>>,
 ): Promise<MessageShape<O>> {
   const { input, output, request, requestId } = call;
-  const author = { ...authorOf(ctx), ...(call.organizationId === undefined ? {} : { organizationId: call.organizationId }) };
+  const author = authorOf(ctx);
+  const organizationId = call.organizationId ?? author.organizationId;
+  const enter = async (em: EntityManager, id: string) => {
+    if (organizationId !== author.organizationId) await em.execute("select set_config('app.organization_id', $1, true)", [id]);
+  };
   const key = requestId === undefined ? undefined : { method: ctx.method.name, requestId, hash: requestHash(input, request) };
   return transaction(
     orm,
@@ -114,7 +119,9 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
         ctx.responseHeader.set("idempotent-replay", "true");
         return fromBinary(output, claim.answer);
       }
+      await enter(em, organizationId);
       const answer = create(output, await work(em));
+      await enter(em, author.organizationId);
       if (key !== undefined) await rememberAnswers(em, author, [{ key, answer: toBinary(output, answer) }]);
       return answer;
     },
