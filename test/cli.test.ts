@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http2";
-import { once } from "node:events";
 import { PassThrough } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -25,7 +25,8 @@ beforeEach(async () => {
 afterEach(() => folder[Symbol.asyncDispose]());
 
 const env = () => ({ ENTITY_SERVICE_URL: service.baseUrl, ENTITY_SERVICE_API_KEY: service.organization.apiKey });
-const run = (args: string[], options: CliOptions = {}) => cli(args, { cwd: folder.path, ...options, env: { ...env(), ...options.env } });
+const run = (args: string[], options: CliOptions = {}) =>
+  cli(args, { cwd: folder.path, ...options, env: { ...env(), ...options.env } });
 
 /** Writes rows, one a line: objects as JSON, strings as they are. */
 async function fileOf(rows: unknown[], name = "rows.ndjson"): Promise<string> {
@@ -35,7 +36,10 @@ async function fileOf(rows: unknown[], name = "rows.ndjson"): Promise<string> {
 }
 
 const errorsIn = async (path: string) =>
-  (await readFile(path, "utf8")).trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+  (await readFile(path, "utf8"))
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
 
 const person = (externalId: string, values: object = {}) => ({
   externalId,
@@ -46,17 +50,22 @@ const person = (externalId: string, values: object = {}) => ({
 });
 
 async function find(externalId: string): Promise<Entity> {
-  const { entity } = await service.client.entities.getEntity({ lookup: { by: { case: "externalId", value: externalId } } });
+  const { entity } = await service.client.entities.getEntity({
+    lookup: { by: { case: "externalId", value: externalId } },
+  });
   return entity as Entity;
 }
 
 describe("the command line", () => {
   it("--version and --help, with examples", async () => {
-    const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as { version: string };
+    const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as {
+      version: string;
+    };
     expect(await run(["--version"])).toEqual({ code: 0, stdout: `${version}\n`, stderr: "" });
     const help = await run(["--help"]);
     expect(help).toMatchObject({ code: 0, stderr: "" });
-    for (const word of ["import", "change-external-ids", "keys", "get", "events", "Examples:"]) expect(help.stdout).toContain(word);
+    for (const word of ["import", "change-external-ids", "keys", "get", "events", "Examples:"])
+      expect(help.stdout).toContain(word);
     expect((await run(["import", "--help"])).stdout).toContain("Examples:");
   });
 
@@ -82,10 +91,16 @@ describe("the command line", () => {
   });
 
   it("a service that is not there: says where it looked", async () => {
-    for (const args of [["keys", "list"], ["get", "--id", randomUUID()], ["import", EXAMPLES, "--errors", "e"]]) {
+    for (const args of [
+      ["keys", "list"],
+      ["get", "--id", randomUUID()],
+      ["import", EXAMPLES, "--errors", "e"],
+    ]) {
       const { code, stdout, stderr } = await run(args, { env: { ENTITY_SERVICE_URL: "http://127.0.0.1:1" } });
       expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-      expect(stderr).toMatch(/^entity-service: nothing answers at http:\/\/127\.0\.0\.1:1 \(ECONNREFUSED\): .*ENTITY_SERVICE_URL.*\n$/);
+      expect(stderr).toMatch(
+        /^entity-service: nothing answers at http:\/\/127\.0\.0\.1:1 \(ECONNREFUSED\): .*ENTITY_SERVICE_URL.*\n$/,
+      );
     }
   });
 
@@ -105,7 +120,18 @@ describe("the command line", () => {
 
 describe("keys", () => {
   it("create prints the secret alone on standard output; list shows the key and never the secret; revoke ends it", async () => {
-    const made = await run(["keys", "create", "--name", "night job", "--scope", "entities:read", "--scope", "admin", "--expires-at", "2099-01-31T00:00:00Z"]);
+    const made = await run([
+      "keys",
+      "create",
+      "--name",
+      "night job",
+      "--scope",
+      "entities:read",
+      "--scope",
+      "admin",
+      "--expires-at",
+      "2099-01-31T00:00:00Z",
+    ]);
     expect(made.code).toBe(0);
     const secret = made.stdout.trim();
     expect(made.stdout).toBe(`${secret}\n`);
@@ -114,12 +140,16 @@ describe("keys", () => {
 
     const list = await run(["keys", "list"], asKey);
     expect(list.code).toBe(0);
-    expect(list.stdout.split("\n").find((line) => line.startsWith(id))).toMatch(/"night job" {2}entities:read,admin {2}created \d{4}-\d\d-\d\d {2}expires 2099-01-31$/);
+    expect(list.stdout.split("\n").find((line) => line.startsWith(id))).toMatch(
+      /"night job" {2}entities:read,admin {2}created \d{4}-\d\d-\d\d {2}expires 2099-01-31$/,
+    );
     expect(list.stdout).not.toContain(secret);
 
     expect(await run(["keys", "revoke", id])).toEqual({ code: 0, stdout: `revoked ${id}\n`, stderr: "" });
     expect(await run(["keys", "revoke", id])).toMatchObject({ code: 0, stdout: `${id} was revoked before\n` });
-    await expect.poll(async () => (await run(["keys", "list"], asKey)).stderr, { timeout: 10_000 }).toContain("UNAUTHENTICATED");
+    await expect
+      .poll(async () => (await run(["keys", "list"], asKey)).stderr, { timeout: 10_000 })
+      .toContain("UNAUTHENTICATED");
     expect((await run(["keys", "list"])).stdout).toMatch(new RegExp(`${id}.*revoked \\d{4}`));
   });
 
@@ -135,7 +165,10 @@ describe("keys", () => {
   it("a key without the scope: which one is missing, and how to get it", async () => {
     const { stdout: secret } = await run(["keys", "create", "--name", "reader", "--scope", "entities:read"]);
     const file = await fileOf([person("no-scope")]);
-    for (const [args, scope] of [[["keys", "list"], "admin"], [["import", file], "entities:write"]] as const) {
+    for (const [args, scope] of [
+      [["keys", "list"], "admin"],
+      [["import", file], "entities:write"],
+    ] as const) {
       const { code, stdout, stderr } = await run([...args], { env: { ENTITY_SERVICE_API_KEY: secret.trim() } });
       expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
       expect(stderr).toMatch(new RegExp(`^entity-service: PERMISSION_DENIED: .*--scope ${scope}.*\\n$`));
@@ -151,8 +184,16 @@ describe("keys", () => {
 
 describe("import", () => {
   it("the examples: created, then unchanged; keys that the contract does not list are in additional (rule 25)", async () => {
-    expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({ code: 0, stderr: "", stdout: "created 13, updated 0, unchanged 0, failed 0\n" });
-    expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({ code: 0, stderr: "", stdout: "created 0, updated 0, unchanged 13, failed 0\n" });
+    expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 13, updated 0, unchanged 0, failed 0\n",
+    });
+    expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 0, updated 0, unchanged 13, failed 0\n",
+    });
     expect(existsSync(`${folder.path}/e`)).toBe(false);
     const { entityData, taxIdCheck } = await find("supplier-2001");
     expect(entityData?.kind.value).toMatchObject({ employees: 250, additional: { revenue: 50_000_000 } });
@@ -163,9 +204,14 @@ describe("import", () => {
     });
     const { entities } = await service.client.entities.listEntities({});
     const checked = entities.filter(({ taxId }) => taxId !== undefined);
-    expect(checked.map(({ externalId, taxIdCheck }) => [externalId, taxIdCheck])).toEqual(checked.map(({ externalId }) => [externalId, TaxIdCheck.VALID]));
+    expect(checked.map(({ externalId, taxIdCheck }) => [externalId, taxIdCheck])).toEqual(
+      checked.map(({ externalId }) => [externalId, TaxIdCheck.VALID]),
+    );
     const { stdout } = await run(["events", "--external-id", "supplier-2002", "--json"]);
-    expect(JSON.parse(stdout)).toMatchObject({ source: "cli", reason: "Sanctions screening: possible match under investigation" });
+    expect(JSON.parse(stdout)).toMatchObject({
+      source: "cli",
+      reason: "Sanctions screening: possible match under investigation",
+    });
   });
 
   it("from standard input, with the default file of errors beside the command", async () => {
@@ -176,7 +222,9 @@ describe("import", () => {
       stdout: "created 1, updated 0, unchanged 0, failed 1\n",
       stderr: "entity-service: 1 rows failed, see stdin.errors.ndjson\n",
     });
-    expect(await errorsIn(`${folder.path}/stdin.errors.ndjson`)).toMatchObject([{ line: 3, reason: "VALIDATION_ERROR", field: "entity.type" }]);
+    expect(await errorsIn(`${folder.path}/stdin.errors.ndjson`)).toMatchObject([
+      { line: 3, reason: "VALIDATION_ERROR", field: "entity.type" },
+    ]);
   });
 
   it("rows at fault: line, reason, message and field in the file, nothing of the row, and the others are imported", async () => {
@@ -188,19 +236,37 @@ describe("import", () => {
       [`{"external_id":"x", name: "${canary}"}`, ["VALIDATION_ERROR"]],
       [`["${canary}"]`, ["VALIDATION_ERROR"]],
       [person("bad-1", { nam: canary }), ["VALIDATION_ERROR", "entity.nam"]],
-      [person("bad-2", { entityData: { persona: { firstName: canary } } }), ["VALIDATION_ERROR", "entity.entity_data.persona"]],
+      [
+        person("bad-2", { entityData: { persona: { firstName: canary } } }),
+        ["VALIDATION_ERROR", "entity.entity_data.persona"],
+      ],
       [person("bad-3", { name: { first: canary } }), ["VALIDATION_ERROR", "entity.name"]],
       [person("bad-4", { type: canary }), ["VALIDATION_ERROR", "entity.type"]],
       [person("bad-5", { countryCode: canary }), ["VALIDATION_ERROR", "entity.country_code"]],
       [person("bad-6", { status: "ENTITY_STATUS_BLOCKED", name: canary }), ["STATUS_REASON_REQUIRED", "reason"]],
-      [`{"externalId":"bad-7","type":"ENTITY_TYPE_PERSON","name":"${canary}","name":"${canary}","countryCode":"AR"}`, ["VALIDATION_ERROR"]],
+      [
+        `{"externalId":"bad-7","type":"ENTITY_TYPE_PERSON","name":"${canary}","name":"${canary}","countryCode":"AR"}`,
+        ["VALIDATION_ERROR"],
+      ],
       [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR"]],
       [person("bad-9", { metadata: { a: `${canary}\u0000` } }), ["VALIDATION_ERROR", "entity.metadata.a"]],
       [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],
-      [person("bad-11", { external_ids: Array.from({ length: 1100 }, () => ({ external_id: canary.repeat(570) })) }), ["MESSAGE_TOO_LARGE"]],
-      [person("bad-12", { entityData: { person: { additional: { extra: canary }, extra: canary } } }), ["VALIDATION_ERROR", "entity.entity_data.person.additional"]],
-      [person("bad-13", { entityData: { person: { additional: canary, extra: canary } } }), ["VALIDATION_ERROR", "entity.entity_data.person.additional"]],
-      [person("bad-14", { name: "", countryCode: canary, request_id: canary }), ["VALIDATION_ERROR", "entity.country_code"]],
+      [
+        person("bad-11", { external_ids: Array.from({ length: 1100 }, () => ({ external_id: canary.repeat(570) })) }),
+        ["MESSAGE_TOO_LARGE"],
+      ],
+      [
+        person("bad-12", { entityData: { person: { additional: { extra: canary }, extra: canary } } }),
+        ["VALIDATION_ERROR", "entity.entity_data.person.additional"],
+      ],
+      [
+        person("bad-13", { entityData: { person: { additional: canary, extra: canary } } }),
+        ["VALIDATION_ERROR", "entity.entity_data.person.additional"],
+      ],
+      [
+        person("bad-14", { name: "", countryCode: canary, request_id: canary }),
+        ["VALIDATION_ERROR", "entity.country_code"],
+      ],
       [person("ok-2", { reason: "because", request_id: randomUUID(), occurredAt: "2026-01-31T12:00:00Z" })],
     ];
     const file = await fileOf(rows.map(([row]) => row));
@@ -224,9 +290,22 @@ describe("import", () => {
 
   it("a line that is not UTF-8, and a last line without an end", async () => {
     const file = `${folder.path}/bytes.ndjson`;
-    await writeFile(file, Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf]), Buffer.from(JSON.stringify(person("bytes-1"))), Buffer.from([10, 0x22, 0xff, 0x22, 10]), Buffer.from(JSON.stringify(person("bytes-2", { name: "Zoë" })))]));
-    expect(await run(["import", file])).toMatchObject({ code: 1, stdout: "created 2, updated 0, unchanged 0, failed 1\n" });
-    expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([{ line: 2, message: "The line is not valid UTF-8" }]);
+    await writeFile(
+      file,
+      Buffer.concat([
+        Buffer.from([0xef, 0xbb, 0xbf]),
+        Buffer.from(JSON.stringify(person("bytes-1"))),
+        Buffer.from([10, 0x22, 0xff, 0x22, 10]),
+        Buffer.from(JSON.stringify(person("bytes-2", { name: "Zoë" }))),
+      ]),
+    );
+    expect(await run(["import", file])).toMatchObject({
+      code: 1,
+      stdout: "created 2, updated 0, unchanged 0, failed 1\n",
+    });
+    expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([
+      { line: 2, message: "The line is not valid UTF-8" },
+    ]);
     expect((await find("bytes-2")).name).toBe("Zoë");
   });
 
@@ -237,24 +316,50 @@ describe("import", () => {
     expect(await run(["import", file])).toMatchObject({ code: 0 });
     const data = (await find("proto")).entityData?.kind.value;
     const members = (object: object | undefined) => Object.entries(object ?? {}).toSorted();
-    expect(members(data?.additional)).toEqual([["__proto__", { a: 1 }], ["constructor", "x"], ["kept", true]]);
+    expect(members(data?.additional)).toEqual([
+      ["__proto__", { a: 1 }],
+      ["constructor", "x"],
+      ["kept", true],
+    ]);
     expect(members(data?.address?.additional)).toEqual([["__proto__", "y"]]);
   });
 
   it("--dry-run writes nothing and counts what would be; --reason is that of rows without one", async () => {
-    const file = await fileOf([person("dry-1", { status: "ENTITY_STATUS_BLOCKED" }), person("dry-2", { status: "ENTITY_STATUS_REJECTED", reason: "its own" })]);
+    const file = await fileOf([
+      person("dry-1", { status: "ENTITY_STATUS_BLOCKED" }),
+      person("dry-2", { status: "ENTITY_STATUS_REJECTED", reason: "its own" }),
+    ]);
     const before = await service.sql("select count(*) from entity_event");
-    expect(await run(["import", file, "--dry-run"])).toMatchObject({ code: 1, stdout: "created 1, updated 0, unchanged 0, failed 1\n" });
-    expect(await run(["import", file, "--dry-run", "--reason", "screening"])).toMatchObject({ code: 0, stdout: "created 2, updated 0, unchanged 0, failed 0\n" });
+    expect(await run(["import", file, "--dry-run"])).toMatchObject({
+      code: 1,
+      stdout: "created 1, updated 0, unchanged 0, failed 1\n",
+    });
+    expect(await run(["import", file, "--dry-run", "--reason", "screening"])).toMatchObject({
+      code: 0,
+      stdout: "created 2, updated 0, unchanged 0, failed 0\n",
+    });
     expect(await service.sql("select count(*) from entity_event")).toEqual(before);
-    expect(await run(["import", file, "--reason", "screening"])).toMatchObject({ code: 0, stdout: "created 2, updated 0, unchanged 0, failed 0\n" });
-    const reasons = await service.sql("select reason from entity_event where external_id like 'dry-%' order by external_id");
+    expect(await run(["import", file, "--reason", "screening"])).toMatchObject({
+      code: 0,
+      stdout: "created 2, updated 0, unchanged 0, failed 0\n",
+    });
+    const reasons = await service.sql(
+      "select reason from entity_event where external_id like 'dry-%' order by external_id",
+    );
     expect(reasons).toEqual([{ reason: "screening" }, { reason: "its own" }]);
   });
 
   it("a file that is not there, and errors that would go into the input", async () => {
-    expect(await run(["import", "nowhere.ndjson"])).toMatchObject({ code: 1, stdout: "", stderr: expect.stringMatching(/^entity-service: ENOENT: .*\n$/) });
-    expect(await run(["import", "."])).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("is a folder") });
+    expect(await run(["import", "nowhere.ndjson"])).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringMatching(/^entity-service: ENOENT: .*\n$/),
+    });
+    expect(await run(["import", "."])).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringContaining("is a folder"),
+    });
     const file = await fileOf([person("input")]);
     expect(await run(["import", file, "--errors", file])).toMatchObject({ code: 1, stdout: "" });
     expect(await readFile(file, "utf8")).toContain('"input"');
@@ -273,7 +378,9 @@ describe("import", () => {
       await first.kill();
       const { code, stdout, stderr } = await running.ended;
       expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-      expect(stderr).toMatch(/^entity-service: ended after line (\d+) \(created \1, updated 0, unchanged 0, failed 0\): .*Run the same command again: it is safe, .*\n$/);
+      expect(stderr).toMatch(
+        /^entity-service: ended after line (\d+) \(created \1, updated 0, unchanged 0, failed 0\): .*Run the same command again: it is safe, .*\n$/,
+      );
       const done = Number(/after line (\d+)/.exec(stderr)?.[1]);
       expect(done).toBeGreaterThan(0);
       expect(done).toBeLessThan(rows.length);
@@ -293,7 +400,9 @@ describe("import", () => {
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
     const url = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
-    const { code, stdout, stderr } = await run(["import", EXAMPLES, "--errors", "e"], { env: { ENTITY_SERVICE_URL: url } });
+    const { code, stdout, stderr } = await run(["import", EXAMPLES, "--errors", "e"], {
+      env: { ENTITY_SERVICE_URL: url },
+    });
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
     expect(stderr).toMatch(/^entity-service: .*\n$/);
     expect(stderr).toContain(url);
@@ -328,7 +437,8 @@ describe("change-external-ids", () => {
       }),
     );
   const reason = "CRM migration";
-  const changes = () => service.sql<{ n: number }>("select count(*)::int as n from entity_event where type = 'EXTERNAL_ID_CHANGED'");
+  const changes = () =>
+    service.sql<{ n: number }>("select count(*)::int as n from entity_event where type = 'EXTERNAL_ID_CHANGED'");
 
   it("changes each row in order: ids that move on, ids that swap; run again, all are unchanged and nothing is written", async () => {
     const [a, b, c] = await create("swap-a", "swap-b", "chain-1");
@@ -339,22 +449,37 @@ describe("change-external-ids", () => {
       { old: "chain-1", new: "chain-2", reason },
       { old: "chain-2", new: "chain-3", reason },
     ]);
-    expect(await run(["change-external-ids", file])).toEqual({ code: 0, stderr: "", stdout: "created 0, updated 5, unchanged 0, failed 0\n" });
+    expect(await run(["change-external-ids", file])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 0, updated 5, unchanged 0, failed 0\n",
+    });
     const after = await changes();
-    expect(await run(["change-external-ids", file])).toEqual({ code: 0, stderr: "", stdout: "created 0, updated 0, unchanged 5, failed 0\n" });
+    expect(await run(["change-external-ids", file])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 0, updated 0, unchanged 5, failed 0\n",
+    });
     expect(await changes()).toEqual(after);
     expect([(await find("swap-b")).id, (await find("swap-a")).id, (await find("chain-3")).id]).toEqual([a, b, c]);
   });
 
   it("a row that was done otherwise is unchanged: the old id is gone and the entity changed to the new one from it", async () => {
     await create("else-1", "else-2");
-    await service.client.entities.changeExternalId({ lookup: { by: { case: "externalId", value: "else-1" } }, newExternalId: "else-1b", reason });
+    await service.client.entities.changeExternalId({
+      lookup: { by: { case: "externalId", value: "else-1" } },
+      newExternalId: "else-1b",
+      reason,
+    });
     const file = await fileOf([
       { old: "else-1", new: "else-1b", reason },
       { old: "never-there", new: "else-2", reason },
       { old: "never-there", new: "nor-this", reason },
     ]);
-    expect(await run(["change-external-ids", file])).toMatchObject({ code: 1, stdout: "created 0, updated 0, unchanged 1, failed 2\n" });
+    expect(await run(["change-external-ids", file])).toMatchObject({
+      code: 1,
+      stdout: "created 0, updated 0, unchanged 1, failed 2\n",
+    });
     expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([
       { line: 2, reason: "NOT_FOUND" },
       { line: 3, reason: "NOT_FOUND" },
@@ -390,13 +515,21 @@ describe("change-external-ids", () => {
   it("--reason for rows without one; --keep-previous-as-alias where ids cannot be freed (rule 53)", async () => {
     const strict = await service.newOrganization("IMMUTABLE");
     const asStrict = { env: { ENTITY_SERVICE_API_KEY: strict.apiKey } };
-    await strict.client.entities.createEntity({ entity: { externalId: "kept-1", type: EntityType.PERSON, name: "Ana", countryCode: "AR" } });
+    await strict.client.entities.createEntity({
+      entity: { externalId: "kept-1", type: EntityType.PERSON, name: "Ana", countryCode: "AR" },
+    });
     const file = await fileOf([{ old: "kept-1", new: "kept-2" }]);
     expect(await run(["change-external-ids", file, "--reason", reason], asStrict)).toMatchObject({ code: 1 });
     expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([{ reason: "EXTERNAL_ID_IMMUTABLE" }]);
     const keep = ["change-external-ids", file, "--reason", reason, "--keep-previous-as-alias"];
-    expect(await run(keep, asStrict)).toMatchObject({ code: 0, stdout: "created 0, updated 1, unchanged 0, failed 0\n" });
-    expect(await run(keep, asStrict)).toMatchObject({ code: 0, stdout: "created 0, updated 0, unchanged 1, failed 0\n" });
+    expect(await run(keep, asStrict)).toMatchObject({
+      code: 0,
+      stdout: "created 0, updated 1, unchanged 0, failed 0\n",
+    });
+    expect(await run(keep, asStrict)).toMatchObject({
+      code: 0,
+      stdout: "created 0, updated 0, unchanged 1, failed 0\n",
+    });
   });
 
   it("killed in the middle and run again: every row is done once, those before count as unchanged", async () => {
@@ -421,10 +554,21 @@ describe("change-external-ids", () => {
   });
 
   it("a refusal of the whole run ends it: which scope is missing", async () => {
-    const { stdout: secret } = await run(["keys", "create", "--name", "writer", "--scope", "entities:read", "--scope", "entities:write"]);
+    const { stdout: secret } = await run([
+      "keys",
+      "create",
+      "--name",
+      "writer",
+      "--scope",
+      "entities:read",
+      "--scope",
+      "entities:write",
+    ]);
     await create("scope-1");
     const file = await fileOf([{ old: "scope-1", new: "scope-2", reason }]);
-    const { code, stdout, stderr } = await run(["change-external-ids", file], { env: { ENTITY_SERVICE_API_KEY: secret.trim() } });
+    const { code, stdout, stderr } = await run(["change-external-ids", file], {
+      env: { ENTITY_SERVICE_API_KEY: secret.trim() },
+    });
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
     expect(stderr).toMatch(/^entity-service: PERMISSION_DENIED: .*--scope external_ids:change.*\n$/);
   });
@@ -448,16 +592,32 @@ describe("get and events", () => {
   it("get prints one entity as JSON, by its id, an external id or its tax id", async () => {
     const { id } = await find("read-1");
     const answers = [];
-    for (const lookup of [["--id", id], ["--external-id", "read-1"], ["--tax-id", "20.11111111.2"]]) answers.push(await run(["get", ...lookup]));
+    for (const lookup of [
+      ["--id", id],
+      ["--external-id", "read-1"],
+      ["--tax-id", "20.11111111.2"],
+    ])
+      answers.push(await run(["get", ...lookup]));
     for (const answer of answers) expect(answer).toEqual(answers[0]);
     expect(answers[0]?.code).toBe(0);
-    expect(JSON.parse(answers[0]?.stdout ?? "")).toMatchObject({ id, externalId: "read-1", type: "ENTITY_TYPE_PERSON", name: "Ana María" });
+    expect(JSON.parse(answers[0]?.stdout ?? "")).toMatchObject({
+      id,
+      externalId: "read-1",
+      type: "ENTITY_TYPE_PERSON",
+      name: "Ana María",
+    });
     expect(answers[0]?.stdout.split("\n").length).toBeGreaterThan(5);
   });
 
   it("get says that there is none, that the lookup is none, and who the candidates are", async () => {
-    expect(await run(["get", "--external-id", "nobody"])).toEqual({ code: 1, stdout: "", stderr: "entity-service: NOT_FOUND: Entity not found\n" });
-    expect((await run(["get", "--id", "42"])).stderr).toMatch(/^entity-service: VALIDATION_ERROR: lookup.entity_id: .*\n$/);
+    expect(await run(["get", "--external-id", "nobody"])).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: "entity-service: NOT_FOUND: Entity not found\n",
+    });
+    expect((await run(["get", "--id", "42"])).stderr).toMatch(
+      /^entity-service: VALIDATION_ERROR: lookup.entity_id: .*\n$/,
+    );
     const ambiguous = await run(["get", "--tax-id", "27-22222222-3"]);
     expect(ambiguous.code).toBe(1);
     for (const externalId of ["read-2", "read-3"]) expect(ambiguous.stderr).toContain((await find(externalId)).id);
@@ -468,16 +628,30 @@ describe("get and events", () => {
     expect(code).toBe(0);
     const lines = stdout.trimEnd().split("\n");
     expect(lines).toHaveLength(2);
-    expect(lines[0]).toMatch(/^\d{4}-.*Z {2}\S+ read-1 v2 {2}ATTRIBUTE_CHANGED {2}name {2}by \S+ via api {2}reason "married\\nand renamed"$/);
+    expect(lines[0]).toMatch(
+      /^\d{4}-.*Z {2}\S+ read-1 v2 {2}ATTRIBUTE_CHANGED {2}name {2}by \S+ via api {2}reason "married\\nand renamed"$/,
+    );
     expect(lines[1]).toMatch(/ v1 {2}CREATED /);
   });
 
   it("events by type, actor and limit, as JSON, and across the organization", async () => {
     const events = async (...args: string[]) =>
-      (await run(["events", "--json", ...args])).stdout.trimEnd().split("\n").filter(Boolean).map((line) => JSON.parse(line) as Record<string, string>);
-    expect((await events("--external-id", "read-1", "--type", "created")).map(({ type }) => type)).toEqual(["EVENT_TYPE_CREATED"]);
-    expect((await events("--external-id", "read-1", "--type", "CREATED", "ATTRIBUTE_CHANGED")).map(({ entityVersion }) => entityVersion)).toEqual(["2", "1"]);
-    expect(await events("--external-id", "read-1", "--limit", "1")).toMatchObject([{ entityVersion: "2", previousValues: { name: "Ana" } }]);
+      (await run(["events", "--json", ...args])).stdout
+        .trimEnd()
+        .split("\n")
+        .filter(Boolean)
+        .map((line) => JSON.parse(line) as Record<string, string>);
+    expect((await events("--external-id", "read-1", "--type", "created")).map(({ type }) => type)).toEqual([
+      "EVENT_TYPE_CREATED",
+    ]);
+    expect(
+      (await events("--external-id", "read-1", "--type", "CREATED", "ATTRIBUTE_CHANGED")).map(
+        ({ entityVersion }) => entityVersion,
+      ),
+    ).toEqual(["2", "1"]);
+    expect(await events("--external-id", "read-1", "--limit", "1")).toMatchObject([
+      { entityVersion: "2", previousValues: { name: "Ana" } },
+    ]);
     expect(await events("--external-id", "read-1", "--actor", "somebody")).toEqual([]);
     const latest = await events("--limit", "3");
     expect(latest.map(({ externalId }) => externalId)).toEqual(["read-3", "read-2", "read-1"]);
@@ -489,7 +663,14 @@ describe("get and events", () => {
     const asOther = { env: { ENTITY_SERVICE_API_KEY: other.apiKey } };
     expect(await run(["import", file], asOther)).toMatchObject({ code: 0 });
     const all = await run(["events", "--limit", "5000"], asOther);
-    expect(new Set(all.stdout.trimEnd().split("\n").map((line) => line.split("  ")[1])).size).toBe(1300);
+    expect(
+      new Set(
+        all.stdout
+          .trimEnd()
+          .split("\n")
+          .map((line) => line.split("  ")[1]),
+      ).size,
+    ).toBe(1300);
     expect((await run(["events", "--limit", "1200"], asOther)).stdout.trimEnd().split("\n")).toHaveLength(1200);
     expect((await run(["events"], asOther)).stdout.trimEnd().split("\n")).toHaveLength(100);
   });

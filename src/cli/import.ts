@@ -1,6 +1,5 @@
 // `import`: a file of entities through ImportEntities, in constant memory at the pace of the service.
-import { ImportOutcome } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { type EntityClient, errorInfo } from "../../clients/typescript/index.ts";
+import { type EntityClient, errorInfo, ImportOutcome } from "../../clients/typescript/index.ts";
 import { DomainError } from "../domain/errors.ts";
 import { importRowOf } from "./import-row.ts";
 import { type Line, linesOf, openSource } from "./lines.ts";
@@ -68,9 +67,13 @@ export async function importEntities(client: EntityClient, options: ImportOption
     for await (const { results } of client.entities.importEntities(rows())) {
       for (const result of results) {
         settleRefusals();
-        if (pending.length === 0 || result.row !== answered++) throw new Error("the service answered a row that was not sent");
+        if (pending.length === 0 || result.row !== answered++)
+          throw new Error("the service answered a row that was not sent");
         const { error } = result;
-        settle(OUTCOME[result.outcome] ?? "failed", error && { ...(errorInfo(error) ?? UNKNOWN), message: error.message });
+        settle(
+          OUTCOME[result.outcome] ?? "failed",
+          error && { ...(errorInfo(error) ?? UNKNOWN), message: error.message },
+        );
       }
       settleRefusals();
       show();

@@ -1,9 +1,16 @@
 // `get` and `events`: one entity as JSON, and what happened.
 import { create, toJson } from "@bufbuild/protobuf";
 import { TimestampSchema } from "@bufbuild/protobuf/wkt";
-import { type EntityLookup, EntityLookupSchema, EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import { type EntityEvent, EntityEventSchema, EventType, EventTypeSchema } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import type { EntityClient } from "../../clients/typescript/index.ts";
+import {
+  type EntityEvent,
+  EntityEventSchema,
+  type EntityLookup,
+  EntityLookupSchema,
+  EntitySchema,
+  EventType,
+  EventTypeSchema,
+} from "../../clients/typescript/index.ts";
 import { ConfigError } from "../config.ts";
 import { CALL } from "./connection.ts";
 
