@@ -31,7 +31,11 @@ const generated = "clients/typescript/gen/entity/v1/";
 /** A file, or a folder: the files in it, not those of its folders. */
 const mayImport: Record<string, string[]> = {
   "src/main.ts": ["src/cli.ts"],
-  "src/cli.ts": ["src/server.ts", "src/config.ts", "src/log.ts", client],
+  "src/cli.ts": ["src/cli/", "src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts"],
+  "src/cli/import.ts": [
+    ...["src/cli/", "src/config.ts", "src/domain/", client],
+    ...["src/interceptors/foreign-errors.ts", "src/rpc/well-formed.ts"],
+  ],
   "src/config.ts": [],
   "src/log.ts": [],
   "src/server.ts": [
@@ -77,6 +81,7 @@ const statements: [file: string, statement: string, refusal: string | undefined]
     ] as [string, string, string | undefined][];
   }),
   ["src/cli.ts", `import { Code as One } from "@connectrpc/connect";`, STATUS],
+  ["src/cli/import.ts", `import { Code as One } from "@connectrpc/connect";`, STATUS],
   ["src/rpc/write.ts", `import * as connect from "@connectrpc/connect";`, STATUS],
   ["src/rpc/write.ts", `export { Code as Three } from "@connectrpc/connect";`, STATUS],
   ["src/rpc/write.ts", `export * from "../transport/adapter.ts";`, "rpc imports"],
@@ -193,7 +198,7 @@ async function coverage(): Promise<{ read: number; unread: string[] }> {
   const expected: string[] = [];
   for (const folder of ["src", "test", "scripts", "clients/typescript"]) {
     for (const name of await readdir(join(root, folder), { recursive: true })) {
-      if (name.endsWith(".ts") && !/(^|\/)(gen|node_modules)\//.test(name)) expected.push(`${folder}/${name}`);
+      if (name.endsWith(".ts") && !/(^|\/)(gen|dist|node_modules)\//.test(name)) expected.push(`${folder}/${name}`);
     }
   }
   return {

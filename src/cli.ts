@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
-import { importEntities, Interrupted } from "./cli/import.ts";
+import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
 import { eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
@@ -35,12 +35,17 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
 
   const program = new Command("entity-service")
     .description("The system of record for persons and companies.")
-    .version((JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version)
+    .version(
+      (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version,
+    )
     .exitOverride()
     .showHelpAfterError("(entity-service --help shows the commands)")
     .addHelpText("after", HELP);
 
-  program.command("serve", { isDefault: true }).description("start the service").action(() => serve(readConfig(env)));
+  program
+    .command("serve", { isDefault: true })
+    .description("start the service")
+    .action(() => serve(readConfig(env)));
 
   program
     .command("migrate")
@@ -105,7 +110,8 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
 
 function addKeys(program: Command, env: Env): void {
   const keys = program.command("keys").description("make, list and revoke API keys");
-  const organization = () => new Option("--organization <id>", "whose key (default: the organization of your own)").default("", "");
+  const organization = () =>
+    new Option("--organization <id>", "whose key (default: the organization of your own)").default("", "");
   keys
     .command("create")
     .description("make a key; its secret is printed once, on standard output")

@@ -22,7 +22,10 @@ export interface CliOptions {
 }
 
 /** Starts `entity-service ...args`; nothing of the test's own environment reaches it but PATH and HOME. */
-export function startCli(args: string[], { env = {}, cwd, stdin }: CliOptions = {}): ChildProcess & { ended: Promise<Ended> } {
+export function startCli(
+  args: string[],
+  { env = {}, cwd, stdin }: CliOptions = {},
+): ChildProcess & { ended: Promise<Ended> } {
   const { PATH, HOME } = process.env;
   const child = spawn(process.execPath, [MAIN, ...args], {
     env: { PATH, HOME, ...env },
@@ -71,7 +74,9 @@ export async function startServiceProcess(dataDir: string, env: Record<string, s
     serving.resolve((JSON.parse(line) as { port: number }).port);
   };
   child.stdout?.on("data", read);
-  child.ended.then(({ code, stderr }) => serving.reject(new Error(`the service ended with ${code}: ${stderr || log}`)));
+  void child.ended.then(({ code, stderr }) =>
+    serving.reject(new Error(`the service ended with ${code}: ${stderr || log}`)),
+  );
   const port = await serving.promise;
   const end = async (signal: "SIGTERM" | "SIGKILL") => {
     child.kill(signal);

@@ -5,6 +5,7 @@ import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "./gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "./gen/entity/v1/organization_service_pb.ts";
 
+export { type EntityErrorInfo, errorInfo } from "./errors.ts";
 export * from "./gen/entity/v1/activity_pb.ts";
 export * from "./gen/entity/v1/activity_service_pb.ts";
 export * from "./gen/entity/v1/entity_event_pb.ts";
@@ -15,7 +16,6 @@ export * from "./gen/entity/v1/organization_pb.ts";
 export * from "./gen/entity/v1/organization_service_pb.ts";
 export { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
 export { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
-export { type EntityErrorInfo, errorInfo } from "./errors.ts";
 
 export interface EntityClientOptions {
   /** Where the service is, such as "http://127.0.0.1:50051". */

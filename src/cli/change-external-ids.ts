@@ -1,8 +1,7 @@
 // `change-external-ids`: ChangeExternalId for each line of a file, in order, each line once for ever.
 import { createHash } from "node:crypto";
-import { ConnectError } from "@connectrpc/connect";
-import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
-import { type EntityClient, errorInfo } from "../../clients/typescript/index.ts";
+import type { ConnectError } from "@connectrpc/connect";
+import { type EntityClient, EventType, errorInfo } from "../../clients/typescript/index.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import { trim } from "../domain/text.ts";
 import { CALL } from "./connection.ts";
@@ -27,7 +26,15 @@ interface Row {
 }
 
 /** Refusals that would meet every row alike: the run ends, to be run again. */
-const OF_THE_RUN = new Set(["UNAUTHENTICATED", "PERMISSION_DENIED", "DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "OVERLOADED", "INTERNAL", "CANCELLED"]);
+const OF_THE_RUN = new Set([
+  "UNAUTHENTICATED",
+  "PERMISSION_DENIED",
+  "DATABASE_UNAVAILABLE",
+  "COMMIT_UNKNOWN",
+  "OVERLOADED",
+  "INTERNAL",
+  "CANCELLED",
+]);
 
 /** One row after the other: the order counts where ids move on (a to b, then c to a). */
 export async function changeExternalIds(client: EntityClient, options: ChangeOptions): Promise<Counts> {
@@ -67,7 +74,10 @@ function rowOf(line: Line, options: ChangeOptions): Row {
   const object = objectOf(line.text);
   const unknown = Object.keys(object).find((key) => !["old", "new", "reason"].includes(key));
   if (unknown !== undefined) {
-    throw invalidField(/^[\w.-]{1,64}$/.test(unknown) ? unknown : "line", "there is no such field: give old, new and reason");
+    throw invalidField(
+      /^[\w.-]{1,64}$/.test(unknown) ? unknown : "line",
+      "there is no such field: give old, new and reason",
+    );
   }
   const text = (key: string) => {
     const value = stringOf(object, key);
@@ -79,7 +89,11 @@ function rowOf(line: Line, options: ChangeOptions): Row {
   return { ...row, requestId: uuidOf(seed) };
 }
 
-async function changeOne(client: EntityClient, row: Row, keepPreviousAsAlias: boolean): Promise<"updated" | "unchanged"> {
+async function changeOne(
+  client: EntityClient,
+  row: Row,
+  keepPreviousAsAlias: boolean,
+): Promise<"updated" | "unchanged"> {
   // Before the call and not only when it fails: where ids moved on, the old one may be another entity's by now.
   const { events } = await client.entities.listEntityEvents({ requestId: row.requestId, pageSize: 1 }, CALL);
   if (events.length > 0) return "unchanged";
@@ -113,7 +127,11 @@ async function isDone(client: EntityClient, row: Row): Promise<boolean> {
         { lookup, types: [EventType.EXTERNAL_ID_CHANGED], pageSize: 1000, pageToken },
         CALL,
       );
-      if (page.events.some((event) => event.previousValues?.externalId === row.old && event.newValues?.externalId === row.new)) {
+      if (
+        page.events.some(
+          (event) => event.previousValues?.externalId === row.old && event.newValues?.externalId === row.new,
+        )
+      ) {
         return true;
       }
       pageToken = page.nextPageToken;

@@ -15,7 +15,9 @@ export const CALL = { timeoutMs: 15_000 };
 export function urlOf(env: Env): string {
   const text = env.ENTITY_SERVICE_URL?.trim() || DEFAULT_URL;
   if (!URL.canParse(text) || !/^https?:$/.test(new URL(text).protocol)) {
-    throw new ConfigError(`ENTITY_SERVICE_URL must be a URL that begins with http:// or https://, such as ${DEFAULT_URL}`);
+    throw new ConfigError(
+      `ENTITY_SERVICE_URL must be a URL that begins with http:// or https://, such as ${DEFAULT_URL}`,
+    );
   }
   return text;
 }
@@ -30,7 +32,8 @@ export function connect(env: Env): EntityClient {
         "That of a new service is in the file bootstrap-key in its DATA_DIR (.data/bootstrap-key by default)",
     );
   }
-  if (!/^[\x21-\x7e]+$/.test(apiKey)) throw new ConfigError("ENTITY_SERVICE_API_KEY must be the secret of an API key alone");
+  if (!/^[\x21-\x7e]+$/.test(apiKey))
+    throw new ConfigError("ENTITY_SERVICE_API_KEY must be the secret of an API key alone");
   return createEntityClient({ baseUrl, apiKey, source: "cli" });
 }
 
@@ -48,7 +51,10 @@ function explain(error: unknown, env: Env): string {
     if (network === undefined) return `${error.message} (at ${urlOf(env)})`;
     return `nothing answers at ${urlOf(env)} (${network}): start the service with 'entity-service serve', or set ENTITY_SERVICE_URL to where it is`;
   }
-  const others = info.fieldViolations.slice(1).map(({ field, description }) => `; ${field}: ${description}`).join("");
+  const others = info.fieldViolations
+    .slice(1)
+    .map(({ field, description }) => `; ${field}: ${description}`)
+    .join("");
   const cure = cureOf(info.reason, info.metadata);
   return `${info.reason}: ${error.rawMessage}${others}${cure === undefined ? "" : ` - ${cure}`}`;
 }
@@ -74,7 +80,8 @@ function cureOf(reason: string, metadata: Record<string, string>): string | unde
 export function networkCode(error: unknown): string | undefined {
   for (let e = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
-    if (typeof code === "string" && /^(E[A-Z]+|ERR_HTTP2_[A-Z_]+|ERR_SSL_[A-Z_]+|[A-Z_]*CERT[A-Z_]*)$/.test(code)) return code;
+    if (typeof code === "string" && /^(E[A-Z]+|ERR_HTTP2_[A-Z_]+|ERR_SSL_[A-Z_]+|[A-Z_]*CERT[A-Z_]*)$/.test(code))
+      return code;
     if (e instanceof AggregateError && e.errors.length > 0) return networkCode(e.errors[0]);
   }
   return undefined;

@@ -1,10 +1,12 @@
 // A line of an import as a request: the JSON form of Entity, with reason, request_id and occurred_at beside it.
 import { type DescMessage, fromJson, toBinary } from "@bufbuild/protobuf";
-import { AddressSchema, CompanyDataSchema, PersonDataSchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import {
+  AddressSchema,
+  CompanyDataSchema,
   type ImportEntitiesRequest,
   ImportEntitiesRequestSchema,
-} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+  PersonDataSchema,
+} from "../../clients/typescript/index.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { undecodableJson } from "../interceptors/foreign-errors.ts";
@@ -20,7 +22,10 @@ const SURELY_SMALL = 256 * 1024;
 const ROW_KEYS = new Set(["reason", "request_id", "requestId", "occurred_at", "occurredAt"]);
 
 /** Throws the refusal of a line that must not reach the stream, which it would end for all others. */
-export function importRowOf(line: Line, options: { dryRun: boolean; reason: string | undefined }): ImportEntitiesRequest {
+export function importRowOf(
+  line: Line,
+  options: { dryRun: boolean; reason: string | undefined },
+): ImportEntitiesRequest {
   const members = Object.entries(objectOf(line.text));
   const entity = Object.fromEntries(members.filter(([key]) => !ROW_KEYS.has(key)));
   const json = { ...Object.fromEntries(members.filter(([key]) => ROW_KEYS.has(key))), entity: withAdditional(entity) };
@@ -64,9 +69,8 @@ function moveUnlisted(desc: DescMessage, value: JsonValue, at: string): JsonValu
     else if (key === "address") listed.push([key, moveUnlisted(AddressSchema, member, `${at}.address`)]);
     else (isField(desc, key) ? listed : unlisted).push([key, member]);
   }
+  if (additional !== null && !isObject(additional)) throw invalidField(`${at}.additional`, "must be an object");
   if (unlisted.length === 0) return Object.fromEntries([...listed, ["additional", additional]]);
-  // What is no object is refused by the decoder, which says so.
-  if (additional !== null && !isObject(additional)) return value;
   const given = Object.entries(additional ?? {});
   if (unlisted.some(([key]) => Object.hasOwn((additional ?? {}) as object, key))) {
     throw invalidField(`${at}.additional`, "has a key that is also given beside it");

@@ -1,6 +1,5 @@
 // `import`: a file of entities through ImportEntities, in constant memory at the pace of the service.
-import { ImportOutcome } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { type EntityClient, errorInfo } from "../../clients/typescript/index.ts";
+import { type EntityClient, errorInfo, ImportOutcome } from "../../clients/typescript/index.ts";
 import { DomainError } from "../domain/errors.ts";
 import { importRowOf } from "./import-row.ts";
 import { type Line, linesOf, openSource } from "./lines.ts";
@@ -41,21 +40,25 @@ export async function importEntities(client: EntityClient, options: ImportOption
   };
   const show = () => progress.update(done.end, counts.created + counts.updated + counts.unchanged + counts.failed);
 
-  async function* rows() {
+  // A failure of the file, and not that of the connection, which the transport throws into rows().
+  async function* chunks() {
     try {
-      for await (const line of linesOf(source.stream)) {
-        const row = rowOf(line, options);
-        if (row instanceof DomainError) {
-          pending.push({ line: line.number, end: line.end, refusal: toRowError(row) });
-          settleRefusals();
-        } else {
-          pending.push({ line: line.number, end: line.end });
-          yield row;
-        }
-      }
+      yield* source.stream;
     } catch (error) {
       brokenFile = error;
       throw error;
+    }
+  }
+  async function* rows() {
+    for await (const line of linesOf(chunks())) {
+      const row = rowOf(line, options);
+      if (row instanceof DomainError) {
+        pending.push({ line: line.number, end: line.end, refusal: toRowError(row) });
+        settleRefusals();
+      } else {
+        pending.push({ line: line.number, end: line.end });
+        yield row;
+      }
     }
   }
 
@@ -64,9 +67,13 @@ export async function importEntities(client: EntityClient, options: ImportOption
     for await (const { results } of client.entities.importEntities(rows())) {
       for (const result of results) {
         settleRefusals();
-        if (pending.length === 0 || result.row !== answered++) throw new Error("the service answered a row that was not sent");
+        if (pending.length === 0 || result.row !== answered++)
+          throw new Error("the service answered a row that was not sent");
         const { error } = result;
-        settle(OUTCOME[result.outcome] ?? "failed", error && { ...(errorInfo(error) ?? UNKNOWN), message: error.message });
+        settle(
+          OUTCOME[result.outcome] ?? "failed",
+          error && { ...(errorInfo(error) ?? UNKNOWN), message: error.message },
+        );
       }
       settleRefusals();
       show();

@@ -29,9 +29,16 @@ export async function listKeys(client: EntityClient, organizationId: string): Pr
     for (const key of page.apiKeys) {
       const state = [
         key.revokedAt && `revoked ${day(key.revokedAt)}`,
-        key.expiresAt && `${timestampDate(key.expiresAt).getTime() < Date.now() ? "expired" : "expires"} ${day(key.expiresAt)}`,
+        key.expiresAt &&
+          `${timestampDate(key.expiresAt).getTime() < Date.now() ? "expired" : "expires"} ${day(key.expiresAt)}`,
       ].filter((part) => part !== undefined);
-      const columns = [key.id, JSON.stringify(key.displayName), key.scopes.join(","), key.createdAt && `created ${day(key.createdAt)}`, ...state];
+      const columns = [
+        key.id,
+        JSON.stringify(key.displayName),
+        key.scopes.join(","),
+        key.createdAt && `created ${day(key.createdAt)}`,
+        ...state,
+      ];
       process.stdout.write(`${columns.join("  ")}\n`);
     }
     pageToken = page.nextPageToken;

@@ -75,8 +75,13 @@ export async function* linesOf(stream: AsyncIterable<Uint8Array>): AsyncGenerato
   }
 }
 
-function textOf(parts: Uint8Array[], length: number, decoder: { decode(bytes?: Uint8Array): string }): string | DomainError {
-  if (length > MAX_LINE_BYTES) return new DomainError("MESSAGE_TOO_LARGE", `The line is longer than ${MAX_LINE_BYTES} bytes`);
+function textOf(
+  parts: Uint8Array[],
+  length: number,
+  decoder: { decode(bytes?: Uint8Array): string },
+): string | DomainError {
+  if (length > MAX_LINE_BYTES)
+    return new DomainError("MESSAGE_TOO_LARGE", `The line is longer than ${MAX_LINE_BYTES} bytes`);
   try {
     return decoder.decode(parts.length === 1 ? parts[0] : Buffer.concat(parts));
   } catch {

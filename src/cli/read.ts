@@ -1,12 +1,20 @@
 // `get` and `events`: one entity as JSON, and what happened.
 import { create, toJson } from "@bufbuild/protobuf";
 import { TimestampSchema } from "@bufbuild/protobuf/wkt";
-import { type EntityLookup, EntityLookupSchema, EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import { type EntityEvent, EntityEventSchema, EventType, EventTypeSchema } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import type { EntityClient } from "../../clients/typescript/index.ts";
+import {
+  type EntityEvent,
+  EntityEventSchema,
+  type EntityLookup,
+  EntityLookupSchema,
+  EntitySchema,
+  EventType,
+  EventTypeSchema,
+} from "../../clients/typescript/index.ts";
+import { ConfigError } from "../config.ts";
 import { CALL } from "./connection.ts";
 
-/** Undefined when no option names an entity. Throws when several do. */
+/** Undefined when no option names an entity. Throws ConfigError when several do. */
 export function lookupOf(options: { id?: string; externalId?: string; taxId?: string }): EntityLookup | undefined {
   const given = (
     [
@@ -15,7 +23,7 @@ export function lookupOf(options: { id?: string; externalId?: string; taxId?: st
       { case: "taxId", value: options.taxId },
     ] as const
   ).filter((by) => by.value !== undefined);
-  if (given.length > 1) throw new Error("give only one of --id, --external-id, --tax-id");
+  if (given.length > 1) throw new ConfigError("give only one of --id, --external-id, --tax-id");
   const [by] = given;
   return by && create(EntityLookupSchema, { by: { case: by.case, value: by.value ?? "" } });
 }

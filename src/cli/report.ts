@@ -70,7 +70,10 @@ export function showProgress(stream: NodeJS.WriteStream, totalBytes: number | un
     gracefulExit: false,
   });
   const start = performance.now();
-  const payload = (rows: number) => ({ rows, rate: Math.round(rows / Math.max(0.001, (performance.now() - start) / 1000)) });
+  const payload = (rows: number) => ({
+    rows,
+    rate: Math.round(rows / Math.max(0.001, (performance.now() - start) / 1000)),
+  });
   bar.start(totalBytes ?? 0, 0, payload(0));
   return {
     update: (bytes, rows) => bar.update(bytes, payload(rows)),
