@@ -43,10 +43,12 @@ export class NamedStatementClient extends pg.Client {
     const name = this.#nameOf(text);
     if (name === undefined) return super.query(text, values);
     return super.query({ name, text, values }).catch((error: unknown) => {
-      // Within a transaction the retry fails like everything after an error, and the unit of work runs again.
       if ((error as pg.DatabaseError).code !== CACHED_PLAN_CHANGED) throw error;
       this.#names.set(text, `${name}r`);
-      return super.query({ name: `${name}r`, text, values });
+      // Within a transaction the retry fails like everything after an error, and the whole is tried again.
+      return super.query({ name: `${name}r`, text, values }).catch(() => {
+        throw error;
+      });
     });
   }
 

@@ -3,11 +3,14 @@
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
 import { CommitUnknownError } from "./driver.ts";
-import { forOrganization, type Orm } from "./orm.ts";
+import { forOrganization, type Orm, poolOf } from "./orm.ts";
+import type { Pipeline, Statements } from "./queries.ts";
 
 const MAX_ATTEMPTS = 4;
 /** Thrown by PostgreSQL at one of two transactions that cannot both be: run it again. */
 const SERIALIZATION = new Set(["40001", "40P01"]);
+/** A cached plan no longer fits the table, after a migration: the next attempt plans anew. */
+const PLAN_CHANGED = "0A000";
 
 /** A unique constraint or index of the database was hurt: `constraint` is its name. */
 export class UniqueViolation extends Error {
@@ -38,7 +41,7 @@ export interface TransactionOptions {
 }
 
 /**
- * Runs `work` in a transaction that sees `organizationId` alone. READ COMMITTED; a deadlock or a
+ * Runs `work` as a MikroORM unit of work that sees `organizationId` alone. READ COMMITTED; a deadlock or a
  * serialisation failure is tried again with jitter, a unique violation is thrown as UniqueViolation, a lost
  * COMMIT is never tried again: COMMIT_UNKNOWN. `work` may run several times.
  */
@@ -48,8 +51,7 @@ export async function transaction<T>(
   work: (em: EntityManager) => Promise<T>,
   { validateOnly = false, signal }: TransactionOptions = {},
 ): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
-    signal?.throwIfAborted();
+  return attempts(signal, async () => {
     try {
       return await forOrganization(orm, organizationId).transactional(async (em) => {
         const value = await work(em as EntityManager);
@@ -59,10 +61,111 @@ export async function transaction<T>(
       });
     } catch (error) {
       if (error instanceof Rollback) return error.value as T;
+      throw error;
+    }
+  });
+}
+
+/**
+ * Runs `work` like `transaction`, for the hot paths: on a connection of the same pool, statements travel
+ * without waiting for the answer to the one before, the first with BEGIN, the last with COMMIT. Statements
+ * are named and bound; `work` sends or awaits them.
+ */
+export async function pipelined<T>(
+  orm: Orm,
+  organizationId: string,
+  work: (pipeline: Pipeline) => Promise<T>,
+  { validateOnly = false, signal }: TransactionOptions = {},
+): Promise<T> {
+  const pool = await poolOf(orm);
+  return attempts(signal, async () => {
+    const client = await pool.connect();
+    let broken = true;
+    const sent: Promise<unknown>[] = [];
+    const send = (text: string, values: readonly unknown[] = []) => {
+      const result = client.query(text, values as unknown[]);
+      // Each is looked at in the end; until then none is an unhandled rejection.
+      result.catch(() => {});
+      sent.push(result);
+      return result;
+    };
+    try {
+      send("begin");
+      send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      const value = await work({
+        execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
+        send: (text, values) => void send(text, values),
+      });
+      if (validateOnly) send("set constraints all immediate");
+      send(validateOnly ? "rollback" : "commit");
+      await allOf(sent);
+      broken = false;
+      return value;
+    } catch (error) {
+      // Whatever is still on its way fails in the aborted transaction; the connection is clean after it.
+      await client.query("rollback").then(
+        () => {
+          broken = false;
+        },
+        () => {},
+      );
+      // The statement that failed first is the cause; those after it only say that the transaction is aborted.
+      const [cause] = (await Promise.allSettled(sent)).flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
+      throw error instanceof DomainError || cause === undefined ? error : cause;
+    } finally {
+      client.release(broken);
+    }
+  });
+}
+
+/** Reads in one round trip: BEGIN, the organization, the statements that `work` sends at once, COMMIT. */
+export async function pipelinedRead<T>(
+  orm: Orm,
+  organizationId: string,
+  work: (db: Statements) => Promise<T>,
+): Promise<T> {
+  const client = await (await poolOf(orm)).connect().catch((error: unknown) => {
+    throw toReason(error);
+  });
+  let failure: unknown;
+  const sent: Promise<unknown>[] = [];
+  const send = (text: string, values: readonly unknown[] = []) => {
+    const result = client.query(text, values as unknown[]);
+    sent.push(result.catch((error: unknown) => (failure ??= error)));
+    return result;
+  };
+  try {
+    send("begin read only");
+    send("select set_config('app.organization_id', $1, true)", [organizationId]);
+    const value = work({ execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R });
+    send("commit");
+    const result = await value;
+    await Promise.all(sent);
+    return result;
+  } catch (error) {
+    await Promise.all(sent);
+    throw toReason(failure ?? error);
+  } finally {
+    client.release(failure !== undefined);
+  }
+}
+
+/** Waits for all, then throws the failure of the first that failed. */
+async function allOf(promises: readonly Promise<unknown>[]): Promise<void> {
+  const results = await Promise.allSettled(promises);
+  for (const result of results) if (result.status === "rejected") throw result.reason;
+}
+
+async function attempts<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
+  for (let count = 1; ; count++) {
+    signal?.throwIfAborted();
+    try {
+      return await attempt();
+    } catch (error) {
       const code = sqlState(error);
-      if (code === undefined || !SERIALIZATION.has(code)) throw toReason(error);
-      if (attempt === MAX_ATTEMPTS) throw conflict(error);
-      await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * 2 ** attempt));
+      if (code === undefined || !(SERIALIZATION.has(code) || code === PLAN_CHANGED)) throw toReason(error);
+      if (count === MAX_ATTEMPTS) throw conflict(error);
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * 2 ** count));
     }
   }
 }

@@ -36,7 +36,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { authorOf, type Deps, idempotent, organizationOf } from "./write.ts";
+import { type Deps, idempotent, organizationOf } from "./write.ts";
 
 export function activityRpcs(deps: Deps) {
   return {
@@ -53,7 +53,7 @@ export function activityRpcs(deps: Deps) {
         ctx,
         { input: RecordTransactionsRequestSchema, output: RecordTransactionsResponseSchema, request, requestId },
         async (em) => {
-          const { organizationId } = authorOf(ctx);
+          const organizationId = organizationOf(ctx);
           const parties = rows.flatMap((row, i) => [
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
@@ -115,7 +115,7 @@ export function activityRpcs(deps: Deps) {
         ctx,
         { input: RecordUserEventsRequestSchema, output: RecordUserEventsResponseSchema, request, requestId },
         async (em) => {
-          const { organizationId } = authorOf(ctx);
+          const organizationId = organizationOf(ctx);
           const entities = await activity.holdParties(
             em,
             organizationId,
@@ -167,8 +167,8 @@ function refuseTwice(values: readonly (string | null)[], field: (index: number) 
   });
 }
 
-/** A decimal as it is written by hand: no exponent, no leading zeros. */
-const AMOUNT = /^-?(0|[1-9]\d{0,19})(\.\d{1,10})?$/;
+/** A decimal as the contract has it: an optional sign, up to 20 digits, up to 10 places; no exponent. */
+const AMOUNT = /^[+-]?\d{1,20}(\.\d{1,10})?$/;
 
 function parseTransaction(item: Transaction, at: string, violations: Violations) {
   const externalId = trim(item.externalId);
@@ -198,14 +198,15 @@ function parseParty(party: Party | undefined, at: string, violations: Violations
   violations.check(`${at}.name`, nameProblem(party.name));
   if (party.country !== "") violations.check(`${at}.country`, countryCodeProblem(party.country));
   return {
-    lookup: parseOneOf({ entityId: party.entityId, externalId: party.externalId, taxId: party.taxId }, at),
+    lookup: parseOneOf({ entityId: party.entityId, externalId: party.externalId, taxId: party.taxId }, at, "external_id"),
     name: party.name === "" ? null : party.name,
     country: parseCountryCode(party.country),
   };
 }
 
 function parseUserEvent(item: UserEvent, at: string, violations: Violations) {
-  const lookup = parseOneOf({ entityId: item.entityId, externalId: item.entityExternalId, taxId: item.taxId }, at);
+  const keys = { entityId: item.entityId, externalId: item.entityExternalId, taxId: item.taxId };
+  const lookup = parseOneOf(keys, at, "entity_external_id");
   if (lookup === undefined) throw invalidLookup(at, "must name exactly one of entity_id, entity_external_id, tax_id");
   required(item.eventType, `${at}.event_type`, violations);
   if (item.occurredAt === undefined) violations.add(`${at}.occurred_at`, "is required");
@@ -218,12 +219,16 @@ function parseUserEvent(item: UserEvent, at: string, violations: Violations) {
 }
 
 /** At most one of three plain fields. */
-function parseOneOf(keys: { entityId: string; externalId: string; taxId: string }, at: string): Lookup | undefined {
+function parseOneOf(
+  keys: { entityId: string; externalId: string; taxId: string },
+  at: string,
+  externalIdName: string,
+): Lookup | undefined {
   const given = (Object.entries(keys) as [keyof typeof keys, string][]).filter(([, value]) => value !== "");
   if (given.length > 1) throw invalidLookup(at, "must not name more than one of the entity's keys");
   const [one] = given;
   if (one === undefined) return undefined;
-  return parseLookup({ by: { case: one[0], value: one[1] } } as EntityLookup, at);
+  return parseLookup({ by: { case: one[0], value: one[1] } } as EntityLookup, at, externalIdName);
 }
 
 function invalidLookup(field: string, description: string): DomainError {

@@ -43,13 +43,11 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = newId();
-      // The record of the request belongs to the caller: a retry must find it before there is a new organization.
       return idempotent(
         deps,
         ctx,
-        { input: CreateOrganizationRequestSchema, output: CreateOrganizationResponseSchema, request, requestId },
+        { input: CreateOrganizationRequestSchema, output: CreateOrganizationResponseSchema, request, requestId, organizationId },
         async (em) => {
-          await em.execute("select set_config('app.organization_id', $1, true)", [organizationId]);
           const row = em.create(OrganizationRow, {
             organizationId,
             displayName,
@@ -57,7 +55,6 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
             etag: newId(),
           } as never);
           await em.persist(row).flush();
-          await em.execute("select set_config('app.organization_id', $1, true)", [organizationOf(ctx)]);
           return { organization: toProto(row) };
         },
       );

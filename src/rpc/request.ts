@@ -15,8 +15,8 @@ import type { Violations } from "./violations.ts";
 
 const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
 
-/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path. */
-export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"): Lookup {
+/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path, in which `externalIdName` names the external id. */
+export function parseLookup(lookup: EntityLookup | undefined, field = "lookup", externalIdName = "external_id"): Lookup {
   const by = lookup?.by;
   switch (by?.case) {
     case "entityId": {
@@ -27,9 +27,9 @@ export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"):
     }
     case "externalId": {
       const key = trim(by.value);
-      if (key === "") throw invalidLookup(`${field}.external_id`, "must not be blank");
+      if (key === "") throw invalidLookup(`${field}.${externalIdName}`, "must not be blank");
       const problem = identifierProblem(key);
-      if (problem !== null) throw invalidField(`${field}.external_id`, problem);
+      if (problem !== null) throw invalidField(`${field}.${externalIdName}`, problem);
       return { by: "external_id", key };
     }
     case "taxId": {
@@ -111,7 +111,9 @@ export function fromPageToken(query: string, token: string): string[] | undefine
   if (token === "") return undefined;
   const decoded = Buffer.from(token, "base64url").toString();
   const text = decoded.slice(DIGEST_LENGTH);
-  if (token.length > 4096 || decoded.slice(0, DIGEST_LENGTH) !== digest(query, text)) {
+  // Decoding passes over characters that are not base64url: written again, the token must be what came.
+  const edited = token.length > 4096 || Buffer.from(decoded).toString("base64url") !== token;
+  if (edited || decoded.slice(0, DIGEST_LENGTH) !== digest(query, text)) {
     throw invalidField("page_token", "is not a token of this query: begin again without one");
   }
   return JSON.parse(text) as string[];
@@ -132,11 +134,13 @@ export function queryOf<Desc extends DescMessage>(
 }
 
 /**
- * Rule 39: what makes two requests the same. A hash of the decoded message, fields in the order of the
- * contract, the keys of a Struct sorted: other languages shuffle maps.
+ * Rule 39: what makes two requests the same, beside their request_id, which may be spelled in either case. A
+ * hash of the decoded message, fields in the order of the contract, the keys of a Struct sorted: other
+ * languages shuffle maps.
  */
-export function requestHash(desc: DescMessage, message: Message): Buffer {
-  return createHash("sha256").update(desc.typeName).update(canonicalJson(plain(desc, message))).digest();
+export function requestHash(desc: DescMessage, message: Message & { requestId: string }): Buffer {
+  const all = plain(desc, { ...message, requestId: "" } as Message);
+  return createHash("sha256").update(desc.typeName).update(canonicalJson(all)).digest();
 }
 
 function plain(desc: DescMessage, message: Message): JsonObject {
