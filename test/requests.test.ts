@@ -334,6 +334,14 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
 });
 
 describe("across RPCs", () => {
+  it("rule 39: every RPC whose request has a request_id and validate_only is in this file", () => {
+    const methods = [EntityService, ActivityService, OrganizationService].flatMap((family) => family.methods);
+    const writes = methods.filter(({ input }) => ["request_id", "validate_only"].every((name) => input.fields.some((field) => field.name === name)));
+    expect(WRITES.map(({ method }) => method.name).sort()).toEqual(writes.map(({ name }) => name).sort());
+    const others = methods.filter((method) => !writes.includes(method)).map(({ name }) => name);
+    expect(others.filter((name) => !/^(Get|BatchGet|List)/.test(name))).toEqual(["CreateApiKey"]);
+  });
+
   it("rule 39: one id serves each method once", async () => {
     const requestId = randomUUID();
     for (const write of WRITES) {

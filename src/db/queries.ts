@@ -563,11 +563,16 @@ export async function rewriteCopies(
   move: { entityId: string; previous: string; next: string },
 ): Promise<{ transactions: number; userEvents: number }> {
   const [row] = await db.execute<{ transactions: string; user_events: string }[]>(
-    `with t as (
-       update transaction set
-         origin_external_id = case when origin_external_id = $3 then $4 else origin_external_id end,
-         destination_external_id = case when destination_external_id = $3 then $4 else destination_external_id end
+    // In id order: two changers whose entities share transactions would deadlock otherwise.
+    `with r as (
+       select id from transaction
        where organization_id = $1 and (origin_external_id = $3 or destination_external_id = $3)
+       order by id for no key update
+     ), t as (
+       update transaction x set
+         origin_external_id = case when x.origin_external_id = $3 then $4 else x.origin_external_id end,
+         destination_external_id = case when x.destination_external_id = $3 then $4 else x.destination_external_id end
+       from r where x.organization_id = $1 and x.id = r.id
        returning 1
      ), u as (
        update user_event set entity_external_id = $4
