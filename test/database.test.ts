@@ -679,9 +679,9 @@ describe("the connection is lost", () => {
   });
 
   test("frozen: nothing comes, the caller is answered by its deadline; and afterwards all is well", async () => {
-    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2 } });
+    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2, defaultTimeoutMs: 700 } });
     const client = other.client(a.apiKey);
-    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") }, { timeoutMs: 700 });
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
     await Promise.all([read(), read()]);
     proxy.freeze(true);
     try {
@@ -693,6 +693,39 @@ describe("the connection is lost", () => {
       proxy.freeze(false);
     }
     await expect.poll(async () => (await read().catch(() => undefined))?.entity?.name, { timeout: 5_000 }).toBe("Ana");
+  });
+
+  test("connections that bring nothing any more, for ever: their places are free again, and all is well", async () => {
+    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2, statementTimeoutMs: 300, lockTimeoutMs: 200 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    const write = () => client.entities.createEntity({ entity: person() });
+    await Promise.all([read(), write(), read(), write()]);
+    proxy.abandon();
+    const answers = await Promise.all([refusal(read()), refusal(write())]);
+    expect(answers.map((answer) => answer.reason)).toEqual(["DATABASE_UNAVAILABLE", "DATABASE_UNAVAILABLE"]);
+    await expect.poll(async () => (await read().catch(() => undefined))?.entity?.name, { timeout: 5_000 }).toBe("Ana");
+    expect((await write()).entity?.name).toBe("Ana");
+  });
+
+  test("a connection that breaks, again and again: no place in the pool is lost", async () => {
+    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    const write = (requestId: string) => client.entities.createEntity({ entity: person(), requestId });
+    await read();
+    for (let i = 0; i < 4; i++) {
+      await proxy.refuse();
+      // With and without time to learn of it before the next call.
+      if (i % 2 === 0) await sleep(30);
+      expect((await refusal(Promise.all([read(), write(randomUUID())]))).reason).toBe("DATABASE_UNAVAILABLE");
+      await proxy.accept();
+      const requestId = randomUUID();
+      proxy.cutAtCommit("after");
+      await write(requestId).catch(() => {});
+      await expect.poll(async () => (await write(requestId).catch(() => undefined))?.entity?.name).toBe("Ana");
+    }
+    await Promise.all([read(), read(), read()]);
   });
 
   test("no connection is free: DATABASE_UNAVAILABLE within about 2 s, health and the process go on", async () => {

@@ -188,6 +188,8 @@ export interface DatabaseProxy extends AsyncDisposable {
   refuse(): Promise<void>;
   /** Passes nothing on, in either direction; connections stay open. */
   freeze(frozen: boolean): void;
+  /** The same for the connections that are there, for ever; new ones are served. */
+  abandon(): void;
   accept(): Promise<void>;
 }
 
@@ -198,6 +200,7 @@ export async function startProxy(): Promise<DatabaseProxy> {
   let cut: "before" | "after" | undefined;
   let cuts = 0;
   let frozen = false;
+  let generation = 0;
   const held: (() => void)[] = [];
   const whenThawed = (work: () => void) => {
     if (frozen) held.push(work);
@@ -214,12 +217,14 @@ export async function startProxy(): Promise<DatabaseProxy> {
       sockets.delete(database);
     };
     let cutOnAnswer = false;
+    const born = generation;
     for (const socket of [client, database]) {
       sockets.add(socket);
       socket.on("error", end);
       socket.on("close", end);
     }
     client.on("data", (bytes) => {
+      if (born < generation) return;
       if (cut !== undefined && bytes.includes("commit\0")) {
         const when = cut;
         cut = undefined;
@@ -230,6 +235,7 @@ export async function startProxy(): Promise<DatabaseProxy> {
       whenThawed(() => database.write(bytes));
     });
     database.on("data", (bytes) => {
+      if (born < generation) return;
       if (cutOnAnswer) return end();
       whenThawed(() => client.write(bytes));
     });
@@ -252,6 +258,9 @@ export async function startProxy(): Promise<DatabaseProxy> {
     freeze(now) {
       frozen = now;
       if (!now) for (const work of held.splice(0)) work();
+    },
+    abandon() {
+      generation++;
     },
     async accept() {
       listener.listen(port, "127.0.0.1");
