@@ -2,12 +2,14 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { CommitUnknownError } from "./driver.ts";
+import { CACHED_PLAN_CHANGED, CommitUnknownError } from "./driver.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 
 const MAX_ATTEMPTS = 4;
 /** Thrown by PostgreSQL at one of two transactions that cannot both be: run it again. */
 const SERIALIZATION = new Set(["40001", "40P01"]);
+/** After a migration each connection may have to plan anew, and a retry may come to another connection. */
+const MAX_PLAN_CHANGES = 20;
 
 /** A unique constraint or index of the database was hurt: `constraint` is its name. */
 export class UniqueViolation extends Error {
@@ -48,6 +50,7 @@ export async function transaction<T>(
   work: (em: EntityManager) => Promise<T>,
   { validateOnly = false, signal }: TransactionOptions = {},
 ): Promise<T> {
+  let planChanges = 0;
   for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted();
     try {
@@ -60,6 +63,7 @@ export async function transaction<T>(
     } catch (error) {
       if (error instanceof Rollback) return error.value as T;
       const code = sqlState(error);
+      if (code === CACHED_PLAN_CHANGED && ++planChanges <= MAX_PLAN_CHANGES) continue;
       if (code === undefined || !SERIALIZATION.has(code)) throw toReason(error);
       if (attempt === MAX_ATTEMPTS) throw conflict(error);
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * 2 ** attempt));
@@ -69,10 +73,13 @@ export async function transaction<T>(
 
 /** Reads of one organization, outside of any write. */
 export async function read<T>(orm: Orm, organizationId: string, work: (em: EntityManager) => Promise<T>): Promise<T> {
-  try {
-    return await work(forOrganization(orm, organizationId));
-  } catch (error) {
-    throw toReason(error);
+  for (let planChanges = 0; ; ) {
+    try {
+      return await work(forOrganization(orm, organizationId));
+    } catch (error) {
+      if (sqlState(error) === CACHED_PLAN_CHANGED && ++planChanges <= MAX_PLAN_CHANGES) continue;
+      throw toReason(error);
+    }
   }
 }
 
@@ -135,7 +142,7 @@ function isConnectionFailure(error: Error): boolean {
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
     if (typeof code === "string" && /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|AI_AGAIN|NOENT|HOST|NET)/.test(code)) return true;
-    if (/connection terminated|timeout exceeded when trying to connect|not queryable|connection (ended|error)/i.test(e.message)) {
+    if (/connection terminated|timeout exceeded when trying to connect|query read timeout|not queryable|connection (ended|error)/i.test(e.message)) {
       return true;
     }
   }
