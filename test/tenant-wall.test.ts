@@ -112,7 +112,7 @@ async function callOfB(method: DescMethod, request: Record<string, unknown> | Re
 }
 
 /** A case for each way to name an entity. */
-function lookups(rest: Record<string, unknown>, expected: Expected = "NOT_FOUND", options: { taxOfDeleted?: boolean } = {}): Case[] {
+function lookups(rest: Record<string, unknown>, expected: Expected = "NOT_FOUND"): Case[] {
   const one = (by: string, lookup: (names: Names) => unknown): Case => ({
     by,
     request: (names) => ({ lookup: lookup(names), ...rest }),
