@@ -48,14 +48,15 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       connectionTimeoutMillis: 2_000,
       idleTimeoutMillis: 60_000,
       maxLifetimeSeconds: 1_800,
+      // After the server's own limit: for a connection that brings nothing any more, not even that.
+      query_timeout: options.statementTimeoutMs + 1_000,
       application_name: "entity-service",
       // Statements are sent without waiting for the answer to the one before.
       pipeline: true,
-      onConnect: (client: pg.ClientBase) =>
-        client.query(
-          applySettings,
-          names.flatMap((name) => [name, settings[name]]),
-        ),
+      // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
+      onConnect: async (client: pg.Client) => {
+        await client.query(applySettings, names.flatMap((name) => [name, settings[name]]));
+      },
     },
     entities: TABLES,
     // The default flushes versioned rows in batches without the version in the update, and loses updates.
