@@ -47,6 +47,7 @@ export const EntityRow = defineEntity({
     type: p.text(),
     countryCode: p.text(),
     externalId: p.text().nullable(),
+    externalIds: p.json(),
     name: p.text(),
     taxId: p.text().nullable(),
     taxIdKey: p.text().nullable(),

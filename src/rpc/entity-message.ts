@@ -125,7 +125,6 @@ function split(data: JsonObject, listed: Set<string>): [JsonObject, JsonObject |
 /** What a request says of an entity, checked. */
 export interface EntityInput {
   patch: domain.EntityPatch;
-  externalId: string | undefined;
   etag: string | undefined;
   /** Paths that were sent and cannot be written here. */
   ignored: string[];
@@ -199,10 +198,15 @@ export function fromProto(
 
   return {
     patch,
-    externalId: entity.externalId === "" ? undefined : parseExternalId(entity.externalId, "entity.external_id", violations),
     etag: entity.etag === "" ? undefined : entity.etag,
     ignored: IGNORED.filter((path) => (paths === undefined ? isPopulated(entity, path) : paths.has(path))),
   };
+}
+
+/** The external id that an entity is made with. Not part of fromProto: an update ignores it unread (rule 23). */
+export function externalIdFromProto(entity: Entity | undefined, violations: Violations): string | undefined {
+  const value = entity?.externalId ?? "";
+  return value === "" ? undefined : parseExternalId(value, "entity.external_id", violations);
 }
 
 function isPopulated(entity: Entity, path: (typeof IGNORED)[number]): boolean {
@@ -272,7 +276,7 @@ function entityDataFromProto(
   if (kinds.size > 1 || only === undefined) throw invalidField("update_mask", "names both person and company data");
   const sent = kind?.case === only ? keysOf(kind, today, violations) : {};
   if (named.includes(`entity_data.${only}`)) {
-    return kind?.case === only ? { kind: only, replace: true, entries: sent } : null;
+    return { kind: only, replace: true, entries: sent };
   }
   const entries = new Map<string, JsonValue>();
   for (const key of LISTED[only]) {
@@ -358,7 +362,7 @@ export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined
     const [top = "", ...rest] = path.split(".");
     const field = EntitySchema.fields.find((candidate) => candidate.name === top);
     const inner = rest.join(".");
-    if (field === undefined || (inner !== "" && !DATA_PATHS.has(path))) {
+    if (field === undefined || (rest.length > 0 && !DATA_PATHS.has(path))) {
       throw invalidField("read_mask", "has a path that is no field of Entity");
     }
     const paths = tree.get(field.localName) ?? new Set();
