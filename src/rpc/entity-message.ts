@@ -358,7 +358,7 @@ export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined
     const [top = "", ...rest] = path.split(".");
     const field = EntitySchema.fields.find((candidate) => candidate.name === top);
     const inner = rest.join(".");
-    if (field === undefined || (inner !== "" && !DATA_PATHS.has(path))) {
+    if (field === undefined || (path !== top && !DATA_PATHS.has(path))) {
       throw invalidField("read_mask", "has a path that is no field of Entity");
     }
     const paths = tree.get(field.localName) ?? new Set();
