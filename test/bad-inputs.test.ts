@@ -1,8 +1,8 @@
 // What an attacker or a careless program sends. The numbers are those of the list of bad inputs in the
 // reliability research, 1 to 66 (from 67 on: wire.test.ts); reasons are the contract's. After each input
 // every table is as it was, unless the case says that it stores, and the service answers.
-import { randomUUID } from "node:crypto";
-import { type DescField, type DescMessage, type DescMethod, fromBinary, type Message } from "@bufbuild/protobuf";
+import { createHash, randomUUID } from "node:crypto";
+import { create, type DescField, type DescMessage, type DescMethod, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import pg from "pg";
 import { pino } from "pino";
@@ -580,7 +580,7 @@ describe("structs and numbers", () => {
   });
 
   test("32: 200 000 keys are refused soon", async () => {
-    const wide = structOf(...Array.from({ length: 130_000 }, (_, i): [string, Buffer] => [`k${i}`, NULL]));
+    const wide = Buffer.concat(Array.from({ length: 200_000 }, (_, i) => structOf([`k${i}`, NULL])));
     const transaction = Buffer.concat([bytes(3, "t"), bytes(5, "1"), bytes(6, "ARS"), bytes(10, wide)]);
     const start = performance.now();
     expect(await call("RecordTransactions", bytes(1, transaction))).toMatchObject({ reason: "VALIDATION_ERROR" });
@@ -591,7 +591,7 @@ describe("structs and numbers", () => {
   test("33, 35, rule 74: keys with a meaning elsewhere are keys like any other, wherever they stand", async () => {
     stores = true;
     const keys = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "$ne", "sql", "params", "length", "toJSON", "__raw", "then"];
-    const text = `{${keys.map((key, i) => `${JSON.stringify(key)}:{"${keys[(i + 1) % keys.length]}":[{"__proto__":{"polluted":${i}}}],"$ne":null}`).join(",")}}`;
+    const text = `{${keys.map((key, i) => `${JSON.stringify(key)}:{"${keys[i]}_":[{"__proto__":{"polluted":${i}}}],"$ne":null}`).join(",")}}`;
     const data = `,"entityData":{"person":{"additional":${text},"address":{"additional":${text}}}}`;
     const created = await json("CreateEntity", `{"entity":{"type":"ENTITY_TYPE_PERSON","countryCode":"AR","name":"Ana","externalId":"proto","attributes":${text},"metadata":${text}${data}},"requestId":"${randomUUID()}"}`);
     expect(created.status, created.text).toBe(200);
@@ -796,8 +796,11 @@ describe("updates", () => {
     expect(await update({ entity: { name: "x", etag: main.etag }, etag: "other" })).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["etag"] });
   });
 
-  test.each([EntityStatus.BLOCKED, EntityStatus.SUSPENDED, EntityStatus.REJECTED])("51: status %i without a reason", async (status) => {
-    const word = EntityStatus[status]?.toLowerCase();
+  test.each([
+    [EntityStatus.BLOCKED, "blocked"],
+    [EntityStatus.SUSPENDED, "suspended"],
+    [EntityStatus.REJECTED, "rejected"],
+  ])("51: status %i, %s, without a reason", async (status, word) => {
     for (const text of ["", "   ", "\u3000\n"]) {
       const refused = { reason: "STATUS_REASON_REQUIRED", code: 3, message: `Changing status to '${word}' requires a reason for audit purposes.`, metadata: { field: "reason", status: word } };
       expect(await update({ entity: { status, name: "x" }, reason: text })).toMatchObject(refused);
@@ -914,10 +917,8 @@ describe("pages and batches", () => {
 
   test.each(paged())("78: %s: tokens that are none, of another query, edited, or forged", async (rpc) => {
     const base = BASE[rpc]?.() ?? {};
-    const forge = (cursor: string) => {
-      // Whoever knows how tokens are made can make one for a query of his own: what is in it is not to be trusted.
-      return forgedToken(rpc, base, cursor);
-    };
+    // Whoever knows how tokens are made can make one for a query of his own: what is in it is not to be trusted.
+    const forge = (cursor: string) => forgedToken(rpc, base, cursor);
     const tokens = ["x", "=", "%00", "AAAA", Buffer.from("x".repeat(100)).toString("base64url"), "A".repeat(4096), "\u{1f600}"];
     tokens.push(...["null", "{}", "[]", "[1]", '["x"]', '["x","y"]', '["1","y"]', '["99999999999999999999999","00000000-0000-0000-0000-000000000000"]', '["-62135596800000001","00000000-0000-0000-0000-000000000000"]', '[["x"]]', "{", '["\\u0000","\\u0000"]', '["1e3","00000000-0000-0000-0000-000000000000","x"]'].map(forge));
     for (const pageToken of tokens) {
@@ -994,9 +995,6 @@ test("every number of the list has a test here, or a reason why not", async () =
   const missing = Array.from({ length: 66 }, (_, i) => i + 1).filter((n) => !here.has(n) && elsewhere[n] === undefined);
   expect(missing).toEqual([]);
 });
-
-import { createHash } from "node:crypto";
-import { create, toBinary } from "@bufbuild/protobuf";
 
 /** A token as src/rpc/request.ts makes one, for the caller's own query. */
 function forgedToken(rpc: string, base: Record<string, unknown>, cursor: string): string {

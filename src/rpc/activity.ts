@@ -261,7 +261,7 @@ async function openList<Desc extends typeof ListTransactionsRequestSchema | type
   const pageSize = parsePageSize(request.pageSize);
   const organizationId = organizationOf(ctx);
   const query = queryOf(desc, request, organizationId);
-  const token = fromPageToken(query, request.pageToken);
+  const token = fromPageToken(query, request.pageToken, ["instant", "id"]);
   const cursor = token === undefined ? undefined : { at: BigInt(token[0] ?? "0"), id: token[1] ?? "" };
   const entityId = await read(deps.orm, organizationId, (em) => findOne(em, organizationId, lookup));
   return { entityId, organizationId, query, cursor, pageSize };

@@ -118,7 +118,7 @@ export function entityRpcs(deps: Deps) {
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
-      const after = fromPageToken(query, request.pageToken)?.[0];
+      const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
 
       const entities = await read(deps.orm, organizationId, (em) =>
         listEntities(em, organizationId, {
