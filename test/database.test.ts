@@ -244,6 +244,7 @@ describe("the catalogue", () => {
       ]);
       expect(statements.filter((text) => /default/i.test(text))).toEqual([
         'alter table "entity_event" alter column "metadata" drop default',
+        'alter table "entity" alter column "external_ids" drop default',
         'alter table "entity" alter column "attributes" drop default',
         'alter table "entity" alter column "metadata" drop default',
       ]);
@@ -736,7 +737,10 @@ describe("the connection is lost", () => {
     const holder = new pg.Client(service.database);
     await holder.connect();
     await holder.query("begin; lock table entity in access exclusive mode");
-    const blocked = [1, 2].map(() => client.entities.createEntity({ entity: person() }));
+    // One after the other: at the same moment they would share a transaction, and its connection.
+    const blocked = [client.entities.createEntity({ entity: person() })];
+    await sleep(200);
+    blocked.push(client.entities.createEntity({ entity: person() }));
     try {
       await sleep(200);
       const start = performance.now();

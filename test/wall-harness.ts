@@ -236,7 +236,8 @@ export async function startProxy(): Promise<DatabaseProxy> {
     });
     database.on("data", (bytes) => {
       if (born < generation) return;
-      if (cutOnAnswer) return end();
+      // The COMMIT may travel with statements before it, whose answers come first.
+      if (cutOnAnswer) return bytes.includes("COMMIT\0") ? end() : undefined;
       whenThawed(() => client.write(bytes));
     });
   });
