@@ -95,7 +95,9 @@ describe("DeleteEntity", () => {
   it("rule 77: lists of its events and its activity still answer by its other keys", async () => {
     const entity = await newEntity();
     const at = { seconds: 1_700_000_000n, nanos: 0 };
-    await service.client.activity.recordUserEvents({ userEvents: [{ entityId: entity.id, eventType: "login", occurredAt: at }] });
+    await service.client.activity.recordUserEvents({
+      userEvents: [{ entityId: entity.id, eventType: "login", occurredAt: at }],
+    });
     await service.client.entities.deleteEntity({ ...byId(entity), reason });
     for (const lookup of [byId(entity), byExternalId(entity.externalId)]) {
       expect((await service.client.entities.listEntityEvents(lookup)).events.map(({ type }) => type)).toEqual([
@@ -131,7 +133,10 @@ describe("DeleteEntity", () => {
     const taxId = freshTaxId();
     const entity = await deleted({ taxId });
     const { entities } = service.client;
-    const request = { entity: { type: EntityType.PERSON, name: "B", countryCode: "AR", taxId }, requireUniqueTaxId: true };
+    const request = {
+      entity: { type: EntityType.PERSON, name: "B", countryCode: "AR", taxId },
+      requireUniqueTaxId: true,
+    };
     const { entity: second } = await entities.createEntity(request);
     expect((await entities.getEntity(byTaxId(taxId))).entity?.id).toBe(second?.id);
     await entities.undeleteEntity({ ...byId(entity), reason });
@@ -195,7 +200,9 @@ describe("DeleteEntity", () => {
       reason: "VALIDATION_ERROR",
       fields: ["reason"],
     });
-    expect(await refusal(service.client.entities.deleteEntity({ ...byId(entity), reason, etag: "stale" }))).toMatchObject({
+    expect(
+      await refusal(service.client.entities.deleteEntity({ ...byId(entity), reason, etag: "stale" })),
+    ).toMatchObject({
       reason: "ETAG_MISMATCH",
     });
   });
@@ -228,25 +235,37 @@ describe("UndeleteEntity", () => {
       reason,
     });
     if (made === undefined) throw new Error("no entity");
-    await service.client.entities.addExternalIds({ ...byId(made), externalIds: [{ externalId: fresh(), type: "cif" }] });
+    await service.client.entities.addExternalIds({
+      ...byId(made),
+      externalIds: [{ externalId: fresh(), type: "cif" }],
+    });
     const live = await get(made);
     const { entity: gone } = await service.client.entities.deleteEntity({ ...byId(made), reason });
     // A status that needs a reason comes back without asking for a new one.
-    const { entity: back, changed } = await service.client.entities.undeleteEntity({ ...byId(made), reason: "back again" });
+    const { entity: back, changed } = await service.client.entities.undeleteEntity({
+      ...byId(made),
+      reason: "back again",
+    });
     expect(changed).toBe(true);
     expect({ ...back, etag: "", updatedAt: undefined }).toEqual({ ...live, etag: "", updatedAt: undefined });
     expect(new Set([live?.etag, gone?.etag, back?.etag]).size).toBe(3); // rule 34: not even after a restore
     expect(await get(made)).toEqual(back);
     expect((await service.client.entities.getEntity(byTaxId(taxId))).entity).toEqual(back);
     expect(await listedIds({ taxId })).toEqual([made.id]);
-    const { entity: written } = await service.client.entities.updateEntity({ ...byId(made), entity: { name: "Ana B" } });
+    const { entity: written } = await service.client.entities.updateEntity({
+      ...byId(made),
+      entity: { name: "Ana B" },
+    });
     expect(written?.name).toBe("Ana B");
   });
 
   it("rule 77: of a live entity changes nothing", async () => {
     const entity = await newEntity();
     const before = await stored(entity);
-    expect(await service.client.entities.undeleteEntity({ ...byId(entity), reason })).toMatchObject({ changed: false, entity });
+    expect(await service.client.entities.undeleteEntity({ ...byId(entity), reason })).toMatchObject({
+      changed: false,
+      entity,
+    });
     expect(await stored(entity)).toEqual(before);
   });
 
@@ -263,55 +282,82 @@ describe("both", () => {
     UndeleteEntity: { make: () => deleted(), call: (r: any) => service.client.entities.undeleteEntity(r) },
   };
 
-  it.each(Object.entries(CALLS))("rules 45, 77: %s needs a reason of 5 to 4000 code points, trimmed, and writes nothing without", async (_, { make, call }) => {
-    const entity = await make();
-    const before = await stored(entity);
-    for (const wrong of ["", "    ", "1234", "  1234 \n", "😀😀😀😀", "x".repeat(4001), "bad\u0000reason"]) {
-      expect(await refusal(call({ ...byId(entity), reason: wrong })), JSON.stringify(wrong)).toMatchObject({
+  it.each(Object.entries(CALLS))(
+    "rules 45, 77: %s needs a reason of 5 to 4000 code points, trimmed, and writes nothing without",
+    async (_, { make, call }) => {
+      const entity = await make();
+      const before = await stored(entity);
+      for (const wrong of ["", "    ", "1234", "  1234 \n", "😀😀😀😀", "x".repeat(4001), "bad\u0000reason"]) {
+        expect(await refusal(call({ ...byId(entity), reason: wrong })), JSON.stringify(wrong)).toMatchObject({
+          reason: "VALIDATION_ERROR",
+          fields: ["reason"],
+        });
+      }
+      expect(await stored(entity)).toEqual(before);
+      await call({ ...byId(entity), reason: "  😀😀😀😀😀\n" });
+      expect((await eventsOf(entity))[0]?.reason).toBe("😀😀😀😀😀");
+    },
+  );
+
+  it.each(Object.entries(CALLS))(
+    "rules 45, 77: %s takes a reason of exactly 4000 code points",
+    async (_, { make, call }) => {
+      const { changed } = await call({ ...byId(await make()), reason: "😀".repeat(4000) });
+      expect(changed).toBe(true);
+    },
+  );
+
+  it.each(Object.entries(CALLS))(
+    "rule 35: %s with a stale etag is ETAG_MISMATCH and tells the current one; with it, it goes through",
+    async (_, { make, call }) => {
+      const entity = await make();
+      const before = await stored(entity);
+      for (const etag of [
+        randomUUID(),
+        "x",
+        entity.etag.toUpperCase() === entity.etag ? "y" : entity.etag.toUpperCase(),
+      ]) {
+        expect(await refusal(call({ ...byId(entity), reason, etag }))).toMatchObject({
+          reason: "ETAG_MISMATCH",
+          code: Code.Aborted,
+          metadata: { etag: entity.etag },
+        });
+      }
+      expect(await stored(entity)).toEqual(before);
+      expect((await call({ ...byId(entity), reason, etag: entity.etag })).changed).toBe(true);
+    },
+  );
+
+  it.each(Object.entries(CALLS))(
+    "rule 38: %s with validate_only answers what would be and writes nothing",
+    async (_, { make, call }) => {
+      const entity = await make();
+      const before = await stored(entity);
+      const answer = await call({ ...byId(entity), reason, validateOnly: true });
+      expect(answer.changed).toBe(true);
+      expect(answer.entity?.deletedAt === undefined).toBe(entity.deletedAt !== undefined);
+      expect(await stored(entity)).toEqual(before);
+      expect(await refusal(call({ ...byId(entity), reason: "no", validateOnly: true }))).toMatchObject({
         reason: "VALIDATION_ERROR",
-        fields: ["reason"],
       });
-    }
-    expect(await stored(entity)).toEqual(before);
-    await call({ ...byId(entity), reason: "  😀😀😀😀😀\n" });
-    expect((await eventsOf(entity))[0]?.reason).toBe("😀😀😀😀😀");
-  });
-
-  it.each(Object.entries(CALLS))("rules 45, 77: %s takes a reason of exactly 4000 code points", async (_, { make, call }) => {
-    const { changed } = await call({ ...byId(await make()), reason: "😀".repeat(4000) });
-    expect(changed).toBe(true);
-  });
-
-  it.each(Object.entries(CALLS))("rule 35: %s with a stale etag is ETAG_MISMATCH and tells the current one; with it, it goes through", async (_, { make, call }) => {
-    const entity = await make();
-    const before = await stored(entity);
-    for (const etag of [randomUUID(), "x", entity.etag.toUpperCase() === entity.etag ? "y" : entity.etag.toUpperCase()]) {
-      expect(await refusal(call({ ...byId(entity), reason, etag }))).toMatchObject({
+      expect(await refusal(call({ ...byId(entity), reason, etag: "x", validateOnly: true }))).toMatchObject({
         reason: "ETAG_MISMATCH",
-        code: Code.Aborted,
-        metadata: { etag: entity.etag },
       });
-    }
-    expect(await stored(entity)).toEqual(before);
-    expect((await call({ ...byId(entity), reason, etag: entity.etag })).changed).toBe(true);
-  });
-
-  it.each(Object.entries(CALLS))("rule 38: %s with validate_only answers what would be and writes nothing", async (_, { make, call }) => {
-    const entity = await make();
-    const before = await stored(entity);
-    const answer = await call({ ...byId(entity), reason, validateOnly: true });
-    expect(answer.changed).toBe(true);
-    expect(answer.entity?.deletedAt === undefined).toBe(entity.deletedAt !== undefined);
-    expect(await stored(entity)).toEqual(before);
-    expect(await refusal(call({ ...byId(entity), reason: "no", validateOnly: true }))).toMatchObject({ reason: "VALIDATION_ERROR" });
-    expect(await refusal(call({ ...byId(entity), reason, etag: "x", validateOnly: true }))).toMatchObject({ reason: "ETAG_MISMATCH" });
-  });
+    },
+  );
 
   it("rules 77, 60: both are audited, with reason, actor, source and the field that changed", async () => {
-    const client = await service.organization.clientWith(["entities:read", "entities:write"], { actorId: "user-7", source: "backoffice" });
+    const client = await service.organization.clientWith(["entities:read", "entities:write"], {
+      actorId: "user-7",
+      source: "backoffice",
+    });
     const entity = await newEntity();
     const occurredAt = { seconds: 1_600_000_000n, nanos: 123_456_000 };
-    const { entity: gone } = await client.entities.deleteEntity({ ...byId(entity), reason: "  first reason ", occurredAt });
+    const { entity: gone } = await client.entities.deleteEntity({
+      ...byId(entity),
+      reason: "  first reason ",
+      occurredAt,
+    });
     const { entity: back } = await client.entities.undeleteEntity({ ...byId(entity), reason: "second reason" });
     const [undeleted, removed] = await eventsOf(entity);
     expect(removed).toMatchObject({

@@ -37,8 +37,14 @@ const person = (value: MessageInitShape<typeof PersonDataSchema>) => ({ kind: { 
 const company = (value: MessageInitShape<typeof CompanyDataSchema>) => ({ kind: { case: "company" as const, value } });
 
 const minimal = { type: EntityType.PERSON, name: "Ana", countryCode: "AR" };
-const create = async (values: EntityInit = {}, more: { reason?: string; requireUniqueTaxId?: boolean; validateOnly?: boolean } = {}): Promise<Entity> => {
-  const { entity } = await service.client.entities.createEntity({ entity: { ...minimal, ...values } as EntityInit, ...more });
+const create = async (
+  values: EntityInit = {},
+  more: { reason?: string; requireUniqueTaxId?: boolean; validateOnly?: boolean } = {},
+): Promise<Entity> => {
+  const { entity } = await service.client.entities.createEntity({
+    entity: { ...minimal, ...values } as EntityInit,
+    ...more,
+  });
   if (entity === undefined) throw new Error("no entity");
   return entity;
 };
@@ -64,7 +70,8 @@ const dataOf = ({ entityData }: Entity) => {
   const { $typeName: _, ...data } = (entityData?.kind.value ?? {}) as Record<string, unknown>;
   return data;
 };
-const micros = (time: { seconds: bigint; nanos: number } | undefined) => (time === undefined ? -1n : time.seconds * 1_000_000n + BigInt(time.nanos / 1000));
+const micros = (time: { seconds: bigint; nanos: number } | undefined) =>
+  time === undefined ? -1n : time.seconds * 1_000_000n + BigInt(time.nanos / 1000);
 /** What the whole organization has, to see that nothing was written. */
 const everything = async () =>
   service.sql(`select (select count(*)::int from entity) as entities, (select count(*)::int from external_id) as ids,
@@ -97,8 +104,14 @@ describe("CreateEntity", () => {
 
   it("rule 14: refuses an entity without type, name or country, and says so of each", async () => {
     const fields = ["entity.type", "entity.country_code", "entity.name"];
-    expect(await refusal(service.client.entities.createEntity({ entity: {} }))).toMatchObject({ reason: "VALIDATION_ERROR", fields });
-    expect(await refusal(service.client.entities.createEntity({}))).toMatchObject({ reason: "VALIDATION_ERROR", fields });
+    expect(await refusal(service.client.entities.createEntity({ entity: {} }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields,
+    });
+    expect(await refusal(service.client.entities.createEntity({}))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields,
+    });
   });
 
   it.each([
@@ -152,14 +165,24 @@ describe("CreateEntity", () => {
       externalIds: [{ externalId: fresh() }],
     });
     expect(entity.id).not.toBe(id);
-    expect(entity).toMatchObject({ organizationId: service.organization.id, taxIdCheck: TaxIdCheck.UNSPECIFIED, externalId: "", externalIds: [] });
+    expect(entity).toMatchObject({
+      organizationId: service.organization.id,
+      taxIdCheck: TaxIdCheck.UNSPECIFIED,
+      externalId: "",
+      externalIds: [],
+    });
     expect(entity.etag).not.toBe("mine");
     expect([entity.riskScore, entity.deletedAt]).toEqual([undefined, undefined]);
     expect(micros(entity.createdAt)).toBeGreaterThan(1_700_000_000_000_000n);
   });
 
   it("rule 15: takes every status; a restricted one needs its reason here too", async () => {
-    for (const status of [EntityStatus.PENDING, EntityStatus.UNDER_REVIEW, EntityStatus.ACTIVE, EntityStatus.INACTIVE]) {
+    for (const status of [
+      EntityStatus.PENDING,
+      EntityStatus.UNDER_REVIEW,
+      EntityStatus.ACTIVE,
+      EntityStatus.INACTIVE,
+    ]) {
       expect((await create({ status })).status).toBe(status);
     }
     for (const [status, word] of [
@@ -182,7 +205,10 @@ describe("CreateEntity", () => {
   it("rule 16: an external id in use, as a primary or as an alias of any type, is DUPLICATE_EXTERNAL_ID", async () => {
     const owner = await create({ externalId: fresh() });
     const alias = fresh();
-    await service.client.entities.addExternalIds({ lookup: byId(owner), externalIds: [{ externalId: alias, type: "cif" }] });
+    await service.client.entities.addExternalIds({
+      lookup: byId(owner),
+      externalIds: [{ externalId: alias, type: "cif" }],
+    });
     const before = await everything();
     for (const externalId of [owner.externalId, ` ${owner.externalId} `, alias]) {
       expect(await refusal(create({ externalId, type: EntityType.COMPANY }))).toMatchObject({
@@ -214,7 +240,9 @@ describe("CreateEntity", () => {
       code: Code.AlreadyExists,
       fields: ["entity.tax_id"],
     });
-    expect(await refusal(create({ taxId: spelled }, { requireUniqueTaxId: true, validateOnly: true }))).toMatchObject({ reason: "DUPLICATE_TAX_ID" });
+    expect(await refusal(create({ taxId: spelled }, { requireUniqueTaxId: true, validateOnly: true }))).toMatchObject({
+      reason: "DUPLICATE_TAX_ID",
+    });
     const other = await service.newOrganization();
     await other.client.entities.createEntity({ entity: { ...minimal, taxId }, requireUniqueTaxId: true });
     // No tax id is no duplicate of no tax id.
@@ -226,7 +254,12 @@ describe("CreateEntity", () => {
   it("rule 18: of 16 that want a tax id for themselves at once, one gets it", async () => {
     const taxId = freshTaxId();
     const outcomes = await Promise.all(
-      Array.from({ length: 16 }, () => create({ taxId }, { requireUniqueTaxId: true }).then(() => "created", async (error) => (await refusal(Promise.reject(error))).reason)),
+      Array.from({ length: 16 }, () =>
+        create({ taxId }, { requireUniqueTaxId: true }).then(
+          () => "created",
+          async (error) => (await refusal(Promise.reject(error))).reason,
+        ),
+      ),
     );
     expect(outcomes.toSorted()).toEqual([...Array(15).fill("DUPLICATE_TAX_ID"), "created"].toSorted());
   });
@@ -265,7 +298,10 @@ describe("CreateEntity", () => {
   });
 
   it("rule 26: company data for a person, and the reverse, is VALIDATION_ERROR", async () => {
-    expect(await refusal(create({ entityData: company({}) }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.entity_data.company"] });
+    expect(await refusal(create({ entityData: company({}) }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["entity.entity_data.company"],
+    });
     expect(await refusal(newCompany({ entityData: person({ firstName: "A" }) }))).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["entity.entity_data.person"],
@@ -276,33 +312,64 @@ describe("CreateEntity", () => {
     const externalId = fresh();
     const before = await everything();
     const requestId = randomUUID();
-    const { entity } = await service.client.entities.createEntity({ entity: { ...minimal, externalId, taxId: "20-12345678-6" }, validateOnly: true, requestId });
-    expect(entity).toMatchObject({ externalId, name: "Ana", status: EntityStatus.PENDING, taxIdCheck: TaxIdCheck.VALID });
+    const { entity } = await service.client.entities.createEntity({
+      entity: { ...minimal, externalId, taxId: "20-12345678-6" },
+      validateOnly: true,
+      requestId,
+    });
+    expect(entity).toMatchObject({
+      externalId,
+      name: "Ana",
+      status: EntityStatus.PENDING,
+      taxIdCheck: TaxIdCheck.VALID,
+    });
     expect(await everything()).toEqual(before);
-    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(externalId) }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(externalId) }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
     const taken = (await create({ externalId: fresh() })).externalId;
-    expect(await refusal(create({ externalId: taken }, { validateOnly: true }))).toMatchObject({ reason: "DUPLICATE_EXTERNAL_ID" });
-    expect(await refusal(create({ status: EntityStatus.BLOCKED }, { validateOnly: true }))).toMatchObject({ reason: "STATUS_REASON_REQUIRED" });
+    expect(await refusal(create({ externalId: taken }, { validateOnly: true }))).toMatchObject({
+      reason: "DUPLICATE_EXTERNAL_ID",
+    });
+    expect(await refusal(create({ status: EntityStatus.BLOCKED }, { validateOnly: true }))).toMatchObject({
+      reason: "STATUS_REASON_REQUIRED",
+    });
     expect(await refusal(create({ name: " " }, { validateOnly: true }))).toMatchObject({ reason: "VALIDATION_ERROR" });
     const reader = await service.organization.clientWith(["entities:read"]);
-    expect(await refusal(reader.entities.createEntity({ entity: minimal, validateOnly: true }))).toMatchObject({ reason: "PERMISSION_DENIED" });
+    expect(await refusal(reader.entities.createEntity({ entity: minimal, validateOnly: true }))).toMatchObject({
+      reason: "PERMISSION_DENIED",
+    });
   });
 });
 
 // --- Events rebuild the row ---------------------------------------------------------------------
 
 /** What events and reads have in common: names and words of the seeds, unset is absent. */
-const WORDS: Record<number, string> = { 1: "pending", 2: "under_review", 3: "active", 4: "inactive", 5: "suspended", 6: "blocked", 7: "rejected" };
+const WORDS: Record<number, string> = {
+  1: "pending",
+  2: "under_review",
+  3: "active",
+  4: "inactive",
+  5: "suspended",
+  6: "blocked",
+  7: "rejected",
+};
 const CHECK_WORDS: Record<number, string | undefined> = { 1: "valid", 2: "checksum_failed", 3: "unknown_format" };
 const iso = (time: { seconds: bigint; nanos: number }) => {
-  const fraction = String(time.nanos / 1000).padStart(6, "0").replace(/000$/, "");
+  const fraction = String(time.nanos / 1000)
+    .padStart(6, "0")
+    .replace(/000$/, "");
   return `${new Date(Number(time.seconds) * 1000).toISOString().slice(0, 19)}.${fraction}Z`;
 };
 function flat(data: Record<string, unknown>): JsonObject {
   const { $typeName: _, $unknown: __, additional, ...listed } = data;
-  const entries = Object.entries(listed).filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0));
+  const entries = Object.entries(listed).filter(
+    ([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0),
+  );
   return {
-    ...Object.fromEntries(entries.map(([key, value]) => [key, key === "address" ? flat(value as Record<string, unknown>) : value])),
+    ...Object.fromEntries(
+      entries.map(([key, value]) => [key, key === "address" ? flat(value as Record<string, unknown>) : value]),
+    ),
     ...(additional as JsonObject | undefined),
   } as JsonObject;
 }
@@ -359,7 +426,13 @@ describe("the log", () => {
       nationality: "ar",
       status: EntityStatus.ACTIVE,
       riskMatrixId: randomUUID(),
-      entityData: company({ legalName: "Acme SA", tradingNames: ["A", "B"], employees: 0, address: { city: "X", additional: { floor: 2 } }, additional: { revenue: 5e7 } }),
+      entityData: company({
+        legalName: "Acme SA",
+        tradingNames: ["A", "B"],
+        employees: 0,
+        address: { city: "X", additional: { floor: 2 } },
+        additional: { revenue: 5e7 },
+      }),
       attributes: { a: { b: [1, null, "x"] } },
       metadata: { m: true },
     });
@@ -376,11 +449,19 @@ describe("the log", () => {
       recordedAt: entity.createdAt,
     });
     expect(created?.newValues).toEqual(asEvent(entity));
-    expect((created?.newValues?.entityData as any).company).toMatchObject({ revenue: 5e7, employees: 0, address: { city: "X", floor: 2 } });
+    expect((created?.newValues?.entityData as any).company).toMatchObject({
+      revenue: 5e7,
+      employees: 0,
+      address: { city: "X", floor: 2 },
+    });
   });
 
   it("rules 18a, 60: the events of an entity alone rebuild it, through every kind of change", async () => {
-    const entity = await create({ externalId: fresh(), taxId: freshTaxId(), entityData: person({ firstName: "Ana", nationality: "AR", address: { city: "X" }, additional: { pet: "cat" } }) });
+    const entity = await create({
+      externalId: fresh(),
+      taxId: freshTaxId(),
+      entityData: person({ firstName: "Ana", nationality: "AR", address: { city: "X" }, additional: { pet: "cat" } }),
+    });
     const check = async () => expect(fold(await eventsOf(entity))).toEqual(asEvent(await get(entity)));
     await check();
     const steps: [EntityInit, UpdateInit?][] = [
@@ -399,16 +480,26 @@ describe("the log", () => {
       await check();
     }
     const { entities } = service.client;
-    await entities.changeExternalId({ lookup: byId(entity), newExternalId: fresh(), reason, keepPreviousAsAlias: true });
+    await entities.changeExternalId({
+      lookup: byId(entity),
+      newExternalId: fresh(),
+      reason,
+      keepPreviousAsAlias: true,
+    });
     await check();
-    await entities.addExternalIds({ lookup: byId(entity), externalIds: [{ externalId: fresh(), type: "cif", designation: Designation.PRIMARY }] });
+    await entities.addExternalIds({
+      lookup: byId(entity),
+      externalIds: [{ externalId: fresh(), type: "cif", designation: Designation.PRIMARY }],
+    });
     await check();
     await entities.deleteEntity({ lookup: byId(entity), reason });
     await check();
     await entities.undeleteEntity({ lookup: byId(entity), reason });
     await check();
     const events = await eventsOf(entity);
-    expect(events.map(({ entityVersion }) => Number(entityVersion))).toEqual(Array.from({ length: 14 }, (_, i) => 14 - i));
+    expect(events.map(({ entityVersion }) => Number(entityVersion))).toEqual(
+      Array.from({ length: 14 }, (_, i) => 14 - i),
+    );
   });
 });
 
@@ -419,49 +510,193 @@ describe("UpdateEntity writes", () => {
     const taxId = freshTaxId();
     const externalId = fresh();
     const bases = [await create({ externalId: fresh() }), await create({ externalId }), await create({ taxId })];
-    const change = { name: "Bea", attributes: { a: 1 }, status: EntityStatus.ACTIVE, entityData: person({ email: "a@b.c" }) };
+    const change = {
+      name: "Bea",
+      attributes: { a: 1 },
+      status: EntityStatus.ACTIVE,
+      entityData: person({ email: "a@b.c" }),
+    };
     const answers = [];
     for (const lookup of [byId(bases[0]!), byExternalId(externalId), byTaxId(taxId)]) {
-      const { entity, updatedFields, ignoredFields, created } = await service.client.entities.updateEntity({ lookup, entity: { ...change, externalId: "other" }, reason });
-      answers.push({ name: entity?.name, attributes: entity?.attributes, status: entity?.status, data: entity && dataOf(entity), updatedFields, ignoredFields, created });
+      const { entity, updatedFields, ignoredFields, created } = await service.client.entities.updateEntity({
+        lookup,
+        entity: { ...change, externalId: "other" },
+        reason,
+      });
+      answers.push({
+        name: entity?.name,
+        attributes: entity?.attributes,
+        status: entity?.status,
+        data: entity && dataOf(entity),
+        updatedFields,
+        ignoredFields,
+        created,
+      });
     }
     expect(answers[1]).toEqual(answers[0]);
     expect(answers[2]).toEqual(answers[0]);
-    expect(answers[0]).toMatchObject({ updatedFields: ["name", "status", "entityData", "attributes"], ignoredFields: ["external_id"], created: false });
+    expect(answers[0]).toMatchObject({
+      updatedFields: ["name", "status", "entityData", "attributes"],
+      ignoredFields: ["external_id"],
+      created: false,
+    });
   });
 
-  const FIELDS: [path: string, values: EntityInit, field: string, read: (entity: Entity) => unknown, wanted: unknown][] = [
+  const FIELDS: [
+    path: string,
+    values: EntityInit,
+    field: string,
+    read: (entity: Entity) => unknown,
+    wanted: unknown,
+  ][] = [
     ["name", { name: " Bea " }, "name", (e) => e.name, "Bea"],
     ["tax_id", { taxId: " 12-X " }, "taxId", (e) => e.taxId, "12-X"],
     ["status", { status: EntityStatus.UNDER_REVIEW }, "status", (e) => e.status, EntityStatus.UNDER_REVIEW],
     ["nationality", { nationality: "uy" }, "nationality", (e) => e.nationality, "UY"],
-    ["risk_matrix_id", { riskMatrixId: "550E8400-E29B-41D4-A716-446655440000" }, "riskMatrixId", (e) => e.riskMatrixId, "550e8400-e29b-41d4-a716-446655440000"],
-    ["attributes", { attributes: { a: { b: [1, "x", null, true] } } }, "attributes", (e) => e.attributes, { a: { b: [1, "x", null, true] } }],
+    [
+      "risk_matrix_id",
+      { riskMatrixId: "550E8400-E29B-41D4-A716-446655440000" },
+      "riskMatrixId",
+      (e) => e.riskMatrixId,
+      "550e8400-e29b-41d4-a716-446655440000",
+    ],
+    [
+      "attributes",
+      { attributes: { a: { b: [1, "x", null, true] } } },
+      "attributes",
+      (e) => e.attributes,
+      { a: { b: [1, "x", null, true] } },
+    ],
     ["metadata", { metadata: { m: -0.5 } }, "metadata", (e) => e.metadata, { m: -0.5 }],
-    ["entity_data.person.first_name", { entityData: person({ firstName: "A" }) }, "entityData", (e) => dataOf(e).firstName, "A"],
-    ["entity_data.person.last_name", { entityData: person({ lastName: "B" }) }, "entityData", (e) => dataOf(e).lastName, "B"],
-    ["entity_data.person.middle_name", { entityData: person({ middleName: "C" }) }, "entityData", (e) => dataOf(e).middleName, "C"],
-    ["entity_data.person.date_of_birth", { entityData: person({ dateOfBirth: "2000-02-29" }) }, "entityData", (e) => dataOf(e).dateOfBirth, "2000-02-29"],
-    ["entity_data.person.nationality", { entityData: person({ nationality: "unclear" }) }, "entityData", (e) => dataOf(e).nationality, "unclear"],
+    [
+      "entity_data.person.first_name",
+      { entityData: person({ firstName: "A" }) },
+      "entityData",
+      (e) => dataOf(e).firstName,
+      "A",
+    ],
+    [
+      "entity_data.person.last_name",
+      { entityData: person({ lastName: "B" }) },
+      "entityData",
+      (e) => dataOf(e).lastName,
+      "B",
+    ],
+    [
+      "entity_data.person.middle_name",
+      { entityData: person({ middleName: "C" }) },
+      "entityData",
+      (e) => dataOf(e).middleName,
+      "C",
+    ],
+    [
+      "entity_data.person.date_of_birth",
+      { entityData: person({ dateOfBirth: "2000-02-29" }) },
+      "entityData",
+      (e) => dataOf(e).dateOfBirth,
+      "2000-02-29",
+    ],
+    [
+      "entity_data.person.nationality",
+      { entityData: person({ nationality: "unclear" }) },
+      "entityData",
+      (e) => dataOf(e).nationality,
+      "unclear",
+    ],
     ["entity_data.person.email", { entityData: person({ email: "a@b" }) }, "entityData", (e) => dataOf(e).email, "a@b"],
-    ["entity_data.person.phone", { entityData: person({ phone: "+1-555-0123" }) }, "entityData", (e) => dataOf(e).phone, "+1-555-0123"],
-    ["entity_data.person.address", { entityData: person({ address: { city: "X" } }) }, "entityData", (e) => (dataOf(e).address as any)?.city, "X"],
-    ["entity_data.person.additional", { entityData: person({ additional: { pet: "cat" } }) }, "entityData", (e) => dataOf(e).additional, { pet: "cat" }],
+    [
+      "entity_data.person.phone",
+      { entityData: person({ phone: "+1-555-0123" }) },
+      "entityData",
+      (e) => dataOf(e).phone,
+      "+1-555-0123",
+    ],
+    [
+      "entity_data.person.address",
+      { entityData: person({ address: { city: "X" } }) },
+      "entityData",
+      (e) => (dataOf(e).address as any)?.city,
+      "X",
+    ],
+    [
+      "entity_data.person.additional",
+      { entityData: person({ additional: { pet: "cat" } }) },
+      "entityData",
+      (e) => dataOf(e).additional,
+      { pet: "cat" },
+    ],
   ];
   const COMPANY_FIELDS: typeof FIELDS = [
-    ["entity_data.company.legal_name", { entityData: company({ legalName: "A" }) }, "entityData", (e) => dataOf(e).legalName, "A"],
-    ["entity_data.company.trading_names", { entityData: company({ tradingNames: ["A", "A", "B"] }) }, "entityData", (e) => dataOf(e).tradingNames, ["A", "A", "B"]],
-    ["entity_data.company.registration_number", { entityData: company({ registrationNumber: "7" }) }, "entityData", (e) => dataOf(e).registrationNumber, "7"],
-    ["entity_data.company.incorporation_date", { entityData: company({ incorporationDate: "1999-12-31" }) }, "entityData", (e) => dataOf(e).incorporationDate, "1999-12-31"],
-    ["entity_data.company.industry", { entityData: company({ industry: "I" }) }, "entityData", (e) => dataOf(e).industry, "I"],
-    ["entity_data.company.employees", { entityData: company({ employees: 0 }) }, "entityData", (e) => dataOf(e).employees, 0],
-    ["entity_data.company.website", { entityData: company({ website: "w" }) }, "entityData", (e) => dataOf(e).website, "w"],
-    ["entity_data.company.address", { entityData: company({ address: { postalCode: "1" } }) }, "entityData", (e) => (dataOf(e).address as any)?.postalCode, "1"],
-    ["entity_data.company.additional", { entityData: company({ additional: { revenue: 5 } }) }, "entityData", (e) => dataOf(e).additional, { revenue: 5 }],
+    [
+      "entity_data.company.legal_name",
+      { entityData: company({ legalName: "A" }) },
+      "entityData",
+      (e) => dataOf(e).legalName,
+      "A",
+    ],
+    [
+      "entity_data.company.trading_names",
+      { entityData: company({ tradingNames: ["A", "A", "B"] }) },
+      "entityData",
+      (e) => dataOf(e).tradingNames,
+      ["A", "A", "B"],
+    ],
+    [
+      "entity_data.company.registration_number",
+      { entityData: company({ registrationNumber: "7" }) },
+      "entityData",
+      (e) => dataOf(e).registrationNumber,
+      "7",
+    ],
+    [
+      "entity_data.company.incorporation_date",
+      { entityData: company({ incorporationDate: "1999-12-31" }) },
+      "entityData",
+      (e) => dataOf(e).incorporationDate,
+      "1999-12-31",
+    ],
+    [
+      "entity_data.company.industry",
+      { entityData: company({ industry: "I" }) },
+      "entityData",
+      (e) => dataOf(e).industry,
+      "I",
+    ],
+    [
+      "entity_data.company.employees",
+      { entityData: company({ employees: 0 }) },
+      "entityData",
+      (e) => dataOf(e).employees,
+      0,
+    ],
+    [
+      "entity_data.company.website",
+      { entityData: company({ website: "w" }) },
+      "entityData",
+      (e) => dataOf(e).website,
+      "w",
+    ],
+    [
+      "entity_data.company.address",
+      { entityData: company({ address: { postalCode: "1" } }) },
+      "entityData",
+      (e) => (dataOf(e).address as any)?.postalCode,
+      "1",
+    ],
+    [
+      "entity_data.company.additional",
+      { entityData: company({ additional: { revenue: 5 } }) },
+      "entityData",
+      (e) => dataOf(e).additional,
+      { revenue: 5 },
+    ],
   ];
   const REQUIRED = ["name", "status"];
 
-  it.each([...FIELDS.map((row) => ["person", ...row] as const), ...COMPANY_FIELDS.map((row) => ["company", ...row] as const)])(
+  it.each([
+    ...FIELDS.map((row) => ["person", ...row] as const),
+    ...COMPANY_FIELDS.map((row) => ["company", ...row] as const),
+  ])(
     "rules 21, 32, 33: of a %s, %s alone; the same again changes nothing; the mask clears it",
     async (kind, path, values, field, read, wanted) => {
       const entity = kind === "person" ? await create() : await newCompany();
@@ -485,10 +720,15 @@ describe("UpdateEntity writes", () => {
 
       // Outside the mask nothing is written, whatever is sent.
       const other = path === "metadata" ? "attributes" : "metadata";
-      expect((await update(entity, { ...values, name: "Not this", nationality: "XX" }, masked(other))).entity).toEqual(first.entity);
+      expect((await update(entity, { ...values, name: "Not this", nationality: "XX" }, masked(other))).entity).toEqual(
+        first.entity,
+      );
 
       if (REQUIRED.includes(path)) {
-        expect(await refusal(updateCall(entity, {}, masked(path)))).toMatchObject({ reason: "VALIDATION_ERROR", fields: [`entity.${path}`] });
+        expect(await refusal(updateCall(entity, {}, masked(path)))).toMatchObject({
+          reason: "VALIDATION_ERROR",
+          fields: [`entity.${path}`],
+        });
         expect(await get(entity)).toEqual(first.entity);
         return;
       }
@@ -496,35 +736,47 @@ describe("UpdateEntity writes", () => {
       expect(read(cleared.entity) ?? empty).toEqual(empty);
       expect(cleared.updatedFields).toEqual(fields);
       const [event] = await eventsOf(entity);
-      expect(event).toMatchObject({ type: EventType.ATTRIBUTE_CHANGED, event: "entity.updated", updatedFields: fields, recordedAt: cleared.entity.updatedAt });
+      expect(event).toMatchObject({
+        type: EventType.ATTRIBUTE_CHANGED,
+        event: "entity.updated",
+        updatedFields: fields,
+        recordedAt: cleared.entity.updatedAt,
+      });
       expect(Object.keys(event?.previousValues ?? {})).toEqual(fields);
       expect(await eventsOf(entity)).toHaveLength(3);
     },
   );
 
-  it.each([...FIELDS.map((row) => ["person", ...row] as const), ...COMPANY_FIELDS.map((row) => ["company", ...row] as const)])(
-    "rule 33: of a %s, clearing %s where it is not set changes nothing",
-    async (kind, path) => {
-      if (REQUIRED.includes(path)) return;
-      const entity = kind === "person" ? await create() : await newCompany();
-      const { entity: after, updatedFields } = await update(entity, {}, masked(path));
-      expect(updatedFields).toEqual([]);
-      expect(after).toEqual(entity);
-      expect(await eventsOf(entity)).toHaveLength(1);
-    },
-  );
+  it.each([
+    ...FIELDS.map((row) => ["person", ...row] as const),
+    ...COMPANY_FIELDS.map((row) => ["company", ...row] as const),
+  ])("rule 33: of a %s, clearing %s where it is not set changes nothing", async (kind, path) => {
+    if (REQUIRED.includes(path)) return;
+    const entity = kind === "person" ? await create() : await newCompany();
+    const { entity: after, updatedFields } = await update(entity, {}, masked(path));
+    expect(updatedFields).toEqual([]);
+    expect(after).toEqual(entity);
+    expect(await eventsOf(entity)).toHaveLength(1);
+  });
 
   it("rules 21, 22: type and country_code cannot be cleared", async () => {
     const entity = await create();
     for (const path of ["type", "country_code"]) {
-      expect(await refusal(updateCall(entity, {}, masked(path))), path).toMatchObject({ reason: "VALIDATION_ERROR", fields: [`entity.${path}`] });
+      expect(await refusal(updateCall(entity, {}, masked(path))), path).toMatchObject({
+        reason: "VALIDATION_ERROR",
+        fields: [`entity.${path}`],
+      });
     }
   });
 
   it("rule 21: an empty mask is no mask; of several paths each is written", async () => {
     const entity = await create({ taxId: "1", nationality: "AR", attributes: { a: 1 } });
     expect((await update(entity, { name: "Bea" }, masked())).updatedFields).toEqual(["name"]);
-    const { entity: after, updatedFields } = await update(entity, { taxId: "2", name: "no" }, masked("tax_id", "nationality", "attributes", "tax_id"));
+    const { entity: after, updatedFields } = await update(
+      entity,
+      { taxId: "2", name: "no" },
+      masked("tax_id", "nationality", "attributes", "tax_id"),
+    );
     expect(updatedFields).toEqual(["taxId", "nationality", "attributes"]);
     expect(after).toMatchObject({ taxId: "2", name: "Bea" });
     expect([after.nationality, after.attributes]).toEqual([undefined, undefined]);
@@ -538,15 +790,18 @@ describe("UpdateEntity writes", () => {
     ["entity_data.person.nationality", { entityData: person({ nationality: "" }) }],
     ["entity_data.person.date_of_birth", { entityData: person({ dateOfBirth: "" }) }],
     ["entity_data.person.address.street", { entityData: person({ address: { street: "" } }) }],
-  ] as [string, EntityInit][])("rule 21: a present but empty %s is refused and points to update_mask", async (path, values) => {
-    const entity = await create({ taxId: "1", nationality: "AR" });
-    for (const more of [{}, masked(path.startsWith("entity_data") ? "entity_data" : path)]) {
-      const refused = await refusal(updateCall(entity, values, more));
-      expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: [`entity.${path}`] });
-      expect(refused.message).toContain("update_mask");
-    }
-    expect(await get(entity)).toEqual(entity);
-  });
+  ] as [string, EntityInit][])(
+    "rule 21: a present but empty %s is refused and points to update_mask",
+    async (path, values) => {
+      const entity = await create({ taxId: "1", nationality: "AR" });
+      for (const more of [{}, masked(path.startsWith("entity_data") ? "entity_data" : path)]) {
+        const refused = await refusal(updateCall(entity, values, more));
+        expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: [`entity.${path}`] });
+        expect(refused.message).toContain("update_mask");
+      }
+      expect(await get(entity)).toEqual(entity);
+    },
+  );
 
   it.each([
     "nope",
@@ -568,13 +823,26 @@ describe("UpdateEntity writes", () => {
     "constructor",
   ])("rule 21: the unknown path %j is refused and nothing is written", async (path) => {
     const entity = await create();
-    expect(await refusal(updateCall(entity, { name: "Bea" }, masked("name", path)))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["update_mask"] });
+    expect(await refusal(updateCall(entity, { name: "Bea" }, masked("name", path)))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["update_mask"],
+    });
     expect(await get(entity)).toEqual(entity);
   });
 
   it("rule 21: output-only paths are ignored and named, sent or masked; only the etag is not", async () => {
     const entity = await create({ externalId: fresh() });
-    const outputOnly = ["id", "organization_id", "external_id", "external_ids", "tax_id_check", "risk_score", "created_at", "updated_at", "deleted_at"];
+    const outputOnly = [
+      "id",
+      "organization_id",
+      "external_id",
+      "external_ids",
+      "tax_id_check",
+      "risk_score",
+      "created_at",
+      "updated_at",
+      "deleted_at",
+    ];
     const sent: EntityInit = {
       id: randomUUID(),
       organizationId: randomUUID(),
@@ -598,18 +866,34 @@ describe("UpdateEntity writes", () => {
   });
 
   it("rules 21, 32: what was read can be sent back with a change in it", async () => {
-    const entity = await create({ externalId: fresh(), taxId: "1", attributes: { a: 1 }, entityData: person({ firstName: "A", address: { city: "X" } }) });
-    const { entity: after, updatedFields, ignoredFields } = await update(entity, { ...(await get(entity)), name: "Bea" });
+    const entity = await create({
+      externalId: fresh(),
+      taxId: "1",
+      attributes: { a: 1 },
+      entityData: person({ firstName: "A", address: { city: "X" } }),
+    });
+    const {
+      entity: after,
+      updatedFields,
+      ignoredFields,
+    } = await update(entity, { ...(await get(entity)), name: "Bea" });
     expect(updatedFields).toEqual(["name"]);
     expect(ignoredFields).toContain("external_id");
-    expect({ ...after, name: "Ana", etag: "", updatedAt: undefined }).toEqual({ ...entity, etag: "", updatedAt: undefined });
+    expect({ ...after, name: "Ana", etag: "", updatedAt: undefined }).toEqual({
+      ...entity,
+      etag: "",
+      updatedAt: undefined,
+    });
   });
 
   it("rule 21: null in JSON is omitted and changes nothing", async () => {
     const entity = await create({ taxId: "1", nationality: "AR", attributes: { a: 1 } });
     const { status, body } = await connectJson(
       "UpdateEntity",
-      JSON.stringify({ lookup: { entityId: entity.id }, entity: { taxId: null, nationality: null, attributes: null, entityData: null, name: null } }),
+      JSON.stringify({
+        lookup: { entityId: entity.id },
+        entity: { taxId: null, nationality: null, attributes: null, entityData: null, name: null },
+      }),
     );
     expect(status).toBe(200);
     expect(body.updatedFields).toBeUndefined();
@@ -624,17 +908,21 @@ describe("UpdateEntity writes", () => {
       [{ countryCode: "br" }, "countryCode", "entity.country_code"],
     ] as const) {
       for (const more of [{}, masked("name", field.slice("entity.".length)), { validateOnly: true }]) {
-        expect(await refusal(updateCall(entity, { ...values, name: "Bea", attributes: { b: 2 } }, more))).toMatchObject({
-          reason: "IMMUTABLE_FIELD",
-          code: Code.InvalidArgument,
-          message: `Field '${name}' cannot be changed after entity creation`,
-          metadata: { field },
-          fields: [field],
-        });
+        expect(await refusal(updateCall(entity, { ...values, name: "Bea", attributes: { b: 2 } }, more))).toMatchObject(
+          {
+            reason: "IMMUTABLE_FIELD",
+            code: Code.InvalidArgument,
+            message: `Field '${name}' cannot be changed after entity creation`,
+            metadata: { field },
+            fields: [field],
+          },
+        );
       }
     }
     expect(await get(entity)).toEqual(entity);
-    expect((await update(entity, { type: EntityType.PERSON, countryCode: "ar", name: "Bea" })).updatedFields).toEqual(["name"]);
+    expect((await update(entity, { type: EntityType.PERSON, countryCode: "ar", name: "Bea" })).updatedFields).toEqual([
+      "name",
+    ]);
   });
 
   it("rule 23: an external_id in the entity is neither written nor refused, and in no event", async () => {
@@ -657,7 +945,10 @@ describe("UpdateEntity writes", () => {
   it("rule 30: name and entity_data do not follow each other", async () => {
     const entity = await create({ entityData: person({ firstName: "Ana", lastName: "Lopez" }) });
     expect((await update(entity, { entityData: person({ firstName: "Bea" }) })).entity.name).toBe("Ana");
-    expect(dataOf((await update(entity, { name: "Cleo" })).entity)).toMatchObject({ firstName: "Bea", lastName: "Lopez" });
+    expect(dataOf((await update(entity, { name: "Cleo" })).entity)).toMatchObject({
+      firstName: "Bea",
+      lastName: "Lopez",
+    });
   });
 
   it("rule 31: risk_score is not the caller's; risk_matrix_id is any UUID and runs nothing", async () => {
@@ -684,28 +975,45 @@ describe("UpdateEntity writes", () => {
     const third = await update(entity, {}, masked("tax_id"));
     expect(third.updatedFields).toEqual(["taxId", "taxIdCheck"]);
     expect([third.entity.taxId, third.entity.taxIdCheck]).toEqual([undefined, TaxIdCheck.UNSPECIFIED]);
-    expect(await service.sql("select tax_id_key, tax_id_check from entity where id = $1", [entity.id])).toEqual([{ tax_id_key: null, tax_id_check: null }]);
+    expect(await service.sql("select tax_id_key, tax_id_check from entity where id = $1", [entity.id])).toEqual([
+      { tax_id_key: null, tax_id_check: null },
+    ]);
   });
 });
 
 // --- Merging ------------------------------------------------------------------------------------
 
 describe("merging", () => {
-  it.each(["attributes", "metadata"] as const)("rule 24: %s merge per top-level key; null removes; the mask replaces", async (map) => {
-    const entity = await create({ [map]: { keep: 1, change: { a: 1, b: 2 }, list: [1, 2], drop: "x" } });
-    const set = async (value: JsonObject | undefined, more: UpdateInit = {}) => (await update(entity, { [map]: value } as EntityInit, more)).entity[map];
-    expect(await set({ change: { c: 3 }, list: [3], drop: null, add: { deep: null } })).toEqual({ keep: 1, change: { c: 3 }, list: [3], add: { deep: null } });
-    expect(await set({ nothing: null })).toEqual({ keep: 1, change: { c: 3 }, list: [3], add: { deep: null } });
-    expect(await set({})).toEqual({ keep: 1, change: { c: 3 }, list: [3], add: { deep: null } });
-    expect(await set({ only: 1, none: null }, masked(map))).toEqual({ only: 1 });
-    expect(await set({ only: null })).toBeUndefined();
-    expect(await set({ a: 1 })).toEqual({ a: 1 });
-    expect(await set(undefined, masked(map))).toBeUndefined();
-  });
+  it.each(["attributes", "metadata"] as const)(
+    "rule 24: %s merge per top-level key; null removes; the mask replaces",
+    async (map) => {
+      const entity = await create({ [map]: { keep: 1, change: { a: 1, b: 2 }, list: [1, 2], drop: "x" } });
+      const set = async (value: JsonObject | undefined, more: UpdateInit = {}) =>
+        (await update(entity, { [map]: value } as EntityInit, more)).entity[map];
+      expect(await set({ change: { c: 3 }, list: [3], drop: null, add: { deep: null } })).toEqual({
+        keep: 1,
+        change: { c: 3 },
+        list: [3],
+        add: { deep: null },
+      });
+      expect(await set({ nothing: null })).toEqual({ keep: 1, change: { c: 3 }, list: [3], add: { deep: null } });
+      expect(await set({})).toEqual({ keep: 1, change: { c: 3 }, list: [3], add: { deep: null } });
+      expect(await set({ only: 1, none: null }, masked(map))).toEqual({ only: 1 });
+      expect(await set({ only: null })).toBeUndefined();
+      expect(await set({ a: 1 })).toEqual({ a: 1 });
+      expect(await set(undefined, masked(map))).toBeUndefined();
+    },
+  );
 
   it("rule 24: entity_data merges per key; an address or a list is replaced whole", async () => {
     const entity = await newCompany({
-      entityData: company({ legalName: "A", tradingNames: ["x", "y"], employees: 5, address: { street: "1", city: "C", additional: { floor: 1 } }, additional: { revenue: 1, ceo: { name: "Z" } } }),
+      entityData: company({
+        legalName: "A",
+        tradingNames: ["x", "y"],
+        employees: 5,
+        address: { street: "1", city: "C", additional: { floor: 1 } },
+        additional: { revenue: 1, ceo: { name: "Z" } },
+      }),
     });
     const set = async (value: MessageInitShape<typeof CompanyDataSchema>, more: UpdateInit = {}) =>
       flat((await update(entity, { entityData: company(value) }, more)).entity.entityData?.kind.value as never);
@@ -725,12 +1033,20 @@ describe("merging", () => {
     expect(await set({ additional: { revenue: null, ceo: { age: 5 } } })).toMatchObject({ ceo: { age: 5 } });
     expect(await set({})).not.toHaveProperty("revenue");
     // By path: the address whole, the unlisted keys whole, the rest stays.
-    expect((await set({ address: { state: "S" } }, masked("entity_data.company.address"))).address).toEqual({ state: "S" });
-    const unlisted = await set({ additional: { stock: 1 }, legalName: "not this" }, masked("entity_data.company.additional"));
+    expect((await set({ address: { state: "S" } }, masked("entity_data.company.address"))).address).toEqual({
+      state: "S",
+    });
+    const unlisted = await set(
+      { additional: { stock: 1 }, legalName: "not this" },
+      masked("entity_data.company.additional"),
+    );
     expect(unlisted).toMatchObject({ legalName: "A", stock: 1, employees: 250 });
     expect(unlisted).not.toHaveProperty("ceo");
     expect(await set({ legalName: "B" }, masked("entity_data.company"))).toEqual({ legalName: "B" });
-    expect(await set({ legalName: "C", industry: "I" }, masked("entity_data"))).toEqual({ legalName: "C", industry: "I" });
+    expect(await set({ legalName: "C", industry: "I" }, masked("entity_data"))).toEqual({
+      legalName: "C",
+      industry: "I",
+    });
   });
 
   it("rule 24: entity_data whole is cleared by its paths", async () => {
@@ -757,25 +1073,40 @@ describe("merging", () => {
       [acme, { entityData: person({}) }, ["entity_data"]],
       [acme, {}, ["entity_data.person.email", "entity_data.company.industry"]],
     ] as [Entity, EntityInit, string[]][]) {
-      expect(await refusal(updateCall(entity, values, masked(...paths))), paths.join()).toMatchObject({ reason: "VALIDATION_ERROR" });
+      expect(await refusal(updateCall(entity, values, masked(...paths))), paths.join()).toMatchObject({
+        reason: "VALIDATION_ERROR",
+      });
       expect(await get(entity)).toEqual(entity);
     }
   });
 
   it("rule 25: unlisted keys are kept, and shown flat beside the others in events", async () => {
     const entity = await newCompany();
-    await update(entity, { entityData: company({ legalName: "A", additional: { revenue: 50_000_000, additional: { x: 1 }, "first name": "y" } }) });
+    await update(entity, {
+      entityData: company({
+        legalName: "A",
+        additional: { revenue: 50_000_000, additional: { x: 1 }, "first name": "y" },
+      }),
+    });
     const [event] = await eventsOf(entity);
-    expect(event?.newValues).toEqual({ entityData: { company: { legalName: "A", revenue: 50_000_000, additional: { x: 1 }, "first name": "y" } } });
+    expect(event?.newValues).toEqual({
+      entityData: { company: { legalName: "A", revenue: 50_000_000, additional: { x: 1 }, "first name": "y" } },
+    });
     const { entity: after } = await update(entity, { entityData: company({ industry: "I" }) });
     expect(dataOf(after).additional).toEqual({ revenue: 50_000_000, additional: { x: 1 }, "first name": "y" });
   });
 
   it("rule 25: a listed name among the unlisted keys is refused", async () => {
     const entity = await newCompany();
-    const wrong: MessageInitShape<typeof CompanyDataSchema>[] = [{ additional: { legalName: "x" } }, { additional: { address: {} } }, { address: { additional: { city: "x" } } }];
+    const wrong: MessageInitShape<typeof CompanyDataSchema>[] = [
+      { additional: { legalName: "x" } },
+      { additional: { address: {} } },
+      { address: { additional: { city: "x" } } },
+    ];
     for (const value of wrong) {
-      expect(await refusal(updateCall(entity, { entityData: company(value) }))).toMatchObject({ reason: "VALIDATION_ERROR" });
+      expect(await refusal(updateCall(entity, { entityData: company(value) }))).toMatchObject({
+        reason: "VALIDATION_ERROR",
+      });
     }
   });
 
@@ -786,7 +1117,10 @@ describe("merging", () => {
       [{ colour: "red" }, "colour"],
       [{ entityData: { company: { address: { floor: 1 } } } }, "floor"],
     ] as const) {
-      const { status, text } = await connectJson("UpdateEntity", JSON.stringify({ lookup: { entityId: entity.id }, entity: values }));
+      const { status, text } = await connectJson(
+        "UpdateEntity",
+        JSON.stringify({ lookup: { entityId: entity.id }, entity: values }),
+      );
       expect(status).toBe(400);
       expect(text).toContain("VALIDATION_ERROR");
       expect(text).toContain(name);
@@ -796,30 +1130,61 @@ describe("merging", () => {
 
   it("rule 27: dates are days of the calendar", async () => {
     const entity = await create();
-    for (const dateOfBirth of ["2023-02-30", "2023-2-3", "1900-02-29", "2023-00-10", "2023-13-01", "0000-01-01", "03/04/2023", "2023-01-01T00:00:00Z", "２０２３-01-01", "9999-01-01"]) {
+    for (const dateOfBirth of [
+      "2023-02-30",
+      "2023-2-3",
+      "1900-02-29",
+      "2023-00-10",
+      "2023-13-01",
+      "0000-01-01",
+      "03/04/2023",
+      "2023-01-01T00:00:00Z",
+      "２０２３-01-01",
+      "9999-01-01",
+    ]) {
       expect(await refusal(updateCall(entity, { entityData: person({ dateOfBirth }) })), dateOfBirth).toMatchObject({
         reason: "VALIDATION_ERROR",
         fields: ["entity.entity_data.person.date_of_birth"],
       });
     }
     for (const dateOfBirth of ["2000-02-29", "0001-01-01", "1969-12-31"]) {
-      expect(dataOf((await update(entity, { entityData: person({ dateOfBirth }) })).entity).dateOfBirth).toBe(dateOfBirth);
+      expect(dataOf((await update(entity, { entityData: person({ dateOfBirth }) })).entity).dateOfBirth).toBe(
+        dateOfBirth,
+      );
     }
     const acme = await newCompany();
-    expect(await refusal(updateCall(acme, { entityData: company({ incorporationDate: "2023-02-29" }) }))).toMatchObject({ reason: "VALIDATION_ERROR" });
+    expect(await refusal(updateCall(acme, { entityData: company({ incorporationDate: "2023-02-29" }) }))).toMatchObject(
+      { reason: "VALIDATION_ERROR" },
+    );
     // A company may be founded tomorrow.
-    expect(dataOf((await update(acme, { entityData: company({ incorporationDate: "2099-01-01" }) })).entity).incorporationDate).toBe("2099-01-01");
+    expect(
+      dataOf((await update(acme, { entityData: company({ incorporationDate: "2099-01-01" }) })).entity)
+        .incorporationDate,
+    ).toBe("2099-01-01");
   });
 
   it("rule 27: numbers stay numbers, to the last bit", async () => {
-    const numbers = { a: 0.1, b: 1.5e-300, c: 5e-324, d: 9_007_199_254_740_991, e: -1.5, f: 0, g: 35, h: 0.30000000000000004, i: "35.00", j: 1e-7 };
+    const numbers = {
+      a: 0.1,
+      b: 1.5e-300,
+      c: 5e-324,
+      d: 9_007_199_254_740_991,
+      e: -1.5,
+      f: 0,
+      g: 35,
+      h: 0.30000000000000004,
+      i: "35.00",
+      j: 1e-7,
+    };
     const entity = await create({ attributes: numbers });
     expect(entity.attributes).toEqual(numbers);
     expect((await get(entity)).attributes).toEqual(numbers);
     expect((await update(entity, { attributes: numbers })).updatedFields).toEqual([]);
     const acme = await newCompany({ entityData: company({ employees: 2_147_483_647 }) });
     expect(dataOf(await get(acme)).employees).toBe(2_147_483_647);
-    expect(await refusal(updateCall(acme, { entityData: company({ employees: -1 }) }))).toMatchObject({ fields: ["entity.entity_data.company.employees"] });
+    expect(await refusal(updateCall(acme, { entityData: company({ employees: -1 }) }))).toMatchObject({
+      fields: ["entity.entity_data.company.employees"],
+    });
   });
 
   it("rules 33, 24: equal values are equal whatever the order of their keys, and lists are not", async () => {
@@ -830,12 +1195,20 @@ describe("merging", () => {
   });
 
   it("rule 73: a merge cannot grow a map past its limits", async () => {
-    const many = (from: number, n: number) => Object.fromEntries(Array.from({ length: n }, (_, i) => [`k${from + i}`, i]));
+    const many = (from: number, n: number) =>
+      Object.fromEntries(Array.from({ length: n }, (_, i) => [`k${from + i}`, i]));
     const entity = await create({ attributes: many(0, 200) });
-    expect(await refusal(updateCall(entity, { attributes: { one: 1 } }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.attributes"] });
+    expect(await refusal(updateCall(entity, { attributes: { one: 1 } }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["entity.attributes"],
+    });
     expect((await update(entity, { attributes: { k0: null, one: 1 } })).entity.attributes).toHaveProperty("one");
-    const big = await create({ metadata: Object.fromEntries(Array.from({ length: 15 }, (_, i) => [`b${i}`, "x".repeat(4090)])) });
-    expect(await refusal(updateCall(big, { metadata: { more: "x".repeat(4090), c: "x".repeat(4090) } }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.metadata"] });
+    const big = await create({
+      metadata: Object.fromEntries(Array.from({ length: 15 }, (_, i) => [`b${i}`, "x".repeat(4090)])),
+    });
+    expect(await refusal(updateCall(big, { metadata: { more: "x".repeat(4090), c: "x".repeat(4090) } }))).toMatchObject(
+      { reason: "VALIDATION_ERROR", fields: ["entity.metadata"] },
+    );
     expect(await get(big)).toEqual(big);
   });
 
@@ -858,8 +1231,18 @@ describe("merging", () => {
     }
     expect(({} as any).polluted).toBeUndefined();
     // Merged, removed and logged like any other.
-    const removed = await connectJson("UpdateEntity", `{"lookup":{"entityId":"${id}"},"entity":{"attributes":{"__proto__":null,"constructor":null,"valueOf":1}}}`);
-    expect(Object.keys(removed.body.entity.attributes).toSorted()).toEqual(["hasOwnProperty", "prototype", "then", "toJSON", "toString", "valueOf"]);
+    const removed = await connectJson(
+      "UpdateEntity",
+      `{"lookup":{"entityId":"${id}"},"entity":{"attributes":{"__proto__":null,"constructor":null,"valueOf":1}}}`,
+    );
+    expect(Object.keys(removed.body.entity.attributes).toSorted()).toEqual([
+      "hasOwnProperty",
+      "prototype",
+      "then",
+      "toJSON",
+      "toString",
+      "valueOf",
+    ]);
     expect(removed.body.updatedFields).toEqual(["attributes"]);
     const log = await connectJson("ListEntityEvents", JSON.stringify({ lookup: { entityId: id } }));
     expect(Object.keys(log.body.events[0].previousValues.attributes)).toContain("__proto__");
@@ -879,31 +1262,88 @@ describe("nationality", () => {
   it.each([
     ["neither sent", { name: "Bea" }, [], "AR", ["name"]],
     ["root alone", { nationality: "uy" }, [], "UY", ["nationality"]],
-    ["nested alone recalculates the root", { entityData: person({ nationality: "uy" }) }, [], "UY", ["nationality", "entityData"]],
-    ["both, and the root wins", { nationality: "BR", entityData: person({ nationality: "UY" }) }, [], "BR", ["nationality", "entityData"]],
-    ["both, the root as it was", { nationality: "AR", entityData: person({ nationality: "UY" }) }, [], "AR", ["entityData"]],
-    ["nested unmappable leaves the root", { entityData: person({ nationality: "Uruguayan" }) }, [], "AR", ["entityData"]],
+    [
+      "nested alone recalculates the root",
+      { entityData: person({ nationality: "uy" }) },
+      [],
+      "UY",
+      ["nationality", "entityData"],
+    ],
+    [
+      "both, and the root wins",
+      { nationality: "BR", entityData: person({ nationality: "UY" }) },
+      [],
+      "BR",
+      ["nationality", "entityData"],
+    ],
+    [
+      "both, the root as it was",
+      { nationality: "AR", entityData: person({ nationality: "UY" }) },
+      [],
+      "AR",
+      ["entityData"],
+    ],
+    [
+      "nested unmappable leaves the root",
+      { entityData: person({ nationality: "Uruguayan" }) },
+      [],
+      "AR",
+      ["entityData"],
+    ],
     ["other nested keys leave the root", { entityData: person({ firstName: "A" }) }, [], "AR", ["entityData"]],
     ["root cleared by mask", {}, ["nationality"], undefined, ["nationality"]],
-    ["root cleared by mask while nested is written", { entityData: person({ nationality: "UY" }) }, ["nationality", "entity_data.person.nationality"], undefined, ["nationality", "entityData"]],
-    ["nested by mask recalculates the root", { nationality: "BR", entityData: person({ nationality: "UY" }) }, ["entity_data.person.nationality"], "UY", ["nationality", "entityData"]],
-    ["nested by mask of the whole", { entityData: person({ nationality: "UY" }) }, ["entity_data"], "UY", ["nationality", "entityData"]],
+    [
+      "root cleared by mask while nested is written",
+      { entityData: person({ nationality: "UY" }) },
+      ["nationality", "entity_data.person.nationality"],
+      undefined,
+      ["nationality", "entityData"],
+    ],
+    [
+      "nested by mask recalculates the root",
+      { nationality: "BR", entityData: person({ nationality: "UY" }) },
+      ["entity_data.person.nationality"],
+      "UY",
+      ["nationality", "entityData"],
+    ],
+    [
+      "nested by mask of the whole",
+      { entityData: person({ nationality: "UY" }) },
+      ["entity_data"],
+      "UY",
+      ["nationality", "entityData"],
+    ],
     ["nested cleared leaves the root", {}, ["entity_data.person.nationality"], "AR", ["entityData"]],
     ["entity_data cleared leaves the root", {}, ["entity_data"], "AR", ["entityData"]],
-    ["nested sent outside the mask is nothing", { name: "Bea", entityData: person({ nationality: "UY" }) }, ["name"], "AR", ["name"]],
-    ["the mask of another nested key", { entityData: person({ nationality: "UY", firstName: "A" }) }, ["entity_data.person.first_name"], "AR", ["entityData"]],
-  ] as [string, EntityInit, string[], string | undefined, string[]][])("rule 28: %s", async (_, values, paths, wanted, fields) => {
-    const entity = await create({ nationality: "AR", entityData: person({ nationality: "AR" }) });
-    const { entity: after, updatedFields } = await update(entity, values, masked(...paths));
-    expect(after.nationality).toBe(wanted);
-    expect(updatedFields).toEqual(fields);
-    const [event] = await eventsOf(entity);
-    expect(event?.updatedFields).toEqual(fields);
-    if (fields.includes("nationality")) {
-      expect(event?.previousValues).toMatchObject({ nationality: "AR" });
-      expect(event?.newValues).toMatchObject({ nationality: wanted ?? null });
-    }
-  });
+    [
+      "nested sent outside the mask is nothing",
+      { name: "Bea", entityData: person({ nationality: "UY" }) },
+      ["name"],
+      "AR",
+      ["name"],
+    ],
+    [
+      "the mask of another nested key",
+      { entityData: person({ nationality: "UY", firstName: "A" }) },
+      ["entity_data.person.first_name"],
+      "AR",
+      ["entityData"],
+    ],
+  ] as [string, EntityInit, string[], string | undefined, string[]][])(
+    "rule 28: %s",
+    async (_, values, paths, wanted, fields) => {
+      const entity = await create({ nationality: "AR", entityData: person({ nationality: "AR" }) });
+      const { entity: after, updatedFields } = await update(entity, values, masked(...paths));
+      expect(after.nationality).toBe(wanted);
+      expect(updatedFields).toEqual(fields);
+      const [event] = await eventsOf(entity);
+      expect(event?.updatedFields).toEqual(fields);
+      if (fields.includes("nationality")) {
+        expect(event?.previousValues).toMatchObject({ nationality: "AR" });
+        expect(event?.newValues).toMatchObject({ nationality: wanted ?? null });
+      }
+    },
+  );
 
   it("rule 28: a nested one that is written as it was still recalculates a root that differs", async () => {
     const entity = await create({ nationality: "BR", entityData: person({ nationality: "UY" }) });
@@ -944,8 +1384,20 @@ describe("etag and time", () => {
     const entity = await create({ externalId: fresh(), attributes: { a: 1 } });
     const row = () => service.sql("select to_jsonb(e) as row, xmin::text from entity e where id = $1", [entity.id]);
     const before = await row();
-    for (const values of [undefined, {}, { name: " Ana " }, { countryCode: "ar" }, { attributes: { a: 1, gone: null } }, { attributes: {} }, { entityData: { kind: { case: undefined } } }]) {
-      const { entity: after, previousEntity, updatedFields } = await update(entity, values as EntityInit, { reason: "no reason for an event" });
+    for (const values of [
+      undefined,
+      {},
+      { name: " Ana " },
+      { countryCode: "ar" },
+      { attributes: { a: 1, gone: null } },
+      { attributes: {} },
+      { entityData: { kind: { case: undefined } } },
+    ]) {
+      const {
+        entity: after,
+        previousEntity,
+        updatedFields,
+      } = await update(entity, values as EntityInit, { reason: "no reason for an event" });
       expect(after).toEqual(entity);
       expect(previousEntity).toEqual(entity);
       expect(updatedFields).toEqual([]);
@@ -973,7 +1425,9 @@ describe("etag and time", () => {
 
   it("rule 34: updated_at is strictly later even when the clock was set back", async () => {
     const entity = await create();
-    await service.sql("update entity set updated_at = clock_timestamp() + interval '1 hour' where id = $1", [entity.id]);
+    await service.sql("update entity set updated_at = clock_timestamp() + interval '1 hour' where id = $1", [
+      entity.id,
+    ]);
     const before = await get(entity);
     const { entity: after } = await update(entity, { name: "Bea" });
     expect(micros(after.updatedAt)).toBe(micros(before.updatedAt) + 1n);
@@ -999,12 +1453,19 @@ describe("etag and time", () => {
       });
       expect((await get(entity)).etag).toBe(current);
       const [good, goodMore] = where(current);
-      const { entity: after, updatedFields, ignoredFields } = await update(entity, { ...good, name: randomUUID() }, goodMore);
+      const {
+        entity: after,
+        updatedFields,
+        ignoredFields,
+      } = await update(entity, { ...good, name: randomUUID() }, goodMore);
       expect([updatedFields, ignoredFields]).toEqual([["name"], []]);
       expect(after.etag).not.toBe(current);
       current = after.etag;
     }
-    expect(await refusal(updateCall(entity, { etag: current, name: "B" }, { etag: stale }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["etag"] });
+    expect(await refusal(updateCall(entity, { etag: current, name: "B" }, { etag: stale }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["etag"],
+    });
     // Also where nothing would change: who sends an etag wants to know.
     expect(await refusal(updateCall(entity, {}, { etag: entity.etag }))).toMatchObject({ reason: "ETAG_MISMATCH" });
   });
@@ -1013,7 +1474,10 @@ describe("etag and time", () => {
     const entity = await create();
     const outcomes = await Promise.all(
       Array.from({ length: 16 }, (_, i) =>
-        updateCall(entity, { name: `N${i}` }, { etag: entity.etag }).then(() => "ok", async (error) => (await refusal(Promise.reject(error))).reason),
+        updateCall(entity, { name: `N${i}` }, { etag: entity.etag }).then(
+          () => "ok",
+          async (error) => (await refusal(Promise.reject(error))).reason,
+        ),
       ),
     );
     expect(outcomes.toSorted()).toEqual([...Array(15).fill("ETAG_MISMATCH"), "ok"]);
@@ -1045,7 +1509,12 @@ describe("etag and time", () => {
 
 describe("allow_missing", () => {
   const upsert = (externalId: string, entity: EntityInit, more: UpdateInit = {}) =>
-    service.client.entities.updateEntity({ lookup: byExternalId(externalId), entity, allowMissing: true, ...more } as UpdateInit);
+    service.client.entities.updateEntity({
+      lookup: byExternalId(externalId),
+      entity,
+      allowMissing: true,
+      ...more,
+    } as UpdateInit);
 
   it("rule 37: creates where there is none, under the id of the lookup, then updates; created says which", async () => {
     const externalId = fresh();
@@ -1069,7 +1538,10 @@ describe("allow_missing", () => {
     const before = await everything();
     expect(await refusal(upsert(fresh(), minimal, { allowMissing: false }))).toMatchObject({ reason: "NOT_FOUND" });
     for (const lookup of [byId({ id: randomUUID() }), byTaxId(freshTaxId())]) {
-      expect(await refusal(upsert("", minimal, { lookup }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["allow_missing"] });
+      expect(await refusal(upsert("", minimal, { lookup }))).toMatchObject({
+        reason: "VALIDATION_ERROR",
+        fields: ["allow_missing"],
+      });
     }
     expect(await everything()).toEqual(before);
   });
@@ -1079,7 +1551,9 @@ describe("allow_missing", () => {
     expect(await refusal(upsert(fresh(), { name: "Ana" }))).toMatchObject({ reason: "VALIDATION_ERROR" });
     expect(await refusal(upsert(fresh(), {}))).toMatchObject({ reason: "VALIDATION_ERROR" });
     expect(await refusal(upsert(fresh(), minimal, masked("name")))).toMatchObject({ reason: "VALIDATION_ERROR" });
-    expect(await refusal(upsert(fresh(), { ...minimal, status: EntityStatus.BLOCKED }))).toMatchObject({ reason: "STATUS_REASON_REQUIRED" });
+    expect(await refusal(upsert(fresh(), { ...minimal, status: EntityStatus.BLOCKED }))).toMatchObject({
+      reason: "STATUS_REASON_REQUIRED",
+    });
     expect(await everything()).toEqual(before);
   });
 
@@ -1087,13 +1561,19 @@ describe("allow_missing", () => {
     const entity = await create({ externalId: fresh() });
     const alias = fresh();
     await service.client.entities.addExternalIds({ lookup: byId(entity), externalIds: [{ externalId: alias }] });
-    expect(await upsert(alias, { ...minimal, name: "Bea" })).toMatchObject({ created: false, entity: { id: entity.id, externalId: entity.externalId, name: "Bea" } });
+    expect(await upsert(alias, { ...minimal, name: "Bea" })).toMatchObject({
+      created: false,
+      entity: { id: entity.id, externalId: entity.externalId, name: "Bea" },
+    });
   });
 
   it("rules 37, 38: validate_only says whether it would be created, and writes nothing", async () => {
     const externalId = fresh();
     const before = await everything();
-    expect(await upsert(externalId, minimal, { validateOnly: true })).toMatchObject({ created: true, entity: { externalId } });
+    expect(await upsert(externalId, minimal, { validateOnly: true })).toMatchObject({
+      created: true,
+      entity: { externalId },
+    });
     expect(await upsert(externalId, minimal, { validateOnly: true })).toMatchObject({ created: true });
     expect(await everything()).toEqual(before);
   });
@@ -1112,15 +1592,23 @@ describe("validate_only", () => {
     expect(updated).toMatchObject({ entity: { name: "Bea" }, updatedFields: ["name"], created: false });
     expect(updated.previousEntity).toEqual(entity);
     expect(updated.entity?.etag).not.toBe(entity.etag);
-    expect((await entities.changeExternalId({ lookup, newExternalId: id, reason, ...flags })).entity?.externalId).toBe(id);
-    expect((await entities.assignExternalId({ lookup: byId(bare), externalId: id, ...flags })).entity?.externalId).toBe(id);
-    expect((await entities.addExternalIds({ lookup, externalIds: [{ externalId: id }], ...flags })).entity?.externalIds).toHaveLength(2);
+    expect((await entities.changeExternalId({ lookup, newExternalId: id, reason, ...flags })).entity?.externalId).toBe(
+      id,
+    );
+    expect((await entities.assignExternalId({ lookup: byId(bare), externalId: id, ...flags })).entity?.externalId).toBe(
+      id,
+    );
+    expect(
+      (await entities.addExternalIds({ lookup, externalIds: [{ externalId: id }], ...flags })).entity?.externalIds,
+    ).toHaveLength(2);
     expect((await entities.deleteEntity({ lookup, reason, ...flags })).entity?.deletedAt).toBeDefined();
     expect((await entities.undeleteEntity({ lookup, reason, ...flags })).changed).toBe(false);
     expect(await everything()).toEqual(before);
     expect(await get(entity)).toEqual(entity);
     // The preview under a request_id did not use it up.
-    expect((await entities.updateEntity({ lookup, entity: { name: "Cleo" }, requestId: flags.requestId })).entity?.name).toBe("Cleo");
+    expect(
+      (await entities.updateEntity({ lookup, entity: { name: "Cleo" }, requestId: flags.requestId })).entity?.name,
+    ).toBe("Cleo");
   });
 
   it("rule 38: refuses what would be refused", async () => {
@@ -1130,15 +1618,36 @@ describe("validate_only", () => {
     const { entities } = service.client;
     const reader = await service.organization.clientWith(["entities:read", "entities:write"]);
     const calls: [() => Promise<unknown>, string][] = [
-      [() => entities.updateEntity({ lookup, entity: { status: EntityStatus.BLOCKED }, validateOnly: true }), "STATUS_REASON_REQUIRED"],
-      [() => entities.updateEntity({ lookup, entity: { type: EntityType.COMPANY }, validateOnly: true }), "IMMUTABLE_FIELD"],
+      [
+        () => entities.updateEntity({ lookup, entity: { status: EntityStatus.BLOCKED }, validateOnly: true }),
+        "STATUS_REASON_REQUIRED",
+      ],
+      [
+        () => entities.updateEntity({ lookup, entity: { type: EntityType.COMPANY }, validateOnly: true }),
+        "IMMUTABLE_FIELD",
+      ],
       [() => entities.updateEntity({ lookup, etag: "x", validateOnly: true }), "ETAG_MISMATCH"],
       [() => entities.updateEntity({ lookup: byExternalId(fresh()), validateOnly: true }), "NOT_FOUND"],
-      [() => entities.changeExternalId({ lookup, newExternalId: taken, reason, validateOnly: true }), "DUPLICATE_EXTERNAL_ID"],
-      [() => entities.changeExternalId({ lookup, newExternalId: fresh(), reason: "no", validateOnly: true }), "VALIDATION_ERROR"],
-      [() => reader.entities.changeExternalId({ lookup, newExternalId: fresh(), reason, validateOnly: true }), "PERMISSION_DENIED"],
-      [() => entities.addExternalIds({ lookup, externalIds: [{ externalId: taken }], validateOnly: true }), "DUPLICATE_EXTERNAL_ID"],
-      [() => entities.assignExternalId({ lookup, externalId: fresh(), validateOnly: true }), "EXTERNAL_ID_ALREADY_ASSIGNED"],
+      [
+        () => entities.changeExternalId({ lookup, newExternalId: taken, reason, validateOnly: true }),
+        "DUPLICATE_EXTERNAL_ID",
+      ],
+      [
+        () => entities.changeExternalId({ lookup, newExternalId: fresh(), reason: "no", validateOnly: true }),
+        "VALIDATION_ERROR",
+      ],
+      [
+        () => reader.entities.changeExternalId({ lookup, newExternalId: fresh(), reason, validateOnly: true }),
+        "PERMISSION_DENIED",
+      ],
+      [
+        () => entities.addExternalIds({ lookup, externalIds: [{ externalId: taken }], validateOnly: true }),
+        "DUPLICATE_EXTERNAL_ID",
+      ],
+      [
+        () => entities.assignExternalId({ lookup, externalId: fresh(), validateOnly: true }),
+        "EXTERNAL_ID_ALREADY_ASSIGNED",
+      ],
       [() => entities.deleteEntity({ lookup, reason: "no", validateOnly: true }), "VALIDATION_ERROR"],
     ];
     for (const [call, wanted] of calls) expect((await refusal(call())).reason).toBe(wanted);
@@ -1148,16 +1657,35 @@ describe("validate_only", () => {
 describe("the log of a change", () => {
   it("rules 43, 67: keeps reason, actor, principal, source and the caller's own time; a no-op keeps none of it", async () => {
     const headers = captureHeaders();
-    const client = await service.organization.clientWith(["entities:read", "entities:write"], { actorId: "user-1", source: "crm", interceptors: [headers.interceptor] });
+    const client = await service.organization.clientWith(["entities:read", "entities:write"], {
+      actorId: "user-1",
+      source: "crm",
+      interceptors: [headers.interceptor],
+    });
     const entity = await create();
     const occurredAt = { seconds: 1_500_000_000n, nanos: 999_999_999 };
-    await client.entities.updateEntity({ lookup: byId(entity), entity: { name: "Bea" }, reason: "  moved ", occurredAt });
+    await client.entities.updateEntity({
+      lookup: byId(entity),
+      entity: { name: "Bea" },
+      reason: "  moved ",
+      occurredAt,
+    });
     await client.entities.updateEntity({ lookup: byId(entity), entity: { name: "Bea" }, reason: "nothing" });
     const [event, ...rest] = await eventsOf(entity);
     expect(rest).toHaveLength(1);
-    expect(event).toMatchObject({ reason: "moved", actor: "user-1", source: "crm", updatedFields: ["name"], occurredAt: { seconds: 1_500_000_000n, nanos: 999_999_000 } });
+    expect(event).toMatchObject({
+      reason: "moved",
+      actor: "user-1",
+      source: "crm",
+      updatedFields: ["name"],
+      occurredAt: { seconds: 1_500_000_000n, nanos: 999_999_000 },
+    });
     expect(event?.principal).not.toBe(service.organization.apiKeyId);
     expect(headers.last.get("idempotent-replay")).toBeNull();
-    expect((await eventsOf(await create()))[0]).toMatchObject({ actor: service.organization.apiKeyId, principal: service.organization.apiKeyId, source: "api" });
+    expect((await eventsOf(await create()))[0]).toMatchObject({
+      actor: service.organization.apiKeyId,
+      principal: service.organization.apiKeyId,
+      source: "api",
+    });
   });
 });

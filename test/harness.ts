@@ -1,7 +1,7 @@
 // Lends a running service: its own database from the migrated template, a real port, the generated client.
 import { randomUUID } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
-import { type Interceptor, ConnectError } from "@connectrpc/connect";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import pg from "pg";
 import { expect, inject } from "vitest";
 import {
@@ -177,7 +177,9 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
         select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id)`,
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
-  expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual([]);
+  expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
+    [],
+  );
 }
 
 /** Rule 18a: plays the events of every entity and compares each `before`, and what comes out, with what is stored. */
@@ -229,7 +231,9 @@ async function brokenHistories(sql: (text: string) => Promise<Record<string, unk
     for (const [field, value] of Object.entries(values)) check(`${row.id}: ${field}`, state[field], value ?? undefined);
     check(
       `${row.id}: externalIds`,
-      ((state.externalIds ?? []) as Record<string, unknown>[]).map((id) => [id.externalId, id.designation === "primary"]).sort(),
+      ((state.externalIds ?? []) as Record<string, unknown>[])
+        .map((id) => [id.externalId, id.designation === "primary"])
+        .sort(),
       own.map((id) => [id.external_id, id.is_primary]).sort(),
     );
     check(`${row.id}: deletedAt`, state.deletedAt === undefined, row.deleted_at === null);
@@ -256,7 +260,10 @@ export async function refusal(call: Promise<unknown>): Promise<Refusal> {
   expect(error, "the call should have been refused").toBeInstanceOf(ConnectError);
   const connectError = error as ConnectError;
   const infos = connectError.findDetails(ErrorInfoSchema);
-  expect(infos.map((info) => info.domain), connectError.message).toEqual(["entity.v1"]);
+  expect(
+    infos.map((info) => info.domain),
+    connectError.message,
+  ).toEqual(["entity.v1"]);
   return {
     code: connectError.code,
     reason: infos[0]?.reason ?? "",

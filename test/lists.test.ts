@@ -32,9 +32,14 @@ const byId = ({ id }: { id: string }) => ({ by: { case: "entityId" as const, val
 const byExternalId = (value: string) => ({ by: { case: "externalId" as const, value } });
 const byTaxId = (value: string) => ({ by: { case: "taxId" as const, value } });
 
-async function create(organization: TestOrganization, values: MessageInitShape<typeof EntitySchema> = {}): Promise<Entity> {
+async function create(
+  organization: TestOrganization,
+  values: MessageInitShape<typeof EntitySchema> = {},
+): Promise<Entity> {
   const { entity } = await organization.client.entities.createEntity({
-    entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values } as MessageInitShape<typeof EntitySchema>,
+    entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values } as MessageInitShape<
+      typeof EntitySchema
+    >,
     reason,
   });
   if (entity === undefined) throw new Error("no entity");
@@ -44,7 +49,11 @@ async function create(organization: TestOrganization, values: MessageInitShape<t
 const ids = (entities: readonly Entity[]) => entities.map(({ id }) => id);
 
 /** All pages of a list, one after the other. */
-async function listAll(organization: TestOrganization, filter: Filter = {}, between: () => Promise<unknown> = async () => {}): Promise<Entity[]> {
+async function listAll(
+  organization: TestOrganization,
+  filter: Filter = {},
+  between: () => Promise<unknown> = async () => {},
+): Promise<Entity[]> {
   const found: Entity[] = [];
   let pageToken = "";
   do {
@@ -88,16 +97,27 @@ describe("ListEntities filters", () => {
 
   it("rules 2, 3: another organization sees none of them, whatever it asks for", async () => {
     const other = await service.newOrganization();
-    for (const filter of [{}, { taxId: "shared1" }, { externalIds: ["ext-1"] }, { namePrefix: "Name" }, { showDeleted: true }, { updatedAfter: { seconds: 0n } }]) {
+    for (const filter of [
+      {},
+      { taxId: "shared1" },
+      { externalIds: ["ext-1"] },
+      { namePrefix: "Name" },
+      { showDeleted: true },
+      { updatedAfter: { seconds: 0n } },
+    ]) {
       expect(await listAll(other, filter as Filter)).toEqual([]);
     }
   });
 
   it("by type, statuses, countries, in any case", async () => {
     expect(await list({ type: EntityType.PERSON })).toEqual(where((e) => e.type === EntityType.PERSON));
-    expect(await list({ statuses: [EntityStatus.ACTIVE, EntityStatus.BLOCKED, EntityStatus.ACTIVE] })).toEqual(where((e) => e.status !== EntityStatus.PENDING));
+    expect(await list({ statuses: [EntityStatus.ACTIVE, EntityStatus.BLOCKED, EntityStatus.ACTIVE] })).toEqual(
+      where((e) => e.status !== EntityStatus.PENDING),
+    );
     expect(await list({ statuses: [EntityStatus.REJECTED] })).toEqual([]);
-    expect(await list({ countryCodes: ["ar", "MX", "ZZ"] })).toEqual(where((e) => ["AR", "MX"].includes(e.countryCode)));
+    expect(await list({ countryCodes: ["ar", "MX", "ZZ"] })).toEqual(
+      where((e) => ["AR", "MX"].includes(e.countryCode)),
+    );
   });
 
   it("rules 7, 9, 11: by tax id, by its letters and digits, all that have it", async () => {
@@ -109,7 +129,9 @@ describe("ListEntities filters", () => {
 
   it("rule 5: by external ids, primary or alias, exactly, each entity once", async () => {
     await home.client.entities.addExternalIds({ lookup: byId(made[3]!), externalIds: [{ externalId: "alias-3" }] });
-    expect(await list({ externalIds: ["ext-1", " ext-2 ", "none", "ext-1"] })).toEqual(where((_, i) => i === 1 || i === 2));
+    expect(await list({ externalIds: ["ext-1", " ext-2 ", "none", "ext-1"] })).toEqual(
+      where((_, i) => i === 1 || i === 2),
+    );
     expect(await list({ externalIds: ["alias-3", "ext-3"] })).toEqual(where((_, i) => i === 3));
     expect(await list({ externalIds: ["EXT-1", "ext-1x", "ext", "ext-%"] })).toEqual([]);
     expect(await list({ externalIds: ["none"] })).toEqual([]);
@@ -122,7 +144,10 @@ describe("ListEntities filters", () => {
     expect(found).toEqual(expect.arrayContaining(since));
     expect(await list({ updatedAfter: { seconds: 4_000_000_000n } })).toEqual([]);
     expect(await list({ updatedAfter: { seconds: 0n } })).toEqual(ids(live()));
-    const { entity } = await home.client.entities.updateEntity({ lookup: byId(made[0]!), entity: { attributes: { a: randomUUID() } } });
+    const { entity } = await home.client.entities.updateEntity({
+      lookup: byId(made[0]!),
+      entity: { attributes: { a: randomUUID() } },
+    });
     const at = entity?.updatedAt ?? started;
     expect(await list({ updatedAfter: at })).toEqual([]);
     expect(await list({ updatedAfter: { seconds: at.seconds, nanos: at.nanos - 1000 } })).toEqual([entity?.id]);
@@ -150,41 +175,83 @@ describe("ListEntities filters", () => {
     expect(await list({ ...filter, namePrefix: "name " })).toEqual([]);
   });
 
-  it.each([
-    [{ pageSize: -1 }, "page_size"],
-    [{ countryCodes: ["AR", "ARG"] }, "country_codes[1]"],
-    [{ countryCodes: Array(251).fill("AR") }, "country_codes"],
-    [{ statuses: [EntityStatus.UNSPECIFIED] }, "statuses[0]"],
-    [{ statuses: [99 as EntityStatus] }, "statuses[0]"],
-    [{ type: 99 as EntityType }, "type"],
-    [{ taxId: "١٢٣" }, "tax_id"],
-    [{ externalIds: Array(1001).fill("a") }, "external_ids"],
-    [{ externalIds: ["a\tb"] }, "external_ids[0]"],
-    [{ namePrefix: "x".repeat(513) }, "name_prefix"],
-    [{ readMask: { paths: ["nope"] } }, "read_mask"],
-    [{ pageToken: "nope" }, "page_token"],
-    [{ updatedAfter: { seconds: 0n, nanos: -1 } }, "updated_after"],
-  ].map(([filter, field]) => [field, filter] as [string, Filter]))("rules 73, 76: refuses a %s at fault with its path (case %#)", async (field, filter) => {
-    expect(await refusal(home.client.entities.listEntities(filter))).toMatchObject({ reason: "VALIDATION_ERROR", fields: [field] });
+  it.each(
+    [
+      [{ pageSize: -1 }, "page_size"],
+      [{ countryCodes: ["AR", "ARG"] }, "country_codes[1]"],
+      [{ countryCodes: Array(251).fill("AR") }, "country_codes"],
+      [{ statuses: [EntityStatus.UNSPECIFIED] }, "statuses[0]"],
+      [{ statuses: [99 as EntityStatus] }, "statuses[0]"],
+      [{ type: 99 as EntityType }, "type"],
+      [{ taxId: "١٢٣" }, "tax_id"],
+      [{ externalIds: Array(1001).fill("a") }, "external_ids"],
+      [{ externalIds: ["a\tb"] }, "external_ids[0]"],
+      [{ namePrefix: "x".repeat(513) }, "name_prefix"],
+      [{ readMask: { paths: ["nope"] } }, "read_mask"],
+      [{ pageToken: "nope" }, "page_token"],
+      [{ updatedAfter: { seconds: 0n, nanos: -1 } }, "updated_after"],
+    ].map(([filter, field]) => [field, filter] as [string, Filter]),
+  )("rules 73, 76: refuses a %s at fault with its path (case %#)", async (field, filter) => {
+    expect(await refusal(home.client.entities.listEntities(filter))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: [field],
+    });
   });
 });
 
 describe("ListEntities by name_prefix", () => {
-  const NAMES = ["%", "%x", "_", "_x", "\\", "\\x", "a", "A", "á", "a\u0301", "ab", "a%b", "axb", "aZ", "a\ud7ff", "a\ue000", "😀", "😀x", "😁", "\u{10fffd}", "\u{10fffd}x", "x\u{10fffd}\u{10fffd}", "x\u{10fffd}", "y", "ﬀ", "ff", "'", "\ufffd", "\ufffdz", "\u{10000}"];
+  const NAMES = [
+    "%",
+    "%x",
+    "_",
+    "_x",
+    "\\",
+    "\\x",
+    "a",
+    "A",
+    "á",
+    "a\u0301",
+    "ab",
+    "a%b",
+    "axb",
+    "aZ",
+    "a\ud7ff",
+    "a\ue000",
+    "😀",
+    "😀x",
+    "😁",
+    "\u{10fffd}",
+    "\u{10fffd}x",
+    "x\u{10fffd}\u{10fffd}",
+    "x\u{10fffd}",
+    "y",
+    "ﬀ",
+    "ff",
+    "'",
+    "\ufffd",
+    "\ufffdz",
+    "\u{10000}",
+  ];
   let home: TestOrganization;
   beforeAll(async () => {
     home = await service.newOrganization();
     for (const name of NAMES) await create(home, { name });
   });
 
-  it.each([...NAMES, "x", "X", "\ud7ff", "a\u{10fffd}", "no such"])("finds exactly what begins with %j, by code points", async (namePrefix) => {
-    const found = (await listAll(home, { namePrefix })).map(({ name }) => name);
-    expect(found.toSorted()).toEqual(NAMES.filter((name) => name.startsWith(namePrefix)).toSorted());
-  });
+  it.each([...NAMES, "x", "X", "\ud7ff", "a\u{10fffd}", "no such"])(
+    "finds exactly what begins with %j, by code points",
+    async (namePrefix) => {
+      const found = (await listAll(home, { namePrefix })).map(({ name }) => name);
+      expect(found.toSorted()).toEqual(NAMES.filter((name) => name.startsWith(namePrefix)).toSorted());
+    },
+  );
 
   it("rule 73: a prefix with U+10FFFF, which no name can have, is refused and not passed over", async () => {
     for (const namePrefix of ["\u{10ffff}", "x\u{10ffff}"]) {
-      expect(await refusal(home.client.entities.listEntities({ namePrefix }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["name_prefix"] });
+      expect(await refusal(home.client.entities.listEntities({ namePrefix }))).toMatchObject({
+        reason: "VALIDATION_ERROR",
+        fields: ["name_prefix"],
+      });
     }
   });
 });
@@ -199,7 +266,8 @@ describe("pages", () => {
 
   it("rule 76: every size shows every entity once, by id", async () => {
     const sorted = ids(made).toSorted();
-    for (const pageSize of [1, 7, 19, 56, 57, 58, 1000]) expect(ids(await listAll(home, { pageSize })), String(pageSize)).toEqual(sorted);
+    for (const pageSize of [1, 7, 19, 56, 57, 58, 1000])
+      expect(ids(await listAll(home, { pageSize })), String(pageSize)).toEqual(sorted);
     expect((await home.client.entities.listEntities({ pageSize: 57 })).nextPageToken).toBe("");
   });
 
@@ -211,7 +279,10 @@ describe("pages", () => {
       await listAll(org, { pageSize: 6 }, async () => {
         if (turn++ > 10) return;
         await Promise.all(Array.from({ length: 3 }, () => create(org)));
-        await org.client.entities.updateEntity({ lookup: byId(there[(turn * 7) % 40]!), entity: { name: randomUUID() } });
+        await org.client.entities.updateEntity({
+          lookup: byId(there[(turn * 7) % 40]!),
+          entity: { name: randomUUID() },
+        });
       }),
     );
     expect(new Set(found).size).toBe(found.length);
@@ -221,26 +292,33 @@ describe("pages", () => {
   it("rule 76: 100 by default, at most 1000", async () => {
     const org = await service.newOrganization();
     const rows = (async function* () {
-      for (let i = 0; i < 1005; i++) yield { entity: { type: EntityType.PERSON, name: `N${i}`, countryCode: "AR", externalId: `e${i}` } };
+      for (let i = 0; i < 1005; i++)
+        yield { entity: { type: EntityType.PERSON, name: `N${i}`, countryCode: "AR", externalId: `e${i}` } };
     })();
     for await (const _ of org.client.entities.importEntities(rows));
     const { entities } = org.client;
     expect((await entities.listEntities({})).entities).toHaveLength(100);
     const first = await entities.listEntities({ pageSize: 2_147_483_647 });
     expect(first.entities).toHaveLength(1000);
-    expect((await entities.listEntities({ pageSize: 2_147_483_647, pageToken: first.nextPageToken })).entities).toHaveLength(5);
+    expect(
+      (await entities.listEntities({ pageSize: 2_147_483_647, pageToken: first.nextPageToken })).entities,
+    ).toHaveLength(5);
     expect((await entities.listEntityEvents({ pageSize: 5000 })).events).toHaveLength(1000);
     expect((await entities.listEntityEvents({})).events).toHaveLength(100);
     // A batch of the greatest size, with doubles, in order.
     const lookups = Array.from({ length: 1000 }, (_, i) => byExternalId(`e${(i * 7) % 1005}`));
     const { results } = await entities.batchGetEntities({ lookups });
-    expect(results.map(({ result }) => (result.case === "entity" ? result.value.externalId : ""))).toEqual(lookups.map(({ by }) => by.value));
+    expect(results.map(({ result }) => (result.case === "entity" ? result.value.externalId : ""))).toEqual(
+      lookups.map(({ by }) => by.value),
+    );
   });
 
   it("rule 76: the size may change from page to page; nothing else of the query may", async () => {
     const query: Filter = { pageSize: 5, namePrefix: "P", type: EntityType.PERSON, countryCodes: ["AR"] };
     const { nextPageToken: pageToken } = await home.client.entities.listEntities(query);
-    expect(ids((await home.client.entities.listEntities({ ...query, pageSize: 9, pageToken })).entities)).toEqual(ids(made).toSorted().slice(5, 14));
+    expect(ids((await home.client.entities.listEntities({ ...query, pageSize: 9, pageToken })).entities)).toEqual(
+      ids(made).toSorted().slice(5, 14),
+    );
     const others: Filter[] = [
       { ...query, namePrefix: "P1" },
       { ...query, namePrefix: "" },
@@ -255,7 +333,10 @@ describe("pages", () => {
       { ...query, readMask: { paths: ["id"] } },
     ];
     for (const other of others) {
-      expect(await refusal(home.client.entities.listEntities({ ...other, pageToken } as Filter)), JSON.stringify(other.namePrefix)).toMatchObject({
+      expect(
+        await refusal(home.client.entities.listEntities({ ...other, pageToken } as Filter)),
+        JSON.stringify(other.namePrefix),
+      ).toMatchObject({
         reason: "VALIDATION_ERROR",
         fields: ["page_token"],
       });
@@ -269,13 +350,29 @@ describe("pages", () => {
     const invalid = { reason: "VALIDATION_ERROR", fields: ["page_token"] };
     expect(await refusal(other.client.entities.listEntities({ pageSize: 5, pageToken: token }))).toMatchObject(invalid);
     expect(await refusal(client.entities.listEntityEvents({ pageSize: 5, pageToken: token }))).toMatchObject(invalid);
-    expect(await refusal(client.activity.listTransactions({ lookup: byId(made[0]!), pageToken: token }))).toMatchObject(invalid);
+    expect(await refusal(client.activity.listTransactions({ lookup: byId(made[0]!), pageToken: token }))).toMatchObject(
+      invalid,
+    );
     const events = await client.entities.listEntityEvents({ pageSize: 5 });
     expect(await refusal(client.entities.listEntities({ pageToken: events.nextPageToken }))).toMatchObject(invalid);
-    expect(await refusal(client.entities.listEntityEvents({ types: [EventType.CREATED], pageToken: events.nextPageToken }))).toMatchObject(invalid);
+    expect(
+      await refusal(client.entities.listEntityEvents({ types: [EventType.CREATED], pageToken: events.nextPageToken })),
+    ).toMatchObject(invalid);
     const flip = (at: number) => token.slice(0, at) + (token[at] === "A" ? "B" : "A") + token.slice(at + 1);
     const edited = [...token].map((_, at) => flip(at));
-    edited.push(`${token}A`, `${token}=`, `${token}!`, ` ${token}`, `${token}\n`, token.slice(1), token.slice(0, -1), token + token, "AAAA", "e30", "x".repeat(4000));
+    edited.push(
+      `${token}A`,
+      `${token}=`,
+      `${token}!`,
+      ` ${token}`,
+      `${token}\n`,
+      token.slice(1),
+      token.slice(0, -1),
+      token + token,
+      "AAAA",
+      "e30",
+      "x".repeat(4000),
+    );
     edited.push(Buffer.from('["00000000-0000-0000-0000-000000000000"]').toString("base64url"));
     for (const pageToken of edited) {
       const outcome = await client.entities.listEntities({ pageSize: 5, pageToken }).then(
@@ -290,7 +387,14 @@ describe("pages", () => {
 describe("read_mask", () => {
   const unset = (entity: Entity) =>
     Object.entries(entity)
-      .filter(([name, value]) => name !== "$typeName" && value !== undefined && value !== "" && value !== 0 && !(Array.isArray(value) && value.length === 0))
+      .filter(
+        ([name, value]) =>
+          name !== "$typeName" &&
+          value !== undefined &&
+          value !== "" &&
+          value !== 0 &&
+          !(Array.isArray(value) && value.length === 0),
+      )
       .map(([name]) => name)
       .toSorted();
   let home: TestOrganization;
@@ -304,7 +408,12 @@ describe("read_mask", () => {
       riskMatrixId: randomUUID(),
       attributes: { a: 1 },
       metadata: { m: 1 },
-      entityData: { kind: { case: "person", value: { firstName: "A", email: "a@b", address: { city: "X" }, additional: { pet: 1 } } } },
+      entityData: {
+        kind: {
+          case: "person",
+          value: { firstName: "A", email: "a@b", address: { city: "X" }, additional: { pet: 1 } },
+        },
+      },
     });
   });
   const get = async (...paths: string[]) => {
@@ -315,9 +424,24 @@ describe("read_mask", () => {
 
   it("answers each field alone", async () => {
     const names: Record<string, keyof Entity> = {
-      id: "id", organization_id: "organizationId", external_id: "externalId", external_ids: "externalIds", type: "type", country_code: "countryCode",
-      name: "name", tax_id: "taxId", tax_id_check: "taxIdCheck", status: "status", nationality: "nationality", risk_matrix_id: "riskMatrixId",
-      entity_data: "entityData", attributes: "attributes", metadata: "metadata", etag: "etag", created_at: "createdAt", updated_at: "updatedAt",
+      id: "id",
+      organization_id: "organizationId",
+      external_id: "externalId",
+      external_ids: "externalIds",
+      type: "type",
+      country_code: "countryCode",
+      name: "name",
+      tax_id: "taxId",
+      tax_id_check: "taxIdCheck",
+      status: "status",
+      nationality: "nationality",
+      risk_matrix_id: "riskMatrixId",
+      entity_data: "entityData",
+      attributes: "attributes",
+      metadata: "metadata",
+      etag: "etag",
+      created_at: "createdAt",
+      updated_at: "updatedAt",
     };
     for (const [path, name] of Object.entries(names)) {
       const found = await get(path);
@@ -330,7 +454,9 @@ describe("read_mask", () => {
   it("answers several, and paths inside entity_data; an empty mask is all", async () => {
     expect(await get()).toEqual(entity);
     expect(unset(await get("name", "etag", "name"))).toEqual(["etag", "name"]);
-    expect((await get("entity_data.person.email", "entity_data.person.additional")).entityData?.kind.value).toMatchObject({ email: "a@b", additional: { pet: 1 } });
+    expect(
+      (await get("entity_data.person.email", "entity_data.person.additional")).entityData?.kind.value,
+    ).toMatchObject({ email: "a@b", additional: { pet: 1 } });
     expect((await get("entity_data.person.email")).entityData?.kind.value).not.toMatchObject({ firstName: "A" });
     expect((await get("entity_data.person")).entityData).toEqual(entity.entityData);
     expect((await get("entity_data", "entity_data.person.email")).entityData).toEqual(entity.entityData);
@@ -350,19 +476,38 @@ describe("read_mask", () => {
     await create(home);
     const first = await home.client.entities.listEntities({ readMask: { paths: ["name"] }, pageSize: 1 });
     expect(first.entities.map(unset)).toEqual([["name"]]);
-    const second = await home.client.entities.listEntities({ readMask: { paths: ["name"] }, pageSize: 1, pageToken: first.nextPageToken });
+    const second = await home.client.entities.listEntities({
+      readMask: { paths: ["name"] },
+      pageSize: 1,
+      pageToken: first.nextPageToken,
+    });
     expect([second.entities.length, second.nextPageToken]).toEqual([1, ""]);
   });
 
-  it.each(["nope", "countryCode", "*", "attributes.a", "name.x", "entity_data.x", "entity_data.person.address.city", "entity_data.person.firstName", "entity_data.", "", "__proto__", "$typeName"])(
-    "refuses the unknown path %j in every read",
-    async (path) => {
-      const readMask = { paths: ["id", path] };
-      const { entities } = home.client;
-      const calls = [entities.getEntity({ lookup: byId(entity), readMask }), entities.listEntities({ readMask }), entities.batchGetEntities({ lookups: [byId(entity)], readMask })];
-      for (const refused of await Promise.all(calls.map(refusal))) expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["read_mask"] });
-    },
-  );
+  it.each([
+    "nope",
+    "countryCode",
+    "*",
+    "attributes.a",
+    "name.x",
+    "entity_data.x",
+    "entity_data.person.address.city",
+    "entity_data.person.firstName",
+    "entity_data.",
+    "",
+    "__proto__",
+    "$typeName",
+  ])("refuses the unknown path %j in every read", async (path) => {
+    const readMask = { paths: ["id", path] };
+    const { entities } = home.client;
+    const calls = [
+      entities.getEntity({ lookup: byId(entity), readMask }),
+      entities.listEntities({ readMask }),
+      entities.batchGetEntities({ lookups: [byId(entity)], readMask }),
+    ];
+    for (const refused of await Promise.all(calls.map(refusal)))
+      expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["read_mask"] });
+  });
 });
 
 describe("BatchGetEntities", () => {
@@ -374,24 +519,51 @@ describe("BatchGetEntities", () => {
   const batch = async (lookups: Lookup[]) =>
     (await home.client.entities.batchGetEntities({ lookups })).results.map(({ result }) => {
       if (result.case === "entity") return result.value.id;
-      const [info] = (result.value?.details ?? []).map((detail) => anyUnpack(detail, registry)).filter((detail) => detail?.$typeName === "google.rpc.ErrorInfo");
-      return { code: result.value?.code, message: result.value?.message, info: info as unknown as { reason: string; metadata: Record<string, string> } };
+      const [info] = (result.value?.details ?? [])
+        .map((detail) => anyUnpack(detail, registry))
+        .filter((detail) => detail?.$typeName === "google.rpc.ErrorInfo");
+      return {
+        code: result.value?.code,
+        message: result.value?.message,
+        info: info as unknown as { reason: string; metadata: Record<string, string> },
+      };
     });
 
   it("answers in the order of the request, doubles twice, what is missing as an item", async () => {
-    const [a, b] = [await create(home, { externalId: fresh(), taxId: "B-1" }), await create(home, { externalId: fresh() })];
+    const [a, b] = [
+      await create(home, { externalId: fresh(), taxId: "B-1" }),
+      await create(home, { externalId: fresh() }),
+    ];
     const missing = { code: Code.NotFound, message: "Entity not found", info: { reason: "NOT_FOUND" } };
-    const answers = await batch([byId(b), byExternalId(fresh()), byExternalId(a.externalId), byId(b), byId({ id: randomUUID() }), byTaxId("b1"), byTaxId("none"), byId(a), byId({ id: b.id.toUpperCase() })]);
+    const answers = await batch([
+      byId(b),
+      byExternalId(fresh()),
+      byExternalId(a.externalId),
+      byId(b),
+      byId({ id: randomUUID() }),
+      byTaxId("b1"),
+      byTaxId("none"),
+      byId(a),
+      byId({ id: b.id.toUpperCase() }),
+    ]);
     expect(answers).toMatchObject([b.id, missing, a.id, b.id, missing, a.id, missing, a.id, b.id]);
   });
 
   it("rule 7: one tax id asked for twice, also in two spellings, is not ambiguous", async () => {
     const entity = await create(home, { taxId: "DBL-7" });
-    expect(await batch([byTaxId("DBL-7"), byTaxId("DBL-7"), byTaxId("dbl.7"), byId(entity)])).toEqual([entity.id, entity.id, entity.id, entity.id]);
+    expect(await batch([byTaxId("DBL-7"), byTaxId("DBL-7"), byTaxId("dbl.7"), byId(entity)])).toEqual([
+      entity.id,
+      entity.id,
+      entity.id,
+      entity.id,
+    ]);
   });
 
   it("rule 10: an ambiguous tax id is the error of its item alone, with the candidates", async () => {
-    const made = [await create(home, { taxId: "AMB-1" }), await create(home, { taxId: "amb1", type: EntityType.COMPANY })];
+    const made = [
+      await create(home, { taxId: "AMB-1" }),
+      await create(home, { taxId: "amb1", type: EntityType.COMPANY }),
+    ];
     const [first, second, third] = await batch([byId(made[0]!), byTaxId("amb/1"), byId(made[1]!)]);
     expect([first, third]).toEqual(ids(made));
     expect(second).toMatchObject({ code: Code.FailedPrecondition, info: { reason: "AMBIGUOUS_TAX_ID_LOOKUP" } });
@@ -406,13 +578,19 @@ describe("BatchGetEntities", () => {
       [byTaxId("--"), "lookups[1].tax_id", "INVALID_LOOKUP"],
       [byExternalId(" "), "lookups[1].external_id", "INVALID_LOOKUP"],
     ] as [Lookup, string, string][]) {
-      expect(await refusal(home.client.entities.batchGetEntities({ lookups: [good, wrong] }))).toMatchObject({ reason: code, fields: [field] });
+      expect(await refusal(home.client.entities.batchGetEntities({ lookups: [good, wrong] }))).toMatchObject({
+        reason: code,
+        fields: [field],
+      });
     }
   });
 
   it("rule 73: 1 to 1000 lookups", async () => {
     const many = (n: number) => Array.from({ length: n }, () => byId({ id: randomUUID() }));
-    expect(await refusal(home.client.entities.batchGetEntities({}))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["lookups"] });
+    expect(await refusal(home.client.entities.batchGetEntities({}))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["lookups"],
+    });
     expect(await refusal(home.client.entities.batchGetEntities({ lookups: many(1001) }))).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["lookups"],
@@ -435,8 +613,14 @@ describe("BatchGetEntities", () => {
       }
     })();
     for (let i = 0; i < 60; i++) {
-      const { results } = await home.client.entities.batchGetEntities({ lookups: [byId(a), byExternalId(hot), byId(b)] });
-      const owners = [results[0], results[2]].flatMap((one) => (one?.result.case === "entity" && one.result.value.externalIds.some((id) => id.externalId === hot) ? [one.result.value.id] : []));
+      const { results } = await home.client.entities.batchGetEntities({
+        lookups: [byId(a), byExternalId(hot), byId(b)],
+      });
+      const owners = [results[0], results[2]].flatMap((one) =>
+        one?.result.case === "entity" && one.result.value.externalIds.some((id) => id.externalId === hot)
+          ? [one.result.value.id]
+          : [],
+      );
       const found = results[1]?.result.case === "entity" ? [results[1].result.value.id] : [];
       expect(owners).toEqual(found);
     }

@@ -43,18 +43,24 @@ async function newEntity(values: Record<string, unknown> = {}, client: EntityCli
 /** Gives an entity one transaction and one user event, so that the lists of activity say whose they are. */
 async function withActivity(entity: Entity, client: EntityClient = service.client): Promise<Entity> {
   await client.activity.recordTransactions({
-    transactions: [{ type: "payment", amount: "1.00", currency: "ARS", transactedAt: now, origin: { entityId: entity.id } }],
+    transactions: [
+      { type: "payment", amount: "1.00", currency: "ARS", transactedAt: now, origin: { entityId: entity.id } },
+    ],
   });
-  await client.activity.recordUserEvents({ userEvents: [{ entityId: entity.id, eventType: "login", occurredAt: now }] });
+  await client.activity.recordUserEvents({
+    userEvents: [{ entityId: entity.id, eventType: "login", occurredAt: now }],
+  });
   return entity;
 }
 
 /** Every RPC that takes a lookup: answers the id of the entity that it found and, being validate_only, changes nothing. */
 const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promise<string | undefined>> = {
   GetEntity: async (by, { entities } = service.client) => (await entities.getEntity({ lookup: lookup(by) })).entity?.id,
-  UpdateEntity: async (by, { entities } = service.client) => (await entities.updateEntity({ lookup: lookup(by) })).entity?.id,
+  UpdateEntity: async (by, { entities } = service.client) =>
+    (await entities.updateEntity({ lookup: lookup(by) })).entity?.id,
   ChangeExternalId: async (by, { entities } = service.client) =>
-    (await entities.changeExternalId({ lookup: lookup(by), newExternalId: fresh(), reason, validateOnly: true })).entity?.id,
+    (await entities.changeExternalId({ lookup: lookup(by), newExternalId: fresh(), reason, validateOnly: true })).entity
+      ?.id,
   AssignExternalId: async (by, { entities } = service.client) => {
     const request = { lookup: lookup(by), externalId: fresh(), validateOnly: true };
     // Those of the tests have an external id: that it is refused names the entity that was found.
@@ -63,13 +69,15 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     return undefined;
   },
   AddExternalIds: async (by, { entities } = service.client) =>
-    (await entities.addExternalIds({ lookup: lookup(by), externalIds: [{ externalId: fresh() }], validateOnly: true })).entity?.id,
+    (await entities.addExternalIds({ lookup: lookup(by), externalIds: [{ externalId: fresh() }], validateOnly: true }))
+      .entity?.id,
   DeleteEntity: async (by, { entities } = service.client) =>
     (await entities.deleteEntity({ lookup: lookup(by), reason, validateOnly: true })).entity?.id,
   UndeleteEntity: async (by, { entities } = service.client) =>
     (await entities.undeleteEntity({ lookup: lookup(by), reason, validateOnly: true })).entity?.id,
   ListEntityEvents: async (by, { entities } = service.client) =>
-    (await entities.listEntityEvents({ lookup: { by: by ?? { case: undefined } }, types: [EventType.CREATED] })).events[0]?.entityId,
+    (await entities.listEntityEvents({ lookup: { by: by ?? { case: undefined } }, types: [EventType.CREATED] }))
+      .events[0]?.entityId,
   ListTransactions: async (by, { activity } = service.client) =>
     (await activity.listTransactions({ lookup: lookup(by) })).transactions[0]?.origin?.entityId,
   ListUserEvents: async (by, { activity } = service.client) =>
@@ -97,13 +105,21 @@ describe("every RPC that takes a lookup", () => {
   const taxId = "20-31415926-5";
   beforeAll(async () => {
     one = await withActivity(await newEntity({ taxId, externalId: "Straße-É-1" }));
-    await service.client.entities.addExternalIds({ lookup: { by: byId(one.id) }, externalIds: [{ externalId: "alias 1" }] });
+    await service.client.entities.addExternalIds({
+      lookup: { by: byId(one.id) },
+      externalIds: [{ externalId: "alias 1" }],
+    });
     await withActivity(await newEntity()); // another one, which is never meant
   });
 
   it.each(FINDERS)("rules 1, 5, 7, 20: %s finds one entity by its id, primary, alias and tax id", async (name) => {
     const keys = [byId(one.id), byId(one.id.toUpperCase()), byExternalId("Straße-É-1"), byExternalId("alias 1")];
-    keys.push(byExternalId(" \t alias 1\u00a0"), byTaxId(taxId), byTaxId("20.314 15926/5"), byTaxId("２０３１４１５９２６５"));
+    keys.push(
+      byExternalId(" \t alias 1\u00a0"),
+      byTaxId(taxId),
+      byTaxId("20.314 15926/5"),
+      byTaxId("２０３１４１５９２６５"),
+    );
     for (const by of keys) expect(await rpc(name, by), JSON.stringify(by)).toBe(one.id);
   });
 
@@ -111,28 +127,44 @@ describe("every RPC that takes a lookup", () => {
     for (const by of [byId(one.id), byExternalId("Straße-É-1"), byExternalId(" alias 1 "), byTaxId("20314159265")]) {
       const request = { lookup: { by }, externalId: "Straße-É-1", validateOnly: true };
       expect((await service.client.entities.assignExternalId(request)).entity?.id).toBe(one.id);
-      expect(await refusal(service.client.entities.assignExternalId({ ...request, externalId: fresh() }))).toMatchObject({
+      expect(
+        await refusal(service.client.entities.assignExternalId({ ...request, externalId: fresh() })),
+      ).toMatchObject({
         reason: "EXTERNAL_ID_ALREADY_ASSIGNED",
       });
     }
   });
 
-  it.each(Object.keys(RPCS))("rule 1: %s refuses no lookup, an empty one and a blank one with INVALID_LOOKUP", async (name) => {
-    const wrong: (By | undefined)[] = [{ case: undefined }, byId(""), byId("  "), byExternalId(""), byExternalId(" \t\u00a0"), byTaxId(""), byTaxId(" ")];
-    // Without a lookup ListEntityEvents is about the whole organization.
-    if (name !== "ListEntityEvents") wrong.push(undefined);
-    for (const by of wrong) {
-      const refused = await refusal(rpc(name, by));
-      expect(refused, JSON.stringify(by)).toMatchObject({ reason: "INVALID_LOOKUP", code: Code.InvalidArgument });
-      expect(refused.metadata.field).toMatch(/^lookup/);
-    }
-  });
+  it.each(Object.keys(RPCS))(
+    "rule 1: %s refuses no lookup, an empty one and a blank one with INVALID_LOOKUP",
+    async (name) => {
+      const wrong: (By | undefined)[] = [
+        { case: undefined },
+        byId(""),
+        byId("  "),
+        byExternalId(""),
+        byExternalId(" \t\u00a0"),
+        byTaxId(""),
+        byTaxId(" "),
+      ];
+      // Without a lookup ListEntityEvents is about the whole organization.
+      if (name !== "ListEntityEvents") wrong.push(undefined);
+      for (const by of wrong) {
+        const refused = await refusal(rpc(name, by));
+        expect(refused, JSON.stringify(by)).toMatchObject({ reason: "INVALID_LOOKUP", code: Code.InvalidArgument });
+        expect(refused.metadata.field).toMatch(/^lookup/);
+      }
+    },
+  );
 
-  it.each(Object.keys(RPCS))("rule 8: %s refuses a tax id without letter or digit with INVALID_LOOKUP", async (name) => {
-    for (const value of ["--", " . / ", "…", "—"]) {
-      expect(await refusal(rpc(name, byTaxId(value))), value).toMatchObject({ reason: "INVALID_LOOKUP" });
-    }
-  });
+  it.each(Object.keys(RPCS))(
+    "rule 8: %s refuses a tax id without letter or digit with INVALID_LOOKUP",
+    async (name) => {
+      for (const value of ["--", " . / ", "…", "—"]) {
+        expect(await refusal(rpc(name, byTaxId(value))), value).toMatchObject({ reason: "INVALID_LOOKUP" });
+      }
+    },
+  );
 
   it.each(Object.keys(RPCS))("rule 4: %s refuses an entity_id that is no UUID with VALIDATION_ERROR", async (name) => {
     for (const value of [
@@ -155,21 +187,24 @@ describe("every RPC that takes a lookup", () => {
     }
   });
 
-  it.each(Object.keys(RPCS))("rule 3: %s answers NOT_FOUND, in the words of the seed, and says which kind of lookup", async (name) => {
-    for (const [by, kind] of [
-      [byId(randomUUID()), "entity_id"],
-      [byExternalId(fresh()), "external_id"],
-      [byTaxId(freshTaxId()), "tax_id"],
-    ] as const) {
-      expect(await refusal(rpc(name, by))).toEqual({
-        code: Code.NotFound,
-        reason: "NOT_FOUND",
-        message: "Entity not found",
-        metadata: { lookup: kind },
-        fields: [],
-      });
-    }
-  });
+  it.each(Object.keys(RPCS))(
+    "rule 3: %s answers NOT_FOUND, in the words of the seed, and says which kind of lookup",
+    async (name) => {
+      for (const [by, kind] of [
+        [byId(randomUUID()), "entity_id"],
+        [byExternalId(fresh()), "external_id"],
+        [byTaxId(freshTaxId()), "tax_id"],
+      ] as const) {
+        expect(await refusal(rpc(name, by))).toEqual({
+          code: Code.NotFound,
+          reason: "NOT_FOUND",
+          message: "Entity not found",
+          metadata: { lookup: kind },
+          fields: [],
+        });
+      }
+    },
+  );
 
   it.each(Object.keys(RPCS))("rules 2, 3: %s answers for another organization's entity as for none", async (name) => {
     const { client } = await service.newOrganization();
@@ -183,24 +218,44 @@ describe("every RPC that takes a lookup", () => {
     }
   });
 
-  it.each(Object.keys(RPCS))("rule 5: %s compares an external id exactly: no case, accent or compatibility folding", async (name) => {
-    for (const value of ["straße-é-1", "STRASSE-É-1", "Strasse-É-1", "Straße-E\u0301-1", "Straße-É-１", "Straße-É", "Straße-É-1x", "alias  1", "Alias 1", "alias%", "alias_1"]) {
-      expect(await refusal(rpc(name, byExternalId(value))), value).toMatchObject({ reason: "NOT_FOUND" });
-    }
-  });
+  it.each(Object.keys(RPCS))(
+    "rule 5: %s compares an external id exactly: no case, accent or compatibility folding",
+    async (name) => {
+      for (const value of [
+        "straße-é-1",
+        "STRASSE-É-1",
+        "Strasse-É-1",
+        "Straße-E\u0301-1",
+        "Straße-É-１",
+        "Straße-É",
+        "Straße-É-1x",
+        "alias  1",
+        "Alias 1",
+        "alias%",
+        "alias_1",
+      ]) {
+        expect(await refusal(rpc(name, byExternalId(value))), value).toMatchObject({ reason: "NOT_FOUND" });
+      }
+    },
+  );
 
-  it.each(Object.keys(RPCS))("rules 10, 13: %s names the candidates of an ambiguous tax id and tells nothing else", async (name) => {
-    const shared = freshTaxId();
-    const person = await withActivity(await newEntity({ taxId: shared, name: "Secret Person" }));
-    const company = await withActivity(await newEntity({ taxId: `${shared.slice(0, 4)}-${shared.slice(4)}`, type: EntityType.COMPANY }));
-    const refused = await refusal(rpc(name, byTaxId(shared.toLowerCase())));
-    expect(refused).toMatchObject({ reason: "AMBIGUOUS_TAX_ID_LOOKUP", code: Code.FailedPrecondition });
-    expect(refused.message).toMatch(/entity_id/);
-    expect(refused.message).toMatch(/external_id/);
-    expect(Object.keys(refused.metadata)).toEqual(["candidates"]);
-    expect(refused.metadata.candidates?.split(",").sort()).toEqual([person.id, company.id].sort());
-    expect(JSON.stringify(refused)).not.toMatch(new RegExp(`Secret|${shared}`, "i"));
-  });
+  it.each(Object.keys(RPCS))(
+    "rules 10, 13: %s names the candidates of an ambiguous tax id and tells nothing else",
+    async (name) => {
+      const shared = freshTaxId();
+      const person = await withActivity(await newEntity({ taxId: shared, name: "Secret Person" }));
+      const company = await withActivity(
+        await newEntity({ taxId: `${shared.slice(0, 4)}-${shared.slice(4)}`, type: EntityType.COMPANY }),
+      );
+      const refused = await refusal(rpc(name, byTaxId(shared.toLowerCase())));
+      expect(refused).toMatchObject({ reason: "AMBIGUOUS_TAX_ID_LOOKUP", code: Code.FailedPrecondition });
+      expect(refused.message).toMatch(/entity_id/);
+      expect(refused.message).toMatch(/external_id/);
+      expect(Object.keys(refused.metadata)).toEqual(["candidates"]);
+      expect(refused.metadata.candidates?.split(",").sort()).toEqual([person.id, company.id].sort());
+      expect(JSON.stringify(refused)).not.toMatch(new RegExp(`Secret|${shared}`, "i"));
+    },
+  );
 });
 
 describe("two keys at once", () => {
@@ -237,15 +292,21 @@ describe("two keys at once", () => {
 });
 
 describe("external ids as keys", () => {
-  it.each(Object.keys(RPCS))("rule 6: %s does not take an entity's id for an external id, nor the reverse", async (name) => {
-    const { id, externalId } = await withActivity(await newEntity({ taxId: freshTaxId() }));
-    expect(await refusal(rpc(name, byExternalId(id)))).toMatchObject({ reason: "NOT_FOUND", metadata: { lookup: "external_id" } });
-    expect(await refusal(rpc(name, byTaxId(id)))).toMatchObject({ reason: "NOT_FOUND" });
-    expect(await refusal(rpc(name, byTaxId(externalId)))).toMatchObject({ reason: "NOT_FOUND" });
-    const uuid = randomUUID();
-    await newEntity({ externalId: uuid });
-    expect(await refusal(rpc(name, byId(uuid)))).toMatchObject({ reason: "NOT_FOUND" });
-  });
+  it.each(Object.keys(RPCS))(
+    "rule 6: %s does not take an entity's id for an external id, nor the reverse",
+    async (name) => {
+      const { id, externalId } = await withActivity(await newEntity({ taxId: freshTaxId() }));
+      expect(await refusal(rpc(name, byExternalId(id)))).toMatchObject({
+        reason: "NOT_FOUND",
+        metadata: { lookup: "external_id" },
+      });
+      expect(await refusal(rpc(name, byTaxId(id)))).toMatchObject({ reason: "NOT_FOUND" });
+      expect(await refusal(rpc(name, byTaxId(externalId)))).toMatchObject({ reason: "NOT_FOUND" });
+      const uuid = randomUUID();
+      await newEntity({ externalId: uuid });
+      expect(await refusal(rpc(name, byId(uuid)))).toMatchObject({ reason: "NOT_FOUND" });
+    },
+  );
 
   it("rule 6: one that looks like a UUID is only ever tried as an external id", async () => {
     const a = await newEntity();
@@ -256,16 +317,34 @@ describe("external ids as keys", () => {
     expect((await service.client.entities.getEntity({ lookup: { by: byExternalId(a.id) } })).entity?.id).toBe(b.id);
     expect((await service.client.entities.getEntity({ lookup: { by: byId(a.id) } })).entity?.id).toBe(a.id);
     // Nor does the case of a UUID matter less than that of any other text.
-    expect(await refusal(service.client.entities.getEntity({ lookup: { by: byExternalId(a.id.toUpperCase()) } }))).toMatchObject({
+    expect(
+      await refusal(service.client.entities.getEntity({ lookup: { by: byExternalId(a.id.toUpperCase()) } })),
+    ).toMatchObject({
       reason: "NOT_FOUND",
     });
   });
 
   it("rule 6: one that looks like a tax id, a number or SQL is only an external id", async () => {
     const owner = await newEntity({ taxId: "AAA-111-EXT" });
-    for (const value of ["AAA111EXT", "0", "null", "true", "' or '1'='1", "%", "_", "\\", "{a,b}", '"', "a,b", "😀", "null,null"]) {
+    for (const value of [
+      "AAA111EXT",
+      "0",
+      "null",
+      "true",
+      "' or '1'='1",
+      "%",
+      "_",
+      "\\",
+      "{a,b}",
+      '"',
+      "a,b",
+      "😀",
+      "null,null",
+    ]) {
       const by = byExternalId(value);
-      expect(await refusal(service.client.entities.getEntity({ lookup: { by } })), value).toMatchObject({ reason: "NOT_FOUND" });
+      expect(await refusal(service.client.entities.getEntity({ lookup: { by } })), value).toMatchObject({
+        reason: "NOT_FOUND",
+      });
       const { id } = await newEntity({ externalId: value });
       for (const name of ["GetEntity", "UpdateEntity"]) expect(await rpc(name, by), value).toBe(id);
       expect(id).not.toBe(owner.id);
@@ -275,7 +354,11 @@ describe("external ids as keys", () => {
   it("rule 5: a freed external id finds nobody, and then whoever takes it", async () => {
     const a = await newEntity();
     const old = a.externalId;
-    await service.client.entities.changeExternalId({ lookup: { by: byExternalId(old) }, newExternalId: fresh(), reason });
+    await service.client.entities.changeExternalId({
+      lookup: { by: byExternalId(old) },
+      newExternalId: fresh(),
+      reason,
+    });
     expect(await refusal(rpc("GetEntity", byExternalId(old)))).toMatchObject({ reason: "NOT_FOUND" });
     const b = await newEntity({ externalId: old });
     expect(await rpc("GetEntity", byExternalId(old))).toBe(b.id);
@@ -309,9 +392,9 @@ describe("tax ids as keys", () => {
   it("rule 8: one without letter or digit is stored as none", async () => {
     const entity = await newEntity({ taxId: " -- " });
     expect(entity.taxId).toBeUndefined();
-    expect(await service.sql("select tax_id, tax_id_key, tax_id_check from entity where id = $1", [entity.id])).toEqual([
-      { tax_id: null, tax_id_key: null, tax_id_check: null },
-    ]);
+    expect(await service.sql("select tax_id, tax_id_key, tax_id_check from entity where id = $1", [entity.id])).toEqual(
+      [{ tax_id: null, tax_id_key: null, tax_id_check: null }],
+    );
   });
 
   it("rule 10: of 23 candidates 20 are named; deleted ones are neither counted nor named", async () => {
@@ -321,7 +404,8 @@ describe("tax ids as keys", () => {
         newEntity({ taxId: i % 2 ? taxId : taxId.toLowerCase(), type: i % 3 ? EntityType.PERSON : EntityType.COMPANY }),
       ),
     );
-    const candidates = async () => (await refusal(rpc("GetEntity", byTaxId(taxId)))).metadata.candidates?.split(",") ?? [];
+    const candidates = async () =>
+      (await refusal(rpc("GetEntity", byTaxId(taxId)))).metadata.candidates?.split(",") ?? [];
     const named = await candidates();
     expect(named).toHaveLength(20);
     expect(new Set(named).size).toBe(20);
@@ -329,7 +413,12 @@ describe("tax ids as keys", () => {
 
     const remove = ({ id }: Entity) => service.client.entities.deleteEntity({ lookup: { by: byId(id) }, reason });
     await Promise.all(made.slice(0, 4).map(remove));
-    expect((await candidates()).toSorted()).toEqual(made.slice(4).map(({ id }) => id).toSorted());
+    expect((await candidates()).toSorted()).toEqual(
+      made
+        .slice(4)
+        .map(({ id }) => id)
+        .toSorted(),
+    );
     await Promise.all(made.slice(4, 22).map(remove));
     expect(await rpc("GetEntity", byTaxId(taxId))).toBe(made[22]?.id);
     expect(await rpc("UpdateEntity", byTaxId(taxId))).toBe(made[22]?.id);
@@ -341,7 +430,9 @@ describe("tax ids as keys", () => {
     const taxId = freshTaxId();
     const made = [await newEntity({ taxId }), await newEntity({ taxId })];
     const count = async () =>
-      service.sql("select count(*)::int as n, max(recorded_at)::text as last from entity_event union all select count(*)::int, max(updated_at)::text from entity");
+      service.sql(
+        "select count(*)::int as n, max(recorded_at)::text as last from entity_event union all select count(*)::int, max(updated_at)::text from entity",
+      );
     const before = await count();
     const { entities } = service.client;
     const target = { lookup: { by: byTaxId(taxId) }, reason };
@@ -364,7 +455,8 @@ describe("tax ids as keys", () => {
     const [a, b, c] = [freshTaxId(), freshTaxId(), freshTaxId()];
     const entity = await newEntity({ taxId: a });
     await newEntity({ taxId: b });
-    const set = (taxId: string) => service.client.entities.updateEntity({ lookup: { by: byId(entity.id) }, entity: { taxId } });
+    const set = (taxId: string) =>
+      service.client.entities.updateEntity({ lookup: { by: byId(entity.id) }, entity: { taxId } });
     await set(b);
     expect(await refusal(rpc("GetEntity", byTaxId(a)))).toMatchObject({ reason: "NOT_FOUND" });
     expect(await refusal(rpc("GetEntity", byTaxId(b)))).toMatchObject({ reason: "AMBIGUOUS_TAX_ID_LOOKUP" });
@@ -407,49 +499,72 @@ describe("a lookup that waits for a lock", () => {
       from external_id x where x.entity_id = e.id)
     where id = any($1::uuid[])`;
   const waiters = async () =>
-    Number((await service.sql("select count(*) as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"))[0]?.n);
+    Number(
+      (
+        await service.sql(
+          "select count(*) as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+      )[0]?.n,
+    );
 
   const UPDATES: Record<string, (by: By) => Promise<Entity | undefined>> = {
     UpdateEntity: async (by) =>
       (await service.client.entities.updateEntity({ lookup: { by }, entity: { attributes: { hit: true } } })).entity,
     ChangeExternalId: async (by) =>
-      (await service.client.entities.changeExternalId({ lookup: { by }, newExternalId: fresh(), reason, keepPreviousAsAlias: true })).entity,
+      (
+        await service.client.entities.changeExternalId({
+          lookup: { by },
+          newExternalId: fresh(),
+          reason,
+          keepPreviousAsAlias: true,
+        })
+      ).entity,
     AddExternalIds: async (by) =>
       (await service.client.entities.addExternalIds({ lookup: { by }, externalIds: [{ externalId: fresh() }] })).entity,
     DeleteEntity: async (by) => (await service.client.entities.deleteEntity({ lookup: { by }, reason })).entity,
   };
 
-  it.each(Object.keys(UPDATES))("rule 5: %s writes to the entity that has the external id after the wait", async (name) => {
-    const [before, after] = [await newEntity(), await newEntity()];
-    altered.push(before.id, after.id);
-    const hot = fresh("hot");
-    await service.client.entities.addExternalIds({ lookup: { by: byId(before.id) }, externalIds: [{ externalId: hot }] });
-    let call: Promise<Entity | undefined>;
-    {
-      await using holder = await openTransaction();
-      await holder.query("select 1 from entity where id = $1 for no key update", [before.id]);
-      call = UPDATES[name]!(byExternalId(hot));
-      await expect.poll(waiters).toBe(1);
-      await holder.query("update external_id set entity_id = $2 where external_id = $1", [hot, after.id]);
-      await holder.query(COPY_EXTERNAL_IDS, [[before.id, after.id]]);
-    }
-    const written = await call;
-    expect(written?.id).toBe(after.id);
-    expect(written?.externalIds.map((id) => id.externalId)).toContain(hot);
-    const { entity: untouched } = await service.client.entities.getEntity({ lookup: { by: byId(before.id) } });
-    expect(untouched?.attributes).toBeUndefined();
-    expect(untouched?.deletedAt).toBeUndefined();
-    expect(untouched?.externalIds.map((id) => id.externalId)).toEqual([before.externalId]);
-    const events = async (id: string) => (await service.client.entities.listEntityEvents({ lookup: { by: byId(id) } })).events.length;
-    expect(await events(before.id)).toBe(2);
-    expect(await events(after.id)).toBe(2);
-  });
+  it.each(Object.keys(UPDATES))(
+    "rule 5: %s writes to the entity that has the external id after the wait",
+    async (name) => {
+      const [before, after] = [await newEntity(), await newEntity()];
+      altered.push(before.id, after.id);
+      const hot = fresh("hot");
+      await service.client.entities.addExternalIds({
+        lookup: { by: byId(before.id) },
+        externalIds: [{ externalId: hot }],
+      });
+      let call: Promise<Entity | undefined>;
+      {
+        await using holder = await openTransaction();
+        await holder.query("select 1 from entity where id = $1 for no key update", [before.id]);
+        call = UPDATES[name]!(byExternalId(hot));
+        await expect.poll(waiters).toBe(1);
+        await holder.query("update external_id set entity_id = $2 where external_id = $1", [hot, after.id]);
+        await holder.query(COPY_EXTERNAL_IDS, [[before.id, after.id]]);
+      }
+      const written = await call;
+      expect(written?.id).toBe(after.id);
+      expect(written?.externalIds.map((id) => id.externalId)).toContain(hot);
+      const { entity: untouched } = await service.client.entities.getEntity({ lookup: { by: byId(before.id) } });
+      expect(untouched?.attributes).toBeUndefined();
+      expect(untouched?.deletedAt).toBeUndefined();
+      expect(untouched?.externalIds.map((id) => id.externalId)).toEqual([before.externalId]);
+      const events = async (id: string) =>
+        (await service.client.entities.listEntityEvents({ lookup: { by: byId(id) } })).events.length;
+      expect(await events(before.id)).toBe(2);
+      expect(await events(after.id)).toBe(2);
+    },
+  );
 
   it("rule 5: NOT_FOUND when the external id is freed during the wait, and the old owner stays as it is", async () => {
     const entity = await newEntity();
     altered.push(entity.id);
     const hot = fresh("hot");
-    await service.client.entities.addExternalIds({ lookup: { by: byId(entity.id) }, externalIds: [{ externalId: hot }] });
+    await service.client.entities.addExternalIds({
+      lookup: { by: byId(entity.id) },
+      externalIds: [{ externalId: hot }],
+    });
     let refused: ReturnType<typeof refusal>;
     {
       await using holder = await openTransaction();
@@ -474,8 +589,13 @@ describe("a lookup that waits for a lock", () => {
       await holder.query("select 1 from entity where id = $1 for no key update", [before.id]);
       call = UPDATES.UpdateEntity!(byTaxId(taxId));
       await expect.poll(waiters).toBe(1);
-      await holder.query("update entity set tax_id = null, tax_id_key = null, tax_id_check = null where id = $1", [before.id]);
-      await holder.query("update entity set tax_id = $2, tax_id_key = upper($2), tax_id_check = 'unknown_format' where id = $1", [after.id, taxId]);
+      await holder.query("update entity set tax_id = null, tax_id_key = null, tax_id_check = null where id = $1", [
+        before.id,
+      ]);
+      await holder.query(
+        "update entity set tax_id = $2, tax_id_key = upper($2), tax_id_check = 'unknown_format' where id = $1",
+        [after.id, taxId],
+      );
     }
     expect((await call)?.id).toBe(after.id);
   });
@@ -490,7 +610,10 @@ describe("a lookup that waits for a lock", () => {
       await holder.query("select 1 from entity where id = $1 for no key update", [before.id]);
       refused = refusal(UPDATES.UpdateEntity!(byTaxId(taxId)));
       await expect.poll(waiters).toBe(1);
-      await holder.query("update entity set tax_id = $2, tax_id_key = upper($2), tax_id_check = 'unknown_format' where id = $1", [second.id, taxId]);
+      await holder.query(
+        "update entity set tax_id = $2, tax_id_key = upper($2), tax_id_check = 'unknown_format' where id = $1",
+        [second.id, taxId],
+      );
     }
     expect(await refused).toMatchObject({ reason: "AMBIGUOUS_TAX_ID_LOOKUP" });
   });
@@ -498,17 +621,28 @@ describe("a lookup that waits for a lock", () => {
   it("rule 5: 64 writers by an external id that moves from one to the other only ever write to its owner", async () => {
     const owners = [await newEntity(), await newEntity()];
     const hot = fresh("hot");
-    await service.client.entities.addExternalIds({ lookup: { by: byId(owners[0]!.id) }, externalIds: [{ externalId: hot }] });
+    await service.client.entities.addExternalIds({
+      lookup: { by: byId(owners[0]!.id) },
+      externalIds: [{ externalId: hot }],
+    });
     let moving = true;
     // Each move frees the id and attaches it to the other one, in transactions of the service itself.
     const mover = (async () => {
       for (let i = 0; i < 2; i++) {
         const [from, to] = i % 2 ? [owners[1]!, owners[0]!] : [owners[0]!, owners[1]!];
         await service.client.entities.changeExternalId({ lookup: { by: byId(from.id) }, newExternalId: hot, reason });
-        await service.client.entities.changeExternalId({ lookup: { by: byExternalId(hot) }, newExternalId: fresh(), reason });
-        const attached = await service.client.entities.addExternalIds({ lookup: { by: byId(to.id) }, externalIds: [{ externalId: hot }] });
+        await service.client.entities.changeExternalId({
+          lookup: { by: byExternalId(hot) },
+          newExternalId: fresh(),
+          reason,
+        });
+        const attached = await service.client.entities.addExternalIds({
+          lookup: { by: byId(to.id) },
+          externalIds: [{ externalId: hot }],
+        });
         // Until somebody has written to the new owner.
-        const etag = async () => (await service.client.entities.getEntity({ lookup: { by: byId(to.id) } })).entity?.etag;
+        const etag = async () =>
+          (await service.client.entities.getEntity({ lookup: { by: byId(to.id) } })).entity?.etag;
         await expect.poll(etag, { timeout: 10_000 }).not.toBe(attached.entity?.etag);
       }
     })().finally(() => {
@@ -607,7 +741,9 @@ describe("which error comes first", () => {
     const entity = await newEntity();
     const taken = (await newEntity()).externalId;
     const lookup = { by: byId(entity.id) };
-    expect(await refusal(entities.updateEntity({ lookup: { by: byExternalId(fresh()) }, etag }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(entities.updateEntity({ lookup: { by: byExternalId(fresh()) }, etag }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
     // Also where a missing one would be made: an etag is that of something that is there.
     expect(
       await refusal(
@@ -619,19 +755,40 @@ describe("which error comes first", () => {
         }),
       ),
     ).toMatchObject({ reason: "NOT_FOUND" });
-    for (const change of [{ type: EntityType.COMPANY }, { countryCode: "BR" }, { status: EntityStatus.BLOCKED }, { status: EntityStatus.PENDING, name: "B" }]) {
-      expect(await refusal(entities.updateEntity({ lookup, etag, entity: change }))).toMatchObject({ reason: "ETAG_MISMATCH" });
+    for (const change of [
+      { type: EntityType.COMPANY },
+      { countryCode: "BR" },
+      { status: EntityStatus.BLOCKED },
+      { status: EntityStatus.PENDING, name: "B" },
+    ]) {
+      expect(await refusal(entities.updateEntity({ lookup, etag, entity: change }))).toMatchObject({
+        reason: "ETAG_MISMATCH",
+      });
     }
-    expect(await refusal(entities.changeExternalId({ lookup, etag, newExternalId: taken, reason }))).toMatchObject({ reason: "ETAG_MISMATCH" });
+    expect(await refusal(entities.changeExternalId({ lookup, etag, newExternalId: taken, reason }))).toMatchObject({
+      reason: "ETAG_MISMATCH",
+    });
 
     await entities.deleteEntity({ lookup, reason });
-    expect(await refusal(entities.updateEntity({ lookup, etag, entity: { name: "B" } }))).toMatchObject({ reason: "ETAG_MISMATCH" });
-    expect(await refusal(entities.changeExternalId({ lookup, newExternalId: taken, reason }))).toMatchObject({ reason: "ENTITY_DELETED" });
-    expect(await refusal(entities.updateEntity({ lookup, entity: { type: EntityType.COMPANY } }))).toMatchObject({ reason: "ENTITY_DELETED" });
+    expect(await refusal(entities.updateEntity({ lookup, etag, entity: { name: "B" } }))).toMatchObject({
+      reason: "ETAG_MISMATCH",
+    });
+    expect(await refusal(entities.changeExternalId({ lookup, newExternalId: taken, reason }))).toMatchObject({
+      reason: "ENTITY_DELETED",
+    });
+    expect(await refusal(entities.updateEntity({ lookup, entity: { type: EntityType.COMPANY } }))).toMatchObject({
+      reason: "ENTITY_DELETED",
+    });
     expect(
       await refusal(
         entities.createEntity({
-          entity: { type: EntityType.PERSON, name: "A", countryCode: "AR", externalId: taken, status: EntityStatus.BLOCKED },
+          entity: {
+            type: EntityType.PERSON,
+            name: "A",
+            countryCode: "AR",
+            externalId: taken,
+            status: EntityStatus.BLOCKED,
+          },
         }),
       ),
     ).toMatchObject({ reason: "STATUS_REASON_REQUIRED" });
@@ -641,7 +798,12 @@ describe("which error comes first", () => {
     const { entities } = service.client;
     const entity = await newEntity();
     const requestId = randomUUID();
-    const request = { lookup: { by: byExternalId(entity.externalId) }, entity: { name: "B" }, etag: entity.etag, requestId };
+    const request = {
+      lookup: { by: byExternalId(entity.externalId) },
+      entity: { name: "B" },
+      etag: entity.etag,
+      requestId,
+    };
     const first = await entities.updateEntity(request);
     await entities.changeExternalId({ lookup: { by: byId(entity.id) }, newExternalId: fresh(), reason });
     expect(await entities.updateEntity(request)).toEqual(first); // neither NOT_FOUND nor ETAG_MISMATCH

@@ -4,7 +4,7 @@ import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { findHits, type Keys, shareEntities, type Statements } from "./queries.ts";
+import { findHits, type Keys, type Statements, shareEntities } from "./queries.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
 export interface StoredParty {
@@ -75,7 +75,14 @@ export async function holdParties(
         const entity = held.get(id);
         if (entity === undefined) throw at(field, index, () => notFound(lookup.by));
         if (entity.deleted) {
-          throw withField(new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", { entity_id: id, allowed: "UndeleteEntity" }), field, index);
+          throw withField(
+            new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", {
+              entity_id: id,
+              allowed: "UndeleteEntity",
+            }),
+            field,
+            index,
+          );
         }
         return { id, externalId: entity.external_id };
       });
@@ -102,7 +109,11 @@ function at<T>(field: string, index: number, work: () => T): T {
 }
 
 function withField(error: DomainError, field: string, index: number): DomainError {
-  return new DomainError(error.reason, `${field}: ${error.message}`, { ...error.metadata, field, index: String(index) });
+  return new DomainError(error.reason, `${field}: ${error.message}`, {
+    ...error.metadata,
+    field,
+    index: String(index),
+  });
 }
 
 /** Inserts what is new, and answers what was there already, by external id. */

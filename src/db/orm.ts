@@ -26,7 +26,13 @@ export type Orm = MikroORM<BoundPostgreSqlDriver>;
 const connection = (address: DatabaseAddress) =>
   "url" in address
     ? { clientUrl: address.url }
-    : { host: address.host, port: address.port, user: address.user, dbName: address.database, password: address.password ?? "" };
+    : {
+        host: address.host,
+        port: address.port,
+        user: address.user,
+        dbName: address.database,
+        password: address.password ?? "",
+      };
 
 /** The pool of run-time connections, each under RUNTIME_ROLE, with its limits of time. Connects lazily. */
 export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
@@ -55,7 +61,10 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       pipeline: true,
       // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
       onConnect: async (client: pg.Client) => {
-        await client.query(applySettings, names.flatMap((name) => [name, settings[name]]));
+        await client.query(
+          applySettings,
+          names.flatMap((name) => [name, settings[name]]),
+        );
       },
     },
     entities: TABLES,
@@ -134,7 +143,9 @@ async function letBecomeRuntimeRole(client: pg.Client, user: string): Promise<vo
 
 /** Throws when the run-time role could see or change what it must not, or when commits would not be durable. */
 export async function assertSafeRole(em: EntityManager): Promise<void> {
-  const [row] = await em.execute<{ user: string; superuser: boolean; bypass: boolean; owns: boolean; commit: string }[]>(
+  const [row] = await em.execute<
+    { user: string; superuser: boolean; bypass: boolean; owns: boolean; commit: string }[]
+  >(
     `select current_user as "user", r.rolsuper as superuser, r.rolbypassrls as bypass,
             exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                     where c.relowner = r.oid and n.nspname = 'public') as owns,

@@ -1,13 +1,7 @@
 // The hot statements, written by hand, each one text for ever so that PostgreSQL plans it once. They run on
 // the transaction of the entity manager that they are given, under row level security; organization_id is
 // named all the same, since it is the first column of every index.
-import {
-  type EntityState,
-  type EventType,
-  type ExternalIdState,
-  primaryOf,
-  taxIdKeyOf,
-} from "../domain/entity.ts";
+import { type EntityState, type EventType, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
@@ -143,11 +137,7 @@ export interface FoundEntities {
 }
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
-export async function findEntities(
-  db: Statements,
-  organizationId: string,
-  keys: Keys,
-): Promise<FoundEntities> {
+export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
   const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
     organizationId,
     keys.entityIds,
@@ -435,11 +425,7 @@ export interface ExternalIdChange {
 }
 
 /** Frees, demotes, attaches and promotes, in that order, so that no constraint is hurt on the way. */
-export function writeExternalIds(
-  db: Pipeline,
-  organizationId: string,
-  changes: readonly ExternalIdChange[],
-): void {
+export function writeExternalIds(db: Pipeline, organizationId: string, changes: readonly ExternalIdChange[]): void {
   const freed: string[] = [];
   const demoted: string[] = [];
   const attached: (ExternalIdState & { entityId: string })[] = [];
@@ -464,10 +450,10 @@ export function writeExternalIds(
     ]);
   }
   if (demoted.length > 0) {
-    db.send(
-      "update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])",
-      [organizationId, demoted],
-    );
+    db.send("update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])", [
+      organizationId,
+      demoted,
+    ]);
   }
   if (attached.length > 0) {
     // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.

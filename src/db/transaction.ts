@@ -116,7 +116,9 @@ export async function pipelined<T>(
 /** The server refused a statement: the transaction is definitely not committed, and the connection lives. */
 function isStatementError(error: unknown): boolean {
   const code = sqlState(error);
-  return (code !== undefined && !/^(08|57P)/.test(code)) || (error instanceof Error && /not committed/.test(error.message));
+  return (
+    (code !== undefined && !/^(08|57P)/.test(code)) || (error instanceof Error && /not committed/.test(error.message))
+  );
 }
 
 /**
@@ -234,9 +236,15 @@ export function toReason(error: unknown): unknown {
     return new DomainError("DEADLINE_EXCEEDED", "The database took too long", {}, [], { cause: error });
   }
   if (code === undefined ? isConnectionFailure(error) : /^(08|53|57P|58)/.test(code)) {
-    return new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" }, [], {
-      cause: error,
-    });
+    return new DomainError(
+      "DATABASE_UNAVAILABLE",
+      "The database does not answer: retry",
+      { retry_after_ms: "500" },
+      [],
+      {
+        cause: error,
+      },
+    );
   }
   return error;
 }
@@ -254,7 +262,11 @@ function isConnectionFailure(error: Error): boolean {
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
     if (typeof code === "string" && /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|AI_AGAIN|NOENT|HOST|NET)/.test(code)) return true;
-    if (/connection terminated|timeout exceeded when trying to connect|query read timeout|not queryable|connection (ended|error)/i.test(e.message)) {
+    if (
+      /connection terminated|timeout exceeded when trying to connect|query read timeout|not queryable|connection (ended|error)/i.test(
+        e.message,
+      )
+    ) {
       return true;
     }
   }

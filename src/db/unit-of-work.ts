@@ -102,9 +102,15 @@ export async function writeGroup(
       }
       if (error instanceof UniqueViolation) {
         if (++collisions <= MAX_COLLISIONS) continue;
-        throw new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], {
-          cause: error,
-        });
+        throw new DomainError(
+          "WRITE_CONFLICT",
+          "Other writes took the same ids: retry",
+          { retry_after_ms: "100" },
+          [],
+          {
+            cause: error,
+          },
+        );
       }
       // A refusal of the only command undoes all that it claimed.
       if (error instanceof DomainError && group.length === 1 && !isFailure(error)) {
@@ -286,7 +292,10 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
       };
       refuseTaken(command, after, before, hits);
       // Rewriting the copies in activity rows is for a transaction of its own.
-      const moved = before !== null && primaryOf(before) !== undefined && primaryOf(before)?.externalId !== primaryOf(after)?.externalId;
+      const moved =
+        before !== null &&
+        primaryOf(before) !== undefined &&
+        primaryOf(before)?.externalId !== primaryOf(after)?.externalId;
       if (moved && !alone) return "later";
 
       time = now;
@@ -314,7 +323,11 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
     /** Sends the statements; the transaction waits for them. */
     async write(db: queries.Pipeline): Promise<void> {
       const changed = [...states.values()].filter((state) => original.get(state.id) !== state);
-      queries.insertEntities(db, organizationId, changed.filter((state) => !original.has(state.id)));
+      queries.insertEntities(
+        db,
+        organizationId,
+        changed.filter((state) => !original.has(state.id)),
+      );
       queries.writeExternalIds(
         db,
         organizationId,
@@ -324,7 +337,11 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
           after: state.externalIds,
         })),
       );
-      queries.updateEntities(db, organizationId, changed.filter((state) => original.has(state.id)));
+      queries.updateEntities(
+        db,
+        organizationId,
+        changed.filter((state) => original.has(state.id)),
+      );
       for (const state of changed) {
         const old = original.get(state.id);
         const [previous, next] = [old && primaryOf(old)?.externalId, primaryOf(state)?.externalId];
@@ -341,14 +358,17 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
 function findOne(lookup: Lookup, hits: queries.Hits): string | undefined {
-  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1 ? undefined : resolve(lookup, hits);
+  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1
+    ? undefined
+    : resolve(lookup, hits);
 }
 
 /** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. */
 function refuseTaken(command: Command, after: EntityState, before: EntityState | null, hits: queries.Hits): void {
   for (const { externalId } of after.externalIds) {
     const owner = hits.externalIds.get(externalId);
-    if (owner === undefined || owner === after.id || before?.externalIds.some((id) => id.externalId === externalId)) continue;
+    if (owner === undefined || owner === after.id || before?.externalIds.some((id) => id.externalId === externalId))
+      continue;
     const { field, index } = command.claimField?.(externalId) ?? { field: "external_id" };
     throw new DomainError(
       "DUPLICATE_EXTERNAL_ID",
@@ -375,7 +395,10 @@ function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityS
   const [old, now] = [keyOf(before), keyOf(after)];
   if (old === now) return;
   if (old !== null) {
-    hits.taxIdKeys.set(old, (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id));
+    hits.taxIdKeys.set(
+      old,
+      (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id),
+    );
   }
   if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id]);
 }

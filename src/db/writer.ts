@@ -32,7 +32,11 @@ export function createWriter(orm: Orm): Writer {
       });
       if (group.length === 0) continue;
       try {
-        const results = await writeGroup(orm, organizationId, group.map(({ command }) => command));
+        const results = await writeGroup(
+          orm,
+          organizationId,
+          group.map(({ command }) => command),
+        );
         group.forEach(({ resolve }, i) => resolve(results[i] as Result));
       } catch (error) {
         for (const { reject } of group) reject(error);

@@ -228,7 +228,12 @@ export function changeExternalId(
   return {
     values: {
       ...entity,
-      externalIds: attach(kept, [{ externalId: command.newExternalId, type: "", primary: true }], now, "new_external_id"),
+      externalIds: attach(
+        kept,
+        [{ externalId: command.newExternalId, type: "", primary: true }],
+        now,
+        "new_external_id",
+      ),
     },
     type: "EXTERNAL_ID_CHANGED",
     reason: command.reason,

@@ -25,7 +25,14 @@ import { taxIdKey } from "../domain/tax-id.ts";
 import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
-import { externalIdFromProto, fromProto, parseReadMask, statusFromProto, toProto, typeFromProto } from "./entity-message.ts";
+import {
+  externalIdFromProto,
+  fromProto,
+  parseReadMask,
+  statusFromProto,
+  toProto,
+  typeFromProto,
+} from "./entity-message.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -225,7 +232,9 @@ function oneEtag(given: string, inEntity: string | undefined, violations: Violat
   return given === "" ? inEntity : given;
 }
 
-function parseDeletion(request: Parameters<typeof parseWrite>[0] & { lookup?: EntityLookup; reason: string; etag: string }) {
+function parseDeletion(
+  request: Parameters<typeof parseWrite>[0] & { lookup?: EntityLookup; reason: string; etag: string },
+) {
   const lookup = parseLookup(request.lookup);
   const violations = new Violations();
   const reason = parseReason(request.reason, violations, true);

@@ -46,7 +46,8 @@ const keyOf = <K extends string, V>(table: Record<K, V>, value: V): K | undefine
 
 export const typeFromProto = (type: EntityType): domain.EntityType | undefined => keyOf(TYPES, type as never);
 export const typeToProto = (type: domain.EntityType): EntityType => TYPES[type];
-export const statusFromProto = (status: EntityStatus): domain.EntityStatus | undefined => keyOf(STATUSES, status as never);
+export const statusFromProto = (status: EntityStatus): domain.EntityStatus | undefined =>
+  keyOf(STATUSES, status as never);
 
 // --- Keys of entity_data -------------------------------------------------------------------------
 // In the rules and in events they are the JSON names; `additional` lies flat beside the listed ones.
@@ -143,7 +144,6 @@ const IGNORED = [
   "deleted_at",
 ] as const;
 
-
 /**
  * Reads an entity of a request. Without a mask its populated fields are written; with one exactly the
  * paths of the mask, cleared where unset (rule 21). `today` is the latest date that has begun on Earth.
@@ -184,14 +184,21 @@ export function fromProto(
     });
   }
   if (wanted("nationality", entity.nationality !== undefined)) {
-    patch.nationality = optionalText(entity.nationality, "entity.nationality", violations, countryCodeProblem, parseCountryCode);
+    patch.nationality = optionalText(
+      entity.nationality,
+      "entity.nationality",
+      violations,
+      countryCodeProblem,
+      parseCountryCode,
+    );
   }
   if (wanted("risk_matrix_id", entity.riskMatrixId !== undefined)) {
     const problem = (value: string) => (parseUuid(value) === null ? "must be a UUID of the form 8-4-4-4-12" : null);
     patch.riskMatrixId = optionalText(entity.riskMatrixId, "entity.risk_matrix_id", violations, problem, parseUuid);
   }
   for (const map of ["attributes", "metadata"] as const) {
-    if (wanted(map, entity[map] !== undefined)) patch[map] = { replace: paths !== undefined, entries: entity[map] ?? {} };
+    if (wanted(map, entity[map] !== undefined))
+      patch[map] = { replace: paths !== undefined, entries: entity[map] ?? {} };
   }
   const entityData = entityDataFromProto(entity, paths, today, violations);
   if (entityData !== undefined) patch.entityData = entityData;
@@ -210,7 +217,9 @@ export function externalIdFromProto(entity: Entity | undefined, violations: Viol
 }
 
 function isPopulated(entity: Entity, path: (typeof IGNORED)[number]): boolean {
-  const value = (entity as unknown as Record<string, unknown>)[path.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())];
+  const value = (entity as unknown as Record<string, unknown>)[
+    path.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())
+  ];
   return !(value === undefined || value === "" || value === 0 || (Array.isArray(value) && value.length === 0));
 }
 
@@ -223,7 +232,10 @@ function optionalText(
   parse: (value: string) => string | null,
 ): string | null {
   if (value === undefined) return null;
-  violations.check(field, value === "" ? "must not be empty: to clear it, name it in update_mask and leave it unset" : problem(value));
+  violations.check(
+    field,
+    value === "" ? "must not be empty: to clear it, name it in update_mask and leave it unset" : problem(value),
+  );
   return parse(value);
 }
 
@@ -244,7 +256,10 @@ function checkPaths(paths: Set<string>, violations: Violations): void {
   for (const path of paths) {
     if (WRITABLE.has(path) || path === "etag" || (IGNORED as readonly string[]).includes(path)) continue;
     const known = /^[a-z_]+(\.[a-z_]+)*$/.test(path) && path.length <= 128;
-    violations.add("update_mask", known ? `${path} is not a path that can be written` : "has a path that is no field of Entity");
+    violations.add(
+      "update_mask",
+      known ? `${path} is not a path that can be written` : "has a path that is no field of Entity",
+    );
   }
   for (const kind of ["person", "company"] as const) {
     const inner = [...paths].filter((path) => path.startsWith(`entity_data.${kind}.`));
@@ -316,7 +331,8 @@ function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
       entries.push(["employees", employees]);
     }
   }
-  if (kind.value.address !== undefined) entries.push(["address", addressOf(kind.value.address, `${path}.address`, violations)]);
+  if (kind.value.address !== undefined)
+    entries.push(["address", addressOf(kind.value.address, `${path}.address`, violations)]);
   entries.push(...additionalOf(kind.value.additional, LISTED[kind.case], path, violations));
   return Object.fromEntries(entries);
 }
@@ -328,7 +344,9 @@ function addressOf(address: Address, path: string, violations: Violations): Json
     if (value !== undefined) entries.push([name, presentText(value, `${path}.${snake(name)}`, violations)]);
   }
   // An address is replaced whole, so a null in it would remove nothing: it is left out.
-  const additional = additionalOf(address.additional, LISTED.address, path, violations).filter(([, value]) => value !== null);
+  const additional = additionalOf(address.additional, LISTED.address, path, violations).filter(
+    ([, value]) => value !== null,
+  );
   return Object.fromEntries([...entries, ...additional]);
 }
 

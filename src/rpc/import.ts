@@ -40,10 +40,14 @@ export function importRpcs(deps: Deps) {
         for (const part of runsOf(rows, ({ request }) => request.validateOnly)) {
           const commands = part.flatMap(({ command }) => (command instanceof DomainError ? [] : [command]));
           const validateOnly = part[0]?.request.validateOnly ?? false;
-          const written = await writeGroup(deps.orm, organizationOf(ctx), commands, { validateOnly, signal: ctx.signal });
+          const written = await writeGroup(deps.orm, organizationOf(ctx), commands, {
+            validateOnly,
+            signal: ctx.signal,
+          });
           let next = 0;
           for (const { row, command } of part) {
-            const result = command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
+            const result =
+              command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
             if (result?.kind === "done") results.push(resultOf(row, result.outcome));
             else if (result?.kind === "replayed") {
               ctx.responseHeader.set("idempotent-replay", "true");

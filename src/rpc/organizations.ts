@@ -3,8 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
-import { ExternalIdPolicy } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
-import { OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
+import { ExternalIdPolicy, OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import {
   CreateOrganizationRequestSchema,
   CreateOrganizationResponseSchema,
@@ -46,7 +45,13 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       return idempotent(
         deps,
         ctx,
-        { input: CreateOrganizationRequestSchema, output: CreateOrganizationResponseSchema, request, requestId, organizationId },
+        {
+          input: CreateOrganizationRequestSchema,
+          output: CreateOrganizationResponseSchema,
+          request,
+          requestId,
+          organizationId,
+        },
         async (em) => {
           const row = em.create(OrganizationRow, {
             organizationId,
@@ -72,10 +77,10 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0] ?? null;
       const rows = await read(deps.orm, organizationOf(ctx), async (em) => {
-        const found = await em.execute<Record<string, unknown>[]>("select * from list_organizations($1::uuid, $2::int)", [
-          after,
-          pageSize + 1,
-        ]);
+        const found = await em.execute<Record<string, unknown>[]>(
+          "select * from list_organizations($1::uuid, $2::int)",
+          [after, pageSize + 1],
+        );
         return found.map((row) => em.map(OrganizationRow, row as never));
       });
       const page = rows.slice(0, pageSize);
@@ -108,7 +113,13 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       return idempotent(
         deps,
         ctx,
-        { input: UpdateOrganizationRequestSchema, output: UpdateOrganizationResponseSchema, request, requestId, organizationId },
+        {
+          input: UpdateOrganizationRequestSchema,
+          output: UpdateOrganizationResponseSchema,
+          request,
+          requestId,
+          organizationId,
+        },
         async (em) => {
           const row = await em.findOne(OrganizationRow, { organizationId }, { lockMode: LockMode.PESSIMISTIC_WRITE });
           if (row === null) throw notFound("organization_id", "Organization");
@@ -154,7 +165,9 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       }
       violations.throwIfAny();
       if (scopes.includes("operator") && !isOperator(ctx)) {
-        throw new DomainError("PERMISSION_DENIED", "Only an operator can give the scope operator", { scope: "operator" });
+        throw new DomainError("PERMISSION_DENIED", "Only an operator can give the scope operator", {
+          scope: "operator",
+        });
       }
 
       const secret = newSecret();
@@ -162,7 +175,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         deps.orm,
         organizationId,
         async (em) => {
-          if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
+          if ((await em.count(OrganizationRow, { organizationId })) === 0)
+            throw notFound("organization_id", "Organization");
           const key = em.create(ApiKeyRow, {
             organizationId,
             id: newId(),
@@ -185,7 +199,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
       const rows = await read(deps.orm, organizationId, async (em) => {
-        if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
+        if ((await em.count(OrganizationRow, { organizationId })) === 0)
+          throw notFound("organization_id", "Organization");
         return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {
           orderBy: { id: "asc" },
           limit: pageSize + 1,

@@ -16,7 +16,11 @@ import type { Violations } from "./violations.ts";
 const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
 
 /** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path, in which `externalIdName` names the external id. */
-export function parseLookup(lookup: EntityLookup | undefined, field = "lookup", externalIdName = "external_id"): Lookup {
+export function parseLookup(
+  lookup: EntityLookup | undefined,
+  field = "lookup",
+  externalIdName = "external_id",
+): Lookup {
   const by = lookup?.by;
   switch (by?.case) {
     case "entityId": {
@@ -50,9 +54,7 @@ function invalidLookup(field: string, description: string): DomainError {
 
 /** What is wrong with a tax id, if anything; its form is never checked here (rule 19). */
 export function taxIdProblem(value: string): string | null {
-  return (
-    textProblem(value, { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null)
-  );
+  return textProblem(value, { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null);
 }
 
 /** An external id to attach: trimmed, checked. */
@@ -67,7 +69,10 @@ export function parseReason(value: string, violations: Violations, mandatory: bo
   const reason = trim(value);
   const problem = textProblem(reason, { max: LIMITS.reason, multiline: true });
   if (mandatory && problem === null && [...reason].length < LIMITS.mandatoryReasonMin) {
-    violations.add("reason", `is required: at least ${LIMITS.mandatoryReasonMin} characters, not counting blanks around it`);
+    violations.add(
+      "reason",
+      `is required: at least ${LIMITS.mandatoryReasonMin} characters, not counting blanks around it`,
+    );
   } else {
     violations.check("reason", problem);
   }
@@ -111,7 +116,11 @@ export function toPageToken(query: string, cursor: readonly string[]): string {
  * The cursor of a token, undefined without one. The digest keeps a token to its query but is no secret: what
  * the cursor holds is checked like anything else that a caller sends. `parts`: what each item is.
  */
-export function fromPageToken(query: string, token: string, parts: readonly (keyof typeof CURSOR_PARTS)[]): string[] | undefined {
+export function fromPageToken(
+  query: string,
+  token: string,
+  parts: readonly (keyof typeof CURSOR_PARTS)[],
+): string[] | undefined {
   if (token === "") return undefined;
   const decoded = Buffer.from(token, "base64url").toString();
   const text = decoded.slice(DIGEST_LENGTH);
@@ -136,7 +145,8 @@ const CURSOR_PARTS = {
   id: (text: string) => parseUuid(text) !== null,
   version: (text: string) => /^\d{1,18}$/.test(text),
   /** Microseconds, of the years 1 to 9999. */
-  instant: (text: string) => /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
+  instant: (text: string) =>
+    /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
 };
 
 const DIGEST_LENGTH = 16;

@@ -40,7 +40,10 @@ function checkMessage(desc: DescMessage, message: Message, path: string, violati
 function checkValue(field: DescField, value: unknown, at: string, violations: Violations): void {
   if (typeof value === "string") {
     const max = MAX[field.name];
-    violations.check(at, textProblem(max === undefined ? value : trim(value), { max: max ?? LIMITS.string, multiline: true }));
+    violations.check(
+      at,
+      textProblem(max === undefined ? value : trim(value), { max: max ?? LIMITS.string, multiline: true }),
+    );
   } else if (field.message?.typeName === "google.protobuf.Struct") {
     const problem = structProblem(value as JsonObject);
     if (problem !== null) violations.add(problem.path === "" ? at : `${at}.${problem.path}`, problem.description);

@@ -1,14 +1,21 @@
 // From a request to the unit of work and back: what every write RPC has in common.
-import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescMessage,
+  fromBinary,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { EntityManager } from "@mikro-orm/postgresql";
 import type { Orm } from "../db/orm.ts";
+import type { Reader } from "../db/reader.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
 import { transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
-import type { Reader } from "../db/reader.ts";
 import type { EntityState } from "../domain/entity.ts";
 import { callOf } from "../interceptors/call.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
@@ -51,7 +58,10 @@ export function existing(entity: EntityState | null): EntityState {
 }
 
 /** The parts of a command that come from fields which every write has. */
-export function parseWrite(request: WriteRequest, violations: Violations): Pick<Command, "occurredAt" | "etag"> & { requestId: string | undefined } {
+export function parseWrite(
+  request: WriteRequest,
+  violations: Violations,
+): Pick<Command, "occurredAt" | "etag"> & { requestId: string | undefined } {
   return {
     etag: request.etag === "" ? undefined : request.etag,
     requestId: parseOptionalUuid(request.requestId, "request_id", violations),
@@ -63,7 +73,11 @@ export function parseWrite(request: WriteRequest, violations: Violations): Pick<
 export async function write<I extends DescMessage, O extends DescMessage>(
   { writer }: Deps,
   ctx: HandlerContext,
-  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
+  {
+    input,
+    output,
+    request,
+  }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
   { requestId, ...command }: Omit<Command, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {

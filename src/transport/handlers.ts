@@ -31,8 +31,8 @@ import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, presentable } from "../interceptors/errors.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
 import { reflection } from "./reflection.ts";
-import type { UnaryRoute } from "./unary.ts";
 import { beginDeadline } from "./request-body.ts";
+import type { UnaryRoute } from "./unary.ts";
 
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */

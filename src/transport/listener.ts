@@ -10,11 +10,11 @@ import {
 import {
   createServer as createHttp2Server,
   createSecureServer,
+  type ServerOptions as Http2Options,
+  type Http2Server,
   Http2ServerRequest,
   Http2ServerResponse,
   type IncomingHttpHeaders,
-  type ServerOptions as Http2Options,
-  type Http2Server,
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from "node:http2";
@@ -198,19 +198,17 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   }
 
   function secure({ cert, key, clientCa }: NonNullable<ListenOptions["tls"]>): Server {
-    const server: Http2Server = createSecureServer(
-      {
-        ...TCP,
-        ...HTTP2_LIMITS,
-        ...http1Limits,
-        cert,
-        key,
-        ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: true }),
-        minVersion: "TLSv1.2",
-        handshakeTimeout: headersTimeoutMs,
-        allowHTTP1: true,
-      } as never,
-    );
+    const server: Http2Server = createSecureServer({
+      ...TCP,
+      ...HTTP2_LIMITS,
+      ...http1Limits,
+      cert,
+      key,
+      ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: true }),
+      minVersion: "TLSv1.2",
+      handshakeTimeout: headersTimeoutMs,
+      allowHTTP1: true,
+    } as never);
     // A listener of "request" would make every stream a request; HTTP/1.1 comes as one.
     server.removeAllListeners("newListener");
     server.on("request", onRequest);

@@ -31,7 +31,11 @@ export interface UnaryOptions {
   routes: ReadonlyMap<string, UnaryRoute>;
   gate: (call: CallHead) => Promise<void> | void;
   present: (error: unknown, call: { method: DescMethodUnary; requestId: string }) => ConnectError;
-  begin: (call: { method: DescMethodUnary; headers: IncomingHttpHeaders; values: ContextValues }) => (outcome: Outcome) => void;
+  begin: (call: {
+    method: DescMethodUnary;
+    headers: IncomingHttpHeaders;
+    values: ContextValues;
+  }) => (outcome: Outcome) => void;
   outcomeOf: (error: ConnectError | undefined) => Outcome;
   /** A call ends its place among those in flight. */
   release: (values: ContextValues) => void;
@@ -119,7 +123,11 @@ class UnaryCall implements CallHead {
     try {
       const gate = this.#options.gate(this);
       if (gate === undefined) this.#read(started, deadlineMs);
-      else gate.then(() => this.#read(started, deadlineMs), (error: unknown) => this.#fail(error));
+      else
+        gate.then(
+          () => this.#read(started, deadlineMs),
+          (error: unknown) => this.#fail(error),
+        );
     } catch (error) {
       this.#fail(error);
     }
@@ -147,7 +155,8 @@ class UnaryCall implements CallHead {
       size += chunk.length;
       if (first === undefined) first = chunk;
       else (more ??= [first]).push(chunk);
-      const head = more === undefined ? first : size >= PREFIX_BYTES && first.length < PREFIX_BYTES ? Buffer.concat(more) : first;
+      const head =
+        more === undefined ? first : size >= PREFIX_BYTES && first.length < PREFIX_BYTES ? Buffer.concat(more) : first;
       const { readMaxBytes } = this.#route;
       if (head.length >= PREFIX_BYTES && Math.max(head.readUInt32BE(1), size - PREFIX_BYTES) > readMaxBytes) {
         const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;

@@ -5,9 +5,9 @@ import {
   addExternalIds,
   assignExternalId,
   type Change,
-  changeExternalId,
   changedFields,
   changedValues,
+  changeExternalId,
   type EntityPatch,
   type EntityState,
   type EntityStatus,
@@ -40,7 +40,8 @@ function refused(act: () => unknown): { reason: string; field: string | undefine
   try {
     act();
   } catch (error) {
-    if (error instanceof DomainError) return { reason: error.reason, field: error.metadata.field, message: error.message };
+    if (error instanceof DomainError)
+      return { reason: error.reason, field: error.metadata.field, message: error.message };
     throw error;
   }
   throw new Error("it was not refused");
@@ -108,7 +109,10 @@ describe("update", () => {
     ["type", { type: "company" as const }, "Field 'type' cannot be changed after entity creation"],
     ["countryCode", { countryCode: "BR" }, "Field 'countryCode' cannot be changed after entity creation"],
   ])("rule 22: refuses another %s and takes the same", (_, patch, message) => {
-    expect(refused(() => update(person(), { ...patch, name: "B" }, "r"))).toMatchObject({ reason: "IMMUTABLE_FIELD", message });
+    expect(refused(() => update(person(), { ...patch, name: "B" }, "r"))).toMatchObject({
+      reason: "IMMUTABLE_FIELD",
+      message,
+    });
     expect(update(person(), { type: "person", countryCode: "AR" }, "")).toBeNull();
   });
 
@@ -161,14 +165,20 @@ describe("update", () => {
     const entity = person({ nationality: "AR" });
     const patch: EntityPatch = {
       ...(root === undefined ? {} : { nationality: root }),
-      ...(nested === undefined ? {} : { entityData: { kind: "person", replace: false, entries: { nationality: nested } } }),
+      ...(nested === undefined
+        ? {}
+        : { entityData: { kind: "person", replace: false, entries: { nationality: nested } } }),
     };
     expect((update(entity, patch, "")?.values ?? entity).nationality).toBe(wanted);
   });
 
   it("rule 28: unlisted nationality of a company is only data", () => {
     const entity = company({ nationality: "AR" });
-    const change = update(entity, { entityData: { kind: "company", replace: false, entries: { nationality: "UY" } } }, "");
+    const change = update(
+      entity,
+      { entityData: { kind: "company", replace: false, entries: { nationality: "UY" } } },
+      "",
+    );
     expect(change?.values.nationality).toBe("AR");
   });
 
@@ -176,7 +186,10 @@ describe("update", () => {
     expect(person({ taxId: "20-12345678-6" }).taxIdCheck).toBe("valid");
     expect(person({ taxId: "20-12345678-9" }).taxIdCheck).toBe("checksum_failed");
     expect(person({ taxId: "20-12345678-6", countryCode: "ZZ" }).taxIdCheck).toBe("unknown_format");
-    expect(update(person({ taxId: "20-12345678-6" }), { taxId: null }, "")?.values).toMatchObject({ taxId: null, taxIdCheck: null });
+    expect(update(person({ taxId: "20-12345678-6" }), { taxId: null }, "")?.values).toMatchObject({
+      taxId: null,
+      taxIdCheck: null,
+    });
   });
 
   it("rule 77: a deleted entity refuses every change, and each refusal says what helps", () => {
@@ -184,7 +197,13 @@ describe("update", () => {
     const gone = stored(change!.values, 2);
     for (const act of [
       () => update(gone, {}, ""),
-      () => changeExternalId(gone, { newExternalId: "e", reason: "r", keepPreviousAsAlias: false }, "MUTABLE_WITH_REASON", NOW),
+      () =>
+        changeExternalId(
+          gone,
+          { newExternalId: "e", reason: "r", keepPreviousAsAlias: false },
+          "MUTABLE_WITH_REASON",
+          NOW,
+        ),
       () => assignExternalId(gone, { externalId: "e", reason: "" }, NOW),
       () => addExternalIds(gone, { externalIds: [], reason: "" }, NOW),
     ]) {
@@ -199,18 +218,30 @@ describe("update", () => {
   it("rule 73: limits hold for what would be stored", () => {
     const keys = (n: number) => Object.fromEntries(Array.from({ length: n }, (_, i) => [`k${i}`, 1]));
     const entity = person({ attributes: { replace: false, entries: keys(LIMITS.structKeys) } });
-    expect(refused(() => update(entity, { attributes: { replace: false, entries: { more: 1 } } }, ""))).toMatchObject({ field: "entity.attributes" });
+    expect(refused(() => update(entity, { attributes: { replace: false, entries: { more: 1 } } }, ""))).toMatchObject({
+      field: "entity.attributes",
+    });
     expect(update(entity, { attributes: { replace: false, entries: { more: 1, k0: null } } }, "")).not.toBeNull();
     expect(update(entity, { attributes: { replace: true, entries: { more: 1 } } }, "")).not.toBeNull();
   });
 
   it("rule 74: __proto__ is merged, changed and removed like any key", () => {
-    const proto = (value: JsonValue): JsonObject => Object.fromEntries([["__proto__", value], ["constructor", value]]);
+    const proto = (value: JsonValue): JsonObject =>
+      Object.fromEntries([
+        ["__proto__", value],
+        ["constructor", value],
+      ]);
     const entity = person({ attributes: { replace: false, entries: proto({ a: 1 }) } });
-    expect(Object.entries(entity.attributes)).toEqual([["__proto__", { a: 1 }], ["constructor", { a: 1 }]]);
+    expect(Object.entries(entity.attributes)).toEqual([
+      ["__proto__", { a: 1 }],
+      ["constructor", { a: 1 }],
+    ]);
     expect(update(entity, { attributes: { replace: false, entries: proto({ a: 1 }) } }, "")).toBeNull();
     const changed = update(entity, { attributes: { replace: false, entries: proto(2) } }, "");
-    expect(Object.entries(changed?.values.attributes ?? {})).toEqual([["__proto__", 2], ["constructor", 2]]);
+    expect(Object.entries(changed?.values.attributes ?? {})).toEqual([
+      ["__proto__", 2],
+      ["constructor", 2],
+    ]);
     expect(update(entity, { attributes: { replace: false, entries: proto(null) } }, "")?.values.attributes).toEqual({});
     expect(({} as { a?: number }).a).toBeUndefined();
   });
@@ -222,7 +253,9 @@ const key = fc.constantFrom("a", "b", "c", "__proto__", "constructor", "national
 const value: fc.Arbitrary<JsonValue> = fc.oneof(
   fc.constantFrom<JsonValue>(null, true, false, "", "x", "AR", "uy", 0, 1, -1.5),
   fc.array(fc.constantFrom<JsonValue>(null, 1, "x"), { maxLength: 2 }),
-  fc.array(fc.tuple(key, fc.constantFrom<JsonValue>(null, 1, "x")), { maxLength: 2 }).map((entries) => Object.fromEntries(entries)),
+  fc
+    .array(fc.tuple(key, fc.constantFrom<JsonValue>(null, 1, "x")), { maxLength: 2 })
+    .map((entries) => Object.fromEntries(entries)),
 );
 const entries = fc.array(fc.tuple(key, value), { maxLength: 4 }).map((pairs): JsonObject => Object.fromEntries(pairs));
 const mapPatch = fc.record({ replace: fc.boolean(), entries });
@@ -235,7 +268,12 @@ const patch = fc
     status: optional(fc.constantFrom<EntityStatus>("under_review", "active", "blocked")),
     nationality: optional(fc.constantFrom(null, "AR", "BR")),
     riskMatrixId: optional(fc.constantFrom(null, "550e8400-e29b-41d4-a716-446655440000")),
-    entityData: optional(fc.oneof(fc.constant(null), mapPatch.map((one) => ({ ...one, kind: "person" as const })))),
+    entityData: optional(
+      fc.oneof(
+        fc.constant(null),
+        mapPatch.map((one) => ({ ...one, kind: "person" as const })),
+      ),
+    ),
     attributes: optional(mapPatch),
     metadata: optional(mapPatch),
   })
@@ -244,12 +282,28 @@ const patch = fc
 type Step = (entity: EntityState, now: bigint) => Change | null;
 const externalId = fc.constantFrom("e1", "e2", "e3", "e4");
 const step: fc.Arbitrary<Step> = fc.oneof(
-  { weight: 6, arbitrary: patch.map((one): Step => (entity) => update(entity, one, "r")) },
+  {
+    weight: 6,
+    arbitrary: patch.map(
+      (one): Step =>
+        (entity) =>
+          update(entity, one, "r"),
+    ),
+  },
   fc.tuple(externalId, fc.boolean()).map(
-    ([id, keep]): Step => (entity, now) => changeExternalId(entity, { newExternalId: id, reason: "r", keepPreviousAsAlias: keep }, "MUTABLE_WITH_REASON", now),
+    ([id, keep]): Step =>
+      (entity, now) =>
+        changeExternalId(
+          entity,
+          { newExternalId: id, reason: "r", keepPreviousAsAlias: keep },
+          "MUTABLE_WITH_REASON",
+          now,
+        ),
   ),
   fc.tuple(externalId, fc.constantFrom("", "cif"), fc.boolean()).map(
-    ([id, type, primary]): Step => (entity, now) => addExternalIds(entity, { externalIds: [{ externalId: id, type, primary }], reason: "" }, now),
+    ([id, type, primary]): Step =>
+      (entity, now) =>
+        addExternalIds(entity, { externalIds: [{ externalId: id, type, primary }], reason: "" }, now),
   ),
   fc.constant<Step>((entity, now) => remove(entity, "r", now)),
   { weight: 2, arbitrary: fc.constant<Step>((entity) => undelete(entity, "r")) },
@@ -302,7 +356,10 @@ describe("random histories", () => {
           }
           expect(Object.keys(previousValues).every((field) => (fields as string[]).includes(field))).toBe(true);
         };
-        let entity = stored(newEntity({ type: "person", countryCode: "AR", name: "Ana", ...(named ? { externalId: "e0" } : {}) }, "", NOW).values);
+        let entity = stored(
+          newEntity({ type: "person", countryCode: "AR", name: "Ana", ...(named ? { externalId: "e0" } : {}) }, "", NOW)
+            .values,
+        );
         tell(null, entity);
         for (const act of steps) {
           let change: Change | null;
