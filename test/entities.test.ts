@@ -409,8 +409,8 @@ function fold(events: EntityEvent[]): JsonObject {
     expect(Object.keys(event.newValues ?? {}).toSorted()).toEqual(event.updatedFields.toSorted());
     for (const field of event.updatedFields) {
       // Before each change the log agrees with itself.
-      expect((event.previousValues ?? {})[field], field).toEqual(state.get(field));
-      const value = (event.newValues ?? {})[field];
+      expect(event.previousValues?.[field], field).toEqual(state.get(field));
+      const value = event.newValues?.[field];
       if (value === null) state.delete(field);
       else state.set(field, value);
     }
@@ -449,7 +449,7 @@ describe("the log", () => {
       recordedAt: entity.createdAt,
     });
     expect(created?.newValues).toEqual(asEvent(entity));
-    expect((created?.newValues?.entityData as any).company).toMatchObject({
+    expect((created?.newValues?.entityData as any)?.company).toMatchObject({
       revenue: 5e7,
       employees: 0,
       address: { city: "X", floor: 2 },
