@@ -257,6 +257,15 @@ try {
   await step("and finds nothing to do the second time", async () =>
     expect(await importExample(), /^created 0, updated 0, unchanged [1-9]\d*, failed 0$/m),
   );
+  await step("the calls of the README are answered as it says", async () =>
+    expect(
+      await run("npm", ["exec", "--", "node", "scripts/readme-calls.ts"], "zero", {
+        ENTITY_SERVICE_URL: `http://${address}`,
+        ENTITY_SERVICE_API_KEY: key,
+      }),
+      /^(\d+) of \1 calls/m,
+    ),
+  );
   await step("curl reads the metrics", async () =>
     expect(await curl(`http://${address}/metrics`), /^# TYPE \w+ histogram$/m),
   );
