@@ -36,7 +36,12 @@ const transactionsOf = async (entity: { id: string }) =>
 const userEventsOf = async (entity: { id: string }) =>
   (await service.client.activity.listUserEvents({ lookup: byId(entity), pageSize: 1000 })).userEvents;
 const change = (entity: { id: string }, newExternalId: string, keepPreviousAsAlias = false) =>
-  service.client.entities.changeExternalId({ lookup: byId(entity), newExternalId, reason: "migration", keepPreviousAsAlias });
+  service.client.entities.changeExternalId({
+    lookup: byId(entity),
+    newExternalId,
+    reason: "migration",
+    keepPreviousAsAlias,
+  });
 
 async function storedRows(): Promise<number> {
   const [row] = await service.sql<{ n: string }>(
@@ -64,12 +69,21 @@ describe("RecordTransactions", () => {
       { externalId: ` ${alias} ` },
       { taxId: ` ${person.taxId?.toUpperCase()}. ` },
     ];
-    const results = await record(...parties.map((origin) => payment({ origin })), ...parties.map((destination) => payment({ destination })));
+    const results = await record(
+      ...parties.map((origin) => payment({ origin })),
+      ...parties.map((destination) => payment({ destination })),
+    );
     for (const [i, { transaction, outcome }] of results.entries()) {
       expect(outcome).toBe(RecordOutcome.CREATED);
       expect(transaction?.id).toMatch(/^[0-9a-f-]{36}$/);
       const side = i < 4 ? transaction?.origin : transaction?.destination;
-      expect(side).toMatchObject({ entityId: person.id, externalId: person.externalId, taxId: "", name: "", country: "" });
+      expect(side).toMatchObject({
+        entityId: person.id,
+        externalId: person.externalId,
+        taxId: "",
+        name: "",
+        country: "",
+      });
       expect(i < 4 ? transaction?.destination : transaction?.origin).toBeUndefined();
     }
     const listed = await transactionsOf(person);
@@ -80,8 +94,15 @@ describe("RecordTransactions", () => {
   it("rule 72a: a counterparty outside the system keeps its name and country and becomes no entity", async () => {
     const person = await newPerson(service.client, { externalId: unique("p") });
     const [{ n: before } = { n: "" }] = await service.sql<{ n: string }>("select count(*) as n from entity");
-    const [result] = await record(payment({ origin: { externalId: person.externalId }, destination: { name: "ACME Ltda", country: "uy" } }));
-    expect(result?.transaction?.destination).toMatchObject({ entityId: "", externalId: "", name: "ACME Ltda", country: "UY" });
+    const [result] = await record(
+      payment({ origin: { externalId: person.externalId }, destination: { name: "ACME Ltda", country: "uy" } }),
+    );
+    expect(result?.transaction?.destination).toMatchObject({
+      entityId: "",
+      externalId: "",
+      name: "ACME Ltda",
+      country: "UY",
+    });
     const [listed] = await transactionsOf(person);
     expect(listed).toEqual(result?.transaction);
     expect(await service.sql("select count(*) as n from entity")).toEqual([{ n: before }]);
@@ -95,27 +116,43 @@ describe("RecordTransactions", () => {
   it("rule 72a: a name and a country beside a key are kept as the caller's words", async () => {
     const person = await newPerson(service.client, { externalId: unique("p") });
     const [result] = await record(payment({ origin: { entityId: person.id, name: "Anita", country: "ar" } }));
-    expect(result?.transaction?.origin).toMatchObject({ entityId: person.id, externalId: person.externalId, name: "Anita", country: "AR" });
+    expect(result?.transaction?.origin).toMatchObject({
+      entityId: person.id,
+      externalId: person.externalId,
+      name: "Anita",
+      country: "AR",
+    });
     expect((await current(service.client, person)).name).toBe("Ana Souza");
   });
 
-  it.each(["origin", "destination"] as const)("rule 72a: an unknown %s refuses the whole list with its index, by every key", async (side) => {
-    const person = await newPerson(service.client, { externalId: unique("p") });
-    const other = await newPerson((await service.newOrganization()).client, { externalId: unique("elsewhere"), taxId: unique("t") });
-    const unknown = [
-      { entityId: "00000000-0000-7000-8000-000000000000" },
-      { entityId: other.id },
-      { externalId: unique("nobody") },
-      { externalId: other.externalId },
-      { taxId: other.taxId ?? "" },
-    ];
-    for (const party of unknown) {
-      const call = () => record(payment({ origin: { entityId: person.id } }), payment({ [side]: party }), payment({ externalId: unique("x") }));
-      const refused = await refusedWithoutRow(call);
-      expect(refused).toMatchObject({ code: 5, reason: "NOT_FOUND", metadata: { index: "1" } });
-      expect(refused.metadata.field).toMatch(new RegExp(`^transactions\\[1\\]\\.${side}`));
-    }
-  });
+  it.each(["origin", "destination"] as const)(
+    "rule 72a: an unknown %s refuses the whole list with its index, by every key",
+    async (side) => {
+      const person = await newPerson(service.client, { externalId: unique("p") });
+      const other = await newPerson((await service.newOrganization()).client, {
+        externalId: unique("elsewhere"),
+        taxId: unique("t"),
+      });
+      const unknown = [
+        { entityId: "00000000-0000-7000-8000-000000000000" },
+        { entityId: other.id },
+        { externalId: unique("nobody") },
+        { externalId: other.externalId },
+        { taxId: other.taxId ?? "" },
+      ];
+      for (const party of unknown) {
+        const call = () =>
+          record(
+            payment({ origin: { entityId: person.id } }),
+            payment({ [side]: party }),
+            payment({ externalId: unique("x") }),
+          );
+        const refused = await refusedWithoutRow(call);
+        expect(refused).toMatchObject({ code: 5, reason: "NOT_FOUND", metadata: { index: "1" } });
+        expect(refused.metadata.field).toMatch(new RegExp(`^transactions\\[1\\]\\.${side}`));
+      }
+    },
+  );
 
   it("rule 72a: the sides of one row are told apart, and the first row at fault is named", async () => {
     const person = await newPerson(service.client, { externalId: unique("p") });
@@ -125,7 +162,10 @@ describe("RecordTransactions", () => {
         payment({ origin: { entityId: person.id }, destination: { externalId: unique("nobody") } }),
         payment({ origin: { externalId: unique("nobody") } }),
       );
-    expect((await refusedWithoutRow(call)).metadata).toMatchObject({ index: "1", field: "transactions[1].destination" });
+    expect((await refusedWithoutRow(call)).metadata).toMatchObject({
+      index: "1",
+      field: "transactions[1].destination",
+    });
   });
 
   it("rules 10, 72a: an ambiguous tax id refuses the list, with the index and the candidates", async () => {
@@ -142,21 +182,32 @@ describe("RecordTransactions", () => {
     await service.client.entities.deleteEntity({ lookup: byId(gone), reason: "customer left" });
     for (const origin of [{ entityId: gone.id }, { externalId: gone.externalId }]) {
       const refused = await refusedWithoutRow(() => record(payment({}), payment({ origin })));
-      expect(refused).toMatchObject({ code: 9, reason: "ENTITY_DELETED", metadata: { index: "1", entity_id: gone.id } });
+      expect(refused).toMatchObject({
+        code: 9,
+        reason: "ENTITY_DELETED",
+        metadata: { index: "1", entity_id: gone.id },
+      });
     }
-    expect(await refusedWithoutRow(() => record(payment({ origin: { taxId: gone.taxId ?? "" } })))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusedWithoutRow(() => record(payment({ origin: { taxId: gone.taxId ?? "" } })))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
   });
 
   it("rules 1, 4, 72a: two keys, a blank one and a malformed id are refused with the path of the item", async () => {
     const person = await newPerson(service.client, { externalId: unique("p") });
-    const two = await refusedWithoutRow(() => record(payment({}), payment({ origin: { entityId: person.id, externalId: person.externalId } })));
+    const two = await refusedWithoutRow(() =>
+      record(payment({}), payment({ origin: { entityId: person.id, externalId: person.externalId } })),
+    );
     expect(two).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["transactions[1].origin"] });
     for (const [origin, field] of [
       [{ externalId: "  " }, "transactions[1].origin.external_id"],
       [{ taxId: "--" }, "transactions[1].origin.tax_id"],
       [{ entityId: " " }, "transactions[1].origin.entity_id"],
     ] as const) {
-      expect(await refusedWithoutRow(() => record(payment({}), payment({ origin })))).toMatchObject({ reason: "INVALID_LOOKUP", fields: [field] });
+      expect(await refusedWithoutRow(() => record(payment({}), payment({ origin })))).toMatchObject({
+        reason: "INVALID_LOOKUP",
+        fields: [field],
+      });
     }
     expect(await refusedWithoutRow(() => record(payment({ origin: { entityId: "42" } })))).toMatchObject({
       reason: "VALIDATION_ERROR",
@@ -165,7 +216,9 @@ describe("RecordTransactions", () => {
   });
 
   it("rule 72a: required and malformed fields are VALIDATION_ERROR, all at once, with their paths", async () => {
-    const refused = await refusedWithoutRow(() => record({}, payment({ amount: "1,5", currency: "REAL", origin: { country: "BRA" } })));
+    const refused = await refusedWithoutRow(() =>
+      record({}, payment({ amount: "1,5", currency: "REAL", origin: { country: "BRA" } })),
+    );
     expect(refused).toMatchObject({ code: 3, reason: "VALIDATION_ERROR" });
     expect(refused.fields.toSorted()).toEqual(
       [
@@ -180,25 +233,46 @@ describe("RecordTransactions", () => {
     );
   });
 
-  it.each(["0", "007", "-0.5", "0.10", "1250.00", "99999999999999999999.9999999999", "-99999999999999999999", "100.1000000000", "0.0000000001"])(
-    "rule 72a: the amount %s is kept as sent",
-    async (amount) => {
-      const person = await newPerson(service.client, { externalId: unique("p") });
-      const [result] = await record(payment({ amount, origin: { entityId: person.id } }));
-      expect(result?.transaction?.amount).toBe(amount);
-      expect((await transactionsOf(person))[0]?.amount).toBe(amount);
-    },
-  );
+  it.each([
+    "0",
+    "007",
+    "-0.5",
+    "0.10",
+    "1250.00",
+    "99999999999999999999.9999999999",
+    "-99999999999999999999",
+    "100.1000000000",
+    "0.0000000001",
+  ])("rule 72a: the amount %s is kept as sent", async (amount) => {
+    const person = await newPerson(service.client, { externalId: unique("p") });
+    const [result] = await record(payment({ amount, origin: { entityId: person.id } }));
+    expect(result?.transaction?.amount).toBe(amount);
+    expect((await transactionsOf(person))[0]?.amount).toBe(amount);
+  });
 
-  it.each(["", " ", "1.", ".5", "1e3", "NaN", "Infinity", "0x10", "1 000", "1,000.00", "--1", "+-1", "١٢", "1.00000000001", "100000000000000000000", "1\n"])(
-    "rule 72a: the amount %j is VALIDATION_ERROR",
-    async (amount) => {
-      expect(await refusedWithoutRow(() => record(payment({ amount })))).toMatchObject({
-        reason: "VALIDATION_ERROR",
-        fields: ["transactions[0].amount"],
-      });
-    },
-  );
+  it.each([
+    "",
+    " ",
+    "1.",
+    ".5",
+    "1e3",
+    "NaN",
+    "Infinity",
+    "0x10",
+    "1 000",
+    "1,000.00",
+    "--1",
+    "+-1",
+    "١٢",
+    "1.00000000001",
+    "100000000000000000000",
+    "1\n",
+  ])("rule 72a: the amount %j is VALIDATION_ERROR", async (amount) => {
+    expect(await refusedWithoutRow(() => record(payment({ amount })))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["transactions[0].amount"],
+    });
+  });
 
   it("rule 72a: an amount may have a plus sign, as the contract says an optional sign", async () => {
     const [result] = await record(payment({ amount: "+5.00" }));
@@ -206,10 +280,17 @@ describe("RecordTransactions", () => {
   });
 
   it("contract: an empty list and one over 1000 are VALIDATION_ERROR; 1000 are stored together", async () => {
-    expect(await refusal(service.client.activity.recordTransactions({}))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["transactions"] });
+    expect(await refusal(service.client.activity.recordTransactions({}))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["transactions"],
+    });
     const person = await newPerson(service.client, { externalId: unique("p") });
-    const many = (count: number) => Array.from({ length: count }, (_, i) => payment({ origin: { entityId: person.id }, amount: String(i) }));
-    expect(await refusedWithoutRow(() => record(...many(1001)))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["transactions"] });
+    const many = (count: number) =>
+      Array.from({ length: count }, (_, i) => payment({ origin: { entityId: person.id }, amount: String(i) }));
+    expect(await refusedWithoutRow(() => record(...many(1001)))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["transactions"],
+    });
     const results = await record(...many(1000));
     expect(results.map((result) => result.transaction?.amount)).toEqual(many(1000).map((item) => item.amount));
     expect(await transactionsOf(person)).toHaveLength(1000);
@@ -246,9 +327,15 @@ describe("RecordTransactions", () => {
       transactions: [payment({ externalId: unique("t"), origin: { entityId: person.id } })],
       validateOnly: true,
     });
-    expect(results[0]).toMatchObject({ outcome: RecordOutcome.CREATED, transaction: { origin: { externalId: person.externalId } } });
+    expect(results[0]).toMatchObject({
+      outcome: RecordOutcome.CREATED,
+      transaction: { origin: { externalId: person.externalId } },
+    });
     expect(await storedRows()).toBe(before);
-    const bad = service.client.activity.recordTransactions({ transactions: [payment({ origin: { externalId: unique("no") } })], validateOnly: true });
+    const bad = service.client.activity.recordTransactions({
+      transactions: [payment({ origin: { externalId: unique("no") } })],
+      validateOnly: true,
+    });
     expect(await refusal(bad)).toMatchObject({ reason: "NOT_FOUND" });
   });
 
@@ -257,7 +344,10 @@ describe("RecordTransactions", () => {
     await record(payment({ origin: { entityId: person.id }, destination: { externalId: person.externalId } }));
     const listed = await transactionsOf(person);
     expect(listed).toHaveLength(1);
-    expect(listed[0]).toMatchObject({ origin: { entityId: person.id }, destination: { entityId: person.id, externalId: person.externalId } });
+    expect(listed[0]).toMatchObject({
+      origin: { entityId: person.id },
+      destination: { entityId: person.id, externalId: person.externalId },
+    });
   });
 
   it("rules 25, 60: recording writes no event and does not touch the entity", async () => {
@@ -360,7 +450,11 @@ describe("a transaction's own external_id", () => {
 
   it("rule 72a: twice in one list, trimmed, is VALIDATION_ERROR", async () => {
     const id = unique("t");
-    expect(await refusedWithoutRow(() => record(payment({ externalId: id }), payment({}), payment({ externalId: ` ${id}` })))).toMatchObject({
+    expect(
+      await refusedWithoutRow(() =>
+        record(payment({ externalId: id }), payment({}), payment({ externalId: ` ${id}` })),
+      ),
+    ).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["transactions[2].external_id"],
     });
@@ -406,10 +500,18 @@ describe("RecordUserEvents", () => {
       login({ taxId: person.taxId ?? "" }),
     );
     for (const event of events) {
-      expect(event).toMatchObject({ entityId: person.id, entityExternalId: person.externalId, taxId: "", eventType: "login", occurredAt: AT });
+      expect(event).toMatchObject({
+        entityId: person.id,
+        entityExternalId: person.externalId,
+        taxId: "",
+        eventType: "login",
+        occurredAt: AT,
+      });
     }
     expect(events[0]?.payload).toEqual({ ip: "10.0.0.1" });
-    expect((await userEventsOf(person)).map((event) => event.id).sort()).toEqual(events.map((event) => event.id).sort());
+    expect((await userEventsOf(person)).map((event) => event.id).sort()).toEqual(
+      events.map((event) => event.id).sort(),
+    );
   });
 
   it("refuses the whole list with the index of an unknown, an ambiguous and a deleted entity", async () => {
@@ -454,7 +556,11 @@ describe("RecordUserEvents", () => {
   it("rule 73: required fields, and an empty list, are VALIDATION_ERROR", async () => {
     const person = await newPerson(service.client, { externalId: unique("p") });
     expect(await refusal(service.client.activity.recordUserEvents({}))).toMatchObject({ fields: ["user_events"] });
-    expect(await refusedWithoutRow(() => recordEvents({ entityId: person.id }, login({ entityId: person.id, eventType: " " })))).toMatchObject({
+    expect(
+      await refusedWithoutRow(() =>
+        recordEvents({ entityId: person.id }, login({ entityId: person.id, eventType: " " })),
+      ),
+    ).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["user_events[0].event_type", "user_events[0].occurred_at", "user_events[1].event_type"],
     });
@@ -463,7 +569,10 @@ describe("RecordUserEvents", () => {
   it("rule 38: validate_only stores nothing", async () => {
     const person = await newPerson(service.client, { externalId: unique("p") });
     const before = await storedRows();
-    const { userEvents } = await service.client.activity.recordUserEvents({ userEvents: [login({ entityId: person.id })], validateOnly: true });
+    const { userEvents } = await service.client.activity.recordUserEvents({
+      userEvents: [login({ entityId: person.id })],
+      validateOnly: true,
+    });
     expect(userEvents[0]).toMatchObject({ entityExternalId: person.externalId });
     expect(await storedRows()).toBe(before);
   });
@@ -532,9 +641,14 @@ describe("ListTransactions and ListUserEvents", () => {
       expect((await service.client.activity.listUserEvents({ lookup })).userEvents).toHaveLength(1);
     }
     const other = await service.newOrganization();
-    expect(await refusal(other.client.activity.listTransactions({ lookup: byId(person) }))).toMatchObject({ reason: "NOT_FOUND", message: "Entity not found" });
+    expect(await refusal(other.client.activity.listTransactions({ lookup: byId(person) }))).toMatchObject({
+      reason: "NOT_FOUND",
+      message: "Entity not found",
+    });
     expect(await refusal(service.client.activity.listTransactions({}))).toMatchObject({ reason: "INVALID_LOOKUP" });
-    expect(await refusal(service.client.activity.listUserEvents({ lookup: byId({ id: "x" }) }))).toMatchObject({ reason: "VALIDATION_ERROR" });
+    expect(await refusal(service.client.activity.listUserEvents({ lookup: byId({ id: "x" }) }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+    });
     await service.client.entities.deleteEntity({ lookup: byId(person), reason: "customer left" });
     expect(await transactionsOf(person)).toHaveLength(1);
   });
@@ -551,7 +665,11 @@ describe("the copies of an external id", () => {
       payment({ origin: { entityId: person.id }, destination: { entityId: person.id } }),
       payment({ externalId: own, origin: { entityId: other.id } }),
     );
-    await recordEvents(login({ entityId: person.id }), login({ entityExternalId: person.externalId }), login({ entityId: other.id }));
+    await recordEvents(
+      login({ entityId: person.id }),
+      login({ entityExternalId: person.externalId }),
+      login({ entityId: other.id }),
+    );
     const next = unique("q");
     await change(person, next);
     const stored = await service.sql(
@@ -567,13 +685,17 @@ describe("the copies of an external id", () => {
         [other.externalId, null],
       ].sort(),
     );
-    expect(await service.sql("select distinct entity_external_id as id from user_event where entity_id = $1", [person.id])).toEqual([{ id: next }]);
+    expect(
+      await service.sql("select distinct entity_external_id as id from user_event where entity_id = $1", [person.id]),
+    ).toEqual([{ id: next }]);
     for (const row of await transactionsOf(person)) {
       for (const side of [row.origin, row.destination]) {
         expect(side?.externalId).toBe(side?.entityId === person.id ? next : other.externalId);
       }
     }
-    expect((await lastEventOf(service.client, person)).metadata).toMatchObject({ rewrittenRows: { transactions: 3, userEvents: 2 } });
+    expect((await lastEventOf(service.client, person)).metadata).toMatchObject({
+      rewrittenRows: { transactions: 3, userEvents: 2 },
+    });
     expect((await userEventsOf(other)).map((event) => event.entityExternalId)).toEqual([other.externalId]);
   });
 
@@ -616,8 +738,12 @@ describe("the copies of an external id", () => {
     expect((await transactionsOf(person))[0]?.origin).toMatchObject({ entityId: person.id, externalId: "" });
     const first = unique("first");
     await change(person, first);
-    expect(await service.sql("select origin_external_id as id from transaction where origin_entity_id = $1", [person.id])).toEqual([{ id: null }]);
-    expect(await service.sql("select entity_external_id as id from user_event where entity_id = $1", [person.id])).toEqual([{ id: null }]);
+    expect(
+      await service.sql("select origin_external_id as id from transaction where origin_entity_id = $1", [person.id]),
+    ).toEqual([{ id: null }]);
+    expect(
+      await service.sql("select entity_external_id as id from user_event where entity_id = $1", [person.id]),
+    ).toEqual([{ id: null }]);
     for (const id of [first, unique("second")]) {
       await change(person, id);
       const [row] = await transactionsOf(person);
@@ -639,7 +765,9 @@ describe("the copies of an external id", () => {
     await recordEvents(login({ entityId: person.id }));
     const [before] = await service.sql("select xmin::text as x from user_event where entity_id = $1", [person.id]);
     await change(person, ` ${person.externalId} `);
-    expect(await service.sql("select xmin::text as x from user_event where entity_id = $1", [person.id])).toEqual([before]);
+    expect(await service.sql("select xmin::text as x from user_event where entity_id = $1", [person.id])).toEqual([
+      before,
+    ]);
   });
 
   it("rule 49: with keep_previous_as_alias they follow the primary all the same", async () => {
@@ -665,7 +793,9 @@ describe("the copies of an external id", () => {
     await add(next, Designation.PRIMARY);
     expect((await transactionsOf(person))[0]?.origin?.externalId).toBe(next);
     expect((await userEventsOf(person))[0]?.entityExternalId).toBe(next);
-    expect((await lastEventOf(service.client, person)).metadata).toMatchObject({ rewrittenRows: { transactions: 1, userEvents: 1 } });
+    expect((await lastEventOf(service.client, person)).metadata).toMatchObject({
+      rewrittenRows: { transactions: 1, userEvents: 1 },
+    });
   });
 
   it("rules 48, 49: the next owner of a freed id does not get the rows of the one before", async () => {
@@ -676,7 +806,9 @@ describe("the copies of an external id", () => {
     const taker = await newPerson(service.client, { externalId: old });
     expect(await transactionsOf(taker)).toEqual([]);
     await change(taker, unique("r"));
-    expect((await transactionsOf(person))[0]?.origin?.externalId).toBe((await current(service.client, person)).externalId);
+    expect((await transactionsOf(person))[0]?.origin?.externalId).toBe(
+      (await current(service.client, person)).externalId,
+    );
   });
 
   it("rule 50: a failure rolls back all of it, the rewritten rows too", async () => {
@@ -685,7 +817,9 @@ describe("the copies of an external id", () => {
     await recordEvents(login({ entityId: person.id }));
     const next = unique("q");
     // The last statement of the change fails: the event is refused by the database.
-    await service.sql(`alter table entity_event add constraint sabotage check (external_id is distinct from '${next}')`);
+    await service.sql(
+      `alter table entity_event add constraint sabotage check (external_id is distinct from '${next}')`,
+    );
     try {
       await refusal(change(person, next));
     } finally {
@@ -694,6 +828,8 @@ describe("the copies of an external id", () => {
     expect(await current(service.client, person)).toEqual(person);
     expect((await transactionsOf(person))[0]?.origin?.externalId).toBe(person.externalId);
     expect((await userEventsOf(person))[0]?.entityExternalId).toBe(person.externalId);
-    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(next) }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(next) }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
   });
 });

@@ -31,7 +31,11 @@ describe("what an event tells", () => {
         entityData: {
           kind: {
             case: "person",
-            value: { firstName: "Ana", address: { city: "Rosario", additional: { barrio: "Centro" } }, additional: { vip: true } },
+            value: {
+              firstName: "Ana",
+              address: { city: "Rosario", additional: { barrio: "Centro" } },
+              additional: { vip: true },
+            },
           },
         },
         attributes: { tier: "gold", gone: null },
@@ -120,7 +124,11 @@ describe("what an event tells", () => {
 
   it("rules 60, 61: the seed's update of status alone is ATTRIBUTE_CHANGED with the seed's words", async () => {
     const person = await newPerson(service.client, { status: EntityStatus.UNDER_REVIEW });
-    await service.client.entities.updateEntity({ lookup: byId(person), entity: { status: EntityStatus.REJECTED }, reason: "no" });
+    await service.client.entities.updateEntity({
+      lookup: byId(person),
+      entity: { status: EntityStatus.REJECTED },
+      reason: "no",
+    });
     expect(await lastEventOf(service.client, person)).toMatchObject({
       type: EventType.ATTRIBUTE_CHANGED,
       updatedFields: ["status"],
@@ -133,7 +141,12 @@ describe("what an event tells", () => {
     const person = await newPerson(service.client);
     await service.client.entities.updateEntity({
       lookup: byId(person),
-      entity: { taxId: "12-3", nationality: "AR", attributes: { a: 1 }, entityData: { kind: { case: "person", value: { firstName: "A" } } } },
+      entity: {
+        taxId: "12-3",
+        nationality: "AR",
+        attributes: { a: 1 },
+        entityData: { kind: { case: "person", value: { firstName: "A" } } },
+      },
     });
     const set = await lastEventOf(service.client, person);
     expect(set.previousValues).toEqual({});
@@ -151,7 +164,13 @@ describe("what an event tells", () => {
     });
     const cleared = await lastEventOf(service.client, person);
     expect(cleared.previousValues).toEqual(set.newValues);
-    expect(cleared.newValues).toEqual({ taxId: null, taxIdCheck: null, nationality: null, attributes: null, entityData: null });
+    expect(cleared.newValues).toEqual({
+      taxId: null,
+      taxIdCheck: null,
+      nationality: null,
+      attributes: null,
+      entityData: null,
+    });
   });
 
   it("rule 61: a nationality recalculated from the data is an updated field", async () => {
@@ -171,7 +190,13 @@ describe("what an event tells", () => {
     const person = await newPerson(service.client, { attributes: { b: [1, { x: "y" }], a: 1 }, taxId: "12-3" });
     const answer = await service.client.entities.updateEntity({
       lookup: byId(person),
-      entity: { name: person.name, taxId: "12-3", attributes: { a: 1, b: [1, { x: "y" }] }, countryCode: "br", type: EntityType.PERSON },
+      entity: {
+        name: person.name,
+        taxId: "12-3",
+        attributes: { a: 1, b: [1, { x: "y" }] },
+        countryCode: "br",
+        type: EntityType.PERSON,
+      },
     });
     expect(answer.updatedFields).toEqual([]);
     expect(answer.entity).toEqual(person);
@@ -216,21 +241,29 @@ describe("what an event tells", () => {
     const lookup = byId(person);
     await service.client.entities.updateEntity({ lookup, entity: { attributes: { b: 2 } } });
     await service.client.entities.changeExternalId({ lookup, newExternalId: unique("y"), reason: "migration" });
-    await service.client.entities.addExternalIds({ lookup, externalIds: [{ externalId: unique("z"), designation: Designation.PRIMARY }] });
+    await service.client.entities.addExternalIds({
+      lookup,
+      externalIds: [{ externalId: unique("z"), designation: Designation.PRIMARY }],
+    });
     await service.client.entities.updateEntity({ lookup, entity: { attributes: { a: null, b: null } } });
     await service.client.entities.updateEntity({ lookup, entity: { attributes: { c: 3 } } });
     const events = await eventsOf(service.client, person);
     expect(events.map((event) => event.entityVersion)).toEqual([1n, 2n, 3n, 4n, 5n, 6n]);
     const state: Record<string, unknown> = {};
     for (const event of events) {
-      const before = Object.fromEntries(event.updatedFields.flatMap((field) => (field in state ? [[field, state[field]]] : [])));
+      const before = Object.fromEntries(
+        event.updatedFields.flatMap((field) => (field in state ? [[field, state[field]]] : [])),
+      );
       expect(event.previousValues).toEqual(before);
       for (const [field, value] of Object.entries(event.newValues ?? {})) {
         if (value === null) delete state[field];
         else state[field] = value;
       }
     }
-    expect(state).toMatchObject({ attributes: { c: 3 }, externalId: (await current(service.client, person)).externalId });
+    expect(state).toMatchObject({
+      attributes: { c: 3 },
+      externalId: (await current(service.client, person)).externalId,
+    });
     const times = events.map((event) => micros(event.recordedAt));
     expect(times.every((time, i) => i === 0 || time > (times[i - 1] ?? 0n))).toBe(true);
   });
@@ -262,7 +295,10 @@ describe("who, whence, when", () => {
   });
 
   it("rule 67: actor is the user of x-actor-id, source is x-source, principal stays the API key", async () => {
-    const client = await service.organization.clientWith(["entities:write", "entities:read"], { actorId: "user-7", source: "dashboard" });
+    const client = await service.organization.clientWith(["entities:write", "entities:read"], {
+      actorId: "user-7",
+      source: "dashboard",
+    });
     const person = await newPerson(client);
     await client.entities.updateEntity({ lookup: byId(person), entity: { name: "B" } });
     const [created, updated] = await eventsOf(client, person);
@@ -275,7 +311,9 @@ describe("who, whence, when", () => {
   });
 
   it("rule 67: only ChangeExternalId has its own source; the others keep that of the call", async () => {
-    const client = await service.organization.clientWith(["entities:write", "entities:read", "external_ids:change"], { source: "batch" });
+    const client = await service.organization.clientWith(["entities:write", "entities:read", "external_ids:change"], {
+      source: "batch",
+    });
     const person = await newPerson(client, { externalId: unique("x") });
     const lookup = byId(person);
     await client.entities.addExternalIds({ lookup, externalIds: [{ externalId: unique("y") }] });
@@ -294,15 +332,42 @@ describe("who, whence, when", () => {
     const kept = { seconds: 1_600_000_000n, nanos: 123_456_000 };
     const lookup = byExternalId(unique("x"));
     const entity = { type: EntityType.PERSON, name: "A", countryCode: "BR" };
-    const { entity: person } = await service.client.entities.updateEntity({ lookup, entity, allowMissing: true, occurredAt: at });
-    await service.client.entities.updateEntity({ lookup, entity: { name: "B" }, occurredAt: { seconds: 1n, nanos: 0 } });
-    await service.client.entities.changeExternalId({ lookup, newExternalId: unique("y"), reason: "migration", keepPreviousAsAlias: true, occurredAt: at });
-    await service.client.entities.addExternalIds({ lookup, externalIds: [{ externalId: unique("z") }], occurredAt: at });
+    const { entity: person } = await service.client.entities.updateEntity({
+      lookup,
+      entity,
+      allowMissing: true,
+      occurredAt: at,
+    });
+    await service.client.entities.updateEntity({
+      lookup,
+      entity: { name: "B" },
+      occurredAt: { seconds: 1n, nanos: 0 },
+    });
+    await service.client.entities.changeExternalId({
+      lookup,
+      newExternalId: unique("y"),
+      reason: "migration",
+      keepPreviousAsAlias: true,
+      occurredAt: at,
+    });
+    await service.client.entities.addExternalIds({
+      lookup,
+      externalIds: [{ externalId: unique("z") }],
+      occurredAt: at,
+    });
     await service.client.entities.deleteEntity({ lookup, reason: "customer left", occurredAt: at });
     await service.client.entities.undeleteEntity({ lookup, reason: "customer is back", occurredAt: at });
     const events = await eventsOf(service.client, person ?? { id: "" });
-    expect(events.map((event) => event.occurredAt)).toMatchObject([kept, { seconds: 1n, nanos: 0 }, kept, kept, kept, kept]);
-    for (const event of events) expect(Math.abs(Number(event.recordedAt?.seconds) - Date.now() / 1000)).toBeLessThan(3600);
+    expect(events.map((event) => event.occurredAt)).toMatchObject([
+      kept,
+      { seconds: 1n, nanos: 0 },
+      kept,
+      kept,
+      kept,
+      kept,
+    ]);
+    for (const event of events)
+      expect(Math.abs(Number(event.recordedAt?.seconds) - Date.now() / 1000)).toBeLessThan(3600);
     const bare = await newPerson(service.client);
     await service.client.entities.assignExternalId({ lookup: byId(bare), externalId: unique("a"), occurredAt: at });
     expect((await lastEventOf(service.client, bare)).occurredAt).toMatchObject(kept);
@@ -317,7 +382,9 @@ describe("who, whence, when", () => {
 
   it("rule 39: the event carries the request_id, in lower case, of the call that made it, and its replay adds none", async () => {
     const headers = captureHeaders();
-    const client = await service.organization.clientWith(["entities:write", "entities:read"], { interceptors: [headers.interceptor] });
+    const client = await service.organization.clientWith(["entities:write", "entities:read"], {
+      interceptors: [headers.interceptor],
+    });
     const requestId = "0190B5C4-7A7E-4C3B-9D2E-3F1A2B3C4D5E";
     const person = await newPerson(client);
     const call = () => client.entities.updateEntity({ lookup: byId(person), entity: { name: "B" }, requestId });
@@ -342,7 +409,11 @@ describe("ListEntityEvents", () => {
     const bob = await organization.clientWith(scopes, { actorId: "bob" });
     for (const [i, client] of [alice, bob, alice].entries()) {
       const person = await newPerson(client, { externalId: `p${i}`, taxId: `tax-${i}` });
-      await bob.entities.updateEntity({ lookup: byId(person), entity: { name: "B" }, requestId: `00000000-0000-4000-8000-00000000000${i}` });
+      await bob.entities.updateEntity({
+        lookup: byId(person),
+        entity: { name: "B" },
+        requestId: `00000000-0000-4000-8000-00000000000${i}`,
+      });
       await alice.entities.updateEntity({ lookup: byId(person), entity: { name: "C" } });
       await client.entities.changeExternalId({ lookup: byId(person), newExternalId: `q${i}`, reason: "migration" });
     }
@@ -364,7 +435,11 @@ describe("ListEntityEvents", () => {
     const middle = made[5]?.recordedAt;
     const filters: [string, object, (event: EntityEvent) => boolean][] = [
       ["lookup", { lookup: byId({ id: person }) }, (event) => event.entityId === person],
-      ["types", { types: [EventType.ATTRIBUTE_CHANGED, EventType.CREATED] }, (event) => event.type !== EventType.EXTERNAL_ID_CHANGED],
+      [
+        "types",
+        { types: [EventType.ATTRIBUTE_CHANGED, EventType.CREATED] },
+        (event) => event.type !== EventType.EXTERNAL_ID_CHANGED,
+      ],
       ["actor", { actor: "bob" }, (event) => event.actor === "bob"],
       ["principal", { principal: first?.principal }, (event) => event.principal === first?.principal],
       ["request_id", { requestId: "00000000-0000-4000-8000-000000000001" }, (event) => event.requestId.endsWith("1")],
@@ -393,12 +468,19 @@ describe("ListEntityEvents", () => {
 
   it("rule 63: pages of any size are the whole list, newest first, none twice, of the organization and of an entity", async () => {
     const person = made.find((event) => event.externalId === "q2")?.entityId ?? "";
-    for (const [lookup, all] of [[undefined, made], [byId({ id: person }), made.filter((event) => event.entityId === person)]] as const) {
+    for (const [lookup, all] of [
+      [undefined, made],
+      [byId({ id: person }), made.filter((event) => event.entityId === person)],
+    ] as const) {
       for (const pageSize of [1, 2, 3, 4, 5, 12, 1000]) {
         const found: string[] = [];
         let pageToken = "";
         do {
-          const page = await organization.client.entities.listEntityEvents({ ...(lookup && { lookup }), pageSize, pageToken });
+          const page = await organization.client.entities.listEntityEvents({
+            ...(lookup && { lookup }),
+            pageSize,
+            pageToken,
+          });
           expect(page.events.length).toBeLessThanOrEqual(pageSize);
           found.push(...ids(page.events));
           pageToken = page.nextPageToken;
@@ -410,10 +492,15 @@ describe("ListEntityEvents", () => {
 
   it("rule 63: what is written between two pages neither repeats nor hides an older event", async () => {
     const person = await newPerson(organization.client);
-    for (const name of ["B", "C", "D", "E"]) await organization.client.entities.updateEntity({ lookup: byId(person), entity: { name } });
+    for (const name of ["B", "C", "D", "E"])
+      await organization.client.entities.updateEntity({ lookup: byId(person), entity: { name } });
     const first = await organization.client.entities.listEntityEvents({ lookup: byId(person), pageSize: 2 });
     await organization.client.entities.updateEntity({ lookup: byId(person), entity: { name: "F" } });
-    const rest = await organization.client.entities.listEntityEvents({ lookup: byId(person), pageSize: 10, pageToken: first.nextPageToken });
+    const rest = await organization.client.entities.listEntityEvents({
+      lookup: byId(person),
+      pageSize: 10,
+      pageToken: first.nextPageToken,
+    });
     expect([...first.events, ...rest.events].map((event) => event.entityVersion)).toEqual([5n, 4n, 3n, 2n, 1n]);
   });
 
@@ -444,7 +531,9 @@ describe("ListEntityEvents", () => {
     ]) {
       expect(await refusal(list(request))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
     }
-    expect(await refusal(service.client.entities.listEntityEvents({ pageToken: nextPageToken }))).toMatchObject({ reason: "VALIDATION_ERROR" });
+    expect(await refusal(service.client.entities.listEntityEvents({ pageToken: nextPageToken }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+    });
     expect((await list({ pageSize: 2_000_000_000 })).nextPageToken).toBe("");
   });
 
@@ -456,7 +545,9 @@ describe("ListEntityEvents", () => {
     }
     const history = await organization.client.entities.listEntityEvents({ lookup: byExternalId("q0") });
     expect(history.events.map((event) => event.externalId)).toEqual(["q0", "p0", "p0", "p0"]);
-    expect(await refusal(organization.client.entities.listEntityEvents({ lookup: byExternalId("p0") }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(organization.client.entities.listEntityEvents({ lookup: byExternalId("p0") }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
   });
 
   it("rule 63: a freed id that another entity took answers that one's history alone", async () => {
@@ -478,14 +569,27 @@ describe("ListEntityEvents", () => {
     expect(await refusal(list({}))).toMatchObject({ reason: "INVALID_LOOKUP" });
     expect(await refusal(list(byExternalId("  ")))).toMatchObject({ reason: "INVALID_LOOKUP" });
     expect(await refusal(list(byId({ id: "nonsense" })))).toMatchObject({ reason: "VALIDATION_ERROR" });
-    expect(await refusal(list(byId(other)))).toMatchObject({ code: 5, reason: "NOT_FOUND", message: "Entity not found" });
+    expect(await refusal(list(byId(other)))).toMatchObject({
+      code: 5,
+      reason: "NOT_FOUND",
+      message: "Entity not found",
+    });
   });
 
   it("rule 63: bad filters are VALIDATION_ERROR, and an unknown actor answers nothing", async () => {
     const list = (request: object) => organization.client.entities.listEntityEvents(request);
-    expect(await refusal(list({ principal: "nonsense" }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["principal"] });
-    expect(await refusal(list({ requestId: "nonsense" }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["request_id"] });
-    expect(await refusal(list({ types: [EventType.UNSPECIFIED] }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["types[0]"] });
+    expect(await refusal(list({ principal: "nonsense" }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["principal"],
+    });
+    expect(await refusal(list({ requestId: "nonsense" }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["request_id"],
+    });
+    expect(await refusal(list({ types: [EventType.UNSPECIFIED] }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["types[0]"],
+    });
     expect(await refusal(list({ types: [99] }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["types[0]"] });
     expect((await list({ actor: "nobody" })).events).toEqual([]);
   });

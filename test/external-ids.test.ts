@@ -42,11 +42,14 @@ describe("ChangeExternalId", () => {
     expect(answer.entity?.createdAt).toEqual(person.createdAt);
   });
 
-  it.each(["", " ", "\t\n", "\u00a0"])("rule 44: the blank new external id %j is VALIDATION_ERROR", async (newExternalId) => {
-    const person = await newPerson(service.client, { externalId: unique("old") });
-    const refused = await unchangedAfter(person, change({ lookup: byId(person), newExternalId, reason: REASON }));
-    expect(refused).toMatchObject({ code: 3, reason: "VALIDATION_ERROR", fields: ["new_external_id"] });
-  });
+  it.each(["", " ", "\t\n", "\u00a0"])(
+    "rule 44: the blank new external id %j is VALIDATION_ERROR",
+    async (newExternalId) => {
+      const person = await newPerson(service.client, { externalId: unique("old") });
+      const refused = await unchangedAfter(person, change({ lookup: byId(person), newExternalId, reason: REASON }));
+      expect(refused).toMatchObject({ code: 3, reason: "VALIDATION_ERROR", fields: ["new_external_id"] });
+    },
+  );
 
   it("rule 44: keeps interior blanks, and finds the entity by them exactly", async () => {
     const person = await newPerson(service.client, { externalId: unique("old") });
@@ -63,7 +66,10 @@ describe("ChangeExternalId", () => {
     const person = await newPerson(service.client, { externalId: unique("old") });
     const longest = "\u{1f600}".repeat(255);
     const tooLong = change({ lookup: byId(person), newExternalId: `${longest}a`, reason: REASON });
-    expect(await unchangedAfter(person, tooLong)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["new_external_id"] });
+    expect(await unchangedAfter(person, tooLong)).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["new_external_id"],
+    });
     const { entity } = await change({ lookup: byId(person), newExternalId: ` ${longest} `, reason: REASON });
     expect(entity?.externalId).toBe(longest);
   });
@@ -87,20 +93,26 @@ describe("ChangeExternalId", () => {
     },
   );
 
-  it.each(["fives", "ééééé", "\u{1f600}".repeat(5), "r".repeat(4000), "\u{1f600}".repeat(4000), ` ${"r".repeat(4000)}\n`])(
-    "rule 45: a reason of 5 to 4000 code points after trimming is stored trimmed",
-    async (reason) => {
-      const person = await newPerson(service.client, { externalId: unique("old") });
-      await change({ lookup: byId(person), newExternalId: unique("new"), reason: `  ${reason} ` });
-      const event = await lastEventOf(service.client, person);
-      expect(event.reason).toBe(reason.trim());
-      expect(event.metadata).toMatchObject({ externalIdChangeReason: reason.trim() });
-    },
-  );
+  it.each([
+    "fives",
+    "ééééé",
+    "\u{1f600}".repeat(5),
+    "r".repeat(4000),
+    "\u{1f600}".repeat(4000),
+    ` ${"r".repeat(4000)}\n`,
+  ])("rule 45: a reason of 5 to 4000 code points after trimming is stored trimmed", async (reason) => {
+    const person = await newPerson(service.client, { externalId: unique("old") });
+    await change({ lookup: byId(person), newExternalId: unique("new"), reason: `  ${reason} ` });
+    const event = await lastEventOf(service.client, person);
+    expect(event.reason).toBe(reason.trim());
+    expect(event.metadata).toMatchObject({ externalIdChangeReason: reason.trim() });
+  });
 
   it("rule 45: 4001 code points are too many, in a no-op too", async () => {
     const person = await newPerson(service.client, { externalId: unique("old") });
-    const refused = await refusal(change({ lookup: byId(person), newExternalId: person.externalId, reason: "r".repeat(4001) }));
+    const refused = await refusal(
+      change({ lookup: byId(person), newExternalId: person.externalId, reason: "r".repeat(4001) }),
+    );
     expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["reason"] });
   });
 
@@ -120,9 +132,19 @@ describe("ChangeExternalId", () => {
 
   it("rule 46: the no-op frees no alias, with keep_previous_as_alias or without", async () => {
     const person = await newPerson(service.client, { externalId: unique("a") });
-    const { entity } = await change({ lookup: byId(person), newExternalId: unique("b"), reason: REASON, keepPreviousAsAlias: true });
+    const { entity } = await change({
+      lookup: byId(person),
+      newExternalId: unique("b"),
+      reason: REASON,
+      keepPreviousAsAlias: true,
+    });
     for (const keepPreviousAsAlias of [true, false]) {
-      const answer = await change({ lookup: byId(person), newExternalId: entity?.externalId ?? "", reason: REASON, keepPreviousAsAlias });
+      const answer = await change({
+        lookup: byId(person),
+        newExternalId: entity?.externalId ?? "",
+        reason: REASON,
+        keepPreviousAsAlias,
+      });
       expect(answer.changed).toBe(false);
       expect(answer.entity).toEqual(entity);
     }
@@ -134,8 +156,15 @@ describe("ChangeExternalId", () => {
     await change({ lookup: byId(other), newExternalId: b, reason: REASON, keepPreviousAsAlias: true });
     const person = await newPerson(service.client, { externalId: unique("mine") });
     for (const taken of [a, b, ` ${a} `]) {
-      const refused = await unchangedAfter(person, change({ lookup: byId(person), newExternalId: taken, reason: REASON }));
-      expect(refused).toMatchObject({ code: 6, reason: "DUPLICATE_EXTERNAL_ID", metadata: { field: "new_external_id" } });
+      const refused = await unchangedAfter(
+        person,
+        change({ lookup: byId(person), newExternalId: taken, reason: REASON }),
+      );
+      expect(refused).toMatchObject({
+        code: 6,
+        reason: "DUPLICATE_EXTERNAL_ID",
+        metadata: { field: "new_external_id" },
+      });
       expect(refused.message).not.toContain(a);
     }
   });
@@ -144,7 +173,10 @@ describe("ChangeExternalId", () => {
     const gone = await newPerson(service.client, { externalId: unique("gone") });
     await service.client.entities.deleteEntity({ lookup: byId(gone), reason: "no longer a customer" });
     const person = await newPerson(service.client, { externalId: unique("mine") });
-    const refused = await unchangedAfter(person, change({ lookup: byId(person), newExternalId: gone.externalId, reason: REASON }));
+    const refused = await unchangedAfter(
+      person,
+      change({ lookup: byId(person), newExternalId: gone.externalId, reason: REASON }),
+    );
     expect(refused).toMatchObject({ reason: "DUPLICATE_EXTERNAL_ID" });
   });
 
@@ -170,11 +202,16 @@ describe("ChangeExternalId", () => {
   it("rule 47: the entity's own alias becomes the primary, with its label, and the old primary is freed", async () => {
     const [a, b] = [unique("a"), unique("b")];
     const person = await newPerson(service.client, { externalId: a });
-    await service.client.entities.addExternalIds({ lookup: byId(person), externalIds: [{ externalId: b, type: "cif" }] });
+    await service.client.entities.addExternalIds({
+      lookup: byId(person),
+      externalIds: [{ externalId: b, type: "cif" }],
+    });
     const answer = await change({ lookup: byId(person), newExternalId: b, reason: REASON });
     expect(answer.changed).toBe(true);
     expect(answer.entity?.externalIds).toMatchObject([{ externalId: b, type: "cif", designation: PRIMARY }]);
-    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(a) }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(a) }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
     const taker = await newPerson(service.client, { externalId: a });
     expect(taker.externalId).toBe(a);
   });
@@ -192,7 +229,9 @@ describe("ChangeExternalId", () => {
     const old = unique("old");
     const person = await newPerson(service.client, { externalId: old });
     await change({ lookup: byExternalId(old), newExternalId: unique("new"), reason: REASON });
-    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(old) }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(old) }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
     const taker = await newPerson(service.client, { externalId: old });
     const found = await service.client.entities.getEntity({ lookup: byExternalId(old) });
     expect(found.entity?.id).toBe(taker.id);
@@ -212,10 +251,18 @@ describe("ChangeExternalId", () => {
     const old = unique("old");
     const person = await newPerson(service.client, { externalId: old });
     const next = unique("new");
-    const { entity } = await change({ lookup: byId(person), newExternalId: next, reason: REASON, keepPreviousAsAlias: true });
+    const { entity } = await change({
+      lookup: byId(person),
+      newExternalId: next,
+      reason: REASON,
+      keepPreviousAsAlias: true,
+    });
     expect(ids(entity)).toEqual([next, old]);
     expect((await service.client.entities.getEntity({ lookup: byExternalId(old) })).entity).toEqual(entity);
-    const updated = await service.client.entities.updateEntity({ lookup: byExternalId(old), entity: { name: "By alias" } });
+    const updated = await service.client.entities.updateEntity({
+      lookup: byExternalId(old),
+      entity: { name: "By alias" },
+    });
     expect(updated.entity).toMatchObject({ id: person.id, name: "By alias", externalId: next });
   });
 
@@ -238,7 +285,10 @@ describe("ChangeExternalId", () => {
   });
 
   it("rule 51: the event has before, after, actor, principal, source, reason and the metadata of the source", async () => {
-    const client = await service.organization.clientWith(["external_ids:change"], { actorId: "user-7", source: "dashboard" });
+    const client = await service.organization.clientWith(["external_ids:change"], {
+      actorId: "user-7",
+      source: "dashboard",
+    });
     const old = unique("old");
     const person = await newPerson(service.client, { externalId: old });
     const next = unique("new");
@@ -266,8 +316,14 @@ describe("ChangeExternalId", () => {
       recordedAt: entity?.updatedAt,
       occurredAt,
     });
-    expect(event.previousValues).toMatchObject({ externalId: old, externalIds: [{ externalId: old, designation: "primary" }] });
-    expect(event.newValues).toMatchObject({ externalId: next, externalIds: [{ externalId: next, designation: "primary" }] });
+    expect(event.previousValues).toMatchObject({
+      externalId: old,
+      externalIds: [{ externalId: old, designation: "primary" }],
+    });
+    expect(event.newValues).toMatchObject({
+      externalId: next,
+      externalIds: [{ externalId: next, designation: "primary" }],
+    });
     expect(Object.keys(event.newValues ?? {}).sort()).toEqual(["externalId", "externalIds"]);
     expect(event.metadata).toEqual({
       externalIdChangeReason: REASON,
@@ -283,7 +339,12 @@ describe("ChangeExternalId", () => {
     const person = await newPerson(service.client, { externalId: external, taxId: tax, countryCode: "AR" });
     const lookups = [byId(person), byExternalId(external), byTaxId(" 20 12345678/9 ")];
     for (const [i, lookup] of lookups.entries()) {
-      const answer = await change({ lookup, newExternalId: `${external}-${i}`, reason: REASON, keepPreviousAsAlias: true });
+      const answer = await change({
+        lookup,
+        newExternalId: `${external}-${i}`,
+        reason: REASON,
+        keepPreviousAsAlias: true,
+      });
       expect(answer.entity).toMatchObject({ id: person.id, externalId: `${external}-${i}` });
     }
   });
@@ -292,7 +353,10 @@ describe("ChangeExternalId", () => {
     const taxId = unique("tax");
     const one = await newPerson(service.client, { externalId: unique("one"), taxId });
     const two = await newPerson(service.client, { externalId: unique("two"), taxId: taxId.toUpperCase() });
-    const refused = await unchangedAfter(one, change({ lookup: byTaxId(taxId), newExternalId: unique("new"), reason: REASON }));
+    const refused = await unchangedAfter(
+      one,
+      change({ lookup: byTaxId(taxId), newExternalId: unique("new"), reason: REASON }),
+    );
     expect(refused).toMatchObject({ code: 9, reason: "AMBIGUOUS_TAX_ID_LOOKUP" });
     expect(refused.metadata.candidates?.split(",").sort()).toEqual([one.id, two.id].sort());
   });
@@ -308,8 +372,17 @@ describe("ChangeExternalId", () => {
     const person = await newPerson(service.client, { externalId: unique("old") });
     const updated = await service.client.entities.updateEntity({ lookup: byId(person), entity: { name: "Newer" } });
     const stale = change({ lookup: byId(person), newExternalId: unique("new"), reason: REASON, etag: person.etag });
-    expect(await refusal(stale)).toMatchObject({ code: 10, reason: "ETAG_MISMATCH", metadata: { etag: updated.entity?.etag } });
-    const answer = await change({ lookup: byId(person), newExternalId: unique("new"), reason: REASON, etag: updated.entity?.etag ?? "" });
+    expect(await refusal(stale)).toMatchObject({
+      code: 10,
+      reason: "ETAG_MISMATCH",
+      metadata: { etag: updated.entity?.etag },
+    });
+    const answer = await change({
+      lookup: byId(person),
+      newExternalId: unique("new"),
+      reason: REASON,
+      etag: updated.entity?.etag ?? "",
+    });
     expect(answer.changed).toBe(true);
   });
 
@@ -317,9 +390,15 @@ describe("ChangeExternalId", () => {
     const taken = await newPerson(immutable.client, { externalId: unique("taken") });
     const person = await newPerson(immutable.client, { externalId: unique("mine") });
     const request = { lookup: byId(person), newExternalId: taken.externalId, reason: REASON };
-    expect(await refusal(immutable.client.entities.changeExternalId({ ...request, etag: "stale" }))).toMatchObject({ reason: "ETAG_MISMATCH" });
-    expect(await refusal(immutable.client.entities.changeExternalId(request))).toMatchObject({ reason: "EXTERNAL_ID_IMMUTABLE" });
-    expect(await refusal(immutable.client.entities.changeExternalId({ ...request, keepPreviousAsAlias: true }))).toMatchObject({
+    expect(await refusal(immutable.client.entities.changeExternalId({ ...request, etag: "stale" }))).toMatchObject({
+      reason: "ETAG_MISMATCH",
+    });
+    expect(await refusal(immutable.client.entities.changeExternalId(request))).toMatchObject({
+      reason: "EXTERNAL_ID_IMMUTABLE",
+    });
+    expect(
+      await refusal(immutable.client.entities.changeExternalId({ ...request, keepPreviousAsAlias: true })),
+    ).toMatchObject({
       reason: "DUPLICATE_EXTERNAL_ID",
     });
   });
@@ -332,7 +411,12 @@ describe("ChangeExternalId", () => {
     expect(await current(service.client, person)).toEqual(person);
     expect(await eventsOf(service.client, person)).toHaveLength(1);
     const taken = await newPerson(service.client, { externalId: next });
-    const refused = change({ lookup: byId(person), newExternalId: taken.externalId, reason: REASON, validateOnly: true });
+    const refused = change({
+      lookup: byId(person),
+      newExternalId: taken.externalId,
+      reason: REASON,
+      validateOnly: true,
+    });
     expect(await refusal(refused)).toMatchObject({ reason: "DUPLICATE_EXTERNAL_ID" });
   });
 
@@ -364,7 +448,11 @@ describe("ChangeExternalId", () => {
 describe("an organization of the policy IMMUTABLE", () => {
   it("rule 53: refuses to free an id, and says what is allowed", async () => {
     const person = await newPerson(immutable.client, { externalId: unique("old") });
-    const call = immutable.client.entities.changeExternalId({ lookup: byId(person), newExternalId: unique("new"), reason: REASON });
+    const call = immutable.client.entities.changeExternalId({
+      lookup: byId(person),
+      newExternalId: unique("new"),
+      reason: REASON,
+    });
     const refused = await refusal(call);
     expect(refused).toMatchObject({ code: 9, reason: "EXTERNAL_ID_IMMUTABLE" });
     expect(refused.metadata.allowed).toContain("keep_previous_as_alias");
@@ -399,10 +487,18 @@ describe("an organization of the policy IMMUTABLE", () => {
 
   it("rules 46, 53: the current primary is a no-op, and a first id frees nothing", async () => {
     const person = await newPerson(immutable.client, { externalId: unique("same") });
-    const same = await immutable.client.entities.changeExternalId({ lookup: byId(person), newExternalId: person.externalId, reason: REASON });
+    const same = await immutable.client.entities.changeExternalId({
+      lookup: byId(person),
+      newExternalId: person.externalId,
+      reason: REASON,
+    });
     expect(same).toMatchObject({ success: true, changed: false });
     const bare = await newPerson(immutable.client);
-    const first = await immutable.client.entities.changeExternalId({ lookup: byId(bare), newExternalId: unique("first"), reason: REASON });
+    const first = await immutable.client.entities.changeExternalId({
+      lookup: byId(bare),
+      newExternalId: unique("first"),
+      reason: REASON,
+    });
     expect(first.changed).toBe(true);
   });
 
@@ -412,7 +508,9 @@ describe("an organization of the policy IMMUTABLE", () => {
     const request = () => ({ lookup: byId(person), newExternalId: unique("new"), reason: REASON });
     expect((await organization.client.entities.changeExternalId(request())).changed).toBe(true);
     await organization.client.organizations.updateOrganization({ organization: { externalIdPolicy: 2 } });
-    expect(await refusal(organization.client.entities.changeExternalId(request()))).toMatchObject({ reason: "EXTERNAL_ID_IMMUTABLE" });
+    expect(await refusal(organization.client.entities.changeExternalId(request()))).toMatchObject({
+      reason: "EXTERNAL_ID_IMMUTABLE",
+    });
     await organization.client.organizations.updateOrganization({ organization: { externalIdPolicy: 1 } });
     expect((await organization.client.entities.changeExternalId(request())).changed).toBe(true);
   });
@@ -425,7 +523,11 @@ describe("AssignExternalId", () => {
   it("rule 54: gives an entity that has none its external id, trimmed, and audits it", async () => {
     const person = await newPerson(service.client, { taxId: unique("t") });
     const value = unique("first");
-    const answer = await assign({ lookup: byTaxId(person.taxId ?? ""), externalId: ` ${value} `, reason: " onboarding " });
+    const answer = await assign({
+      lookup: byTaxId(person.taxId ?? ""),
+      externalId: ` ${value} `,
+      reason: " onboarding ",
+    });
     expect(answer).toMatchObject({ changed: true, entity: { externalId: value } });
     expect(primaries(answer.entity)).toEqual([value]);
     const event = await lastEventOf(service.client, person);
@@ -450,7 +552,11 @@ describe("AssignExternalId", () => {
 
   it("rule 54: the same value again is a no-op", async () => {
     const person = await newPerson(service.client, { externalId: unique("x") });
-    const answer = await assign({ lookup: byExternalId(person.externalId), externalId: ` ${person.externalId}`, reason: "again" });
+    const answer = await assign({
+      lookup: byExternalId(person.externalId),
+      externalId: ` ${person.externalId}`,
+      reason: "again",
+    });
     expect(answer.changed).toBe(false);
     expect(answer.entity).toEqual(person);
     expect(await eventsOf(service.client, person)).toHaveLength(1);
@@ -507,7 +613,9 @@ describe("AddExternalIds", () => {
     for (const id of [z, a]) {
       expect((await service.client.entities.getEntity({ lookup: byExternalId(id) })).entity).toEqual(entity);
     }
-    const times = (entity?.externalIds ?? []).map(({ attachedAt }) => (attachedAt?.seconds ?? 0n) * 1_000_000_000n + BigInt(attachedAt?.nanos ?? 0));
+    const times = (entity?.externalIds ?? []).map(
+      ({ attachedAt }) => (attachedAt?.seconds ?? 0n) * 1_000_000_000n + BigInt(attachedAt?.nanos ?? 0),
+    );
     expect(times).toEqual(times.toSorted((x, y) => (x < y ? -1 : 1)));
     expect(new Set(times).size).toBe(3);
   });
@@ -531,7 +639,10 @@ describe("AddExternalIds", () => {
     });
     expect(again.changed).toBe(false);
     expect(again.entity).toEqual(entity);
-    const designated = await add({ lookup: byId(person), externalIds: [{ externalId: person.externalId, designation: PRIMARY }] });
+    const designated = await add({
+      lookup: byId(person),
+      externalIds: [{ externalId: person.externalId, designation: PRIMARY }],
+    });
     expect(designated.changed).toBe(false);
     expect(await eventsOf(service.client, person)).toHaveLength(2);
   });
@@ -539,7 +650,10 @@ describe("AddExternalIds", () => {
   it("rule 55: own ids beside new ones are fine, and keep their time", async () => {
     const person = await newPerson(service.client, { externalId: unique("m") });
     const a = unique("a");
-    const { entity } = await add({ lookup: byId(person), externalIds: [{ externalId: a }, { externalId: person.externalId }] });
+    const { entity } = await add({
+      lookup: byId(person),
+      externalIds: [{ externalId: a }, { externalId: person.externalId }],
+    });
     expect(ids(entity)).toEqual([person.externalId, a]);
     expect(entity?.externalIds[0]?.attachedAt).toEqual(person.externalIds[0]?.attachedAt);
   });
@@ -547,12 +661,18 @@ describe("AddExternalIds", () => {
   it("rule 55: the same value twice in one list, trimmed, is VALIDATION_ERROR", async () => {
     const person = await newPerson(service.client, { externalId: unique("m") });
     const a = unique("a");
-    const call = add({ lookup: byId(person), externalIds: [{ externalId: a }, { externalId: unique("b") }, { externalId: ` ${a}` }] });
+    const call = add({
+      lookup: byId(person),
+      externalIds: [{ externalId: a }, { externalId: unique("b") }, { externalId: ` ${a}` }],
+    });
     expect(await unchangedAfter(person, call)).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["external_ids[2].external_id"],
     });
-    const own = add({ lookup: byId(person), externalIds: [{ externalId: person.externalId }, { externalId: person.externalId }] });
+    const own = add({
+      lookup: byId(person),
+      externalIds: [{ externalId: person.externalId }, { externalId: person.externalId }],
+    });
     expect(await unchangedAfter(person, own)).toMatchObject({ reason: "VALIDATION_ERROR" });
   });
 
@@ -563,14 +683,19 @@ describe("AddExternalIds", () => {
     const person = await newPerson(service.client, { externalId: unique("m") });
     const free = unique("free");
     for (const taken of [alias, other.externalId]) {
-      const call = add({ lookup: byId(person), externalIds: [{ externalId: free }, { externalId: person.externalId }, { externalId: taken }] });
+      const call = add({
+        lookup: byId(person),
+        externalIds: [{ externalId: free }, { externalId: person.externalId }, { externalId: taken }],
+      });
       expect(await unchangedAfter(person, call)).toMatchObject({
         code: 6,
         reason: "DUPLICATE_EXTERNAL_ID",
         metadata: { index: "2", field: "external_ids[2].external_id" },
       });
     }
-    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(free) }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(service.client.entities.getEntity({ lookup: byExternalId(free) }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
   });
 
   it("rule 55: an empty list, a blank item and a list over 100 are VALIDATION_ERROR", async () => {
@@ -582,7 +707,10 @@ describe("AddExternalIds", () => {
       reason: "VALIDATION_ERROR",
       fields: ["external_ids[1].external_id"],
     });
-    const long = add({ lookup: byId(person), externalIds: Array.from({ length: 101 }, (_, i) => ({ externalId: unique(`n${i}`) })) });
+    const long = add({
+      lookup: byId(person),
+      externalIds: Array.from({ length: 101 }, (_, i) => ({ externalId: unique(`n${i}`) })),
+    });
     expect(await unchangedAfter(person, long)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["external_ids"] });
   });
 
@@ -613,7 +741,9 @@ describe("AddExternalIds", () => {
     const { entity } = await add({ lookup: byId(person), externalIds: [{ externalId: a, designation: PRIMARY }] });
     expect(ids(entity)).toEqual([a, person.externalId]);
     expect(primaries(entity)).toEqual([a]);
-    expect((await service.client.entities.getEntity({ lookup: byExternalId(person.externalId) })).entity).toEqual(entity);
+    expect((await service.client.entities.getEntity({ lookup: byExternalId(person.externalId) })).entity).toEqual(
+      entity,
+    );
     const event = await lastEventOf(service.client, person);
     expect(event).toMatchObject({
       type: EventType.EXTERNAL_ID_CHANGED,
@@ -631,10 +761,19 @@ describe("AddExternalIds", () => {
     const a = unique("a");
     await add({ lookup: byId(person), externalIds: [{ externalId: a, type: "cif" }], reason: " second system " });
     const event = await lastEventOf(service.client, person);
-    expect(event).toMatchObject({ updatedFields: ["externalIds"], reason: "second system", externalIds: [person.externalId, a] });
-    expect(event.previousValues).toMatchObject({ externalIds: [{ externalId: person.externalId, designation: "primary" }] });
+    expect(event).toMatchObject({
+      updatedFields: ["externalIds"],
+      reason: "second system",
+      externalIds: [person.externalId, a],
+    });
+    expect(event.previousValues).toMatchObject({
+      externalIds: [{ externalId: person.externalId, designation: "primary" }],
+    });
     expect(event.newValues).toMatchObject({
-      externalIds: [{ externalId: person.externalId, designation: "primary" }, { externalId: a, type: "cif" }],
+      externalIds: [
+        { externalId: person.externalId, designation: "primary" },
+        { externalId: a, type: "cif" },
+      ],
     });
   });
 
@@ -717,9 +856,18 @@ describe("AddExternalIds", () => {
     expect(first.entity?.externalIds[1]).toMatchObject({ externalId: b, type: " CIF " });
     const none = await add({ lookup: byId(person), externalIds: [{ externalId: b }] });
     expect(none.changed).toBe(false);
-    const other = await add({ lookup: byId(person), externalIds: [{ externalId: b, type: "crm" }, { externalId: a, type: "core" }] });
+    const other = await add({
+      lookup: byId(person),
+      externalIds: [
+        { externalId: b, type: "crm" },
+        { externalId: a, type: "core" },
+      ],
+    });
     expect(other.changed).toBe(true);
-    expect(other.entity?.externalIds).toMatchObject([{ externalId: a, type: "core", designation: PRIMARY }, { externalId: b, type: "crm" }]);
+    expect(other.entity?.externalIds).toMatchObject([
+      { externalId: a, type: "core", designation: PRIMARY },
+      { externalId: b, type: "crm" },
+    ]);
     expect((await lastEventOf(service.client, person)).updatedFields).toEqual(["externalIds"]);
     expect(await current(service.client, person)).toEqual(other.entity);
   });
@@ -727,8 +875,14 @@ describe("AddExternalIds", () => {
   it("rule 59: a label has at most 64 code points", async () => {
     const person = await newPerson(service.client, { externalId: unique("m") });
     const tooLong = add({ lookup: byId(person), externalIds: [{ externalId: unique("a"), type: "t".repeat(65) }] });
-    expect(await unchangedAfter(person, tooLong)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["external_ids[0].type"] });
-    const { entity } = await add({ lookup: byId(person), externalIds: [{ externalId: unique("a"), type: "\u{1f600}".repeat(64) }] });
+    expect(await unchangedAfter(person, tooLong)).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["external_ids[0].type"],
+    });
+    const { entity } = await add({
+      lookup: byId(person),
+      externalIds: [{ externalId: unique("a"), type: "\u{1f600}".repeat(64) }],
+    });
     expect(entity?.externalIds[1]?.type).toBe("\u{1f600}".repeat(64));
   });
 
@@ -743,9 +897,17 @@ describe("AddExternalIds", () => {
     });
     const full = await add({ lookup: byId(person), externalIds: list(1) });
     expect(full.entity?.externalIds).toHaveLength(100);
-    const keep = change({ lookup: byId(person), newExternalId: unique("new"), reason: REASON, keepPreviousAsAlias: true });
+    const keep = change({
+      lookup: byId(person),
+      newExternalId: unique("new"),
+      reason: REASON,
+      keepPreviousAsAlias: true,
+    });
     expect(await refusal(keep)).toMatchObject({ reason: "VALIDATION_ERROR" });
-    const relisted = await add({ lookup: byId(person), externalIds: (full.entity?.externalIds ?? []).map(({ externalId }) => ({ externalId })) });
+    const relisted = await add({
+      lookup: byId(person),
+      externalIds: (full.entity?.externalIds ?? []).map(({ externalId }) => ({ externalId })),
+    });
     expect(relisted.changed).toBe(false);
     const freed = await change({ lookup: byId(person), newExternalId: unique("new"), reason: REASON });
     expect(freed.entity?.externalIds).toHaveLength(100);
@@ -754,8 +916,14 @@ describe("AddExternalIds", () => {
 
   it("ordering: a read, a list and an answer show the external ids in one order, the primary first", async () => {
     const person = await newPerson(service.client, { externalId: unique("m") });
-    await add({ lookup: byId(person), externalIds: [{ externalId: unique("c") }, { externalId: unique("b") }, { externalId: unique("a") }] });
-    const { entity } = await add({ lookup: byId(person), externalIds: [{ externalId: unique("p"), designation: PRIMARY }] });
+    await add({
+      lookup: byId(person),
+      externalIds: [{ externalId: unique("c") }, { externalId: unique("b") }, { externalId: unique("a") }],
+    });
+    const { entity } = await add({
+      lookup: byId(person),
+      externalIds: [{ externalId: unique("p"), designation: PRIMARY }],
+    });
     expect(entity?.externalIds[0]?.designation).toBe(PRIMARY);
     expect(entity?.externalIds[1]?.externalId).toBe(person.externalId);
     expect((await current(service.client, person)).externalIds).toEqual(entity?.externalIds);
@@ -766,7 +934,11 @@ describe("AddExternalIds", () => {
 
   it("rule 38: validate_only adds nothing", async () => {
     const person = await newPerson(service.client, { externalId: unique("m") });
-    const answer = await add({ lookup: byId(person), externalIds: [{ externalId: unique("a"), designation: PRIMARY }], validateOnly: true });
+    const answer = await add({
+      lookup: byId(person),
+      externalIds: [{ externalId: unique("a"), designation: PRIMARY }],
+      validateOnly: true,
+    });
     expect(answer.changed).toBe(true);
     expect(await current(service.client, person)).toEqual(person);
     expect(await eventsOf(service.client, person)).toHaveLength(1);
@@ -776,7 +948,10 @@ describe("AddExternalIds", () => {
     const person = await newPerson(service.client, { externalId: unique("m"), status: EntityStatus.ACTIVE });
     const { entity } = await add({ lookup: byId(person), externalIds: [{ externalId: unique("a"), type: "cif" }] });
     await service.client.entities.deleteEntity({ lookup: byId(person), reason: "by mistake" });
-    const back = await service.client.entities.undeleteEntity({ lookup: byExternalId(person.externalId), reason: "it was a mistake" });
+    const back = await service.client.entities.undeleteEntity({
+      lookup: byExternalId(person.externalId),
+      reason: "it was a mistake",
+    });
     expect(back.entity?.externalIds).toEqual(entity?.externalIds);
   });
 });

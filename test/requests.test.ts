@@ -1,6 +1,14 @@
 // Rule 39: request_id makes every write safe to retry.
 import { randomUUID } from "node:crypto";
-import { clone, create, type DescField, type DescMessage, type DescMethod, type Message, toBinary } from "@bufbuild/protobuf";
+import {
+  clone,
+  create,
+  type DescField,
+  type DescMessage,
+  type DescMethod,
+  type Message,
+  toBinary,
+} from "@bufbuild/protobuf";
 import type { CallOptions } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -27,7 +35,15 @@ beforeAll(async () => {
   const organization = await service.newOrganization();
   elsewhere = organization.client;
   otherOrganizationId = organization.id;
-  const scopes = ["entities:write", "entities:read", "external_ids:change", "activity:write", "activity:read", "admin", "operator"];
+  const scopes = [
+    "entities:write",
+    "entities:read",
+    "external_ids:change",
+    "activity:write",
+    "activity:read",
+    "admin",
+    "operator",
+  ];
   otherKey = await service.organization.clientWith(scopes);
   const made = await service.client.organizations.createApiKey({ displayName: "spare", scopes: ["entities:read"] });
   spareKeyId = made.apiKey?.id ?? "";
@@ -77,19 +93,30 @@ const WRITES: Write[] = [
   },
   {
     method: EntityService.method.changeExternalId,
-    given: async () => ({ lookup: byExternalId((await person()).externalId), newExternalId: unique("q"), reason: "migration" }),
+    given: async () => ({
+      lookup: byExternalId((await person()).externalId),
+      newExternalId: unique("q"),
+      reason: "migration",
+    }),
     refused: { lookup: byId({ id: NOBODY }) },
   },
   {
     method: EntityService.method.assignExternalId,
-    given: async () => ({ lookup: byId(await newPerson(service.client)), externalId: unique("q"), reason: "onboarding" }),
+    given: async () => ({
+      lookup: byId(await newPerson(service.client)),
+      externalId: unique("q"),
+      reason: "onboarding",
+    }),
     refused: { lookup: byId({ id: NOBODY }) },
   },
   {
     method: EntityService.method.addExternalIds,
     given: async () => ({
       lookup: byExternalId((await person()).externalId),
-      externalIds: [{ externalId: unique("a"), type: "cif", designation: Designation.PRIMARY }, { externalId: unique("b") }],
+      externalIds: [
+        { externalId: unique("a"), type: "cif", designation: Designation.PRIMARY },
+        { externalId: unique("b") },
+      ],
       reason: "second system",
     }),
     refused: { lookup: byId({ id: NOBODY }) },
@@ -111,7 +138,13 @@ const WRITES: Write[] = [
   {
     method: EntityService.method.importEntities,
     given: async () => ({
-      entity: { type: EntityType.PERSON, name: "Ana", countryCode: "BR", externalId: unique("row"), attributes: { z: 1, a: 2 } },
+      entity: {
+        type: EntityType.PERSON,
+        name: "Ana",
+        countryCode: "BR",
+        externalId: unique("row"),
+        attributes: { z: 1, a: 2 },
+      },
       reason: "imported",
     }),
   },
@@ -132,12 +165,23 @@ const WRITES: Write[] = [
         },
       ],
     }),
-    refused: { transactions: [{ type: "payment", amount: "1", currency: "BRL", origin: { entityId: NOBODY }, transactedAt: OCCURRED_AT }] },
+    refused: {
+      transactions: [
+        { type: "payment", amount: "1", currency: "BRL", origin: { entityId: NOBODY }, transactedAt: OCCURRED_AT },
+      ],
+    },
   },
   {
     method: ActivityService.method.recordUserEvents,
     given: async () => ({
-      userEvents: [{ entityExternalId: (await person()).externalId, eventType: "login", occurredAt: OCCURRED_AT, payload: { z: 1, a: 2 } }],
+      userEvents: [
+        {
+          entityExternalId: (await person()).externalId,
+          eventType: "login",
+          occurredAt: OCCURRED_AT,
+          payload: { z: 1, a: 2 },
+        },
+      ],
     }),
     refused: { userEvents: [{ entityId: NOBODY, eventType: "login", occurredAt: OCCURRED_AT }] },
   },
@@ -147,14 +191,20 @@ const WRITES: Write[] = [
   },
   {
     method: OrganizationService.method.updateOrganization,
-    given: async () => ({ organization: { displayName: unique("Organization") }, updateMask: { paths: ["display_name"] } }),
+    given: async () => ({
+      organization: { displayName: unique("Organization") },
+      updateMask: { paths: ["display_name"] },
+    }),
     refused: { etag: "stale" },
     refusedWith: "ETAG_MISMATCH",
   },
   {
     method: OrganizationService.method.revokeApiKey,
     given: async () => {
-      const made = await service.client.organizations.createApiKey({ displayName: "to revoke", scopes: ["entities:read"] });
+      const made = await service.client.organizations.createApiKey({
+        displayName: "to revoke",
+        scopes: ["entities:read"],
+      });
       return { apiKeyId: made.apiKey?.id };
     },
     refused: { apiKeyId: NOBODY },
@@ -170,10 +220,14 @@ interface Answer {
 async function send(client: EntityClient, { method }: Write, request: Init): Promise<Answer> {
   let header = new Headers();
   const options: CallOptions = { onHeader: (headers) => void (header = headers) };
-  const family = { EntityService: client.entities, ActivityService: client.activity, OrganizationService: client.organizations };
-  const call = (family as unknown as Record<string, Record<string, (request: unknown, options: CallOptions) => unknown>>)[
-    method.parent.name
-  ]?.[method.localName];
+  const family = {
+    EntityService: client.entities,
+    ActivityService: client.activity,
+    OrganizationService: client.organizations,
+  };
+  const call = (
+    family as unknown as Record<string, Record<string, (request: unknown, options: CallOptions) => unknown>>
+  )[method.parent.name]?.[method.localName];
   if (call === undefined) throw new Error(`no client for ${method.name}`);
   let answer: Message | undefined;
   if (method.methodKind === "bidi_streaming") {
@@ -237,7 +291,10 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
     const requestId = randomUUID();
     const request = { ...(await write.given()), requestId };
     const first = await send(service.client, write, request);
-    expect(await send(service.client, write, { ...request, requestId: requestId.toUpperCase() })).toEqual({ ...first, replayed: true });
+    expect(await send(service.client, write, { ...request, requestId: requestId.toUpperCase() })).toEqual({
+      ...first,
+      replayed: true,
+    });
     expect(await refusalOf(service.client, write, { ...request, requestId: "not-a-uuid" })).toBe("VALIDATION_ERROR");
   });
 
@@ -252,7 +309,9 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
     for (const [path, edit] of changes) {
       const other = clone(write.method.input, message) as Message;
       edit(other as unknown as Init);
-      const reason = await refusalOf(service.client, write, other as unknown as Init).catch((error) => `accepted: ${String(error).slice(0, 80)}`);
+      const reason = await refusalOf(service.client, write, other as unknown as Init).catch(
+        (error) => `accepted: ${String(error).slice(0, 80)}`,
+      );
       if (reason !== "REQUEST_ID_REUSED") wrong.push(`${path}: ${reason}`);
     }
     expect(wrong).toEqual([]);
@@ -278,12 +337,17 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
     const answers = endings.map((ending) => ending.answer);
     expect(new Set(answers.map((answer) => answer?.bytes)).size).toBe(1);
     expect(answers.filter((answer) => answer?.replayed === false)).toHaveLength(1);
-    expect((await service.sql("select from entity_event where request_id = $1", [requestId])).length).toBeLessThanOrEqual(1);
+    expect(
+      (await service.sql("select from entity_event where request_id = $1", [requestId])).length,
+    ).toBeLessThanOrEqual(1);
   });
 
   it("rule 39: of 32 parallel sends, half of another request, one request is done and the other is REQUEST_ID_REUSED", async () => {
     const requestId = randomUUID();
-    const requests = [{ ...(await write.given()), requestId }, { ...(await write.given()), requestId }];
+    const requests = [
+      { ...(await write.given()), requestId },
+      { ...(await write.given()), requestId },
+    ];
     const endings = await together(32, async (i) => {
       if (write.method.methodKind !== "bidi_streaming") return send(service.client, write, requests[i % 2] as Init);
       const answer = await send(service.client, write, requests[i % 2] as Init);
@@ -311,7 +375,8 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
   it("rules 38, 39: a validated call is not remembered: the real one works under the same id", async () => {
     const request = { ...(await write.given()), requestId: randomUUID() };
     const before = await everything();
-    for (let i = 0; i < 2; i++) expect((await send(service.client, write, { ...request, validateOnly: true })).replayed).toBe(false);
+    for (let i = 0; i < 2; i++)
+      expect((await send(service.client, write, { ...request, validateOnly: true })).replayed).toBe(false);
     expect(await everything()).toEqual(before);
     expect((await send(service.client, write, request)).replayed).toBe(false);
     expect(await everything()).not.toEqual(before);
@@ -322,7 +387,10 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
     const request = { ...(await write.given()), requestId };
     const first = await send(service.client, write, request);
     const age = (interval: string) =>
-      service.sql(`update request_record set created_at = clock_timestamp() - interval '${interval}' where request_id = $1`, [requestId]);
+      service.sql(
+        `update request_record set created_at = clock_timestamp() - interval '${interval}' where request_id = $1`,
+        [requestId],
+      );
     await age("23 hours 59 minutes");
     expect(await send(service.client, write, request)).toEqual({ ...first, replayed: true });
     await age("24 hours 1 second");
@@ -336,7 +404,9 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
 describe("across RPCs", () => {
   it("rule 39: every RPC whose request has a request_id and validate_only is in this file", () => {
     const methods = [EntityService, ActivityService, OrganizationService].flatMap((family) => family.methods);
-    const writes = methods.filter(({ input }) => ["request_id", "validate_only"].every((name) => input.fields.some((field) => field.name === name)));
+    const writes = methods.filter(({ input }) =>
+      ["request_id", "validate_only"].every((name) => input.fields.some((field) => field.name === name)),
+    );
     expect(WRITES.map(({ method }) => method.name).sort()).toEqual(writes.map(({ name }) => name).sort());
     const others = methods.filter((method) => !writes.includes(method)).map(({ name }) => name);
     expect(others.filter((name) => !/^(Get|BatchGet|List)/.test(name))).toEqual(["CreateApiKey"]);
@@ -356,7 +426,9 @@ describe("across RPCs", () => {
     const reader = await service.organization.clientWith(["entities:read"]);
     const entity = { type: EntityType.PERSON, name: "A", countryCode: "BR" };
     await service.client.entities.createEntity({ entity, requestId });
-    expect(await refusal(reader.entities.createEntity({ entity, requestId }))).toMatchObject({ reason: "PERMISSION_DENIED" });
+    expect(await refusal(reader.entities.createEntity({ entity, requestId }))).toMatchObject({
+      reason: "PERMISSION_DENIED",
+    });
   });
 
   it("rule 13: the validation of the request comes before the replay", async () => {
@@ -374,7 +446,9 @@ describe("the same request", () => {
     const one = { b: 1, a: { y: [{ q: 1, p: 2 }], x: null }, "\u00e9": "1", Z: 0 };
     const two = { Z: 0, "\u00e9": "1", a: { x: null, y: [{ p: 2, q: 1 }] }, b: 1 };
     const base = { type: EntityType.PERSON, name: "A", countryCode: "BR" };
-    const data = (additional: typeof one | typeof two) => ({ kind: { case: "person" as const, value: { additional } } });
+    const data = (additional: typeof one | typeof two) => ({
+      kind: { case: "person" as const, value: { additional } },
+    });
     const first = await service.client.entities.createEntity({
       entity: { ...base, attributes: one, metadata: one, entityData: data(one) },
       requestId,
@@ -395,13 +469,22 @@ describe("the same request", () => {
       [{ a: null }, {}],
       [{ a: {} }, { a: [] }],
       [{ a: [[1], 2] }, { a: [1, [2]] }],
-      [{ __proto__: null, a: 1 }, { a: 1, b: 1 }],
+      [
+        { __proto__: null, a: 1 },
+        { a: 1, b: 1 },
+      ],
     ] as const) {
       const requestId = randomUUID();
       const call = (attributes: object) =>
-        service.client.entities.createEntity({ entity: { ...base, attributes: attributes as Record<string, never> }, requestId });
+        service.client.entities.createEntity({
+          entity: { ...base, attributes: attributes as Record<string, never> },
+          requestId,
+        });
       await call(one);
-      expect(await refusal(call(two)), JSON.stringify([one, two])).toMatchObject({ reason: "REQUEST_ID_REUSED", metadata: { request_id: requestId } });
+      expect(await refusal(call(two)), JSON.stringify([one, two])).toMatchObject({
+        reason: "REQUEST_ID_REUSED",
+        metadata: { request_id: requestId },
+      });
     }
   });
 
@@ -423,7 +506,12 @@ describe("the same request", () => {
     const requestId = randomUUID();
     const target = await person();
     const call = (entity: object) =>
-      service.client.entities.updateEntity({ lookup: byId(target), entity, updateMask: { paths: ["attributes", "name"] }, requestId });
+      service.client.entities.updateEntity({
+        lookup: byId(target),
+        entity,
+        updateMask: { paths: ["attributes", "name"] },
+        requestId,
+      });
     await call({ name: "B" });
     expect(await refusal(call({ name: "B", attributes: {} }))).toMatchObject({ reason: "REQUEST_ID_REUSED" });
   });
@@ -443,7 +531,11 @@ describe("the first answer, whatever happened since", () => {
     const target = await person();
     const request = { lookup: byExternalId(target.externalId), entity: { name: "B" }, requestId: randomUUID() };
     const first = await service.client.entities.updateEntity(request);
-    await service.client.entities.changeExternalId({ lookup: byId(target), newExternalId: unique("q"), reason: "migration" });
+    await service.client.entities.changeExternalId({
+      lookup: byId(target),
+      newExternalId: unique("q"),
+      reason: "migration",
+    });
     expect(await service.client.entities.updateEntity(request)).toEqual(first);
     const taker = await newPerson(service.client, { externalId: target.externalId });
     expect(await service.client.entities.updateEntity(request)).toEqual(first);
@@ -463,7 +555,12 @@ describe("the first answer, whatever happened since", () => {
 
   it("rule 39: of ChangeExternalId by the id that it freed", async () => {
     const target = await person();
-    const request = { lookup: byExternalId(target.externalId), newExternalId: unique("q"), reason: "migration", requestId: randomUUID() };
+    const request = {
+      lookup: byExternalId(target.externalId),
+      newExternalId: unique("q"),
+      reason: "migration",
+      requestId: randomUUID(),
+    };
     const first = await service.client.entities.changeExternalId(request);
     expect(first.changed).toBe(true);
     expect(await service.client.entities.changeExternalId(request)).toEqual(first);
@@ -480,7 +577,10 @@ describe("the first answer, whatever happened since", () => {
     await service.client.entities.deleteEntity({ lookup: byId(target), reason: "customer left" });
     expect((await service.client.entities.createEntity(request)).entity).toEqual(first.entity);
     expect((await current(service.client, target)).deletedAt).toBeDefined();
-    const { entities } = await service.client.entities.listEntities({ externalIds: [request.entity.externalId], showDeleted: true });
+    const { entities } = await service.client.entities.listEntities({
+      externalIds: [request.entity.externalId],
+      showDeleted: true,
+    });
     expect(entities).toHaveLength(1);
   });
 
@@ -508,7 +608,10 @@ describe("the first answer, whatever happened since", () => {
 
   it("rule 39: the headers are no part of the request: another actor gets the first answer", async () => {
     const request = { entity: { type: EntityType.PERSON, name: "A", countryCode: "BR" }, requestId: randomUUID() };
-    const made = await service.client.organizations.createApiKey({ displayName: "two actors", scopes: ["entities:write"] });
+    const made = await service.client.organizations.createApiKey({
+      displayName: "two actors",
+      scopes: ["entities:write"],
+    });
     const { createEntityClient } = await import("../clients/typescript/index.ts");
     const as = (actorId: string) => createEntityClient({ baseUrl: service.baseUrl, apiKey: made.secret, actorId });
     const first = await as("alice").entities.createEntity(request);
@@ -521,7 +624,9 @@ describe("a failure in between", () => {
     const target = await person();
     const newExternalId = unique("q");
     const request = { lookup: byId(target), newExternalId, reason: "migration", requestId: randomUUID() };
-    await service.sql(`alter table entity_event add constraint sabotage check (external_id is distinct from '${newExternalId}')`);
+    await service.sql(
+      `alter table entity_event add constraint sabotage check (external_id is distinct from '${newExternalId}')`,
+    );
     try {
       await refusal(service.client.entities.changeExternalId(request));
     } finally {
@@ -533,15 +638,30 @@ describe("a failure in between", () => {
 
   it("rule 39: a creation that was refused works under its id once the external id is free", async () => {
     const target = await person();
-    const request = { entity: { type: EntityType.PERSON, name: "A", countryCode: "BR", externalId: target.externalId }, requestId: randomUUID() };
-    expect(await refusal(service.client.entities.createEntity(request))).toMatchObject({ reason: "DUPLICATE_EXTERNAL_ID" });
-    await service.client.entities.changeExternalId({ lookup: byId(target), newExternalId: unique("q"), reason: "migration" });
+    const request = {
+      entity: { type: EntityType.PERSON, name: "A", countryCode: "BR", externalId: target.externalId },
+      requestId: randomUUID(),
+    };
+    expect(await refusal(service.client.entities.createEntity(request))).toMatchObject({
+      reason: "DUPLICATE_EXTERNAL_ID",
+    });
+    await service.client.entities.changeExternalId({
+      lookup: byId(target),
+      newExternalId: unique("q"),
+      reason: "migration",
+    });
     expect((await service.client.entities.createEntity(request)).entity?.externalId).toBe(target.externalId);
   });
 
   it("rule 39: a row of an import that was refused among others works under its id when corrected", async () => {
     const made = Array.from({ length: 5 }, (_, i) => ({
-      entity: { type: EntityType.PERSON, name: "A", countryCode: "BR", externalId: unique("row"), status: i === 2 ? EntityStatus.BLOCKED : EntityStatus.ACTIVE },
+      entity: {
+        type: EntityType.PERSON,
+        name: "A",
+        countryCode: "BR",
+        externalId: unique("row"),
+        status: i === 2 ? EntityStatus.BLOCKED : EntityStatus.ACTIVE,
+      },
       reason: "",
       requestId: randomUUID(),
     }));
@@ -550,19 +670,33 @@ describe("a failure in between", () => {
         yield* rows;
       }
       const found: ImportOutcome[] = [];
-      for await (const { results } of service.client.entities.importEntities(stream())) found.push(...results.map((result) => result.outcome));
+      for await (const { results } of service.client.entities.importEntities(stream()))
+        found.push(...results.map((result) => result.outcome));
       return found;
     };
     const { CREATED, FAILED } = ImportOutcome;
     expect(await outcomes(made)).toEqual([CREATED, CREATED, FAILED, CREATED, CREATED]);
     expect(await outcomes(made)).toEqual([CREATED, CREATED, FAILED, CREATED, CREATED]);
-    expect(await outcomes(made.map((row) => ({ ...row, reason: row === made[2] ? "listed" : "" })))).toEqual([CREATED, CREATED, CREATED, CREATED, CREATED]);
-    expect(await service.sql("select from entity_event where request_id = any($1::uuid[])", [made.map((row) => row.requestId)])).toHaveLength(5);
+    expect(await outcomes(made.map((row) => ({ ...row, reason: row === made[2] ? "listed" : "" })))).toEqual([
+      CREATED,
+      CREATED,
+      CREATED,
+      CREATED,
+      CREATED,
+    ]);
+    expect(
+      await service.sql("select from entity_event where request_id = any($1::uuid[])", [
+        made.map((row) => row.requestId),
+      ]),
+    ).toHaveLength(5);
   });
 
   it("rule 39: one import may name an id twice: the same row is answered as the first, another is REQUEST_ID_REUSED", async () => {
     const requestId = randomUUID();
-    const row = (name: string, externalId: string) => ({ entity: { type: EntityType.PERSON, name, countryCode: "BR", externalId }, requestId });
+    const row = (name: string, externalId: string) => ({
+      entity: { type: EntityType.PERSON, name, countryCode: "BR", externalId },
+      requestId,
+    });
     const id = unique("row");
     async function* rows() {
       yield row("A", id);
@@ -624,7 +758,8 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
   for (const field of desc.fields) {
     const { localName, name } = field;
     if (name === "request_id") continue;
-    const alternative = (value: unknown) => (value === sample(field) ? (field.enum === undefined ? `${value}x` : 1) : sample(field));
+    const alternative = (value: unknown) =>
+      value === sample(field) ? (field.enum === undefined ? `${value}x` : 1) : sample(field);
     if (field.oneof !== undefined) {
       const oneof = field.oneof.localName;
       const now = values[oneof] as { case?: string; value?: unknown };
@@ -633,7 +768,14 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
           yield [`${name}.${path}`, (m) => edit((m[oneof] as { value: Init }).value)];
         }
       } else {
-        yield [name, (m) => void (m[oneof] = { case: localName, value: now.case === localName ? alternative(now.value) : sample(field) })];
+        yield [
+          name,
+          (m) =>
+            void (m[oneof] = {
+              case: localName,
+              value: now.case === localName ? alternative(now.value) : sample(field),
+            }),
+        ];
       }
     } else if (field.fieldKind === "list") {
       const items = values[localName] as unknown[];
@@ -649,15 +791,29 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
         yield [`${name} shortened`, (m) => void (m[localName] as unknown[]).pop()];
       }
     } else if (field.message?.typeName === "google.protobuf.Struct") {
-      yield [`${name} with a key more`, (m) => void (m[localName] = { ...(m[localName] as Init | undefined), another: 1 })];
+      yield [
+        `${name} with a key more`,
+        (m) => void (m[localName] = { ...(m[localName] as Init | undefined), another: 1 }),
+      ];
     } else if (field.message?.typeName === "google.protobuf.Timestamp") {
       const now = values[localName] as { seconds: bigint; nanos: number } | undefined;
       const message = field.message;
-      yield [name, (m) => void (m[localName] = create(message, { seconds: (now?.seconds ?? 0n) + 1n, nanos: now?.nanos ?? 0 } as never))];
+      yield [
+        name,
+        (m) =>
+          void (m[localName] = create(message, {
+            seconds: (now?.seconds ?? 0n) + 1n,
+            nanos: now?.nanos ?? 0,
+          } as never)),
+      ];
     } else if (field.message?.typeName === "google.protobuf.FieldMask") {
       const paths = (values[localName] as { paths: string[] } | undefined)?.paths ?? [];
       const message = field.message;
-      yield [name, (m) => void (m[localName] = create(message, { paths: paths.length > 0 ? paths.slice(0, -1) : ["name"] } as never))];
+      yield [
+        name,
+        (m) =>
+          void (m[localName] = create(message, { paths: paths.length > 0 ? paths.slice(0, -1) : ["name"] } as never)),
+      ];
     } else if (field.message !== undefined) {
       const message = field.message;
       for (const [path, edit] of edits(message, (values[localName] as Message | undefined) ?? create(message))) {
@@ -675,7 +831,9 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
         (m) => {
           // Of an entity's keys in activity at most one may be given.
           for (const key of ["entityId", "externalId", "entityExternalId", "taxId"]) {
-            const isKey = ["Party", "UserEvent"].includes(desc.name) && ["entityId", "externalId", "entityExternalId", "taxId"].includes(localName);
+            const isKey =
+              ["Party", "UserEvent"].includes(desc.name) &&
+              ["entityId", "externalId", "entityExternalId", "taxId"].includes(localName);
             if (isKey && key in m) m[key] = "";
           }
           m[localName] = alternative(values[localName]);

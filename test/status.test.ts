@@ -40,11 +40,14 @@ describe("a restricted status", () => {
       expect(await eventsOf(service.client, person)).toHaveLength(1);
     });
 
-    it.each([" ", "\t\n", "\u00a0", "\ufeff "])(`rule 40: ${word} with the blank reason %j is refused`, async (reason) => {
-      const person = await newPerson(service.client);
-      const call = service.client.entities.updateEntity({ lookup: byId(person), entity: { status }, reason });
-      expect(await refusal(call)).toMatchObject(needed);
-    });
+    it.each([" ", "\t\n", "\u00a0", "\ufeff "])(
+      `rule 40: ${word} with the blank reason %j is refused`,
+      async (reason) => {
+        const person = await newPerson(service.client);
+        const call = service.client.entities.updateEntity({ lookup: byId(person), entity: { status }, reason });
+        expect(await refusal(call)).toMatchObject(needed);
+      },
+    );
 
     it(`rule 40: ${word} together with other fields needs the reason too, and refuses them all`, async () => {
       const person = await newPerson(service.client);
@@ -69,7 +72,9 @@ describe("a restricted status", () => {
     it(`rule 40: ${word} by external id and by tax id needs the reason too`, async () => {
       const person = await newPerson(service.client, { externalId: unique("x"), taxId: unique("t") });
       for (const lookup of [byExternalId(person.externalId), byTaxId(person.taxId ?? "")]) {
-        expect(await refusal(service.client.entities.updateEntity({ lookup, entity: { status } }))).toMatchObject(needed);
+        expect(await refusal(service.client.entities.updateEntity({ lookup, entity: { status } }))).toMatchObject(
+          needed,
+        );
       }
     });
 
@@ -77,7 +82,10 @@ describe("a restricted status", () => {
       expect(await refusal(newPerson(service.client, { status }))).toMatchObject(needed);
       const person = await newPerson(service.client, { status }, "  listed at birth ");
       expect(person.status).toBe(status);
-      expect(await lastEventOf(service.client, person)).toMatchObject({ reason: "listed at birth", newValues: { status: word } });
+      expect(await lastEventOf(service.client, person)).toMatchObject({
+        reason: "listed at birth",
+        newValues: { status: word },
+      });
     });
 
     it(`rule 40: an upsert that creates as ${word} needs the reason`, async () => {
@@ -115,7 +123,11 @@ describe("a restricted status", () => {
 
     it(`rule 40: validate_only of ${word} without a reason is refused`, async () => {
       const person = await newPerson(service.client);
-      const call = service.client.entities.updateEntity({ lookup: byId(person), entity: { status }, validateOnly: true });
+      const call = service.client.entities.updateEntity({
+        lookup: byId(person),
+        entity: { status },
+        validateOnly: true,
+      });
       expect(await refusal(call)).toMatchObject(needed);
     });
 
@@ -129,26 +141,35 @@ describe("a restricted status", () => {
 
     it(`rule 41: ${word} sent again beside another change needs no reason and is no updated field`, async () => {
       const person = await newPerson(service.client, { status }, "once");
-      const answer = await service.client.entities.updateEntity({ lookup: byId(person), entity: { status, name: "New" } });
+      const answer = await service.client.entities.updateEntity({
+        lookup: byId(person),
+        entity: { status, name: "New" },
+      });
       expect(answer.updatedFields).toEqual(["name"]);
     });
 
     it.each(UNRESTRICTED)(`rule 41: leaving ${word} for $word needs no reason`, async (next) => {
       const person = await newPerson(service.client, { status }, "once");
-      const answer = await service.client.entities.updateEntity({ lookup: byId(person), entity: { status: next.status } });
+      const answer = await service.client.entities.updateEntity({
+        lookup: byId(person),
+        entity: { status: next.status },
+      });
       expect(answer.entity?.status).toBe(next.status);
     });
 
-    it.each(RESTRICTED.filter((next) => next.status !== status))(`rule 41: from ${word} to $word needs a new reason`, async (next) => {
-      const person = await newPerson(service.client, { status }, "once");
-      const change = { lookup: byId(person), entity: { status: next.status } };
-      expect(await refusal(service.client.entities.updateEntity(change))).toMatchObject({
-        reason: "STATUS_REASON_REQUIRED",
-        message: `Changing status to '${next.word}' requires a reason for audit purposes.`,
-      });
-      const answer = await service.client.entities.updateEntity({ ...change, reason: "again" });
-      expect(answer.entity?.status).toBe(next.status);
-    });
+    it.each(RESTRICTED.filter((next) => next.status !== status))(
+      `rule 41: from ${word} to $word needs a new reason`,
+      async (next) => {
+        const person = await newPerson(service.client, { status }, "once");
+        const change = { lookup: byId(person), entity: { status: next.status } };
+        expect(await refusal(service.client.entities.updateEntity(change))).toMatchObject({
+          reason: "STATUS_REASON_REQUIRED",
+          message: `Changing status to '${next.word}' requires a reason for audit purposes.`,
+        });
+        const answer = await service.client.entities.updateEntity({ ...change, reason: "again" });
+        expect(answer.entity?.status).toBe(next.status);
+      },
+    );
   }
 });
 
@@ -183,12 +204,20 @@ describe("the reason", () => {
 
   it("rule 13: a bad reason with an unknown entity is VALIDATION_ERROR; a missing one with a known stale etag is ETAG_MISMATCH", async () => {
     const unknown = { by: { case: "entityId" as const, value: "00000000-0000-7000-8000-000000000000" } };
-    const tooLong = service.client.entities.updateEntity({ lookup: unknown, entity: { status: BLOCKED }, reason: "r".repeat(4001) });
+    const tooLong = service.client.entities.updateEntity({
+      lookup: unknown,
+      entity: { status: BLOCKED },
+      reason: "r".repeat(4001),
+    });
     expect(await refusal(tooLong)).toMatchObject({ reason: "VALIDATION_ERROR" });
     const missing = service.client.entities.updateEntity({ lookup: unknown, entity: { status: BLOCKED } });
     expect(await refusal(missing)).toMatchObject({ reason: "NOT_FOUND" });
     const person = await newPerson(service.client);
-    const stale = service.client.entities.updateEntity({ lookup: byId(person), entity: { status: BLOCKED }, etag: "stale" });
+    const stale = service.client.entities.updateEntity({
+      lookup: byId(person),
+      entity: { status: BLOCKED },
+      etag: "stale",
+    });
     expect(await refusal(stale)).toMatchObject({ reason: "ETAG_MISMATCH" });
   });
 
@@ -207,14 +236,22 @@ describe("the reason", () => {
 
   it("rule 43: of a change to an unrestricted status is kept in its event", async () => {
     const person = await newPerson(service.client);
-    await service.client.entities.updateEntity({ lookup: byId(person), entity: { status: ACTIVE }, reason: "reviewed" });
+    await service.client.entities.updateEntity({
+      lookup: byId(person),
+      entity: { status: ACTIVE },
+      reason: "reviewed",
+    });
     expect(await lastEventOf(service.client, person)).toMatchObject({ reason: "reviewed", updatedFields: ["status"] });
   });
 
   it("rule 43: alone is no change: no event, the same etag and time", async () => {
     const person = await newPerson(service.client, { status: BLOCKED }, "first reason");
     for (const entity of [{}, { status: BLOCKED }, undefined]) {
-      const answer = await service.client.entities.updateEntity({ lookup: byId(person), entity, reason: "second reason" });
+      const answer = await service.client.entities.updateEntity({
+        lookup: byId(person),
+        entity,
+        reason: "second reason",
+      });
       expect(answer.entity).toEqual(person);
       expect(answer.previousEntity).toEqual(person);
     }
@@ -224,26 +261,33 @@ describe("the reason", () => {
 
   it("rule 43: is no field of the entity, by mask neither", async () => {
     const person = await newPerson(service.client);
-    const call = service.client.entities.updateEntity({ lookup: byId(person), updateMask: { paths: ["reason"] }, reason: "why" });
+    const call = service.client.entities.updateEntity({
+      lookup: byId(person),
+      updateMask: { paths: ["reason"] },
+      reason: "why",
+    });
     expect(await refusal(call)).toMatchObject({ reason: "VALIDATION_ERROR" });
   });
 });
 
 describe("which status may follow which", () => {
   const all = [UNDER_REVIEW, ACTIVE, INACTIVE, SUSPENDED, BLOCKED, REJECTED];
-  const named = Object.entries(EntityStatus).flatMap(([name, status]) => (typeof status === "number" ? [{ name, status }] : []));
-  const given = named.filter(({ status }) => status !== EntityStatus.UNSPECIFIED);
-  it.each(given)(
-    "rule 42: any of the six may follow $name",
-    async ({ status: from }) => {
-      for (const to of all) {
-        const person = await newPerson(service.client, { status: from }, "as it began");
-        const answer = await service.client.entities.updateEntity({ lookup: byId(person), entity: { status: to }, reason: "as it went on" });
-        expect(answer.entity?.status).toBe(to);
-        expect(answer.updatedFields).toEqual(from === to ? [] : ["status"]);
-      }
-    },
+  const named = Object.entries(EntityStatus).flatMap(([name, status]) =>
+    typeof status === "number" ? [{ name, status }] : [],
   );
+  const given = named.filter(({ status }) => status !== EntityStatus.UNSPECIFIED);
+  it.each(given)("rule 42: any of the six may follow $name", async ({ status: from }) => {
+    for (const to of all) {
+      const person = await newPerson(service.client, { status: from }, "as it began");
+      const answer = await service.client.entities.updateEntity({
+        lookup: byId(person),
+        entity: { status: to },
+        reason: "as it went on",
+      });
+      expect(answer.entity?.status).toBe(to);
+      expect(answer.updatedFields).toEqual(from === to ? [] : ["status"]);
+    }
+  });
 
   it("rule 42: PENDING for a pending entity is no change", async () => {
     const person = await newPerson(service.client);
@@ -268,15 +312,26 @@ describe("which status may follow which", () => {
 
   it("rules 21, 42: the status cannot be cleared, and a number that is no status is VALIDATION_ERROR", async () => {
     const person = await newPerson(service.client);
-    const clear = service.client.entities.updateEntity({ lookup: byId(person), entity: {}, updateMask: { paths: ["status"] } });
+    const clear = service.client.entities.updateEntity({
+      lookup: byId(person),
+      entity: {},
+      updateMask: { paths: ["status"] },
+    });
     expect(await refusal(clear)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.status"] });
-    const unknown = service.client.entities.updateEntity({ lookup: byId(person), entity: { status: 99 as EntityStatus } });
+    const unknown = service.client.entities.updateEntity({
+      lookup: byId(person),
+      entity: { status: 99 as EntityStatus },
+    });
     expect(await refusal(unknown)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.status"] });
   });
 
   it("rule 42: the event has the words of the source, before and after", async () => {
     const person = await newPerson(service.client, { status: UNDER_REVIEW });
-    await service.client.entities.updateEntity({ lookup: byId(person), entity: { status: BLOCKED }, reason: "OFAC match" });
+    await service.client.entities.updateEntity({
+      lookup: byId(person),
+      entity: { status: BLOCKED },
+      reason: "OFAC match",
+    });
     expect(await lastEventOf(service.client, person)).toMatchObject({
       event: "entity.updated",
       updatedFields: ["status"],
