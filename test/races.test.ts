@@ -354,7 +354,9 @@ describe("external ids", () => {
         }),
       ),
     ]);
-    await holder.waiting(4);
+    // Writes of one process may wait as one group: at least the recorder has a session of its own.
+    await holder.waiting(2);
+    await sleep(300);
     await holder.giveBack();
     expect((await changed).changed).toBe(true);
     expect((await late).map((refused) => refused.reason)).toEqual(["NOT_FOUND", "NOT_FOUND", "NOT_FOUND"]);
@@ -821,25 +823,48 @@ describe("with the default limits", () => {
     expect((await strict.client.entities.updateEntity(request)).entity?.name).toBe("Once");
   });
 
-  // Open: each waiter holds a connection of the pool, so ten waiters for one entity stop everybody else's
-  // reads and writes for the lock time. To be turned into a plain `it` when waiters no longer do.
-  it.fails("rule 36: however many wait for one entity, another one is updated and read meanwhile", async () => {
-    const [held, free] = [await newPerson(strict.client), await newPerson(strict.client)];
-    await using holder = await hold(held, strict);
-    const waiting = together(16, (i) =>
+  const waiters = {
+    updates: (held: { id: string }, i: number) =>
       strict.client.entities.updateEntity({ lookup: byId(held), entity: { attributes: { [`k${i}`]: i } } }),
-    );
-    await holder.waiting(10);
-    const begun = performance.now();
-    try {
-      await strict.client.entities.updateEntity({ lookup: byId(free), entity: { name: "Free" } });
-      await current(strict.client, free);
-      expect(performance.now() - begun).toBeLessThan(1_000);
-    } finally {
-      await holder.giveBack();
-      await waiting;
-    }
-  });
+    changes: (held: { id: string }, i: number) =>
+      strict.client.entities.changeExternalId({
+        lookup: byId(held),
+        newExternalId: unique(`w${i}`),
+        reason: "migration",
+      }),
+    recorders: (held: { id: string }) =>
+      strict.client.activity.recordTransactions({ transactions: [pay({ entityId: held.id }, { name: "B" })] }),
+  };
+  // Open, hence `fails`; to become a plain `it` when they are fixed. Updates and changes that wait for a row
+  // which another session holds take both groups of the organization, and then the lock time one by one, so
+  // that an update of any other entity runs into its deadline. Recorders take a connection of the pool each.
+  for (const kind of Object.keys(waiters) as (keyof typeof waiters)[])
+    it.fails(`rule 36: however many ${kind} wait for one entity, another one is updated and read meanwhile`, async () => {
+      const [held, free] = [
+        await newPerson(strict.client, { externalId: unique("p") }),
+        await newPerson(strict.client),
+      ];
+      await using holder = await hold(held, strict);
+      // In waves, so that they are not all of one group.
+      const waiting = together<unknown>(16, async (i) => {
+        await sleep((i % 4) * 80);
+        return waiters[kind](held, i);
+      });
+      await holder.waiting(1);
+      await sleep(400);
+      const begun = performance.now();
+      try {
+        await strict.client.entities.updateEntity(
+          { lookup: byId(free), entity: { name: "Free" } },
+          { timeoutMs: 1_500 },
+        );
+        await current(strict.client, free);
+        expect(performance.now() - begun).toBeLessThan(1_000);
+      } finally {
+        await holder.giveBack();
+        await waiting;
+      }
+    });
 });
 
 // Last, since the database counts with a delay. A deadlock is tried again and so is seen by nobody, but it
