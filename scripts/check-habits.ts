@@ -39,8 +39,9 @@ const HABITS: Habit[] = [
     problem: "silences a rule for a whole file",
   },
   {
-    pattern: /\b(?:registry\.\w|npm\.pkg\.|proxy\.golang|deb\.debian|pypi\.org|docker\.io|ghcr\.io|npmjs\.(?:com|org))/,
-    files: /^(?!src\/.*\.ts$)/,
+    pattern:
+      /\b(?:registry\.[\w-]+\.\w{2,3}\b|npm\.pkg\.|proxy\.golang\.|deb\.debian\.|pypi\.org|docker\.io|ghcr\.io|npmjs\.(?:com|org))/,
+    files: /./,
     problem: "names the host of a package registry",
   },
   {

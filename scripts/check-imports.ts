@@ -31,9 +31,9 @@ const generated = "clients/typescript/gen/entity/v1/";
 /** A file, or a folder: the files in it, not those of its folders. */
 const mayImport: Record<string, string[]> = {
   "src/main.ts": ["src/cli.ts"],
-  "src/cli.ts": ["src/cli/", "src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts"],
+  "src/cli.ts": ["src/cli/", "src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", client],
   "src/cli/import.ts": [
-    ...["src/cli/", "src/config.ts", "src/domain/", client],
+    ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
     ...["src/interceptors/foreign-errors.ts", "src/rpc/well-formed.ts"],
   ],
   "src/config.ts": [],
@@ -62,7 +62,7 @@ const mayImport: Record<string, string[]> = {
 const files = [
   ...Object.keys(mayImport),
   ...["src/domain/errors.ts", "src/db/queries.ts", "src/db/migrations/index.ts", "src/interceptors/call.ts"],
-  ...["src/transport/health.ts", `${generated}entity_pb.ts`, client, "test/harness.ts"],
+  ...["src/cli/lines.ts", "src/transport/health.ts", `${generated}entity_pb.ts`, client, "test/harness.ts"],
 ];
 
 /** What only some may take from packages: [file, import statement, refused with this]. */
@@ -82,6 +82,7 @@ const statements: [file: string, statement: string, refusal: string | undefined]
   }),
   ["src/cli.ts", `import { Code as One } from "@connectrpc/connect";`, STATUS],
   ["src/cli/import.ts", `import { Code as One } from "@connectrpc/connect";`, STATUS],
+  ["src/cli/import.ts", `import { ConnectError } from "@connectrpc/connect";`, undefined],
   ["src/rpc/write.ts", `import * as connect from "@connectrpc/connect";`, STATUS],
   ["src/rpc/write.ts", `export { Code as Three } from "@connectrpc/connect";`, STATUS],
   ["src/rpc/write.ts", `export * from "../transport/adapter.ts";`, "rpc imports"],
@@ -198,7 +199,7 @@ async function coverage(): Promise<{ read: number; unread: string[] }> {
   const expected: string[] = [];
   for (const folder of ["src", "test", "scripts", "clients/typescript"]) {
     for (const name of await readdir(join(root, folder), { recursive: true })) {
-      if (name.endsWith(".ts") && !/(^|\/)(gen|dist|node_modules)\//.test(name)) expected.push(`${folder}/${name}`);
+      if (name.endsWith(".ts") && !/(^|\/)(gen|node_modules)\//.test(name)) expected.push(`${folder}/${name}`);
     }
   }
   return {

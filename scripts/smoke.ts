@@ -48,15 +48,20 @@ function expect(text: string, ...patterns: RegExp[]): undefined {
 }
 
 /** What the command writes, both streams; fails when its exit code is another than `exits`. */
-function run(file: string, args: string[], exits: "zero" | "non-zero" = "zero"): Promise<string> {
+function run(file: string, args: string[], exits: "zero" | "non-zero" = "zero", more = {}): Promise<string> {
   return new Promise((resolve, reject) => {
-    execFile(file, args, { env, cwd: root, timeout: 20_000, maxBuffer: 1e8 }, (error, stdout, stderr) => {
-      const text = `${stdout}${stderr}`;
-      const isMissing = typeof error?.code === "string" || error?.killed === true;
-      if (isMissing || (error === null) !== (exits === "zero"))
-        reject(new Error(`${file}: ${error?.message ?? "no error"} ${text}`));
-      else resolve(text);
-    });
+    execFile(
+      file,
+      args,
+      { env: { ...env, ...more }, cwd: root, timeout: 20_000, maxBuffer: 1e8 },
+      (error, stdout, stderr) => {
+        const text = `${stdout}${stderr}`;
+        const isMissing = typeof error?.code === "string" || error?.killed === true;
+        if (isMissing || (error === null) !== (exits === "zero"))
+          reject(new Error(`${file}: ${error?.message ?? "no error"} ${text}`));
+        else resolve(text);
+      },
+    );
   });
 }
 
@@ -240,6 +245,17 @@ try {
       /Sanctions screening/,
       /CREATED/,
     ),
+  );
+  const importExample = () =>
+    run("npm", ["run", "--silent", "cli", "--", "import", "examples/entities.ndjson"], "zero", {
+      ENTITY_SERVICE_URL: `http://${address}`,
+      ENTITY_SERVICE_API_KEY: key,
+    });
+  await step("the command line imports the example", async () =>
+    expect(await importExample(), /^created [1-9]\d*, .*, failed 0$/m),
+  );
+  await step("and finds nothing to do the second time", async () =>
+    expect(await importExample(), /^created 0, updated 0, unchanged [1-9]\d*, failed 0$/m),
   );
   await step("curl reads the metrics", async () =>
     expect(await curl(`http://${address}/metrics`), /^# TYPE \w+ histogram$/m),

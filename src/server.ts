@@ -6,6 +6,8 @@ import type { Config } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
+import { createReader } from "./db/reader.ts";
+import { createWriter } from "./db/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
 import { LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
@@ -40,6 +42,13 @@ export async function startServer(config: Config, log: Logger, options: { databa
   }
 
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
+  const deps = {
+    orm,
+    reader: createReader(orm),
+    writer: createWriter(orm),
+    clock: Date.now,
+    forgetCallers: callers.forget,
+  };
   const readiness = createReadiness();
   const shutdown = new AbortController();
   const tls = config.tls && {
@@ -53,8 +62,8 @@ export async function startServer(config: Config, log: Logger, options: { databa
       port: config.port,
       tls,
       log,
-      request: createAdapter({
-        services: (router) => routes(router, { orm, clock: Date.now, forgetCallers: callers.forget }),
+      ...createAdapter({
+        services: (router) => routes(router, deps),
         interceptors: [wellFormed],
         findCaller: callers,
         readiness,

@@ -51,7 +51,7 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
   await owner.connect();
   await owner.query(`create database ${name} template ${server.template}`);
   const admin = new pg.Pool({ ...server, database: name, max: 4 });
-  // `drop database ... with (force)` may meet a connection that is about to close: nobody else listens then.
+  // The pool ends before its connections have: dropping the database meets them.
   admin.on("error", () => {});
   const bootstrapApiKey = `test-${randomUUID()}`;
   const config: Config = {

@@ -334,6 +334,14 @@ describe.each(WRITES.map((write) => ({ ...write, name: write.method.name })))("$
 });
 
 describe("across RPCs", () => {
+  it("rule 39: every RPC whose request has a request_id and validate_only is in this file", () => {
+    const methods = [EntityService, ActivityService, OrganizationService].flatMap((family) => family.methods);
+    const writes = methods.filter(({ input }) => ["request_id", "validate_only"].every((name) => input.fields.some((field) => field.name === name)));
+    expect(WRITES.map(({ method }) => method.name).sort()).toEqual(writes.map(({ name }) => name).sort());
+    const others = methods.filter((method) => !writes.includes(method)).map(({ name }) => name);
+    expect(others.filter((name) => !/^(Get|BatchGet|List)/.test(name))).toEqual(["CreateApiKey"]);
+  });
+
   it("rule 39: one id serves each method once", async () => {
     const requestId = randomUUID();
     for (const write of WRITES) {
@@ -521,6 +529,35 @@ describe("a failure in between", () => {
     }
     expect(await service.sql("select from request_record where request_id = $1", [request.requestId])).toEqual([]);
     expect((await service.client.entities.changeExternalId(request)).changed).toBe(true);
+  });
+
+  it("rule 39: a creation that was refused works under its id once the external id is free", async () => {
+    const target = await person();
+    const request = { entity: { type: EntityType.PERSON, name: "A", countryCode: "BR", externalId: target.externalId }, requestId: randomUUID() };
+    expect(await refusal(service.client.entities.createEntity(request))).toMatchObject({ reason: "DUPLICATE_EXTERNAL_ID" });
+    await service.client.entities.changeExternalId({ lookup: byId(target), newExternalId: unique("q"), reason: "migration" });
+    expect((await service.client.entities.createEntity(request)).entity?.externalId).toBe(target.externalId);
+  });
+
+  it("rule 39: a row of an import that was refused among others works under its id when corrected", async () => {
+    const made = Array.from({ length: 5 }, (_, i) => ({
+      entity: { type: EntityType.PERSON, name: "A", countryCode: "BR", externalId: unique("row"), status: i === 2 ? EntityStatus.BLOCKED : EntityStatus.ACTIVE },
+      reason: "",
+      requestId: randomUUID(),
+    }));
+    const outcomes = async (rows: typeof made) => {
+      async function* stream() {
+        yield* rows;
+      }
+      const found: ImportOutcome[] = [];
+      for await (const { results } of service.client.entities.importEntities(stream())) found.push(...results.map((result) => result.outcome));
+      return found;
+    };
+    const { CREATED, FAILED } = ImportOutcome;
+    expect(await outcomes(made)).toEqual([CREATED, CREATED, FAILED, CREATED, CREATED]);
+    expect(await outcomes(made)).toEqual([CREATED, CREATED, FAILED, CREATED, CREATED]);
+    expect(await outcomes(made.map((row) => ({ ...row, reason: row === made[2] ? "listed" : "" })))).toEqual([CREATED, CREATED, CREATED, CREATED, CREATED]);
+    expect(await service.sql("select from entity_event where request_id = any($1::uuid[])", [made.map((row) => row.requestId)])).toHaveLength(5);
   });
 
   it("rule 39: one import may name an id twice: the same row is answered as the first, another is REQUEST_ID_REUSED", async () => {

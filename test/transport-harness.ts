@@ -98,7 +98,7 @@ export async function startServer(options: ServerOptions = {}) {
   const readiness = createReadiness();
   readiness.set(true);
   const shutdown = new AbortController();
-  const request = createAdapter({
+  const adapter = createAdapter({
     services(router) {
       router.service(EntityService, {
         getEntity: () => ({ entity: { id: "1", name: "answer" } }),
@@ -138,11 +138,13 @@ export async function startServer(options: ServerOptions = {}) {
       maxTimeoutMs: 60_000,
       bodyTimeoutMs: 5_000,
       streamIdleTimeoutMs: 5_000,
+      // The same tests judge both paths.
+      unaryPath: process.env.UNARY_PATH !== "off",
       ...options.limits,
     },
     log,
   });
-  const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, request, log, ...options.listener });
+  const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, ...adapter, log, ...options.listener });
   return {
     port: listener.port,
     url: `${options.tls ? "https" : "http"}://127.0.0.1:${listener.port}`,

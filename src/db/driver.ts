@@ -25,38 +25,57 @@ const SQLSTATE = /^[0-9A-Z]{5}$/;
 /** Class 08 and 57P0x: the connection ended, which at a COMMIT says nothing of its outcome. */
 const CONNECTION_ENDED = /^(08|57P0)/;
 /** The result type of a cached plan changed, after a migration: safe to try again, nothing was done. */
-const CACHED_PLAN_CHANGED = "0A000";
+export const CACHED_PLAN_CHANGED = "0A000";
+const IN_FAILED_TRANSACTION = "25P02";
 
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
 
 /** A client whose parameterised statements are named, and whose COMMIT does not lie. */
 export class NamedStatementClient extends pg.Client {
   readonly #names = new Map<string, string>();
+  /** Counts the migrations that this connection has met: each makes all names new. */
+  #generation = 0;
 
   // The callback and submittable forms of pg pass through untouched; Kysely uses the promise form.
   // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg.Client.query cannot be restated by a subclass
   override query(...args: any[]): any {
     const [text, values] = args as QueryArguments;
     if (typeof text !== "string" || args.length > 2) return (super.query as (...a: unknown[]) => unknown)(...args);
+    if (text === "begin" || text.startsWith("start transaction")) return this.#begin(text);
     if (text === "commit") return this.#commit();
+    if (text === "rollback") return this.#rollback();
     if (values === undefined || values.length === 0) return super.query(text);
     const name = this.#nameOf(text);
     if (name === undefined) return super.query(text, values);
     return super.query({ name, text, values }).catch((error: unknown) => {
-      // Within a transaction the retry fails like everything after an error, and the unit of work runs again.
       if ((error as pg.DatabaseError).code !== CACHED_PLAN_CHANGED) throw error;
-      this.#names.set(text, `${name}r`);
-      return super.query({ name: `${name}r`, text, values });
+      this.#names.clear();
+      this.#generation++;
+      // Within a transaction this fails like everything after an error: whoever began it begins it again.
+      return super.query({ name: this.#nameOf(text) as string, text, values }).catch((second: unknown) => {
+        throw (second as pg.DatabaseError).code === IN_FAILED_TRANSACTION ? error : second;
+      });
     });
   }
 
   #nameOf(text: string): string | undefined {
     let name = this.#names.get(text);
     if (name === undefined && this.#names.size < MAX_NAMED_STATEMENTS) {
-      name = `s${this.#names.size}`;
+      name = `s${this.#generation}_${this.#names.size}`;
       this.#names.set(text, name);
     }
     return name;
+  }
+
+  /** Kysely (0.29.6) forgets a connection whose BEGIN fails: the pool would count it for ever. */
+  async #begin(text: string): Promise<pg.QueryResult> {
+    try {
+      return await super.query(text);
+    } catch (error) {
+      this.end().catch(() => {});
+      (this as unknown as { release?: () => void }).release?.();
+      throw error;
+    }
   }
 
   async #commit(): Promise<pg.QueryResult> {
@@ -71,6 +90,19 @@ export class NamedStatementClient extends pg.Client {
     // A COMMIT of a failed transaction is answered ROLLBACK, which the driver takes for success.
     if (result.command !== "COMMIT") throw new Error(`the transaction was not committed: ${result.command}`);
     return result;
+  }
+
+  /**
+   * Never fails: a connection that cannot roll back is ended, which rolls back as well. Kysely hands a
+   * connection back to the pool only after a rollback that succeeded; each lost one would keep its place.
+   */
+  async #rollback(): Promise<pg.QueryResult> {
+    try {
+      return await super.query("rollback");
+    } catch {
+      this.end().catch(() => {});
+      return { command: "ROLLBACK", rowCount: null, oid: 0, rows: [], fields: [] };
+    }
   }
 }
 

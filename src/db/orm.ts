@@ -1,8 +1,7 @@
 // Opens the database: the run-time connection pool under MikroORM, and the migrations of the owner role.
 import { MikroORM } from "@mikro-orm/core";
 import { Migrator } from "@mikro-orm/migrations";
-import type { EntityManager } from "@mikro-orm/postgresql";
-import { CompiledQuery } from "kysely";
+import type { EntityManager, PostgreSqlConnection } from "@mikro-orm/postgresql";
 import pg from "pg";
 import { BoundPostgreSqlDriver, NamedStatementClient } from "./driver.ts";
 import { MIGRATIONS } from "./migrations/index.ts";
@@ -39,10 +38,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     role: RUNTIME_ROLE,
   };
   const names = Object.keys(settings);
-  const applySettings = CompiledQuery.raw(
-    `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")}`,
-    names.flatMap((name) => [name, settings[name]]),
-  );
+  const applySettings = `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")}`;
   return new MikroORM({
     ...connection(address),
     driver: BoundPostgreSqlDriver,
@@ -52,10 +48,15 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       connectionTimeoutMillis: 2_000,
       idleTimeoutMillis: 60_000,
       maxLifetimeSeconds: 1_800,
+      // After the server's own limit: for a connection that brings nothing any more, not even that.
+      query_timeout: options.statementTimeoutMs + 1_000,
       application_name: "entity-service",
-    },
-    onCreateConnection: async (created: { executeQuery(query: CompiledQuery): Promise<unknown> }) => {
-      await created.executeQuery(applySettings);
+      // Statements are sent without waiting for the answer to the one before.
+      pipeline: true,
+      // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
+      onConnect: async (client: pg.Client) => {
+        await client.query(applySettings, names.flatMap((name) => [name, settings[name]]));
+      },
     },
     entities: TABLES,
     // The default flushes versioned rows in batches without the version in the update, and loses updates.
@@ -73,6 +74,11 @@ export function forOrganization(orm: Orm, organizationId: string): EntityManager
   return orm.em.fork({
     session: { variables: { "app.organization_id": organizationId } },
   }) as unknown as EntityManager;
+}
+
+/** The pool of run-time connections, for the paths that pipeline. */
+export function poolOf(orm: Orm): Promise<pg.Pool> {
+  return (orm.em.getDriver().getConnection() as unknown as PostgreSqlConnection).getNativeClient();
 }
 
 /** Arbitrary, the same in every process: whoever migrates holds this advisory lock. */

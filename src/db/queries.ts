@@ -1,7 +1,6 @@
 // The hot statements, written by hand, each one text for ever so that PostgreSQL plans it once. They run on
 // the transaction of the entity manager that they are given, under row level security; organization_id is
 // named all the same, since it is the first column of every index.
-import type { EntityManager } from "@mikro-orm/postgresql";
 import {
   type EntityState,
   type EventType,
@@ -12,6 +11,17 @@ import {
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+
+/** Where statements run: an entity manager, or a pipelined transaction. */
+export interface Statements {
+  execute<T>(text: string, values: readonly unknown[]): Promise<T>;
+}
+
+/** A transaction whose statements are sent at once. */
+export interface Pipeline extends Statements {
+  /** Sends a statement whose answer nobody needs: if it fails, the transaction does. */
+  send(text: string, values: readonly unknown[]): void;
+}
 
 /** Keys to look entities up by: tax ids as their match keys. */
 export interface Keys {
@@ -103,10 +113,10 @@ const FIND_HITS = `
 const distinct = (keys: string[]) => [...new Set(keys)];
 
 /** Which entities the keys name now. */
-export async function findHits(em: EntityManager, organizationId: string, keys: Keys): Promise<Hits> {
+export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<Hits> {
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
-  const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
     organizationId,
     keys.externalIds,
     distinct(keys.taxIdKeys),
@@ -122,18 +132,23 @@ const FIND_ENTITIES = `
   with hit as (
     select 'entity_id' as by, u.id::text as key, u.id as hit_id from unnest($2::uuid[]) as u(id)
     union all
-    select h.by, h.key, h.id from (${FIND_HITS.replace("$3", "$4").replace("$2", "$3")}) h
+    select h.by, h.key, h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
   )
   select hit.by, hit.key, ${ENTITY_COLUMNS}
   from hit join entity e on e.organization_id = $1 and e.id = hit.hit_id`;
 
+export interface FoundEntities {
+  hits: Hits;
+  entities: Map<string, EntityState>;
+}
+
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   keys: Keys,
-): Promise<{ hits: Hits; entities: Map<string, EntityState> }> {
-  const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
+): Promise<FoundEntities> {
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
     organizationId,
     keys.entityIds,
     keys.externalIds,
@@ -165,7 +180,7 @@ export interface EntityFilter {
 
 /** Entities by id. Only the filters that are used are in the statement, so that each form has its own plan. */
 export async function listEntities(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   filter: EntityFilter,
 ): Promise<EntityState[]> {
@@ -194,7 +209,7 @@ export async function listEntities(
     where.push(`e.id in (select v.entity_id from entity_event v
       where v.organization_id = $1 and v.recorded_at > ${after}::timestamptz)`);
   }
-  const rows = await em.execute<unknown[]>(
+  const rows = await db.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
     values,
   );
@@ -248,7 +263,7 @@ export interface EventFilter {
 }
 
 /** Events, newest first. */
-export async function listEvents(em: EntityManager, organizationId: string, filter: EventFilter): Promise<ListedEvent[]> {
+export async function listEvents(db: Statements, organizationId: string, filter: EventFilter): Promise<ListedEvent[]> {
   const values: unknown[] = [organizationId, filter.limit];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["v.organization_id = $1"];
@@ -267,7 +282,7 @@ export async function listEvents(em: EntityManager, organizationId: string, filt
     const { recordedAt, id } = filter.before;
     where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
-  const rows = await em.execute<Record<string, never>[]>(
+  const rows = await db.execute<Record<string, never>[]>(
     `select v.* from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
     values,
   );
@@ -295,23 +310,30 @@ export async function listEvents(em: EntityManager, organizationId: string, filt
 
 // --- Locking reads ------------------------------------------------------------------------------
 
-/** Locks entities against writers and recorders, in id order, and reads them. */
-export async function lockEntities(em: EntityManager, organizationId: string, ids: string[]): Promise<EntityState[]> {
-  const rows = await em.execute<unknown[]>(
+/**
+ * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
+ * keys are resolved before the lock: who waited for one must resolve them again.
+ */
+export async function lockEntities(db: Statements, organizationId: string, keys: Keys): Promise<EntityState[]> {
+  const rows = await db.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e
-     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for no key update`,
-    [organizationId, ids],
+     where e.organization_id = $1 and e.id = any(array(
+       select u.id from unnest($2::uuid[]) as u(id)
+       union select h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
+     ))
+     order by e.id for no key update`,
+    [organizationId, keys.entityIds, keys.externalIds, keys.taxIdKeys],
   );
   return rows.map(toState);
 }
 
 /** Locks entities against writers alone, in id order: recorders do not wait for each other. */
 export async function shareEntities(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   ids: string[],
 ): Promise<{ id: string; external_id: string | null; deleted: boolean }[]> {
-  return em.execute(
+  return db.execute(
     `select e.id, e.external_id, e.deleted_at is not null as deleted from entity e
      where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
     [organizationId, ids],
@@ -320,10 +342,10 @@ export async function shareEntities(
 
 /** The database's clock, now and not at the beginning of the transaction, and the organization's policy. */
 export async function readClockAndPolicy(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
 ): Promise<{ now: Instant; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }> {
-  const [row] = await em.execute<{ now: string; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }[]>(
+  const [row] = await db.execute<{ now: string; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }[]>(
     `select clock_timestamp() as now, external_id_policy as policy from organization where organization_id = $1`,
     [organizationId],
   );
@@ -332,8 +354,8 @@ export async function readClockAndPolicy(
 }
 
 /** Serialises those who want a tax id for themselves, until the transaction ends. */
-export async function lockTaxIdKeys(em: EntityManager, organizationId: string, keys: string[]): Promise<void> {
-  await em.execute(
+export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string[]): void {
+  db.send(
     `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))
      from (select key from unnest($2::text[]) as u(key) order by key) k`,
     [organizationId, keys],
@@ -374,9 +396,9 @@ const ENTITY_NAMES = `id, version, external_id, name, tax_id, tax_id_key, tax_id
   risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at,
   external_ids`;
 
-export async function insertEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
+export function insertEntities(db: Pipeline, organizationId: string, states: EntityState[]): void {
   if (states.length === 0) return;
-  await em.execute(
+  db.send(
     `insert into entity (organization_id, type, country_code, created_at, ${ENTITY_NAMES})
      select $1::uuid, v.type, v.country_code, v.created_at, ${ENTITY_NAMES.replaceAll(/(\w+)/g, "v.$1")}
      from ${ENTITY_ARRAYS}, $20::text[], $21::text[], $22::timestamptz[])
@@ -391,14 +413,14 @@ export async function insertEntities(em: EntityManager, organizationId: string, 
   );
 }
 
-export async function updateEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
+export function updateEntities(db: Pipeline, organizationId: string, states: EntityState[]): void {
   if (states.length === 0) return;
   const assignments = ENTITY_NAMES.split(",")
     .map((name) => name.trim())
     .filter((name) => name !== "id")
     .map((name) => `${name} = v.${name}`)
     .join(", ");
-  await em.execute(
+  db.send(
     `update entity e set ${assignments} from ${ENTITY_ARRAYS}) as v(${ENTITY_NAMES})
      where e.organization_id = $1 and e.id = v.id`,
     [organizationId, ...entityColumns(states)],
@@ -413,11 +435,11 @@ export interface ExternalIdChange {
 }
 
 /** Frees, demotes, attaches and promotes, in that order, so that no constraint is hurt on the way. */
-export async function writeExternalIds(
-  em: EntityManager,
+export function writeExternalIds(
+  db: Pipeline,
   organizationId: string,
   changes: readonly ExternalIdChange[],
-): Promise<void> {
+): void {
   const freed: string[] = [];
   const demoted: string[] = [];
   const attached: (ExternalIdState & { entityId: string })[] = [];
@@ -436,13 +458,13 @@ export async function writeExternalIds(
     }
   }
   if (freed.length > 0) {
-    await em.execute("delete from external_id where organization_id = $1 and external_id = any($2::text[])", [
+    db.send("delete from external_id where organization_id = $1 and external_id = any($2::text[])", [
       organizationId,
       freed,
     ]);
   }
   if (demoted.length > 0) {
-    await em.execute(
+    db.send(
       "update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])",
       [organizationId, demoted],
     );
@@ -450,7 +472,7 @@ export async function writeExternalIds(
   if (attached.length > 0) {
     // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.
     attached.sort((a, b) => (a.externalId < b.externalId ? -1 : 1));
-    await em.execute(
+    db.send(
       `insert into external_id (organization_id, external_id, entity_id, type, is_primary, attached_at)
        select $1::uuid, v.* from unnest($2::text[], $3::uuid[], $4::text[], $5::boolean[], $6::timestamptz[]) as v`,
       [
@@ -464,7 +486,7 @@ export async function writeExternalIds(
     );
   }
   if (altered.length > 0) {
-    await em.execute(
+    db.send(
       `update external_id x set type = v.type, is_primary = v.is_primary
        from unnest($2::text[], $3::text[], $4::boolean[]) as v(external_id, type, is_primary)
        where x.organization_id = $1 and x.external_id = v.external_id`,
@@ -495,9 +517,9 @@ export interface EventRow {
   occurredAt: Instant | undefined;
 }
 
-export async function insertEvents(em: EntityManager, organizationId: string, events: EventRow[]): Promise<void> {
+export function insertEvents(db: Pipeline, organizationId: string, events: EventRow[]): void {
   if (events.length === 0) return;
-  await em.execute(
+  db.send(
     `insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_id,
        external_ids, updated_fields, previous_values, new_values, actor, principal, source, reason, request_id,
        metadata, recorded_at, occurred_at)
@@ -536,16 +558,21 @@ export async function insertEvents(em: EntityManager, organizationId: string, ev
 
 /** Rule 49: rewrites the copies of a primary that moved. Returns the number of rows per table. */
 export async function rewriteCopies(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   move: { entityId: string; previous: string; next: string },
 ): Promise<{ transactions: number; userEvents: number }> {
-  const [row] = await em.execute<{ transactions: string; user_events: string }[]>(
-    `with t as (
-       update transaction set
-         origin_external_id = case when origin_external_id = $3 then $4 else origin_external_id end,
-         destination_external_id = case when destination_external_id = $3 then $4 else destination_external_id end
+  const [row] = await db.execute<{ transactions: string; user_events: string }[]>(
+    // In id order: two changers whose entities share transactions would deadlock otherwise.
+    `with r as (
+       select id from transaction
        where organization_id = $1 and (origin_external_id = $3 or destination_external_id = $3)
+       order by id for no key update
+     ), t as (
+       update transaction x set
+         origin_external_id = case when x.origin_external_id = $3 then $4 else x.origin_external_id end,
+         destination_external_id = case when x.destination_external_id = $3 then $4 else x.destination_external_id end
+       from r where x.organization_id = $1 and x.id = r.id
        returning 1
      ), u as (
        update user_event set entity_external_id = $4

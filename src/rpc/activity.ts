@@ -36,7 +36,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { authorOf, type Deps, idempotent, organizationOf } from "./write.ts";
+import { type Deps, idempotent, organizationOf } from "./write.ts";
 
 export function activityRpcs(deps: Deps) {
   return {
@@ -53,7 +53,7 @@ export function activityRpcs(deps: Deps) {
         ctx,
         { input: RecordTransactionsRequestSchema, output: RecordTransactionsResponseSchema, request, requestId },
         async (em) => {
-          const { organizationId } = authorOf(ctx);
+          const organizationId = organizationOf(ctx);
           const parties = rows.flatMap((row, i) => [
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
@@ -115,7 +115,7 @@ export function activityRpcs(deps: Deps) {
         ctx,
         { input: RecordUserEventsRequestSchema, output: RecordUserEventsResponseSchema, request, requestId },
         async (em) => {
-          const { organizationId } = authorOf(ctx);
+          const organizationId = organizationOf(ctx);
           const entities = await activity.holdParties(
             em,
             organizationId,
@@ -261,7 +261,7 @@ async function openList<Desc extends typeof ListTransactionsRequestSchema | type
   const pageSize = parsePageSize(request.pageSize);
   const organizationId = organizationOf(ctx);
   const query = queryOf(desc, request, organizationId);
-  const token = fromPageToken(query, request.pageToken);
+  const token = fromPageToken(query, request.pageToken, ["instant", "id"]);
   const cursor = token === undefined ? undefined : { at: BigInt(token[0] ?? "0"), id: token[1] ?? "" };
   const entityId = await read(deps.orm, organizationId, (em) => findOne(em, organizationId, lookup));
   return { entityId, organizationId, query, cursor, pageSize };

@@ -14,13 +14,13 @@ import {
   UpdateEntityRequestSchema,
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { findEntities, type Keys, listEntities } from "../db/queries.ts";
+import { type FoundEntities, listEntities } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
 import type { Command, Outcome } from "../db/unit-of-work.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
@@ -40,12 +40,7 @@ import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, write } from "./write.ts";
 
 export function entityRpcs(deps: Deps) {
-  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => {
-    const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-    for (const lookup of lookups) lookupKeys(lookup, keys);
-    const organizationId = organizationOf(ctx);
-    return read(deps.orm, organizationId, (em) => findEntities(em, organizationId, keys));
-  };
+  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => deps.reader.find(organizationOf(ctx), lookups);
 
   return {
     async createEntity(request, ctx) {
@@ -59,7 +54,7 @@ export function entityRpcs(deps: Deps) {
 
       const taxId = input.patch.taxId ?? null;
       const claims = externalId === undefined ? [] : [externalId];
-      const command: Command = {
+      const command: Omit<Command, "author"> = {
         ...common,
         claims,
         claimField: () => ({ field: "entity.external_id" }),
@@ -123,7 +118,7 @@ export function entityRpcs(deps: Deps) {
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
-      const after = fromPageToken(query, request.pageToken)?.[0];
+      const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
 
       const entities = await read(deps.orm, organizationId, (em) =>
         listEntities(em, organizationId, {
@@ -209,7 +204,7 @@ export function entityRpcs(deps: Deps) {
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
 
-function pick(lookup: Lookup, found: Awaited<ReturnType<typeof findEntities>>): EntityState {
+function pick(lookup: Lookup, found: FoundEntities): EntityState {
   const id = resolve(lookup, found.hits);
   const entity = id === undefined ? undefined : found.entities.get(id);
   if (entity === undefined) throw notFound(lookup.by);

@@ -52,7 +52,7 @@ export function entityEventRpcs(deps: Deps) {
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListEntityEventsRequestSchema, request, organizationId);
-      const cursor = fromPageToken(query, request.pageToken);
+      const cursor = fromPageToken(query, request.pageToken, ["instant", "id", "version"]);
 
       const events = await read(deps.orm, organizationId, async (em) => {
         let entityId: string | undefined;

@@ -70,7 +70,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     async listOrganizations(request, ctx) {
       const pageSize = parsePageSize(request.pageSize);
       const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
-      const after = fromPageToken(query, request.pageToken)?.[0] ?? null;
+      const after = fromPageToken(query, request.pageToken, ["id"])?.[0] ?? null;
       const rows = await read(deps.orm, organizationOf(ctx), async (em) => {
         const found = await em.execute<Record<string, unknown>[]>("select * from list_organizations($1::uuid, $2::int)", [
           after,
@@ -183,7 +183,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const organizationId = reach(ctx, request.organizationId);
       const pageSize = parsePageSize(request.pageSize);
       const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
-      const after = fromPageToken(query, request.pageToken)?.[0];
+      const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
       const rows = await read(deps.orm, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
         return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {

@@ -107,17 +107,37 @@ export function toPageToken(query: string, cursor: readonly string[]): string {
   return Buffer.from(`${digest(query, text)}${text}`).toString("base64url");
 }
 
-export function fromPageToken(query: string, token: string): string[] | undefined {
+/**
+ * The cursor of a token, undefined without one. The digest keeps a token to its query but is no secret: what
+ * the cursor holds is checked like anything else that a caller sends. `parts`: what each item is.
+ */
+export function fromPageToken(query: string, token: string, parts: readonly (keyof typeof CURSOR_PARTS)[]): string[] | undefined {
   if (token === "") return undefined;
   const decoded = Buffer.from(token, "base64url").toString();
   const text = decoded.slice(DIGEST_LENGTH);
   // Decoding passes over characters that are not base64url: written again, the token must be what came.
-  const edited = token.length > 4096 || Buffer.from(decoded).toString("base64url") !== token;
-  if (edited || decoded.slice(0, DIGEST_LENGTH) !== digest(query, text)) {
-    throw invalidField("page_token", "is not a token of this query: begin again without one");
-  }
-  return JSON.parse(text) as string[];
+  const whole = token.length <= 4096 && Buffer.from(decoded).toString("base64url") === token;
+  const cursor = whole && decoded.slice(0, DIGEST_LENGTH) === digest(query, text) ? parseCursor(text) : undefined;
+  const fits = cursor?.length === parts.length && cursor.every((item, i) => CURSOR_PARTS[parts[i] ?? "id"](item));
+  if (!fits) throw invalidField("page_token", "is not a token of this query: begin again without one");
+  return cursor;
 }
+
+function parseCursor(text: string): string[] | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return Array.isArray(value) && value.every((item) => typeof item === "string") ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const CURSOR_PARTS = {
+  id: (text: string) => parseUuid(text) !== null,
+  version: (text: string) => /^\d{1,18}$/.test(text),
+  /** Microseconds, of the years 1 to 9999. */
+  instant: (text: string) => /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
+};
 
 const DIGEST_LENGTH = 16;
 const digest = (...parts: string[]) =>

@@ -1,8 +1,9 @@
 // Node's HTTP/2 has no time limit for a request's body: a stream whose body never ends would be held for ever.
 import type { EventEmitter } from "node:events";
-import { type ConnectError, createContextKey, type HandlerContext } from "@connectrpc/connect";
+import { type ConnectError, createContextKey } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
+import type { CallHead } from "../interceptors/credentials.ts";
 import { abandon, within } from "../interceptors/deadline.ts";
 
 /** When the body must have arrived, in milliseconds of performance.now(). A gate may bring it forward. */
@@ -13,7 +14,7 @@ export interface BodyLimit {
 export const bodyLimit = createContextKey<BodyLimit | undefined>(undefined, { description: "bodyLimit" });
 
 /** For the gate: a deadline that has passed spares the handler; one that comes before the body's limit shortens it. */
-export function beginDeadline(context: HandlerContext): void {
+export function beginDeadline(context: Pick<CallHead, "timeoutMs" | "values">): void {
   const timeoutMs = context.timeoutMs();
   if (timeoutMs === undefined) return;
   if (timeoutMs <= 0) throw new DomainError("DEADLINE_EXCEEDED", "The deadline had passed when the call arrived");

@@ -1,0 +1,809 @@
+// The walls in the database itself: its catalogue, its roles, its migrations, the driver in front of it; and
+// what callers are told when it fails under a call.
+import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { SchemaGenerator } from "@mikro-orm/postgresql";
+import pg from "pg";
+import { pino } from "pino";
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
+import { CommitUnknownError } from "../src/db/driver.ts";
+import { assertSafeRole, createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
+import { TABLES } from "../src/db/schema.ts";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import { type DatabaseProxy, dump, rowCounts, startOther, startProxy, tenantTables } from "./wall-harness.ts";
+
+let service: TestService;
+let a: TestOrganization;
+let b: TestOrganization;
+let sql: TestService["sql"];
+
+const person = (more: object = {}) => ({ type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...more });
+const byExternal = (value: string) => ({ by: { case: "externalId" as const, value } });
+
+/** A row of every table. */
+async function fill(organization: TestOrganization): Promise<void> {
+  const { entities, activity } = organization.client;
+  await entities.createEntity({ entity: person({ externalId: "x-1", taxId: "20-12345678-9" }), requestId: randomUUID() });
+  const occurredAt = { seconds: 1n, nanos: 0 };
+  const origin = { externalId: "x-1" };
+  await activity.recordTransactions({ transactions: [{ type: "t", amount: "1", currency: "ARS", transactedAt: occurredAt, origin }] });
+  await activity.recordUserEvents({ userEvents: [{ eventType: "t", occurredAt, entityExternalId: "x-1" }] });
+}
+
+/** A connection of the run-time role itself. */
+async function runtime(database = service.database): Promise<pg.Client & AsyncDisposable> {
+  const { host, port, database: name } = database;
+  const client = new pg.Client({ host, port, database: name, user: "entity_service", password: RUNTIME_PASSWORD });
+  await client.connect();
+  return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
+}
+
+/** Empty databases, dropped at the end. */
+async function emptyDatabase(): Promise<{ address: { host: string; port: number; user: string; password: string; database: string } } & AsyncDisposable> {
+  const { host, port, user, password } = inject("databaseServer");
+  const database = `test_${randomUUID().replaceAll("-", "")}`;
+  const owner = new pg.Client({ host, port, user, password, database: "postgres" });
+  await owner.connect();
+  await owner.query(`create database ${database}`);
+  return {
+    address: { host, port, user, password, database },
+    async [Symbol.asyncDispose]() {
+      await owner.query(`drop database ${database} with (force)`);
+      await owner.end();
+    },
+  };
+}
+
+beforeAll(async () => {
+  service = await startService();
+  sql = service.sql;
+  a = await service.newOrganization();
+  b = await service.newOrganization();
+  await fill(a);
+  await fill(b);
+});
+afterAll(() => service[Symbol.asyncDispose]());
+
+const TENANT = "(organization_id = (NULLIF(current_setting('app.organization_id'::text, true), ''::text))::uuid)";
+
+describe("the catalogue", () => {
+  test("the tables are these; one without organization_id is an exception with a reason", async () => {
+    const rows = await sql("select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1");
+    const tables = TABLES.map((table) => table.meta.tableName);
+    // schema_migration is the deployment's and holds no data of anybody.
+    expect(rows).toEqual([...tables, "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })));
+    expect(await tenantTables(sql)).toEqual(tables.sort());
+  });
+
+  test("every table with organization_id has row level security, enabled and forced", async () => {
+    const rows = await sql(
+      `select relname, relrowsecurity, relforcerowsecurity from pg_class
+       where relnamespace = 'public'::regnamespace and relname = any($1)`,
+      [await tenantTables(sql)],
+    );
+    expect(rows.length).toBeGreaterThanOrEqual(8);
+    expect(rows.filter((row) => !row.relrowsecurity || !row.relforcerowsecurity)).toEqual([]);
+  });
+
+  test("the policies are these, and no other", async () => {
+    const rows = await sql("select tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies order by 1, 2");
+    const tenant = (await tenantTables(sql)).map((tablename) => ({
+      tablename,
+      policyname: "tenant",
+      permissive: "PERMISSIVE",
+      roles: "{entity_service}",
+      cmd: "ALL",
+      qual: TENANT,
+      with_check: TENANT,
+    }));
+    // Whose key is this, and which organizations are there: the owner of the two functions reads, all of it.
+    const directory = ["api_key", "organization"].map((tablename) => ({
+      tablename,
+      policyname: "directory",
+      permissive: "PERMISSIVE",
+      roles: "{entity_directory}",
+      cmd: "SELECT",
+      qual: "true",
+      with_check: null,
+    }));
+    const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
+    expect(rows).toEqual([...tenant, ...directory].sort((x, y) => (order(x) < order(y) ? -1 : 1)));
+  });
+
+  test.each(["entity_service", "entity_directory"])("%s owns no table, is in no other role, and bypasses nothing", async (role) => {
+    const [row] = await sql("select * from pg_roles where rolname = $1", [role]);
+    expect(row).toMatchObject({ rolsuper: false, rolbypassrls: false, rolcreatedb: false, rolcreaterole: false, rolreplication: false });
+    expect(await sql("select oid::regclass from pg_class where relowner = $1::regrole", [role])).toEqual([]);
+    expect(await sql("select roleid::regrole::text from pg_auth_members where member = $1::regrole", [role])).toEqual([]);
+    expect(await sql("select nspname from pg_namespace where nspowner = $1::regrole", [role])).toEqual([]);
+    expect(await sql("select has_schema_privilege($1, 'public', 'create') as may", [role])).toEqual([{ may: false }]);
+    expect(await sql("select has_database_privilege($1, current_database(), 'create') as may", [role])).toEqual([{ may: false }]);
+  });
+
+  test("nobody is entity_directory, and it cannot log in", async () => {
+    expect(await sql("select member::regrole::text from pg_auth_members where roleid = 'entity_directory'::regrole")).toEqual([]);
+    expect(await sql("select rolcanlogin from pg_roles where rolname = 'entity_directory'")).toEqual([{ rolcanlogin: false }]);
+  });
+
+  test("every key, unique index and foreign key begins with organization_id", async () => {
+    const rows = await sql<{ name: string; columns: string[] }>(
+      `select i.indexrelid::regclass::text as name, array_agg(a.attname::text order by k.n) as columns
+       from pg_index i join pg_class t on t.oid = i.indrelid
+       cross join unnest(i.indkey::int2[]) with ordinality as k(attnum, n)
+       join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
+       where t.relnamespace = 'public'::regnamespace and i.indisunique and t.relname <> 'schema_migration'
+       group by i.indexrelid
+       union all
+       select c.conname || side, array_agg(a.attname::text order by k.n)
+       from pg_constraint c
+       cross join lateral (values (' from', c.conrelid, c.conkey), (' to', c.confrelid, c.confkey)) as s(side, relation, keys)
+       cross join unnest(s.keys) with ordinality as k(attnum, n)
+       join pg_attribute a on a.attrelid = s.relation and a.attnum = k.attnum
+       where c.contype = 'f' and c.connamespace = 'public'::regnamespace
+       group by c.oid, c.conname, side`,
+    );
+    expect(rows.length).toBeGreaterThan(20);
+    expect(rows.filter((row) => row.columns[0] !== "organization_id").sort((x, y) => (x.name < y.name ? -1 : 1))).toEqual([
+      // A secret is presented before anybody knows whose it is.
+      { name: "api_key_digest", columns: ["digest"] },
+      // Written so that the planner cannot take it for the primary key; it holds organization_id all the same.
+      { name: "external_id_copy", columns: ["primary_of", "external_id", "organization_id"] },
+    ]);
+  });
+
+  test("every index holds organization_id, except that of the secrets", async () => {
+    const rows = await sql<{ name: string }>(
+      `select i.indexrelid::regclass::text as name from pg_index i join pg_class t on t.oid = i.indrelid
+       where t.relnamespace = 'public'::regnamespace and t.relname <> 'schema_migration'
+         and not exists (select from pg_attribute a where a.attrelid = t.oid and a.attname = 'organization_id' and a.attnum = any(i.indkey::int2[]))`,
+    );
+    expect(rows).toEqual([{ name: "api_key_digest" }]);
+  });
+
+  test("no foreign key reaches over the wall, nor deletes or changes anything on its own", async () => {
+    const rows = await sql<{ name: string; def: string }>(
+      "select conname as name, pg_get_constraintdef(oid) as def from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace",
+    );
+    for (const { name, def } of rows) expect(def, name).toMatch(/^FOREIGN KEY \(organization_id\b.*REFERENCES \w+\(organization_id\b/);
+    expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
+  });
+
+  test("there are no triggers, rules or views, and of functions only these two, which see across", async () => {
+    expect(await sql("select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace")).toEqual([]);
+    expect(await sql("select rulename from pg_rules where schemaname = 'public'")).toEqual([]);
+    const rows = await sql(
+      `select oid::regprocedure::text as name, prosecdef as definer, proowner::regrole::text as owner, proconfig as settings,
+         provolatile::text as volatile, array(select grantee::regrole::text from aclexplode(proacl) where privilege_type = 'EXECUTE' order by 1) as callers,
+         array(select 1 from aclexplode(proacl) where grantee = 0) as everybody
+       from pg_proc where pronamespace = 'public'::regnamespace order by 1`,
+    );
+    const common = {
+      definer: true,
+      owner: "entity_directory",
+      settings: ["search_path=pg_catalog, pg_temp"],
+      volatile: "s",
+      callers: ["entity_directory", "entity_service"],
+      everybody: [],
+    };
+    expect(rows).toEqual([
+      { name: "find_api_key(bytea)", ...common },
+      { name: "list_organizations(uuid,integer)", ...common },
+    ]);
+  });
+
+  test("the functions answer what they must and no more", async () => {
+    await using client = await runtime();
+    const { fields } = await client.query("select * from find_api_key('\\x00')");
+    expect(fields.map((field) => field.name)).toEqual(["organization_id", "id", "scopes"]);
+    // A table of the caller's own, ahead in its search path, is not what the function reads.
+    await client.query("create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at");
+    await client.query("set search_path = pg_temp, public");
+    expect((await client.query("select * from public.find_api_key('\\x00')")).rows).toEqual([]);
+  });
+
+  test("the grants are exactly these", async () => {
+    const rows = await sql<{ grantee: string; relname: string; privileges: string }>(
+      `select case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee, c.relname,
+         string_agg(lower(a.privilege_type), ', ' order by a.privilege_type) as privileges
+       from pg_class c cross join aclexplode(c.relacl) a
+       where c.relnamespace = 'public'::regnamespace and a.grantee <> c.relowner group by 1, 2 order by 1, 2`,
+    );
+    expect(Object.fromEntries(rows.map((row) => [`${row.grantee} ${row.relname}`, row.privileges]))).toEqual({
+      "entity_directory api_key": "select",
+      "entity_directory organization": "select",
+      "entity_service api_key": "insert, select, update",
+      "entity_service entity": "insert, select, update",
+      "entity_service entity_event": "insert, select",
+      "entity_service external_id": "delete, insert, select, update",
+      "entity_service organization": "insert, select, update",
+      "entity_service request_record": "delete, insert, select, update",
+      "entity_service schema_migration": "select",
+      "entity_service transaction": "insert, select, update",
+      "entity_service user_event": "insert, select, update",
+    });
+    expect(await sql("select attrelid::regclass from pg_attribute where attacl is not null and attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)")).toEqual([]);
+    expect(await sql("select defaclrole from pg_default_acl")).toEqual([]);
+  });
+
+  test("schema.ts and the migrations make the same tables and columns", async () => {
+    const { host, port, user, password, database } = service.database;
+    const orm = createOrm({ host, port, user, password, database }, { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 });
+    try {
+      const difference = await new SchemaGenerator(orm.em as never).getUpdateSchemaSQL();
+      const statements = difference.split(/;\s*/).map((text) => text.trim()).filter(Boolean);
+      expect(statements.length).toBeGreaterThan(10);
+      expect(statements.filter((text) => /create table|add column|add "|alter column .* (type|set not null|drop not null)|rename/i.test(text))).toEqual([]);
+      // What the rows of MikroORM do not have.
+      expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
+        'drop table if exists "schema_migration" cascade',
+        'alter table "external_id" drop column "primary_of"',
+      ]);
+      expect(statements.filter((text) => /default/i.test(text))).toEqual([
+        'alter table "entity_event" alter column "metadata" drop default',
+        'alter table "entity" alter column "attributes" drop default',
+        'alter table "entity" alter column "metadata" drop default',
+      ]);
+    } finally {
+      await orm.close(true);
+    }
+  });
+});
+
+describe("the run-time role, by hand", () => {
+  test("rule 62: sees nothing without a setting, of nobody else with another's, and only its own with its own", async () => {
+    await using client = await runtime();
+    for (const table of await tenantTables(sql)) {
+      const count = async () => (await client.query(`select count(*)::int as n, count(*) filter (where organization_id <> $1)::int as others from "${table}"`, [b.id])).rows[0];
+      await client.query("reset app.organization_id");
+      expect(await count(), `${table}, no setting`).toEqual({ n: 0, others: 0 });
+      for (const setting of ["", randomUUID()]) {
+        await client.query("select set_config('app.organization_id', $1, false)", [setting]);
+        expect(await count(), `${table}, '${setting}'`).toEqual({ n: 0, others: 0 });
+      }
+      await client.query("select set_config('app.organization_id', $1, false)", [b.id]);
+      const own = await count();
+      expect(own.n, `${table}, its own`).toBeGreaterThan(0);
+      expect(own.others, `${table}, its own`).toBe(0);
+    }
+  });
+
+  test("cannot write a row for another organization, nor move one there, nor touch one", async () => {
+    await using client = await runtime();
+    const before = await dump(sql);
+    for (const table of await tenantTables(sql)) {
+      const columns = (
+        await sql<{ name: string }>(
+          "select quote_ident(column_name) as name from information_schema.columns where table_schema = 'public' and table_name = $1 and is_generated = 'NEVER'",
+          [table],
+        )
+      ).map((row) => row.name);
+      const list = columns.join(", ");
+      const [row] = await sql(`select to_jsonb(t) as row from "${table}" t where organization_id = $1`, [a.id]);
+      await client.query("select set_config('app.organization_id', $1, false)", [b.id]);
+      const insert = client.query(`insert into "${table}" (${list}) select ${list} from jsonb_populate_record(null::"${table}", $1)`, [row?.row]);
+      await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
+      if (table === "entity_event") continue;
+      const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
+      await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
+      const touched = await client.query(`update "${table}" set organization_id = organization_id where organization_id = $1`, [a.id]);
+      expect(touched.rowCount, table).toBe(0);
+    }
+    expect(await dump(sql)).toEqual(before);
+  });
+
+  test("rule 62: cannot change, remove or empty the log; can empty nothing", async () => {
+    await using client = await runtime();
+    await client.query("select set_config('app.organization_id', $1, false)", [a.id]);
+    const refused = { code: "42501" };
+    await expect(client.query("update entity_event set reason = 'x'")).rejects.toMatchObject(refused);
+    await expect(client.query("delete from entity_event")).rejects.toMatchObject(refused);
+    for (const table of await tenantTables(sql)) {
+      await expect(client.query(`truncate "${table}"`), table).rejects.toMatchObject(refused);
+      await expect(client.query(`truncate "${table}" cascade`), table).rejects.toMatchObject(refused);
+      await expect(client.query(`alter table "${table}" disable row level security`), table).rejects.toMatchObject({ code: "42501" });
+      await expect(client.query(`drop policy tenant on "${table}"`), table).rejects.toMatchObject({ code: "42501" });
+      if (!["external_id", "request_record"].includes(table)) {
+        await expect(client.query(`delete from "${table}"`), table).rejects.toMatchObject(refused);
+      }
+    }
+    await expect(client.query("set role entity_directory")).rejects.toMatchObject(refused);
+    await expect(client.query("create table mine (x int)")).rejects.toMatchObject(refused);
+    await expect(client.query("update schema_migration set name = 'x'")).rejects.toMatchObject(refused);
+  });
+
+  test("cannot turn row level security off for itself, only into an error", async () => {
+    await using client = await runtime();
+    await client.query("set row_security = off");
+    await expect(client.query("select * from entity")).rejects.toMatchObject({ code: "42501" });
+  });
+
+  test("an id that another organization has is no oracle: it can be used", async () => {
+    // Both organizations made the external id x-1 and the tax id at the beginning.
+    const rows = await sql("select organization_id from external_id where external_id = 'x-1'");
+    expect(new Set(rows.map((row) => row.organization_id))).toEqual(new Set([a.id, b.id]));
+  });
+});
+
+describe("invariants that the database holds by itself", () => {
+  const attempt = async (statement: string, values: unknown[] = []) => {
+    await using client = await runtime();
+    await client.query("begin");
+    await client.query("select set_config('app.organization_id', $1, true)", [a.id]);
+    await client.query(statement, values);
+    await client.query("set constraints all immediate");
+    await client.query("commit");
+  };
+
+  test.each([
+    ["the copy of the primary external id cannot differ", "update entity set external_id = 'other' where external_id = 'x-1'", "23503"],
+    ["the primary cannot be taken from under its copy", "update external_id set is_primary = false where external_id = 'x-1'", "23503"],
+    ["an entity has one primary", "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) select organization_id, 'second', id, true, now() from entity where external_id = 'x-1'", "23505"],
+    ["an external id is one entity's", "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) select organization_id, 'x-1', id, false, now() from entity where external_id = 'x-1'", "23505"],
+    ["a version has one event", "insert into entity_event select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid()))).* from entity_event e limit 1", "23505"],
+    ["an event has its entity", "insert into entity_event select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid(), 'entity_id', gen_random_uuid()))).* from entity_event e limit 1", "23503"],
+    ["a status is one of ours", "update entity set status = 'free'", "23514"],
+    ["a type is one of ours", "update entity set type = 'free'", "23514"],
+  ])("%s", async (_, statement, code) => {
+    await expect(attempt(statement)).rejects.toMatchObject({ code });
+  });
+});
+
+describe("migrations", () => {
+  const migrateInProcess = (address: object) =>
+    new Promise<{ code: number | null; output: string }>((resolve) => {
+      const script = `
+        const { migrate } = await import(${JSON.stringify(new URL("../src/db/orm.ts", import.meta.url).href)});
+        console.log(JSON.stringify(await migrate(${JSON.stringify(address)})));`;
+      const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "pipe"] });
+      let output = "";
+      child.stdout.on("data", (chunk) => (output += chunk));
+      child.stderr.on("data", (chunk) => (output += chunk));
+      child.on("close", (code) => resolve({ code, output }));
+    });
+
+  test("four processes at once: one migrates, the others wait and have nothing to do", async () => {
+    await using empty = await emptyDatabase();
+    const runs = await Promise.all([1, 2, 3, 4].map(() => migrateInProcess(empty.address)));
+    expect(runs.map((run) => (run.code === 0 ? "" : run.output))).toEqual(["", "", "", ""]);
+    const lists = runs.map((run) => JSON.parse(run.output.trim().split("\n").at(-1) as string) as string[]);
+    expect(lists.filter((list) => list.length > 0)).toHaveLength(1);
+    await using second = { client: new pg.Client(empty.address), [Symbol.asyncDispose]: async () => second.client.end() };
+    await second.client.connect();
+    const { rows } = await second.client.query("select name from schema_migration");
+    expect(rows.map((row) => row.name)).toEqual(lists.flat());
+    const { rows: locks } = await second.client.query("select 1 from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())");
+    expect(locks).toEqual([]);
+  });
+
+  test("twice changes nothing", async () => {
+    const catalogue = `select md5(string_agg(t, '|' order by t)) as sum from (
+      select c.oid || c.relname || coalesce(c.relacl::text, '') || c.relrowsecurity || c.relforcerowsecurity as t from pg_class c where relnamespace = 'public'::regnamespace
+      union all select oid || pg_get_constraintdef(oid) from pg_constraint where connamespace = 'public'::regnamespace
+      union all select oid || proname || coalesce(proacl::text, '') from pg_proc where pronamespace = 'public'::regnamespace
+      union all select policyname || tablename || coalesce(qual, '') from pg_policies) x`;
+    const before = [await sql(catalogue), await dump(sql)];
+    expect(await migrate(service.database)).toEqual([]);
+    expect([await sql(catalogue), await dump(sql)]).toEqual(before);
+  });
+
+  test("an owner who is no superuser can migrate, and the service runs for a login role of its own", async () => {
+    await using empty = await emptyDatabase();
+    const { address } = empty;
+    const suffix = address.database.slice(-8);
+    const [owner, login] = [`owner_${suffix}`, `login_${suffix}`];
+    const admin = new pg.Client(address);
+    await admin.connect();
+    try {
+      await admin.query(`create role ${owner} login createrole password 'p'; create role ${login} login password 'p'`);
+      // The roles are there already, made by the superuser of this cluster: a createrole owner must be given them.
+      await admin.query(`grant entity_service, entity_directory to ${owner} with admin option`);
+      await admin.query(`alter database ${address.database} owner to ${owner}`);
+      expect(await migrate({ ...address, user: owner, password: "p" }, login)).toHaveLength(1);
+      const orm = createOrm({ ...address, user: login, password: "p" }, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+      try {
+        const em = forOrganization(orm, randomUUID());
+        await assertSafeRole(em);
+        expect(await pendingMigrations(em)).toEqual([]);
+        expect(await em.execute("select current_user as role, session_user as login")).toEqual([{ role: "entity_service", login }]);
+      } finally {
+        await orm.close(true);
+      }
+    } finally {
+      await admin.query(`revoke entity_service, entity_directory from ${owner} cascade; reassign owned by ${owner} to ${address.user}; drop owned by ${owner}; drop owned by ${login}; drop role ${login}; drop role ${owner}`);
+      await admin.end();
+    }
+  });
+});
+
+describe("start-up", () => {
+  const asRole = async (role: string) => {
+    await using other = { orm: ormOf(), [Symbol.asyncDispose]: () => other.orm.close(true) };
+    await forOrganization(other.orm, a.id).transactional(async (em) => {
+      await em.execute(`set local role ${role}`);
+      await assertSafeRole(em as never);
+    });
+  };
+  const ormOf = () =>
+    createOrm(service.database, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+
+  test("the run-time role is safe", async () => {
+    await asRole("entity_service");
+  });
+
+  test("a superuser is refused, even as run-time user of the URL it becomes the role", async () => {
+    await expect(asRole(service.database.user)).rejects.toThrow(/must not own tables nor bypass/);
+    await using other = { orm: ormOf(), [Symbol.asyncDispose]: () => other.orm.close(true) };
+    expect(await forOrganization(other.orm, a.id).execute("select current_user as role")).toEqual([{ role: "entity_service" }]);
+  });
+
+  test.each([
+    ["a role that bypasses row level security", "bypassrls", ""],
+    ["the owner of a table", "", "alter table user_event owner to ROLE"],
+  ])("%s is refused", async (_, attribute, more) => {
+    const role = `unsafe_${randomUUID().slice(0, 8)}`;
+    await sql(`create role ${role} ${attribute}`);
+    try {
+      if (more !== "") await sql(more.replace("ROLE", role));
+      await sql(`grant usage on schema public to ${role}`);
+      await expect(asRole(role)).rejects.toThrow(/must not own tables nor bypass/);
+    } finally {
+      await sql(`reassign owned by ${role} to ${service.database.user}`);
+      await sql(`drop owned by ${role}`);
+      await sql(`drop role ${role}`);
+    }
+  });
+
+  test("synchronous_commit off is refused: acknowledged writes could be lost", async () => {
+    const name = service.database.database;
+    await sql(`alter database ${name} set synchronous_commit = off`);
+    try {
+      await expect(startOther(service)).rejects.toThrow(/synchronous_commit/);
+    } finally {
+      await sql(`alter database ${name} reset synchronous_commit`);
+    }
+    await using other = await startOther(service);
+    expect((await other.client(a.apiKey).entities.listEntities({})).entities.length).toBeGreaterThan(0);
+  });
+});
+
+describe("the driver", () => {
+  let orm: Orm;
+  beforeAll(() => {
+    orm = createOrm({ ...service.database, user: "entity_service", password: RUNTIME_PASSWORD }, { poolSize: 1, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+  });
+  afterAll(() => orm.close(true));
+  const one = async (text: string, values: unknown[]) => (await forOrganization(orm, a.id).execute<Record<string, unknown>[]>(text, values))[0];
+
+  test.each(["?", "??", "$1", "$2 ?", "\\", "\\?", "\\\\?", "it's", "'; drop table entity; --", '"', "%s :name", "é\u{1f600}\u{10ffff}", "\t\r\n", "null", "{}", "{a,b}", '{"a":1}', ""])(
+    "brings %j there and back, as a value and in an array",
+    async (value) => {
+      expect(await one("select ?::text as v, ?::text as w", [value, `${value}2`])).toEqual({ v: value, w: `${value}2` });
+      expect(await one("select $1::text as v, $2::text[] as w", [value, [value, null, value]])).toEqual({ v: value, w: [value, null, value] });
+      expect(await one("select $1::jsonb as v", [{ [value]: [value] }])).toEqual({ v: { [value]: [value] } });
+    },
+  );
+
+  test("keeps an escaped question mark as the operator of jsonb", async () => {
+    expect(await one("select ('{\"a\":1}'::jsonb \\? ?) as v, '{\"b\":1}'::jsonb \\? 'a' as w", ["a"])).toEqual({ v: true, w: false });
+  });
+
+  test("refuses NUL and lone surrogates in the database as well: nothing is cut off", async () => {
+    await expect(one("select ?::text as v", ["a\0b"])).rejects.toMatchObject({ code: "22021" });
+    await expect(one("select ?::jsonb as v", ['{"a":"\\u0000"}'])).rejects.toMatchObject({ code: "22P05" });
+    expect(await one("select 1 as v", [])).toEqual({ v: 1 });
+  });
+
+  test("leaves identifiers to MikroORM, which quotes them", async () => {
+    expect(await one("select ?? as v from organization where ?? = ?", ["organization_id", "organization_id", a.id])).toEqual({ v: a.id });
+    await expect(one("select ?? from organization where 1 = ?", ['x" from entity --', 1])).rejects.toMatchObject({ code: "42703" });
+  });
+
+  test("sends values apart from the statement, which is planned under a name", async () => {
+    const canary = `value-${randomUUID()}`;
+    const [row] = await forOrganization(orm, a.id).transactional(async (em) => {
+      await em.execute("select count(*) from entity where name = ?", [canary]);
+      return em.execute<{ text: string; n: string }[]>("select string_agg(statement, ';') as text, count(*) as n from pg_prepared_statements");
+    });
+    expect(row?.text).toContain("where name = $1");
+    expect(row?.text).not.toContain(canary);
+  });
+
+  test("a COMMIT that is answered ROLLBACK is an error", async () => {
+    const before = await rowCounts(sql);
+    const silent = forOrganization(orm, a.id).transactional(async (em) => {
+      await em.execute("insert into user_event select (jsonb_populate_record(u, jsonb_build_object('id', gen_random_uuid()))).* from user_event u limit 1");
+      await em.execute("select 1 / 0").catch(() => {});
+    });
+    await expect(silent).rejects.toThrow(/not committed: ROLLBACK/);
+    expect(await rowCounts(sql)).toEqual(before);
+    expect(await one("select 1 as v", [])).toEqual({ v: 1 });
+  });
+
+  test("a deferred constraint that fails at COMMIT is the constraint's error, not an unknown commit", async () => {
+    const failing = forOrganization(orm, a.id).transactional((em) => em.execute("update entity set external_id = 'nobody has this' where external_id = 'x-1'"));
+    const error = await failing.catch((caught: unknown) => caught);
+    expect(error).not.toBeInstanceOf(CommitUnknownError);
+    expect(error).toMatchObject({ code: "23503" });
+  });
+
+  test("nothing of a transaction is left on its connection", async () => {
+    for (const work of [async () => {}, async () => Promise.reject(new Error("stop"))]) {
+      await forOrganization(orm, a.id).transactional(work).catch(() => {});
+      const [row] = await orm.em.fork().execute<Record<string, unknown>[]>("select current_setting('app.organization_id', true) as setting, count(*)::int as n from entity");
+      expect([null, ""]).toContain(row?.setting);
+      expect(row?.n).toBe(0);
+    }
+    // Reads outside of a transaction of our own as well.
+    await forOrganization(orm, a.id).execute("select 1");
+    const [row] = await orm.em.fork().execute<Record<string, unknown>[]>("select count(*)::int as n from entity");
+    expect(row?.n).toBe(0);
+  });
+});
+
+describe("a column is added under a running service", () => {
+  test("0A000: reads and writes on live connections go on", async () => {
+    await using own = await startService({ config: { poolSize: 2 } });
+    const { entities, organizations } = own.client;
+    const each = async (n: number) => {
+      await entities.createEntity({ entity: person({ externalId: `m-${n}` }), requestId: randomUUID() });
+      await entities.updateEntity({ lookup: byExternal("m-0"), entity: { name: `Ana ${n}` } });
+      await entities.listEntityEvents({});
+      await entities.listEntityEvents({ lookup: byExternal("m-0") });
+      await entities.listEntities({ showDeleted: true });
+      await organizations.getOrganization({});
+      await organizations.listOrganizations({});
+      await organizations.listApiKeys({});
+    };
+    // Often enough that every connection has every statement, planned.
+    for (let n = 0; n < 8; n++) await each(n);
+    for (const table of await tenantTables(own.sql)) await own.sql(`alter table "${table}" add column added text`);
+    for (let n = 8; n < 12; n++) await each(n);
+    const { events } = await entities.listEntityEvents({ lookup: byExternal("m-0") });
+    expect(events).toHaveLength(13);
+  });
+});
+
+describe("the connection is lost", () => {
+  let proxy: DatabaseProxy;
+  const lines: string[] = [];
+  const log = pino({ level: "info" }, { write: (line: string) => void lines.push(line) });
+  beforeAll(async () => {
+    proxy = await startProxy();
+  });
+  afterAll(() => proxy[Symbol.asyncDispose]());
+
+  const writes: [string, (client: EntityClient, requestId: string, id: string) => Promise<unknown>][] = [
+    ["CreateEntity", (client, requestId, id) => client.entities.createEntity({ entity: person({ externalId: id }), requestId })],
+    ["UpdateEntity", (client, requestId, id) => client.entities.updateEntity({ lookup: byExternal(id), entity: person({ name: "Eva" }), allowMissing: true, requestId })],
+    ["RecordUserEvents", (client, requestId, id) => client.activity.recordUserEvents({ userEvents: [{ eventType: id, occurredAt: { seconds: 1n }, entityExternalId: "x-1" }], requestId })],
+  ];
+
+  describe.each(["before", "after"] as const)("at the COMMIT, %s the database took it", (when) => {
+    test.each(writes)("%s is COMMIT_UNKNOWN, and the retry with its request_id is exact", async (_, call) => {
+      await using other = await startOther(service, { address: proxy, log });
+      const headers = captureHeaders();
+      const client = createEntityClient({ baseUrl: other.baseUrl, apiKey: a.apiKey, interceptors: [headers.interceptor] });
+      const [requestId, id] = [randomUUID(), `commit-${randomUUID()}`];
+      const before = await rowCounts(sql);
+      await client.entities.getEntity({ lookup: byExternal("x-1") });
+      const cuts = proxy.cuts();
+      // Not the COMMIT of a read of the key: that is known by now.
+      proxy.cutAtCommit(when);
+      const lost = await refusal(call(client, requestId, id));
+      expect(proxy.cuts()).toBe(cuts + 1);
+      expect(lost).toMatchObject({ code: Code.Unavailable, reason: "COMMIT_UNKNOWN" });
+      await sleep(100);
+      const between = await rowCounts(sql);
+      expect(JSON.stringify(between) === JSON.stringify(before)).toBe(when === "before");
+      const first = await call(client, requestId, id);
+      expect(headers.last.get("idempotent-replay")).toBe(when === "after" ? "true" : null);
+      const after = await rowCounts(sql);
+      if (when === "after") expect(after).toEqual(between);
+      expect(await call(client, requestId, id)).toEqual(first);
+      expect(headers.last.get("idempotent-replay")).toBe("true");
+      expect(await rowCounts(sql)).toEqual(after);
+      expect(lines.join("")).not.toContain(id);
+    });
+  });
+
+  test("an import whose COMMIT is lost ends with COMMIT_UNKNOWN, and run again is complete", async () => {
+    await using other = await startOther(service, { address: proxy, log });
+    const client = other.client(a.apiKey);
+    await client.entities.getEntity({ lookup: byExternal("x-1") });
+    const rows = async function* () {
+      for (let i = 0; i < 10; i++) yield { entity: person({ externalId: `import-${i}` }) };
+    };
+    const run = async () => {
+      let last: unknown;
+      for await (const { progress } of client.entities.importEntities(rows())) last = progress;
+      return last;
+    };
+    proxy.cutAtCommit("after");
+    expect(await refusal(run())).toMatchObject({ reason: "COMMIT_UNKNOWN" });
+    const { created, unchanged, failed } = (await run()) as { created: bigint; unchanged: bigint; failed: bigint };
+    expect([created + unchanged, failed]).toEqual([10n, 0n]);
+    expect(unchanged).toBeGreaterThan(0n);
+  });
+
+  test("refused: DATABASE_UNAVAILABLE at once, and afterwards all is well without a restart", async () => {
+    await using other = await startOther(service, { address: proxy, log });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    const write = () => client.entities.createEntity({ entity: person() });
+    await read();
+    await proxy.refuse();
+    await sleep(50);
+    try {
+      for (const call of [read, write, () => client.activity.listTransactions({ lookup: byExternal("x-1") }), () => client.organizations.getOrganization({})]) {
+        const start = performance.now();
+        expect(await refusal(call())).toMatchObject({ code: Code.Unavailable, reason: "DATABASE_UNAVAILABLE", metadata: { retry_after_ms: expect.any(String) } });
+        expect(performance.now() - start).toBeLessThan(2_500);
+      }
+      // A key that is not known yet cannot be checked.
+      expect(await refusal(other.client(b.apiKey).entities.getEntity({ lookup: byExternal("x-1") }))).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
+    } finally {
+      await proxy.accept();
+    }
+    expect((await read()).entity?.name).toBe("Ana");
+    expect((await write()).entity?.name).toBe("Ana");
+  });
+
+  test("pg_terminate_backend of all, idle and at work: DATABASE_UNAVAILABLE for those at work, then all is well", async () => {
+    await using other = await startOther(service, { log, config: { lockTimeoutMs: 20_000, statementTimeoutMs: 20_000 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    await Promise.all([1, 2, 3, 4, 5].map(read));
+    const kill = () => sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'entity_service'");
+    // Idle ones: the process lives, and the next call has a new connection (or is told to retry).
+    await kill();
+    await sleep(100);
+    await read();
+    // At work: behind a lock.
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    try {
+      await holder.query("begin; lock table entity in access exclusive mode");
+      const calls = [read(), client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Eva" } })].map((call) => refusal(call));
+      await expect.poll(() => sql("select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")).toEqual([{ n: 2 }]);
+      await kill();
+      for (const call of calls) expect(await call).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
+    } finally {
+      await holder.query("rollback");
+      await holder.end();
+    }
+    expect((await read()).entity?.name).toBe("Ana");
+  });
+
+  test("frozen: nothing comes, the caller is answered by its deadline; and afterwards all is well", async () => {
+    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2, defaultTimeoutMs: 700 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    await Promise.all([read(), read()]);
+    proxy.freeze(true);
+    try {
+      const start = performance.now();
+      const answers = await Promise.all([1, 2, 3, 4].map(() => refusal(read())));
+      for (const answer of answers) expect(["DEADLINE_EXCEEDED", "DATABASE_UNAVAILABLE"]).toContain(answer.reason);
+      expect(performance.now() - start).toBeLessThan(2_000);
+    } finally {
+      proxy.freeze(false);
+    }
+    await expect.poll(async () => (await read().catch(() => undefined))?.entity?.name, { timeout: 5_000 }).toBe("Ana");
+  });
+
+  test("connections that bring nothing any more, for ever: their places are free again, and all is well", async () => {
+    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2, statementTimeoutMs: 300, lockTimeoutMs: 200 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    const write = () => client.entities.createEntity({ entity: person() });
+    await Promise.all([read(), write(), read(), write()]);
+    proxy.abandon();
+    const answers = await Promise.all([refusal(read()), refusal(write())]);
+    expect(answers.map((answer) => answer.reason)).toEqual(["DATABASE_UNAVAILABLE", "DATABASE_UNAVAILABLE"]);
+    await expect.poll(async () => (await read().catch(() => undefined))?.entity?.name, { timeout: 5_000 }).toBe("Ana");
+    expect((await write()).entity?.name).toBe("Ana");
+  });
+
+  test("a connection that breaks, again and again: no place in the pool is lost", async () => {
+    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    const write = (requestId: string) => client.entities.createEntity({ entity: person(), requestId });
+    await read();
+    for (let i = 0; i < 4; i++) {
+      await proxy.refuse();
+      // With and without time to learn of it before the next call.
+      if (i % 2 === 0) await sleep(30);
+      expect((await refusal(Promise.all([read(), write(randomUUID())]))).reason).toBe("DATABASE_UNAVAILABLE");
+      await proxy.accept();
+      const requestId = randomUUID();
+      proxy.cutAtCommit("after");
+      await write(requestId).catch(() => {});
+      await expect.poll(async () => (await write(requestId).catch(() => undefined))?.entity?.name).toBe("Ana");
+    }
+    await Promise.all([read(), read(), read()]);
+  });
+
+  test("no connection is free: DATABASE_UNAVAILABLE within about 2 s, health and the process go on", async () => {
+    await using other = await startOther(service, { log, config: { poolSize: 2, lockTimeoutMs: 20_000, statementTimeoutMs: 20_000 } });
+    const client = other.client(a.apiKey);
+    const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
+    await read();
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    await holder.query("begin; lock table entity in access exclusive mode");
+    const blocked = [1, 2].map(() => client.entities.createEntity({ entity: person() }));
+    try {
+      await sleep(200);
+      const start = performance.now();
+      expect(await refusal(read())).toMatchObject({ code: Code.Unavailable, reason: "DATABASE_UNAVAILABLE" });
+      const took = performance.now() - start;
+      expect(took).toBeGreaterThan(1_000);
+      expect(took).toBeLessThan(3_000);
+    } finally {
+      await holder.query("rollback");
+      await holder.end();
+    }
+    for (const call of blocked) expect((await call).entity?.name).toBe("Ana");
+    expect((await read()).entity?.name).toBe("Ana");
+  });
+
+  test("a row that somebody holds: WRITE_CONFLICT after the lock time, nothing written, and then all is well", async () => {
+    await using other = await startOther(service, { log, config: { lockTimeoutMs: 300 } });
+    const client = other.client(a.apiKey);
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    await holder.query("begin");
+    await holder.query("select 1 from entity where external_id = 'x-1' for update");
+    const before = await dump(sql);
+    try {
+      expect(await refusal(client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Eva" }, requestId: randomUUID() }))).toMatchObject({
+        code: Code.Aborted,
+        reason: "WRITE_CONFLICT",
+        metadata: { retry_after_ms: expect.any(String) },
+      });
+    } finally {
+      await holder.query("rollback");
+      await holder.end();
+    }
+    expect(await dump(sql)).toEqual(before);
+    expect((await client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Ana" } })).entity?.name).toBe("Ana");
+  });
+
+  test("a statement that takes too long: DEADLINE_EXCEEDED, and nothing of it goes on", async () => {
+    await using other = await startOther(service, { log, config: { statementTimeoutMs: 300, lockTimeoutMs: 20_000 } });
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    await holder.query("begin; lock table entity in access exclusive mode");
+    try {
+      const error = await refusal(other.client(a.apiKey).entities.getEntity({ lookup: byExternal("x-1") }));
+      expect(error).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
+      expect(await sql("select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")).toEqual([]);
+    } finally {
+      await holder.query("rollback");
+      await holder.end();
+    }
+  });
+
+  test("rule 75: none of this told the log any value", () => {
+    const all = lines.join("");
+    expect(all).toContain("COMMIT_UNKNOWN");
+    for (const value of ["Ana", "Eva", "x-1", "20-12345678-9", a.apiKey]) expect(all).not.toContain(value);
+    expect(all).not.toMatch(/select |insert |update entity/i);
+  });
+
+  test("refusals are ConnectErrors with nothing of the database in them", async () => {
+    await using other = await startOther(service, { address: proxy, log });
+    const client = other.client(a.apiKey);
+    await client.entities.getEntity({ lookup: byExternal("x-1") });
+    await proxy.refuse();
+    const error = await client.entities.getEntity({ lookup: byExternal("x-1") }).catch((caught: unknown) => caught);
+    await proxy.accept();
+    expect(error).toBeInstanceOf(ConnectError);
+    expect((error as ConnectError).rawMessage).toBe("The database does not answer: retry");
+  });
+});
