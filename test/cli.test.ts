@@ -231,6 +231,9 @@ describe("import", () => {
     const canary = "Zyxwvut";
     let deep: object = { [canary]: canary };
     for (let i = 0; i < 300; i++) deep = { a: deep };
+    // Could be encoded, and not decoded at the other end: it would end the stream.
+    let deeper = 1 as unknown;
+    for (let i = 0; i < 60; i++) deeper = { a: deeper };
     const rows: [row: unknown, expected?: [reason: string, field?: string]][] = [
       [person("ok-1")],
       [`{"external_id":"x", name: "${canary}"}`, ["VALIDATION_ERROR"]],
@@ -249,6 +252,7 @@ describe("import", () => {
         ["VALIDATION_ERROR"],
       ],
       [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR"]],
+      [person("bad-15", { attributes: deeper as object }), ["VALIDATION_ERROR", `entity.attributes${".a".repeat(33)}`]],
       [person("bad-9", { metadata: { a: `${canary}\u0000` } }), ["VALIDATION_ERROR", "entity.metadata.a"]],
       [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],
       [
@@ -271,8 +275,8 @@ describe("import", () => {
     ];
     const file = await fileOf(rows.map(([row]) => row));
     const { code, stdout, stderr } = await run(["import", file]);
-    expect({ code, stdout }).toEqual({ code: 1, stdout: "created 2, updated 0, unchanged 0, failed 16\n" });
-    expect(stderr).toBe(`entity-service: 16 rows failed, see ${file}.errors.ndjson\n`);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "created 2, updated 0, unchanged 0, failed 17\n" });
+    expect(stderr).toBe(`entity-service: 17 rows failed, see ${file}.errors.ndjson\n`);
     const text = await readFile(`${file}.errors.ndjson`, "utf8");
     expect(text).not.toContain(canary);
     const errors = await errorsIn(`${file}.errors.ndjson`);
