@@ -66,7 +66,10 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     },
 
     async getOrganization(request, ctx) {
-      const organizationId = reach(ctx, request.organizationId);
+      const violations = new Violations();
+      const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
+      violations.throwIfAny();
+      assertReachable(ctx, organizationId);
       const row = await read(deps.orm, organizationId, (em) => em.findOne(OrganizationRow, { organizationId }));
       if (row === null) throw notFound("organization_id", "Organization");
       return { organization: toProto(row) };
@@ -91,8 +94,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     },
 
     async updateOrganization(request, ctx) {
-      const organizationId = reach(ctx, request.organizationId);
       const violations = new Violations();
+      const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       const organization = request.organization ?? create(OrganizationSchema);
       const paths = new Set(request.updateMask?.paths);
       for (const path of paths) {
@@ -109,6 +112,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       if (wantsPolicy && policy === undefined) violations.add("organization.external_id_policy", "cannot be cleared");
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
+      assertReachable(ctx, organizationId);
 
       return idempotent(
         deps,
@@ -146,8 +150,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     },
 
     async createApiKey(request, ctx) {
-      const organizationId = reach(ctx, request.organizationId);
       const violations = new Violations();
+      const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       const displayName = parseName(request.displayName, "display_name", violations);
       const scopes = [...new Set(request.scopes)];
       if (scopes.length === 0) violations.add("scopes", "must have at least one scope");
@@ -164,6 +168,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         violations.add("expires_at", "must be in the future");
       }
       violations.throwIfAny();
+      assertReachable(ctx, organizationId);
       if (scopes.includes("operator") && !isOperator(ctx)) {
         throw new DomainError("PERMISSION_DENIED", "Only an operator can give the scope operator", {
           scope: "operator",
@@ -194,10 +199,13 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     },
 
     async listApiKeys(request, ctx) {
-      const organizationId = reach(ctx, request.organizationId);
+      const violations = new Violations();
+      const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
+      violations.throwIfAny();
       const pageSize = parsePageSize(request.pageSize);
       const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
+      assertReachable(ctx, organizationId);
       const rows = await read(deps.orm, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0)
           throw notFound("organization_id", "Organization");
@@ -214,12 +222,13 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     },
 
     async revokeApiKey(request, ctx) {
-      const organizationId = reach(ctx, request.organizationId);
       const violations = new Violations();
+      const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       const id = parseUuid(request.apiKeyId) ?? "";
       if (id === "") violations.add("api_key_id", "must be a UUID of the form 8-4-4-4-12");
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
+      assertReachable(ctx, organizationId);
       const response = await idempotent(
         deps,
         ctx,
@@ -243,15 +252,14 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
 
 const isOperator = (ctx: HandlerContext) => callOf(ctx.values).caller.scopes.has("operator");
 
-/** The organization that a request names: the caller's own when empty; another only for an operator. */
-function reach(ctx: HandlerContext, organizationId: string): string {
-  const own = organizationOf(ctx);
-  if (organizationId === "") return own;
-  const violations = new Violations();
-  const id = parseOptionalUuid(organizationId, "organization_id", violations);
-  violations.throwIfAny();
-  if (id === undefined || (id !== own && !isOperator(ctx))) throw notFound("organization_id", "Organization");
-  return id;
+/** The organization that a request names: the caller's own when empty. */
+function parseOrganizationId(ctx: HandlerContext, organizationId: string, violations: Violations): string {
+  return parseOptionalUuid(organizationId, "organization_id", violations) ?? organizationOf(ctx);
+}
+
+/** Another organization than one's own is there for operators only. After validation (rule 13). */
+function assertReachable(ctx: HandlerContext, organizationId: string): void {
+  if (organizationId !== organizationOf(ctx) && !isOperator(ctx)) throw notFound("organization_id", "Organization");
 }
 
 function parseName(value: string, field: string, violations: Violations): string {
