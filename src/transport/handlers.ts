@@ -1,6 +1,7 @@
 // Which RPCs are served, and within which limits: the services of the contract with health and reflection beside them.
 import {
   create,
+  createRegistry,
   type DescMessage,
   type DescMethod,
   type DescMethodUnary,
@@ -30,7 +31,7 @@ import { type CallHead, credentials, type FindCaller } from "../interceptors/cre
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, presentable } from "../interceptors/errors.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
-import { reflection } from "./reflection.ts";
+import { DETAILS, reflection } from "./reflection.ts";
 import type { UnaryRoute } from "./unary.ts";
 import { beginDeadline } from "./request-body.ts";
 
@@ -120,7 +121,12 @@ export function createHandlers(options: HandlerOptions, admit: (call: ContextVal
     writeMaxBytes: WRITE_MAX_BYTES,
     maxTimeoutMs: limits.maxTimeoutMs,
     // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    jsonOptions: { ignoreUnknownFields: false, textDecoder: new TextDecoder("utf-8", { fatal: true }) } as object,
+    jsonOptions: {
+      ignoreUnknownFields: false,
+      textDecoder: new TextDecoder("utf-8", { fatal: true }),
+      // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
+      registry: createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file)),
+    } as object,
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log }),
