@@ -32,7 +32,7 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 
 /** Serves the services with health, reflection and GET /metrics, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
 export function createAdapter(options: HandlerOptions): Adapter {
-  const { limits, log } = options;
+  const { limits, log, present = presentable } = options;
   const calls = admission(limits.maxInFlight);
   const watch = telemetry({ log });
   const { handlers, unary, gate } = createHandlers(options, calls.admit);
@@ -62,7 +62,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     }
     capTimeout(call.header);
     answer(handler, call, limit, response, end).catch((error: unknown) => {
-      presentable(error, { method: handler.method, requestId, log });
+      present(error, { method: handler.method, requestId, log });
       if (response.headersSent) response.destroy();
       else refuse(response, 500, end);
     });
@@ -84,7 +84,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);
     const requestId = call.contextValues?.get(requestIdKey) ?? "";
     const presented = await withPresentableErrors(answered, protocol, {
-      present: (error) => presentable(error, { method, requestId, log }),
+      present: (error) => present(error, { method, requestId, log }),
       ended: (error) => end(outcomeOf(error)),
     });
     await universalResponseToNodeResponse(presented, response as never);
@@ -93,7 +93,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
   const stream = unaryPath({
     routes: unary,
     gate,
-    present: (error, call) => presentable(error, { ...call, log }),
+    present: (error, call) => present(error, { ...call, log }),
     begin: ({ method, headers, values }) => {
       const { traceparent } = headers;
       return watch.begin({

@@ -1,6 +1,7 @@
 // Which RPCs are served, and within which limits: the services of the contract with health and reflection beside them.
 import {
   create,
+  createRegistry,
   type DescMessage,
   type DescMethod,
   type DescMethodUnary,
@@ -28,9 +29,9 @@ import { DomainError } from "../domain/errors.ts";
 import { requestIdKey } from "../interceptors/call.ts";
 import { type CallHead, credentials, type FindCaller } from "../interceptors/credentials.ts";
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
-import { errors, presentable } from "../interceptors/errors.ts";
+import { errors, type Present, presentable } from "../interceptors/errors.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
-import { reflection } from "./reflection.ts";
+import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
 import type { UnaryRoute } from "./unary.ts";
 
@@ -40,6 +41,8 @@ export interface HandlerOptions {
   /** Innermost, in this order: what looks at messages. */
   interceptors?: Interceptor[];
   findCaller: FindCaller;
+  /** For a service whose errors are not of the domain; default `presentable`. */
+  present?: Present;
   readiness: Readiness;
   /** Ends the streams of `endless` and health's watches; calls with an end of their own are left to it. */
   shutdownSignal: AbortSignal;
@@ -83,7 +86,7 @@ export interface Served {
 
 /** `admit` throws for a call too many; it is not asked for health and reflection. */
 export function createHandlers(options: HandlerOptions, admit: (call: ContextValues) => void): Served {
-  const { limits, log, shutdownSignal } = options;
+  const { limits, log, shutdownSignal, present = presentable } = options;
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
@@ -109,7 +112,7 @@ export function createHandlers(options: HandlerOptions, admit: (call: ContextVal
       });
     } catch (error) {
       // Outside the interceptors the library takes a ConnectError only.
-      throw presentable(error, { method: context.method, requestId: context.values.get(requestIdKey), log });
+      throw present(error, { method: context.method, requestId: context.values.get(requestIdKey), log });
     }
   };
 
@@ -120,10 +123,15 @@ export function createHandlers(options: HandlerOptions, admit: (call: ContextVal
     writeMaxBytes: WRITE_MAX_BYTES,
     maxTimeoutMs: limits.maxTimeoutMs,
     // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    jsonOptions: { ignoreUnknownFields: false, textDecoder: new TextDecoder("utf-8", { fatal: true }) } as object,
+    jsonOptions: {
+      ignoreUnknownFields: false,
+      textDecoder: new TextDecoder("utf-8", { fatal: true }),
+      // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
+      registry: createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file)),
+    } as object,
     binaryOptions: { readUnknownFields: false },
     interceptors: [
-      errors({ log }),
+      errors({ log, present }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       ...(options.interceptors ?? []),
@@ -140,7 +148,7 @@ export function createHandlers(options: HandlerOptions, admit: (call: ContextVal
   });
 
   // The unary path has a deadline of its own, and no stream to watch.
-  const around = [errors({ log }), ...(options.interceptors ?? [])];
+  const around = [errors({ log, present }), ...(options.interceptors ?? [])];
   const unary = new Map<string, UnaryRoute>();
   for (const [service, implementation] of [...served, ...open]) {
     for (const method of service.methods) {

@@ -21,8 +21,8 @@ const NOT_FOUND = {
   value: { errorCode: CODE.NOT_FOUND, errorMessage: "not found" },
 } as const;
 
-/** No service imports them, but tools that find them here print the details of errors instead of bytes. */
-const DETAILS = [file_google_rpc_error_details, file_entity_v1_error];
+/** The files of errors' details, which no service imports: tools that find them here print details instead of bytes. */
+export const DETAILS = [file_google_rpc_error_details, file_entity_v1_error];
 
 /** Answers for the services, the files that define them and all that those import. v1 and v1alpha differ in their package alone. */
 export function reflection(services: readonly DescService[]): {
