@@ -835,11 +835,8 @@ describe("with the default limits", () => {
     recorders: (held: { id: string }) =>
       strict.client.activity.recordTransactions({ transactions: [pay({ entityId: held.id }, { name: "B" })] }),
   };
-  // Open, hence `fails`; to become a plain `it` when they are fixed. Updates and changes that wait for a row
-  // which another session holds take both groups of the organization, and then the lock time one by one, so
-  // that an update of any other entity runs into its deadline. Recorders take a connection of the pool each.
   for (const kind of Object.keys(waiters) as (keyof typeof waiters)[])
-    it.fails(`rule 36: however many ${kind} wait for one entity, another one is updated and read meanwhile`, async () => {
+    it(`rule 36: however many ${kind} wait for one entity, another one is updated and read meanwhile`, async () => {
       const [held, free] = [
         await newPerson(strict.client, { externalId: unique("p") }),
         await newPerson(strict.client),

@@ -302,16 +302,22 @@ export async function listEvents(db: Statements, organizationId: string, filter:
 
 /**
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
- * keys are resolved before the lock: who waited for one must resolve them again.
+ * keys are resolved before the lock: who waited for one must resolve them again. With `skipLocked` those
+ * that somebody else holds are left out instead of waited for.
  */
-export async function lockEntities(db: Statements, organizationId: string, keys: Keys): Promise<EntityState[]> {
+export async function lockEntities(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  { skipLocked }: { skipLocked: boolean },
+): Promise<EntityState[]> {
   const rows = await db.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e
      where e.organization_id = $1 and e.id = any(array(
        select u.id from unnest($2::uuid[]) as u(id)
        union select h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
      ))
-     order by e.id for no key update`,
+     order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
     [organizationId, keys.entityIds, keys.externalIds, keys.taxIdKeys],
   );
   return rows.map(toState);

@@ -75,7 +75,9 @@ const MAX_LOCK_ROUNDS = 5;
 
 /**
  * Runs commands in order, in as few transactions as possible. A result per command, in order; those that
- * are done are committed. Throws only for failures of the whole, such as DATABASE_UNAVAILABLE.
+ * are done are committed. Waits for entities that others hold, the lock time at most: then the commands that
+ * concern them are refused, not the others. Throws only for failures of the whole, such as
+ * DATABASE_UNAVAILABLE.
  */
 export async function writeGroup(
   orm: Orm,
@@ -83,17 +85,42 @@ export async function writeGroup(
   commands: readonly Command[],
   options: TransactionOptions = {},
 ): Promise<Result[]> {
-  const results = new Array<Result>(commands.length);
+  const results = await writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
+  return results.map((result) => (result === "busy" ? heldByOthers() : result));
+}
+
+/** The same without waiting: commands on entities that others hold are "busy", and nothing of them is done. */
+export function writeGroupUnlessBusy(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+): Promise<(Result | "busy")[]> {
+  return writeCommands(orm, organizationId, commands, { skipLocked: true });
+}
+
+async function writeCommands(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+  { skipLocked, ...options }: TransactionOptions & { skipLocked: boolean },
+): Promise<(Result | "busy")[]> {
+  const results = new Array<Result | "busy">(commands.length);
   let waiting = commands.map((_, index) => index);
   let collisions = 0;
+  let skip = skipLocked;
   while (waiting.length > 0) {
     const group = waiting.map((index) => commands[index] as Command);
-    let attempt: (Result | "later")[];
+    let attempt: (Result | "later" | "busy")[];
     try {
-      attempt = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, group), options);
+      attempt = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, group, skip), options);
     } catch (error) {
-      // Somebody took an id between our look and our insert, or holds a row: of several commands only those
-      // that it concerns are refused.
+      if (group.length > 1 && isConflict(error) && !skip) {
+        // Somebody held a row for the whole lock time: now without those rows.
+        skip = true;
+        continue;
+      }
+      // Somebody took an id between our look and our insert: of several commands only those that it concerns
+      // are refused.
       if (group.length > 1 && (error instanceof UniqueViolation || isConflict(error))) {
         for (const index of waiting) {
           results[index] = await writeAlone(orm, organizationId, commands[index] as Command, options);
@@ -135,6 +162,13 @@ export async function writeGroup(
   return results;
 }
 
+const heldByOthers = (): Result => ({
+  kind: "refused",
+  error: new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", {
+    retry_after_ms: "100",
+  }),
+});
+
 /** A command of a group, by itself. That others hold its rows is its own refusal, and not the group's failure. */
 async function writeAlone(
   orm: Orm,
@@ -166,18 +200,19 @@ async function runGroup(
   db: queries.Pipeline,
   organizationId: string,
   commands: readonly Command[],
-): Promise<(Result | "later")[]> {
+  skipLocked: boolean,
+): Promise<(Result | "later" | "busy")[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
   const [claims, group] = await Promise.all([
     claimRequests(db, organizationId, requests),
-    openGroup(db, organizationId, commands),
+    openGroup(db, organizationId, commands, skipLocked),
   ]);
   const live = claims.filter((claim) => claim === "claimed").length;
 
   // What comes after a command that has to wait waits too: the order of the commands is kept.
   let stopped = false;
-  const results = commands.map((command, i): Result | "later" => {
+  const results = commands.map((command, i): Result | "later" | "busy" => {
     const claim = claims[i] ?? "later";
     if (claim === "later") stopped = true;
     else if (claim !== "claimed") {
@@ -193,7 +228,8 @@ async function runGroup(
       return { kind: "refused", error };
     }
   });
-  if (commands.length === 1 && results[0] !== "later" && results[0]?.kind === "refused") throw results[0].error;
+  const [only] = results;
+  if (commands.length === 1 && typeof only === "object" && only.kind === "refused") throw only.error;
 
   await group.write(db);
   const answers: { key: RequestKey; answer: Uint8Array }[] = [];
@@ -201,7 +237,8 @@ async function runGroup(
   results.forEach((result, i) => {
     const [key, request] = [requests[i], commands[i]?.request];
     if (key === undefined || request === undefined || claims[i] !== "claimed") return;
-    if (result !== "later" && result.kind === "done") answers.push({ key, answer: request.answer(result.outcome) });
+    if (typeof result === "object" && result.kind === "done")
+      answers.push({ key, answer: request.answer(result.outcome) });
     else undone.push(key);
   });
   // Sent, not waited for: should one fail, the transaction does.
@@ -211,7 +248,12 @@ async function runGroup(
 }
 
 /** Locks what the commands name, reads it, and holds the states that they leave. */
-async function openGroup(db: queries.Pipeline, organizationId: string, commands: readonly Command[]) {
+async function openGroup(
+  db: queries.Pipeline,
+  organizationId: string,
+  commands: readonly Command[],
+  skipLocked: boolean,
+) {
   const keys: queries.Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
   const claimed: string[] = [];
   const uniqueKeys: string[] = [];
@@ -228,14 +270,14 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
   };
 
   const states = new Map<string, EntityState>();
-  // An id that is not there is known not to be: nothing to lock.
-  const known = new Set(keys.entityIds);
+  // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
+  const known = new Set(skipLocked ? [] : keys.entityIds);
   let hits: queries.Hits;
   let clock: { now: Instant; policy: ExternalIdPolicy };
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [locked, found, time] = await Promise.all([
-      queries.lockEntities(db, organizationId, keys),
+      queries.lockEntities(db, organizationId, keys, { skipLocked }),
       queries.findHits(db, organizationId, wanted),
       queries.readClockAndPolicy(db, organizationId),
     ]);
@@ -248,7 +290,7 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
       const id = lookup === undefined ? undefined : findOne(lookup, found);
       return id === undefined || known.has(id);
     });
-    if (complete) break;
+    if (complete || skipLocked) break;
     if (round === MAX_LOCK_ROUNDS) {
       throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
     }
@@ -259,10 +301,10 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
   let time = clock.now - 1n;
 
   return {
-    run(command: Command, alone: boolean): Result | "later" {
+    run(command: Command, alone: boolean): Result | "later" | "busy" {
       const id = command.lookup === undefined ? undefined : resolve(command.lookup, hits);
       // A command before this one moved the key to an entity that is not locked here.
-      if (id !== undefined && !known.has(id)) return "later";
+      if (id !== undefined && !known.has(id)) return skipLocked ? "busy" : "later";
       const before = id === undefined ? null : (states.get(id) ?? null);
       if (before === null && command.lookup !== undefined) {
         if (!command.allowMissing || command.etag !== undefined) throw notFound(command.lookup.by);

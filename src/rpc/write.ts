@@ -13,6 +13,7 @@ import type { EntityManager } from "@mikro-orm/postgresql";
 import type { Orm } from "../db/orm.ts";
 import type { Reader } from "../db/reader.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
+import type { Slots } from "../db/slots.ts";
 import { transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
@@ -28,6 +29,8 @@ export interface Deps {
   reader: Reader;
   /** Writes entities, together with other writes. */
   writer: Writer;
+  /** Bounds the writes that run alone and may wait for locks. */
+  slots: Slots;
   /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */
   clock: () => number;
 }
@@ -111,7 +114,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
  * organization the request names: with another one it is another request, and a new one is not there yet.
  */
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
-  { orm }: Deps,
+  { orm, slots }: Deps,
   ctx: HandlerContext,
   call: {
     input: I;
@@ -133,22 +136,24 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
     requestId === undefined
       ? undefined
       : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
-  return transaction(
-    orm,
-    own,
-    async (em) => {
-      const [claim] = await claimRequests(em, own, [key]);
-      if (typeof claim === "object" && "refused" in claim) throw claim.refused;
-      if (typeof claim === "object") {
-        ctx.responseHeader.set("idempotent-replay", "true");
-        return fromBinary(output, claim.answer);
-      }
-      await enter(em, organizationId);
-      const answer = create(output, await work(em));
-      await enter(em, own);
-      if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
-      return answer;
-    },
-    { validateOnly: request.validateOnly, signal: ctx.signal },
-  );
+  const attempt = () =>
+    transaction(
+      orm,
+      own,
+      async (em) => {
+        const [claim] = await claimRequests(em, own, [key]);
+        if (typeof claim === "object" && "refused" in claim) throw claim.refused;
+        if (typeof claim === "object") {
+          ctx.responseHeader.set("idempotent-replay", "true");
+          return fromBinary(output, claim.answer);
+        }
+        await enter(em, organizationId);
+        const answer = create(output, await work(em));
+        await enter(em, own);
+        if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
+        return answer;
+      },
+      { validateOnly: request.validateOnly, signal: ctx.signal },
+    );
+  return slots(attempt);
 }
