@@ -19,13 +19,15 @@ import { OrganizationService } from "../clients/typescript/gen/entity/v1/organiz
 import { Designation, type Entity, EntityStatus, EntityType, ErrorInfoSchema, BadRequestSchema } from "../clients/typescript/index.ts";
 import type { Status } from "../clients/typescript/gen/google/rpc/status_pb.ts";
 import { captureHeaders, refusal, startService, type TestService } from "./harness.ts";
-import { type Answer, bytesOf, dump, messagesOf, openWire, type Payload, refusalIn, rowCounts, startOther, type Wire } from "./wall-harness.ts";
+import { type Answer, bytesOf, dump, everythingIn, messagesOf, openWire, type Payload, refusalIn, rowCounts, startOther, type Wire } from "./wall-harness.ts";
 
 const SERVICES = [EntityService, ActivityService, OrganizationService];
 const METHODS = new Map(SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]));
 
 let service: TestService;
 let wire: Wire;
+/** Another organization, with entities of the same names. */
+let scratch: Wire;
 const lines: string[] = [];
 let main: Entity;
 let other: Entity;
@@ -49,9 +51,13 @@ beforeAll(async () => {
   await make({ externalId: "twin-2", taxId: "30.77777777.7" });
   const gone = await make({ externalId: "gone" });
   await entities.deleteEntity({ lookup: byId(gone.id) as never, ...reason });
+  const neighbour = await service.newOrganization();
+  scratch = openWire(service.baseUrl, neighbour.apiKey);
+  for (const externalId of ["e-1", "e-2", "gone"]) await neighbour.client.entities.createEntity({ entity: person({ externalId }) });
 });
 afterAll(async () => {
   await wire[Symbol.asyncDispose]();
+  await scratch[Symbol.asyncDispose]();
   await service[Symbol.asyncDispose]();
 });
 
@@ -82,9 +88,9 @@ interface Outcome {
 }
 
 /** One gRPC call; a row of an import that is refused counts as the refusal. */
-async function call(rpc: string, payload: Payload): Promise<Outcome> {
+async function call(rpc: string, payload: Payload, over: Wire = wire): Promise<Outcome> {
   const method = METHODS.get(rpc) as DescMethod;
-  const answer = await wire.call(method, payload);
+  const answer = await over.call(method, payload);
   const refused = refusalIn(answer);
   if (refused !== undefined) return { ...refused, answer };
   if (rpc === "ImportEntities") {
@@ -294,6 +300,31 @@ describe("in every field of every request", () => {
       "year 0": time(-62_135_596_801, 0),
       "2^53": time(2 ** 53, 0),
     });
+  });
+
+  test.each(everyRpc("string", "mask"))("18: %s: what is refused is not repeated, wherever it stood (rule 75)", async (rpc) => {
+    // Longest first: most of it is taken for what it is.
+    const base = rpc === "CreateEntity" ? { entity: { type: EntityType.PERSON, countryCode: "AR" } } : (BASE[rpc]?.() ?? {});
+    const from = lines.length;
+    let refused = 0;
+    // What is accepted changes something: where nobody looks.
+    const isOperators = (METHODS.get(rpc) as DescMethod).parent.typeName === OrganizationService.typeName;
+    const over = isOperators ? wire : scratch;
+    for (const leaf of leaves(rpc, "string", "mask")) {
+      for (const value of ["Zoraida Quintanilla 27-31415926-5", "Zoraida\0Quintanilla", "Zoraida Quintanilla ".repeat(300), "Zoraida\u202eQuintanilla"]) {
+        for (const head of [new Uint8Array(), bytesOf(METHODS.get(rpc) as DescMethod, base)]) {
+          const { reason, answer } = await call(rpc, Buffer.concat([head, leaf.request(Buffer.from(value))]), over);
+          if (reason === undefined) {
+            stores = true;
+            continue;
+          }
+          refused++;
+          expect(everythingIn(answer), leaf.path).not.toMatch(/Zoraida|Quintanilla|31415926/);
+        }
+      }
+    }
+    expect(refused).toBeGreaterThan(2);
+    expect(lines.slice(from).join("")).not.toMatch(/Zoraida|Quintanilla|31415926/);
   });
 
   test.each([...METHODS.keys()])("42: %s: unknown fields are neither kept nor answered", async (rpc) => {
@@ -699,6 +730,11 @@ describe("structs and numbers", () => {
     const [row] = await service.sql("select encode(response, 'escape') as response from request_record where request_id = $1", [requestId]);
     expect(row?.response).not.toContain(marker);
     expect(JSON.stringify(await dump(service.sql))).not.toContain(marker);
+    // Nor another query: the token of one is good for the other.
+    const { answer: page } = await call("ListEntities", Buffer.concat([integer(8, 1), integer(9, 1), bytes(888, marker)]));
+    const { nextPageToken } = messagesOf<ListEntitiesResponse>(EntityService.method.listEntities, page)[0] as ListEntitiesResponse;
+    expect(nextPageToken).not.toBe("");
+    expect((await call("ListEntities", { showDeleted: true, pageToken: nextPageToken })).reason).toBeUndefined();
     expect(await json("CreateEntity", entity(',"surname":"Perez"'))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.surname"] });
     expect(await json("CreateEntity", entity(',"entityData":{"person":{"revenue":1}}'))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["entity.entity_data.person.revenue"] });
   });
@@ -832,6 +868,20 @@ describe("request ids", () => {
     expect(refusalIn(answer)?.reason ?? answer.headers["idempotent-replay"]).toMatch(/^(true|REQUEST_ID_REUSED)$/);
     // Rule 13: what is not valid is refused before the id is looked at.
     expect(await call("CreateEntity", { entity: { name: "x" }, requestId })).toMatchObject({ reason: "VALIDATION_ERROR" });
+  });
+
+  test("56: another key, or another method, has its own: neither a replay nor a refusal", async () => {
+    stores = true;
+    const requestId = randomUUID();
+    const headers = captureHeaders();
+    const client = await service.organization.clientWith(["entities:write"], { interceptors: [headers.interceptor] });
+    const first = await call("CreateEntity", { entity: person(), requestId });
+    const { entity } = await client.entities.createEntity({ entity: person(), requestId });
+    expect(headers.last.get("idempotent-replay")).toBeNull();
+    expect((messagesOf<GetEntityResponse>(EntityService.method.createEntity, first.answer)[0] as GetEntityResponse).entity?.id).not.toBe(entity?.id);
+    await client.entities.createEntity({ entity: person({ name: "Eva" }), requestId: randomUUID() });
+    expect((await call("UpdateEntity", { lookup: byExternal("e-2"), entity: { name: "Eva" }, requestId })).reason).toBeUndefined();
+    expect((await call("RecordUserEvents", { userEvents: [{ entityExternalId: "e-2", eventType: "t", occurredAt: at }], requestId })).reason).toBeUndefined();
   });
 
   test("57: in flight for longer than the lock time", async () => {
@@ -984,7 +1034,6 @@ test("every number of the list has a test here, or a reason why not", async () =
   const here = new Set([...text.matchAll(/(?:test|\)|^\s*)\(?\s*["']((?:\d+(?:, )?)+)[,:]/gm)].flatMap((match) => (match[1] ?? "").match(/\d+/g) ?? []).map(Number));
   const elsewhere: Record<number, string> = {
     7: "tenant-wall.test.ts, every RPC",
-    18: "errors.test.ts: no value in any error or log line",
     53: "merge: not yet there",
     54: "database.test.ts: a row that somebody holds",
     62: "organizations.test.ts: revoked and expired",
