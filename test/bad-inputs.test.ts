@@ -38,6 +38,7 @@ import {
   type Answer,
   bytesOf,
   dump,
+  everythingIn,
   messagesOf,
   openWire,
   type Payload,
@@ -54,6 +55,8 @@ const METHODS = new Map(
 
 let service: TestService;
 let wire: Wire;
+/** Another organization, with entities of the same names. */
+let scratch: Wire;
 const lines: string[] = [];
 let main: Entity;
 let other: Entity;
@@ -82,9 +85,14 @@ beforeAll(async () => {
   await make({ externalId: "twin-2", taxId: "30.77777777.7" });
   const gone = await make({ externalId: "gone" });
   await entities.deleteEntity({ lookup: byId(gone.id) as never, ...reason });
+  const neighbour = await service.newOrganization();
+  scratch = openWire(service.baseUrl, neighbour.apiKey);
+  for (const externalId of ["e-1", "e-2", "gone"])
+    await neighbour.client.entities.createEntity({ entity: person({ externalId }) });
 });
 afterAll(async () => {
   await wire[Symbol.asyncDispose]();
+  await scratch[Symbol.asyncDispose]();
   await service[Symbol.asyncDispose]();
 });
 
@@ -115,9 +123,9 @@ interface Outcome {
 }
 
 /** One gRPC call; a row of an import that is refused counts as the refusal. */
-async function call(rpc: string, payload: Payload): Promise<Outcome> {
+async function call(rpc: string, payload: Payload, over: Wire = wire): Promise<Outcome> {
   const method = METHODS.get(rpc) as DescMethod;
-  const answer = await wire.call(method, payload);
+  const answer = await over.call(method, payload);
   const refused = refusalIn(answer);
   if (refused !== undefined) return { ...refused, answer };
   if (rpc === "ImportEntities") {
@@ -369,6 +377,40 @@ describe("in every field of every request", () => {
       "2^53": time(2 ** 53, 0),
     });
   });
+
+  test.each(everyRpc("string", "mask"))(
+    "18: %s: what is refused is not repeated, wherever it stood (rule 75)",
+    async (rpc) => {
+      // Longest first: most of it is taken for what it is.
+      const base =
+        rpc === "CreateEntity" ? { entity: { type: EntityType.PERSON, countryCode: "AR" } } : (BASE[rpc]?.() ?? {});
+      const from = lines.length;
+      let refused = 0;
+      // What is accepted changes something: where nobody looks.
+      const isOperators = (METHODS.get(rpc) as DescMethod).parent.typeName === OrganizationService.typeName;
+      const over = isOperators ? wire : scratch;
+      for (const leaf of leaves(rpc, "string", "mask")) {
+        for (const value of [
+          "Zoraida Quintanilla 27-31415926-5",
+          "Zoraida\0Quintanilla",
+          "Zoraida Quintanilla ".repeat(300),
+          "Zoraida\u202eQuintanilla",
+        ]) {
+          for (const head of [new Uint8Array(), bytesOf(METHODS.get(rpc) as DescMethod, base)]) {
+            const { reason, answer } = await call(rpc, Buffer.concat([head, leaf.request(Buffer.from(value))]), over);
+            if (reason === undefined) {
+              stores = true;
+              continue;
+            }
+            refused++;
+            expect(everythingIn(answer), leaf.path).not.toMatch(/Zoraida|Quintanilla|31415926/);
+          }
+        }
+      }
+      expect(refused).toBeGreaterThan(2);
+      expect(lines.slice(from).join("")).not.toMatch(/Zoraida|Quintanilla|31415926/);
+    },
+  );
 
   test.each([...METHODS.keys()])("42: %s: unknown fields are neither kept nor answered", async (rpc) => {
     const method = METHODS.get(rpc) as DescMethod;
@@ -1039,6 +1081,17 @@ describe("structs and numbers", () => {
     );
     expect(row?.response).not.toContain(marker);
     expect(JSON.stringify(await dump(service.sql))).not.toContain(marker);
+    // Nor another query: the token of one is good for the other.
+    const { answer: page } = await call(
+      "ListEntities",
+      Buffer.concat([integer(8, 1), integer(9, 1), bytes(888, marker)]),
+    );
+    const { nextPageToken } = messagesOf<ListEntitiesResponse>(
+      EntityService.method.listEntities,
+      page,
+    )[0] as ListEntitiesResponse;
+    expect(nextPageToken).not.toBe("");
+    expect((await call("ListEntities", { showDeleted: true, pageToken: nextPageToken })).reason).toBeUndefined();
     expect(await json("CreateEntity", entity(',"surname":"Perez"'))).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["entity.surname"],
@@ -1336,6 +1389,32 @@ describe("request ids", () => {
     });
   });
 
+  test("56: another key, or another method, has its own: neither a replay nor a refusal", async () => {
+    stores = true;
+    const requestId = randomUUID();
+    const headers = captureHeaders();
+    const client = await service.organization.clientWith(["entities:write"], { interceptors: [headers.interceptor] });
+    const first = await call("CreateEntity", { entity: person(), requestId });
+    const { entity } = await client.entities.createEntity({ entity: person(), requestId });
+    expect(headers.last.get("idempotent-replay")).toBeNull();
+    expect(
+      (messagesOf<GetEntityResponse>(EntityService.method.createEntity, first.answer)[0] as GetEntityResponse).entity
+        ?.id,
+    ).not.toBe(entity?.id);
+    await client.entities.createEntity({ entity: person({ name: "Eva" }), requestId: randomUUID() });
+    expect(
+      (await call("UpdateEntity", { lookup: byExternal("e-2"), entity: { name: "Eva" }, requestId })).reason,
+    ).toBeUndefined();
+    expect(
+      (
+        await call("RecordUserEvents", {
+          userEvents: [{ entityExternalId: "e-2", eventType: "t", occurredAt: at }],
+          requestId,
+        })
+      ).reason,
+    ).toBeUndefined();
+  });
+
   test("57: in flight for longer than the lock time", async () => {
     await using impatient = await startOther(service, { config: { lockTimeoutMs: 300 } });
     const requestId = randomUUID();
@@ -1590,7 +1669,6 @@ test("every number of the list has a test here, or a reason why not", async () =
   );
   const elsewhere: Record<number, string> = {
     7: "tenant-wall.test.ts, every RPC",
-    18: "errors.test.ts: no value in any error or log line",
     53: "merge: not yet there",
     54: "database.test.ts: a row that somebody holds",
     62: "organizations.test.ts: revoked and expired",
