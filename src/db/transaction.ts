@@ -106,7 +106,9 @@ export async function pipelined<T>(
       const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
       // Whatever was still on its way has failed in the aborted transaction: the connection is clean.
       broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
-      throw error instanceof DomainError ? error : (causeOf(outcomes) ?? error);
+      if (error instanceof DomainError) throw error;
+      // The statement's own stack ends in the driver: this one says whose it was.
+      throw new Error("a statement of the unit of work failed", { cause: causeOf(outcomes) ?? error });
     } finally {
       client.release(broken);
     }
