@@ -238,7 +238,12 @@ export function changeExternalId(
     type: "EXTERNAL_ID_CHANGED",
     reason: command.reason,
     source: "change_external_id_endpoint",
-    metadata: { externalIdChangeReason: command.reason, source: "change_external_id_endpoint" },
+    metadata: {
+      externalIdChangeReason: command.reason,
+      source: "change_external_id_endpoint",
+      // Counted where there is a previous one to rewrite.
+      rewrittenRows: { transactions: 0, userEvents: 0 },
+    },
   };
 }
 

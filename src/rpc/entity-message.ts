@@ -289,6 +289,10 @@ function entityDataFromProto(
   const kinds = new Set(named.map((path) => path.split(".")[1] as domain.EntityType));
   const [only] = kinds;
   if (kinds.size > 1 || only === undefined) throw invalidField("update_mask", "names both person and company data");
+  // Not "clear it": who sends one and names the other has mixed them up.
+  if (kind?.case !== undefined && kind.case !== only) {
+    throw invalidField("update_mask", `names ${only} data, and entity_data has ${kind.case} data`);
+  }
   const sent = kind?.case === only ? keysOf(kind, today, violations) : {};
   if (named.includes(`entity_data.${only}`)) {
     return { kind: only, replace: true, entries: sent };

@@ -54,7 +54,7 @@ function invalidLookup(field: string, description: string): DomainError {
 
 /** What is wrong with a tax id, if anything; its form is never checked here (rule 19). */
 export function taxIdProblem(value: string): string | null {
-  return textProblem(value, { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null);
+  return textProblem(trim(value), { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null);
 }
 
 /** An external id to attach: trimmed, checked. */

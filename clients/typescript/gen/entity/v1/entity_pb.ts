@@ -186,7 +186,9 @@ export type Entity = Message<"entity.v1.Entity"> & {
   entityData?: EntityData | undefined;
 
   /**
-   * The caller's own data: at most 200 keys, 64 KiB as JSON, 32 levels deep.
+   * The caller's own data: at most 200 keys an object, 64 KiB as JSON, 32 levels
+   * deep. A key has 1 to 128 code points, no dot and no quotation mark; a number
+   * is finite and, where whole, within ±(2^53 - 1): send larger ones as strings.
    * Merged per top-level key; a key sent as null is removed. The path
    * `attributes` in update_mask replaces the whole map.
    *
