@@ -9,6 +9,6 @@ export default defineConfig({
     // Two cores share the tests, the service and PostgreSQL.
     maxWorkers: 2,
     reporters: process.env.CI ? ["default", "json"] : ["default"],
-    outputFile: { json: "test-results.json" },
+    outputFile: { json: process.env.TEST_RESULTS ?? "test-results.json" },
   },
 });

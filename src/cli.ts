@@ -1,38 +1,177 @@
-// The command line: thin, over the same functions as the service and over the generated client.
-import { Command, CommanderError } from "commander";
+// The command line: thin, over the same functions as the service and over the generated client. What only
+// serve and migrate need is imported by them: it would take the others longer to load than to do their work.
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { changeExternalIds } from "./cli/change-external-ids.ts";
+import { connect, describe, type Env } from "./cli/connection.ts";
+import { Interrupted, importEntities } from "./cli/import.ts";
+import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
+import { eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
+import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
-import { migrateOnly } from "./db/database.ts";
-import { createLogger } from "./log.ts";
-import { startServer } from "./server.ts";
 
-type Env = Record<string, string | undefined>;
-
-/** Runs one command; the exit code. Errors are one line on standard error. */
+/** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used. */
 export async function run(args: string[], env: Env): Promise<number> {
-  const program = new Command("entity-service").description("The system of record for persons and companies.").exitOverride();
-  program.command("serve", { isDefault: true }).description("start the service").action(() => serve(readConfig(env)));
-  program
-    .command("migrate")
-    .description("bring the database up to date")
-    .action(async () => {
-      const ran = await migrateOnly(readConfig(env), () => {});
-      process.stdout.write(ran.length === 0 ? "nothing to migrate\n" : `${ran.join("\n")}\n`);
-    });
+  const { program, exitCode } = createProgram(env);
   try {
     await program.parseAsync(args, { from: "user" });
-    return 0;
+    return exitCode();
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode;
-    process.stderr.write(`entity-service: ${error instanceof Error ? error.message : String(error)}\n`);
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    const [what, why] = error instanceof Interrupted ? [`${error.message} - `, error.cause] : ["", error];
+    process.stderr.write(`entity-service: ${what}${describe(why, env)}\n`);
     return error instanceof ConfigError ? 2 : 1;
   }
 }
 
+function createProgram(env: Env): { program: Command; exitCode: () => number } {
+  let code = 0;
+  const report = (counts: Counts, errorsFile: string) => {
+    process.stdout.write(`${countsLine(counts)}\n`);
+    if (counts.failed === 0) return;
+    process.stderr.write(`entity-service: ${counts.failed} rows failed, see ${errorsFile}\n`);
+    code = 1;
+  };
+
+  const program = new Command("entity-service")
+    .description("The system of record for persons and companies.")
+    .version(
+      (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version,
+    )
+    .exitOverride()
+    .showHelpAfterError("(entity-service --help shows the commands)")
+    .addHelpText("after", HELP);
+
+  program
+    .command("serve", { isDefault: true })
+    .description("start the service")
+    .action(() => serve(readConfig(env)));
+
+  program
+    .command("migrate")
+    .description("bring the database up to date")
+    .action(async () => {
+      const { migrateOnly } = await import("./db/database.ts");
+      const ran = await migrateOnly(readConfig(env), () => {});
+      process.stdout.write(ran.length === 0 ? "nothing to migrate\n" : `${ran.join("\n")}\n`);
+    });
+
+  program
+    .command("import")
+    .description("create or update entities from a file, found by their external_id; safe to run again")
+    .argument("<file>", "NDJSON, the JSON form of an Entity a line; - for standard input")
+    .option("--errors <file>", "where rows that failed are told of (default: FILE.errors.ndjson)")
+    .option("--dry-run", "check every row and write nothing", false)
+    .option("--reason <text>", "the reason of rows that have none")
+    .addHelpText("after", IMPORT_HELP)
+    .action(async (file: string, options: { errors?: string; dryRun: boolean; reason?: string }) => {
+      const errorsFile = options.errors ?? errorsFileOf(file);
+      const { dryRun, reason } = options;
+      report(await importEntities(connect(env), { file, errorsFile, dryRun, reason }), errorsFile);
+    });
+
+  program
+    .command("change-external-ids")
+    .description("give entities another primary external id, line by line; run again, it goes on where it stopped")
+    .argument("<file>", 'NDJSON, {"old": "...", "new": "...", "reason": "..."} a line; - for standard input')
+    .option("--errors <file>", "where rows that failed are told of (default: FILE.errors.ndjson)")
+    .option("--reason <text>", "the reason of rows that have none: at least 5 characters")
+    .option("--keep-previous-as-alias", "keep the old ids attached instead of freeing them", false)
+    .addHelpText("after", CHANGE_HELP)
+    .action(async (file: string, options: { errors?: string; reason?: string; keepPreviousAsAlias: boolean }) => {
+      const errorsFile = options.errors ?? errorsFileOf(file);
+      const { reason, keepPreviousAsAlias } = options;
+      report(await changeExternalIds(connect(env), { file, errorsFile, reason, keepPreviousAsAlias }), errorsFile);
+    });
+
+  withLookup(program.command("get").description("print one entity as JSON")).action(async (options: LookupOptions) => {
+    const lookup = lookupOf(options);
+    if (lookup === undefined) throw new ConfigError("give one of --id, --external-id, --tax-id");
+    await printEntity(connect(env), lookup);
+  });
+
+  withLookup(program.command("events").description("print what happened, newest first: to one entity, or to all"))
+    .option("--type <type...>", "only these types, such as CREATED or ATTRIBUTE_CHANGED")
+    .option("--actor <actor>", "only what this user or API key did", "")
+    .option("--limit <n>", "how many at most", positive, 100)
+    .option("--json", "the whole event as JSON, one a line", false)
+    .action(async (options: LookupOptions & { type?: string[]; actor: string; limit: number; json: boolean }) => {
+      const types = (options.type ?? []).map((name) => {
+        const type = eventTypeOf(name);
+        if (type === undefined) throw new ConfigError("--type must be the type of an event, such as CREATED");
+        return type;
+      });
+      await printEvents(connect(env), { ...options, lookup: lookupOf(options), types });
+    });
+
+  addKeys(program, env);
+  return { program, exitCode: () => code };
+}
+
+function addKeys(program: Command, env: Env): void {
+  const keys = program.command("keys").description("make, list and revoke API keys");
+  const organization = () =>
+    new Option("--organization <id>", "whose key (default: the organization of your own)").default("", "");
+  keys
+    .command("create")
+    .description("make a key; its secret is printed once, on standard output")
+    .requiredOption("--name <name>", "what the key is for")
+    .requiredOption("--scope <scope...>", "what it may do, such as entities:read")
+    .addOption(organization())
+    .option("--expires-at <time>", "when it ends, such as 2027-01-31T00:00:00Z (default: never)", time)
+    .action((options: { name: string; scope: string[]; organization: string; expiresAt?: Date }) =>
+      createKey(connect(env), {
+        name: options.name,
+        scopes: options.scope,
+        organizationId: options.organization,
+        expiresAt: options.expiresAt,
+      }),
+    );
+  keys
+    .command("list")
+    .description("list the keys, revoked ones too; never a secret")
+    .addOption(organization())
+    .action((options: { organization: string }) => listKeys(connect(env), options.organization));
+  keys
+    .command("revoke")
+    .description("revoke a key: it is refused within 5 s")
+    .argument("<id>", "the key's id, as list shows it")
+    .addOption(organization())
+    .action((id: string, options: { organization: string }) => revokeKey(connect(env), id, options.organization));
+}
+
+interface LookupOptions {
+  id?: string;
+  externalId?: string;
+  taxId?: string;
+}
+
+function withLookup(command: Command): Command {
+  return command
+    .option("--id <uuid>", "the entity by its id")
+    .option("--external-id <id>", "the entity by one of its external ids")
+    .option("--tax-id <number>", "the entity by its tax id; punctuation does not count");
+}
+
+function positive(text: string): number {
+  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError("It must be a whole number from 1.");
+  return Number(text);
+}
+
+function time(text: string): Date {
+  const date = new Date(text);
+  if (!/^\d{4}-\d\d-\d\dT.*(Z|[+-]\d\d:\d\d)$/.test(text) || Number.isNaN(date.getTime())) {
+    throw new InvalidArgumentError("It must be a time with its zone, as in 2027-01-31T00:00:00Z.");
+  }
+  return date;
+}
+
 async function serve(config: Config): Promise<void> {
-  const log = createLogger(config.logLevel);
   const stopped = Promise.withResolvers<string>();
   // From the first moment: a signal during the start ends it in good order too.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => stopped.resolve(signal));
+  const [{ createLogger }, { startServer }] = await Promise.all([import("./log.ts"), import("./server.ts")]);
+  const log = createLogger(config.logLevel);
   const server = await startServer(config, log);
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
@@ -46,3 +185,33 @@ async function serve(config: Config): Promise<void> {
   log.info("stopped");
   if (reason !== "SIGTERM" && reason !== "SIGINT") throw new Error(reason);
 }
+
+const HELP = `
+Environment of serve and migrate: see the README. The other commands talk to the service at
+ENTITY_SERVICE_URL (default http://127.0.0.1:50051) with the API key ENTITY_SERVICE_API_KEY.
+
+Examples:
+  export ENTITY_SERVICE_API_KEY=$(cat .data/bootstrap-key)
+  entity-service import entities.ndjson
+  entity-service get --tax-id 30-71234567-1
+  entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
+  entity-service keys create --name billing --scope entities:read --scope activity:write
+
+Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used.`;
+
+const IMPORT_HELP = `
+A line is the JSON form of an Entity, in snake_case or camelCase; reason, request_id and occurred_at may
+stand beside its fields. Keys of a person, a company or an address that the contract does not list are
+kept in 'additional'; any other unknown key fails its row. Rows that fail do not stop the others.
+
+Examples:
+  entity-service import entities.ndjson --dry-run
+  zcat entities.ndjson.gz | entity-service import - --errors errors.ndjson --reason "first load"`;
+
+const CHANGE_HELP = `
+Lines are worked on one after the other, each once for ever: a line whose change is in the events
+counts as unchanged when the same file is run again, whatever happened since.
+
+Example:
+  echo '{"old": "crm-1", "new": "erp-0001", "reason": "CRM migration"}' > ids.ndjson
+  entity-service change-external-ids ids.ndjson`;

@@ -13,6 +13,8 @@ export interface Config {
   tls: { cert: string; key: string; clientCa: string | undefined } | undefined;
   bootstrapApiKey: string | undefined;
   logLevel: string;
+  /** Serve unary gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
+  unaryPath: boolean;
   /** Connections to the database. */
   poolSize: number;
   /** Calls in flight before the next is refused with OVERLOADED. */
@@ -49,6 +51,11 @@ export function readConfig(env: Record<string, string | undefined>): Config {
       throw new ConfigError(`${name} must be a whole number from ${min} to ${max}`);
     }
     return number;
+  };
+  const flag = (name: string, fallback: boolean) => {
+    const value = text(name) ?? (fallback ? "on" : "off");
+    if (value !== "on" && value !== "off") throw new ConfigError(`${name} must be on or off`);
+    return value === "on";
   };
   const url = (name: string) => {
     const value = text(name);
@@ -88,6 +95,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     tls: cert !== undefined && key !== undefined ? { cert, key, clientCa } : undefined,
     bootstrapApiKey,
     logLevel,
+    unaryPath: flag("UNARY_PATH", true),
     poolSize: integer("POOL_SIZE", 10, 2, 200),
     maxInFlight: integer("MAX_IN_FLIGHT", 256, 1, 100_000),
     maxMessageBytes: integer("MAX_MESSAGE_BYTES", 1024 * 1024, 1024, 64 * 1024 * 1024),

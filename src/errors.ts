@@ -4,7 +4,7 @@ import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
-import { DomainError, type Reason } from "./domain/errors.ts";
+import type { DomainError, Reason } from "./domain/errors.ts";
 
 /** `domain` of every google.rpc.ErrorInfo that the service sends. */
 export const ERROR_DOMAIN = "entity.v1";
@@ -52,13 +52,14 @@ export function reasonOf(error: ConnectError): string | undefined {
   return error.findDetails(ErrorInfoSchema).find((info) => info.domain === ERROR_DOMAIN)?.reason;
 }
 
-
 /** The same error as a value inside a response: an item of a batch, a row of an import. */
 export function toStatus(error: DomainError): Status {
   const { code, rawMessage, details } = toConnectError(error);
   return create(StatusSchema, {
     code,
     message: rawMessage,
-    details: details.flatMap((detail) => ("desc" in detail ? [anyPack(detail.desc, create(detail.desc, detail.value))] : [])),
+    details: details.flatMap((detail) =>
+      "desc" in detail ? [anyPack(detail.desc, create(detail.desc, detail.value))] : [],
+    ),
   });
 }

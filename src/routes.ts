@@ -1,4 +1,5 @@
 // Every RPC of every service, family by family: a forgotten one does not compile.
+import type { DescService } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
@@ -10,7 +11,6 @@ import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
 import type { Deps } from "./rpc/write.ts";
-import type { ServiceRouter } from "./transport/handlers.ts";
 
 /** RPCs whose messages may be larger: batches and imports. */
 export const LARGE_METHODS = [
@@ -19,6 +19,11 @@ export const LARGE_METHODS = [
   ActivityService.method.recordTransactions,
   ActivityService.method.recordUserEvents,
 ];
+
+/** Where services are registered: the transport. */
+interface ServiceRouter {
+  service<T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>): void;
+}
 
 /** Registers the services. */
 export function routes(router: ServiceRouter, deps: Deps & { forgetCallers: () => void }): void {

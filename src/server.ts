@@ -6,6 +6,9 @@ import type { Config } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
+import { createReader } from "./db/reader.ts";
+import { createSlots } from "./db/slots.ts";
+import { createWriter } from "./db/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
 import { LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
@@ -40,6 +43,16 @@ export async function startServer(config: Config, log: Logger, options: { databa
   }
 
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
+  // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
+  const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
+  const deps = {
+    orm,
+    reader: createReader(orm),
+    writer: createWriter(orm, slots),
+    slots,
+    clock: Date.now,
+    forgetCallers: callers.forget,
+  };
   const readiness = createReadiness();
   const shutdown = new AbortController();
   const tls = config.tls && {
@@ -53,8 +66,8 @@ export async function startServer(config: Config, log: Logger, options: { databa
       port: config.port,
       tls,
       log,
-      request: createAdapter({
-        services: (router) => routes(router, { orm, clock: Date.now, forgetCallers: callers.forget }),
+      ...createAdapter({
+        services: (router) => routes(router, deps),
         interceptors: [wellFormed],
         findCaller: callers,
         readiness,

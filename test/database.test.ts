@@ -27,10 +27,15 @@ const byExternal = (value: string) => ({ by: { case: "externalId" as const, valu
 /** A row of every table. */
 async function fill(organization: TestOrganization): Promise<void> {
   const { entities, activity } = organization.client;
-  await entities.createEntity({ entity: person({ externalId: "x-1", taxId: "20-12345678-9" }), requestId: randomUUID() });
+  await entities.createEntity({
+    entity: person({ externalId: "x-1", taxId: "20-12345678-9" }),
+    requestId: randomUUID(),
+  });
   const occurredAt = { seconds: 1n, nanos: 0 };
   const origin = { externalId: "x-1" };
-  await activity.recordTransactions({ transactions: [{ type: "t", amount: "1", currency: "ARS", transactedAt: occurredAt, origin }] });
+  await activity.recordTransactions({
+    transactions: [{ type: "t", amount: "1", currency: "ARS", transactedAt: occurredAt, origin }],
+  });
   await activity.recordUserEvents({ userEvents: [{ eventType: "t", occurredAt, entityExternalId: "x-1" }] });
 }
 
@@ -43,7 +48,9 @@ async function runtime(database = service.database): Promise<pg.Client & AsyncDi
 }
 
 /** Empty databases, dropped at the end. */
-async function emptyDatabase(): Promise<{ address: { host: string; port: number; user: string; password: string; database: string } } & AsyncDisposable> {
+async function emptyDatabase(): Promise<
+  { address: { host: string; port: number; user: string; password: string; database: string } } & AsyncDisposable
+> {
   const { host, port, user, password } = inject("databaseServer");
   const database = `test_${randomUUID().replaceAll("-", "")}`;
   const owner = new pg.Client({ host, port, user, password, database: "postgres" });
@@ -72,7 +79,9 @@ const TENANT = "(organization_id = (NULLIF(current_setting('app.organization_id'
 
 describe("the catalogue", () => {
   test("the tables are these; one without organization_id is an exception with a reason", async () => {
-    const rows = await sql("select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1");
+    const rows = await sql(
+      "select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1",
+    );
     const tables = TABLES.map((table) => table.meta.tableName);
     // schema_migration is the deployment's and holds no data of anybody.
     expect(rows).toEqual([...tables, "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })));
@@ -90,7 +99,9 @@ describe("the catalogue", () => {
   });
 
   test("the policies are these, and no other", async () => {
-    const rows = await sql("select tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies order by 1, 2");
+    const rows = await sql(
+      "select tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies order by 1, 2",
+    );
     const tenant = (await tenantTables(sql)).map((tablename) => ({
       tablename,
       policyname: "tenant",
@@ -114,19 +125,36 @@ describe("the catalogue", () => {
     expect(rows).toEqual([...tenant, ...directory].sort((x, y) => (order(x) < order(y) ? -1 : 1)));
   });
 
-  test.each(["entity_service", "entity_directory"])("%s owns no table, is in no other role, and bypasses nothing", async (role) => {
-    const [row] = await sql("select * from pg_roles where rolname = $1", [role]);
-    expect(row).toMatchObject({ rolsuper: false, rolbypassrls: false, rolcreatedb: false, rolcreaterole: false, rolreplication: false });
-    expect(await sql("select oid::regclass from pg_class where relowner = $1::regrole", [role])).toEqual([]);
-    expect(await sql("select roleid::regrole::text from pg_auth_members where member = $1::regrole", [role])).toEqual([]);
-    expect(await sql("select nspname from pg_namespace where nspowner = $1::regrole", [role])).toEqual([]);
-    expect(await sql("select has_schema_privilege($1, 'public', 'create') as may", [role])).toEqual([{ may: false }]);
-    expect(await sql("select has_database_privilege($1, current_database(), 'create') as may", [role])).toEqual([{ may: false }]);
-  });
+  test.each(["entity_service", "entity_directory"])(
+    "%s owns no table, is in no other role, and bypasses nothing",
+    async (role) => {
+      const [row] = await sql("select * from pg_roles where rolname = $1", [role]);
+      expect(row).toMatchObject({
+        rolsuper: false,
+        rolbypassrls: false,
+        rolcreatedb: false,
+        rolcreaterole: false,
+        rolreplication: false,
+      });
+      expect(await sql("select oid::regclass from pg_class where relowner = $1::regrole", [role])).toEqual([]);
+      expect(await sql("select roleid::regrole::text from pg_auth_members where member = $1::regrole", [role])).toEqual(
+        [],
+      );
+      expect(await sql("select nspname from pg_namespace where nspowner = $1::regrole", [role])).toEqual([]);
+      expect(await sql("select has_schema_privilege($1, 'public', 'create') as may", [role])).toEqual([{ may: false }]);
+      expect(await sql("select has_database_privilege($1, current_database(), 'create') as may", [role])).toEqual([
+        { may: false },
+      ]);
+    },
+  );
 
   test("nobody is entity_directory, and it cannot log in", async () => {
-    expect(await sql("select member::regrole::text from pg_auth_members where roleid = 'entity_directory'::regrole")).toEqual([]);
-    expect(await sql("select rolcanlogin from pg_roles where rolname = 'entity_directory'")).toEqual([{ rolcanlogin: false }]);
+    expect(
+      await sql("select member::regrole::text from pg_auth_members where roleid = 'entity_directory'::regrole"),
+    ).toEqual([]);
+    expect(await sql("select rolcanlogin from pg_roles where rolname = 'entity_directory'")).toEqual([
+      { rolcanlogin: false },
+    ]);
   });
 
   test("every key, unique index and foreign key begins with organization_id", async () => {
@@ -147,7 +175,9 @@ describe("the catalogue", () => {
        group by c.oid, c.conname, side`,
     );
     expect(rows.length).toBeGreaterThan(20);
-    expect(rows.filter((row) => row.columns[0] !== "organization_id").sort((x, y) => (x.name < y.name ? -1 : 1))).toEqual([
+    expect(
+      rows.filter((row) => row.columns[0] !== "organization_id").sort((x, y) => (x.name < y.name ? -1 : 1)),
+    ).toEqual([
       // A secret is presented before anybody knows whose it is.
       { name: "api_key_digest", columns: ["digest"] },
       // Written so that the planner cannot take it for the primary key; it holds organization_id all the same.
@@ -168,12 +198,17 @@ describe("the catalogue", () => {
     const rows = await sql<{ name: string; def: string }>(
       "select conname as name, pg_get_constraintdef(oid) as def from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace",
     );
-    for (const { name, def } of rows) expect(def, name).toMatch(/^FOREIGN KEY \(organization_id\b.*REFERENCES \w+\(organization_id\b/);
+    for (const { name, def } of rows)
+      expect(def, name).toMatch(/^FOREIGN KEY \(organization_id\b.*REFERENCES \w+\(organization_id\b/);
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
   test("there are no triggers, rules or views, and of functions only these two, which see across", async () => {
-    expect(await sql("select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace")).toEqual([]);
+    expect(
+      await sql(
+        "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
+      ),
+    ).toEqual([]);
     expect(await sql("select rulename from pg_rules where schemaname = 'public'")).toEqual([]);
     const rows = await sql(
       `select oid::regprocedure::text as name, prosecdef as definer, proowner::regrole::text as owner, proconfig as settings,
@@ -200,7 +235,9 @@ describe("the catalogue", () => {
     const { fields } = await client.query("select * from find_api_key('\\x00')");
     expect(fields.map((field) => field.name)).toEqual(["organization_id", "id", "scopes"]);
     // A table of the caller's own, ahead in its search path, is not what the function reads.
-    await client.query("create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at");
+    await client.query(
+      "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",
+    );
     await client.query("set search_path = pg_temp, public");
     expect((await client.query("select * from public.find_api_key('\\x00')")).rows).toEqual([]);
   });
@@ -225,18 +262,32 @@ describe("the catalogue", () => {
       "entity_service transaction": "insert, select, update",
       "entity_service user_event": "insert, select, update",
     });
-    expect(await sql("select attrelid::regclass from pg_attribute where attacl is not null and attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)")).toEqual([]);
+    expect(
+      await sql(
+        "select attrelid::regclass from pg_attribute where attacl is not null and attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)",
+      ),
+    ).toEqual([]);
     expect(await sql("select defaclrole from pg_default_acl")).toEqual([]);
   });
 
   test("schema.ts and the migrations make the same tables and columns", async () => {
     const { host, port, user, password, database } = service.database;
-    const orm = createOrm({ host, port, user, password, database }, { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 });
+    const orm = createOrm(
+      { host, port, user, password, database },
+      { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
+    );
     try {
       const difference = await new SchemaGenerator(orm.em as never).getUpdateSchemaSQL();
-      const statements = difference.split(/;\s*/).map((text) => text.trim()).filter(Boolean);
+      const statements = difference
+        .split(/;\s*/)
+        .map((text) => text.trim())
+        .filter(Boolean);
       expect(statements.length).toBeGreaterThan(10);
-      expect(statements.filter((text) => /create table|add column|add "|alter column .* (type|set not null|drop not null)|rename/i.test(text))).toEqual([]);
+      expect(
+        statements.filter((text) =>
+          /create table|add column|add "|alter column .* (type|set not null|drop not null)|rename/i.test(text),
+        ),
+      ).toEqual([]);
       // What the rows of MikroORM do not have.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
         'drop table if exists "schema_migration" cascade',
@@ -244,6 +295,7 @@ describe("the catalogue", () => {
       ]);
       expect(statements.filter((text) => /default/i.test(text))).toEqual([
         'alter table "entity_event" alter column "metadata" drop default',
+        'alter table "entity" alter column "external_ids" drop default',
         'alter table "entity" alter column "attributes" drop default',
         'alter table "entity" alter column "metadata" drop default',
       ]);
@@ -257,7 +309,13 @@ describe("the run-time role, by hand", () => {
   test("rule 62: sees nothing without a setting, of nobody else with another's, and only its own with its own", async () => {
     await using client = await runtime();
     for (const table of await tenantTables(sql)) {
-      const count = async () => (await client.query(`select count(*)::int as n, count(*) filter (where organization_id <> $1)::int as others from "${table}"`, [b.id])).rows[0];
+      const count = async () =>
+        (
+          await client.query(
+            `select count(*)::int as n, count(*) filter (where organization_id <> $1)::int as others from "${table}"`,
+            [b.id],
+          )
+        ).rows[0];
       await client.query("reset app.organization_id");
       expect(await count(), `${table}, no setting`).toEqual({ n: 0, others: 0 });
       for (const setting of ["", randomUUID()]) {
@@ -284,12 +342,18 @@ describe("the run-time role, by hand", () => {
       const list = columns.join(", ");
       const [row] = await sql(`select to_jsonb(t) as row from "${table}" t where organization_id = $1`, [a.id]);
       await client.query("select set_config('app.organization_id', $1, false)", [b.id]);
-      const insert = client.query(`insert into "${table}" (${list}) select ${list} from jsonb_populate_record(null::"${table}", $1)`, [row?.row]);
+      const insert = client.query(
+        `insert into "${table}" (${list}) select ${list} from jsonb_populate_record(null::"${table}", $1)`,
+        [row?.row],
+      );
       await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
       if (table === "entity_event") continue;
       const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
       await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
-      const touched = await client.query(`update "${table}" set organization_id = organization_id where organization_id = $1`, [a.id]);
+      const touched = await client.query(
+        `update "${table}" set organization_id = organization_id where organization_id = $1`,
+        [a.id],
+      );
       expect(touched.rowCount, table).toBe(0);
     }
     expect(await dump(sql)).toEqual(before);
@@ -304,7 +368,9 @@ describe("the run-time role, by hand", () => {
     for (const table of await tenantTables(sql)) {
       await expect(client.query(`truncate "${table}"`), table).rejects.toMatchObject(refused);
       await expect(client.query(`truncate "${table}" cascade`), table).rejects.toMatchObject(refused);
-      await expect(client.query(`alter table "${table}" disable row level security`), table).rejects.toMatchObject({ code: "42501" });
+      await expect(client.query(`alter table "${table}" disable row level security`), table).rejects.toMatchObject({
+        code: "42501",
+      });
       await expect(client.query(`drop policy tenant on "${table}"`), table).rejects.toMatchObject({ code: "42501" });
       if (!["external_id", "request_record"].includes(table)) {
         await expect(client.query(`delete from "${table}"`), table).rejects.toMatchObject(refused);
@@ -339,12 +405,36 @@ describe("invariants that the database holds by itself", () => {
   };
 
   test.each([
-    ["the copy of the primary external id cannot differ", "update entity set external_id = 'other' where external_id = 'x-1'", "23503"],
-    ["the primary cannot be taken from under its copy", "update external_id set is_primary = false where external_id = 'x-1'", "23503"],
-    ["an entity has one primary", "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) select organization_id, 'second', id, true, now() from entity where external_id = 'x-1'", "23505"],
-    ["an external id is one entity's", "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) select organization_id, 'x-1', id, false, now() from entity where external_id = 'x-1'", "23505"],
-    ["a version has one event", "insert into entity_event select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid()))).* from entity_event e limit 1", "23505"],
-    ["an event has its entity", "insert into entity_event select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid(), 'entity_id', gen_random_uuid()))).* from entity_event e limit 1", "23503"],
+    [
+      "the copy of the primary external id cannot differ",
+      "update entity set external_id = 'other' where external_id = 'x-1'",
+      "23503",
+    ],
+    [
+      "the primary cannot be taken from under its copy",
+      "update external_id set is_primary = false where external_id = 'x-1'",
+      "23503",
+    ],
+    [
+      "an entity has one primary",
+      "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) select organization_id, 'second', id, true, now() from entity where external_id = 'x-1'",
+      "23505",
+    ],
+    [
+      "an external id is one entity's",
+      "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) select organization_id, 'x-1', id, false, now() from entity where external_id = 'x-1'",
+      "23505",
+    ],
+    [
+      "a version has one event",
+      "insert into entity_event select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid()))).* from entity_event e limit 1",
+      "23505",
+    ],
+    [
+      "an event has its entity",
+      "insert into entity_event select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid(), 'entity_id', gen_random_uuid()))).* from entity_event e limit 1",
+      "23503",
+    ],
     ["a status is one of ours", "update entity set status = 'free'", "23514"],
     ["a type is one of ours", "update entity set type = 'free'", "23514"],
   ])("%s", async (_, statement, code) => {
@@ -358,7 +448,9 @@ describe("migrations", () => {
       const script = `
         const { migrate } = await import(${JSON.stringify(new URL("../src/db/orm.ts", import.meta.url).href)});
         console.log(JSON.stringify(await migrate(${JSON.stringify(address)})));`;
-      const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "pipe"] });
+      const child = spawn(process.execPath, ["--input-type=module", "-e", script], {
+        stdio: ["ignore", "pipe", "pipe"],
+      });
       let output = "";
       child.stdout.on("data", (chunk) => (output += chunk));
       child.stderr.on("data", (chunk) => (output += chunk));
@@ -371,11 +463,16 @@ describe("migrations", () => {
     expect(runs.map((run) => (run.code === 0 ? "" : run.output))).toEqual(["", "", "", ""]);
     const lists = runs.map((run) => JSON.parse(run.output.trim().split("\n").at(-1) as string) as string[]);
     expect(lists.filter((list) => list.length > 0)).toHaveLength(1);
-    await using second = { client: new pg.Client(empty.address), [Symbol.asyncDispose]: async () => second.client.end() };
+    await using second = {
+      client: new pg.Client(empty.address),
+      [Symbol.asyncDispose]: async () => second.client.end(),
+    };
     await second.client.connect();
     const { rows } = await second.client.query("select name from schema_migration");
     expect(rows.map((row) => row.name)).toEqual(lists.flat());
-    const { rows: locks } = await second.client.query("select 1 from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())");
+    const { rows: locks } = await second.client.query(
+      "select 1 from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())",
+    );
     expect(locks).toEqual([]);
   });
 
@@ -403,17 +500,24 @@ describe("migrations", () => {
       await admin.query(`grant entity_service, entity_directory to ${owner} with admin option`);
       await admin.query(`alter database ${address.database} owner to ${owner}`);
       expect(await migrate({ ...address, user: owner, password: "p" }, login)).toHaveLength(1);
-      const orm = createOrm({ ...address, user: login, password: "p" }, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+      const orm = createOrm(
+        { ...address, user: login, password: "p" },
+        { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 },
+      );
       try {
         const em = forOrganization(orm, randomUUID());
         await assertSafeRole(em);
         expect(await pendingMigrations(em)).toEqual([]);
-        expect(await em.execute("select current_user as role, session_user as login")).toEqual([{ role: "entity_service", login }]);
+        expect(await em.execute("select current_user as role, session_user as login")).toEqual([
+          { role: "entity_service", login },
+        ]);
       } finally {
         await orm.close(true);
       }
     } finally {
-      await admin.query(`revoke entity_service, entity_directory from ${owner} cascade; reassign owned by ${owner} to ${address.user}; drop owned by ${owner}; drop owned by ${login}; drop role ${login}; drop role ${owner}`);
+      await admin.query(
+        `revoke entity_service, entity_directory from ${owner} cascade; reassign owned by ${owner} to ${address.user}; drop owned by ${owner}; drop owned by ${login}; drop role ${login}; drop role ${owner}`,
+      );
       await admin.end();
     }
   });
@@ -427,8 +531,7 @@ describe("start-up", () => {
       await assertSafeRole(em as never);
     });
   };
-  const ormOf = () =>
-    createOrm(service.database, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+  const ormOf = () => createOrm(service.database, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
 
   test("the run-time role is safe", async () => {
     await asRole("entity_service");
@@ -437,7 +540,9 @@ describe("start-up", () => {
   test("a superuser is refused, even as run-time user of the URL it becomes the role", async () => {
     await expect(asRole(service.database.user)).rejects.toThrow(/must not own tables nor bypass/);
     await using other = { orm: ormOf(), [Symbol.asyncDispose]: () => other.orm.close(true) };
-    expect(await forOrganization(other.orm, a.id).execute("select current_user as role")).toEqual([{ role: "entity_service" }]);
+    expect(await forOrganization(other.orm, a.id).execute("select current_user as role")).toEqual([
+      { role: "entity_service" },
+    ]);
   });
 
   test.each([
@@ -473,22 +578,48 @@ describe("start-up", () => {
 describe("the driver", () => {
   let orm: Orm;
   beforeAll(() => {
-    orm = createOrm({ ...service.database, user: "entity_service", password: RUNTIME_PASSWORD }, { poolSize: 1, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+    orm = createOrm(
+      { ...service.database, user: "entity_service", password: RUNTIME_PASSWORD },
+      { poolSize: 1, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 },
+    );
   });
   afterAll(() => orm.close(true));
-  const one = async (text: string, values: unknown[]) => (await forOrganization(orm, a.id).execute<Record<string, unknown>[]>(text, values))[0];
+  const one = async (text: string, values: unknown[]) =>
+    (await forOrganization(orm, a.id).execute<Record<string, unknown>[]>(text, values))[0];
 
-  test.each(["?", "??", "$1", "$2 ?", "\\", "\\?", "\\\\?", "it's", "'; drop table entity; --", '"', "%s :name", "é\u{1f600}\u{10ffff}", "\t\r\n", "null", "{}", "{a,b}", '{"a":1}', ""])(
-    "brings %j there and back, as a value and in an array",
-    async (value) => {
-      expect(await one("select ?::text as v, ?::text as w", [value, `${value}2`])).toEqual({ v: value, w: `${value}2` });
-      expect(await one("select $1::text as v, $2::text[] as w", [value, [value, null, value]])).toEqual({ v: value, w: [value, null, value] });
-      expect(await one("select $1::jsonb as v", [{ [value]: [value] }])).toEqual({ v: { [value]: [value] } });
-    },
-  );
+  test.each([
+    "?",
+    "??",
+    "$1",
+    "$2 ?",
+    "\\",
+    "\\?",
+    "\\\\?",
+    "it's",
+    "'; drop table entity; --",
+    '"',
+    "%s :name",
+    "é\u{1f600}\u{10ffff}",
+    "\t\r\n",
+    "null",
+    "{}",
+    "{a,b}",
+    '{"a":1}',
+    "",
+  ])("brings %j there and back, as a value and in an array", async (value) => {
+    expect(await one("select ?::text as v, ?::text as w", [value, `${value}2`])).toEqual({ v: value, w: `${value}2` });
+    expect(await one("select $1::text as v, $2::text[] as w", [value, [value, null, value]])).toEqual({
+      v: value,
+      w: [value, null, value],
+    });
+    expect(await one("select $1::jsonb as v", [{ [value]: [value] }])).toEqual({ v: { [value]: [value] } });
+  });
 
   test("keeps an escaped question mark as the operator of jsonb", async () => {
-    expect(await one("select ('{\"a\":1}'::jsonb \\? ?) as v, '{\"b\":1}'::jsonb \\? 'a' as w", ["a"])).toEqual({ v: true, w: false });
+    expect(await one("select ('{\"a\":1}'::jsonb \\? ?) as v, '{\"b\":1}'::jsonb \\? 'a' as w", ["a"])).toEqual({
+      v: true,
+      w: false,
+    });
   });
 
   test("refuses NUL and lone surrogates in the database as well: nothing is cut off", async () => {
@@ -498,15 +629,21 @@ describe("the driver", () => {
   });
 
   test("leaves identifiers to MikroORM, which quotes them", async () => {
-    expect(await one("select ?? as v from organization where ?? = ?", ["organization_id", "organization_id", a.id])).toEqual({ v: a.id });
-    await expect(one("select ?? from organization where 1 = ?", ['x" from entity --', 1])).rejects.toMatchObject({ code: "42703" });
+    expect(
+      await one("select ?? as v from organization where ?? = ?", ["organization_id", "organization_id", a.id]),
+    ).toEqual({ v: a.id });
+    await expect(one("select ?? from organization where 1 = ?", ['x" from entity --', 1])).rejects.toMatchObject({
+      code: "42703",
+    });
   });
 
   test("sends values apart from the statement, which is planned under a name", async () => {
     const canary = `value-${randomUUID()}`;
     const [row] = await forOrganization(orm, a.id).transactional(async (em) => {
       await em.execute("select count(*) from entity where name = ?", [canary]);
-      return em.execute<{ text: string; n: string }[]>("select string_agg(statement, ';') as text, count(*) as n from pg_prepared_statements");
+      return em.execute<{ text: string; n: string }[]>(
+        "select string_agg(statement, ';') as text, count(*) as n from pg_prepared_statements",
+      );
     });
     expect(row?.text).toContain("where name = $1");
     expect(row?.text).not.toContain(canary);
@@ -515,7 +652,9 @@ describe("the driver", () => {
   test("a COMMIT that is answered ROLLBACK is an error", async () => {
     const before = await rowCounts(sql);
     const silent = forOrganization(orm, a.id).transactional(async (em) => {
-      await em.execute("insert into user_event select (jsonb_populate_record(u, jsonb_build_object('id', gen_random_uuid()))).* from user_event u limit 1");
+      await em.execute(
+        "insert into user_event select (jsonb_populate_record(u, jsonb_build_object('id', gen_random_uuid()))).* from user_event u limit 1",
+      );
       await em.execute("select 1 / 0").catch(() => {});
     });
     await expect(silent).rejects.toThrow(/not committed: ROLLBACK/);
@@ -524,7 +663,9 @@ describe("the driver", () => {
   });
 
   test("a deferred constraint that fails at COMMIT is the constraint's error, not an unknown commit", async () => {
-    const failing = forOrganization(orm, a.id).transactional((em) => em.execute("update entity set external_id = 'nobody has this' where external_id = 'x-1'"));
+    const failing = forOrganization(orm, a.id).transactional((em) =>
+      em.execute("update entity set external_id = 'nobody has this' where external_id = 'x-1'"),
+    );
     const error = await failing.catch((caught: unknown) => caught);
     expect(error).not.toBeInstanceOf(CommitUnknownError);
     expect(error).toMatchObject({ code: "23503" });
@@ -532,8 +673,14 @@ describe("the driver", () => {
 
   test("nothing of a transaction is left on its connection", async () => {
     for (const work of [async () => {}, async () => Promise.reject(new Error("stop"))]) {
-      await forOrganization(orm, a.id).transactional(work).catch(() => {});
-      const [row] = await orm.em.fork().execute<Record<string, unknown>[]>("select current_setting('app.organization_id', true) as setting, count(*)::int as n from entity");
+      await forOrganization(orm, a.id)
+        .transactional(work)
+        .catch(() => {});
+      const [row] = await orm.em
+        .fork()
+        .execute<Record<string, unknown>[]>(
+          "select current_setting('app.organization_id', true) as setting, count(*)::int as n from entity",
+        );
       expect([null, ""]).toContain(row?.setting);
       expect(row?.n).toBe(0);
     }
@@ -577,16 +724,39 @@ describe("the connection is lost", () => {
   afterAll(() => proxy[Symbol.asyncDispose]());
 
   const writes: [string, (client: EntityClient, requestId: string, id: string) => Promise<unknown>][] = [
-    ["CreateEntity", (client, requestId, id) => client.entities.createEntity({ entity: person({ externalId: id }), requestId })],
-    ["UpdateEntity", (client, requestId, id) => client.entities.updateEntity({ lookup: byExternal(id), entity: person({ name: "Eva" }), allowMissing: true, requestId })],
-    ["RecordUserEvents", (client, requestId, id) => client.activity.recordUserEvents({ userEvents: [{ eventType: id, occurredAt: { seconds: 1n }, entityExternalId: "x-1" }], requestId })],
+    [
+      "CreateEntity",
+      (client, requestId, id) => client.entities.createEntity({ entity: person({ externalId: id }), requestId }),
+    ],
+    [
+      "UpdateEntity",
+      (client, requestId, id) =>
+        client.entities.updateEntity({
+          lookup: byExternal(id),
+          entity: person({ name: "Eva" }),
+          allowMissing: true,
+          requestId,
+        }),
+    ],
+    [
+      "RecordUserEvents",
+      (client, requestId, id) =>
+        client.activity.recordUserEvents({
+          userEvents: [{ eventType: id, occurredAt: { seconds: 1n }, entityExternalId: "x-1" }],
+          requestId,
+        }),
+    ],
   ];
 
   describe.each(["before", "after"] as const)("at the COMMIT, %s the database took it", (when) => {
     test.each(writes)("%s is COMMIT_UNKNOWN, and the retry with its request_id is exact", async (_, call) => {
       await using other = await startOther(service, { address: proxy, log });
       const headers = captureHeaders();
-      const client = createEntityClient({ baseUrl: other.baseUrl, apiKey: a.apiKey, interceptors: [headers.interceptor] });
+      const client = createEntityClient({
+        baseUrl: other.baseUrl,
+        apiKey: a.apiKey,
+        interceptors: [headers.interceptor],
+      });
       const [requestId, id] = [randomUUID(), `commit-${randomUUID()}`];
       const before = await rowCounts(sql);
       await client.entities.getEntity({ lookup: byExternal("x-1") });
@@ -638,13 +808,24 @@ describe("the connection is lost", () => {
     await proxy.refuse();
     await sleep(50);
     try {
-      for (const call of [read, write, () => client.activity.listTransactions({ lookup: byExternal("x-1") }), () => client.organizations.getOrganization({})]) {
+      for (const call of [
+        read,
+        write,
+        () => client.activity.listTransactions({ lookup: byExternal("x-1") }),
+        () => client.organizations.getOrganization({}),
+      ]) {
         const start = performance.now();
-        expect(await refusal(call())).toMatchObject({ code: Code.Unavailable, reason: "DATABASE_UNAVAILABLE", metadata: { retry_after_ms: expect.any(String) } });
+        expect(await refusal(call())).toMatchObject({
+          code: Code.Unavailable,
+          reason: "DATABASE_UNAVAILABLE",
+          metadata: { retry_after_ms: expect.any(String) },
+        });
         expect(performance.now() - start).toBeLessThan(2_500);
       }
       // A key that is not known yet cannot be checked.
-      expect(await refusal(other.client(b.apiKey).entities.getEntity({ lookup: byExternal("x-1") }))).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
+      expect(await refusal(other.client(b.apiKey).entities.getEntity({ lookup: byExternal("x-1") }))).toMatchObject({
+        reason: "DATABASE_UNAVAILABLE",
+      });
     } finally {
       await proxy.accept();
     }
@@ -653,11 +834,17 @@ describe("the connection is lost", () => {
   });
 
   test("pg_terminate_backend of all, idle and at work: DATABASE_UNAVAILABLE for those at work, then all is well", async () => {
-    await using other = await startOther(service, { log, config: { lockTimeoutMs: 20_000, statementTimeoutMs: 20_000 } });
+    await using other = await startOther(service, {
+      log,
+      config: { lockTimeoutMs: 20_000, statementTimeoutMs: 20_000 },
+    });
     const client = other.client(a.apiKey);
     const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
     await Promise.all([1, 2, 3, 4, 5].map(read));
-    const kill = () => sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'entity_service'");
+    const kill = () =>
+      sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'entity_service'",
+      );
     // Idle ones: the process lives, and the next call has a new connection (or is told to retry).
     await kill();
     await sleep(100);
@@ -667,8 +854,16 @@ describe("the connection is lost", () => {
     await holder.connect();
     try {
       await holder.query("begin; lock table entity in access exclusive mode");
-      const calls = [read(), client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Eva" } })].map((call) => refusal(call));
-      await expect.poll(() => sql("select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")).toEqual([{ n: 2 }]);
+      const calls = [read(), client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Eva" } })].map(
+        (call) => refusal(call),
+      );
+      await expect
+        .poll(() =>
+          sql(
+            "select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+          ),
+        )
+        .toEqual([{ n: 2 }]);
       await kill();
       for (const call of calls) expect(await call).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
     } finally {
@@ -679,7 +874,11 @@ describe("the connection is lost", () => {
   });
 
   test("frozen: nothing comes, the caller is answered by its deadline; and afterwards all is well", async () => {
-    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2, defaultTimeoutMs: 700 } });
+    await using other = await startOther(service, {
+      address: proxy,
+      log,
+      config: { poolSize: 2, defaultTimeoutMs: 700 },
+    });
     const client = other.client(a.apiKey);
     const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
     await Promise.all([read(), read()]);
@@ -696,7 +895,11 @@ describe("the connection is lost", () => {
   });
 
   test("connections that bring nothing any more, for ever: their places are free again, and all is well", async () => {
-    await using other = await startOther(service, { address: proxy, log, config: { poolSize: 2, statementTimeoutMs: 300, lockTimeoutMs: 200 } });
+    await using other = await startOther(service, {
+      address: proxy,
+      log,
+      config: { poolSize: 2, statementTimeoutMs: 300, lockTimeoutMs: 200 },
+    });
     const client = other.client(a.apiKey);
     const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
     const write = () => client.entities.createEntity({ entity: person() });
@@ -729,14 +932,20 @@ describe("the connection is lost", () => {
   });
 
   test("no connection is free: DATABASE_UNAVAILABLE within about 2 s, health and the process go on", async () => {
-    await using other = await startOther(service, { log, config: { poolSize: 2, lockTimeoutMs: 20_000, statementTimeoutMs: 20_000 } });
+    await using other = await startOther(service, {
+      log,
+      config: { poolSize: 2, lockTimeoutMs: 20_000, statementTimeoutMs: 20_000 },
+    });
     const client = other.client(a.apiKey);
     const read = () => client.entities.getEntity({ lookup: byExternal("x-1") });
     await read();
     const holder = new pg.Client(service.database);
     await holder.connect();
     await holder.query("begin; lock table entity in access exclusive mode");
-    const blocked = [1, 2].map(() => client.entities.createEntity({ entity: person() }));
+    // One after the other: at the same moment they would share a transaction, and its connection.
+    const blocked = [client.entities.createEntity({ entity: person() })];
+    await sleep(200);
+    blocked.push(client.entities.createEntity({ entity: person() }));
     try {
       await sleep(200);
       const start = performance.now();
@@ -761,7 +970,11 @@ describe("the connection is lost", () => {
     await holder.query("select 1 from entity where external_id = 'x-1' for update");
     const before = await dump(sql);
     try {
-      expect(await refusal(client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Eva" }, requestId: randomUUID() }))).toMatchObject({
+      expect(
+        await refusal(
+          client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Eva" }, requestId: randomUUID() }),
+        ),
+      ).toMatchObject({
         code: Code.Aborted,
         reason: "WRITE_CONFLICT",
         metadata: { retry_after_ms: expect.any(String) },
@@ -771,7 +984,9 @@ describe("the connection is lost", () => {
       await holder.end();
     }
     expect(await dump(sql)).toEqual(before);
-    expect((await client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Ana" } })).entity?.name).toBe("Ana");
+    expect(
+      (await client.entities.updateEntity({ lookup: byExternal("x-1"), entity: { name: "Ana" } })).entity?.name,
+    ).toBe("Ana");
   });
 
   test("a statement that takes too long: DEADLINE_EXCEEDED, and nothing of it goes on", async () => {
@@ -782,7 +997,9 @@ describe("the connection is lost", () => {
     try {
       const error = await refusal(other.client(a.apiKey).entities.getEntity({ lookup: byExternal("x-1") }));
       expect(error).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
-      expect(await sql("select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")).toEqual([]);
+      expect(
+        await sql("select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"),
+      ).toEqual([]);
     } finally {
       await holder.query("rollback");
       await holder.end();

@@ -2,9 +2,9 @@
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import {
-  cp,
   chmod,
   chown,
+  cp,
   glob,
   mkdir,
   mkdtemp,

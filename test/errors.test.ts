@@ -1,22 +1,41 @@
 // Every reason of the contract, provoked; and what the text, the details, the log and the metrics tell of the
 // request that provoked it: nothing (rule 75).
-import { readFile } from "node:fs/promises";
+
 import { randomUUID } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import pg from "pg";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { createEntityClient, type EntityClient, EntityStatus, EntityType, ErrorReasonSchema } from "../clients/typescript/index.ts";
+import {
+  createEntityClient,
+  type EntityClient,
+  EntityStatus,
+  EntityType,
+  ErrorReasonSchema,
+} from "../clients/typescript/index.ts";
 import type { Config } from "../src/config.ts";
 import type { Reason } from "../src/domain/errors.ts";
 import { CODE } from "../src/errors.ts";
-import { refusal, type Refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
-import { type DatabaseProxy, everythingIn, everythingInError, messagesOf, openWire, type OtherServer, refusalIn, startOther, startProxy } from "./wall-harness.ts";
+import { type Refusal, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import {
+  type DatabaseProxy,
+  everythingIn,
+  everythingInError,
+  messagesOf,
+  type OtherServer,
+  openWire,
+  refusalIn,
+  startOther,
+  startProxy,
+} from "./wall-harness.ts";
 
 const PREFIX = "ERROR_REASON_";
-const REASONS = ErrorReasonSchema.values.filter((value) => value.number !== 0).map((value) => value.name.slice(PREFIX.length) as Reason);
+const REASONS = ErrorReasonSchema.values
+  .filter((value) => value.number !== 0)
+  .map((value) => value.name.slice(PREFIX.length) as Reason);
 
 // Planted in every field of every provoking call. Each is told apart from all that the service says itself.
 const NAME = "Zoraida Quintanilla";
@@ -42,7 +61,17 @@ const full = (more: object = {}) => ({
   countryCode: "AR",
   taxId: TAX_ID,
   externalId: EXTERNAL_ID,
-  entityData: { kind: { case: "person" as const, value: { firstName: NAME, email: EMAIL, address: { street: ADDRESS, additional: { [KEYS]: ADDRESS } }, additional: { [KEYS]: NAME } } } },
+  entityData: {
+    kind: {
+      case: "person" as const,
+      value: {
+        firstName: NAME,
+        email: EMAIL,
+        address: { street: ADDRESS, additional: { [KEYS]: ADDRESS } },
+        additional: { [KEYS]: NAME },
+      },
+    },
+  },
   attributes: { [KEYS]: NAME },
   metadata: { [KEYS]: { [KEYS]: ADDRESS } },
   ...more,
@@ -62,10 +91,15 @@ afterAll(async () => {
 
 /** A new organization of the service: provocations do not meet. */
 const fresh = async (policy?: "IMMUTABLE") => (await service.newOrganization(policy)).client;
-const withKey = (baseUrl: string, apiKey: string, more: object = {}) => createEntityClient({ baseUrl, apiKey, actorId: "somebody", ...more });
+const withKey = (baseUrl: string, apiKey: string, more: object = {}) =>
+  createEntityClient({ baseUrl, apiKey, actorId: "somebody", ...more });
 
 /** Runs `work` against a service of its own settings. */
-async function on(config: Partial<Config>, work: (client: EntityClient, other: OtherServer) => Promise<unknown>, address?: DatabaseProxy): Promise<unknown> {
+async function on(
+  config: Partial<Config>,
+  work: (client: EntityClient, other: OtherServer) => Promise<unknown>,
+  address?: DatabaseProxy,
+): Promise<unknown> {
   await using other = await startOther(service, { config, log, ...(address && { address }) });
   return await work(withKey(other.baseUrl, a.apiKey), other);
 }
@@ -85,15 +119,24 @@ async function whileLocked<T>(work: () => Promise<T>): Promise<T> {
 
 /** How to bring each reason about, with canaries in all that is sent. Each throws the refusal. */
 const PROVOKE: Record<Reason, () => Promise<unknown>> = {
-  VALIDATION_ERROR: async () => (await fresh()).entities.createEntity({ entity: full({ name: `${NAME}\u0000`, attributes: { [`${KEYS}.${NAME}`]: Number.NaN } }) }),
+  VALIDATION_ERROR: async () =>
+    (await fresh()).entities.createEntity({
+      entity: full({ name: `${NAME}\u0000`, attributes: { [`${KEYS}.${NAME}`]: Number.NaN } }),
+    }),
   INVALID_LOOKUP: async () => (await fresh()).entities.updateEntity({ entity: full(), reason: REASON }),
   IMMUTABLE_FIELD: async () => {
     const { entities } = await fresh();
     await entities.createEntity({ entity: full() });
-    return entities.updateEntity({ lookup: byTax(), entity: full({ type: EntityType.COMPANY, entityData: undefined }), reason: REASON });
+    return entities.updateEntity({
+      lookup: byTax(),
+      entity: full({ type: EntityType.COMPANY, entityData: undefined }),
+      reason: REASON,
+    });
   },
-  STATUS_REASON_REQUIRED: async () => (await fresh()).entities.createEntity({ entity: full({ status: EntityStatus.BLOCKED }) }),
-  NOT_FOUND: async () => (await fresh()).entities.changeExternalId({ lookup: byTax(), newExternalId: EXTERNAL_ID, reason: REASON }),
+  STATUS_REASON_REQUIRED: async () =>
+    (await fresh()).entities.createEntity({ entity: full({ status: EntityStatus.BLOCKED }) }),
+  NOT_FOUND: async () =>
+    (await fresh()).entities.changeExternalId({ lookup: byTax(), newExternalId: EXTERNAL_ID, reason: REASON }),
   DUPLICATE_EXTERNAL_ID: async () => {
     const { entities } = await fresh();
     await entities.createEntity({ entity: full() });
@@ -140,7 +183,9 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
   WRITE_CONFLICT: () =>
     on({ lockTimeoutMs: 200 }, async (client) => {
       await client.entities.createEntity({ entity: full({ externalId: `${EXTERNAL_ID}-held` }) });
-      return whileLocked(() => client.entities.updateEntity({ lookup: byExternal(`${EXTERNAL_ID}-held`), entity: full({ name: REASON }) }));
+      return whileLocked(() =>
+        client.entities.updateEntity({ lookup: byExternal(`${EXTERNAL_ID}-held`), entity: full({ name: REASON }) }),
+      );
     }),
   UNAUTHENTICATED: () => withKey(service.baseUrl, EXTERNAL_ID).entities.createEntity({ entity: full() }),
   PERMISSION_DENIED: async () => (await a.clientWith(["activity:read"])).entities.createEntity({ entity: full() }),
@@ -157,7 +202,10 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
         }
       });
     }),
-  MESSAGE_TOO_LARGE: () => on({ maxMessageBytes: 2_048 }, (client) => client.entities.createEntity({ entity: full(), reason: REASON.repeat(150) })),
+  MESSAGE_TOO_LARGE: () =>
+    on({ maxMessageBytes: 2_048 }, (client) =>
+      client.entities.createEntity({ entity: full(), reason: REASON.repeat(150) }),
+    ),
   DATABASE_UNAVAILABLE: () =>
     on(
       {},
@@ -212,7 +260,10 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     const before = lines.length;
     const leaving = new AbortController();
     await whileLocked(async () => {
-      const call = withKey(service.baseUrl, a.apiKey).entities.createEntity({ entity: full({ externalId: "" }), reason: REASON }, { signal: leaving.signal });
+      const call = withKey(service.baseUrl, a.apiKey).entities.createEntity(
+        { entity: full({ externalId: "" }), reason: REASON },
+        { signal: leaving.signal },
+      );
       call.catch(() => {});
       await sleep(200);
       leaving.abort();
@@ -245,7 +296,11 @@ describe("the table of reasons", () => {
   test("is the enum of the contract, the union of the domain, and has a code for each", async () => {
     expect(REASONS.length).toBeGreaterThan(20);
     const source = await readFile(new URL("../src/domain/errors.ts", import.meta.url), "utf8");
-    const union = /export type Reason =([^;]+);/.exec(source)?.[1]?.match(/"(\w+)"/g)?.map((word) => word.slice(1, -1)) ?? [];
+    const union =
+      /export type Reason =([^;]+);/
+        .exec(source)?.[1]
+        ?.match(/"(\w+)"/g)
+        ?.map((word) => word.slice(1, -1)) ?? [];
     expect(union.toSorted()).toEqual(REASONS.toSorted());
     expect(Object.keys(CODE).toSorted()).toEqual(REASONS.toSorted());
     expect(Object.keys(PROVOKE).toSorted()).toEqual(REASONS.toSorted());
@@ -257,14 +312,27 @@ describe("the table of reasons", () => {
     expect(named).toHaveLength(REASONS.length);
     for (const [, comment, reason] of named) {
       const word = /^ *\/\/ ([A-Z_]+)\./.exec(comment ?? "")?.[1] ?? "";
-      const name = word === "CANCELLED" ? "Canceled" : word.toLowerCase().replace(/(^|_)([a-z])/g, (_, __, letter: string) => letter.toUpperCase());
+      const name =
+        word === "CANCELLED"
+          ? "Canceled"
+          : word.toLowerCase().replace(/(^|_)([a-z])/g, (_, __, letter: string) => letter.toUpperCase());
       expect(CODE[reason as Reason], `${reason}: ${word}`).toBe(Code[name as keyof typeof Code]);
     }
   });
 
   test("numbers and names are for ever", () => {
-    expect(Object.fromEntries(ErrorReasonSchema.values.map((value) => [value.number, value.name.slice(PREFIX.length)]))).toMatchObject({
-      ...["UNSPECIFIED", "VALIDATION_ERROR", "INVALID_LOOKUP", "IMMUTABLE_FIELD", "STATUS_REASON_REQUIRED", "NOT_FOUND", "DUPLICATE_EXTERNAL_ID"],
+    expect(
+      Object.fromEntries(ErrorReasonSchema.values.map((value) => [value.number, value.name.slice(PREFIX.length)])),
+    ).toMatchObject({
+      ...[
+        "UNSPECIFIED",
+        "VALIDATION_ERROR",
+        "INVALID_LOOKUP",
+        "IMMUTABLE_FIELD",
+        "STATUS_REASON_REQUIRED",
+        "NOT_FOUND",
+        "DUPLICATE_EXTERNAL_ID",
+      ],
       7: "DUPLICATE_TAX_ID",
       8: "AMBIGUOUS_TAX_ID_LOOKUP",
       9: "EXTERNAL_ID_IMMUTABLE",
@@ -334,10 +402,17 @@ describe("rule 75", () => {
     const from = lines.length;
     const refused = await provoke("INTERNAL");
     expect(refused).toMatchObject({ reason: "INTERNAL", message: "internal error", fields: [] });
-    const own = lines.slice(from).map((line) => JSON.parse(line)).filter((line) => line.requestId === refused?.metadata.request_id);
+    const own = lines
+      .slice(from)
+      .map((line) => JSON.parse(line))
+      .filter((line) => line.requestId === refused?.metadata.request_id);
     expect(own.map((line) => line.msg).toSorted()).toEqual(["call", "call failed by a defect"]);
     const defect = own.find((line) => line.msg !== "call");
-    expect(defect).toMatchObject({ level: 50, method: "entity.v1.EntityService/UpdateEntity", error: { name: expect.any(String), frames: expect.any(Array) } });
+    expect(defect).toMatchObject({
+      level: 50,
+      method: "entity.v1.EntityService/UpdateEntity",
+      error: { name: expect.any(String), frames: expect.any(Array) },
+    });
     expect(JSON.stringify(defect)).toContain("src/");
     expect(JSON.stringify(defect)).toContain("P0001");
     expect(JSON.stringify(defect)).not.toMatch(/select |update entity/i);
@@ -348,8 +423,16 @@ describe("rule 75", () => {
     await entities.createEntity({ entity: full() });
     await entities.createEntity({ entity: full({ externalId: "" }) });
     await using wire = openWire(service.baseUrl, (await service.newOrganization()).apiKey);
-    const rows = [full({ status: EntityStatus.BLOCKED }), full({ name: `${NAME}\u0000` }), full({ externalId: "", countryCode: NAME }), full({ attributes: { [NAME]: "\u0000", [KEYS]: 1e300 } })];
-    const answer = await wire.call(EntityService.method.importEntities, rows.map((entity) => ({ entity, reason: "" })));
+    const rows = [
+      full({ status: EntityStatus.BLOCKED }),
+      full({ name: `${NAME}\u0000` }),
+      full({ externalId: "", countryCode: NAME }),
+      full({ attributes: { [NAME]: "\u0000", [KEYS]: 1e300 } }),
+    ];
+    const answer = await wire.call(
+      EntityService.method.importEntities,
+      rows.map((entity) => ({ entity, reason: "" })),
+    );
     const text = everythingIn(answer);
     for (const canary of CANARIES.filter((word) => word !== KEYS)) expect(text, canary).not.toContain(canary);
     expect(messagesOf(EntityService.method.importEntities, answer)).not.toEqual([]);
@@ -380,10 +463,16 @@ describe("rule 75", () => {
     ];
     for (const rpc of ["CreateEntity", "UpdateEntity"]) {
       for (const body of bodies) {
-        const response = await fetch(`${service.baseUrl}/entity.v1.EntityService/${rpc}`, { method: "POST", headers: { "content-type": "application/json", authorization: `Bearer ${a.apiKey}` }, body });
+        const response = await fetch(`${service.baseUrl}/entity.v1.EntityService/${rpc}`, {
+          method: "POST",
+          headers: { "content-type": "application/json", authorization: `Bearer ${a.apiKey}` },
+          body,
+        });
         const text = await response.text();
         expect(response.status, body).toBe(400);
-        const details = (JSON.parse(text) as { details: { value: string }[] }).details.map((detail) => Buffer.from(detail.value, "base64").toString("latin1"));
+        const details = (JSON.parse(text) as { details: { value: string }[] }).details.map((detail) =>
+          Buffer.from(detail.value, "base64").toString("latin1"),
+        );
         for (const canary of CANARIES) expect([text, ...details].join("\n"), body).not.toContain(canary);
       }
     }
@@ -391,21 +480,33 @@ describe("rule 75", () => {
 
   test("paths: keys of structs that could be data are not in them", async () => {
     const { entities } = await fresh();
-    for (const attributes of [{ [NAME]: Number.NaN }, { a: { [TAX_ID]: "\u0000" } }, { [`${EMAIL}`]: 1 }, { [`k\u0000${NAME}`]: 1 }]) {
+    for (const attributes of [
+      { [NAME]: Number.NaN },
+      { a: { [TAX_ID]: "\u0000" } },
+      { [`${EMAIL}`]: 1 },
+      { [`k\u0000${NAME}`]: 1 },
+    ]) {
       const error = await entities.createEntity({ entity: full({ attributes }) }).catch((thrown: unknown) => thrown);
       expect(error).toBeInstanceOf(ConnectError);
       const text = everythingInError(error);
       said.push(text);
       for (const canary of CANARIES) expect(text, canary).not.toContain(canary);
     }
-    const masks = await entities.updateEntity({ lookup: byExternal(), entity: full(), updateMask: { paths: [NAME, `name.${TAX_KEY}`, "zoraida"] } }).catch(everythingInError);
+    const masks = await entities
+      .updateEntity({
+        lookup: byExternal(),
+        entity: full(),
+        updateMask: { paths: [NAME, `name.${TAX_KEY}`, "zoraida"] },
+      })
+      .catch(everythingInError);
     expect(masks).not.toContain(NAME);
   });
 
   test("neither the log nor /metrics, after all of the above, holds any of it, nor a secret", async () => {
     const metrics = await (await fetch(`${service.baseUrl}/metrics`)).text();
     expect(metrics).toContain("entity_service_rpc_errors_total");
-    for (const reason of ["VALIDATION_ERROR", "NOT_FOUND", "INTERNAL", "CANCELLED"]) expect(metrics).toContain(`reason="${reason}"`);
+    for (const reason of ["VALIDATION_ERROR", "NOT_FOUND", "INTERNAL", "CANCELLED"])
+      expect(metrics).toContain(`reason="${reason}"`);
     const all = [metrics, ...lines];
     expect(lines.length).toBeGreaterThan(60);
     for (const canary of [...CANARIES, a.apiKey, service.organization.apiKey]) {
@@ -415,8 +516,25 @@ describe("rule 75", () => {
   });
 
   test("a call's line has these fields and no other", () => {
-    const known = ["level", "time", "pid", "hostname", "method", "protocol", "code", "reason", "durationMs", "organizationId", "apiKeyId", "requestId", "traceId", "msg"];
-    const calls = lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter((line) => line.msg === "call");
+    const known = [
+      "level",
+      "time",
+      "pid",
+      "hostname",
+      "method",
+      "protocol",
+      "code",
+      "reason",
+      "durationMs",
+      "organizationId",
+      "apiKeyId",
+      "requestId",
+      "traceId",
+      "msg",
+    ];
+    const calls = lines
+      .map((line) => JSON.parse(line) as Record<string, unknown>)
+      .filter((line) => line.msg === "call");
     expect(calls.flatMap((line) => Object.keys(line)).filter((key) => !known.includes(key))).toEqual([]);
   });
 });

@@ -14,7 +14,9 @@ import { DEFAULT_ORGANIZATION_ID, SCOPES } from "../src/db/api-keys.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { comparable, dump, openWire, refusalIn, startOther } from "./wall-harness.ts";
 
-const METHODS = [EntityService, ActivityService, OrganizationService].flatMap((service) => service.methods) as DescMethod[];
+const METHODS = [EntityService, ActivityService, OrganizationService].flatMap(
+  (service) => service.methods,
+) as DescMethod[];
 const policy = { mutable: ExternalIdPolicy.MUTABLE_WITH_REASON, immutable: ExternalIdPolicy.IMMUTABLE };
 
 let service: TestService;
@@ -54,7 +56,11 @@ describe("scopes", () => {
         expect(outcome?.reason, method.name).not.toBe("PERMISSION_DENIED");
         expect(outcome?.reason, method.name).not.toBe("INTERNAL");
       } else {
-        expect(outcome, method.name).toMatchObject({ code: Code.PermissionDenied, reason: "PERMISSION_DENIED", metadata: { scope: wanted } });
+        expect(outcome, method.name).toMatchObject({
+          code: Code.PermissionDenied,
+          reason: "PERMISSION_DENIED",
+          metadata: { scope: wanted },
+        });
       }
     }
   });
@@ -64,7 +70,9 @@ describe("scopes", () => {
       await using wire = openWire(service.baseUrl, await keyOf(...SCOPES.filter((scope) => scope !== missing)));
       for (const method of METHODS) {
         if (getOption(method, required_scope) !== missing || missing === "admin") continue;
-        expect(refusalIn(await wire.call(method, {})), `${method.name} without ${missing}`).toMatchObject({ reason: "PERMISSION_DENIED" });
+        expect(refusalIn(await wire.call(method, {})), `${method.name} without ${missing}`).toMatchObject({
+          reason: "PERMISSION_DENIED",
+        });
       }
     }
   });
@@ -73,44 +81,82 @@ describe("scopes", () => {
     await using wire = openWire(service.baseUrl, await keyOf("activity:read"));
     for (const method of METHODS) {
       if (getOption(method, required_scope) === "activity:read") continue;
-      expect(refusalIn(await wire.call(method, Buffer.from([0xff]))), method.name).toMatchObject({ reason: "PERMISSION_DENIED" });
+      expect(refusalIn(await wire.call(method, Buffer.from([0xff]))), method.name).toMatchObject({
+        reason: "PERMISSION_DENIED",
+      });
     }
   });
 
   test("a key without scopes, with unknown ones, or with nearly right ones cannot be made", async () => {
     const before = await dump(service.sql);
-    for (const scopes of [[], [""], ["*"], ["all"], ["ADMIN"], [" admin"], ["entities:*"], ["admin", "root"], ["entities:read,admin"], ["__proto__"]]) {
-      expect(await refusal(operator.organizations.createApiKey({ displayName: "k", scopes })), JSON.stringify(scopes)).toMatchObject({ code: Code.InvalidArgument, reason: "VALIDATION_ERROR" });
+    for (const scopes of [
+      [],
+      [""],
+      ["*"],
+      ["all"],
+      ["ADMIN"],
+      [" admin"],
+      ["entities:*"],
+      ["admin", "root"],
+      ["entities:read,admin"],
+      ["__proto__"],
+    ]) {
+      expect(
+        await refusal(operator.organizations.createApiKey({ displayName: "k", scopes })),
+        JSON.stringify(scopes),
+      ).toMatchObject({ code: Code.InvalidArgument, reason: "VALIDATION_ERROR" });
     }
     expect(await dump(service.sql)).toEqual(before);
   });
 
   test("a scope named twice is there once", async () => {
-    const { apiKey } = await operator.organizations.createApiKey({ displayName: "k", scopes: ["admin", "admin"], validateOnly: true });
+    const { apiKey } = await operator.organizations.createApiKey({
+      displayName: "k",
+      scopes: ["admin", "admin"],
+      validateOnly: true,
+    });
     expect(apiKey?.scopes).toEqual(["admin"]);
   });
 });
 
 describe("the scope operator", () => {
   test("is for keys of `default` alone, and only an operator gives it", async () => {
-    expect(await refusal(operator.organizations.createApiKey({ organizationId: a.id, displayName: "k", scopes: ["operator"] }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["scopes"] });
-    expect(await refusal(a.client.organizations.createApiKey({ displayName: "k", scopes: ["admin", "operator"] }))).toMatchObject({ reason: "VALIDATION_ERROR" });
+    expect(
+      await refusal(
+        operator.organizations.createApiKey({ organizationId: a.id, displayName: "k", scopes: ["operator"] }),
+      ),
+    ).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["scopes"] });
+    expect(
+      await refusal(a.client.organizations.createApiKey({ displayName: "k", scopes: ["admin", "operator"] })),
+    ).toMatchObject({ reason: "VALIDATION_ERROR" });
     const admin = clientOf(await keyOf("admin"));
     for (const organizationId of ["", DEFAULT_ORGANIZATION_ID]) {
-      expect(await refusal(admin.organizations.createApiKey({ organizationId, displayName: "k", scopes: ["operator"] }))).toMatchObject({ code: Code.PermissionDenied, reason: "PERMISSION_DENIED", metadata: { scope: "operator" } });
+      expect(
+        await refusal(admin.organizations.createApiKey({ organizationId, displayName: "k", scopes: ["operator"] })),
+      ).toMatchObject({ code: Code.PermissionDenied, reason: "PERMISSION_DENIED", metadata: { scope: "operator" } });
     }
     const second = await operator.organizations.createApiKey({ displayName: "k", scopes: ["operator"] });
-    expect((await clientOf(second.secret).organizations.listOrganizations({})).organizations.length).toBeGreaterThanOrEqual(3);
+    expect(
+      (await clientOf(second.secret).organizations.listOrganizations({})).organizations.length,
+    ).toBeGreaterThanOrEqual(3);
   });
 
   test("passes where admin is asked for, in every organization; and opens no data", async () => {
     const only = clientOf(await keyOf("operator"));
     expect((await only.organizations.getOrganization({ organizationId: a.id })).organization?.id).toBe(a.id);
-    expect((await only.organizations.listApiKeys({ organizationId: b.id })).apiKeys.map((key) => key.id)).toContain(b.apiKeyId);
-    const made = await only.organizations.createApiKey({ organizationId: b.id, displayName: "by the operator", scopes: ["admin"] });
+    expect((await only.organizations.listApiKeys({ organizationId: b.id })).apiKeys.map((key) => key.id)).toContain(
+      b.apiKeyId,
+    );
+    const made = await only.organizations.createApiKey({
+      organizationId: b.id,
+      displayName: "by the operator",
+      scopes: ["admin"],
+    });
     expect(made.apiKey?.organizationId).toBe(b.id);
     expect((await read(clientOf(made.secret))).organization?.id).toBe(b.id);
-    expect((await only.organizations.revokeApiKey({ organizationId: b.id, apiKeyId: made.apiKey?.id ?? "" })).changed).toBe(true);
+    expect(
+      (await only.organizations.revokeApiKey({ organizationId: b.id, apiKeyId: made.apiKey?.id ?? "" })).changed,
+    ).toBe(true);
     expect(await refusal(only.entities.listEntities({}))).toMatchObject({ reason: "PERMISSION_DENIED" });
   });
 
@@ -125,87 +171,179 @@ describe("the scope operator", () => {
       [OrganizationService.method.revokeApiKey, { apiKeyId: b.apiKeyId }],
     ] as const) {
       const answers = [];
-      for (const organizationId of [b.id, DEFAULT_ORGANIZATION_ID, randomUUID()]) answers.push(await wire.call(method, { ...request, organizationId }));
-      expect(refusalIn(answers[0] as never), method.name).toMatchObject({ code: Code.NotFound, reason: "NOT_FOUND", message: "Organization not found", metadata: { lookup: "organization_id" } });
+      for (const organizationId of [b.id, DEFAULT_ORGANIZATION_ID, randomUUID()])
+        answers.push(await wire.call(method, { ...request, organizationId }));
+      expect(refusalIn(answers[0] as never), method.name).toMatchObject({
+        code: Code.NotFound,
+        reason: "NOT_FOUND",
+        message: "Organization not found",
+        metadata: { lookup: "organization_id" },
+      });
       for (const answer of answers) expect(comparable(answer)).toEqual(comparable(answers[0] as never));
     }
-    expect(refusalIn(await wire.call(OrganizationService.method.listOrganizations, {}))).toMatchObject({ reason: "PERMISSION_DENIED" });
-    expect(refusalIn(await wire.call(OrganizationService.method.createOrganization, { organization: { displayName: "x" } }))).toMatchObject({ reason: "PERMISSION_DENIED" });
-    expect(refusalIn(await wire.call(OrganizationService.method.revokeApiKey, { apiKeyId: b.apiKeyId }))).toMatchObject({ reason: "NOT_FOUND", message: "API key not found" });
+    expect(refusalIn(await wire.call(OrganizationService.method.listOrganizations, {}))).toMatchObject({
+      reason: "PERMISSION_DENIED",
+    });
+    expect(
+      refusalIn(await wire.call(OrganizationService.method.createOrganization, { organization: { displayName: "x" } })),
+    ).toMatchObject({ reason: "PERMISSION_DENIED" });
+    expect(refusalIn(await wire.call(OrganizationService.method.revokeApiKey, { apiKeyId: b.apiKeyId }))).toMatchObject(
+      { reason: "NOT_FOUND", message: "API key not found" },
+    );
     expect(await dump(service.sql)).toEqual(before);
   });
 
-  test.each(["x", "default", "00000000", `{${randomUUID()}}`, "' or true --"])("an organization id that is no UUID is refused, to operators and admins: %s", async (organizationId) => {
-    for (const client of [operator, a.client]) {
-      const refusals = [
-        client.organizations.getOrganization({ organizationId }),
-        client.organizations.updateOrganization({ organizationId, organization: { displayName: "x" } }),
-        client.organizations.createApiKey({ organizationId, displayName: "x", scopes: ["admin"] }),
-        client.organizations.listApiKeys({ organizationId }),
-        client.organizations.revokeApiKey({ organizationId, apiKeyId: randomUUID() }),
-      ].map(refusal);
-      for (const refused of await Promise.all(refusals)) expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["organization_id"] });
-    }
-  });
+  test.each(["x", "default", "00000000", `{${randomUUID()}}`, "' or true --"])(
+    "an organization id that is no UUID is refused, to operators and admins: %s",
+    async (organizationId) => {
+      for (const client of [operator, a.client]) {
+        const refusals = [
+          client.organizations.getOrganization({ organizationId }),
+          client.organizations.updateOrganization({ organizationId, organization: { displayName: "x" } }),
+          client.organizations.createApiKey({ organizationId, displayName: "x", scopes: ["admin"] }),
+          client.organizations.listApiKeys({ organizationId }),
+          client.organizations.revokeApiKey({ organizationId, apiKeyId: randomUUID() }),
+        ].map(refusal);
+        for (const refused of await Promise.all(refusals))
+          expect(refused).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["organization_id"] });
+      }
+    },
+  );
 
   test("rule 13: what is wrong with the request comes before whether there is such an organization", async () => {
     for (const organizationId of [randomUUID(), b.id]) {
-      expect(await refusal(a.client.organizations.updateOrganization({ organizationId, organization: { displayName: " " } }))).toMatchObject({ reason: "VALIDATION_ERROR" });
-      expect(await refusal(a.client.organizations.createApiKey({ organizationId, displayName: "", scopes: [] }))).toMatchObject({ reason: "VALIDATION_ERROR" });
-      expect(await refusal(a.client.organizations.listApiKeys({ organizationId, pageSize: -1 }))).toMatchObject({ reason: "VALIDATION_ERROR" });
-      expect(await refusal(a.client.organizations.revokeApiKey({ organizationId, apiKeyId: "x" }))).toMatchObject({ reason: "VALIDATION_ERROR" });
+      expect(
+        await refusal(
+          a.client.organizations.updateOrganization({ organizationId, organization: { displayName: " " } }),
+        ),
+      ).toMatchObject({ reason: "VALIDATION_ERROR" });
+      expect(
+        await refusal(a.client.organizations.createApiKey({ organizationId, displayName: "", scopes: [] })),
+      ).toMatchObject({ reason: "VALIDATION_ERROR" });
+      expect(await refusal(a.client.organizations.listApiKeys({ organizationId, pageSize: -1 }))).toMatchObject({
+        reason: "VALIDATION_ERROR",
+      });
+      expect(await refusal(a.client.organizations.revokeApiKey({ organizationId, apiKeyId: "x" }))).toMatchObject({
+        reason: "VALIDATION_ERROR",
+      });
     }
-    expect(await refusal(operator.organizations.getOrganization({ organizationId: randomUUID() }))).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await refusal(operator.organizations.getOrganization({ organizationId: randomUUID() }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
     const refusals = [
       operator.organizations.updateOrganization({ organizationId: randomUUID(), organization: { displayName: "x" } }),
       operator.organizations.createApiKey({ organizationId: randomUUID(), displayName: "x", scopes: ["admin"] }),
       operator.organizations.listApiKeys({ organizationId: randomUUID() }),
     ].map(refusal);
-    for (const refused of await Promise.all(refusals)) expect(refused).toMatchObject({ reason: "NOT_FOUND", message: "Organization not found" });
+    for (const refused of await Promise.all(refusals))
+      expect(refused).toMatchObject({ reason: "NOT_FOUND", message: "Organization not found" });
   });
 });
 
 describe("organizations", () => {
   test("are made with a name and the default policy, without keys, and read back", async () => {
-    const { organization: made } = await operator.organizations.createOrganization({ organization: { displayName: "  Banco  " } });
+    const { organization: made } = await operator.organizations.createOrganization({
+      organization: { displayName: "  Banco  " },
+    });
     expect(made).toMatchObject({ displayName: "Banco", externalIdPolicy: policy.mutable });
     expect(made?.id).toMatch(/^[0-9a-f-]{36}$/);
     expect(Math.abs(timestampDate(made?.createdAt as never).getTime() - Date.now())).toBeLessThan(60_000);
-    expect((await operator.organizations.getOrganization({ organizationId: made?.id ?? "" })).organization).toEqual(made);
+    expect((await operator.organizations.getOrganization({ organizationId: made?.id ?? "" })).organization).toEqual(
+      made,
+    );
     expect((await operator.organizations.listApiKeys({ organizationId: made?.id ?? "" })).apiKeys).toEqual([]);
-    expect((await operator.organizations.getOrganization({ organizationId: made?.id.toUpperCase() ?? "" })).organization).toEqual(made);
+    expect(
+      (await operator.organizations.getOrganization({ organizationId: made?.id.toUpperCase() ?? "" })).organization,
+    ).toEqual(made);
   });
 
   test("output-only fields at creation are not taken", async () => {
     const id = randomUUID();
-    const { organization: made } = await operator.organizations.createOrganization({ organization: { id, displayName: "x", etag: id } });
+    const { organization: made } = await operator.organizations.createOrganization({
+      organization: { id, displayName: "x", etag: id },
+    });
     expect([made?.id, made?.etag]).not.toContain(id);
   });
 
-  test.each([["blank", " "], ["513", "x".repeat(513)], ["two lines", "a\nb"], ["NUL", "a\0"], ["an override", "a\u202eb"]])("a name that is none: %s", async (_, displayName) => {
-    expect(await refusal(operator.organizations.createOrganization({ organization: { displayName } }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["organization.display_name"] });
-    expect(await refusal(a.client.organizations.updateOrganization({ organization: { displayName }, updateMask: { paths: ["display_name"] } }))).toMatchObject({ reason: "VALIDATION_ERROR" });
-    expect(await refusal(a.client.organizations.createApiKey({ displayName, scopes: ["admin"] }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["display_name"] });
+  test.each([
+    ["blank", " "],
+    ["513", "x".repeat(513)],
+    ["two lines", "a\nb"],
+    ["NUL", "a\0"],
+    ["an override", "a\u202eb"],
+  ])("a name that is none: %s", async (_, displayName) => {
+    expect(await refusal(operator.organizations.createOrganization({ organization: { displayName } }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["organization.display_name"],
+    });
+    expect(
+      await refusal(
+        a.client.organizations.updateOrganization({
+          organization: { displayName },
+          updateMask: { paths: ["display_name"] },
+        }),
+      ),
+    ).toMatchObject({ reason: "VALIDATION_ERROR" });
+    expect(await refusal(a.client.organizations.createApiKey({ displayName, scopes: ["admin"] }))).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      fields: ["display_name"],
+    });
   });
 
   test("validate_only makes none, and answers what would be", async () => {
     const before = await dump(service.sql);
-    expect((await operator.organizations.createOrganization({ organization: { displayName: "x" }, validateOnly: true, requestId: randomUUID() })).organization?.displayName).toBe("x");
-    expect((await a.client.organizations.updateOrganization({ organization: { displayName: "y" }, validateOnly: true, requestId: randomUUID() })).organization?.displayName).toBe("y");
-    expect((await a.client.organizations.createApiKey({ displayName: "z", scopes: ["admin"], validateOnly: true })).secret).toBe("");
-    expect((await a.client.organizations.revokeApiKey({ apiKeyId: a.apiKeyId, validateOnly: true, requestId: randomUUID() })).apiKey?.revokedAt).toBeDefined();
+    expect(
+      (
+        await operator.organizations.createOrganization({
+          organization: { displayName: "x" },
+          validateOnly: true,
+          requestId: randomUUID(),
+        })
+      ).organization?.displayName,
+    ).toBe("x");
+    expect(
+      (
+        await a.client.organizations.updateOrganization({
+          organization: { displayName: "y" },
+          validateOnly: true,
+          requestId: randomUUID(),
+        })
+      ).organization?.displayName,
+    ).toBe("y");
+    expect(
+      (await a.client.organizations.createApiKey({ displayName: "z", scopes: ["admin"], validateOnly: true })).secret,
+    ).toBe("");
+    expect(
+      (await a.client.organizations.revokeApiKey({ apiKeyId: a.apiKeyId, validateOnly: true, requestId: randomUUID() }))
+        .apiKey?.revokedAt,
+    ).toBeDefined();
     expect(await dump(service.sql)).toEqual(before);
     expect((await read(a.client)).organization?.id).toBe(a.id);
   });
 
   test("a request_id makes creation, update and revocation safe to retry", async () => {
     const headers = captureHeaders();
-    const client = createEntityClient({ baseUrl: service.baseUrl, apiKey: service.organization.apiKey, interceptors: [headers.interceptor] });
-    const key = await operator.organizations.createApiKey({ organizationId: b.id, displayName: "k", scopes: ["admin"] });
+    const client = createEntityClient({
+      baseUrl: service.baseUrl,
+      apiKey: service.organization.apiKey,
+      interceptors: [headers.interceptor],
+    });
+    const key = await operator.organizations.createApiKey({
+      organizationId: b.id,
+      displayName: "k",
+      scopes: ["admin"],
+    });
     for (const call of [
-      (requestId: string, displayName = "once") => client.organizations.createOrganization({ organization: { displayName }, requestId }),
-      (requestId: string, displayName = "once") => client.organizations.updateOrganization({ organizationId: b.id, organization: { displayName }, requestId }),
-      (requestId: string, other?: string) => client.organizations.revokeApiKey({ organizationId: b.id, apiKeyId: other === undefined ? (key.apiKey?.id ?? "") : randomUUID(), requestId }),
+      (requestId: string, displayName = "once") =>
+        client.organizations.createOrganization({ organization: { displayName }, requestId }),
+      (requestId: string, displayName = "once") =>
+        client.organizations.updateOrganization({ organizationId: b.id, organization: { displayName }, requestId }),
+      (requestId: string, other?: string) =>
+        client.organizations.revokeApiKey({
+          organizationId: b.id,
+          apiKeyId: other === undefined ? (key.apiKey?.id ?? "") : randomUUID(),
+          requestId,
+        }),
     ]) {
       const requestId = randomUUID();
       const first = await call(requestId);
@@ -220,9 +358,15 @@ describe("organizations", () => {
 
   test("of ten creations at once with one request_id there is one organization", async () => {
     const requestId = randomUUID();
-    const made = await Promise.all(Array.from({ length: 10 }, () => operator.organizations.createOrganization({ organization: { displayName: "race" }, requestId })));
+    const made = await Promise.all(
+      Array.from({ length: 10 }, () =>
+        operator.organizations.createOrganization({ organization: { displayName: "race" }, requestId }),
+      ),
+    );
     expect(new Set(made.map(({ organization: o }) => o?.id)).size).toBe(1);
-    expect(await service.sql("select count(*)::int as n from organization where display_name = 'race'")).toEqual([{ n: 1 }]);
+    expect(await service.sql("select count(*)::int as n from organization where display_name = 'race'")).toEqual([
+      { n: 1 },
+    ]);
   });
 
   test("update: the populated fields, or exactly the mask; nothing can be cleared; nothing else is a path", async () => {
@@ -233,16 +377,39 @@ describe("organizations", () => {
     expect(renamed?.etag).not.toBe(before?.etag);
     expect(renamed?.createdAt).toEqual(before?.createdAt);
     expect(timestampDate(renamed?.updatedAt as never) > timestampDate(before?.updatedAt as never)).toBe(true);
-    const masked = (await organizations.updateOrganization({ organization: { displayName: "A 3", externalIdPolicy: policy.immutable }, updateMask: { paths: ["external_id_policy"] } })).organization;
+    const masked = (
+      await organizations.updateOrganization({
+        organization: { displayName: "A 3", externalIdPolicy: policy.immutable },
+        updateMask: { paths: ["external_id_policy"] },
+      })
+    ).organization;
     expect(masked).toMatchObject({ displayName: "A 2", externalIdPolicy: policy.immutable });
-    for (const request of [{ organization: {} }, {}, { organization: { displayName: " A 2 ", externalIdPolicy: policy.immutable } }, { organization: { id: b.id, etag: "x" } }]) {
+    for (const request of [
+      { organization: {} },
+      {},
+      { organization: { displayName: " A 2 ", externalIdPolicy: policy.immutable } },
+      { organization: { id: b.id, etag: "x" } },
+    ]) {
       expect((await organizations.updateOrganization(request as never)).organization, "no change").toEqual(masked);
     }
-    for (const paths of [["id"], ["etag"], ["*"], ["displayName"], ["created_at"], ["__proto__"], ["display_name", "nope"]]) {
-      expect(await refusal(organizations.updateOrganization({ organization: { displayName: "x" }, updateMask: { paths } })), String(paths)).toMatchObject({ reason: "VALIDATION_ERROR" });
+    for (const paths of [
+      ["id"],
+      ["etag"],
+      ["*"],
+      ["displayName"],
+      ["created_at"],
+      ["__proto__"],
+      ["display_name", "nope"],
+    ]) {
+      expect(
+        await refusal(organizations.updateOrganization({ organization: { displayName: "x" }, updateMask: { paths } })),
+        String(paths),
+      ).toMatchObject({ reason: "VALIDATION_ERROR" });
     }
     for (const path of ["display_name", "external_id_policy"]) {
-      expect(await refusal(organizations.updateOrganization({ organization: {}, updateMask: { paths: [path] } }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: [`organization.${path}`] });
+      expect(
+        await refusal(organizations.updateOrganization({ organization: {}, updateMask: { paths: [path] } })),
+      ).toMatchObject({ reason: "VALIDATION_ERROR", fields: [`organization.${path}`] });
     }
     await organizations.updateOrganization({ organization: { externalIdPolicy: policy.mutable } });
   });
@@ -251,18 +418,36 @@ describe("organizations", () => {
     const { organizations } = a.client;
     const { organization: now } = await organizations.getOrganization({});
     const etag = now?.etag ?? "";
-    expect(await refusal(organizations.updateOrganization({ organization: { displayName: "x" }, etag: randomUUID() }))).toMatchObject({ code: Code.Aborted, reason: "ETAG_MISMATCH", metadata: { etag } });
-    const race = await Promise.allSettled(Array.from({ length: 8 }, (_, i) => organizations.updateOrganization({ organization: { displayName: `race ${i}` }, etag })));
+    expect(
+      await refusal(organizations.updateOrganization({ organization: { displayName: "x" }, etag: randomUUID() })),
+    ).toMatchObject({ code: Code.Aborted, reason: "ETAG_MISMATCH", metadata: { etag } });
+    const race = await Promise.allSettled(
+      Array.from({ length: 8 }, (_, i) =>
+        organizations.updateOrganization({ organization: { displayName: `race ${i}` }, etag }),
+      ),
+    );
     expect(race.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
-    for (const lost of race) if (lost.status === "rejected") expect((await refusal(Promise.reject(lost.reason))).reason).toBe("ETAG_MISMATCH");
+    for (const lost of race)
+      if (lost.status === "rejected") expect((await refusal(Promise.reject(lost.reason))).reason).toBe("ETAG_MISMATCH");
   });
 
   test("rule 53: the policy IMMUTABLE bites at once, of one's own organization alone", async () => {
     const strict = await service.newOrganization("IMMUTABLE");
-    const make = async (o: TestOrganization) => o.client.entities.createEntity({ entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId: "p-1" } });
+    const make = async (o: TestOrganization) =>
+      o.client.entities.createEntity({
+        entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId: "p-1" },
+      });
     await make(strict);
-    const change = { lookup: { by: { case: "externalId" as const, value: "p-1" } }, newExternalId: "p-2", reason: "because we must" };
-    expect(await refusal(strict.client.entities.changeExternalId(change))).toMatchObject({ code: Code.FailedPrecondition, reason: "EXTERNAL_ID_IMMUTABLE", metadata: { allowed: "keep_previous_as_alias" } });
+    const change = {
+      lookup: { by: { case: "externalId" as const, value: "p-1" } },
+      newExternalId: "p-2",
+      reason: "because we must",
+    };
+    expect(await refusal(strict.client.entities.changeExternalId(change))).toMatchObject({
+      code: Code.FailedPrecondition,
+      reason: "EXTERNAL_ID_IMMUTABLE",
+      metadata: { allowed: "keep_previous_as_alias" },
+    });
     await make(b);
     expect((await b.client.entities.changeExternalId(change)).changed).toBe(true);
     await strict.client.organizations.updateOrganization({ organization: { externalIdPolicy: policy.mutable } });
@@ -291,7 +476,13 @@ describe("keys", () => {
     expect(secret).toMatch(/^es_[A-Za-z0-9_-]{43}$/);
     await read(clientOf(secret));
     const everything = JSON.stringify(await dump(service.sql));
-    const forms = [secret, secret.slice(3), Buffer.from(secret).toString("hex"), Buffer.from(secret).toString("base64"), Buffer.from(secret.slice(3), "base64url").toString("hex")];
+    const forms = [
+      secret,
+      secret.slice(3),
+      Buffer.from(secret).toString("hex"),
+      Buffer.from(secret).toString("base64"),
+      Buffer.from(secret.slice(3), "base64url").toString("hex"),
+    ];
     for (const form of forms) expect(everything).not.toContain(form);
     const [row] = await service.sql("select encode(digest, 'hex') as digest from api_key where id = $1", [apiKey?.id]);
     expect(row?.digest).toBe(createHash("sha256").update(secret).digest("hex"));
@@ -325,19 +516,37 @@ describe("keys", () => {
     expect(ids).toContain(apiKey?.id);
     // A token of one organization is none of another, to an operator as well.
     const { nextPageToken } = await operator.organizations.listApiKeys({ organizationId: b.id, pageSize: 1 });
-    expect(await refusal(operator.organizations.listApiKeys({ organizationId: a.id, pageSize: 1, pageToken: nextPageToken }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
+    expect(
+      await refusal(
+        operator.organizations.listApiKeys({ organizationId: a.id, pageSize: 1, pageToken: nextPageToken }),
+      ),
+    ).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
   });
 
   test("an end in the past is refused, one in a second bites then", async () => {
     for (const ms of [-1, -60_000]) {
-      expect(await refusal(a.client.organizations.createApiKey({ displayName: "k", scopes: ["admin"], expiresAt: timestampFromDate(new Date(Date.now() + ms)) }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["expires_at"] });
+      expect(
+        await refusal(
+          a.client.organizations.createApiKey({
+            displayName: "k",
+            scopes: ["admin"],
+            expiresAt: timestampFromDate(new Date(Date.now() + ms)),
+          }),
+        ),
+      ).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["expires_at"] });
     }
     const expiresAt = new Date(Date.now() + 1_000);
-    const { apiKey, secret } = await a.client.organizations.createApiKey({ displayName: "k", scopes: ["admin"], expiresAt: timestampFromDate(expiresAt) });
+    const { apiKey, secret } = await a.client.organizations.createApiKey({
+      displayName: "k",
+      scopes: ["admin"],
+      expiresAt: timestampFromDate(expiresAt),
+    });
     expect(timestampDate(apiKey?.expiresAt as never)).toEqual(expiresAt);
     const client = clientOf(secret);
     expect((await read(client)).organization?.id).toBe(a.id);
-    await expect.poll(async () => (await read(client).catch(() => undefined)) === undefined, { timeout: 6_500, interval: 100 }).toBe(true);
+    await expect
+      .poll(async () => (await read(client).catch(() => undefined)) === undefined, { timeout: 6_500, interval: 100 })
+      .toBe(true);
     expect(Date.now() - expiresAt.getTime()).toBeLessThan(5_000);
     expect(await refusal(read(client))).toMatchObject({ reason: "UNAUTHENTICATED" });
   });
@@ -355,7 +564,10 @@ describe("keys", () => {
     expect(await refusal(read(here))).toMatchObject({ reason: "UNAUTHENTICATED" });
     let dead = false;
     while (!dead && performance.now() - start < 6_000) {
-      dead = await read(there).then(() => false, () => true);
+      dead = await read(there).then(
+        () => false,
+        () => true,
+      );
       await sleep(50);
     }
     expect(performance.now() - start).toBeLessThan(5_000);
@@ -376,31 +588,57 @@ describe("keys", () => {
     const make = async () => a.client.organizations.createApiKey({ displayName: "k", scopes: ["admin"] });
     const [revoked, expired] = [await make(), await make()];
     await a.client.organizations.revokeApiKey({ apiKeyId: revoked.apiKey?.id ?? "" });
-    await service.sql("update api_key set expires_at = now() - interval '1 second' where id = $1", [expired.apiKey?.id]);
+    await service.sql("update api_key set expires_at = now() - interval '1 second' where id = $1", [
+      expired.apiKey?.id,
+    ]);
     const answers = [];
     for (const secret of [`es_${"A".repeat(43)}`, revoked.secret, expired.secret]) {
       await using wire = openWire(service.baseUrl, secret);
       answers.push(await wire.call(OrganizationService.method.getOrganization, {}));
     }
-    expect(refusalIn(answers[0] as never)).toMatchObject({ code: Code.Unauthenticated, reason: "UNAUTHENTICATED", message: "The API key is unknown, expired or revoked", metadata: {} });
+    expect(refusalIn(answers[0] as never)).toMatchObject({
+      code: Code.Unauthenticated,
+      reason: "UNAUTHENTICATED",
+      message: "The API key is unknown, expired or revoked",
+      metadata: {},
+    });
     for (const answer of answers) expect(comparable(answer)).toEqual(comparable(answers[0] as never));
   });
 
   test("an admin gives no key to another organization by any field", async () => {
-    const { apiKey, secret } = await a.client.organizations.createApiKey({ organizationId: a.id, displayName: "k", scopes: ["entities:read"] });
+    const { apiKey, secret } = await a.client.organizations.createApiKey({
+      organizationId: a.id,
+      displayName: "k",
+      scopes: ["entities:read"],
+    });
     expect(apiKey?.organizationId).toBe(a.id);
-    expect((await clientOf(secret).entities.listEntities({})).entities.every((entity) => entity.organizationId === a.id)).toBe(true);
-    expect(await refusal(clientOf(secret).organizations.listApiKeys({}))).toMatchObject({ reason: "PERMISSION_DENIED" });
+    expect(
+      (await clientOf(secret).entities.listEntities({})).entities.every((entity) => entity.organizationId === a.id),
+    ).toBe(true);
+    expect(await refusal(clientOf(secret).organizations.listApiKeys({}))).toMatchObject({
+      reason: "PERMISSION_DENIED",
+    });
   });
 
   test("revoking what is no id, and an unknown one", async () => {
-    for (const apiKeyId of ["", "x", `{${a.apiKeyId}}`]) expect(await refusal(a.client.organizations.revokeApiKey({ apiKeyId }))).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["api_key_id"] });
-    expect(await refusal(a.client.organizations.revokeApiKey({ apiKeyId: randomUUID() }))).toMatchObject({ code: Code.NotFound, reason: "NOT_FOUND", metadata: { lookup: "api_key_id" } });
+    for (const apiKeyId of ["", "x", `{${a.apiKeyId}}`])
+      expect(await refusal(a.client.organizations.revokeApiKey({ apiKeyId }))).toMatchObject({
+        reason: "VALIDATION_ERROR",
+        fields: ["api_key_id"],
+      });
+    expect(await refusal(a.client.organizations.revokeApiKey({ apiKeyId: randomUUID() }))).toMatchObject({
+      code: Code.NotFound,
+      reason: "NOT_FOUND",
+      metadata: { lookup: "api_key_id" },
+    });
   });
 });
 
 describe("bootstrap", () => {
-  const keys = () => service.sql<{ id: string }>("select id from api_key where organization_id = $1 order by id", [DEFAULT_ORGANIZATION_ID]);
+  const keys = () =>
+    service.sql<{ id: string }>("select id from api_key where organization_id = $1 order by id", [
+      DEFAULT_ORGANIZATION_ID,
+    ]);
 
   test("BOOTSTRAP_API_KEY is added where the database lacks it, with all scopes; a second start makes no second key", async () => {
     const before = await keys();
@@ -422,7 +660,9 @@ describe("bootstrap", () => {
   test("of four processes that start at once, one makes the key", async () => {
     const before = await keys();
     const bootstrapApiKey = `bootstrap_${randomUUID()}`;
-    const servers = await Promise.all([1, 2, 3, 4].map(() => startOther(service, { config: { bootstrapApiKey, poolSize: 2 } })));
+    const servers = await Promise.all(
+      [1, 2, 3, 4].map(() => startOther(service, { config: { bootstrapApiKey, poolSize: 2 } })),
+    );
     for (const server of servers) await server[Symbol.asyncDispose]();
     expect(await keys()).toHaveLength(before.length + 1);
   });

@@ -5,8 +5,15 @@ import { randomUUID } from "node:crypto";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ActivityService, type ListTransactionsResponse } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
-import { EntityService, ImportOutcome, type ImportEntitiesResponse } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import {
+  ActivityService,
+  type ListTransactionsResponse,
+} from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
+import {
+  EntityService,
+  type ImportEntitiesResponse,
+  ImportOutcome,
+} from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { Designation, EntityStatus, EntityType } from "../clients/typescript/index.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -24,7 +31,9 @@ import {
 
 const CANARY = "CANARY";
 const SERVICES = [EntityService, ActivityService, OrganizationService];
-const METHODS = new Map(SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]));
+const METHODS = new Map(
+  SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]),
+);
 
 /** Everything by which a thing can be named: A's own, or of nothing at all. */
 interface Names {
@@ -105,7 +114,11 @@ const byExternal = (value: string) => ({ by: { case: "externalId", value } });
 const byTax = (value: string) => ({ by: { case: "taxId", value } });
 
 /** One call of B, kept for the scan. */
-async function callOfB(method: DescMethod, request: Record<string, unknown> | Record<string, unknown>[], headers?: Record<string, string>): Promise<Answer> {
+async function callOfB(
+  method: DescMethod,
+  request: Record<string, unknown> | Record<string, unknown>[],
+  headers?: Record<string, string>,
+): Promise<Answer> {
   const answer = await wire.call(method, request, headers);
   received.push(everythingIn(answer));
   return answer;
@@ -136,8 +149,16 @@ function writes(rest: Record<string, unknown>): Case[] {
   return [
     ...lookups(rest),
     ...lookups({ ...rest, validateOnly: true }).map((item) => ({ ...item, by: `${item.by}, validate_only` })),
-    { by: "entity id and etag", request: (names) => ({ lookup: byId(names.entityId), etag: names.etag, ...rest }), expect: "NOT_FOUND" },
-    { by: "entity id and request id", request: (names) => ({ lookup: byId(names.entityId), requestId: names.requestId, ...rest }), expect: "NOT_FOUND" },
+    {
+      by: "entity id and etag",
+      request: (names) => ({ lookup: byId(names.entityId), etag: names.etag, ...rest }),
+      expect: "NOT_FOUND",
+    },
+    {
+      by: "entity id and request id",
+      request: (names) => ({ lookup: byId(names.entityId), requestId: names.requestId, ...rest }),
+      expect: "NOT_FOUND",
+    },
   ];
 }
 
@@ -154,9 +175,28 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
   CreateEntity: {
     cases: [
       { by: "external id, free to use", request: () => ({ entity: person({ externalId: freeId() }) }), expect: "FREE" },
-      { by: "tax id as the only one", request: () => ({ entity: person({ taxId: "30-11111111-8" }), requireUniqueTaxId: true }), expect: "FREE" },
-      { by: "request id", request: () => ({ entity: person({ externalId: "b-request" }), requestId: own.freeRequestId }), expect: "FREE" },
-      { by: "output-only ids", request: () => ({ entity: person({ id: own.entityId, organizationId: own.organizationId, riskMatrixId: nothing.entityId, etag: own.etag }) }), expect: "FREE" },
+      {
+        by: "tax id as the only one",
+        request: () => ({ entity: person({ taxId: "30-11111111-8" }), requireUniqueTaxId: true }),
+        expect: "FREE",
+      },
+      {
+        by: "request id",
+        request: () => ({ entity: person({ externalId: "b-request" }), requestId: own.freeRequestId }),
+        expect: "FREE",
+      },
+      {
+        by: "output-only ids",
+        request: () => ({
+          entity: person({
+            id: own.entityId,
+            organizationId: own.organizationId,
+            riskMatrixId: nothing.entityId,
+            etag: own.etag,
+          }),
+        }),
+        expect: "FREE",
+      },
     ],
   },
   GetEntity: { cases: lookups({}) },
@@ -165,7 +205,14 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       {
         by: "every lookup at once",
         request: (names) => ({
-          lookups: [byId(names.entityId), byExternal(names.externalId), byExternal(names.alias), byTax(names.taxId), byTax(names.sharedTaxId), byId(names.deletedEntityId)],
+          lookups: [
+            byId(names.entityId),
+            byExternal(names.externalId),
+            byExternal(names.alias),
+            byTax(names.taxId),
+            byTax(names.sharedTaxId),
+            byId(names.deletedEntityId),
+          ],
         }),
         expect: "NOTHING",
       },
@@ -176,27 +223,59 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
     cases: [
       { by: "external ids", request: (names) => ({ externalIds: [names.externalId, names.alias] }), expect: "NOTHING" },
       { by: "tax id", request: (names) => ({ taxId: names.taxId }), expect: "NOTHING" },
-      { by: "name", request: (names) => ({ namePrefix: names === own ? CANARY : "NOBODY", showDeleted: true }), expect: "NOTHING" },
+      {
+        by: "name",
+        request: (names) => ({ namePrefix: names === own ? CANARY : "NOBODY", showDeleted: true }),
+        expect: "NOTHING",
+      },
     ],
   },
   UpdateEntity: {
     cases: [
       ...writes({ entity: { name: "mine now" } }),
-      { by: "external id with allow_missing, free to use", request: () => ({ lookup: byExternal(freeId()), entity: person(), allowMissing: true }), expect: "FREE" },
-      { by: "ids in the entity", request: () => ({ lookup: byId(ownOfB.entityId), entity: { id: own.entityId, organizationId: own.organizationId, externalId: own.externalId, name: "B 2" } }), expect: "FREE" },
-      { by: "external id with allow_missing and etag", request: (names) => ({ lookup: byExternal(names.externalId), etag: names.etag, entity: person(), allowMissing: true }), expect: "NOT_FOUND" },
+      {
+        by: "external id with allow_missing, free to use",
+        request: () => ({ lookup: byExternal(freeId()), entity: person(), allowMissing: true }),
+        expect: "FREE",
+      },
+      {
+        by: "ids in the entity",
+        request: () => ({
+          lookup: byId(ownOfB.entityId),
+          entity: { id: own.entityId, organizationId: own.organizationId, externalId: own.externalId, name: "B 2" },
+        }),
+        expect: "FREE",
+      },
+      {
+        by: "external id with allow_missing and etag",
+        request: (names) => ({
+          lookup: byExternal(names.externalId),
+          etag: names.etag,
+          entity: person(),
+          allowMissing: true,
+        }),
+        expect: "NOT_FOUND",
+      },
     ],
   },
   ChangeExternalId: {
     cases: [
       ...writes({ newExternalId: "b-new", ...reason }),
-      { by: "new external id, free to use", request: () => ({ lookup: byId(ownOfB.entityId), newExternalId: freeId(), ...reason }), expect: "FREE" },
+      {
+        by: "new external id, free to use",
+        request: () => ({ lookup: byId(ownOfB.entityId), newExternalId: freeId(), ...reason }),
+        expect: "FREE",
+      },
     ],
   },
   AssignExternalId: {
     cases: [
       ...writes({ externalId: "b-new" }),
-      { by: "external id, free to use", request: () => ({ lookup: byId(ownOfB.bare[0] as string), externalId: freeId() }), expect: "FREE" },
+      {
+        by: "external id, free to use",
+        request: () => ({ lookup: byId(ownOfB.bare[0] as string), externalId: freeId() }),
+        expect: "FREE",
+      },
     ],
   },
   AddExternalIds: {
@@ -204,7 +283,10 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       ...writes({ externalIds: [{ externalId: "b-new" }] }),
       {
         by: "external ids, free to use",
-        request: () => ({ lookup: byId(ownOfB.bare[1] as string), externalIds: [{ externalId: freeId() }, { externalId: freeId(), designation: Designation.PRIMARY }] }),
+        request: () => ({
+          lookup: byId(ownOfB.bare[1] as string),
+          externalIds: [{ externalId: freeId() }, { externalId: freeId(), designation: Designation.PRIMARY }],
+        }),
         expect: "FREE",
       },
     ],
@@ -223,25 +305,73 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
   ImportEntities: {
     cases: [
       { by: "external id, free to use", request: () => ({ entity: person({ externalId: freeId() }) }), expect: "FREE" },
-      { by: "request id", request: () => ({ entity: person({ externalId: "b-import" }), requestId: own.freeRequestId }), expect: "FREE" },
+      {
+        by: "request id",
+        request: () => ({ entity: person({ externalId: "b-import" }), requestId: own.freeRequestId }),
+        expect: "FREE",
+      },
       // A row with an etag is a row of an entity that must be there; a stream ends with OK and says so in the row.
-      { by: "external id and etag", request: (names) => ({ entity: person({ externalId: names.externalId, etag: names.etag }) }), expect: "NOTHING" },
+      {
+        by: "external id and etag",
+        request: (names) => ({ entity: person({ externalId: names.externalId, etag: names.etag }) }),
+        expect: "NOTHING",
+      },
     ],
   },
 
   // --- ActivityService
   RecordTransactions: {
     cases: [
-      { by: "origin's entity id", request: (names) => transaction({ entityId: names.entityId }, { name: "out" }), expect: "NOT_FOUND" },
-      { by: "destination's entity id", request: (names) => transaction({ name: "out" }, { entityId: names.entityId }), expect: "NOT_FOUND" },
-      { by: "origin's external id", request: (names) => transaction({ externalId: names.externalId }, undefined), expect: "NOT_FOUND" },
-      { by: "destination's alias", request: (names) => transaction(undefined, { externalId: names.alias }), expect: "NOT_FOUND" },
-      { by: "origin's tax id", request: (names) => transaction({ taxId: names.taxId }, undefined), expect: "NOT_FOUND" },
-      { by: "a tax id of several", request: (names) => transaction({ taxId: names.sharedTaxId }, undefined), expect: "NOT_FOUND" },
-      { by: "a deleted entity", request: (names) => transaction({ entityId: names.deletedEntityId }, undefined), expect: "NOT_FOUND" },
-      { by: "validate_only", request: (names) => ({ ...transaction({ entityId: names.entityId }, undefined), validateOnly: true }), expect: "NOT_FOUND" },
-      { by: "the transaction's external id, free to use", request: () => transaction({ entityId: ownOfB.entityId }, undefined, { externalId: "plain-transaction" }), expect: "FREE" },
-      { by: "request id", request: () => ({ ...transaction({ entityId: ownOfB.entityId }, undefined), requestId: own.freeRequestId }), expect: "FREE" },
+      {
+        by: "origin's entity id",
+        request: (names) => transaction({ entityId: names.entityId }, { name: "out" }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "destination's entity id",
+        request: (names) => transaction({ name: "out" }, { entityId: names.entityId }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "origin's external id",
+        request: (names) => transaction({ externalId: names.externalId }, undefined),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "destination's alias",
+        request: (names) => transaction(undefined, { externalId: names.alias }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "origin's tax id",
+        request: (names) => transaction({ taxId: names.taxId }, undefined),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "a tax id of several",
+        request: (names) => transaction({ taxId: names.sharedTaxId }, undefined),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "a deleted entity",
+        request: (names) => transaction({ entityId: names.deletedEntityId }, undefined),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "validate_only",
+        request: (names) => ({ ...transaction({ entityId: names.entityId }, undefined), validateOnly: true }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "the transaction's external id, free to use",
+        request: () => transaction({ entityId: ownOfB.entityId }, undefined, { externalId: "plain-transaction" }),
+        expect: "FREE",
+      },
+      {
+        by: "request id",
+        request: () => ({ ...transaction({ entityId: ownOfB.entityId }, undefined), requestId: own.freeRequestId }),
+        expect: "FREE",
+      },
     ],
   },
   ListTransactions: { paged: true, cases: lookups({}) },
@@ -252,40 +382,116 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       { by: "alias", request: (names) => userEvent({ entityExternalId: names.alias }), expect: "NOT_FOUND" },
       { by: "tax id", request: (names) => userEvent({ taxId: names.taxId }), expect: "NOT_FOUND" },
       { by: "a tax id of several", request: (names) => userEvent({ taxId: names.sharedTaxId }), expect: "NOT_FOUND" },
-      { by: "a deleted entity", request: (names) => userEvent({ entityId: names.deletedEntityId }), expect: "NOT_FOUND" },
-      { by: "request id", request: () => ({ ...userEvent({ entityId: ownOfB.entityId }), requestId: own.freeRequestId }), expect: "FREE" },
+      {
+        by: "a deleted entity",
+        request: (names) => userEvent({ entityId: names.deletedEntityId }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "request id",
+        request: () => ({ ...userEvent({ entityId: ownOfB.entityId }), requestId: own.freeRequestId }),
+        expect: "FREE",
+      },
     ],
   },
   ListUserEvents: { paged: true, cases: lookups({}) },
 
   // --- OrganizationService
   CreateOrganization: {
-    cases: [{ by: "organization id", request: (names) => ({ organization: { id: names.organizationId, displayName: "x" } }), expect: "PERMISSION_DENIED" }],
+    cases: [
+      {
+        by: "organization id",
+        request: (names) => ({ organization: { id: names.organizationId, displayName: "x" } }),
+        expect: "PERMISSION_DENIED",
+      },
+    ],
   },
-  GetOrganization: { cases: [{ by: "organization id", request: (names) => ({ organizationId: names.organizationId }), expect: "NOT_FOUND" }] },
+  GetOrganization: {
+    cases: [
+      { by: "organization id", request: (names) => ({ organizationId: names.organizationId }), expect: "NOT_FOUND" },
+    ],
+  },
   ListOrganizations: { cases: [{ by: "nothing", request: () => ({}), expect: "PERMISSION_DENIED" }] },
   UpdateOrganization: {
     cases: [
-      { by: "organization id", request: (names) => ({ organizationId: names.organizationId, organization: { displayName: "taken" } }), expect: "NOT_FOUND" },
-      { by: "organization id and etag", request: (names) => ({ organizationId: names.organizationId, organization: { displayName: "taken" }, etag: names.etag }), expect: "NOT_FOUND" },
-      { by: "organization id and request id", request: (names) => ({ organizationId: names.organizationId, organization: { displayName: "taken" }, requestId: names.requestId }), expect: "NOT_FOUND" },
-      { by: "validate_only", request: (names) => ({ organizationId: names.organizationId, organization: { displayName: "taken" }, validateOnly: true }), expect: "NOT_FOUND" },
+      {
+        by: "organization id",
+        request: (names) => ({ organizationId: names.organizationId, organization: { displayName: "taken" } }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "organization id and etag",
+        request: (names) => ({
+          organizationId: names.organizationId,
+          organization: { displayName: "taken" },
+          etag: names.etag,
+        }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "organization id and request id",
+        request: (names) => ({
+          organizationId: names.organizationId,
+          organization: { displayName: "taken" },
+          requestId: names.requestId,
+        }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "validate_only",
+        request: (names) => ({
+          organizationId: names.organizationId,
+          organization: { displayName: "taken" },
+          validateOnly: true,
+        }),
+        expect: "NOT_FOUND",
+      },
     ],
   },
   CreateApiKey: {
     cases: [
-      { by: "organization id", request: (names) => ({ organizationId: names.organizationId, displayName: "x", scopes: ["admin"] }), expect: "NOT_FOUND" },
-      { by: "validate_only", request: (names) => ({ organizationId: names.organizationId, displayName: "x", scopes: ["admin"], validateOnly: true }), expect: "NOT_FOUND" },
+      {
+        by: "organization id",
+        request: (names) => ({ organizationId: names.organizationId, displayName: "x", scopes: ["admin"] }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "validate_only",
+        request: (names) => ({
+          organizationId: names.organizationId,
+          displayName: "x",
+          scopes: ["admin"],
+          validateOnly: true,
+        }),
+        expect: "NOT_FOUND",
+      },
     ],
   },
-  ListApiKeys: { paged: true, cases: [{ by: "organization id", request: (names) => ({ organizationId: names.organizationId }), expect: "NOT_FOUND" }] },
+  ListApiKeys: {
+    paged: true,
+    cases: [
+      { by: "organization id", request: (names) => ({ organizationId: names.organizationId }), expect: "NOT_FOUND" },
+    ],
+  },
   RevokeApiKey: {
     cases: [
       { by: "key id", request: (names) => ({ apiKeyId: names.apiKeyId }), expect: "NOT_FOUND" },
       { by: "id of a revoked key", request: (names) => ({ apiKeyId: names.revokedApiKeyId }), expect: "NOT_FOUND" },
-      { by: "key id and organization id", request: (names) => ({ apiKeyId: names.apiKeyId, organizationId: names.organizationId }), expect: "NOT_FOUND" },
-      { by: "key id and request id", request: (names) => ({ apiKeyId: names.apiKeyId, requestId: names.requestId }), expect: "NOT_FOUND" },
-      { by: "validate_only", request: (names) => ({ apiKeyId: names.apiKeyId, validateOnly: true }), expect: "NOT_FOUND" },
+      {
+        by: "key id and organization id",
+        request: (names) => ({ apiKeyId: names.apiKeyId, organizationId: names.organizationId }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "key id and request id",
+        request: (names) => ({ apiKeyId: names.apiKeyId, requestId: names.requestId }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "validate_only",
+        request: (names) => ({ apiKeyId: names.apiKeyId, validateOnly: true }),
+        expect: "NOT_FOUND",
+      },
     ],
   },
 };
@@ -315,9 +521,15 @@ async function plant(organization: TestOrganization): Promise<Names> {
   );
   const requestId = randomUUID();
   const freeRequestId = randomUUID();
-  const struct = (name: string) => ({ [`${CANARY}_${name}`]: `${CANARY}-${name}`, deep: { list: [`${CANARY}-${name}-deep`] } });
+  const struct = (name: string) => ({
+    [`${CANARY}_${name}`]: `${CANARY}-${name}`,
+    deep: { list: [`${CANARY}-${name}-deep`] },
+  });
   const address = { street: `${CANARY}-street`, city: `${CANARY}-city`, additional: struct("address") };
-  await client.organizations.updateOrganization({ organization: { displayName: `${CANARY}-organization` }, requestId: randomUUID() });
+  await client.organizations.updateOrganization({
+    organization: { displayName: `${CANARY}-organization` },
+    requestId: randomUUID(),
+  });
   const write = { requestId, reason: `${CANARY}-reason`, occurredAt: at };
   const first = await client.entities.createEntity({
     entity: {
@@ -329,7 +541,17 @@ async function plant(organization: TestOrganization): Promise<Names> {
       nationality: "UY",
       riskMatrixId: randomUUID(),
       status: EntityStatus.ACTIVE,
-      entityData: { kind: { case: "person", value: { firstName: `${CANARY}-first`, email: `${CANARY}@example.com`, address, additional: struct("additional") } } },
+      entityData: {
+        kind: {
+          case: "person",
+          value: {
+            firstName: `${CANARY}-first`,
+            email: `${CANARY}@example.com`,
+            address,
+            additional: struct("additional"),
+          },
+        },
+      },
       attributes: struct("attributes"),
       metadata: struct("metadata"),
     },
@@ -338,7 +560,13 @@ async function plant(organization: TestOrganization): Promise<Names> {
   const entityId = first.entity?.id ?? "";
   const lookup = byId(entityId) as never;
   const company = await client.entities.createEntity({
-    entity: { type: EntityType.COMPANY, name: `${CANARY}-company`, countryCode: "AR", taxId: "30-11111111-8", externalId: FREE_IDS[0] as string },
+    entity: {
+      type: EntityType.COMPANY,
+      name: `${CANARY}-company`,
+      countryCode: "AR",
+      taxId: "30-11111111-8",
+      externalId: FREE_IDS[0] as string,
+    },
   });
   await client.entities.addExternalIds({
     lookup: byId(company.entity?.id ?? "") as never,
@@ -358,27 +586,54 @@ async function plant(organization: TestOrganization): Promise<Names> {
         destination: { entityId, name: `${CANARY}-destination`, country: "AR" },
         details: struct("details"),
       },
-      { externalId: "plain-transaction", type: "x", amount: "1", currency: "ARS", transactedAt: at, origin: { entityId } },
+      {
+        externalId: "plain-transaction",
+        type: "x",
+        amount: "1",
+        currency: "ARS",
+        transactedAt: at,
+        origin: { entityId },
+      },
       { type: "x", amount: "2", currency: "ARS", transactedAt: at, origin: { entityId } },
     ],
   });
   await client.activity.recordUserEvents({
     requestId,
-    userEvents: [1, 2, 3].map(() => ({ entityId, eventType: `${CANARY}-event`, occurredAt: at, payload: struct("payload") })),
+    userEvents: [1, 2, 3].map(() => ({
+      entityId,
+      eventType: `${CANARY}-event`,
+      occurredAt: at,
+      payload: struct("payload"),
+    })),
   });
   await client.entities.changeExternalId({ lookup, newExternalId: `${CANARY}-primary`, ...write });
-  await client.entities.addExternalIds({ lookup, externalIds: [{ externalId: `${CANARY}-alias`, type: `${CANARY}-label` }], ...write });
+  await client.entities.addExternalIds({
+    lookup,
+    externalIds: [{ externalId: `${CANARY}-alias`, type: `${CANARY}-label` }],
+    ...write,
+  });
   await client.entities.updateEntity({ lookup, entity: { status: EntityStatus.BLOCKED }, ...write });
   // Of every method that B will call with the same id.
-  await client.entities.createEntity({ entity: { type: EntityType.PERSON, name: `${CANARY}-again`, countryCode: "AR" }, requestId: freeRequestId });
-  await client.activity.recordTransactions({ ...transaction({ entityId }, undefined), requestId: freeRequestId } as never);
+  await client.entities.createEntity({
+    entity: { type: EntityType.PERSON, name: `${CANARY}-again`, countryCode: "AR" },
+    requestId: freeRequestId,
+  });
+  await client.activity.recordTransactions({
+    ...transaction({ entityId }, undefined),
+    requestId: freeRequestId,
+  } as never);
   await client.activity.recordUserEvents({ ...userEvent({ entityId }), requestId: freeRequestId } as never);
   const rows = async function* () {
-    yield { entity: { type: EntityType.PERSON, name: `${CANARY}-row`, countryCode: "AR", externalId: `${CANARY}-row` }, requestId: freeRequestId };
+    yield {
+      entity: { type: EntityType.PERSON, name: `${CANARY}-row`, countryCode: "AR", externalId: `${CANARY}-row` },
+      requestId: freeRequestId,
+    };
   };
   for await (const _ of client.entities.importEntities(rows())) void _;
   for (const externalId of [`${CANARY}-shared-1`, `${CANARY}-shared-2`]) {
-    await client.entities.createEntity({ entity: { type: EntityType.PERSON, name: `${CANARY}-twin`, countryCode: "AR", taxId: `${CANARY}2`, externalId } });
+    await client.entities.createEntity({
+      entity: { type: EntityType.PERSON, name: `${CANARY}-twin`, countryCode: "AR", taxId: `${CANARY}2`, externalId },
+    });
   }
   const deleted = await client.entities.createEntity({
     entity: { type: EntityType.PERSON, name: `${CANARY}-deleted`, countryCode: "AR", externalId: `${CANARY}-deleted` },
@@ -389,7 +644,11 @@ async function plant(organization: TestOrganization): Promise<Names> {
   const now = await client.entities.getEntity({ lookup });
 
   // Page tokens, which A may have lost.
-  const page = async (rpc: string, request: Record<string, unknown>, call: (request: never) => Promise<{ nextPageToken: string }>) => {
+  const page = async (
+    rpc: string,
+    request: Record<string, unknown>,
+    call: (request: never) => Promise<{ nextPageToken: string }>,
+  ) => {
     const { nextPageToken } = await call({ ...request, pageSize: 1 } as never);
     expect(nextPageToken, rpc).not.toBe("");
     tokens.set(rpc, { request: { ...request, pageSize: 1 }, token: nextPageToken });
@@ -400,7 +659,10 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
 
-  for (const id of (JSON.stringify(await dump(service.sql, organizationId))).matchAll(/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/g)) idsOfA.add(id[0]);
+  for (const id of JSON.stringify(await dump(service.sql, organizationId)).matchAll(
+    /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/g,
+  ))
+    idsOfA.add(id[0]);
   return {
     entityId,
     deletedEntityId: deleted.entity?.id ?? "",
@@ -423,9 +685,28 @@ async function plant(organization: TestOrganization): Promise<Names> {
 test("every column of A's that can hold text holds a canary, so that the scan means something", async () => {
   // Words of the service's own, and columns that cannot hold any text.
   const own = new Set([
-    ...["organization.external_id_policy", "api_key.digest", "api_key.scopes", "entity.type", "entity.country_code", "entity.tax_id_check"],
-    ...["entity.status", "entity.nationality", "entity_event.entity_type", "entity_event.type", "entity_event.updated_fields"],
-    ...["transaction.amount", "transaction.currency", "transaction.origin_country", "transaction.destination_country", "transaction.content_hash"],
+    ...[
+      "organization.external_id_policy",
+      "api_key.digest",
+      "api_key.scopes",
+      "entity.type",
+      "entity.country_code",
+      "entity.tax_id_check",
+    ],
+    ...[
+      "entity.status",
+      "entity.nationality",
+      "entity_event.entity_type",
+      "entity_event.type",
+      "entity_event.updated_fields",
+    ],
+    ...[
+      "transaction.amount",
+      "transaction.currency",
+      "transaction.origin_country",
+      "transaction.destination_country",
+      "transaction.content_hash",
+    ],
     ...["request_record.method", "request_record.request_hash"],
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
@@ -436,7 +717,10 @@ test("every column of A's that can hold text holds a canary, so that the scan me
   const bare: string[] = [];
   for (const { table_name, column_name, data_type } of columns) {
     const text = data_type === "bytea" ? `encode("${column_name}", 'escape')` : `"${column_name}"::text`;
-    const [row] = await service.sql(`select count(*)::int as n from "${table_name}" where organization_id = $1 and ${text} like '%${CANARY}%'`, [a.id]);
+    const [row] = await service.sql(
+      `select count(*)::int as n from "${table_name}" where organization_id = $1 and ${text} like '%${CANARY}%'`,
+      [a.id],
+    );
     if (row?.n === 0) bare.push(`${table_name}.${column_name}`);
   }
   expect(bare.filter((column) => !own.has(column))).toEqual([]);
@@ -447,63 +731,94 @@ test("every RPC of every service has an entry here", () => {
 });
 
 test("every RPC with page tokens is marked so", () => {
-  const paged = [...METHODS.values()].filter((method) => method.input.fields.some((field) => field.name === "page_token"));
+  const paged = [...METHODS.values()].filter((method) =>
+    method.input.fields.some((field) => field.name === "page_token"),
+  );
   const operators = ["ListOrganizations"];
-  expect(paged.map((method) => method.name).filter((name) => !operators.includes(name)).sort()).toEqual(
-    Object.keys(TABLE).filter((name) => TABLE[name]?.paged).sort(),
+  expect(
+    paged
+      .map((method) => method.name)
+      .filter((name) => !operators.includes(name))
+      .sort(),
+  ).toEqual(
+    Object.keys(TABLE)
+      .filter((name) => TABLE[name]?.paged)
+      .sort(),
   );
 });
 
 describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => {
   const method = METHODS.get(rpc) as DescMethod;
 
-  test.each(cases.map((item) => [item.by, item.expect, item] as const))("by %s: %s", async (_, expected, { request }) => {
-    const before = await dump(service.sql, a.id);
-    if (expected === "FREE") {
-      const answer = await callOfB(method, request(own));
-      expect(refusalIn(answer)).toBeUndefined();
-      expect(answer.headers["idempotent-replay"], "an answer of A's").toBeUndefined();
-      if (rpc === "ImportEntities") {
-        for (const { results } of messagesOf<ImportEntitiesResponse>(method, answer)) {
-          expect(results.map((result) => result.outcome)).toEqual([ImportOutcome.CREATED]);
+  test.each(cases.map((item) => [item.by, item.expect, item] as const))(
+    "by %s: %s",
+    async (_, expected, { request }) => {
+      const before = await dump(service.sql, a.id);
+      if (expected === "FREE") {
+        const answer = await callOfB(method, request(own));
+        expect(refusalIn(answer)).toBeUndefined();
+        expect(answer.headers["idempotent-replay"], "an answer of A's").toBeUndefined();
+        if (rpc === "ImportEntities") {
+          for (const { results } of messagesOf<ImportEntitiesResponse>(method, answer)) {
+            expect(results.map((result) => result.outcome)).toEqual([ImportOutcome.CREATED]);
+          }
+        }
+      } else {
+        const [foreign, unknown] = [await callOfB(method, request(own)), await callOfB(method, request(nothing))];
+        expect(comparable(foreign)).toEqual(comparable(unknown));
+        expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
+        if (expected === "NOT_FOUND") {
+          expect(refusalIn(foreign)?.message).toMatch(/(^|: )(Entity|Organization|API key) not found$/);
+          expect(
+            Object.keys(refusalIn(foreign)?.metadata ?? {}).filter(
+              (key) => !["lookup", "field", "index"].includes(key),
+            ),
+          ).toEqual([]);
         }
       }
-    } else {
-      const [foreign, unknown] = [await callOfB(method, request(own)), await callOfB(method, request(nothing))];
-      expect(comparable(foreign)).toEqual(comparable(unknown));
-      expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
-      if (expected === "NOT_FOUND") {
-        expect(refusalIn(foreign)?.message).toMatch(/(^|: )(Entity|Organization|API key) not found$/);
-        expect(Object.keys(refusalIn(foreign)?.metadata ?? {}).filter((key) => !["lookup", "field", "index"].includes(key))).toEqual([]);
-      }
-    }
-    expect(await dump(service.sql, a.id), "A's rows").toEqual(before);
-  });
+      expect(await dump(service.sql, a.id), "A's rows").toEqual(before);
+    },
+  );
 });
 
 describe("page tokens of A's", () => {
-  test.each(Object.keys(TABLE).filter((rpc) => TABLE[rpc]?.paged))("%s: refused like any token that is none", async (rpc) => {
-    const method = METHODS.get(rpc) as DescMethod;
-    const { request, token } = tokens.get(rpc) as { request: Record<string, unknown>; token: string };
-    // Where an entity is named, B names one of its own: the token alone is foreign.
-    const mine = "lookup" in request ? { ...request, lookup: byId(ownOfB.entityId) } : request;
-    const [foreign, garbage] = [
-      await callOfB(method, { ...mine, pageToken: token }),
-      await callOfB(method, { ...mine, pageToken: Buffer.from("nothing at all").toString("base64url") }),
-    ];
-    expect(refusalIn(foreign)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
-    expect(comparable(foreign)).toEqual(comparable(garbage));
-    // And with A's own lookup, nothing but VALIDATION_ERROR or NOT_FOUND.
-    if (mine !== request) expect(["NOT_FOUND", "VALIDATION_ERROR"]).toContain(refusalIn(await callOfB(method, { ...request, pageToken: token }))?.reason);
-  });
+  test.each(Object.keys(TABLE).filter((rpc) => TABLE[rpc]?.paged))(
+    "%s: refused like any token that is none",
+    async (rpc) => {
+      const method = METHODS.get(rpc) as DescMethod;
+      const { request, token } = tokens.get(rpc) as { request: Record<string, unknown>; token: string };
+      // Where an entity is named, B names one of its own: the token alone is foreign.
+      const mine = "lookup" in request ? { ...request, lookup: byId(ownOfB.entityId) } : request;
+      const [foreign, garbage] = [
+        await callOfB(method, { ...mine, pageToken: token }),
+        await callOfB(method, { ...mine, pageToken: Buffer.from("nothing at all").toString("base64url") }),
+      ];
+      expect(refusalIn(foreign)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
+      expect(comparable(foreign)).toEqual(comparable(garbage));
+      // And with A's own lookup, nothing but VALIDATION_ERROR or NOT_FOUND.
+      if (mine !== request)
+        expect(["NOT_FOUND", "VALIDATION_ERROR"]).toContain(
+          refusalIn(await callOfB(method, { ...request, pageToken: token }))?.reason,
+        );
+    },
+  );
 });
 
 describe("an organization named where it has no meaning", () => {
   test("number 64: in headers and in the entity", async () => {
-    const headers = { "x-organization-id": a.id, "organization-id": a.id, "x-org-id": a.id, "app.organization_id": a.id };
+    const headers = {
+      "x-organization-id": a.id,
+      "organization-id": a.id,
+      "x-org-id": a.id,
+      "app.organization_id": a.id,
+    };
     const answer = await callOfB(EntityService.method.getEntity, { lookup: byId(own.entityId) }, headers);
     expect(refusalIn(answer)?.reason).toBe("NOT_FOUND");
-    const made = await callOfB(EntityService.method.createEntity, { entity: person({ organizationId: a.id, externalId: "b-64" }) }, headers);
+    const made = await callOfB(
+      EntityService.method.createEntity,
+      { entity: person({ organizationId: a.id, externalId: "b-64" }) },
+      headers,
+    );
     expect(refusalIn(made)).toBeUndefined();
     const rows = await service.sql("select organization_id from entity where external_id = 'b-64'");
     expect(rows).toEqual([{ organization_id: b.id }]);
@@ -522,7 +837,13 @@ test("one connection serves both organizations and keeps the setting of neither"
   );
   for (let i = 0; i < 4; i++) {
     const rows = await Promise.all(
-      [1, 2].map(() => other.orm.em.fork().execute("select current_setting('app.organization_id', true) as organization, (select count(*) from entity) as seen, pg_sleep(0.01)")),
+      [1, 2].map(() =>
+        other.orm.em
+          .fork()
+          .execute(
+            "select current_setting('app.organization_id', true) as organization, (select count(*) from entity) as seen, pg_sleep(0.01)",
+          ),
+      ),
     );
     for (const [row] of rows as unknown as [{ organization: string | null; seen: string }][]) {
       expect([null, ""]).toContain(row.organization);
@@ -536,31 +857,50 @@ test("the same id in both organizations: each has its own, and its own activity"
   const taken = FREE_IDS.slice(0, nextFree);
   expect(taken.length).toBeGreaterThan(5);
   for (const externalId of taken) {
-    const [ofA, ofB] = await Promise.all([a, b].map((o) => o.client.entities.getEntity({ lookup: byExternal(externalId) as never }).catch(() => undefined)));
+    const [ofA, ofB] = await Promise.all(
+      [a, b].map((o) =>
+        o.client.entities.getEntity({ lookup: byExternal(externalId) as never }).catch(() => undefined),
+      ),
+    );
     expect(ofA?.entity?.organizationId).toBe(a.id);
     if (ofB !== undefined) expect(ofB.entity?.organizationId).toBe(b.id);
   }
   // Moving B's id rewrites B's copies alone.
   const made = await b.client.entities.createEntity({ entity: person({ externalId: `${"plain"}-move` }) as never });
   await a.client.entities.createEntity({ entity: person({ externalId: "plain-move" }) as never });
-  const both = [a, b].map((o) => o.client.activity.recordTransactions(transaction({ externalId: "plain-move" }, undefined) as never));
+  const both = [a, b].map((o) =>
+    o.client.activity.recordTransactions(transaction({ externalId: "plain-move" }, undefined) as never),
+  );
   await Promise.all(both);
-  await b.client.entities.changeExternalId({ lookup: byId(made.entity?.id ?? "") as never, newExternalId: "b-moved", ...reason });
+  await b.client.entities.changeExternalId({
+    lookup: byId(made.entity?.id ?? "") as never,
+    newExternalId: "b-moved",
+    ...reason,
+  });
   const list = async (o: TestOrganization, externalId: string): Promise<ListTransactionsResponse> =>
     o.client.activity.listTransactions({ lookup: byExternal(externalId) as never });
   expect((await list(b, "b-moved")).transactions[0]?.origin?.externalId).toBe("b-moved");
   expect((await list(a, "plain-move")).transactions[0]?.origin?.externalId).toBe("plain-move");
-  const copies = await service.sql("select organization_id, origin_external_id from transaction where origin_external_id in ('plain-move', 'b-moved')");
-  expect(copies).toEqual(expect.arrayContaining([
-    { organization_id: a.id, origin_external_id: "plain-move" },
-    { organization_id: b.id, origin_external_id: "b-moved" },
-  ]));
+  const copies = await service.sql(
+    "select organization_id, origin_external_id from transaction where origin_external_id in ('plain-move', 'b-moved')",
+  );
+  expect(copies).toEqual(
+    expect.arrayContaining([
+      { organization_id: a.id, origin_external_id: "plain-move" },
+      { organization_id: b.id, origin_external_id: "b-moved" },
+    ]),
+  );
 });
 
 test("B reads all that it can read, and no byte that it ever received is of A's", async () => {
   for (const rpc of ["ListEntities", "ListEntityEvents", "GetOrganization", "ListApiKeys"]) {
     const method = METHODS.get(rpc) as DescMethod;
-    const all = rpc === "ListEntities" ? { pageSize: 1000, showDeleted: true } : rpc === "GetOrganization" ? {} : { pageSize: 1000 };
+    const all =
+      rpc === "ListEntities"
+        ? { pageSize: 1000, showDeleted: true }
+        : rpc === "GetOrganization"
+          ? {}
+          : { pageSize: 1000 };
     expect(refusalIn(await callOfB(method, all))).toBeUndefined();
   }
   for (const entityId of [ownOfB.entityId, ...ownOfB.bare]) {
@@ -572,5 +912,9 @@ test("B reads all that it can read, and no byte that it ever received is of A's"
   expect(leaks).toEqual([]);
   // The one that B took for itself.
   idsOfA.delete(own.freeRequestId);
-  for (const id of idsOfA) expect(received.filter((text) => text.includes(id)).map((text) => text.slice(0, 300)), id).toEqual([]);
+  for (const id of idsOfA)
+    expect(
+      received.filter((text) => text.includes(id)).map((text) => text.slice(0, 300)),
+      id,
+    ).toEqual([]);
 });

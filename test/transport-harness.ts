@@ -13,8 +13,8 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { pino } from "pino";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
+import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import type { Caller } from "../src/interceptors/call.ts";
 import { createAdapter } from "../src/transport/adapter.ts";
@@ -98,7 +98,7 @@ export async function startServer(options: ServerOptions = {}) {
   const readiness = createReadiness();
   readiness.set(true);
   const shutdown = new AbortController();
-  const request = createAdapter({
+  const adapter = createAdapter({
     services(router) {
       router.service(EntityService, {
         getEntity: () => ({ entity: { id: "1", name: "answer" } }),
@@ -138,11 +138,13 @@ export async function startServer(options: ServerOptions = {}) {
       maxTimeoutMs: 60_000,
       bodyTimeoutMs: 5_000,
       streamIdleTimeoutMs: 5_000,
+      // The same tests judge both paths.
+      unaryPath: process.env.UNARY_PATH !== "off",
       ...options.limits,
     },
     log,
   });
-  const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, request, log, ...options.listener });
+  const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, ...adapter, log, ...options.listener });
   return {
     port: listener.port,
     url: `${options.tls ? "https" : "http"}://127.0.0.1:${listener.port}`,

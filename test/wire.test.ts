@@ -14,6 +14,8 @@ import {
   GetEntityRequestSchema,
   GetEntityResponseSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { DomainError, invalidField } from "../src/domain/errors.ts";
+import { toStatus } from "../src/errors.ts";
 import {
   envelope,
   grpcRefusal,
@@ -106,6 +108,30 @@ describe("one port for every protocol", () => {
     });
     client.close();
     expect(name).toBe("answer");
+  });
+
+  test("the errors of single items of a batch and an import, in JSON with their details", async () => {
+    const missing = toStatus(new DomainError("NOT_FOUND", "Entity not found"));
+    await using own = await startServer({
+      handlers: {
+        batchGetEntities: () => ({ results: [{ result: { case: "error", value: missing } }] }),
+        async *importEntities() {
+          yield { results: [{ error: toStatus(invalidField("entity.name", "is required")) }] };
+        },
+      },
+    });
+    const post = (method: string, type: string, body: Uint8Array) =>
+      withSession(own.url, (session) =>
+        h2Call(session, { ":path": `/entity.v1.EntityService/${method}`, "content-type": `application/${type}` }, body),
+      );
+    const batch = await post("BatchGetEntities", "json", Buffer.from("{}"));
+    expect(batch.status).toBe(200);
+    const info = { "@type": "type.googleapis.com/google.rpc.ErrorInfo", reason: "NOT_FOUND", domain: "entity.v1" };
+    const error = { code: 5, message: "Entity not found", details: [info] };
+    expect(JSON.parse(batch.body.toString())).toEqual({ results: [{ error }] });
+    const rows = (await post("ImportEntities", "connect+json", envelope(Buffer.from("{}")))).body.toString();
+    expect(rows).toContain('"@type":"type.googleapis.com/google.rpc.BadRequest"');
+    expect(rows).not.toContain("internal");
   });
 
   test("the preface of HTTP/2 byte by byte", async () => {

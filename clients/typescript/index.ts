@@ -1,10 +1,11 @@
 // The client of EntityService for TypeScript and JavaScript on Node.
-import { type Client, createClient, type Interceptor } from "@connectrpc/connect";
+import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "./gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "./gen/entity/v1/organization_service_pb.ts";
 
+export { type EntityErrorInfo, errorInfo } from "./errors.ts";
 export * from "./gen/entity/v1/activity_pb.ts";
 export * from "./gen/entity/v1/activity_service_pb.ts";
 export * from "./gen/entity/v1/entity_event_pb.ts";
@@ -14,6 +15,7 @@ export * from "./gen/entity/v1/error_pb.ts";
 export * from "./gen/entity/v1/organization_pb.ts";
 export * from "./gen/entity/v1/organization_service_pb.ts";
 export { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
+export { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
 
 export interface EntityClientOptions {
   /** Where the service is, such as "http://127.0.0.1:50051". */
@@ -24,7 +26,7 @@ export interface EntityClientOptions {
   actorId?: string;
   /** Which system: becomes the `source` of events. Default: "api". */
   source?: string;
-  /** Deadline of each call, in milliseconds. Default: the service's, 10 s. */
+  /** Deadline of each unary call, in milliseconds. Default: the service's, 10 s. Streams have none but their own `timeoutMs`. */
   defaultTimeoutMs?: number;
   /** Further interceptors, outermost first. */
   interceptors?: Interceptor[];
@@ -44,11 +46,16 @@ export function createEntityClient(options: EntityClientOptions): EntityClient {
     if (options.source !== undefined) request.header.set("x-source", options.source);
     return next(request);
   };
-  const transport = createGrpcTransport({
+  const grpc = createGrpcTransport({
     baseUrl: options.baseUrl,
     interceptors: [...(options.interceptors ?? []), headers],
     ...(options.defaultTimeoutMs === undefined ? {} : { defaultTimeoutMs: options.defaultTimeoutMs }),
   });
+  const transport: Transport = {
+    unary: grpc.unary,
+    // An import takes as long as it takes; 0 is no deadline.
+    stream: (method, signal, timeoutMs, ...rest) => grpc.stream(method, signal, timeoutMs ?? 0, ...rest),
+  };
   return {
     entities: createClient(EntityService, transport),
     activity: createClient(ActivityService, transport),

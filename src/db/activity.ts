@@ -1,11 +1,10 @@
 // Transactions and user events. Both carry the entity's id and a copy of its primary external id, which
 // ChangeExternalId rewrites: so recorders hold their parties while they copy.
-import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { findHits, type Keys, shareEntities } from "./queries.ts";
+import { findHits, type Keys, type Statements, shareEntities } from "./queries.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
 export interface StoredParty {
@@ -52,7 +51,7 @@ const MAX_ROUNDS = 5;
  * A lookup that names none, several or a deleted one refuses the whole list, with its index.
  */
 export async function holdParties(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   parties: readonly { lookup: Lookup | undefined; field: string; index: number }[],
 ): Promise<({ id: string; externalId: string | null } | undefined)[]> {
@@ -61,7 +60,7 @@ export async function holdParties(
   const held = new Map<string, { id: string; external_id: string | null; deleted: boolean }>();
 
   for (let round = 1; round <= MAX_ROUNDS; round++) {
-    const hits = await findHits(em, organizationId, keys);
+    const hits = await findHits(db, organizationId, keys);
     const ids = parties.map(({ lookup, field, index }) => {
       if (lookup === undefined) return undefined;
       const id = at(field, index, () => resolve(lookup, hits));
@@ -76,12 +75,19 @@ export async function holdParties(
         const entity = held.get(id);
         if (entity === undefined) throw at(field, index, () => notFound(lookup.by));
         if (entity.deleted) {
-          throw withField(new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", { entity_id: id, allowed: "UndeleteEntity" }), field, index);
+          throw withField(
+            new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", {
+              entity_id: id,
+              allowed: "UndeleteEntity",
+            }),
+            field,
+            index,
+          );
         }
         return { id, externalId: entity.external_id };
       });
     }
-    const rows = await shareEntities(em, organizationId, wanted);
+    const rows = await shareEntities(db, organizationId, wanted);
     for (const row of rows) held.set(row.id, row);
     const missing = wanted.find((id) => !held.has(id));
     if (missing !== undefined) {
@@ -103,18 +109,22 @@ function at<T>(field: string, index: number, work: () => T): T {
 }
 
 function withField(error: DomainError, field: string, index: number): DomainError {
-  return new DomainError(error.reason, `${field}: ${error.message}`, { ...error.metadata, field, index: String(index) });
+  return new DomainError(error.reason, `${field}: ${error.message}`, {
+    ...error.metadata,
+    field,
+    index: String(index),
+  });
 }
 
 /** Inserts what is new, and answers what was there already, by external id. */
 export async function insertTransactions(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   rows: readonly StoredTransaction[],
 ): Promise<Map<string, StoredTransaction>> {
   // Sorted, so that two lists with the same ids wait for each other instead of deadlocking.
   const sorted = rows.toSorted((a, b) => ((a.externalId ?? a.id) < (b.externalId ?? b.id) ? -1 : 1));
-  const inserted = await em.execute<{ id: string }[]>(
+  const inserted = await db.execute<{ id: string }[]>(
     `insert into transaction (organization_id, id, external_id, type, status, amount, currency, origin_entity_id,
        origin_external_id, origin_name, origin_country, destination_entity_id, destination_external_id,
        destination_name, destination_country, transacted_at, details, content_hash)
@@ -143,7 +153,7 @@ export async function insertTransactions(
   );
   if (inserted.length === rows.length) return new Map();
   const fresh = new Set(inserted.map((row) => row.id));
-  const old = await em.execute<unknown[]>(
+  const old = await db.execute<unknown[]>(
     `${SELECT_TRANSACTIONS} where t.organization_id = $1 and t.external_id = any($2::text[])`,
     [organizationId, rows.filter((row) => !fresh.has(row.id)).map((row) => row.externalId)],
   );
@@ -151,11 +161,11 @@ export async function insertTransactions(
 }
 
 export async function insertUserEvents(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   rows: readonly StoredUserEvent[],
 ): Promise<void> {
-  await em.execute(
+  await db.execute(
     `insert into user_event (organization_id, id, entity_id, entity_external_id, event_type, occurred_at, payload)
      select $1::uuid, v.* from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::jsonb[]) as v`,
     [
@@ -205,7 +215,7 @@ function toTransaction(row: unknown): StoredTransaction {
 
 /** The transactions of an entity, on either side, newest first. Each side is read from its own index. */
 export async function listTransactions(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   entityId: string,
   before: Cursor | undefined,
@@ -215,7 +225,7 @@ export async function listTransactions(
   const side = (name: string) =>
     `(select s.id from transaction s where s.organization_id = $1 and s.${name}_entity_id = $2 ${older}
       order by s.transacted_at desc, s.id desc limit $3)`;
-  const rows = await em.execute<unknown[]>(
+  const rows = await db.execute<unknown[]>(
     `${SELECT_TRANSACTIONS}
      where t.organization_id = $1 and t.id in (${side("origin")} union ${side("destination")})
      order by t.transacted_at desc, t.id desc limit $3`,
@@ -226,14 +236,14 @@ export async function listTransactions(
 
 /** The user events of an entity, newest first. */
 export async function listUserEvents(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   entityId: string,
   before: Cursor | undefined,
   limit: number,
 ): Promise<StoredUserEvent[]> {
   const older = before === undefined ? "" : "and (u.occurred_at, u.id) < ($4::timestamptz, $5::uuid)";
-  const rows = await em.execute<Record<string, string | null>[]>(
+  const rows = await db.execute<Record<string, string | null>[]>(
     `select u.id, u.entity_id, coalesce(u.entity_external_id, e.external_id) as entity_external_id, u.event_type,
        u.occurred_at, u.payload
      from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id

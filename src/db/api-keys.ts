@@ -58,7 +58,11 @@ export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<s
       [DEFAULT_ORGANIZATION_ID, newId()],
     );
     // Of several processes that start at once, one makes the key.
-    await tx.findOneOrFail(OrganizationRow, { organizationId: DEFAULT_ORGANIZATION_ID }, { lockMode: LockMode.PESSIMISTIC_WRITE });
+    await tx.findOneOrFail(
+      OrganizationRow,
+      { organizationId: DEFAULT_ORGANIZATION_ID },
+      { lockMode: LockMode.PESSIMISTIC_WRITE },
+    );
     const digest = wanted === undefined ? undefined : digestOf(wanted);
     const there = await tx.count(ApiKeyRow, digest === undefined ? {} : { digest });
     if (there > 0) return undefined;

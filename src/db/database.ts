@@ -1,7 +1,6 @@
 // The database that the service uses: the embedded server, or the one of DATABASE_URL; migrated, with a
 // pool of the run-time role.
 import pg from "pg";
-import type { Config } from "../config.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { createOrm, type DatabaseAddress, migrate, type Orm, RUNTIME_ROLE } from "./orm.ts";
 
@@ -13,10 +12,15 @@ export interface Database extends AsyncDisposable {
   lost: Promise<void>;
 }
 
-type DatabaseConfig = Pick<
-  Config,
-  "databaseUrl" | "migrationDatabaseUrl" | "dataDir" | "poolSize" | "statementTimeoutMs" | "lockTimeoutMs"
->;
+/** What of the configuration the database needs; src/config.ts says what each is. */
+export interface DatabaseConfig {
+  databaseUrl: string | undefined;
+  migrationDatabaseUrl: string | undefined;
+  dataDir: string;
+  poolSize: number;
+  statementTimeoutMs: number;
+  lockTimeoutMs: number;
+}
 
 /** Starts the embedded server where there is no DATABASE_URL, and brings the schema up to date. */
 export async function openDatabase(config: DatabaseConfig, log: (line: string) => void): Promise<Database> {

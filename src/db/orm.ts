@@ -1,7 +1,7 @@
 // Opens the database: the run-time connection pool under MikroORM, and the migrations of the owner role.
 import { MikroORM } from "@mikro-orm/core";
 import { Migrator } from "@mikro-orm/migrations";
-import type { EntityManager } from "@mikro-orm/postgresql";
+import type { EntityManager, PostgreSqlConnection } from "@mikro-orm/postgresql";
 import pg from "pg";
 import { BoundPostgreSqlDriver, NamedStatementClient } from "./driver.ts";
 import { MIGRATIONS } from "./migrations/index.ts";
@@ -26,7 +26,13 @@ export type Orm = MikroORM<BoundPostgreSqlDriver>;
 const connection = (address: DatabaseAddress) =>
   "url" in address
     ? { clientUrl: address.url }
-    : { host: address.host, port: address.port, user: address.user, dbName: address.database, password: address.password ?? "" };
+    : {
+        host: address.host,
+        port: address.port,
+        user: address.user,
+        dbName: address.database,
+        password: address.password ?? "",
+      };
 
 /** The pool of run-time connections, each under RUNTIME_ROLE, with its limits of time. Connects lazily. */
 export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
@@ -51,9 +57,14 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       // After the server's own limit: for a connection that brings nothing any more, not even that.
       query_timeout: options.statementTimeoutMs + 1_000,
       application_name: "entity-service",
+      // Statements are sent without waiting for the answer to the one before.
+      pipeline: true,
       // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
       onConnect: async (client: pg.Client) => {
-        await client.query(applySettings, names.flatMap((name) => [name, settings[name]]));
+        await client.query(
+          applySettings,
+          names.flatMap((name) => [name, settings[name]]),
+        );
       },
     },
     entities: TABLES,
@@ -72,6 +83,11 @@ export function forOrganization(orm: Orm, organizationId: string): EntityManager
   return orm.em.fork({
     session: { variables: { "app.organization_id": organizationId } },
   }) as unknown as EntityManager;
+}
+
+/** The pool of run-time connections, for the paths that pipeline. */
+export function poolOf(orm: Orm): Promise<pg.Pool> {
+  return (orm.em.getDriver().getConnection() as unknown as PostgreSqlConnection).getNativeClient();
 }
 
 /** Arbitrary, the same in every process: whoever migrates holds this advisory lock. */
@@ -127,7 +143,9 @@ async function letBecomeRuntimeRole(client: pg.Client, user: string): Promise<vo
 
 /** Throws when the run-time role could see or change what it must not, or when commits would not be durable. */
 export async function assertSafeRole(em: EntityManager): Promise<void> {
-  const [row] = await em.execute<{ user: string; superuser: boolean; bypass: boolean; owns: boolean; commit: string }[]>(
+  const [row] = await em.execute<
+    { user: string; superuser: boolean; bypass: boolean; owns: boolean; commit: string }[]
+  >(
     `select current_user as "user", r.rolsuper as superuser, r.rolbypassrls as bypass,
             exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                     where c.relowner = r.oid and n.nspname = 'public') as owns,

@@ -1,18 +1,21 @@
 // The hot statements, written by hand, each one text for ever so that PostgreSQL plans it once. They run on
 // the transaction of the entity manager that they are given, under row level security; organization_id is
 // named all the same, since it is the first column of every index.
-import type { EntityManager } from "@mikro-orm/postgresql";
-import {
-  type EntityState,
-  type EventType,
-  type ExternalIdState,
-  orderExternalIds,
-  primaryOf,
-  taxIdKeyOf,
-} from "../domain/entity.ts";
+import { type EntityState, type EventType, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+
+/** Where statements run: an entity manager, or a pipelined transaction. */
+export interface Statements {
+  execute<T>(text: string, values: readonly unknown[]): Promise<T>;
+}
+
+/** A transaction whose statements are sent at once. */
+export interface Pipeline extends Statements {
+  /** Sends a statement whose answer nobody needs: if it fails, the transaction does. */
+  send(text: string, values: readonly unknown[]): void;
+}
 
 /** Keys to look entities up by: tax ids as their match keys. */
 export interface Keys {
@@ -47,20 +50,15 @@ interface EntityRow {
   created_at: string;
   updated_at: string;
   deleted_at: string | null;
-  external_ids?: [externalId: string, type: string | null, primary: boolean, attachedAt: string][];
+  external_ids: [externalId: string, type: string, primary: boolean, attachedAt: string][];
 }
 
-const ENTITY_COLUMNS = `e.organization_id, e.id, e.version, e.type, e.country_code, e.name, e.tax_id, e.tax_id_check,
-  e.status, e.nationality, e.risk_matrix_id, e.risk_score, e.entity_data, e.attributes, e.metadata, e.etag,
-  e.created_at, e.updated_at, e.deleted_at`;
+const ENTITY_COLUMNS = `e.organization_id, e.id, e.version, e.type, e.country_code, e.external_ids, e.name, e.tax_id,
+  e.tax_id_check, e.status, e.nationality, e.risk_matrix_id, e.risk_score, e.entity_data, e.attributes, e.metadata,
+  e.etag, e.created_at, e.updated_at, e.deleted_at`;
 
-/** Columns of an entity with its external ids, for a SELECT from `entity e`. */
-export const ENTITY_WITH_EXTERNAL_IDS = `${ENTITY_COLUMNS},
-  (select coalesce(json_agg(json_build_array(x.external_id, x.type, x.is_primary, x.attached_at)), '[]')
-   from external_id x where x.organization_id = e.organization_id and x.entity_id = e.id) as external_ids`;
-
-/** The state of a row of ENTITY_WITH_EXTERNAL_IDS. */
-export function toState(row: unknown, externalIds?: readonly ExternalIdState[]): EntityState {
+/** The state of a row of ENTITY_COLUMNS. */
+export function toState(row: unknown): EntityState {
   const r = row as EntityRow;
   return {
     id: r.id,
@@ -68,15 +66,12 @@ export function toState(row: unknown, externalIds?: readonly ExternalIdState[]):
     version: Number(r.version),
     type: r.type,
     countryCode: r.country_code,
-    externalIds: orderExternalIds(
-      externalIds ??
-        (r.external_ids ?? []).map(([externalId, type, primary, attachedAt]) => ({
-          externalId,
-          type: type ?? "",
-          primary,
-          attachedAt: parseInstant(attachedAt),
-        })),
-    ),
+    externalIds: r.external_ids.map(([externalId, type, primary, attachedAt]) => ({
+      externalId,
+      type,
+      primary,
+      attachedAt: parseInstant(attachedAt),
+    })),
     name: r.name,
     taxId: r.tax_id,
     taxIdCheck: r.tax_id_check,
@@ -101,21 +96,24 @@ const FIND_HITS = `
   from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])
   union all
   select 'tax_id', k.key, t.id
-  from unnest($3::text[]) as k(key)
+  from (select distinct u.key from unnest($3::text[]) as u(key)) k
   cross join lateral (
     select e.id from entity e
     where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
     order by e.id limit ${LIMITS.candidates + 1}
   ) t`;
 
+/** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
+const distinct = (keys: string[]) => [...new Set(keys)];
+
 /** Which entities the keys name now. */
-export async function findHits(em: EntityManager, organizationId: string, keys: Keys): Promise<Hits> {
+export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<Hits> {
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
-  const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
     organizationId,
     keys.externalIds,
-    keys.taxIdKeys,
+    distinct(keys.taxIdKeys),
   ]);
   for (const { by, key, id } of rows) {
     if (by === "external_id") hits.externalIds.set(key, id);
@@ -128,22 +126,23 @@ const FIND_ENTITIES = `
   with hit as (
     select 'entity_id' as by, u.id::text as key, u.id as hit_id from unnest($2::uuid[]) as u(id)
     union all
-    select h.by, h.key, h.id from (${FIND_HITS.replace("$3", "$4").replace("$2", "$3")}) h
+    select h.by, h.key, h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
   )
-  select hit.by, hit.key, ${ENTITY_WITH_EXTERNAL_IDS}
+  select hit.by, hit.key, ${ENTITY_COLUMNS}
   from hit join entity e on e.organization_id = $1 and e.id = hit.hit_id`;
 
+export interface FoundEntities {
+  hits: Hits;
+  entities: Map<string, EntityState>;
+}
+
 /** The entities that the keys name, of one moment, with the hits that led to them. */
-export async function findEntities(
-  em: EntityManager,
-  organizationId: string,
-  keys: Keys,
-): Promise<{ hits: Hits; entities: Map<string, EntityState> }> {
-  const rows = await em.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
+export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
     organizationId,
     keys.entityIds,
     keys.externalIds,
-    keys.taxIdKeys,
+    distinct(keys.taxIdKeys),
   ]);
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   const entities = new Map<string, EntityState>();
@@ -171,7 +170,7 @@ export interface EntityFilter {
 
 /** Entities by id. Only the filters that are used are in the statement, so that each form has its own plan. */
 export async function listEntities(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   filter: EntityFilter,
 ): Promise<EntityState[]> {
@@ -200,8 +199,8 @@ export async function listEntities(
     where.push(`e.id in (select v.entity_id from entity_event v
       where v.organization_id = $1 and v.recorded_at > ${after}::timestamptz)`);
   }
-  const rows = await em.execute<unknown[]>(
-    `select ${ENTITY_WITH_EXTERNAL_IDS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
+  const rows = await db.execute<unknown[]>(
+    `select ${ENTITY_COLUMNS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
     values,
   );
   return rows.map((row) => toState(row));
@@ -254,7 +253,7 @@ export interface EventFilter {
 }
 
 /** Events, newest first. */
-export async function listEvents(em: EntityManager, organizationId: string, filter: EventFilter): Promise<ListedEvent[]> {
+export async function listEvents(db: Statements, organizationId: string, filter: EventFilter): Promise<ListedEvent[]> {
   const values: unknown[] = [organizationId, filter.limit];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["v.organization_id = $1"];
@@ -273,7 +272,7 @@ export async function listEvents(em: EntityManager, organizationId: string, filt
     const { recordedAt, id } = filter.before;
     where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
-  const rows = await em.execute<Record<string, never>[]>(
+  const rows = await db.execute<Record<string, never>[]>(
     `select v.* from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
     values,
   );
@@ -301,59 +300,48 @@ export async function listEvents(em: EntityManager, organizationId: string, filt
 
 // --- Locking reads ------------------------------------------------------------------------------
 
-/** Locks entities against writers and recorders, in id order, and reads them. External ids are read after. */
-export async function lockEntities(em: EntityManager, organizationId: string, ids: string[]): Promise<unknown[]> {
-  return em.execute<{ id: string }[]>(
+/**
+ * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
+ * keys are resolved before the lock: who waited for one must resolve them again. With `skipLocked` those
+ * that somebody else holds are left out instead of waited for.
+ */
+export async function lockEntities(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  { skipLocked }: { skipLocked: boolean },
+): Promise<EntityState[]> {
+  const rows = await db.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e
-     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for no key update`,
-    [organizationId, ids],
+     where e.organization_id = $1 and e.id = any(array(
+       select u.id from unnest($2::uuid[]) as u(id)
+       union select h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
+     ))
+     order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
+    [organizationId, keys.entityIds, keys.externalIds, keys.taxIdKeys],
   );
+  return rows.map(toState);
 }
 
 /** Locks entities against writers alone, in id order: recorders do not wait for each other. */
 export async function shareEntities(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   ids: string[],
 ): Promise<{ id: string; external_id: string | null; deleted: boolean }[]> {
-  return em.execute(
+  return db.execute(
     `select e.id, e.external_id, e.deleted_at is not null as deleted from entity e
      where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
     [organizationId, ids],
   );
 }
 
-/** The external ids of entities that are locked: a fresh statement, since a join in the locking one would be stale. */
-export async function findExternalIds(
-  em: EntityManager,
-  organizationId: string,
-  entityIds: string[],
-): Promise<Map<string, ExternalIdState[]>> {
-  const rows = await em.execute<
-    { entity_id: string; external_id: string; type: string | null; is_primary: boolean; attached_at: string }[]
-  >(
-    `select entity_id, external_id, type, is_primary, attached_at from external_id
-     where organization_id = $1 and entity_id = any($2::uuid[])`,
-    [organizationId, entityIds],
-  );
-  const found = new Map<string, ExternalIdState[]>(entityIds.map((id) => [id, []]));
-  for (const row of rows) {
-    found.get(row.entity_id)?.push({
-      externalId: row.external_id,
-      type: row.type ?? "",
-      primary: row.is_primary,
-      attachedAt: parseInstant(row.attached_at),
-    });
-  }
-  return found;
-}
-
 /** The database's clock, now and not at the beginning of the transaction, and the organization's policy. */
 export async function readClockAndPolicy(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
 ): Promise<{ now: Instant; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }> {
-  const [row] = await em.execute<{ now: string; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }[]>(
+  const [row] = await db.execute<{ now: string; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }[]>(
     `select clock_timestamp() as now, external_id_policy as policy from organization where organization_id = $1`,
     [organizationId],
   );
@@ -362,8 +350,8 @@ export async function readClockAndPolicy(
 }
 
 /** Serialises those who want a tax id for themselves, until the transaction ends. */
-export async function lockTaxIdKeys(em: EntityManager, organizationId: string, keys: string[]): Promise<void> {
-  await em.execute(
+export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string[]): void {
+  db.send(
     `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))
      from (select key from unnest($2::text[]) as u(key) order by key) k`,
     [organizationId, keys],
@@ -392,20 +380,24 @@ const entityColumns = (states: readonly EntityState[]) => [
   states.map((s) => s.etag),
   states.map((s) => instantToText(s.updatedAt)),
   states.map((s) => (s.deletedAt === null ? null : instantToText(s.deletedAt))),
+  states.map((s) =>
+    JSON.stringify(s.externalIds.map((id) => [id.externalId, id.type, id.primary, instantToText(id.attachedAt)])),
+  ),
 ];
 
 const ENTITY_ARRAYS = `unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::text[], $10::text[], $11::uuid[], $12::numeric[], $13::jsonb[], $14::jsonb[], $15::jsonb[], $16::uuid[],
-  $17::timestamptz[], $18::timestamptz[]`;
+  $17::timestamptz[], $18::timestamptz[], $19::jsonb[]`;
 const ENTITY_NAMES = `id, version, external_id, name, tax_id, tax_id_key, tax_id_check, status, nationality,
-  risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at`;
+  risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at,
+  external_ids`;
 
-export async function insertEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
+export function insertEntities(db: Pipeline, organizationId: string, states: EntityState[]): void {
   if (states.length === 0) return;
-  await em.execute(
+  db.send(
     `insert into entity (organization_id, type, country_code, created_at, ${ENTITY_NAMES})
      select $1::uuid, v.type, v.country_code, v.created_at, ${ENTITY_NAMES.replaceAll(/(\w+)/g, "v.$1")}
-     from ${ENTITY_ARRAYS}, $19::text[], $20::text[], $21::timestamptz[])
+     from ${ENTITY_ARRAYS}, $20::text[], $21::text[], $22::timestamptz[])
        as v(${ENTITY_NAMES}, type, country_code, created_at)`,
     [
       organizationId,
@@ -417,14 +409,14 @@ export async function insertEntities(em: EntityManager, organizationId: string, 
   );
 }
 
-export async function updateEntities(em: EntityManager, organizationId: string, states: EntityState[]): Promise<void> {
+export function updateEntities(db: Pipeline, organizationId: string, states: EntityState[]): void {
   if (states.length === 0) return;
   const assignments = ENTITY_NAMES.split(",")
     .map((name) => name.trim())
     .filter((name) => name !== "id")
     .map((name) => `${name} = v.${name}`)
     .join(", ");
-  await em.execute(
+  db.send(
     `update entity e set ${assignments} from ${ENTITY_ARRAYS}) as v(${ENTITY_NAMES})
      where e.organization_id = $1 and e.id = v.id`,
     [organizationId, ...entityColumns(states)],
@@ -439,11 +431,7 @@ export interface ExternalIdChange {
 }
 
 /** Frees, demotes, attaches and promotes, in that order, so that no constraint is hurt on the way. */
-export async function writeExternalIds(
-  em: EntityManager,
-  organizationId: string,
-  changes: readonly ExternalIdChange[],
-): Promise<void> {
+export function writeExternalIds(db: Pipeline, organizationId: string, changes: readonly ExternalIdChange[]): void {
   const freed: string[] = [];
   const demoted: string[] = [];
   const attached: (ExternalIdState & { entityId: string })[] = [];
@@ -462,21 +450,21 @@ export async function writeExternalIds(
     }
   }
   if (freed.length > 0) {
-    await em.execute("delete from external_id where organization_id = $1 and external_id = any($2::text[])", [
+    db.send("delete from external_id where organization_id = $1 and external_id = any($2::text[])", [
       organizationId,
       freed,
     ]);
   }
   if (demoted.length > 0) {
-    await em.execute(
-      "update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])",
-      [organizationId, demoted],
-    );
+    db.send("update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])", [
+      organizationId,
+      demoted,
+    ]);
   }
   if (attached.length > 0) {
     // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.
     attached.sort((a, b) => (a.externalId < b.externalId ? -1 : 1));
-    await em.execute(
+    db.send(
       `insert into external_id (organization_id, external_id, entity_id, type, is_primary, attached_at)
        select $1::uuid, v.* from unnest($2::text[], $3::uuid[], $4::text[], $5::boolean[], $6::timestamptz[]) as v`,
       [
@@ -490,7 +478,7 @@ export async function writeExternalIds(
     );
   }
   if (altered.length > 0) {
-    await em.execute(
+    db.send(
       `update external_id x set type = v.type, is_primary = v.is_primary
        from unnest($2::text[], $3::text[], $4::boolean[]) as v(external_id, type, is_primary)
        where x.organization_id = $1 and x.external_id = v.external_id`,
@@ -521,9 +509,9 @@ export interface EventRow {
   occurredAt: Instant | undefined;
 }
 
-export async function insertEvents(em: EntityManager, organizationId: string, events: EventRow[]): Promise<void> {
+export function insertEvents(db: Pipeline, organizationId: string, events: EventRow[]): void {
   if (events.length === 0) return;
-  await em.execute(
+  db.send(
     `insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_id,
        external_ids, updated_fields, previous_values, new_values, actor, principal, source, reason, request_id,
        metadata, recorded_at, occurred_at)
@@ -562,16 +550,21 @@ export async function insertEvents(em: EntityManager, organizationId: string, ev
 
 /** Rule 49: rewrites the copies of a primary that moved. Returns the number of rows per table. */
 export async function rewriteCopies(
-  em: EntityManager,
+  db: Statements,
   organizationId: string,
   move: { entityId: string; previous: string; next: string },
 ): Promise<{ transactions: number; userEvents: number }> {
-  const [row] = await em.execute<{ transactions: string; user_events: string }[]>(
-    `with t as (
-       update transaction set
-         origin_external_id = case when origin_external_id = $3 then $4 else origin_external_id end,
-         destination_external_id = case when destination_external_id = $3 then $4 else destination_external_id end
+  const [row] = await db.execute<{ transactions: string; user_events: string }[]>(
+    // In id order: two changers whose entities share transactions would deadlock otherwise.
+    `with r as (
+       select id from transaction
        where organization_id = $1 and (origin_external_id = $3 or destination_external_id = $3)
+       order by id for no key update
+     ), t as (
+       update transaction x set
+         origin_external_id = case when x.origin_external_id = $3 then $4 else x.origin_external_id end,
+         destination_external_id = case when x.destination_external_id = $3 then $4 else x.destination_external_id end
+       from r where x.organization_id = $1 and x.id = r.id
        returning 1
      ), u as (
        update user_event set entity_external_id = $4

@@ -5,6 +5,8 @@
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
 
 const organizationId = p.uuid().primary();
+/** Compared byte by byte, whatever the database's own collation. */
+const code = () => p.text().collation("C");
 const instant = () => p.datetime().columnType("timestamptz");
 
 export const OrganizationRow = defineEntity({
@@ -46,10 +48,11 @@ export const EntityRow = defineEntity({
     version: p.string().columnType("bigint"),
     type: p.text(),
     countryCode: p.text(),
-    externalId: p.text().nullable(),
-    name: p.text(),
+    externalId: code().nullable(),
+    externalIds: p.json(),
+    name: code(),
     taxId: p.text().nullable(),
-    taxIdKey: p.text().nullable(),
+    taxIdKey: code().nullable(),
     taxIdCheck: p.text().nullable(),
     status: p.text(),
     nationality: p.text().nullable(),
@@ -70,7 +73,7 @@ export const ExternalIdRow = defineEntity({
   tableName: "external_id",
   properties: {
     organizationId,
-    externalId: p.text().primary(),
+    externalId: code().primary(),
     entityId: p.uuid(),
     type: p.text().nullable(),
     isPrimary: p.boolean(),
@@ -110,17 +113,17 @@ export const TransactionRow = defineEntity({
   properties: {
     organizationId,
     id: p.uuid().primary(),
-    externalId: p.text().nullable(),
+    externalId: code().nullable(),
     type: p.text(),
     status: p.text().nullable(),
     amount: p.text(),
     currency: p.text(),
     originEntityId: p.uuid().nullable(),
-    originExternalId: p.text().nullable(),
+    originExternalId: code().nullable(),
     originName: p.text().nullable(),
     originCountry: p.text().nullable(),
     destinationEntityId: p.uuid().nullable(),
-    destinationExternalId: p.text().nullable(),
+    destinationExternalId: code().nullable(),
     destinationName: p.text().nullable(),
     destinationCountry: p.text().nullable(),
     transactedAt: instant(),
@@ -137,7 +140,7 @@ export const UserEventRow = defineEntity({
     organizationId,
     id: p.uuid().primary(),
     entityId: p.uuid(),
-    entityExternalId: p.text().nullable(),
+    entityExternalId: code().nullable(),
     eventType: p.text(),
     occurredAt: instant(),
     payload: p.json().nullable(),

@@ -3,7 +3,8 @@
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
 import { CACHED_PLAN_CHANGED, CommitUnknownError } from "./driver.ts";
-import { forOrganization, type Orm } from "./orm.ts";
+import { forOrganization, type Orm, poolOf } from "./orm.ts";
+import type { Pipeline, Statements } from "./queries.ts";
 
 const MAX_ATTEMPTS = 4;
 /** Thrown by PostgreSQL at one of two transactions that cannot both be: run it again. */
@@ -40,7 +41,7 @@ export interface TransactionOptions {
 }
 
 /**
- * Runs `work` in a transaction that sees `organizationId` alone. READ COMMITTED; a deadlock or a
+ * Runs `work` as a MikroORM unit of work that sees `organizationId` alone. READ COMMITTED; a deadlock or a
  * serialisation failure is tried again with jitter, a unique violation is thrown as UniqueViolation, a lost
  * COMMIT is never tried again: COMMIT_UNKNOWN. `work` may run several times.
  */
@@ -50,9 +51,7 @@ export async function transaction<T>(
   work: (em: EntityManager) => Promise<T>,
   { validateOnly = false, signal }: TransactionOptions = {},
 ): Promise<T> {
-  let planChanges = 0;
-  for (let attempt = 1; ; attempt++) {
-    signal?.throwIfAborted();
+  return attempts(signal, async () => {
     try {
       return await forOrganization(orm, organizationId).transactional(async (em) => {
         const value = await work(em as EntityManager);
@@ -62,11 +61,128 @@ export async function transaction<T>(
       });
     } catch (error) {
       if (error instanceof Rollback) return error.value as T;
+      throw error;
+    }
+  });
+}
+
+/**
+ * Runs `work` like `transaction`, for the hot paths: on a connection of the same pool, statements travel
+ * without waiting for the answer to the one before, the first with BEGIN, the last with COMMIT. Statements
+ * are named and bound; `work` sends or awaits them.
+ */
+export async function pipelined<T>(
+  orm: Orm,
+  organizationId: string,
+  work: (pipeline: Pipeline) => Promise<T>,
+  { validateOnly = false, signal }: TransactionOptions = {},
+): Promise<T> {
+  const pool = await poolOf(orm);
+  return attempts(signal, async () => {
+    const client = await pool.connect();
+    let broken = true;
+    const sent: Promise<unknown>[] = [];
+    const send = (text: string, values: readonly unknown[] = []) => {
+      const result = client.query(text, values as unknown[]);
+      // Each is looked at in the end; until then none is an unhandled rejection.
+      result.catch(() => {});
+      sent.push(result);
+      return result;
+    };
+    try {
+      // Not plain "begin", which the driver treats as Kysely's.
+      send("begin read write");
+      send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      const value = await work({
+        execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
+        send: (text, values) => void send(text, values),
+      });
+      if (validateOnly) send("set constraints all immediate");
+      send(validateOnly ? "rollback" : "commit");
+      await Promise.all(sent);
+      broken = false;
+      return value;
+    } catch (error) {
+      const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
+      // Whatever was still on its way has failed in the aborted transaction: the connection is clean.
+      broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
+      if (error instanceof DomainError) throw error;
+      // The statement's own stack ends in the driver: this one says whose it was.
+      throw new Error("a statement of the unit of work failed", { cause: causeOf(outcomes) ?? error });
+    } finally {
+      client.release(broken);
+    }
+  });
+}
+
+/** The server refused a statement: the transaction is definitely not committed, and the connection lives. */
+function isStatementError(error: unknown): boolean {
+  const code = sqlState(error);
+  return (
+    (code !== undefined && !/^(08|57P)/.test(code)) || (error instanceof Error && /not committed/.test(error.message))
+  );
+}
+
+/**
+ * Of statements sent together: the first that the server refused; those after it only say that the
+ * transaction is aborted. Where none was refused and the answer to COMMIT is lost, that is the news, whatever
+ * else was lost with the connection.
+ */
+function causeOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown {
+  const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason] : []));
+  return (
+    failures.find((failure) => isStatementError(failure)) ??
+    failures.find((failure) => failure instanceof CommitUnknownError) ??
+    failures[0]
+  );
+}
+
+/** Reads in one round trip: BEGIN, the organization, the statements that `work` sends at once, COMMIT. */
+export async function pipelinedRead<T>(
+  orm: Orm,
+  organizationId: string,
+  work: (db: Statements) => Promise<T>,
+): Promise<T> {
+  const pool = await poolOf(orm);
+  return attempts(undefined, async () => {
+    const client = await pool.connect();
+    let failure: unknown;
+    const sent: Promise<unknown>[] = [];
+    const send = (text: string, values: readonly unknown[] = []) => {
+      const result = client.query(text, values as unknown[]);
+      sent.push(result.catch((error: unknown) => (failure ??= error)));
+      return result;
+    };
+    try {
+      send("begin read only");
+      send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      const value = work({
+        execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
+      });
+      send("commit");
+      return await value;
+    } catch (error) {
+      throw failure ?? error;
+    } finally {
+      await Promise.all(sent);
+      client.release(failure !== undefined && !isStatementError(failure));
+    }
+  });
+}
+
+async function attempts<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
+  let count = 0;
+  let planChanges = 0;
+  for (;;) {
+    signal?.throwIfAborted();
+    try {
+      return await attempt();
+    } catch (error) {
       const code = sqlState(error);
       if (code === CACHED_PLAN_CHANGED && ++planChanges <= MAX_PLAN_CHANGES) continue;
       if (code === undefined || !SERIALIZATION.has(code)) throw toReason(error);
-      if (attempt === MAX_ATTEMPTS) throw conflict(error);
-      await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * 2 ** attempt));
+      if (++count === MAX_ATTEMPTS) throw conflict(error);
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * 2 ** count));
     }
   }
 }
@@ -122,9 +238,15 @@ export function toReason(error: unknown): unknown {
     return new DomainError("DEADLINE_EXCEEDED", "The database took too long", {}, [], { cause: error });
   }
   if (code === undefined ? isConnectionFailure(error) : /^(08|53|57P|58)/.test(code)) {
-    return new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" }, [], {
-      cause: error,
-    });
+    return new DomainError(
+      "DATABASE_UNAVAILABLE",
+      "The database does not answer: retry",
+      { retry_after_ms: "500" },
+      [],
+      {
+        cause: error,
+      },
+    );
   }
   return error;
 }
@@ -142,7 +264,11 @@ function isConnectionFailure(error: Error): boolean {
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
     if (typeof code === "string" && /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|AI_AGAIN|NOENT|HOST|NET)/.test(code)) return true;
-    if (/connection terminated|timeout exceeded when trying to connect|query read timeout|not queryable|connection (ended|error)/i.test(e.message)) {
+    if (
+      /connection terminated|timeout exceeded when trying to connect|query read timeout|not queryable|connection (ended|error)/i.test(
+        e.message,
+      )
+    ) {
       return true;
     }
   }

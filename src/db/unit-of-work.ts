@@ -2,7 +2,6 @@
 // It takes a group of commands. Each is decided by its own pure rule on the state that the one before it
 // left, has its own event and its own answer, and is refused alone; what is left is written by set-based
 // statements and committed together.
-import type { EntityManager } from "@mikro-orm/postgresql";
 import {
   type Change,
   changedFields,
@@ -18,12 +17,11 @@ import type { Instant } from "../domain/time.ts";
 import type { Orm } from "./orm.ts";
 import * as queries from "./queries.ts";
 import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
-import { type TransactionOptions, transaction, UniqueViolation } from "./transaction.ts";
+import { pipelined, type TransactionOptions, UniqueViolation } from "./transaction.ts";
 import { newId } from "./uuid.ts";
 
 /** Who writes: from the credentials and the headers of the call. */
 export interface Author {
-  organizationId: string;
   /** The API key. */
   principal: string;
   /** The user that the caller names, else the API key. */
@@ -40,6 +38,7 @@ export interface World {
 
 /** One write to one entity. */
 export interface Command {
+  author: Author;
   /** Which entity; absent: none, the rule makes one. */
   lookup?: Lookup;
   /** Decide on null when the lookup finds none, instead of NOT_FOUND. */
@@ -53,7 +52,7 @@ export interface Command {
   uniqueTaxIdKey?: string | undefined;
   occurredAt?: Instant | undefined;
   /** Makes the write safe to retry: `answer` of the first outcome is kept and replayed. */
-  request?: (RequestKey & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
+  request?: (Omit<RequestKey, "principal"> & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
   /** The rule: pure, since it may run more than once. */
   decide: (entity: EntityState | null, world: World) => Change | null;
 }
@@ -74,51 +73,71 @@ export type Result =
 const MAX_COLLISIONS = 3;
 const MAX_LOCK_ROUNDS = 5;
 
-/** Runs one command; throws its refusal. */
-export async function writeOne(
-  orm: Orm,
-  author: Author,
-  command: Command,
-  options: TransactionOptions = {},
-): Promise<Exclude<Result, { kind: "refused" }>> {
-  const [result] = await writeGroup(orm, author, [command], options);
-  if (result === undefined) throw new Error("a command has no result");
-  if (result.kind === "refused") throw result.error;
-  return result;
-}
-
 /**
  * Runs commands in order, in as few transactions as possible. A result per command, in order; those that
- * are done are committed. Throws only for failures of the whole, such as DATABASE_UNAVAILABLE.
+ * are done are committed. Waits for entities that others hold, the lock time at most: then the commands that
+ * concern them are refused, not the others. Throws only for failures of the whole, such as
+ * DATABASE_UNAVAILABLE.
  */
 export async function writeGroup(
   orm: Orm,
-  author: Author,
+  organizationId: string,
   commands: readonly Command[],
   options: TransactionOptions = {},
 ): Promise<Result[]> {
-  const results = new Array<Result>(commands.length);
+  const results = await writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
+  return results.map((result) => (result === "busy" ? heldByOthers() : result));
+}
+
+/** The same without waiting: commands on entities that others hold are "busy", and nothing of them is done. */
+export function writeGroupUnlessBusy(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+): Promise<(Result | "busy")[]> {
+  return writeCommands(orm, organizationId, commands, { skipLocked: true });
+}
+
+async function writeCommands(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+  { skipLocked, ...options }: TransactionOptions & { skipLocked: boolean },
+): Promise<(Result | "busy")[]> {
+  const results = new Array<Result | "busy">(commands.length);
   let waiting = commands.map((_, index) => index);
   let collisions = 0;
+  let skip = skipLocked;
   while (waiting.length > 0) {
     const group = waiting.map((index) => commands[index] as Command);
-    let attempt: (Result | "later")[];
+    let attempt: (Result | "later" | "busy")[];
     try {
-      attempt = await transaction(orm, author.organizationId, (em) => runGroup(em, author, group), options);
+      attempt = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, group, skip), options);
     } catch (error) {
-      // Somebody took an id between our look and our insert, or holds a row: of several commands only those
-      // that it concerns are refused.
+      if (group.length > 1 && isConflict(error) && !skip) {
+        // Somebody held a row for the whole lock time: now without those rows.
+        skip = true;
+        continue;
+      }
+      // Somebody took an id between our look and our insert: of several commands only those that it concerns
+      // are refused.
       if (group.length > 1 && (error instanceof UniqueViolation || isConflict(error))) {
         for (const index of waiting) {
-          results[index] = await writeAlone(orm, author, commands[index] as Command, options);
+          results[index] = await writeAlone(orm, organizationId, commands[index] as Command, options);
         }
         return results;
       }
       if (error instanceof UniqueViolation) {
         if (++collisions <= MAX_COLLISIONS) continue;
-        throw new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], {
-          cause: error,
-        });
+        throw new DomainError(
+          "WRITE_CONFLICT",
+          "Other writes took the same ids: retry",
+          { retry_after_ms: "100" },
+          [],
+          {
+            cause: error,
+          },
+        );
       }
       // A refusal of the only command undoes all that it claimed.
       if (error instanceof DomainError && group.length === 1 && !isFailure(error)) {
@@ -136,17 +155,29 @@ export async function writeGroup(
     if (later.length === waiting.length) {
       // The first command needs a transaction of its own.
       const first = later.shift() as number;
-      results[first] = await writeAlone(orm, author, commands[first] as Command, options);
+      results[first] = await writeAlone(orm, organizationId, commands[first] as Command, options);
     }
     waiting = later;
   }
   return results;
 }
 
+const heldByOthers = (): Result => ({
+  kind: "refused",
+  error: new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", {
+    retry_after_ms: "100",
+  }),
+});
+
 /** A command of a group, by itself. That others hold its rows is its own refusal, and not the group's failure. */
-async function writeAlone(orm: Orm, author: Author, command: Command, options: TransactionOptions): Promise<Result> {
+async function writeAlone(
+  orm: Orm,
+  organizationId: string,
+  command: Command,
+  options: TransactionOptions,
+): Promise<Result> {
   try {
-    const [result] = await writeGroup(orm, author, [command], options);
+    const [result] = await writeGroup(orm, organizationId, [command], options);
     if (result === undefined) throw new Error("a command has no result");
     return result;
   } catch (error) {
@@ -165,21 +196,31 @@ function isFailure(error: DomainError): boolean {
   );
 }
 
-async function runGroup(em: EntityManager, author: Author, commands: readonly Command[]): Promise<(Result | "later")[]> {
-  const { organizationId } = author;
-  const claimed = await claimRequests(em, author, commands.map((command) => command.request));
-  const live = commands.filter((_, i) => claimed[i] === "claimed");
-  const group = await openGroup(em, organizationId, live);
+async function runGroup(
+  db: queries.Pipeline,
+  organizationId: string,
+  commands: readonly Command[],
+  skipLocked: boolean,
+): Promise<(Result | "later" | "busy")[]> {
+  const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
+  // Sent together: claims, locks and what is read under them take one round trip.
+  const [claims, group] = await Promise.all([
+    claimRequests(db, organizationId, requests),
+    openGroup(db, organizationId, commands, skipLocked),
+  ]);
+  const live = claims.filter((claim) => claim === "claimed").length;
 
   // What comes after a command that has to wait waits too: the order of the commands is kept.
   let stopped = false;
-  const results = commands.map((command, i): Result | "later" => {
-    const claim = claimed[i];
-    if (claim === undefined || claim === "later") stopped = true;
-    else if (claim !== "claimed") return claim;
+  const results = commands.map((command, i): Result | "later" | "busy" => {
+    const claim = claims[i] ?? "later";
+    if (claim === "later") stopped = true;
+    else if (claim !== "claimed") {
+      return "answer" in claim ? { kind: "replayed", answer: claim.answer } : { kind: "refused", error: claim.refused };
+    }
     if (stopped) return "later";
     try {
-      const result = group.run(command, author, live.length === 1);
+      const result = group.run(command, live === 1);
       stopped = result === "later";
       return result;
     } catch (error) {
@@ -187,73 +228,83 @@ async function runGroup(em: EntityManager, author: Author, commands: readonly Co
       return { kind: "refused", error };
     }
   });
-  if (commands.length === 1 && results[0] !== "later" && results[0]?.kind === "refused") throw results[0].error;
+  const [only] = results;
+  if (commands.length === 1 && typeof only === "object" && only.kind === "refused") throw only.error;
 
-  await group.write(em);
-  await rememberAnswers(
-    em,
-    author,
-    results.flatMap((result, i) => {
-      const request = commands[i]?.request;
-      if (request === undefined || result === "later" || result.kind !== "done") return [];
-      return [{ key: request, answer: request.answer(result.outcome) }];
-    }),
-  );
-  await forgetRequests(
-    em,
-    author,
-    results.flatMap((result, i) => {
-      const request = commands[i]?.request;
-      const undone = claimed[i] === "claimed" && (result === "later" || result.kind === "refused");
-      return request !== undefined && undone ? [request] : [];
-    }),
-  );
+  await group.write(db);
+  const answers: { key: RequestKey; answer: Uint8Array }[] = [];
+  const undone: RequestKey[] = [];
+  results.forEach((result, i) => {
+    const [key, request] = [requests[i], commands[i]?.request];
+    if (key === undefined || request === undefined || claims[i] !== "claimed") return;
+    if (typeof result === "object" && result.kind === "done")
+      answers.push({ key, answer: request.answer(result.outcome) });
+    else undone.push(key);
+  });
+  // Sent, not waited for: should one fail, the transaction does.
+  rememberAnswers(db, organizationId, answers).catch(() => {});
+  forgetRequests(db, organizationId, undone).catch(() => {});
   return results;
 }
 
-/** Locks what the commands name and holds the states that they leave. */
-async function openGroup(em: EntityManager, organizationId: string, commands: readonly Command[]) {
+/** Locks what the commands name, reads it, and holds the states that they leave. */
+async function openGroup(
+  db: queries.Pipeline,
+  organizationId: string,
+  commands: readonly Command[],
+  skipLocked: boolean,
+) {
   const keys: queries.Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  const claimed: string[] = [];
+  const uniqueKeys: string[] = [];
   for (const { lookup, claims = [], uniqueTaxIdKey } of commands) {
     if (lookup !== undefined) lookupKeys(lookup, keys);
-    keys.externalIds.push(...claims);
-    if (uniqueTaxIdKey !== undefined) keys.taxIdKeys.push(uniqueTaxIdKey);
+    claimed.push(...claims);
+    if (uniqueTaxIdKey !== undefined) uniqueKeys.push(uniqueTaxIdKey);
   }
-  const uniqueKeys = commands.flatMap((command) => command.uniqueTaxIdKey ?? []);
-  if (uniqueKeys.length > 0) await queries.lockTaxIdKeys(em, organizationId, uniqueKeys);
+  if (uniqueKeys.length > 0) queries.lockTaxIdKeys(db, organizationId, uniqueKeys);
+  const wanted = {
+    entityIds: [],
+    externalIds: [...new Set([...keys.externalIds, ...claimed])],
+    taxIdKeys: [...new Set([...keys.taxIdKeys, ...uniqueKeys])],
+  };
 
   const states = new Map<string, EntityState>();
-  const locked = new Set<string>();
-  let hits = await queries.findHits(em, organizationId, keys);
+  // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
+  const known = new Set(skipLocked ? [] : keys.entityIds);
+  let hits: queries.Hits;
+  let clock: { now: Instant; policy: ExternalIdPolicy };
   for (let round = 1; ; round++) {
-    const wanted = commands.flatMap(({ lookup }) => {
-      const id = lookup === undefined ? undefined : findOne(lookup, hits);
-      return id === undefined || locked.has(id) ? [] : [id];
-    });
-    if (wanted.length === 0) break;
-    if (round > MAX_LOCK_ROUNDS) throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
-    const ids = [...new Set(wanted)];
-    const rows = await queries.lockEntities(em, organizationId, ids);
-    const externalIds = await queries.findExternalIds(em, organizationId, ids);
-    for (const row of rows) {
-      const id = (row as { id: string }).id;
-      states.set(id, queries.toState(row, externalIds.get(id) ?? []));
+    // Under the lock, look again: while we waited, a key may have moved to another entity.
+    const [locked, found, time] = await Promise.all([
+      queries.lockEntities(db, organizationId, keys, { skipLocked }),
+      queries.findHits(db, organizationId, wanted),
+      queries.readClockAndPolicy(db, organizationId),
+    ]);
+    for (const state of locked) {
+      states.set(state.id, state);
+      known.add(state.id);
     }
-    for (const id of ids) locked.add(id);
-    // Under the lock, look again: while we waited, the key may have moved to another entity.
-    hits = await queries.findHits(em, organizationId, keys);
+    [hits, clock] = [found, time];
+    const complete = commands.every(({ lookup }) => {
+      const id = lookup === undefined ? undefined : findOne(lookup, found);
+      return id === undefined || known.has(id);
+    });
+    if (complete || skipLocked) break;
+    if (round === MAX_LOCK_ROUNDS) {
+      throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+    }
   }
-  const { now: clock, policy } = await queries.readClockAndPolicy(em, organizationId);
 
   const original = new Map(states);
   const events: queries.EventRow[] = [];
-  let time = clock - 1n;
+  let time = clock.now - 1n;
 
   return {
-    run(command: Command, author: Author, alone: boolean): Result | "later" {
+    run(command: Command, alone: boolean): Result | "later" | "busy" {
       const id = command.lookup === undefined ? undefined : resolve(command.lookup, hits);
       // A command before this one moved the key to an entity that is not locked here.
-      if (id !== undefined && !locked.has(id)) return "later";
+      if (id !== undefined && !known.has(id)) return skipLocked ? "busy" : "later";
       const before = id === undefined ? null : (states.get(id) ?? null);
       if (before === null && command.lookup !== undefined) {
         if (!command.allowMissing || command.etag !== undefined) throw notFound(command.lookup.by);
@@ -266,7 +317,7 @@ async function openGroup(em: EntityManager, organizationId: string, commands: re
       }
       let now = time + 1n;
       if (before !== null && now <= before.updatedAt) now = before.updatedAt + 1n;
-      const change = command.decide(before, { now, policy });
+      const change = command.decide(before, { now, policy: clock.policy });
       if (change === null) {
         if (before === null) throw new Error("a rule made no entity");
         return { kind: "done", outcome: { before, after: before, updatedFields: [] } };
@@ -283,12 +334,15 @@ async function openGroup(em: EntityManager, organizationId: string, commands: re
       };
       refuseTaken(command, after, before, hits);
       // Rewriting the copies in activity rows is for a transaction of its own.
-      const moved = before !== null && primaryOf(before) !== undefined && primaryOf(before)?.externalId !== primaryOf(after)?.externalId;
+      const moved =
+        before !== null &&
+        primaryOf(before) !== undefined &&
+        primaryOf(before)?.externalId !== primaryOf(after)?.externalId;
       if (moved && !alone) return "later";
 
       time = now;
       states.set(after.id, after);
-      locked.add(after.id);
+      known.add(after.id);
       moveHits(hits, before, after);
       const updatedFields = changedFields(before, change.values);
       events.push({
@@ -297,9 +351,9 @@ async function openGroup(em: EntityManager, organizationId: string, commands: re
         type: change.type,
         updatedFields,
         ...changedValues(before, change.values, updatedFields),
-        actor: author.actor,
-        principal: author.principal,
-        source: change.source ?? author.source,
+        actor: command.author.actor,
+        principal: command.author.principal,
+        source: change.source ?? command.author.source,
         reason: change.reason,
         requestId: command.request?.requestId,
         metadata: change.metadata ?? {},
@@ -308,11 +362,16 @@ async function openGroup(em: EntityManager, organizationId: string, commands: re
       return { kind: "done", outcome: { before, after, updatedFields } };
     },
 
-    async write(em: EntityManager): Promise<void> {
+    /** Sends the statements; the transaction waits for them. */
+    async write(db: queries.Pipeline): Promise<void> {
       const changed = [...states.values()].filter((state) => original.get(state.id) !== state);
-      await queries.insertEntities(em, organizationId, changed.filter((state) => !original.has(state.id)));
-      await queries.writeExternalIds(
-        em,
+      queries.insertEntities(
+        db,
+        organizationId,
+        changed.filter((state) => !original.has(state.id)),
+      );
+      queries.writeExternalIds(
+        db,
         organizationId,
         changed.map((state) => ({
           entityId: state.id,
@@ -320,31 +379,38 @@ async function openGroup(em: EntityManager, organizationId: string, commands: re
           after: state.externalIds,
         })),
       );
-      await queries.updateEntities(em, organizationId, changed.filter((state) => original.has(state.id)));
+      queries.updateEntities(
+        db,
+        organizationId,
+        changed.filter((state) => original.has(state.id)),
+      );
       for (const state of changed) {
         const old = original.get(state.id);
         const [previous, next] = [old && primaryOf(old)?.externalId, primaryOf(state)?.externalId];
         if (previous === undefined || next === undefined || previous === next) continue;
-        const rewritten = await queries.rewriteCopies(em, organizationId, { entityId: state.id, previous, next });
+        const rewritten = await queries.rewriteCopies(db, organizationId, { entityId: state.id, previous, next });
         for (const event of events) {
           if (event.entity.id === state.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
         }
       }
-      await queries.insertEvents(em, organizationId, events);
+      queries.insertEvents(db, organizationId, events);
     },
   };
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
 function findOne(lookup: Lookup, hits: queries.Hits): string | undefined {
-  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1 ? undefined : resolve(lookup, hits);
+  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1
+    ? undefined
+    : resolve(lookup, hits);
 }
 
 /** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. */
 function refuseTaken(command: Command, after: EntityState, before: EntityState | null, hits: queries.Hits): void {
   for (const { externalId } of after.externalIds) {
     const owner = hits.externalIds.get(externalId);
-    if (owner === undefined || owner === after.id || before?.externalIds.some((id) => id.externalId === externalId)) continue;
+    if (owner === undefined || owner === after.id || before?.externalIds.some((id) => id.externalId === externalId))
+      continue;
     const { field, index } = command.claimField?.(externalId) ?? { field: "external_id" };
     throw new DomainError(
       "DUPLICATE_EXTERNAL_ID",
@@ -371,7 +437,10 @@ function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityS
   const [old, now] = [keyOf(before), keyOf(after)];
   if (old === now) return;
   if (old !== null) {
-    hits.taxIdKeys.set(old, (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id));
+    hits.taxIdKeys.set(
+      old,
+      (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id),
+    );
   }
   if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id]);
 }

@@ -34,7 +34,7 @@ export interface EntityValues {
   readonly riskMatrixId: string | null;
   /** A decimal with two places. */
   readonly riskScore: string | null;
-  /** The keys of the person or company, listed and additional ones side by side, in camelCase. */
+  /** The keys of the person or company, listed and additional ones side by side, in camelCase; null when there are none. */
   readonly entityData: JsonObject | null;
   readonly attributes: JsonObject;
   readonly metadata: JsonObject;
@@ -184,7 +184,9 @@ function nextEntityData(before: EntityValues, patch: EntityPatch["entityData"]):
   if (patch.kind !== before.type) {
     throw invalidField(`entity.entity_data.${patch.kind}`, `the entity is a ${before.type}`);
   }
-  return nextMap(`entity_data.${patch.kind}`, before.entityData ?? {}, patch);
+  const after = nextMap(`entity_data.${patch.kind}`, before.entityData ?? {}, patch);
+  // Without any key it is unset: clearing what is not there changes nothing (rule 33).
+  return Object.keys(after).length === 0 ? null : after;
 }
 
 /** Rule 24. The limits hold for what would be stored, which a merge can grow past them. */
@@ -226,7 +228,12 @@ export function changeExternalId(
   return {
     values: {
       ...entity,
-      externalIds: attach(kept, [{ externalId: command.newExternalId, type: "", primary: true }], now, "new_external_id"),
+      externalIds: attach(
+        kept,
+        [{ externalId: command.newExternalId, type: "", primary: true }],
+        now,
+        "new_external_id",
+      ),
     },
     type: "EXTERNAL_ID_CHANGED",
     reason: command.reason,

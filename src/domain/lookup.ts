@@ -30,9 +30,7 @@ export function resolve(
   if (lookup.by === "external_id") return hits.externalIds.get(lookup.key);
   const ids = hits.taxIdKeys.get(lookup.key) ?? [];
   if (ids.length <= 1) return ids[0];
-  throw new DomainError(
-    "AMBIGUOUS_TAX_ID_LOOKUP",
-    "Several entities have this tax id: use entity_id or external_id",
-    { candidates: ids.slice(0, LIMITS.candidates).join(",") },
-  );
+  throw new DomainError("AMBIGUOUS_TAX_ID_LOOKUP", "Several entities have this tax id: use entity_id or external_id", {
+    candidates: ids.slice(0, LIMITS.candidates).join(","),
+  });
 }

@@ -41,6 +41,11 @@ export function cachedCallers(
     }
   };
 
+  const knownCaller = (secret: string): Caller | undefined => {
+    const cached = known.get(hash("sha256", secret, "base64"));
+    return cached !== undefined && cached.expiresAt > performance.now() ? (cached.caller ?? undefined) : undefined;
+  };
+
   const find = async (secret: string): Promise<Caller | null> => {
     const key = hash("sha256", secret, "base64");
     const cached = known.get(key) ?? unknown.get(key);
@@ -60,5 +65,5 @@ export function cachedCallers(
     unknown.clear();
     pending = new Map();
   };
-  return Object.assign(find, { forget });
+  return Object.assign(find, { known: knownCaller, forget });
 }

@@ -1,13 +1,31 @@
 // Who calls, and may they: decided from the headers, before a byte of the body is read.
 import { type DescMethod, type DescService, getOption } from "@bufbuild/protobuf";
-import type { HandlerContext } from "@connectrpc/connect";
+import type { ContextValues } from "@connectrpc/connect";
 import { required_scope } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import { type Caller, callContext, requestIdKey } from "./call.ts";
 import { within } from "./deadline.ts";
 
 /** Answers null for a key that is unknown, expired or revoked; throws when the database does not answer. */
-export type FindCaller = (secret: string) => Promise<Caller | null>;
+export type FindCaller = ((secret: string) => Promise<Caller | null>) & {
+  /** The caller where the answer is known and positive. */
+  known?: (secret: string) => Caller | undefined;
+};
+
+/** Headers, as little as is asked of them. */
+export interface HeaderSource extends Iterable<[string, string]> {
+  get(name: string): string | null;
+}
+
+/** What is known of a call before its body. */
+export interface CallHead {
+  readonly service: DescService;
+  readonly method: DescMethod;
+  readonly values: ContextValues;
+  readonly header: HeaderSource;
+  /** Milliseconds that are left, where the caller names a deadline. */
+  timeoutMs(): number | undefined;
+}
 
 /** token68 of RFC 9110: a comma, by which two headers are joined, is not in it. */
 const BEARER = /^Bearer +([A-Za-z0-9._~+/=-]{1,256})$/i;
@@ -27,34 +45,43 @@ export function credentials(options: {
   findCaller: FindCaller;
   services: Iterable<DescService>;
   open: Iterable<DescService>;
-}): (context: HandlerContext) => Promise<void> {
+}): (call: CallHead) => Promise<void> | void {
   const open = new Set(Array.from(options.open, (service) => service.typeName));
   const scopes = new Map<DescMethod, string>();
   for (const service of options.services) {
     for (const method of service.methods) scopes.set(method, getOption(method, required_scope));
   }
 
-  return async (context) => {
-    if (!open.has(context.service.typeName)) {
-      const caller = await authenticate(context, options.findCaller);
-      authorize(caller, scopes.get(context.method) ?? "");
-      context.values.set(callContext, {
-        caller,
-        actor: actorOf(context.requestHeader),
-        source: sourceOf(context.requestHeader),
-        requestId: context.values.get(requestIdKey),
-      });
-    }
-    checkBinaryMetadata(context.requestHeader);
+  const admit = (call: CallHead, caller: Caller) => {
+    authorize(caller, scopes.get(call.method) ?? "");
+    call.values.set(callContext, {
+      caller,
+      actor: actorOf(call.header),
+      source: sourceOf(call.header),
+      requestId: call.values.get(requestIdKey),
+    });
+    checkBinaryMetadata(call.header);
+  };
+
+  return (call) => {
+    if (open.has(call.service.typeName)) return checkBinaryMetadata(call.header);
+    const secret = secretOf(call.header);
+    const known = options.findCaller.known?.(secret);
+    if (known !== undefined) return admit(call, known);
+    return authenticate(secret, call, options.findCaller).then((caller) => admit(call, caller));
   };
 }
 
-async function authenticate(context: HandlerContext, findCaller: FindCaller): Promise<Caller> {
-  const secret = BEARER.exec(context.requestHeader.get("authorization") ?? "")?.[1];
+function secretOf(header: HeaderSource): string {
+  const secret = BEARER.exec(header.get("authorization") ?? "")?.[1];
   if (secret === undefined) {
     throw new DomainError("UNAUTHENTICATED", "An API key is needed, in the header authorization: Bearer <key>");
   }
-  const timeoutMs = Math.min(context.timeoutMs() ?? LOOKUP_TIMEOUT_MS, LOOKUP_TIMEOUT_MS);
+  return secret;
+}
+
+async function authenticate(secret: string, call: CallHead, findCaller: FindCaller): Promise<Caller> {
+  const timeoutMs = Math.min(call.timeoutMs() ?? LOOKUP_TIMEOUT_MS, LOOKUP_TIMEOUT_MS);
   let caller: Caller | null;
   try {
     caller = await within(findCaller(secret), timeoutMs, () => new Error("the lookup of the API key took too long"));
@@ -77,7 +104,7 @@ function authorize(caller: Caller, scope: string): void {
   if (!held) throw new DomainError("PERMISSION_DENIED", `The API key has not the scope ${scope}`, { scope });
 }
 
-function actorOf(header: Headers): string | undefined {
+function actorOf(header: HeaderSource): string | undefined {
   const actor = header.get("x-actor-id")?.trim();
   if (actor === undefined) return undefined;
   if (!VISIBLE.test(actor) || actor.length > 255) {
@@ -87,12 +114,12 @@ function actorOf(header: Headers): string | undefined {
 }
 
 /** The source is a hint: one that cannot be used is as good as none. */
-function sourceOf(header: Headers): string | undefined {
+function sourceOf(header: HeaderSource): string | undefined {
   const source = header.get("x-source")?.trim();
   return source !== undefined && VISIBLE.test(source) && source.length <= 64 ? source : undefined;
 }
 
-function checkBinaryMetadata(header: Headers): void {
+function checkBinaryMetadata(header: HeaderSource): void {
   for (const [name, value] of header) {
     if (!name.endsWith("-bin")) continue;
     if (value.split(",").every((part) => BASE64.test(part.trim()))) continue;

@@ -14,6 +14,9 @@ export interface ErrorContext {
   log: Logger;
 }
 
+/** What an error becomes on its way out. */
+export type Present = (error: unknown, context: ErrorContext) => ConnectError;
+
 /** Any error as it may leave: google.rpc.ErrorInfo of our domain, no value of the request. Logs a defect, and what made the database unavailable. */
 export function presentable(error: unknown, { method, requestId, log }: ErrorContext): ConnectError {
   if (error instanceof ConnectError && reasonOf(error) !== undefined) return error;
@@ -38,18 +41,18 @@ function refusalOf(error: unknown, method: DescMethod): DomainError | undefined 
 }
 
 /** Outermost interceptor: covers handlers, rules, the reading of request streams and the writing of response streams. */
-export function errors({ log }: { log: Logger }): Interceptor {
+export function errors({ log, present }: { log: Logger; present: Present }): Interceptor {
   return (next) => async (request) => {
-    const present = (error: unknown) => {
+    const presented = (error: unknown) => {
       // What a handler throws after its call was aborted is the noise of its stopping, unless it is a refusal.
       const cause = request.signal.aborted && !(error instanceof DomainError) ? request.signal.reason : error;
-      return presentable(cause, { method: request.method, requestId: request.contextValues.get(requestIdKey), log });
+      return present(cause, { method: request.method, requestId: request.contextValues.get(requestIdKey), log });
     };
     try {
       const response = await next(request);
-      return response.stream ? { ...response, message: eachPresentable(response.message, present) } : response;
+      return response.stream ? { ...response, message: eachPresentable(response.message, presented) } : response;
     } catch (error) {
-      throw present(error);
+      throw presented(error);
     }
   };
 }

@@ -81,6 +81,12 @@ function refusal(message: string): DomainError {
   return new DomainError("VALIDATION_ERROR", message);
 }
 
+/** What the library's failure to read JSON as `request` means, for JSON that is read outside of a call. */
+export function undecodableJson(error: unknown, request: DescMessage): DomainError {
+  const text = error instanceof Error ? error.message : "";
+  return jsonRefusal(text, request) ?? malformed(text, request);
+}
+
 // The texts of @bufbuild/protobuf 2.17.0, src/from-json.ts:
 //   cannot decode field entity.v1.Entity.name from JSON: expected string, got 5
 //   cannot decode oneof entity.v1.EntityLookup.by from JSON: oneof set multiple times by a and b

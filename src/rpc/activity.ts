@@ -1,9 +1,15 @@
 // ActivityService: transactions and user events, whose copies of the external id follow the entity's.
 import { createHash } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { EntityManager } from "@mikro-orm/postgresql";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { Party, Transaction, TransactionSchema, UserEvent, UserEventSchema } from "../../clients/typescript/gen/entity/v1/activity_pb.ts";
+import type { EntityManager } from "@mikro-orm/postgresql";
+import type {
+  Party,
+  Transaction,
+  TransactionSchema,
+  UserEvent,
+  UserEventSchema,
+} from "../../clients/typescript/gen/entity/v1/activity_pb.ts";
 import {
   type ActivityService,
   ListTransactionsRequestSchema,
@@ -23,7 +29,14 @@ import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
-import { countryCodeProblem, identifierProblem, nameProblem, parseCountryCode, textProblem, trim } from "../domain/text.ts";
+import {
+  countryCodeProblem,
+  identifierProblem,
+  nameProblem,
+  parseCountryCode,
+  textProblem,
+  trim,
+} from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import {
   fromPageToken,
@@ -36,7 +49,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { authorOf, type Deps, idempotent, organizationOf } from "./write.ts";
+import { type Deps, idempotent, organizationOf } from "./write.ts";
 
 export function activityRpcs(deps: Deps) {
   return {
@@ -44,7 +57,11 @@ export function activityRpcs(deps: Deps) {
       const violations = new Violations();
       checkBatch("transactions", request.transactions.length, violations);
       const rows = request.transactions.map((item, i) => parseTransaction(item, `transactions[${i}]`, violations));
-      refuseTwice(rows.map((row) => row.externalId), (i) => `transactions[${i}].external_id`, violations);
+      refuseTwice(
+        rows.map((row) => row.externalId),
+        (i) => `transactions[${i}].external_id`,
+        violations,
+      );
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
 
@@ -53,7 +70,7 @@ export function activityRpcs(deps: Deps) {
         ctx,
         { input: RecordTransactionsRequestSchema, output: RecordTransactionsResponseSchema, request, requestId },
         async (em) => {
-          const { organizationId } = authorOf(ctx);
+          const organizationId = organizationOf(ctx);
           const parties = rows.flatMap((row, i) => [
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
@@ -67,7 +84,12 @@ export function activityRpcs(deps: Deps) {
               country: party.country,
             });
             const { origin, destination, ...rest } = row;
-            const transaction = { ...rest, id: newId(), origin: side(origin, 2 * i), destination: side(destination, 2 * i + 1) };
+            const transaction = {
+              ...rest,
+              id: newId(),
+              origin: side(origin, 2 * i),
+              destination: side(destination, 2 * i + 1),
+            };
             return { ...transaction, contentHash: contentHash(transaction) };
           });
           const existing = await activity.insertTransactions(em, organizationId, stored);
@@ -92,7 +114,12 @@ export function activityRpcs(deps: Deps) {
     },
 
     async listTransactions(request, ctx) {
-      const { entityId, organizationId, query, cursor, pageSize } = await openList(deps, ctx, ListTransactionsRequestSchema, request);
+      const { entityId, organizationId, query, cursor, pageSize } = await openList(
+        deps,
+        ctx,
+        ListTransactionsRequestSchema,
+        request,
+      );
       const rows = await read(deps.orm, organizationId, (em) =>
         activity.listTransactions(em, organizationId, entityId, cursor, pageSize + 1),
       );
@@ -115,7 +142,7 @@ export function activityRpcs(deps: Deps) {
         ctx,
         { input: RecordUserEventsRequestSchema, output: RecordUserEventsResponseSchema, request, requestId },
         async (em) => {
-          const { organizationId } = authorOf(ctx);
+          const organizationId = organizationOf(ctx);
           const entities = await activity.holdParties(
             em,
             organizationId,
@@ -133,7 +160,12 @@ export function activityRpcs(deps: Deps) {
     },
 
     async listUserEvents(request, ctx) {
-      const { entityId, organizationId, query, cursor, pageSize } = await openList(deps, ctx, ListUserEventsRequestSchema, request);
+      const { entityId, organizationId, query, cursor, pageSize } = await openList(
+        deps,
+        ctx,
+        ListUserEventsRequestSchema,
+        request,
+      );
       const rows = await read(deps.orm, organizationId, (em) =>
         activity.listUserEvents(em, organizationId, entityId, cursor, pageSize + 1),
       );
@@ -155,10 +187,15 @@ interface ParsedParty {
 }
 
 function checkBatch(field: string, length: number, violations: Violations): void {
-  if (length < 1 || length > LIMITS.batch) violations.add(field, `must have at least 1 and at most ${LIMITS.batch} items`);
+  if (length < 1 || length > LIMITS.batch)
+    violations.add(field, `must have at least 1 and at most ${LIMITS.batch} items`);
 }
 
-function refuseTwice(values: readonly (string | null)[], field: (index: number) => string, violations: Violations): void {
+function refuseTwice(
+  values: readonly (string | null)[],
+  field: (index: number) => string,
+  violations: Violations,
+): void {
   const seen = new Set<string>();
   values.forEach((value, i) => {
     if (value === null) return;
@@ -167,8 +204,8 @@ function refuseTwice(values: readonly (string | null)[], field: (index: number) 
   });
 }
 
-/** A decimal as it is written by hand: no exponent, no leading zeros. */
-const AMOUNT = /^-?(0|[1-9]\d{0,19})(\.\d{1,10})?$/;
+/** A decimal as the contract has it: an optional sign, up to 20 digits, up to 10 places; no exponent. */
+const AMOUNT = /^[+-]?\d{1,20}(\.\d{1,10})?$/;
 
 function parseTransaction(item: Transaction, at: string, violations: Violations) {
   const externalId = trim(item.externalId);
@@ -198,14 +235,19 @@ function parseParty(party: Party | undefined, at: string, violations: Violations
   violations.check(`${at}.name`, nameProblem(party.name));
   if (party.country !== "") violations.check(`${at}.country`, countryCodeProblem(party.country));
   return {
-    lookup: parseOneOf({ entityId: party.entityId, externalId: party.externalId, taxId: party.taxId }, at),
+    lookup: parseOneOf(
+      { entityId: party.entityId, externalId: party.externalId, taxId: party.taxId },
+      at,
+      "external_id",
+    ),
     name: party.name === "" ? null : party.name,
     country: parseCountryCode(party.country),
   };
 }
 
 function parseUserEvent(item: UserEvent, at: string, violations: Violations) {
-  const lookup = parseOneOf({ entityId: item.entityId, externalId: item.entityExternalId, taxId: item.taxId }, at);
+  const keys = { entityId: item.entityId, externalId: item.entityExternalId, taxId: item.taxId };
+  const lookup = parseOneOf(keys, at, "entity_external_id");
   if (lookup === undefined) throw invalidLookup(at, "must name exactly one of entity_id, entity_external_id, tax_id");
   required(item.eventType, `${at}.event_type`, violations);
   if (item.occurredAt === undefined) violations.add(`${at}.occurred_at`, "is required");
@@ -218,12 +260,16 @@ function parseUserEvent(item: UserEvent, at: string, violations: Violations) {
 }
 
 /** At most one of three plain fields. */
-function parseOneOf(keys: { entityId: string; externalId: string; taxId: string }, at: string): Lookup | undefined {
+function parseOneOf(
+  keys: { entityId: string; externalId: string; taxId: string },
+  at: string,
+  externalIdName: string,
+): Lookup | undefined {
   const given = (Object.entries(keys) as [keyof typeof keys, string][]).filter(([, value]) => value !== "");
   if (given.length > 1) throw invalidLookup(at, "must not name more than one of the entity's keys");
   const [one] = given;
   if (one === undefined) return undefined;
-  return parseLookup({ by: { case: one[0], value: one[1] } } as EntityLookup, at);
+  return parseLookup({ by: { case: one[0], value: one[1] } } as EntityLookup, at, externalIdName);
 }
 
 function invalidLookup(field: string, description: string): DomainError {
@@ -271,7 +317,12 @@ async function findOne(em: EntityManager, organizationId: string, lookup: Lookup
   return id;
 }
 
-function nextToken<T extends { id: string }>(query: string, more: boolean, last: T | undefined, at: (row: T) => Instant): string {
+function nextToken<T extends { id: string }>(
+  query: string,
+  more: boolean,
+  last: T | undefined,
+  at: (row: T) => Instant,
+): string {
   return more && last !== undefined ? toPageToken(query, [String(at(last)), last.id]) : "";
 }
 

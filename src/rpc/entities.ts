@@ -14,18 +14,25 @@ import {
   UpdateEntityRequestSchema,
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { findEntities, type Keys, listEntities } from "../db/queries.ts";
+import { type FoundEntities, listEntities } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
 import type { Command, Outcome } from "../db/unit-of-work.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
-import { fromProto, parseReadMask, statusFromProto, toProto, typeFromProto } from "./entity-message.ts";
+import {
+  externalIdFromProto,
+  fromProto,
+  parseReadMask,
+  statusFromProto,
+  toProto,
+  typeFromProto,
+} from "./entity-message.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -40,30 +47,26 @@ import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, write } from "./write.ts";
 
 export function entityRpcs(deps: Deps) {
-  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => {
-    const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-    for (const lookup of lookups) lookupKeys(lookup, keys);
-    const organizationId = organizationOf(ctx);
-    return read(deps.orm, organizationId, (em) => findEntities(em, organizationId, keys));
-  };
+  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => deps.reader.find(organizationOf(ctx), lookups);
 
   return {
     async createEntity(request, ctx) {
       const violations = new Violations();
       const input = fromProto(request.entity ?? create(EntitySchema), undefined, latestDate(deps.clock()), violations);
+      const externalId = externalIdFromProto(request.entity, violations);
       requireFields(input.patch, violations);
       const reason = parseReason(request.reason, violations, false);
       const common = parseWrite(request, violations);
       violations.throwIfAny();
 
       const taxId = input.patch.taxId ?? null;
-      const claims = input.externalId === undefined ? [] : [input.externalId];
-      const command: Command = {
+      const claims = externalId === undefined ? [] : [externalId];
+      const command: Omit<Command, "author"> = {
         ...common,
         claims,
         claimField: () => ({ field: "entity.external_id" }),
         uniqueTaxIdKey: request.requireUniqueTaxId && taxId !== null ? taxIdKey(taxId) : undefined,
-        decide: (_, { now }) => newEntity({ ...input.patch, externalId: input.externalId }, reason, now),
+        decide: (_, { now }) => newEntity({ ...input.patch, externalId }, reason, now),
       };
       return write(
         deps,
@@ -208,7 +211,7 @@ export function entityRpcs(deps: Deps) {
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
 
-function pick(lookup: Lookup, found: Awaited<ReturnType<typeof findEntities>>): EntityState {
+function pick(lookup: Lookup, found: FoundEntities): EntityState {
   const id = resolve(lookup, found.hits);
   const entity = id === undefined ? undefined : found.entities.get(id);
   if (entity === undefined) throw notFound(lookup.by);
@@ -229,7 +232,9 @@ function oneEtag(given: string, inEntity: string | undefined, violations: Violat
   return given === "" ? inEntity : given;
 }
 
-function parseDeletion(request: Parameters<typeof parseWrite>[0] & { lookup?: EntityLookup; reason: string; etag: string }) {
+function parseDeletion(
+  request: Parameters<typeof parseWrite>[0] & { lookup?: EntityLookup; reason: string; etag: string },
+) {
   const lookup = parseLookup(request.lookup);
   const violations = new Violations();
   const reason = parseReason(request.reason, violations, true);

@@ -1,16 +1,16 @@
 // EntityService: the events of an entity, or of the organization.
 import type { ServiceImpl } from "@connectrpc/connect";
+import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import {
   type EntityService,
   ListEntityEventsRequestSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import { findEntities, type ListedEvent, listEvents } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
 import type { EventType as EventName } from "../domain/entity.ts";
 import { notFound } from "../domain/errors.ts";
-import { lookupKeys, resolve } from "../domain/lookup.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { lookupKeys, resolve } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
 import { typeToProto } from "./entity-message.ts";
 import {
@@ -83,7 +83,9 @@ export function entityEventRpcs(deps: Deps) {
       return {
         events: page.map(eventToProto),
         nextPageToken:
-          events.length > pageSize && last !== undefined ? toPageToken(query, [String(last.recordedAt), last.id, String(last.entityVersion)]) : "",
+          events.length > pageSize && last !== undefined
+            ? toPageToken(query, [String(last.recordedAt), last.id, String(last.entityVersion)])
+            : "",
       };
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;

@@ -46,7 +46,8 @@ const keyOf = <K extends string, V>(table: Record<K, V>, value: V): K | undefine
 
 export const typeFromProto = (type: EntityType): domain.EntityType | undefined => keyOf(TYPES, type as never);
 export const typeToProto = (type: domain.EntityType): EntityType => TYPES[type];
-export const statusFromProto = (status: EntityStatus): domain.EntityStatus | undefined => keyOf(STATUSES, status as never);
+export const statusFromProto = (status: EntityStatus): domain.EntityStatus | undefined =>
+  keyOf(STATUSES, status as never);
 
 // --- Keys of entity_data -------------------------------------------------------------------------
 // In the rules and in events they are the JSON names; `additional` lies flat beside the listed ones.
@@ -125,7 +126,6 @@ function split(data: JsonObject, listed: Set<string>): [JsonObject, JsonObject |
 /** What a request says of an entity, checked. */
 export interface EntityInput {
   patch: domain.EntityPatch;
-  externalId: string | undefined;
   etag: string | undefined;
   /** Paths that were sent and cannot be written here. */
   ignored: string[];
@@ -143,7 +143,6 @@ const IGNORED = [
   "updated_at",
   "deleted_at",
 ] as const;
-
 
 /**
  * Reads an entity of a request. Without a mask its populated fields are written; with one exactly the
@@ -185,28 +184,42 @@ export function fromProto(
     });
   }
   if (wanted("nationality", entity.nationality !== undefined)) {
-    patch.nationality = optionalText(entity.nationality, "entity.nationality", violations, countryCodeProblem, parseCountryCode);
+    patch.nationality = optionalText(
+      entity.nationality,
+      "entity.nationality",
+      violations,
+      countryCodeProblem,
+      parseCountryCode,
+    );
   }
   if (wanted("risk_matrix_id", entity.riskMatrixId !== undefined)) {
     const problem = (value: string) => (parseUuid(value) === null ? "must be a UUID of the form 8-4-4-4-12" : null);
     patch.riskMatrixId = optionalText(entity.riskMatrixId, "entity.risk_matrix_id", violations, problem, parseUuid);
   }
   for (const map of ["attributes", "metadata"] as const) {
-    if (wanted(map, entity[map] !== undefined)) patch[map] = { replace: paths !== undefined, entries: entity[map] ?? {} };
+    if (wanted(map, entity[map] !== undefined))
+      patch[map] = { replace: paths !== undefined, entries: entity[map] ?? {} };
   }
   const entityData = entityDataFromProto(entity, paths, today, violations);
   if (entityData !== undefined) patch.entityData = entityData;
 
   return {
     patch,
-    externalId: entity.externalId === "" ? undefined : parseExternalId(entity.externalId, "entity.external_id", violations),
     etag: entity.etag === "" ? undefined : entity.etag,
     ignored: IGNORED.filter((path) => (paths === undefined ? isPopulated(entity, path) : paths.has(path))),
   };
 }
 
+/** The external id that an entity is made with. Not part of fromProto: an update ignores it unread (rule 23). */
+export function externalIdFromProto(entity: Entity | undefined, violations: Violations): string | undefined {
+  const value = entity?.externalId ?? "";
+  return value === "" ? undefined : parseExternalId(value, "entity.external_id", violations);
+}
+
 function isPopulated(entity: Entity, path: (typeof IGNORED)[number]): boolean {
-  const value = (entity as unknown as Record<string, unknown>)[path.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())];
+  const value = (entity as unknown as Record<string, unknown>)[
+    path.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())
+  ];
   return !(value === undefined || value === "" || value === 0 || (Array.isArray(value) && value.length === 0));
 }
 
@@ -219,7 +232,10 @@ function optionalText(
   parse: (value: string) => string | null,
 ): string | null {
   if (value === undefined) return null;
-  violations.check(field, value === "" ? "must not be empty: to clear it, name it in update_mask and leave it unset" : problem(value));
+  violations.check(
+    field,
+    value === "" ? "must not be empty: to clear it, name it in update_mask and leave it unset" : problem(value),
+  );
   return parse(value);
 }
 
@@ -240,7 +256,10 @@ function checkPaths(paths: Set<string>, violations: Violations): void {
   for (const path of paths) {
     if (WRITABLE.has(path) || path === "etag" || (IGNORED as readonly string[]).includes(path)) continue;
     const known = /^[a-z_]+(\.[a-z_]+)*$/.test(path) && path.length <= 128;
-    violations.add("update_mask", known ? `${path} is not a path that can be written` : "has a path that is no field of Entity");
+    violations.add(
+      "update_mask",
+      known ? `${path} is not a path that can be written` : "has a path that is no field of Entity",
+    );
   }
   for (const kind of ["person", "company"] as const) {
     const inner = [...paths].filter((path) => path.startsWith(`entity_data.${kind}.`));
@@ -272,7 +291,7 @@ function entityDataFromProto(
   if (kinds.size > 1 || only === undefined) throw invalidField("update_mask", "names both person and company data");
   const sent = kind?.case === only ? keysOf(kind, today, violations) : {};
   if (named.includes(`entity_data.${only}`)) {
-    return kind?.case === only ? { kind: only, replace: true, entries: sent } : null;
+    return { kind: only, replace: true, entries: sent };
   }
   const entries = new Map<string, JsonValue>();
   for (const key of LISTED[only]) {
@@ -312,7 +331,8 @@ function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
       entries.push(["employees", employees]);
     }
   }
-  if (kind.value.address !== undefined) entries.push(["address", addressOf(kind.value.address, `${path}.address`, violations)]);
+  if (kind.value.address !== undefined)
+    entries.push(["address", addressOf(kind.value.address, `${path}.address`, violations)]);
   entries.push(...additionalOf(kind.value.additional, LISTED[kind.case], path, violations));
   return Object.fromEntries(entries);
 }
@@ -324,7 +344,9 @@ function addressOf(address: Address, path: string, violations: Violations): Json
     if (value !== undefined) entries.push([name, presentText(value, `${path}.${snake(name)}`, violations)]);
   }
   // An address is replaced whole, so a null in it would remove nothing: it is left out.
-  const additional = additionalOf(address.additional, LISTED.address, path, violations).filter(([, value]) => value !== null);
+  const additional = additionalOf(address.additional, LISTED.address, path, violations).filter(
+    ([, value]) => value !== null,
+  );
   return Object.fromEntries([...entries, ...additional]);
 }
 
@@ -358,7 +380,7 @@ export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined
     const [top = "", ...rest] = path.split(".");
     const field = EntitySchema.fields.find((candidate) => candidate.name === top);
     const inner = rest.join(".");
-    if (field === undefined || (path !== top && !DATA_PATHS.has(path))) {
+    if (field === undefined || (rest.length > 0 && !DATA_PATHS.has(path))) {
       throw invalidField("read_mask", "has a path that is no field of Entity");
     }
     const paths = tree.get(field.localName) ?? new Set();

@@ -12,16 +12,16 @@ import {
   type ImportResult,
   ImportResultSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { type Command, type Outcome, writeGroup } from "../db/unit-of-work.ts";
+import { type Author, type Command, type Outcome, writeGroup } from "../db/unit-of-work.ts";
 import { newEntity, update } from "../domain/entity.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
-import { fromProto } from "./entity-message.ts";
+import { externalIdFromProto, fromProto } from "./entity-message.ts";
 import { parseReason, requestHash } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
-import { authorOf, type Deps, parseWrite } from "./write.ts";
+import { authorOf, type Deps, organizationOf, parseWrite } from "./write.ts";
 
 /** Rows of one transaction: enough for set-based statements to pay, few enough for locks to be short. */
 const GROUP_ROWS = 250;
@@ -34,16 +34,20 @@ export function importRpcs(deps: Deps) {
       let row = 0n;
       for await (const group of groupsOf(requests, GROUP_ROWS)) {
         const today = latestDate(deps.clock());
-        const rows = group.map((request) => ({ row: row++, request, command: commandOf(request, today) }));
+        const rows = group.map((request) => ({ row: row++, request, command: commandOf(request, author, today) }));
         const results: ImportResult[] = [];
         // Rows that are only checked are not written with those that are.
         for (const part of runsOf(rows, ({ request }) => request.validateOnly)) {
           const commands = part.flatMap(({ command }) => (command instanceof DomainError ? [] : [command]));
           const validateOnly = part[0]?.request.validateOnly ?? false;
-          const written = await writeGroup(deps.orm, author, commands, { validateOnly, signal: ctx.signal });
+          const written = await writeGroup(deps.orm, organizationOf(ctx), commands, {
+            validateOnly,
+            signal: ctx.signal,
+          });
           let next = 0;
           for (const { row, command } of part) {
-            const result = command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
+            const result =
+              command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
             if (result?.kind === "done") results.push(resultOf(row, result.outcome));
             else if (result?.kind === "replayed") {
               ctx.responseHeader.set("idempotent-replay", "true");
@@ -63,17 +67,19 @@ export function importRpcs(deps: Deps) {
 }
 
 /** The write that a row asks for, or why there is none. */
-function commandOf(request: ImportEntitiesRequest, today: string): Command | DomainError {
+function commandOf(request: ImportEntitiesRequest, author: Author, today: string): Command | DomainError {
   try {
     assertWellFormed(ImportEntitiesRequestSchema, request);
     const violations = new Violations();
     const input = fromProto(request.entity ?? create(EntitySchema), undefined, today, violations);
+    const externalId = externalIdFromProto(request.entity, violations);
     const reason = parseReason(request.reason, violations, false);
     const { requestId, occurredAt } = parseWrite(request, violations);
     violations.throwIfAny();
-    const { externalId, patch } = input;
+    const { patch } = input;
     if (externalId === undefined) throw invalidField("entity.external_id", "is required: rows are found by it");
     return {
+      author,
       lookup: { by: "external_id", key: externalId },
       allowMissing: true,
       etag: input.etag,

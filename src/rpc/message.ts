@@ -13,7 +13,10 @@ export function* presentFields(desc: DescMessage, message: Message): Generator<[
       const oneof = values[field.oneof.localName] as { case?: string; value?: unknown };
       if (oneof.case === field.localName) value = oneof.value;
     }
-    const implicitZero = field.oneof === undefined && !field.proto.proto3Optional && (value === "" || value === 0 || value === 0n || value === false);
+    const implicitZero =
+      field.oneof === undefined &&
+      !field.proto.proto3Optional &&
+      (value === "" || value === 0 || value === 0n || value === false);
     if (value === undefined || implicitZero || (Array.isArray(value) && value.length === 0)) continue;
     yield [field, value];
   }

@@ -3,8 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
-import { ExternalIdPolicy } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
-import { OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
+import { ExternalIdPolicy, OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import {
   CreateOrganizationRequestSchema,
   CreateOrganizationResponseSchema,
@@ -43,13 +42,17 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = newId();
-      // The record of the request belongs to the caller: a retry must find it before there is a new organization.
       return idempotent(
         deps,
         ctx,
-        { input: CreateOrganizationRequestSchema, output: CreateOrganizationResponseSchema, request, requestId },
+        {
+          input: CreateOrganizationRequestSchema,
+          output: CreateOrganizationResponseSchema,
+          request,
+          requestId,
+          organizationId,
+        },
         async (em) => {
-          await em.execute("select set_config('app.organization_id', $1, true)", [organizationId]);
           const row = em.create(OrganizationRow, {
             organizationId,
             displayName,
@@ -57,7 +60,6 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
             etag: newId(),
           } as never);
           await em.persist(row).flush();
-          await em.execute("select set_config('app.organization_id', $1, true)", [organizationOf(ctx)]);
           return { organization: toProto(row) };
         },
       );
@@ -78,10 +80,10 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0] ?? null;
       const rows = await read(deps.orm, organizationOf(ctx), async (em) => {
-        const found = await em.execute<Record<string, unknown>[]>("select * from list_organizations($1::uuid, $2::int)", [
-          after,
-          pageSize + 1,
-        ]);
+        const found = await em.execute<Record<string, unknown>[]>(
+          "select * from list_organizations($1::uuid, $2::int)",
+          [after, pageSize + 1],
+        );
         return found.map((row) => em.map(OrganizationRow, row as never));
       });
       const page = rows.slice(0, pageSize);
@@ -115,7 +117,13 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       return idempotent(
         deps,
         ctx,
-        { input: UpdateOrganizationRequestSchema, output: UpdateOrganizationResponseSchema, request, requestId, organizationId },
+        {
+          input: UpdateOrganizationRequestSchema,
+          output: UpdateOrganizationResponseSchema,
+          request,
+          requestId,
+          organizationId,
+        },
         async (em) => {
           const row = await em.findOne(OrganizationRow, { organizationId }, { lockMode: LockMode.PESSIMISTIC_WRITE });
           if (row === null) throw notFound("organization_id", "Organization");
@@ -162,7 +170,9 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       violations.throwIfAny();
       assertReachable(ctx, organizationId);
       if (scopes.includes("operator") && !isOperator(ctx)) {
-        throw new DomainError("PERMISSION_DENIED", "Only an operator can give the scope operator", { scope: "operator" });
+        throw new DomainError("PERMISSION_DENIED", "Only an operator can give the scope operator", {
+          scope: "operator",
+        });
       }
 
       const secret = newSecret();
@@ -170,7 +180,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         deps.orm,
         organizationId,
         async (em) => {
-          if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
+          if ((await em.count(OrganizationRow, { organizationId })) === 0)
+            throw notFound("organization_id", "Organization");
           const key = em.create(ApiKeyRow, {
             organizationId,
             id: newId(),
@@ -196,7 +207,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
       assertReachable(ctx, organizationId);
       const rows = await read(deps.orm, organizationId, async (em) => {
-        if ((await em.count(OrganizationRow, { organizationId })) === 0) throw notFound("organization_id", "Organization");
+        if ((await em.count(OrganizationRow, { organizationId })) === 0)
+          throw notFound("organization_id", "Organization");
         return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {
           orderBy: { id: "asc" },
           limit: pageSize + 1,

@@ -15,8 +15,12 @@ import type { Violations } from "./violations.ts";
 
 const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
 
-/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path. */
-export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"): Lookup {
+/** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path, in which `externalIdName` names the external id. */
+export function parseLookup(
+  lookup: EntityLookup | undefined,
+  field = "lookup",
+  externalIdName = "external_id",
+): Lookup {
   const by = lookup?.by;
   switch (by?.case) {
     case "entityId": {
@@ -27,9 +31,9 @@ export function parseLookup(lookup: EntityLookup | undefined, field = "lookup"):
     }
     case "externalId": {
       const key = trim(by.value);
-      if (key === "") throw invalidLookup(`${field}.external_id`, "must not be blank");
+      if (key === "") throw invalidLookup(`${field}.${externalIdName}`, "must not be blank");
       const problem = identifierProblem(key);
-      if (problem !== null) throw invalidField(`${field}.external_id`, problem);
+      if (problem !== null) throw invalidField(`${field}.${externalIdName}`, problem);
       return { by: "external_id", key };
     }
     case "taxId": {
@@ -50,9 +54,7 @@ function invalidLookup(field: string, description: string): DomainError {
 
 /** What is wrong with a tax id, if anything; its form is never checked here (rule 19). */
 export function taxIdProblem(value: string): string | null {
-  return (
-    textProblem(value, { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null)
-  );
+  return textProblem(value, { max: LIMITS.taxId }) ?? (hasForeignLetters(value) ? TAX_ID_LETTERS : null);
 }
 
 /** An external id to attach: trimmed, checked. */
@@ -67,7 +69,10 @@ export function parseReason(value: string, violations: Violations, mandatory: bo
   const reason = trim(value);
   const problem = textProblem(reason, { max: LIMITS.reason, multiline: true });
   if (mandatory && problem === null && [...reason].length < LIMITS.mandatoryReasonMin) {
-    violations.add("reason", `is required: at least ${LIMITS.mandatoryReasonMin} characters, not counting blanks around it`);
+    violations.add(
+      "reason",
+      `is required: at least ${LIMITS.mandatoryReasonMin} characters, not counting blanks around it`,
+    );
   } else {
     violations.check("reason", problem);
   }
@@ -111,12 +116,17 @@ export function toPageToken(query: string, cursor: readonly string[]): string {
  * The cursor of a token, undefined without one. The digest keeps a token to its query but is no secret: what
  * the cursor holds is checked like anything else that a caller sends. `parts`: what each item is.
  */
-export function fromPageToken(query: string, token: string, parts: readonly (keyof typeof CURSOR_PARTS)[]): string[] | undefined {
+export function fromPageToken(
+  query: string,
+  token: string,
+  parts: readonly (keyof typeof CURSOR_PARTS)[],
+): string[] | undefined {
   if (token === "") return undefined;
   const decoded = Buffer.from(token, "base64url").toString();
   const text = decoded.slice(DIGEST_LENGTH);
-  const bound = token.length <= 4096 && decoded.slice(0, DIGEST_LENGTH) === digest(query, text);
-  const cursor = bound ? parseCursor(text) : undefined;
+  // Decoding passes over characters that are not base64url: written again, the token must be what came.
+  const whole = token.length <= 4096 && Buffer.from(decoded).toString("base64url") === token;
+  const cursor = whole && decoded.slice(0, DIGEST_LENGTH) === digest(query, text) ? parseCursor(text) : undefined;
   const fits = cursor?.length === parts.length && cursor.every((item, i) => CURSOR_PARTS[parts[i] ?? "id"](item));
   if (!fits) throw invalidField("page_token", "is not a token of this query: begin again without one");
   return cursor;
@@ -135,7 +145,8 @@ const CURSOR_PARTS = {
   id: (text: string) => parseUuid(text) !== null,
   version: (text: string) => /^\d{1,18}$/.test(text),
   /** Microseconds, of the years 1 to 9999. */
-  instant: (text: string) => /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
+  instant: (text: string) =>
+    /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
 };
 
 const DIGEST_LENGTH = 16;
@@ -153,11 +164,13 @@ export function queryOf<Desc extends DescMessage>(
 }
 
 /**
- * Rule 39: what makes two requests the same. A hash of the decoded message, fields in the order of the
- * contract, the keys of a Struct sorted: other languages shuffle maps.
+ * Rule 39: what makes two requests the same, beside their request_id, which may be spelled in either case. A
+ * hash of the decoded message, fields in the order of the contract, the keys of a Struct sorted: other
+ * languages shuffle maps.
  */
-export function requestHash(desc: DescMessage, message: Message): Buffer {
-  return createHash("sha256").update(desc.typeName).update(canonicalJson(plain(desc, message))).digest();
+export function requestHash(desc: DescMessage, message: Message & { requestId: string }): Buffer {
+  const all = plain(desc, { ...message, requestId: "" } as Message);
+  return createHash("sha256").update(desc.typeName).update(canonicalJson(all)).digest();
 }
 
 function plain(desc: DescMessage, message: Message): JsonObject {

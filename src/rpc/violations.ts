@@ -18,7 +18,10 @@ export class Violations {
   throwIfAny(): void {
     const [first] = this.#list;
     if (first === undefined) return;
-    const limit = /(?:longer|more|deeper|larger) than (\d+)|at most (\d+)/.exec(first.description)?.slice(1).find(Boolean);
+    const limit = /(?:longer|more|deeper|larger) than (\d+)|at most (\d+)/
+      .exec(first.description)
+      ?.slice(1)
+      .find(Boolean);
     throw new DomainError(
       "VALIDATION_ERROR",
       `${first.field}: ${first.description}`,

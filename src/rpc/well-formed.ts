@@ -6,11 +6,11 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Interceptor } from "@connectrpc/connect";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { structProblem, textProblem } from "../domain/text.ts";
+import { structProblem, textProblem, trim } from "../domain/text.ts";
 import { presentFields } from "./message.ts";
 import { Violations } from "./violations.ts";
 
-/** Fields whose text may be longer or has a limit of its own, by name. */
+/** Fields whose text has a limit of its own, by name: they are trimmed before anything else, so blanks around them do not count. */
 const MAX: Record<string, number> = { reason: LIMITS.reason };
 
 /** Interceptor: refuses a unary request that is not well formed. Streams check their messages themselves. */
@@ -39,7 +39,11 @@ function checkMessage(desc: DescMessage, message: Message, path: string, violati
 
 function checkValue(field: DescField, value: unknown, at: string, violations: Violations): void {
   if (typeof value === "string") {
-    violations.check(at, textProblem(value, { max: MAX[field.name] ?? LIMITS.string, multiline: true }));
+    const max = MAX[field.name];
+    violations.check(
+      at,
+      textProblem(max === undefined ? value : trim(value), { max: max ?? LIMITS.string, multiline: true }),
+    );
   } else if (field.message?.typeName === "google.protobuf.Struct") {
     const problem = structProblem(value as JsonObject);
     if (problem !== null) violations.add(problem.path === "" ? at : `${at}.${problem.path}`, problem.description);

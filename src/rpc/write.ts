@@ -1,12 +1,22 @@
 // From a request to the unit of work and back: what every write RPC has in common.
-import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescMessage,
+  fromBinary,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { EntityManager } from "@mikro-orm/postgresql";
 import type { Orm } from "../db/orm.ts";
+import type { Reader } from "../db/reader.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
+import type { Slots } from "../db/slots.ts";
 import { transaction } from "../db/transaction.ts";
-import { type Author, type Command, type Outcome, writeOne } from "../db/unit-of-work.ts";
+import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
+import type { Writer } from "../db/writer.ts";
 import type { EntityState } from "../domain/entity.ts";
 import { callOf } from "../interceptors/call.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
@@ -15,6 +25,12 @@ import type { Violations } from "./violations.ts";
 /** What the families need. */
 export interface Deps {
   orm: Orm;
+  /** Reads entities, joined with other reads. */
+  reader: Reader;
+  /** Writes entities, together with other writes. */
+  writer: Writer;
+  /** Bounds the writes that run alone and may wait for locks. */
+  slots: Slots;
   /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */
   clock: () => number;
 }
@@ -30,7 +46,6 @@ interface WriteRequest {
 export function authorOf(ctx: HandlerContext): Author {
   const { caller, actor, source } = callOf(ctx.values);
   return {
-    organizationId: caller.organizationId,
     principal: caller.apiKeyId,
     actor: actor ?? caller.apiKeyId,
     source: source ?? "api",
@@ -46,7 +61,10 @@ export function existing(entity: EntityState | null): EntityState {
 }
 
 /** The parts of a command that come from fields which every write has. */
-export function parseWrite(request: WriteRequest, violations: Violations): Pick<Command, "occurredAt" | "etag"> & { requestId: string | undefined } {
+export function parseWrite(
+  request: WriteRequest,
+  violations: Violations,
+): Pick<Command, "occurredAt" | "etag"> & { requestId: string | undefined } {
   return {
     etag: request.etag === "" ? undefined : request.etag,
     requestId: parseOptionalUuid(request.requestId, "request_id", violations),
@@ -56,18 +74,22 @@ export function parseWrite(request: WriteRequest, violations: Violations): Pick<
 
 /** Runs one command and answers; a request seen before is answered as it was then. */
 export async function write<I extends DescMessage, O extends DescMessage>(
-  { orm }: Deps,
+  { writer }: Deps,
   ctx: HandlerContext,
-  { input, output, request }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean } },
-  { requestId, ...command }: Command & { requestId: string | undefined },
+  {
+    input,
+    output,
+    request,
+  }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
+  { requestId, ...command }: Omit<Command, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {
   const answer = (outcome: Outcome) => create(output, present(outcome));
-  const result = await writeOne(
-    orm,
-    authorOf(ctx),
+  const result = await writer.write(
+    organizationOf(ctx),
     {
       ...command,
+      author: authorOf(ctx),
       request:
         requestId === undefined
           ? undefined
@@ -80,44 +102,58 @@ export async function write<I extends DescMessage, O extends DescMessage>(
     },
     { validateOnly: request.validateOnly, signal: ctx.signal },
   );
+  if (result.kind === "refused") throw result.error;
   if (result.kind === "done") return answer(result.outcome);
   ctx.responseHeader.set("idempotent-replay", "true");
   return fromBinary(output, result.answer);
 }
 
 /**
- * A write that is no change of an entity: `work` in one transaction of the caller's organization (or of
- * `organizationId`), remembered under its request_id like any other.
+ * A write that is no change of an entity: `work` in one transaction, in the caller's organization or in
+ * `organizationId`, remembered under its request_id like any other. The record is the caller's own, whatever
+ * organization the request names: with another one it is another request, and a new one is not there yet.
  */
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
-  { orm }: Deps,
+  { orm, slots }: Deps,
   ctx: HandlerContext,
   call: {
     input: I;
     output: O;
-    request: MessageShape<I> & { validateOnly: boolean };
+    request: MessageShape<I> & { validateOnly: boolean; requestId: string };
     requestId: string | undefined;
     organizationId?: string;
   },
   work: (em: EntityManager) => Promise<MessageInitShape<O>>,
 ): Promise<MessageShape<O>> {
   const { input, output, request, requestId } = call;
-  const author = { ...authorOf(ctx), ...(call.organizationId === undefined ? {} : { organizationId: call.organizationId }) };
-  const key = requestId === undefined ? undefined : { method: ctx.method.name, requestId, hash: requestHash(input, request) };
-  return transaction(
-    orm,
-    author.organizationId,
-    async (em) => {
-      const [claim] = await claimRequests(em, author, [key]);
-      if (typeof claim === "object" && claim.kind === "refused") throw claim.error;
-      if (typeof claim === "object") {
-        ctx.responseHeader.set("idempotent-replay", "true");
-        return fromBinary(output, claim.answer);
-      }
-      const answer = create(output, await work(em));
-      if (key !== undefined) await rememberAnswers(em, author, [{ key, answer: toBinary(output, answer) }]);
-      return answer;
-    },
-    { validateOnly: request.validateOnly, signal: ctx.signal },
-  );
+  const own = organizationOf(ctx);
+  const organizationId = call.organizationId ?? own;
+  const { principal } = authorOf(ctx);
+  const enter = async (em: EntityManager, id: string) => {
+    if (organizationId !== own) await em.execute("select set_config('app.organization_id', $1, true)", [id]);
+  };
+  const key =
+    requestId === undefined
+      ? undefined
+      : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
+  const attempt = () =>
+    transaction(
+      orm,
+      own,
+      async (em) => {
+        const [claim] = await claimRequests(em, own, [key]);
+        if (typeof claim === "object" && "refused" in claim) throw claim.refused;
+        if (typeof claim === "object") {
+          ctx.responseHeader.set("idempotent-replay", "true");
+          return fromBinary(output, claim.answer);
+        }
+        await enter(em, organizationId);
+        const answer = create(output, await work(em));
+        await enter(em, own);
+        if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
+        return answer;
+      },
+      { validateOnly: request.validateOnly, signal: ctx.signal },
+    );
+  return slots(attempt);
 }

@@ -1,7 +1,7 @@
 // How an HTTP request becomes a call. Our own small connectNodeAdapter, of the library's public parts: that one
 // throws on a malformed authority (which ends the process), reads bodies for ever and lets its own errors pass.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+import type { Http2ServerRequest, Http2ServerResponse, IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectError, type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
@@ -15,20 +15,27 @@ import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
-import { type BodyLimit, bodyLimit, bodyWithin } from "./request-body.ts";
+import { type BodyLimit, bodyLimit, bodyUntilAnswered, bodyWithin } from "./request-body.ts";
+import { unaryPath } from "./unary.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
 export type NodeResponse = ServerResponse | Http2ServerResponse;
 export type RequestHandler = (request: NodeRequest, response: NodeResponse) => void;
 
+export interface Adapter {
+  request: RequestHandler;
+  /** Takes the HTTP/2 streams that it can serve faster, and says whether it did. */
+  stream?: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean;
+}
+
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
 /** Serves the services with health, reflection and GET /metrics, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
-export function createAdapter(options: HandlerOptions): RequestHandler {
-  const { limits, log } = options;
+export function createAdapter(options: HandlerOptions): Adapter {
+  const { limits, log, present = presentable } = options;
   const calls = admission(limits.maxInFlight);
   const watch = telemetry({ log });
-  const handlers = createHandlers(options, calls.admit);
+  const { handlers, unary, gate } = createHandlers(options, calls.admit);
 
   function serveCall(handler: UniversalHandler | undefined, request: NodeRequest, response: NodeResponse): void {
     const requestId = crypto.randomUUID();
@@ -55,7 +62,7 @@ export function createAdapter(options: HandlerOptions): RequestHandler {
     }
     capTimeout(call.header);
     answer(handler, call, limit, response, end).catch((error: unknown) => {
-      presentable(error, { method: handler.method, requestId, log });
+      present(error, { method: handler.method, requestId, log });
       if (response.headersSent) response.destroy();
       else refuse(response, 500, end);
     });
@@ -70,19 +77,38 @@ export function createAdapter(options: HandlerOptions): RequestHandler {
   ): Promise<void> {
     const { method } = handler;
     const one = method.methodKind === "unary" || method.methodKind === "server_streaming";
-    const body = one ? bodyWithin(call.body as AsyncIterable<Uint8Array>, limit) : call.body;
+    const chunks = call.body as AsyncIterable<Uint8Array>;
+    const body = one ? bodyWithin(chunks, limit) : bodyUntilAnswered(chunks, response);
     const answered = await handler({ ...call, body });
     const protocol = protocolOf(call.header.get("content-type") ?? "");
     if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);
     const requestId = call.contextValues?.get(requestIdKey) ?? "";
     const presented = await withPresentableErrors(answered, protocol, {
-      present: (error) => presentable(error, { method, requestId, log }),
+      present: (error) => present(error, { method, requestId, log }),
       ended: (error) => end(outcomeOf(error)),
     });
     await universalResponseToNodeResponse(presented, response as never);
   }
 
-  return (request, response) => {
+  const stream = unaryPath({
+    routes: unary,
+    gate,
+    present: (error, call) => present(error, { ...call, log }),
+    begin: ({ method, headers, values }) => {
+      const { traceparent } = headers;
+      return watch.begin({
+        method: `${method.parent.typeName}/${method.name}`,
+        protocol: "grpc",
+        traceparent: typeof traceparent === "string" ? traceparent : undefined,
+        values,
+      });
+    },
+    outcomeOf,
+    release: calls.release,
+    limits,
+  });
+
+  const request: RequestHandler = (request, response) => {
     // Without a listener, a connection that breaks at the wrong moment would end the process.
     request.on("error", () => {});
     response.on("error", () => {});
@@ -90,6 +116,7 @@ export function createAdapter(options: HandlerOptions): RequestHandler {
     if (path === "/metrics" && request.method === "GET") serveMetrics(watch, response);
     else serveCall(handlers.get(path), request, response);
   };
+  return limits.unaryPath ? { request, stream } : { request };
 }
 
 /** The library starts a timer before it refuses a timeout over the maximum; one over 2^31 ms overflows, with a warning to stderr. */

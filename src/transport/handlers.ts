@@ -1,5 +1,14 @@
 // Which RPCs are served, and within which limits: the services of the contract with health and reflection beside them.
-import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import {
+  create,
+  createRegistry,
+  type DescMessage,
+  type DescMethod,
+  type DescMethodUnary,
+  type DescService,
+  isMessage,
+  type MessageInitShape,
+} from "@bufbuild/protobuf";
 import {
   type ContextValues,
   createConnectRouter,
@@ -7,6 +16,7 @@ import {
   type Interceptor,
   type MethodImpl,
   type ServiceImpl,
+  type UnaryRequest,
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalHandlerOptions } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
@@ -17,12 +27,13 @@ import { ServerReflection as ServerReflectionAlpha } from "../../clients/typescr
 import type { Config } from "../config.ts";
 import { DomainError } from "../domain/errors.ts";
 import { requestIdKey } from "../interceptors/call.ts";
-import { credentials, type FindCaller } from "../interceptors/credentials.ts";
+import { type CallHead, credentials, type FindCaller } from "../interceptors/credentials.ts";
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
-import { errors, presentable } from "../interceptors/errors.ts";
+import { errors, type Present, presentable } from "../interceptors/errors.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
-import { reflection } from "./reflection.ts";
+import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
+import type { UnaryRoute } from "./unary.ts";
 
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
@@ -30,6 +41,8 @@ export interface HandlerOptions {
   /** Innermost, in this order: what looks at messages. */
   interceptors?: Interceptor[];
   findCaller: FindCaller;
+  /** For a service whose errors are not of the domain; default `presentable`. */
+  present?: Present;
   readiness: Readiness;
   /** Ends the streams of `endless` and health's watches; calls with an end of their own are left to it. */
   shutdownSignal: AbortSignal;
@@ -46,6 +59,7 @@ export interface HandlerOptions {
     | "maxTimeoutMs"
     | "bodyTimeoutMs"
     | "streamIdleTimeoutMs"
+    | "unaryPath"
   >;
   log: Logger;
 }
@@ -62,40 +76,62 @@ const MAX_STREAM_TIMEOUT_MS = 3_600_000;
 
 type Implementation = Record<string, unknown>;
 
-/** The handlers by their paths. `admit` throws for a call too many; it is not asked for health and reflection. */
-export function createHandlers(
-  options: HandlerOptions,
-  admit: (call: ContextValues) => void,
-): Map<string, UniversalHandler> {
-  const { limits, log, shutdownSignal } = options;
+/** What is served: all of it by the library's handlers, unary RPCs by the unary path too. */
+export interface Served {
+  handlers: Map<string, UniversalHandler>;
+  unary: Map<string, UnaryRoute>;
+  /** Who calls, by when, and is there room: before the body. Throws what it refuses. */
+  gate: (call: CallHead) => Promise<void> | void;
+}
+
+/** `admit` throws for a call too many; it is not asked for health and reflection. */
+export function createHandlers(options: HandlerOptions, admit: (call: ContextValues) => void): Served {
+  const { limits, log, shutdownSignal, present = presentable } = options;
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
   const check = credentials({ findCaller: options.findCaller, services: served.keys(), open: open.keys() });
 
-  const gate = async (context: HandlerContext) => {
-    try {
-      await check(context);
-      beginDeadline(context);
+  const gate = (call: CallHead): Promise<void> | void => {
+    const enter = () => {
+      beginDeadline(call);
       // Without a key nobody can take the places of those who have one.
-      if (!open.has(context.service)) admit(context.values);
+      if (!open.has(call.service)) admit(call.values);
+    };
+    const checked = check(call);
+    return checked === undefined ? enter() : checked.then(enter);
+  };
+  const requestGate = async (context: HandlerContext) => {
+    try {
+      await gate({
+        service: context.service,
+        method: context.method,
+        values: context.values,
+        header: context.requestHeader,
+        timeoutMs: () => context.timeoutMs(),
+      });
     } catch (error) {
       // Outside the interceptors the library takes a ConnectError only.
-      throw presentable(error, { method: context.method, requestId: context.values.get(requestIdKey), log });
+      throw present(error, { method: context.method, requestId: context.values.get(requestIdKey), log });
     }
   };
 
   const router = createConnectRouter({
-    requestGate: gate,
+    requestGate,
     acceptCompression: [compressionGzip],
     readMaxBytes: limits.maxMessageBytes,
     writeMaxBytes: WRITE_MAX_BYTES,
     maxTimeoutMs: limits.maxTimeoutMs,
     // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    jsonOptions: { ignoreUnknownFields: false, textDecoder: new TextDecoder("utf-8", { fatal: true }) } as object,
+    jsonOptions: {
+      ignoreUnknownFields: false,
+      textDecoder: new TextDecoder("utf-8", { fatal: true }),
+      // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
+      registry: createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file)),
+    } as object,
     binaryOptions: { readUnknownFields: false },
     interceptors: [
-      errors({ log }),
+      errors({ log, present }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       ...(options.interceptors ?? []),
@@ -111,15 +147,45 @@ export function createHandlers(
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
+  // The unary path has a deadline of its own, and no stream to watch.
+  const around = [errors({ log, present }), ...(options.interceptors ?? [])];
+  const unary = new Map<string, UnaryRoute>();
   for (const [service, implementation] of [...served, ...open]) {
     for (const method of service.methods) {
       const rpc = implementation[method.localName];
       const serve = typeof rpc === "function" ? rpc.bind(implementation) : notServed;
       router.rpc(method, serve as MethodImpl<DescMethod>, limitsOf(method));
+      if (method.methodKind === "unary") {
+        unary.set(`/${service.typeName}/${method.name}`, {
+          method: method as DescMethodUnary,
+          readMaxBytes: large.has(method) ? limits.maxBatchMessageBytes : limits.maxMessageBytes,
+          invoke: unaryInvoke(method as DescMethodUnary, serve, around),
+        });
+      }
     }
   }
-  return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return { handlers: new Map(router.handlers.map((handler) => [handler.requestPath, handler])), unary, gate };
 }
+
+/** An implementation within interceptors, the first outermost. */
+function unaryInvoke(
+  method: DescMethodUnary,
+  serve: (message: never, context: HandlerContext) => unknown,
+  interceptors: readonly Interceptor[],
+): UnaryRoute["invoke"] {
+  const innermost = async (request: UnaryRequest & { context: HandlerContext }) => {
+    const answered = (await serve(request.message as never, request.context)) as MessageInitShape<DescMessage>;
+    const message = isMessage(answered, method.output) ? answered : create(method.output, answered);
+    return { stream: false, service: method.parent, method, header: NO_HEADERS, trailer: NO_HEADERS, message };
+  };
+  return interceptors.reduceRight<UnaryRoute["invoke"]>(
+    (next, interceptor) => interceptor(next as never) as never,
+    innermost as never,
+  );
+}
+
+/** The unary path sends the headers of the context; no interceptor here reads those of the response. */
+const NO_HEADERS = new Headers();
 
 /** The services that need no key. */
 function openServices(services: DescService[], options: HandlerOptions): Map<DescService, Implementation> {

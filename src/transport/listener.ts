@@ -12,12 +12,15 @@ import {
   createSecureServer,
   type ServerOptions as Http2Options,
   type Http2Server,
+  Http2ServerRequest,
+  Http2ServerResponse,
+  type IncomingHttpHeaders,
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from "node:http2";
 import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
 import type { Logger } from "pino";
-import type { RequestHandler } from "./adapter.ts";
+import type { Adapter, RequestHandler } from "./adapter.ts";
 
 export interface ListenOptions {
   host: string;
@@ -26,6 +29,8 @@ export interface ListenOptions {
   /** Contents of PEM files. With clientCa, only callers with a certificate of that authority are let in. */
   tls?: { cert: string; key: string; clientCa: string | undefined } | undefined;
   request: RequestHandler;
+  /** Asked first for each HTTP/2 stream; false: it becomes a request. */
+  stream?: Adapter["stream"];
   maxConnections?: number;
   /** Time for a connection to say what it speaks, and for HTTP/1.1 headers to arrive. */
   headersTimeoutMs?: number;
@@ -96,6 +101,21 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     options.request(request, response);
   };
 
+  /** What Node does for a listener of "request", but for the streams that are served without one. */
+  const onStream = (
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    _flags: number,
+    rawHeaders: string[],
+  ): void => {
+    const bytes = rawHeaders.reduce((sum, text) => sum + text.length, 0);
+    if (bytes <= MAX_HEADER_BYTES && options.stream?.(stream, headers)) return;
+    const request = new Http2ServerRequest(stream, headers, {}, rawHeaders);
+    const response = new Http2ServerResponse(stream);
+    if (headers.expect === "100-continue") response.writeContinue();
+    onRequest(request, response);
+  };
+
   function trackHttp1(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     http1.set(socket, (http1.get(socket) ?? 0) + 1);
@@ -158,7 +178,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   await once(server, "listening");
 
   function cleartext(): Server {
-    const http2Server = createHttp2Server(HTTP2_LIMITS, onRequest);
+    const http2Server = createHttp2Server(HTTP2_LIMITS);
+    http2Server.on("stream", onStream);
     const http1Server = createHttp1Server(http1Limits, onRequest);
     http2Server.on("session", trackSession);
     // It does not listen itself, but only then does it begin to watch headersTimeout and requestTimeout.
@@ -177,20 +198,21 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   }
 
   function secure({ cert, key, clientCa }: NonNullable<ListenOptions["tls"]>): Server {
-    const server: Http2Server = createSecureServer(
-      {
-        ...TCP,
-        ...HTTP2_LIMITS,
-        ...http1Limits,
-        cert,
-        key,
-        ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: true }),
-        minVersion: "TLSv1.2",
-        handshakeTimeout: headersTimeoutMs,
-        allowHTTP1: true,
-      } as never,
-      onRequest,
-    );
+    const server: Http2Server = createSecureServer({
+      ...TCP,
+      ...HTTP2_LIMITS,
+      ...http1Limits,
+      cert,
+      key,
+      ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: true }),
+      minVersion: "TLSv1.2",
+      handshakeTimeout: headersTimeoutMs,
+      allowHTTP1: true,
+    } as never);
+    // A listener of "request" would make every stream a request; HTTP/1.1 comes as one.
+    server.removeAllListeners("newListener");
+    server.on("request", onRequest);
+    server.on("stream", onStream);
     server.on("session", trackSession);
     server.on("connection", trackSocket);
     server.on("secureConnection", (socket) => {

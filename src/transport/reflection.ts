@@ -3,6 +3,8 @@
 import { createRegistry, type DescFile, type DescService, toBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
+import { file_entity_v1_error } from "../../clients/typescript/gen/entity/v1/error_pb.ts";
+import { file_google_rpc_error_details } from "../../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import type {
   ServerReflection,
   ServerReflectionRequest,
@@ -18,6 +20,9 @@ const NOT_FOUND = {
   case: "errorResponse",
   value: { errorCode: CODE.NOT_FOUND, errorMessage: "not found" },
 } as const;
+
+/** The files of errors' details, which no service imports: tools that find them here print details instead of bytes. */
+export const DETAILS = [file_google_rpc_error_details, file_entity_v1_error];
 
 /** Answers for the services, the files that define them and all that those import. v1 and v1alpha differ in their package alone. */
 export function reflection(services: readonly DescService[]): {
@@ -38,7 +43,9 @@ export function reflection(services: readonly DescService[]): {
 
 function answers(services: readonly DescService[]) {
   const files = new Map<string, DescFile>();
-  for (const service of services) for (const file of withImports(service.file)) files.set(file.proto.name, file);
+  for (const root of [...services.map((service) => service.file), ...DETAILS]) {
+    for (const file of withImports(root)) files.set(file.proto.name, file);
+  }
   const registry = createRegistry(...files.values());
 
   /** A method, field or enum value is found by its parent. */

@@ -1,7 +1,9 @@
 // Node's HTTP/2 has no time limit for a request's body: a stream whose body never ends would be held for ever.
-import { type ConnectError, createContextKey, type HandlerContext } from "@connectrpc/connect";
+import type { EventEmitter } from "node:events";
+import { type ConnectError, createContextKey } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
+import type { CallHead } from "../interceptors/credentials.ts";
 import { abandon, within } from "../interceptors/deadline.ts";
 
 /** When the body must have arrived, in milliseconds of performance.now(). A gate may bring it forward. */
@@ -12,7 +14,7 @@ export interface BodyLimit {
 export const bodyLimit = createContextKey<BodyLimit | undefined>(undefined, { description: "bodyLimit" });
 
 /** For the gate: a deadline that has passed spares the handler; one that comes before the body's limit shortens it. */
-export function beginDeadline(context: HandlerContext): void {
+export function beginDeadline(context: Pick<CallHead, "timeoutMs" | "values">): void {
   const timeoutMs = context.timeoutMs();
   if (timeoutMs === undefined) return;
   if (timeoutMs <= 0) throw new DomainError("DEADLINE_EXCEEDED", "The deadline had passed when the call arrived");
@@ -32,6 +34,22 @@ export async function* bodyWithin(body: AsyncIterable<Uint8Array>, limit: BodyLi
   } finally {
     abandon(iterator);
   }
+}
+
+/**
+ * The body of a stream, let go of when the response is over and not before: Node destroys a request whose
+ * reader leaves, as the library does at a message that it cannot decode, and that would end the call as if
+ * its caller had gone, with the answers to the messages before unsent.
+ */
+export function bodyUntilAnswered(body: AsyncIterable<Uint8Array>, response: EventEmitter): AsyncIterable<Uint8Array> {
+  const iterator = body[Symbol.asyncIterator]();
+  for (const event of ["finish", "close"]) response.once(event, () => abandon(iterator));
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: () => iterator.next(),
+      return: async () => ({ done: true, value: undefined }),
+    }),
+  };
 }
 
 /** Outside the interceptors the library takes a ConnectError only. */

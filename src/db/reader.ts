@@ -1,0 +1,75 @@
+// Reads that meet join: lookups that arrive while a read of their organization is under way wait for the
+// next one and share its statement. An idle reader goes at once, a busy one makes one round trip for many.
+import { type Lookup, lookupKeys } from "../domain/lookup.ts";
+import type { Orm } from "./orm.ts";
+import { type FoundEntities, findEntities, type Keys } from "./queries.ts";
+import { pipelinedRead } from "./transaction.ts";
+
+export interface Reader {
+  /** What answers to the lookups, of one moment; more may be in it, of other callers of the organization. */
+  find(organizationId: string, lookups: readonly Lookup[]): Promise<FoundEntities>;
+}
+
+/** Reads of one organization at a time; two, so that one is on its way while the other is decoded. */
+const READS_PER_ORGANIZATION = 2;
+/** Keys of one statement, about; the rest waits for the next. */
+const MAX_KEYS = 1_000;
+
+interface Waiting {
+  lookups: readonly Lookup[];
+  resolve: (found: FoundEntities) => void;
+  reject: (error: unknown) => void;
+}
+
+export function createReader(orm: Orm): Reader {
+  const queues = new Map<string, { waiting: Waiting[]; running: number }>();
+
+  async function run(organizationId: string, queue: { waiting: Waiting[]; running: number }): Promise<void> {
+    while (queue.waiting.length > 0) {
+      const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+      const joined: Waiting[] = [];
+      let count = 0;
+      while (queue.waiting.length > 0 && (count === 0 || count + (queue.waiting[0]?.lookups.length ?? 0) <= MAX_KEYS)) {
+        const next = queue.waiting.shift() as Waiting;
+        for (const lookup of next.lookups) lookupKeys(lookup, keys);
+        count += next.lookups.length;
+        joined.push(next);
+      }
+      try {
+        const found = await pipelinedRead(orm, organizationId, (db) => findEntities(db, organizationId, unique(keys)));
+        for (const { resolve } of joined) resolve(found);
+      } catch (error) {
+        for (const { reject } of joined) reject(error);
+      }
+    }
+    queue.running -= 1;
+    if (queue.running === 0) queues.delete(organizationId);
+  }
+
+  return {
+    find(organizationId, lookups) {
+      let queue = queues.get(organizationId);
+      if (queue === undefined) {
+        queue = { waiting: [], running: 0 };
+        queues.set(organizationId, queue);
+      }
+      const { waiting } = queue;
+      const found = new Promise<FoundEntities>((resolve, reject) => waiting.push({ lookups, resolve, reject }));
+      if (queue.running < READS_PER_ORGANIZATION) {
+        queue.running += 1;
+        const starting = queue;
+        // After the input that has arrived with this call: its lookups join at once.
+        setImmediate(() => void run(organizationId, starting));
+      }
+      return found;
+    },
+  };
+}
+
+function unique(keys: Keys): Keys {
+  return {
+    entityIds: [...new Set(keys.entityIds)],
+    externalIds: [...new Set(keys.externalIds)],
+    taxIdKeys: [...new Set(keys.taxIdKeys)],
+  };
+}

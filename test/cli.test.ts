@@ -1,0 +1,681 @@
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { createServer } from "node:http2";
+import { PassThrough } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { type Entity, EntityType, TaxIdCheck } from "../clients/typescript/index.ts";
+import { showProgress } from "../src/cli/report.ts";
+import { type CliOptions, cli, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
+import { startService, type TestService } from "./harness.ts";
+
+const EXAMPLES = fileURLToPath(new URL("../examples/entities.ndjson", import.meta.url));
+
+let service: TestService;
+let folder: Awaited<ReturnType<typeof temporaryFolder>>;
+beforeAll(async () => {
+  service = await startService();
+});
+afterAll(() => service[Symbol.asyncDispose]());
+beforeEach(async () => {
+  folder = await temporaryFolder();
+});
+afterEach(() => folder[Symbol.asyncDispose]());
+
+const env = () => ({ ENTITY_SERVICE_URL: service.baseUrl, ENTITY_SERVICE_API_KEY: service.organization.apiKey });
+const run = (args: string[], options: CliOptions = {}) =>
+  cli(args, { cwd: folder.path, ...options, env: { ...env(), ...options.env } });
+
+/** Writes rows, one a line: objects as JSON, strings as they are. */
+async function fileOf(rows: unknown[], name = "rows.ndjson"): Promise<string> {
+  const path = `${folder.path}/${name}`;
+  await writeFile(path, `${rows.map((row) => (typeof row === "string" ? row : JSON.stringify(row))).join("\n")}\n`);
+  return path;
+}
+
+const errorsIn = async (path: string) =>
+  (await readFile(path, "utf8"))
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+const person = (externalId: string, values: object = {}) => ({
+  externalId,
+  type: "ENTITY_TYPE_PERSON",
+  name: "Ana",
+  countryCode: "AR",
+  ...values,
+});
+
+async function find(externalId: string): Promise<Entity> {
+  const { entity } = await service.client.entities.getEntity({
+    lookup: { by: { case: "externalId", value: externalId } },
+  });
+  return entity as Entity;
+}
+
+describe("the command line", () => {
+  it("--version and --help, with examples", async () => {
+    const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as {
+      version: string;
+    };
+    expect(await run(["--version"])).toEqual({ code: 0, stdout: `${version}\n`, stderr: "" });
+    const help = await run(["--help"]);
+    expect(help).toMatchObject({ code: 0, stderr: "" });
+    for (const word of ["import", "change-external-ids", "keys", "get", "events", "Examples:"])
+      expect(help.stdout).toContain(word);
+    expect((await run(["import", "--help"])).stdout).toContain("Examples:");
+  });
+
+  it.each([
+    [["nonsense"]],
+    [["import"]],
+    [["get"]],
+    [["get", "--id", "a", "--tax-id", "b"]],
+    [["events", "--type", "NOTHING"]],
+    [["events", "--limit", "0"]],
+    [["keys", "create", "--name", "x"]],
+    [["keys", "create", "--name", "x", "--scope", "admin", "--expires-at", "tomorrow"]],
+  ])("%j cannot be used: exit code 2 and the reason on standard error", async (args) => {
+    const { code, stdout, stderr } = await run(args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).not.toBe("");
+  });
+
+  it("a key that is not set: says so, and where the first one is", async () => {
+    const { code, stderr } = await run(["keys", "list"], { env: { ENTITY_SERVICE_API_KEY: "" } });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^entity-service: ENTITY_SERVICE_API_KEY is not set: .*bootstrap-key.*\n$/);
+  });
+
+  it("a service that is not there: says where it looked", async () => {
+    for (const args of [
+      ["keys", "list"],
+      ["get", "--id", randomUUID()],
+      ["import", EXAMPLES, "--errors", "e"],
+    ]) {
+      const { code, stdout, stderr } = await run(args, { env: { ENTITY_SERVICE_URL: "http://127.0.0.1:1" } });
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toMatch(
+        /^entity-service: nothing answers at http:\/\/127\.0\.0\.1:1 \(ECONNREFUSED\): .*ENTITY_SERVICE_URL.*\n$/,
+      );
+    }
+  });
+
+  it("an address that is none", async () => {
+    const { code, stderr } = await run(["keys", "list"], { env: { ENTITY_SERVICE_URL: "127.0.0.1:50051" } });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^entity-service: ENTITY_SERVICE_URL must be a URL .*\n$/);
+  });
+
+  it("a key that the service does not know: the reason and the cure, and not the key", async () => {
+    const { code, stderr } = await run(["keys", "list"], { env: { ENTITY_SERVICE_API_KEY: "not-a-key-of-anybody" } });
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^entity-service: UNAUTHENTICATED: .*ENTITY_SERVICE_API_KEY.*\n$/);
+    expect(stderr).not.toContain("not-a-key");
+  });
+});
+
+describe("keys", () => {
+  it("create prints the secret alone on standard output; list shows the key and never the secret; revoke ends it", async () => {
+    const made = await run([
+      "keys",
+      "create",
+      "--name",
+      "night job",
+      "--scope",
+      "entities:read",
+      "--scope",
+      "admin",
+      "--expires-at",
+      "2099-01-31T00:00:00Z",
+    ]);
+    expect(made.code).toBe(0);
+    const secret = made.stdout.trim();
+    expect(made.stdout).toBe(`${secret}\n`);
+    const id = /[0-9a-f-]{36}/.exec(made.stderr)?.[0] ?? "";
+    const asKey = { env: { ENTITY_SERVICE_API_KEY: secret } };
+
+    const list = await run(["keys", "list"], asKey);
+    expect(list.code).toBe(0);
+    expect(list.stdout.split("\n").find((line) => line.startsWith(id))).toMatch(
+      /"night job" {2}entities:read,admin {2}created \d{4}-\d\d-\d\d {2}expires 2099-01-31$/,
+    );
+    expect(list.stdout).not.toContain(secret);
+
+    expect(await run(["keys", "revoke", id])).toEqual({ code: 0, stdout: `revoked ${id}\n`, stderr: "" });
+    expect(await run(["keys", "revoke", id])).toMatchObject({ code: 0, stdout: `${id} was revoked before\n` });
+    await expect
+      .poll(async () => (await run(["keys", "list"], asKey)).stderr, { timeout: 10_000 })
+      .toContain("UNAUTHENTICATED");
+    expect((await run(["keys", "list"])).stdout).toMatch(new RegExp(`${id}.*revoked \\d{4}`));
+  });
+
+  it("of another organization, by an operator", async () => {
+    const other = await service.newOrganization();
+    const made = await run(["keys", "create", "--name", "theirs", "--scope", "admin", "--organization", other.id]);
+    expect(made.code).toBe(0);
+    const theirs = await run(["keys", "list"], { env: { ENTITY_SERVICE_API_KEY: made.stdout.trim() } });
+    expect(theirs.stdout).toContain('"theirs"');
+    expect(theirs.stdout).not.toContain('"bootstrap"');
+  });
+
+  it("a key without the scope: which one is missing, and how to get it", async () => {
+    const { stdout: secret } = await run(["keys", "create", "--name", "reader", "--scope", "entities:read"]);
+    const file = await fileOf([person("no-scope")]);
+    for (const [args, scope] of [
+      [["keys", "list"], "admin"],
+      [["import", file], "entities:write"],
+    ] as const) {
+      const { code, stdout, stderr } = await run([...args], { env: { ENTITY_SERVICE_API_KEY: secret.trim() } });
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toMatch(new RegExp(`^entity-service: PERMISSION_DENIED: .*--scope ${scope}.*\\n$`));
+    }
+  });
+
+  it("a scope that there is not", async () => {
+    const { code, stderr } = await run(["keys", "create", "--name", "x", "--scope", "everything"]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^entity-service: VALIDATION_ERROR: scopes\[0\]: must be one of entities:read.*\n$/);
+  });
+});
+
+describe("import", () => {
+  it("the examples: created, then unchanged; keys that the contract does not list are in additional (rule 25)", async () => {
+    expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 13, updated 0, unchanged 0, failed 0\n",
+    });
+    expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 0, updated 0, unchanged 13, failed 0\n",
+    });
+    expect(existsSync(`${folder.path}/e`)).toBe(false);
+    const { entityData, taxIdCheck } = await find("supplier-2001");
+    expect(entityData?.kind.value).toMatchObject({ employees: 250, additional: { revenue: 50_000_000 } });
+    expect(taxIdCheck).toBe(TaxIdCheck.VALID);
+    expect((await find("customer-1001")).entityData?.kind.value).toMatchObject({
+      address: { city: "Buenos Aires", additional: { neighborhood: "Palermo" } },
+      additional: { occupation: "architect" },
+    });
+    const { entities } = await service.client.entities.listEntities({});
+    const checked = entities.filter(({ taxId }) => taxId !== undefined);
+    expect(checked.map(({ externalId, taxIdCheck }) => [externalId, taxIdCheck])).toEqual(
+      checked.map(({ externalId }) => [externalId, TaxIdCheck.VALID]),
+    );
+    const { stdout } = await run(["events", "--external-id", "supplier-2002", "--json"]);
+    expect(JSON.parse(stdout)).toMatchObject({
+      source: "cli",
+      reason: "Sanctions screening: possible match under investigation",
+    });
+  });
+
+  it("from standard input, with the default file of errors beside the command", async () => {
+    const stdin = `${JSON.stringify(person("stdin-1"))}\r\n\n{"external_id":"stdin-2"}`;
+    const { code, stdout, stderr } = await run(["import", "-"], { stdin });
+    expect({ code, stdout, stderr }).toEqual({
+      code: 1,
+      stdout: "created 1, updated 0, unchanged 0, failed 1\n",
+      stderr: "entity-service: 1 rows failed, see stdin.errors.ndjson\n",
+    });
+    expect(await errorsIn(`${folder.path}/stdin.errors.ndjson`)).toMatchObject([
+      { line: 3, reason: "VALIDATION_ERROR", field: "entity.type" },
+    ]);
+  });
+
+  it("rows at fault: line, reason, message and field in the file, nothing of the row, and the others are imported", async () => {
+    const canary = "Zyxwvut";
+    let deep: object = { [canary]: canary };
+    for (let i = 0; i < 300; i++) deep = { a: deep };
+    // Could be encoded, and not decoded at the other end: it would end the stream.
+    let deeper = 1 as unknown;
+    for (let i = 0; i < 60; i++) deeper = { a: deeper };
+    const rows: [row: unknown, expected?: [reason: string, field?: string]][] = [
+      [person("ok-1")],
+      [`{"external_id":"x", name: "${canary}"}`, ["VALIDATION_ERROR"]],
+      [`["${canary}"]`, ["VALIDATION_ERROR"]],
+      [person("bad-1", { nam: canary }), ["VALIDATION_ERROR", "entity.nam"]],
+      [
+        person("bad-2", { entityData: { persona: { firstName: canary } } }),
+        ["VALIDATION_ERROR", "entity.entity_data.persona"],
+      ],
+      [person("bad-3", { name: { first: canary } }), ["VALIDATION_ERROR", "entity.name"]],
+      [person("bad-4", { type: canary }), ["VALIDATION_ERROR", "entity.type"]],
+      [person("bad-5", { countryCode: canary }), ["VALIDATION_ERROR", "entity.country_code"]],
+      [person("bad-6", { status: "ENTITY_STATUS_BLOCKED", name: canary }), ["STATUS_REASON_REQUIRED", "reason"]],
+      [
+        `{"externalId":"bad-7","type":"ENTITY_TYPE_PERSON","name":"${canary}","name":"${canary}","countryCode":"AR"}`,
+        ["VALIDATION_ERROR"],
+      ],
+      [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR"]],
+      [person("bad-15", { attributes: deeper as object }), ["VALIDATION_ERROR", `entity.attributes${".a".repeat(33)}`]],
+      [person("bad-9", { metadata: { a: `${canary}\u0000` } }), ["VALIDATION_ERROR", "entity.metadata.a"]],
+      [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],
+      [
+        person("bad-11", { external_ids: Array.from({ length: 1100 }, () => ({ external_id: canary.repeat(570) })) }),
+        ["MESSAGE_TOO_LARGE"],
+      ],
+      [
+        person("bad-12", { entityData: { person: { additional: { extra: canary }, extra: canary } } }),
+        ["VALIDATION_ERROR", "entity.entity_data.person.additional"],
+      ],
+      [
+        person("bad-13", { entityData: { person: { additional: canary, extra: canary } } }),
+        ["VALIDATION_ERROR", "entity.entity_data.person.additional"],
+      ],
+      [
+        person("bad-14", { name: "", countryCode: canary, request_id: canary }),
+        ["VALIDATION_ERROR", "entity.country_code"],
+      ],
+      [person("ok-2", { reason: "because", request_id: randomUUID(), occurredAt: "2026-01-31T12:00:00Z" })],
+    ];
+    const file = await fileOf(rows.map(([row]) => row));
+    const { code, stdout, stderr } = await run(["import", file]);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "created 2, updated 0, unchanged 0, failed 17\n" });
+    expect(stderr).toBe(`entity-service: 17 rows failed, see ${file}.errors.ndjson\n`);
+    const text = await readFile(`${file}.errors.ndjson`, "utf8");
+    expect(text).not.toContain(canary);
+    const errors = await errorsIn(`${file}.errors.ndjson`);
+    expect(errors.map(({ line, reason, field }) => [line, reason, field])).toEqual(
+      rows.flatMap(([, expected], i) => (expected === undefined ? [] : [[i + 1, expected[0], expected[1]]])),
+    );
+    for (const error of errors) expect(error.message).toMatch(/\S/);
+    expect(errors.at(-1)?.violations).toMatchObject([{ field: "entity.country_code" }, { field: "request_id" }]);
+
+    // Without the errors the file of errors goes away.
+    await writeFile(file, JSON.stringify(person("ok-1")));
+    expect(await run(["import", file])).toMatchObject({ code: 0, stderr: "" });
+    expect(existsSync(`${file}.errors.ndjson`)).toBe(false);
+  });
+
+  it("a line that is not UTF-8, and a last line without an end", async () => {
+    const file = `${folder.path}/bytes.ndjson`;
+    await writeFile(
+      file,
+      Buffer.concat([
+        Buffer.from([0xef, 0xbb, 0xbf]),
+        Buffer.from(JSON.stringify(person("bytes-1"))),
+        Buffer.from([10, 0x22, 0xff, 0x22, 10]),
+        Buffer.from(JSON.stringify(person("bytes-2", { name: "Zoë" }))),
+      ]),
+    );
+    expect(await run(["import", file])).toMatchObject({
+      code: 1,
+      stdout: "created 2, updated 0, unchanged 0, failed 1\n",
+    });
+    expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([
+      { line: 2, message: "The line is not valid UTF-8" },
+    ]);
+    expect((await find("bytes-2")).name).toBe("Zoë");
+  });
+
+  it("keys such as __proto__ are kept, in a person and in an address (rule 74)", async () => {
+    const file = await fileOf([
+      '{"externalId":"proto","type":"ENTITY_TYPE_PERSON","name":"Ana","countryCode":"AR","entityData":{"person":{"__proto__":{"a":1},"constructor":"x","address":{"city":"Salta","__proto__":"y"},"additional":{"kept":true}}}}',
+    ]);
+    expect(await run(["import", file])).toMatchObject({ code: 0 });
+    const data = (await find("proto")).entityData?.kind.value;
+    const members = (object: object | undefined) => Object.entries(object ?? {}).toSorted();
+    expect(members(data?.additional)).toEqual([
+      ["__proto__", { a: 1 }],
+      ["constructor", "x"],
+      ["kept", true],
+    ]);
+    expect(members(data?.address?.additional)).toEqual([["__proto__", "y"]]);
+  });
+
+  it("--dry-run writes nothing and counts what would be; --reason is that of rows without one", async () => {
+    const file = await fileOf([
+      person("dry-1", { status: "ENTITY_STATUS_BLOCKED" }),
+      person("dry-2", { status: "ENTITY_STATUS_REJECTED", reason: "its own" }),
+    ]);
+    const before = await service.sql("select count(*) from entity_event");
+    expect(await run(["import", file, "--dry-run"])).toMatchObject({
+      code: 1,
+      stdout: "created 1, updated 0, unchanged 0, failed 1\n",
+    });
+    expect(await run(["import", file, "--dry-run", "--reason", "screening"])).toMatchObject({
+      code: 0,
+      stdout: "created 2, updated 0, unchanged 0, failed 0\n",
+    });
+    expect(await service.sql("select count(*) from entity_event")).toEqual(before);
+    expect(await run(["import", file, "--reason", "screening"])).toMatchObject({
+      code: 0,
+      stdout: "created 2, updated 0, unchanged 0, failed 0\n",
+    });
+    const reasons = await service.sql(
+      "select reason from entity_event where external_id like 'dry-%' order by external_id",
+    );
+    expect(reasons).toEqual([{ reason: "screening" }, { reason: "its own" }]);
+  });
+
+  it("a file that is not there, and errors that would go into the input", async () => {
+    expect(await run(["import", "nowhere.ndjson"])).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringMatching(/^entity-service: ENOENT: .*\n$/),
+    });
+    expect(await run(["import", "."])).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringContaining("is a folder"),
+    });
+    const file = await fileOf([person("input")]);
+    expect(await run(["import", file, "--errors", file])).toMatchObject({ code: 1, stdout: "" });
+    expect(await readFile(file, "utf8")).toContain('"input"');
+  });
+
+  it("a connection that breaks in the middle: how far it came, that it is safe to run again, no counts; then it goes on", async () => {
+    const rows = Array.from({ length: 20_000 }, (_, i) => person(`broken-${i}`));
+    const file = await fileOf(rows);
+    const data = await temporaryFolder();
+    try {
+      const first = await startServiceProcess(data.path);
+      const own = { ENTITY_SERVICE_URL: first.baseUrl, ENTITY_SERVICE_API_KEY: first.apiKey };
+      const running = startCli(["import", file], { env: own });
+      const some = async () => (await cli(["get", "--external-id", "broken-600"], { env: own })).code;
+      await expect.poll(some, { timeout: 30_000, interval: 100 }).toBe(0);
+      await first.kill();
+      const { code, stdout, stderr } = await running.ended;
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toMatch(
+        /^entity-service: ended after line (\d+) \(created \1, updated 0, unchanged 0, failed 0\): .*Run the same command again: it is safe, .*\n$/,
+      );
+      const done = Number(/after line (\d+)/.exec(stderr)?.[1]);
+      expect(done).toBeGreaterThan(0);
+      expect(done).toBeLessThan(rows.length);
+
+      await using second = await startServiceProcess(data.path);
+      const again = await cli(["import", file], { env: { ...own, ENTITY_SERVICE_URL: second.baseUrl } });
+      const [, created, unchanged] = /^created (\d+), updated 0, unchanged (\d+), failed 0\n$/.exec(again.stdout) ?? [];
+      expect(Number(created) + Number(unchanged)).toBe(rows.length);
+      expect(Number(unchanged)).toBeGreaterThanOrEqual(done);
+    } finally {
+      await data[Symbol.asyncDispose]();
+    }
+  }, 120_000);
+
+  it("an answer that is none of the service's", async () => {
+    await using server = createServer((_, response) => response.writeHead(404).end());
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const url = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
+    const { code, stdout, stderr } = await run(["import", EXAMPLES, "--errors", "e"], {
+      env: { ENTITY_SERVICE_URL: url },
+    });
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(/^entity-service: .*\n$/);
+    expect(stderr).toContain(url);
+  });
+
+  it("progress: on a terminal rows, rate and time left; elsewhere nothing", () => {
+    const terminal = Object.assign(new PassThrough(), { isTTY: true, columns: 80 });
+    let written = "";
+    terminal.on("data", (chunk: Buffer) => (written += chunk.toString()));
+    {
+      using progress = showProgress(terminal as unknown as NodeJS.WriteStream, 1000);
+      progress.update(500, 42);
+    }
+    expect(written).toMatch(/50% \| 42 rows \| \d+ rows\/s \| .*left/);
+    const pipe = Object.assign(new PassThrough(), { isTTY: false });
+    {
+      using progress = showProgress(pipe as unknown as NodeJS.WriteStream, 1000);
+      progress.update(500, 42);
+    }
+    expect(pipe.read()).toBe(null);
+  });
+});
+
+describe("change-external-ids", () => {
+  const create = (...externalIds: string[]) =>
+    Promise.all(
+      externalIds.map(async (externalId) => {
+        const { entity } = await service.client.entities.createEntity({
+          entity: { externalId, type: EntityType.PERSON, name: "Ana", countryCode: "AR" },
+        });
+        return entity?.id ?? "";
+      }),
+    );
+  const reason = "CRM migration";
+  const changes = () =>
+    service.sql<{ n: number }>("select count(*)::int as n from entity_event where type = 'EXTERNAL_ID_CHANGED'");
+
+  it("changes each row in order: ids that move on, ids that swap; run again, all are unchanged and nothing is written", async () => {
+    const [a, b, c] = await create("swap-a", "swap-b", "chain-1");
+    const file = await fileOf([
+      { old: "swap-a", new: "swap-tmp", reason },
+      { old: "swap-b", new: "swap-a", reason },
+      { old: "swap-tmp", new: "swap-b", reason },
+      { old: "chain-1", new: "chain-2", reason },
+      { old: "chain-2", new: "chain-3", reason },
+    ]);
+    expect(await run(["change-external-ids", file])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 0, updated 5, unchanged 0, failed 0\n",
+    });
+    const after = await changes();
+    expect(await run(["change-external-ids", file])).toEqual({
+      code: 0,
+      stderr: "",
+      stdout: "created 0, updated 0, unchanged 5, failed 0\n",
+    });
+    expect(await changes()).toEqual(after);
+    expect([(await find("swap-b")).id, (await find("swap-a")).id, (await find("chain-3")).id]).toEqual([a, b, c]);
+  });
+
+  it("a row that was done otherwise is unchanged: the old id is gone and the entity changed to the new one from it", async () => {
+    await create("else-1", "else-2");
+    await service.client.entities.changeExternalId({
+      lookup: { by: { case: "externalId", value: "else-1" } },
+      newExternalId: "else-1b",
+      reason,
+    });
+    const file = await fileOf([
+      { old: "else-1", new: "else-1b", reason },
+      { old: "never-there", new: "else-2", reason },
+      { old: "never-there", new: "nor-this", reason },
+    ]);
+    expect(await run(["change-external-ids", file])).toMatchObject({
+      code: 1,
+      stdout: "created 0, updated 0, unchanged 1, failed 2\n",
+    });
+    expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([
+      { line: 2, reason: "NOT_FOUND" },
+      { line: 3, reason: "NOT_FOUND" },
+    ]);
+  });
+
+  it("rows at fault fail alone, by line, reason and field, and say nothing of the row", async () => {
+    await create("fault-1", "fault-2");
+    const rows = [
+      "no json fault-1",
+      { old: "fault-1", new: "fault-2", reason },
+      { old: "fault-1", new: "fault-9", reason: "no" },
+      { old: "fault-1", new: " " },
+      { old: 5, new: "fault-9", reason },
+      { old: "fault-1", newer: "fault-9", reason },
+      { old: " fault-1 ", new: " fault-3 ", reason },
+    ];
+    const file = await fileOf(rows);
+    const { code, stdout, stderr } = await run(["change-external-ids", file]);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "created 0, updated 1, unchanged 0, failed 6\n" });
+    const errors = await errorsIn(`${file}.errors.ndjson`);
+    expect(errors.map(({ line, reason, field }) => [line, reason, field])).toEqual([
+      [1, "VALIDATION_ERROR", undefined],
+      [2, "DUPLICATE_EXTERNAL_ID", "new_external_id"],
+      [3, "VALIDATION_ERROR", "reason"],
+      [4, "VALIDATION_ERROR", "new"],
+      [5, "VALIDATION_ERROR", "old"],
+      [6, "VALIDATION_ERROR", "newer"],
+    ]);
+    expect(`${stderr}${JSON.stringify(errors)}`).not.toContain("fault-");
+  });
+
+  it("--reason for rows without one; --keep-previous-as-alias where ids cannot be freed (rule 53)", async () => {
+    const strict = await service.newOrganization("IMMUTABLE");
+    const asStrict = { env: { ENTITY_SERVICE_API_KEY: strict.apiKey } };
+    await strict.client.entities.createEntity({
+      entity: { externalId: "kept-1", type: EntityType.PERSON, name: "Ana", countryCode: "AR" },
+    });
+    const file = await fileOf([{ old: "kept-1", new: "kept-2" }]);
+    expect(await run(["change-external-ids", file, "--reason", reason], asStrict)).toMatchObject({ code: 1 });
+    expect(await errorsIn(`${file}.errors.ndjson`)).toMatchObject([{ reason: "EXTERNAL_ID_IMMUTABLE" }]);
+    const keep = ["change-external-ids", file, "--reason", reason, "--keep-previous-as-alias"];
+    expect(await run(keep, asStrict)).toMatchObject({
+      code: 0,
+      stdout: "created 0, updated 1, unchanged 0, failed 0\n",
+    });
+    expect(await run(keep, asStrict)).toMatchObject({
+      code: 0,
+      stdout: "created 0, updated 0, unchanged 1, failed 0\n",
+    });
+  });
+
+  it("killed in the middle and run again: every row is done once, those before count as unchanged", async () => {
+    const names = Array.from({ length: 80 }, (_, i) => `kill-${i}`);
+    await create(...names);
+    const file = await fileOf(names.map((old) => ({ old, new: `${old}-new`, reason })));
+    const before = (await changes())[0]?.n ?? 0;
+    const running = startCli(["change-external-ids", file], { env: env() });
+    const done = async () => ((await changes())[0]?.n ?? 0) - before;
+    await expect.poll(done, { timeout: 20_000, interval: 5 }).toBeGreaterThan(10);
+    running.kill("SIGKILL");
+    await running.ended;
+    const first = await done();
+    expect(first).toBeLessThan(80);
+    const again = await run(["change-external-ids", file]);
+    expect(again).toMatchObject({ code: 0, stderr: "" });
+    const [, updated, unchanged] = /^created 0, updated (\d+), unchanged (\d+), failed 0\n$/.exec(again.stdout) ?? [];
+    expect(Number(updated) + Number(unchanged)).toBe(80);
+    expect(Number(unchanged)).toBeGreaterThanOrEqual(first);
+    expect(await done()).toBe(80);
+    for (const name of names) expect((await find(`${name}-new`)).externalIds).toHaveLength(1);
+  });
+
+  it("a refusal of the whole run ends it: which scope is missing", async () => {
+    const { stdout: secret } = await run([
+      "keys",
+      "create",
+      "--name",
+      "writer",
+      "--scope",
+      "entities:read",
+      "--scope",
+      "entities:write",
+    ]);
+    await create("scope-1");
+    const file = await fileOf([{ old: "scope-1", new: "scope-2", reason }]);
+    const { code, stdout, stderr } = await run(["change-external-ids", file], {
+      env: { ENTITY_SERVICE_API_KEY: secret.trim() },
+    });
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(/^entity-service: PERMISSION_DENIED: .*--scope external_ids:change.*\n$/);
+  });
+});
+
+describe("get and events", () => {
+  beforeAll(async () => {
+    const write = (externalId: string, values: object, reason = "") =>
+      service.client.entities.updateEntity({
+        lookup: { by: { case: "externalId", value: externalId } },
+        entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values },
+        allowMissing: true,
+        reason,
+      });
+    await write("read-1", { taxId: "20-11111111-2" });
+    await write("read-1", { name: "Ana María" }, "married\nand renamed");
+    await write("read-2", { taxId: "27-22222222-3" });
+    await write("read-3", { taxId: "27222222223" });
+  });
+
+  it("get prints one entity as JSON, by its id, an external id or its tax id", async () => {
+    const { id } = await find("read-1");
+    const answers = [];
+    for (const lookup of [
+      ["--id", id],
+      ["--external-id", "read-1"],
+      ["--tax-id", "20.11111111.2"],
+    ])
+      answers.push(await run(["get", ...lookup]));
+    for (const answer of answers) expect(answer).toEqual(answers[0]);
+    expect(answers[0]?.code).toBe(0);
+    expect(JSON.parse(answers[0]?.stdout ?? "")).toMatchObject({
+      id,
+      externalId: "read-1",
+      type: "ENTITY_TYPE_PERSON",
+      name: "Ana María",
+    });
+    expect(answers[0]?.stdout.split("\n").length).toBeGreaterThan(5);
+  });
+
+  it("get says that there is none, that the lookup is none, and who the candidates are", async () => {
+    expect(await run(["get", "--external-id", "nobody"])).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: "entity-service: NOT_FOUND: Entity not found\n",
+    });
+    expect((await run(["get", "--id", "42"])).stderr).toMatch(
+      /^entity-service: VALIDATION_ERROR: lookup.entity_id: .*\n$/,
+    );
+    const ambiguous = await run(["get", "--tax-id", "27-22222222-3"]);
+    expect(ambiguous.code).toBe(1);
+    for (const externalId of ["read-2", "read-3"]) expect(ambiguous.stderr).toContain((await find(externalId)).id);
+  });
+
+  it("events, newest first, one readable line each, whatever the reason holds", async () => {
+    const { code, stdout } = await run(["events", "--external-id", "read-1"]);
+    expect(code).toBe(0);
+    const lines = stdout.trimEnd().split("\n");
+    expect(lines).toHaveLength(2);
+    expect(lines[0]).toMatch(
+      /^\d{4}-.*Z {2}\S+ read-1 v2 {2}ATTRIBUTE_CHANGED {2}name {2}by \S+ via api {2}reason "married\\nand renamed"$/,
+    );
+    expect(lines[1]).toMatch(/ v1 {2}CREATED /);
+  });
+
+  it("events by type, actor and limit, as JSON, and across the organization", async () => {
+    const events = async (...args: string[]) =>
+      (await run(["events", "--json", ...args])).stdout
+        .trimEnd()
+        .split("\n")
+        .filter(Boolean)
+        .map((line) => JSON.parse(line) as Record<string, string>);
+    expect((await events("--external-id", "read-1", "--type", "created")).map(({ type }) => type)).toEqual([
+      "EVENT_TYPE_CREATED",
+    ]);
+    expect(
+      (await events("--external-id", "read-1", "--type", "CREATED", "ATTRIBUTE_CHANGED")).map(
+        ({ entityVersion }) => entityVersion,
+      ),
+    ).toEqual(["2", "1"]);
+    expect(await events("--external-id", "read-1", "--limit", "1")).toMatchObject([
+      { entityVersion: "2", previousValues: { name: "Ana" } },
+    ]);
+    expect(await events("--external-id", "read-1", "--actor", "somebody")).toEqual([]);
+    const latest = await events("--limit", "3");
+    expect(latest.map(({ externalId }) => externalId)).toEqual(["read-3", "read-2", "read-1"]);
+  });
+
+  it("events of more than one page", async () => {
+    const other = await service.newOrganization();
+    const file = await fileOf(Array.from({ length: 1300 }, (_, i) => person(`page-${i}`)));
+    const asOther = { env: { ENTITY_SERVICE_API_KEY: other.apiKey } };
+    expect(await run(["import", file], asOther)).toMatchObject({ code: 0 });
+    const all = await run(["events", "--limit", "5000"], asOther);
+    expect(
+      new Set(
+        all.stdout
+          .trimEnd()
+          .split("\n")
+          .map((line) => line.split("  ")[1]),
+      ).size,
+    ).toBe(1300);
+    expect((await run(["events", "--limit", "1200"], asOther)).stdout.trimEnd().split("\n")).toHaveLength(1200);
+    expect((await run(["events"], asOther)).stdout.trimEnd().split("\n")).toHaveLength(100);
+  });
+});
