@@ -399,6 +399,25 @@ describe("messages that are none", () => {
 });
 
 describe("deadlines", () => {
+  test.each([
+    ["names none", undefined, false],
+    ["names one", "3S", true],
+  ])("a handler whose caller %s is told so", async (_, timeout, known) => {
+    let told: number | undefined;
+    await using own = await startServer({
+      handlers: {
+        getEntity(_request, context) {
+          told = context.timeoutMs();
+          return {};
+        },
+      },
+    });
+    const head = { ...GRPC, ...(timeout !== undefined && { "grpc-timeout": timeout }) };
+    await withSession(own.url, (session) => h2Call(session, head, envelope(request)));
+    expect(told !== undefined && told > 0 && told <= 3_000).toBe(known);
+    if (!known) expect(told).toBeUndefined();
+  });
+
   const call = (timeout: string) =>
     withSession(server.url, async (session) =>
       grpcRefusal(await h2Call(session, { ...GRPC, "grpc-timeout": timeout }, envelope(request))),
