@@ -162,6 +162,25 @@ describe("one port for every protocol", () => {
     socket.destroy();
   });
 
+  test("HTTP/1.1: a request that ends right after its answer does not cost the next call its connection", async () => {
+    await using own = await startServer({ handlers: { getEntity: () => sleep(400, { entity: { name: "slow" } }) } });
+    const head = `POST ${GET} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n`;
+    const socket = createConnection(own.port, "127.0.0.1");
+    let received = "";
+    socket.on("data", (chunk) => {
+      received += chunk;
+    });
+    socket.on("error", () => {});
+    // Without a key the answer does not wait for the body.
+    socket.write(`${head}transfer-encoding: chunked\r\n\r\n1\r\n{\r\n`);
+    await expect.poll(() => received).toMatch(/^HTTP\/1.1 401 /);
+    socket.write("1\r\n}\r\n0\r\n\r\n");
+    received = "";
+    socket.write(`${head}authorization: Bearer ${KEY}\r\ncontent-length: 2\r\n\r\n{}`);
+    await expect.poll(() => received).toContain('"slow"');
+    socket.destroy();
+  });
+
   test("a connection that says nothing is closed", async () => {
     await using quick = await startServer({ listener: { headersTimeoutMs: 200 } });
     const start = performance.now();
@@ -380,6 +399,25 @@ describe("messages that are none", () => {
 });
 
 describe("deadlines", () => {
+  test.each([
+    ["names none", undefined, false],
+    ["names one", "3S", true],
+  ])("a handler whose caller %s is told so", async (_, timeout, known) => {
+    let told: number | undefined;
+    await using own = await startServer({
+      handlers: {
+        getEntity(_request, context) {
+          told = context.timeoutMs();
+          return {};
+        },
+      },
+    });
+    const head = { ...GRPC, ...(timeout !== undefined && { "grpc-timeout": timeout }) };
+    await withSession(own.url, (session) => h2Call(session, head, envelope(request)));
+    expect(told !== undefined && told > 0 && told <= 3_000).toBe(known);
+    if (!known) expect(told).toBeUndefined();
+  });
+
   const call = (timeout: string) =>
     withSession(server.url, async (session) =>
       grpcRefusal(await h2Call(session, { ...GRPC, "grpc-timeout": timeout }, envelope(request))),

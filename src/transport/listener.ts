@@ -121,8 +121,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     http1.set(socket, (http1.get(socket) ?? 0) + 1);
     if (draining) response.shouldKeepAlive = false;
     response.once("finish", () => {
-      // The rest of a body that nobody reads would hold the connection.
-      if (!request.complete) setTimeout(() => socket.destroy(), LINGER_MS).unref();
+      // The rest of a body that nobody reads would hold the connection. One that has ended in the meantime
+      // holds nothing, and its connection may be at the next call already.
+      if (!request.complete) setTimeout(() => request.complete || socket.destroy(), LINGER_MS).unref();
     });
     response.once("close", () => {
       const calls = (http1.get(socket) ?? 1) - 1;

@@ -133,7 +133,7 @@ class UnaryCall implements CallHead {
     }
   }
 
-  /** Milliseconds that are left; undefined before the deadline is known. For the gate. */
+  /** Milliseconds that are left of the deadline that the caller names; undefined where it names none. */
   timeoutMs(): number | undefined {
     return this.#headers["grpc-timeout"] === undefined ? undefined : Math.max(0, this.#expiresAt - performance.now());
   }
@@ -222,7 +222,7 @@ class UnaryCall implements CallHead {
       protocolName: "grpc",
       url: this.#headers[":path"] as string,
       values: this.values,
-      timeoutMs: () => Math.max(0, call.#expiresAt - performance.now()),
+      timeoutMs: () => call.timeoutMs(),
       get signal() {
         return call.#lazySignal();
       },
