@@ -1,0 +1,533 @@
+// Random writes on few keys, as their handlers hand them to the unit of work, and what they leave, told
+// without what is made anew in every run: ids, etags and times become labels in the order of creation.
+import { create, type DescMethodUnary, fromBinary, type JsonValue, toJson } from "@bufbuild/protobuf";
+import { createContextValues, createHandlerContext } from "@connectrpc/connect";
+import fc from "fast-check";
+import { Designation, EntityService, EntityStatus, EntityType } from "../clients/typescript/index.ts";
+import type { Orm } from "../src/db/orm.ts";
+import { type Command, type Result, writeGroup } from "../src/db/unit-of-work.ts";
+import { DomainError } from "../src/domain/errors.ts";
+import { parseInstant } from "../src/domain/time.ts";
+import { callContext } from "../src/interceptors/call.ts";
+import { entityRpcs } from "../src/rpc/entities.ts";
+import { externalIdRpcs } from "../src/rpc/external-ids.ts";
+import type { Deps } from "../src/rpc/write.ts";
+import type { TestService } from "./harness.ts";
+
+// --- Random calls -------------------------------------------------------------------------------
+
+/** One of few: the entities that are there at the beginning (the last is none), external ids, tax ids. */
+type Key = { by: "seed"; seed: number } | { by: "external"; id: number } | { by: "tax"; id: number };
+
+interface Common {
+  author: number;
+  request: number | undefined;
+  /** The etag that a seed had at the beginning. */
+  etag: number | undefined;
+  reason: boolean;
+}
+
+interface Fields {
+  name: number | undefined;
+  status: number | undefined;
+  tax: number | undefined;
+  attributes: Record<string, number | string | null> | undefined;
+  person: Record<string, string> | undefined;
+}
+
+/** A call on small spaces of keys, without anything of one organization in it: `repeat` sends an earlier one again. */
+export type Step =
+  | (Common & { kind: "create"; external: number | undefined; fields: Fields; company: boolean; uniqueTaxId: boolean })
+  | (Common & {
+      kind: "update";
+      key: Key;
+      fields: Fields;
+      mask: string[] | undefined;
+      allowMissing: boolean;
+      otherType: boolean;
+    })
+  | (Common & { kind: "change"; key: Key; external: number; keep: boolean })
+  | (Common & { kind: "assign"; key: Key; external: number })
+  | (Common & { kind: "add"; key: Key; externals: number[]; primary: number | undefined; label: boolean })
+  | (Common & { kind: "delete" | "undelete"; key: Key })
+  | { kind: "repeat"; back: number };
+
+const EXTERNAL_IDS = 9;
+const STATUSES = [
+  EntityStatus.ACTIVE,
+  EntityStatus.INACTIVE,
+  EntityStatus.BLOCKED,
+  EntityStatus.SUSPENDED,
+  EntityStatus.PENDING,
+];
+/** The same key in two spellings, another one, and one that nobody has at the beginning. */
+const TAX_IDS = ["30-111-1", "301111", "30-222-2", "30-333-3"];
+const SEEDS = 5;
+const UNKNOWN_ID = "00000000-0000-7000-8000-00000000dead";
+
+const maybe = <T>(arbitrary: fc.Arbitrary<T>, freq = 3) => fc.option(arbitrary, { nil: undefined, freq });
+const external = fc.nat({ max: EXTERNAL_IDS - 1 });
+const key: fc.Arbitrary<Key> = fc.oneof(
+  { weight: 3, arbitrary: fc.record({ by: fc.constant("seed" as const), seed: fc.nat({ max: SEEDS }) }) },
+  { weight: 5, arbitrary: fc.record({ by: fc.constant("external" as const), id: external }) },
+  { weight: 3, arbitrary: fc.record({ by: fc.constant("tax" as const), id: fc.nat({ max: TAX_IDS.length - 1 }) }) },
+);
+const common = {
+  author: fc.nat({ max: 1 }),
+  request: fc.option(fc.nat({ max: 3 }), { nil: undefined, freq: 2 }),
+  etag: fc.oneof(
+    { weight: 6, arbitrary: fc.constant(undefined) },
+    { weight: 1, arbitrary: fc.nat({ max: SEEDS - 1 }) },
+  ),
+  reason: fc.oneof({ weight: 4, arbitrary: fc.constant(true) }, { weight: 1, arbitrary: fc.constant(false) }),
+};
+const fields = fc.record<Fields>({
+  name: maybe(fc.nat({ max: 2 })),
+  status: maybe(fc.nat({ max: STATUSES.length - 1 })),
+  tax: maybe(fc.nat({ max: TAX_IDS.length - 1 }), 2),
+  attributes: maybe(
+    fc.dictionary(fc.constantFrom("a", "b", "tier"), fc.oneof(fc.constantFrom(1, 2, "x"), fc.constant(null)), {
+      maxKeys: 2,
+    }),
+    1,
+  ),
+  person: maybe(fc.dictionary(fc.constantFrom("email", "phone"), fc.constantFrom("p", "q"), { maxKeys: 2 }), 2),
+});
+const PATHS = ["name", "status", "tax_id", "attributes", "entity_data.person.email", "external_id"];
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant("create" as const),
+      ...common,
+      external: maybe(external, 4),
+      fields,
+      company: fc.boolean(),
+      uniqueTaxId: fc.boolean(),
+    }),
+  },
+  {
+    weight: 7,
+    arbitrary: fc.record({
+      kind: fc.constant("update" as const),
+      ...common,
+      key,
+      fields,
+      mask: maybe(fc.subarray(PATHS), 2),
+      allowMissing: fc.boolean(),
+      otherType: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(true) }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant("change" as const), ...common, key, external, keep: fc.boolean() }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("assign" as const), ...common, key, external }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant("add" as const),
+      ...common,
+      key,
+      externals: fc.uniqueArray(external, { minLength: 1, maxLength: 3 }),
+      primary: fc.option(fc.nat({ max: 2 }), { nil: undefined, freq: 2 }),
+      label: fc.boolean(),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constantFrom("delete" as const, "undelete" as const), ...common, key }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("repeat" as const), back: fc.integer({ min: 1, max: 6 }) }) },
+);
+
+/** Lists of calls. */
+export const steps: fc.Arbitrary<Step[]> = fc.array(step, { minLength: 1, maxLength: 30, size: "max" });
+
+// --- An organization to run them on -------------------------------------------------------------
+
+export interface Ground {
+  organizationId: string;
+  /** Before all external ids, names and tax ids: several grounds share an organization without meeting. */
+  prefix: string;
+  seeds: { id: string; etag: string }[];
+}
+
+/** A fresh organization: only a row. */
+export async function newOrganizationId(service: TestService, policy = "MUTABLE_WITH_REASON"): Promise<string> {
+  const [row] = await service.sql<{ organization_id: string }>(
+    `insert into organization (organization_id, display_name, external_id_policy, etag)
+     values (gen_random_uuid(), 'groups', $1, gen_random_uuid()) returning organization_id`,
+    [policy],
+  );
+  return row?.organization_id ?? "";
+}
+
+/**
+ * Five entities: with an external id; with one and an alias, and the tax id of the first; with none; with
+ * one and a tax id of its own; a deleted one with that tax id too. Two transactions and two user events name
+ * the first two.
+ */
+export async function seed(service: TestService, orm: Orm, organizationId: string, prefix = ""): Promise<Ground> {
+  const ground: Ground = { organizationId, prefix, seeds: [] };
+  const no = { name: 0, status: undefined, tax: undefined, attributes: undefined, person: undefined };
+  const by = { author: 0, request: undefined, etag: undefined, reason: true };
+  const make = (external: number | undefined, tax: number | undefined): Step => ({
+    kind: "create",
+    ...by,
+    external,
+    fields: { ...no, tax },
+    company: false,
+    uniqueTaxId: false,
+  });
+  const made = await together(orm, ground, [
+    make(0, 0),
+    make(1, 1),
+    make(undefined, undefined),
+    make(3, 2),
+    make(4, 2),
+  ]);
+  await together(orm, ground, [
+    { kind: "add", ...by, key: { by: "external", id: 1 }, externals: [2], primary: undefined, label: true },
+    { kind: "delete", ...by, key: { by: "external", id: 4 } },
+  ]);
+  const ids = made.map((answer) => (answer as unknown as { entity: { id: string } }).entity.id);
+  const rows = await service.sql<{ id: string; etag: string }>(
+    "select id, etag from entity where organization_id = $1 and id = any($2)",
+    [organizationId, ids],
+  );
+  ground.seeds = ids.map((id) => rows.find((row) => row.id === id) as { id: string; etag: string });
+  const [first, second] = ids;
+  await service.sql(
+    `insert into transaction (organization_id, id, type, amount, currency, origin_entity_id, origin_external_id,
+       destination_entity_id, destination_external_id, transacted_at, content_hash)
+     select $1, md5($4 || n)::uuid, 'payment', '1.00', 'EUR', $2::uuid, $4 || 'e0', case when n = 1 then $3::uuid end,
+       case when n = 1 then $4 || 'e1' end, '2001-01-01Z', '' from generate_series(1, 2) n`,
+    [organizationId, first, second, prefix],
+  );
+  await service.sql(
+    `insert into user_event (organization_id, id, entity_id, entity_external_id, event_type, occurred_at)
+     values ($1, md5($4 || 3)::uuid, $2, $4 || 'e0', 'login', '2001-01-01Z'), ($1, md5($4 || 4)::uuid, $3, null, 'login', '2001-01-01Z')`,
+    [organizationId, first, second, prefix],
+  );
+  return ground;
+}
+
+// --- From a call to a command and back ----------------------------------------------------------
+
+/** What a caller gets: the answer as JSON, or the refusal. */
+export type Answer = JsonValue;
+
+interface Prepared {
+  command: Command;
+  answer: (result: Result) => Promise<Answer>;
+}
+
+/** The call as its handler hands it to the writer, with the way back; or the answer, when it gets no further. */
+export async function prepare(ground: Ground, list: readonly Step[], index: number): Promise<Prepared | Answer> {
+  const handed = Promise.withResolvers<Command>();
+  const written = Promise.withResolvers<Result>();
+  const answered = call(ground, list, index, (command) => {
+    handed.resolve(command);
+    return written.promise;
+  });
+  const command = await Promise.race([handed.promise, answered.then(() => undefined)]);
+  if (command === undefined) return answered;
+  return {
+    command,
+    answer: (result) => {
+      written.resolve(result);
+      return answered;
+    },
+  };
+}
+
+const isPrepared = (prepared: Prepared | Answer): prepared is Prepared =>
+  typeof prepared === "object" && prepared !== null && "command" in prepared;
+
+/** Runs the calls one by one, each in a transaction of its own. */
+export async function oneByOne(orm: Orm, ground: Ground, list: readonly Step[]): Promise<Answer[]> {
+  const answers: Answer[] = [];
+  for (const index of list.keys()) {
+    answers.push(
+      await call(ground, list, index, async (command) => {
+        const [result] = await writeGroup(orm, ground.organizationId, [command]);
+        return result as Result;
+      }),
+    );
+  }
+  return answers;
+}
+
+/** Runs all calls in one go. */
+export async function together(orm: Orm, ground: Ground, list: readonly Step[]): Promise<Answer[]> {
+  const prepared = await Promise.all(list.map((_, index) => prepare(ground, list, index)));
+  const commands = prepared.filter(isPrepared).map(({ command }) => command);
+  const results = await writeGroup(orm, ground.organizationId, commands);
+  let next = 0;
+  return Promise.all(prepared.map((one) => (isPrepared(one) ? one.answer(results[next++] as Result) : one)));
+}
+
+/** The call through its own handler, whose writer is `write`. */
+export async function call(
+  ground: Ground,
+  list: readonly Step[],
+  index: number,
+  write: (command: Command) => Promise<Result>,
+): Promise<Answer> {
+  const { method, request, author } = requestOf(ground, list, index);
+  const deps = {
+    writer: { write: (_: string, command: Command) => write(command) },
+    clock: Date.now,
+  } as unknown as Deps;
+  const context = createHandlerContext({
+    service: EntityService,
+    method,
+    protocolName: "grpc",
+    requestMethod: "POST",
+    url: "http://test",
+    contextValues: createContextValues().set(callContext, {
+      caller: {
+        organizationId: ground.organizationId,
+        apiKeyId: `0000000${author}-0000-7000-8000-000000000000`,
+        scopes: new Set(),
+      },
+      actor: author === 0 ? undefined : "maria",
+      source: author === 0 ? undefined : "crm",
+      requestId: "",
+    }),
+  });
+  const handlers = { ...entityRpcs(deps), ...externalIdRpcs(deps) } as unknown as Record<
+    string,
+    (request: unknown, context: unknown) => Promise<object>
+  >;
+  try {
+    const answer = await handlers[method.localName]?.(create(method.input, request as never), context);
+    const json = toJson(method.output, create(method.output, answer as never)) as Record<string, JsonValue>;
+    return context.responseHeader.has("idempotent-replay") ? { ...json, replay: true } : json;
+  } catch (error) {
+    if (!(error instanceof DomainError)) throw error;
+    const { reason, message, metadata, violations } = error;
+    return {
+      reason,
+      message,
+      metadata,
+      violations: violations.map(({ field, description }) => `${field}: ${description}`),
+    };
+  } finally {
+    context.abort();
+  }
+}
+
+function requestOf(
+  ground: Ground,
+  list: readonly Step[],
+  index: number,
+): { method: DescMethodUnary; request: object; author: number } {
+  const one = list[index] as Step;
+  // With nothing before it to repeat: something harmless.
+  if (one.kind === "repeat") {
+    return index - one.back >= 0
+      ? requestOf(ground, list, index - one.back)
+      : requestOf(
+          ground,
+          [
+            {
+              kind: "delete",
+              author: 0,
+              request: undefined,
+              etag: undefined,
+              reason: true,
+              key: { by: "seed", seed: SEEDS },
+            },
+          ],
+          0,
+        );
+  }
+  const { prefix, seeds } = ground;
+  const externalId = (id: number) => `${prefix}e${id}`;
+  const taxId = (id: number) => `${prefix}${TAX_IDS[id]}`;
+  const base = {
+    requestId: one.request === undefined ? "" : `0000000${one.request}-${idPart(prefix)}-7000-8000-000000000001`,
+    reason: one.reason ? "because of the test" : "",
+    occurredAt: one.author === 0 ? undefined : { seconds: 978_307_200n, nanos: 0 },
+  };
+  const etag = one.etag === undefined ? "" : (seeds[one.etag]?.etag ?? "");
+  const lookup =
+    "key" in one
+      ? {
+          by:
+            one.key.by === "seed"
+              ? { case: "entityId", value: seeds[one.key.seed]?.id ?? UNKNOWN_ID }
+              : one.key.by === "external"
+                ? { case: "externalId", value: externalId(one.key.id) }
+                : { case: "taxId", value: taxId(one.key.id) },
+        }
+      : undefined;
+  const entityOf = ({ name, status, tax, attributes, person }: Fields) => ({
+    ...(name === undefined ? {} : { name: `${prefix}name ${name}` }),
+    ...(status === undefined ? {} : { status: STATUSES[status] }),
+    ...(tax === undefined ? {} : { taxId: taxId(tax) }),
+    ...(attributes === undefined ? {} : { attributes }),
+    ...(person === undefined ? {} : { entityData: { kind: { case: "person", value: person } } }),
+  });
+  const { method } = EntityService;
+  const done = (method: DescMethodUnary, request: object) => ({
+    method,
+    request: { ...base, ...request },
+    author: one.author,
+  });
+  switch (one.kind) {
+    case "create":
+      return done(method.createEntity, {
+        entity: {
+          name: `${prefix}new`,
+          ...entityOf(one.fields),
+          type: one.company ? EntityType.COMPANY : EntityType.PERSON,
+          countryCode: "AR",
+          ...(one.external === undefined ? {} : { externalId: externalId(one.external) }),
+        },
+        requireUniqueTaxId: one.uniqueTaxId,
+      });
+    case "update": {
+      const allowMissing = one.allowMissing && one.key.by === "external";
+      const needed = allowMissing ? { name: `${prefix}upserted`, type: EntityType.PERSON, countryCode: "AR" } : {};
+      return done(method.updateEntity, {
+        lookup,
+        etag,
+        allowMissing,
+        entity: {
+          ...needed,
+          ...entityOf(one.fields),
+          ...(one.otherType ? { type: EntityType.COMPANY } : {}),
+          externalId: externalId(0),
+        },
+        // A required field that the mask names without a value is refused before it gets here.
+        updateMask: one.mask && {
+          paths: one.mask.filter((path) => (path !== "name" && path !== "status") || one.fields[path] !== undefined),
+        },
+      });
+    }
+    case "change":
+      return done(method.changeExternalId, {
+        lookup,
+        etag,
+        newExternalId: externalId(one.external),
+        keepPreviousAsAlias: one.keep,
+      });
+    case "assign":
+      return done(method.assignExternalId, { lookup, etag, externalId: externalId(one.external) });
+    case "add":
+      return done(method.addExternalIds, {
+        lookup,
+        etag,
+        externalIds: one.externals.map((id, i) => ({
+          externalId: externalId(id),
+          type: one.label ? "cif" : "",
+          designation: i === one.primary ? Designation.PRIMARY : Designation.UNSPECIFIED,
+        })),
+      });
+    case "delete":
+      return done(method.deleteEntity, { lookup, etag });
+    case "undelete":
+      return done(method.undeleteEntity, { lookup, etag });
+  }
+}
+
+/** Request ids of several grounds differ. */
+const idPart = (prefix: string) => Buffer.from(`${prefix}zz`).toString("hex").slice(0, 4);
+
+// --- What is left -------------------------------------------------------------------------------
+
+export interface Trace {
+  answers: Answer[];
+  tables: Record<string, unknown[]>;
+}
+
+/**
+ * The answers and every row of the ground, comparable with those of another run: entities are named by the
+ * order of their creation, etags by the entity and the time they came with, times by their order. Dropped:
+ * the ids of events and the time of a request's record. Sorted: the candidates of an ambiguous tax id, which
+ * stand in the order of ids.
+ */
+export async function traceOf(service: TestService, ground: Ground, answers: readonly Answer[]): Promise<Trace> {
+  const { organizationId, prefix } = ground;
+  const rows = (table: string, order: string, dropped = "") =>
+    service
+      .sql<{ row: Record<string, unknown> }>(
+        `select to_jsonb(t) - array['organization_id'${dropped}] as row from ${table} t
+         where organization_id = $1 order by ${order}`,
+        [organizationId],
+      )
+      .then((found) => found.map(({ row }) => row));
+  const [entities, externalIds, events, transactions, userEvents, requests] = await Promise.all([
+    rows("entity", "id"),
+    rows("external_id", "external_id"),
+    rows("entity_event", "recorded_at", ", 'id'"),
+    rows("transaction", "id", ", 'recorded_at'"),
+    rows("user_event", "id", ", 'recorded_at'"),
+    rows("request_record", "principal, method, request_id", ", 'created_at', 'request_hash'"),
+  ]);
+  const mine = new Set(
+    entities?.filter((row) => String(row.name).startsWith(prefix) || prefix === "").map((row) => row.id),
+  );
+  const log = (events ?? []).filter((event) => mine.has(event.entity_id));
+  const names = new Map<string, string>();
+  for (const event of log) if (event.type === "CREATED") names.set(String(event.entity_id), `entity ${names.size}`);
+  const instants = new Map<bigint, string>();
+  for (const event of log) {
+    const at = parseInstant(String(event.recorded_at));
+    if (!instants.has(at)) instants.set(at, `time ${instants.size}`);
+  }
+  const time = (text: string) => {
+    if (!/^\d{4}-\d\d-\d\d[T ]\d\d:/.test(text)) return undefined;
+    return instants.get(parseInstant(text));
+  };
+
+  const etags = new Map(ground.seeds.map(({ etag }, i) => [etag, `first etag of seed ${i}`]));
+  const noteEtags = (value: unknown): void => {
+    if (value === null || typeof value !== "object") return;
+    const { id, etag, updatedAt, updated_at } = value as Record<string, string | undefined>;
+    const at = updatedAt ?? updated_at;
+    if (id !== undefined && etag !== undefined && at !== undefined)
+      etags.set(etag, `etag of ${names.get(id)} at ${time(at)}`);
+    for (const inner of Object.values(value)) noteEtags(inner);
+  };
+  noteEtags(answers);
+  noteEtags(entities);
+
+  const label = (value: unknown): unknown => {
+    if (typeof value === "string") {
+      if (/^[0-9a-f-]{36}(,[0-9a-f-]{36})+$/.test(value)) return value.split(",").map(label).sort().join();
+      if (value === organizationId) return "organization";
+      return names.get(value) ?? etags.get(value) ?? time(value) ?? value;
+    }
+    if (Array.isArray(value)) return value.map(label);
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, label(inner)]));
+  };
+  const answerOf = ({ method, response, ...row }: Record<string, unknown>) => {
+    const { output } = EntityService.methods.find(({ name }) => name === method) as DescMethodUnary;
+    return {
+      method,
+      ...row,
+      response: toJson(output, fromBinary(output, Buffer.from(String(response).slice(2), "hex"))),
+    };
+  };
+  const part = `-${idPart(prefix)}-`;
+  return {
+    answers: label(answers) as Answer[],
+    tables: label({
+      entities: (entities ?? []).filter((row) => mine.has(row.id)).toSorted((a, b) => rank(names, a) - rank(names, b)),
+      externalIds: (externalIds ?? []).filter((row) => mine.has(row.entity_id)),
+      events: log,
+      transactions: (transactions ?? []).filter((row) => mine.has(row.origin_entity_id)),
+      userEvents: (userEvents ?? []).filter((row) => mine.has(row.entity_id)),
+      requests: (requests ?? []).filter((row) => String(row.request_id).includes(part)).map(answerOf),
+    }) as Trace["tables"],
+  };
+}
+
+const rank = (names: ReadonlyMap<string, string>, row: Record<string, unknown>) =>
+  Number(names.get(String(row.id))?.slice("entity ".length));
