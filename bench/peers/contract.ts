@@ -117,7 +117,7 @@ export function eventOf({ before, after, change, updatedFields }: Decided, calle
     organizationId: after.organizationId,
     id: newId(),
     entityId: after.id,
-    entityVersion: String(after.version),
+    entityVersion: after.version,
     entityType: after.type,
     type: change.type,
     externalId: after.externalIds.find((id) => id.primary)?.externalId ?? null,

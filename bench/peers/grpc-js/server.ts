@@ -4,7 +4,7 @@ import { type DescMethod, type DescMethodUnary, fromBinary, type MessageShape, t
 import { create } from "@bufbuild/protobuf";
 import {
   type handleUnaryCall,
-  Metadata,
+  type Metadata,
   type MethodDefinition,
   Server,
   ServerCredentials,
@@ -163,12 +163,14 @@ function unary<M extends DescMethodUnary>(
     handler: (call, callback) => {
       serve(call).then(
         (response) => callback(null, response),
-        (error: unknown) =>
-          callback(
-            error instanceof DomainError
-              ? { code: CODE[error.reason] as number as status, details: error.message, metadata: new Metadata() }
-              : { code: status.INTERNAL, details: "internal error" },
-          ),
+        (error: unknown) => {
+          if (error instanceof DomainError) {
+            callback({ code: CODE[error.reason] as number as status, details: error.message });
+          } else {
+            console.error(error);
+            callback({ code: status.INTERNAL, details: "internal error" });
+          }
+        },
       );
     },
   };

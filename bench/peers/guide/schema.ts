@@ -1,9 +1,28 @@
 // The tables as MikroORM's guide has them: entities with a relation between them.
-import { defineEntity, p } from "@mikro-orm/core";
+import { defineEntity, p, Type } from "@mikro-orm/core";
 import type { JsonObject } from "../../../src/domain/json.ts";
+import { type Instant, instantToText, parseInstant } from "../../../src/domain/time.ts";
 
-/** Text and not a Date, which would cut the microseconds off. */
-const instant = () => p.string().columnType("timestamptz");
+/** Microseconds, which a Date would cut off. */
+class InstantType extends Type<Instant, string> {
+  override convertToDatabaseValue(value: Instant): string {
+    return typeof value === "bigint" ? instantToText(value) : value;
+  }
+
+  override convertToJSValue(value: string): Instant {
+    return parseInstant(value);
+  }
+
+  override getColumnType(): string {
+    return "timestamptz";
+  }
+
+  override compareAsType(): string {
+    return "string";
+  }
+}
+
+const instant = () => p.type(InstantType).$type<Instant>();
 
 export const Entity = defineEntity({
   name: "Entity",
@@ -11,7 +30,7 @@ export const Entity = defineEntity({
   properties: {
     organizationId: p.uuid().primary(),
     id: p.uuid().primary(),
-    version: p.string().columnType("bigint"),
+    version: p.bigint("number"),
     type: p.text().$type<"person" | "company">(),
     countryCode: p.text(),
     externalId: p.text().nullable(),
@@ -55,7 +74,7 @@ export const EntityEvent = defineEntity({
     organizationId: p.uuid().primary(),
     id: p.uuid().primary(),
     entityId: p.uuid(),
-    entityVersion: p.string().columnType("bigint"),
+    entityVersion: p.bigint("number"),
     entityType: p.text(),
     type: p.text(),
     externalId: p.text().nullable(),

@@ -9,7 +9,7 @@ import { EntityService } from "../../../clients/typescript/gen/entity/v1/entity_
 import { digestOf } from "../../../src/db/api-keys.ts";
 import { type EntityState, primaryOf, taxIdKeyOf } from "../../../src/domain/entity.ts";
 import { DomainError, notFound } from "../../../src/domain/errors.ts";
-import { instantToText, parseInstant } from "../../../src/domain/time.ts";
+import { parseInstant } from "../../../src/domain/time.ts";
 import { toConnectError } from "../../../src/errors.ts";
 import type { Caller } from "../../../src/interceptors/call.ts";
 import { toProto } from "../../../src/rpc/entity-message.ts";
@@ -49,7 +49,9 @@ const errors: Interceptor = (next) => async (request) => {
   try {
     return await next(request);
   } catch (error) {
-    throw error instanceof DomainError ? toConnectError(error) : error;
+    if (error instanceof DomainError) throw toConnectError(error);
+    console.error(error);
+    throw error;
   }
 };
 
@@ -81,9 +83,8 @@ const routes = (router: ConnectRouter) =>
         );
         const outcome = decideUpdate(row === null ? null : stateOf(row), parsed);
         if (row === null || outcome.change === null) return outcome;
-        tx.assign(row, columnsOf(outcome.after));
-        const event = eventOf(outcome, caller, context.requestHeader.get("x-actor-id"));
-        tx.persist(tx.create(EntityEvent, { ...event, recordedAt: instantToText(event.recordedAt) }));
+        Object.assign(row, columnsOf(outcome.after));
+        tx.persist(tx.create(EntityEvent, eventOf(outcome, caller, context.requestHeader.get("x-actor-id"))));
         return outcome;
       });
       return presentUpdate(decided, parsed);
@@ -94,7 +95,7 @@ function stateOf(row: InferEntity<typeof Entity>): EntityState {
   return {
     id: row.id,
     organizationId: row.organizationId,
-    version: Number(row.version),
+    version: row.version,
     type: row.type,
     countryCode: row.countryCode,
     externalIds: row.externalIds.map(([externalId, type, primary, attachedAt]) => ({
@@ -114,16 +115,16 @@ function stateOf(row: InferEntity<typeof Entity>): EntityState {
     attributes: row.attributes,
     metadata: row.metadata,
     etag: row.etag,
-    createdAt: parseInstant(row.createdAt),
-    updatedAt: parseInstant(row.updatedAt),
-    deletedAt: typeof row.deletedAt === "string" ? parseInstant(row.deletedAt) : null,
+    createdAt: row.createdAt,
+    updatedAt: row.updatedAt,
+    deletedAt: row.deletedAt ?? null,
   };
 }
 
 /** Every column that an update may change; MikroORM writes those that did. */
 function columnsOf(state: EntityState) {
   return {
-    version: String(state.version),
+    version: state.version,
     externalId: primaryOf(state)?.externalId ?? null,
     name: state.name,
     taxId: state.taxId,
@@ -136,7 +137,7 @@ function columnsOf(state: EntityState) {
     attributes: state.attributes,
     metadata: state.metadata,
     etag: state.etag,
-    updatedAt: instantToText(state.updatedAt),
+    updatedAt: state.updatedAt,
   };
 }
 
