@@ -30,7 +30,8 @@ export interface PgbenchOptions {
   /** Entities `from` to `to`, at random. */
   from: number;
   to: number;
-  limit: { seconds: number } | { transactions: number };
+  /** Or a single update, to `value`. */
+  limit: { seconds: number } | { value: number };
 }
 
 export interface PgbenchResult {
@@ -190,14 +191,14 @@ export async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult
   const folder = await mkdtemp(join(tmpdir(), "entity-service-pgbench-"));
   try {
     await writeFile(join(folder, "update.sql"), options.script);
-    const low = valueOf(Date.now() % 1_000_000_000);
+    const low = "value" in limit ? limit.value : valueOf(Date.now() % 1_000_000_000);
     const variables: Record<string, string | number> = {
       organization: organizationId,
       ...author,
       from: FIRST_ENTITY + options.from,
       to: FIRST_ENTITY + options.to,
       low,
-      high: "transactions" in limit ? low : 9_999_999_999,
+      high: "value" in limit ? low : 9_999_999_999,
     };
     const before = cpuOfDatabase(address.pid);
     const { stdout } = await run(
@@ -205,7 +206,7 @@ export async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult
       [
         ...["-h", address.host, "-p", String(address.port), "-U", address.user, "-n", "-M", "prepared", "-f", "update.sql"],
         ...["-c", String(options.clients), "-j", String(Math.min(2, options.clients)), "-l"],
-        ...("seconds" in limit ? ["-T", String(limit.seconds)] : ["-t", String(limit.transactions)]),
+        ...("seconds" in limit ? ["-T", String(limit.seconds)] : ["-t", "1"]),
         ...Object.entries(variables).flatMap(([name, value]) => ["-D", `${name}=${value}`]),
         address.database,
       ],
