@@ -1,0 +1,248 @@
+// The service against its peers, in one run: npm run bench [-- --quick] [--rounds N] [--seconds N]
+// Starts the embedded server, imports 100,000 entities, makes sure that all contenders do the same work, then
+// measures them in turn, round by round. Writes results.json and results.svg beside this file. Linux only:
+// CPU and memory are read from /proc.
+import { type ChildProcess, spawn } from "node:child_process";
+import { writeFile } from "node:fs/promises";
+import { loadavg } from "node:os";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { fill } from "./fill.ts";
+import type { Job, Measurement } from "./load.ts";
+import { findPgbench, type PgbenchResult, recordUpdate, runPgbench, scriptOf } from "./pgbench.ts";
+import { type Contender, DEFAULT_ORGANIZATION, memoryOf, type Service, startPeer, startService } from "./processes.ts";
+import { machineOf, median, pictureOf, type Row, ratiosOf, tableOf } from "./report.ts";
+import { openRows, importRows, type Rows } from "./rows.ts";
+import { verify } from "./verify.ts";
+
+const ENTITIES = 100_000;
+const ORGANIZATIONS = 64;
+const ENTITIES_PER_ORGANIZATION = 1_000;
+const PGBENCH_CLIENTS = 16;
+const CONCURRENCY = [1, 16, 64];
+const MEMORY_EVERY_MS = 25;
+/** The entity whose update is recorded for pgbench. */
+const RECORDED = 6;
+
+interface Setting {
+  operation: "get" | "update";
+  concurrency: number;
+  organizations: number;
+}
+const SETTINGS: Setting[] = [
+  ...CONCURRENCY.map((concurrency) => ({ operation: "get" as const, concurrency, organizations: 1 })),
+  { operation: "get", concurrency: 64, organizations: ORGANIZATIONS },
+  ...CONCURRENCY.map((concurrency) => ({ operation: "update" as const, concurrency, organizations: 1 })),
+];
+
+async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number; seconds: number }): Promise<void> {
+  if (process.platform !== "linux") throw new Error("the bench reads /proc: it needs Linux");
+  process.once("SIGINT", () => process.exit(130));
+  process.once("SIGTERM", () => process.exit(143));
+  const say = (text: string) => process.stderr.write(`${new Date().toISOString().slice(11, 19)}  ${text}\n`);
+  const loadBefore = loadavg()[0] ?? 0;
+  const warmUpSeconds = quick ? 0.3 : 1;
+  const rows = openRows();
+
+  await using all = new AsyncDisposableStack();
+  // Into a new database each time; the last one stays.
+  const imports: Import[] = [];
+  let service: Service | undefined;
+  for (let round = 1; round <= (quick ? 1 : Math.min(3, rounds)); round++) {
+    await service?.[Symbol.asyncDispose]();
+    service = await startService();
+    imports.push(await measureImport(service, rows));
+    say(`imported ${ENTITIES} entities (${rows.source}): ${imports.at(-1)?.rowsPerSecond.toFixed(0)} rows/s`);
+  }
+  if (service === undefined) throw new Error("at least one round is needed");
+  all.use(service);
+  const apiKeys = await fill(service, { organizations: ORGANIZATIONS, entitiesEach: ENTITIES_PER_ORGANIZATION });
+  await service.sql("vacuum analyze");
+  await service.sql("checkpoint");
+
+  const contenders: Contender[] = [service];
+  for (const name of ["guide", "grpc-js"] as const) contenders.push(all.use(await startPeer(name, service.address)));
+  const pgbench = await openPgbench(service);
+  if (pgbench === undefined) say("no pgbench here (Debian: apt-get install postgresql-contrib): its ratios are left out");
+  // One with as many columns as may be, and those that differ from it in their external ids alone.
+  const first = Array.from({ length: rows.distinct }, (_, i) => i).find((i) => i > RECORDED && rows.at(i).entity?.taxId);
+  const twinOf = (i: number) => (first ?? RECORDED + 1) + i * rows.distinct;
+  const twins = contenders.map((contender, i) => ({ contender, index: twinOf(i) }));
+  await verify(service, twins, pgbench && { index: twinOf(contenders.length), update: pgbench.update });
+  say("the contenders read, write and refuse alike");
+
+  const load = all.use(startLoad());
+  const measure = (contender: Contender, setting: Setting, time = { warmUpSeconds, seconds }) =>
+    load.run({
+      ...time,
+      port: contender.port,
+      serverPid: contender.pid,
+      databasePid: service.address.pid,
+      operation: setting.operation,
+      concurrency: setting.concurrency,
+      apiKeys: setting.organizations === 1 ? [DEFAULT_ORGANIZATION.apiKey] : apiKeys,
+      entitiesPerOrganization: setting.organizations === 1 ? ENTITIES : ENTITIES_PER_ORGANIZATION,
+    });
+  // Compiled by Node, planned by PostgreSQL, cached by both.
+  for (const contender of contenders) {
+    for (const setting of SETTINGS.filter(({ concurrency }) => concurrency === 64)) {
+      await measure(contender, setting, { warmUpSeconds: quick ? 1 : 3, seconds: 0.2 });
+    }
+  }
+
+  const found = new Map<string, { row: Pick<Row, "contender"> & Setting; measured: (Measurement & { memory: number })[] }>();
+  const baseline: PgbenchResult[] = [];
+  for (let round = 1; round <= rounds; round++) {
+    await service.sql("vacuum entity, external_id");
+    await service.sql("checkpoint");
+    for (const setting of SETTINGS) {
+      // Each begins a round in its turn: whatever changes over time changes for all.
+      const turn = contenders.map((_, i) => contenders[(i + round) % contenders.length] as Contender);
+      for (const contender of turn) {
+        const key = JSON.stringify([contender.name, setting]);
+        const cell = found.get(key) ?? { row: { contender: contender.name, ...setting }, measured: [] };
+        cell.measured.push({ ...(await measure(contender, setting)), memory: memoryOf(contender.pid) });
+        found.set(key, cell);
+      }
+    }
+    if (pgbench !== undefined) baseline.push(await pgbench.measure(seconds + warmUpSeconds));
+    say(`round ${round} of ${rounds}`);
+  }
+
+  const table: Row[] = [...found.values()].map(({ row, measured }) => ({
+    ...row,
+    perSecond: median(measured.map((m) => m.requestsPerSecond)),
+    perSecondRange: rangeOf(measured.map((m) => m.requestsPerSecond)),
+    p50: median(measured.map((m) => m.p50)),
+    p99: median(measured.map((m) => m.p99)),
+    serverCpu: median(measured.map((m) => m.serverCpu)),
+    databaseCpu: median(measured.map((m) => m.databaseCpu)),
+    memory: median(measured.map((m) => m.memory)),
+  }));
+  table.sort((a, b) => orderOf(a) - orderOf(b));
+  if (baseline.length > 0) {
+    table.push({
+      contender: "pgbench",
+      operation: "update",
+      concurrency: PGBENCH_CLIENTS,
+      organizations: 1,
+      perSecond: median(baseline.map((m) => m.transactionsPerSecond)),
+      perSecondRange: rangeOf(baseline.map((m) => m.transactionsPerSecond)),
+      p50: median(baseline.map((m) => m.p50)),
+      p99: median(baseline.map((m) => m.p99)),
+      databaseCpu: median(baseline.map((m) => m.databaseCpu)),
+    });
+  }
+  table.push({
+    contender: service.name,
+    operation: "import",
+    concurrency: 1,
+    organizations: 1,
+    perSecond: median(imports.map((m) => m.rowsPerSecond)),
+    perSecondRange: rangeOf(imports.map((m) => m.rowsPerSecond)),
+    memoryBefore: Math.max(...imports.map((m) => m.memoryBefore)),
+    memoryPeak: Math.max(...imports.map((m) => m.memoryPeak)),
+  });
+
+  const machine = machineOf([loadBefore, loadavg()[0] ?? 0]);
+  const ratios = ratiosOf(table);
+  const settings = { quick, rounds, seconds, warmUpSeconds, entities: ENTITIES, source: rows.source, logLevel: "warn" };
+  const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+  await writeFile(file("results.json"), `${JSON.stringify({ machine, settings, rows: table.map(rounded), ratios }, null, 2)}\n`);
+  await writeFile(file("results.svg"), pictureOf(table, machine));
+  process.stdout.write(`${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}\n`);
+}
+
+interface Import {
+  rowsPerSecond: number;
+  memoryBefore: number;
+  memoryPeak: number;
+}
+
+async function measureImport(service: Service, rows: Rows): Promise<Import> {
+  const memoryBefore = memoryOf(service.pid);
+  let memoryPeak = memoryBefore;
+  const watch = setInterval(() => (memoryPeak = Math.max(memoryPeak, memoryOf(service.pid))), MEMORY_EVERY_MS);
+  try {
+    const rowsPerSecond = await importRows(service.port, DEFAULT_ORGANIZATION.apiKey, rows, ENTITIES);
+    return { rowsPerSecond, memoryBefore, memoryPeak };
+  } finally {
+    clearInterval(watch);
+  }
+}
+
+async function openPgbench(service: Service) {
+  if (findPgbench() === undefined) return undefined;
+  const [key] = await service.sql("select id from api_key where organization_id = $1", [DEFAULT_ORGANIZATION.id]);
+  const author = { principal: key.id as string, actor: "bench", source: "api" };
+  const statements = await recordUpdate(service.address, DEFAULT_ORGANIZATION.id, author, RECORDED, 1_000_000_001);
+  const common = {
+    address: service.address,
+    organizationId: DEFAULT_ORGANIZATION.id,
+    author,
+    script: scriptOf(statements, RECORDED),
+  };
+  return {
+    update: async (entity: number, value: number) => {
+      await runPgbench({ ...common, clients: 1, from: entity, to: entity, limit: { value } });
+    },
+    measure: (seconds: number) =>
+      runPgbench({
+        ...common,
+        clients: PGBENCH_CLIENTS,
+        from: 0,
+        to: ENTITIES - 1,
+        limit: { seconds: Math.max(1, Math.ceil(seconds)) },
+      }),
+  };
+}
+
+/** The generator of the load, as a process of its own. */
+export function startLoad(): AsyncDisposable & { run(job: Job): Promise<Measurement> } {
+  const child: ChildProcess = spawn(process.execPath, [fileURLToPath(new URL("load.ts", import.meta.url))], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  if (child.stdout === null || child.stdin === null) throw new Error("the load has no pipes");
+  const { stdin } = child;
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    async run(job) {
+      stdin.write(`${JSON.stringify(job)}\n`);
+      const line = await lines.next();
+      if (line.done === true) throw new Error("the load ended");
+      const result = JSON.parse(line.value) as Measurement | { error: string };
+      if ("error" in result) throw new Error(`${job.operation}, ${job.concurrency} in flight: ${result.error}`);
+      return result;
+    },
+    async [Symbol.asyncDispose]() {
+      child.kill();
+    },
+  };
+}
+
+const rangeOf = (values: number[]): [number, number] => [Math.min(...values), Math.max(...values)];
+
+function orderOf(row: Row): number {
+  return SETTINGS.findIndex(
+    (s) => s.operation === row.operation && s.concurrency === row.concurrency && s.organizations === row.organizations,
+  );
+}
+
+/** Two decimals are more than is known. */
+function rounded(row: Row): Row {
+  const round = (value: unknown): unknown =>
+    typeof value === "number" ? Math.round(value * 100) / 100 : Array.isArray(value) ? value.map(round) : value;
+  return Object.fromEntries(Object.entries(row).map(([name, value]) => [name, round(value)])) as unknown as Row;
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: { quick: { type: "boolean", default: false }, rounds: { type: "string" }, seconds: { type: "string" } },
+  });
+  await main({
+    quick: values.quick,
+    rounds: Number(values.rounds ?? (values.quick ? 3 : 5)),
+    seconds: Number(values.seconds ?? (values.quick ? 1.3 : 4)),
+  });
+}

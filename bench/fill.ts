@@ -1,0 +1,105 @@
+// Organizations with entities, written by the database itself: as many as one likes in minutes. Every table
+// is as the service would have written it: the entity, its external id, the event of its creation.
+import type { Service } from "./processes.ts";
+import { FIRST_ENTITY } from "./requests.ts";
+
+/** Rows of one statement. */
+const CHUNK = 250_000;
+
+/** The key of organization 0, 1, ... of those made here, with the scopes to read and write entities. */
+export const apiKeyOf = (organization: number): string => `bench-organization-${String(organization).padStart(8, "0")}`;
+
+const uuid = (time: string, rest: string) =>
+  `(overlay(lpad(to_hex(${time}), 12, '0') placing '-' from 9 for 0) || '-7000-8000-' || lpad(to_hex(${rest}), 12, '0'))::uuid`;
+
+// Whole milliseconds, as the service writes times without microseconds: with three decimals.
+const FIRST_MS = 1_760_000_000_000;
+
+/** Makes organizations with `entitiesEach` entities, named as requests.ts has it. Answers their API keys. */
+export async function fill(
+  service: Service,
+  { organizations, entitiesEach }: { organizations: number; entitiesEach: number },
+  progress: (done: number) => void = () => {},
+): Promise<string[]> {
+  const { sql } = service;
+  await sql(`
+    insert into organization (organization_id, display_name, external_id_policy, etag)
+    select ${uuid(String(FIRST_MS), "n::bigint")}, 'Organization ' || n, 'MUTABLE_WITH_REASON', gen_random_uuid()
+    from generate_series(1, ${organizations}) n`);
+  await sql(`
+    insert into api_key (organization_id, id, digest, display_name, scopes)
+    select ${uuid(String(FIRST_MS), "n::bigint")}, ${uuid(String(FIRST_MS + 1), "n::bigint")},
+      sha256(('bench-organization-' || lpad((n - 1)::text, 8, '0'))::bytea), 'bench', array['entities:read', 'entities:write']
+    from generate_series(1, ${organizations}) n`);
+
+  const total = organizations * entitiesEach;
+  for (let from = 0; from < total; from += CHUNK) {
+    const to = Math.min(total, from + CHUNK) - 1;
+    // As the superuser may: foreign keys are not looked at one by one; they are checked below, all at once.
+    await sql(`begin; set local session_replication_role = replica; ${chunk(organizations, from, to)}; commit`);
+    progress(to + 1);
+  }
+  await sql("vacuum analyze organization, api_key, entity, external_id, entity_event");
+  await sql("checkpoint");
+  await check(service, total);
+  return Array.from({ length: organizations }, (_, i) => apiKeyOf(i));
+}
+
+/** Organizations in turn, as they would come over time. */
+function chunk(organizations: number, from: number, to: number): string {
+  return `
+    create temp table made on commit drop as
+    select ${uuid(String(FIRST_MS), `(n % ${organizations}) + 1`)} as organization_id,
+      ${uuid(String(FIRST_MS + 1), `(n % ${organizations}) + 1`)} as principal,
+      ${uuid(`${FIRST_MS} + n`, "n")} as id,
+      ${uuid(`${FIRST_MS} + n`, "n + (1::bigint << 40)")} as event_id,
+      'bench-' || (${FIRST_ENTITY} + n / ${organizations}) as external_id,
+      to_char(to_timestamp((${FIRST_MS} + n) / 1000.0) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created_at,
+      'COMPANIA ' || upper(md5(n::text)) || ' S.A.' as name,
+      case when n % 8 = 0 then '30-' || (10000000 + n) || '-0' end as tax_id,
+      jsonb_build_object('program', jsonb_build_array('SDGT'), 'remarks', repeat(md5((n + 1)::text) || ' ', 3)) as attributes,
+      jsonb_build_object('legalName', 'COMPANIA ' || upper(md5(n::text)) || ' S.A.',
+        'tradingNames', jsonb_build_array(left(md5((n + 2)::text), 12)),
+        'address', jsonb_build_object('street', 'Ibex House ' || n, 'city', 'Santo Tomas', 'country', 'ZZ')) as entity_data
+    from generate_series(${from}::bigint, ${to}::bigint) n;
+
+    insert into entity (organization_id, id, version, type, country_code, external_id, external_ids, name, tax_id,
+      tax_id_key, tax_id_check, status, entity_data, attributes, etag, created_at, updated_at)
+    select organization_id, id, 1, 'company', 'ZZ', external_id,
+      jsonb_build_array(jsonb_build_array(external_id, '', true, created_at)), name, tax_id, replace(tax_id, '-', ''),
+      case when tax_id is not null then 'unknown_format' end, 'pending', entity_data, attributes, gen_random_uuid(),
+      created_at::timestamptz, created_at::timestamptz
+    from made;
+
+    insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at)
+    select organization_id, external_id, id, true, created_at::timestamptz from made;
+
+    insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_id, external_ids,
+      updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
+    select organization_id, event_id, id, 1, 'company', 'CREATED', external_id, array[external_id],
+      array['type', 'countryCode', 'externalId', 'externalIds', 'name']
+        || case when tax_id is null then array['status'] else array['taxId', 'taxIdCheck', 'status'] end
+        || array['entityData', 'attributes'],
+      '{}',
+      jsonb_strip_nulls(jsonb_build_object('type', 'company', 'countryCode', 'ZZ', 'externalId', external_id,
+        'externalIds', jsonb_build_array(jsonb_build_object('externalId', external_id, 'designation', 'primary', 'attachedAt', created_at)),
+        'name', name, 'taxId', tax_id, 'taxIdCheck', case when tax_id is not null then 'unknown_format' end,
+        'status', 'pending', 'entityData', jsonb_build_object('company', entity_data), 'attributes', attributes)),
+      principal::text, principal, 'api', created_at::timestamptz
+    from made`;
+}
+
+/** Every entity has its external id and its event, and there is nothing else. */
+async function check({ sql }: Service, total: number): Promise<void> {
+  const [row] = await sql(`
+    select count(*) filter (where x.external_id is not null and v.id is not null and x.primary_of = e.id) as whole,
+      (select count(*) from external_id x where x.organization_id < 'ffffffff-0000-0000-0000-000000000000'
+         and x.entity_id::text like '%-7000-8000-%') as names
+    from entity e
+    left join external_id x on x.organization_id = e.organization_id and x.external_id = e.external_id and x.entity_id = e.id
+    left join entity_event v on v.organization_id = e.organization_id and v.entity_id = e.id and v.entity_version = 1
+    where e.id::text like '%-7000-8000-%'`);
+  if (Number(row.whole) !== total || Number(row.names) !== total) {
+    throw new Error(`of ${total} entities ${row.whole} are whole and ${row.names} have a name`);
+  }
+}

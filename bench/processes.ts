@@ -1,0 +1,192 @@
+// The processes of a run: the service with its embedded PostgreSQL, the peers; and what /proc knows of them.
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import pg from "pg";
+import { RUNTIME_ROLE } from "../src/db/orm.ts";
+
+const EMBEDDED = { database: "entity_service", owner: "entity_owner" };
+const START_LIMIT_MS = 60_000;
+/** Of the organization that the first start makes. */
+export const DEFAULT_ORGANIZATION = { id: "00000000-0000-7000-8000-000000000001", apiKey: "bench-0123456789-0123456789-0123456789" };
+
+const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+const { PATH, HOME } = process.env;
+const ENVIRONMENT = { PATH, HOME, NODE_ENV: "production" };
+
+/** A server to measure. */
+export interface Contender extends AsyncDisposable {
+  name: string;
+  port: number;
+  pid: number;
+}
+
+export interface DatabaseAddress {
+  host: string;
+  port: number;
+  database: string;
+  /** The role of the service, and the superuser. */
+  user: string;
+  owner: string;
+  /** Process id of the postmaster. */
+  pid: number;
+}
+
+/** The service as `npm start` runs it, on a new embedded server. */
+export interface Service extends Contender {
+  address: DatabaseAddress;
+  /** As superuser: sees every organization. */
+  sql(text: string, values?: unknown[]): Promise<any[]>;
+}
+
+export interface ServiceOptions {
+  /** Flags of node, such as --cpu-prof. */
+  nodeFlags?: string[];
+  env?: Record<string, string>;
+}
+
+/** Starts the service in a new folder, which goes with it. */
+export async function startService({ nodeFlags = [], env = {} }: ServiceOptions = {}): Promise<Service> {
+  const folder = await mkdtemp(join(tmpdir(), "entity-service-bench-"));
+  const port = await freePort();
+  const child = start([...nodeFlags, path("../src/main.ts"), "serve"], {
+    // A log line per call is the production default; the peers write none, so neither does it.
+    LOG_LEVEL: "warn",
+    BOOTSTRAP_API_KEY: DEFAULT_ORGANIZATION.apiKey,
+    ...env,
+    DATA_DIR: folder,
+    PORT: String(port),
+  });
+  await listening(child, port);
+  const [pid, , , databasePort, host = ""] = (await readFile(join(folder, "postgres/postmaster.pid"), "utf8")).split("\n");
+  const address = {
+    host,
+    port: Number(databasePort),
+    database: EMBEDDED.database,
+    user: RUNTIME_ROLE,
+    owner: EMBEDDED.owner,
+    pid: Number(pid),
+  };
+  const pool = new pg.Pool({ host, port: address.port, database: address.database, user: address.owner, max: 2 });
+  pool.on("error", () => {});
+  return {
+    name: "entity-service",
+    port,
+    pid: child.pid as number,
+    address,
+    sql: async (text, values = []) => (await pool.query(text, values)).rows,
+    async [Symbol.asyncDispose]() {
+      await pool.end();
+      await end(child);
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Starts a peer on the service's database. */
+export async function startPeer(name: "guide" | "grpc-js", address: DatabaseAddress): Promise<Contender> {
+  const port = await freePort();
+  const child = start([path(`peers/${name}/server.ts`)], {
+    PORT: String(port),
+    DATABASE_HOST: address.host,
+    DATABASE_PORT: String(address.port),
+    DATABASE_NAME: address.database,
+    DATABASE_USER: address.user,
+  });
+  await listening(child, port);
+  return { name, port, pid: child.pid as number, [Symbol.asyncDispose]: () => end(child) };
+}
+
+function start(args: string[], env: Record<string, string>): ChildProcess {
+  const child = spawn(process.execPath, args, { env: { ...ENVIRONMENT, ...env }, stdio: ["ignore", "ignore", "inherit"] });
+  // A run that is interrupted leaves nobody behind.
+  const stop = () => child.kill("SIGTERM");
+  process.once("exit", stop);
+  child.once("exit", () => process.off("exit", stop));
+  return child;
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill("SIGTERM");
+  await once(child, "exit");
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+async function listening(child: ChildProcess, port: number): Promise<void> {
+  const limit = performance.now() + START_LIMIT_MS;
+  for (;;) {
+    if (child.exitCode !== null) throw new Error(`${child.spawnargs.join(" ")} ended with ${child.exitCode}`);
+    const socket = connect(port, "127.0.0.1");
+    const open = await Promise.race([once(socket, "connect").then(() => true), once(socket, "close").then(() => false)]).catch(
+      () => false,
+    );
+    socket.destroy();
+    if (open) return;
+    if (performance.now() > limit) throw new Error(`${child.spawnargs.join(" ")} does not listen`);
+    await sleep(50);
+  }
+}
+
+// --- /proc --------------------------------------------------------------------------------------
+
+/** Linux has had 100 ticks a second for user space since 2.4, whatever the kernel's own. */
+const TICK_US = 10_000;
+
+interface Stat {
+  parent: number;
+  /** Microseconds of CPU, its own and of children that it has waited for. */
+  own: number;
+  ended: number;
+}
+
+function statOf(pid: number | string): Stat | undefined {
+  let text: string;
+  try {
+    text = readFileSync(`/proc/${pid}/stat`, "latin1");
+  } catch {
+    return undefined;
+  }
+  // The name of the process, in parentheses, may hold anything.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  const ticks = (index: number) => Number(fields[index]) * TICK_US;
+  return { parent: Number(fields[1]), own: ticks(11) + ticks(12), ended: ticks(13) + ticks(14) };
+}
+
+/** Microseconds of CPU that a process has used. */
+export function cpuOf(pid: number): number {
+  return statOf(pid)?.own ?? 0;
+}
+
+/** Microseconds of CPU of the postmaster and of all its processes, those that have ended included. */
+export function cpuOfDatabase(postmaster: number): number {
+  let sum = 0;
+  for (const name of readdirSync("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const stat = statOf(name);
+    if (stat === undefined) continue;
+    if (Number(name) === postmaster) sum += stat.own + stat.ended;
+    else if (stat.parent === postmaster) sum += stat.own;
+  }
+  return sum;
+}
+
+/** Resident memory in MiB. */
+export function memoryOf(pid: number): number {
+  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1];
+  return Math.round(Number(kib) / 1024);
+}

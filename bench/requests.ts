@@ -1,0 +1,98 @@
+// The calls of the load: encoded once, then only digits are written into them. Entities of the bench are
+// called bench-10000000 and onwards in every organization, so that a number is all that tells them apart.
+import { create, type DescMethodUnary, fromBinary, toBinary } from "@bufbuild/protobuf";
+import {
+  EntityService,
+  GetEntityRequestSchema,
+  UpdateEntityRequestSchema,
+} from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+
+export type Operation = "get" | "update";
+
+export const FIRST_ENTITY = 10_000_000;
+const PREFIX = "bench-";
+/** The name of entity 0, 1, ... of an organization. */
+export const externalIdOf = (index: number): string => `${PREFIX}${FIRST_ENTITY + index}`;
+
+/** Ten digits: what an update changes the entity to. */
+const FIRST_VALUE = 1_000_000_000;
+const VALUES = 9_000_000_000;
+export const valueOf = (count: number): number => FIRST_VALUE + (count % VALUES);
+export const nameOf = (value: number): string => `Bench ${value}`;
+
+const PREFIX_BYTES = 5;
+
+/** What an update changes: the name, and one of the attributes. */
+export const updateOf = (index: number, value: number) =>
+  create(UpdateEntityRequestSchema, {
+    lookup: { by: { case: "externalId", value: externalIdOf(index) } },
+    entity: { name: nameOf(value), attributes: { visit: String(value) } },
+    reason: "measured",
+  });
+
+export interface Calls {
+  method: DescMethodUnary;
+  path: string;
+  /** The framed request of one call. */
+  body(index: number, value: number): Buffer;
+  /** What is wrong with the framed reply of that call, if anything; `thorough` decodes all of it. */
+  problem(reply: Buffer, index: number, value: number, thorough: boolean): string | undefined;
+}
+
+export function callsOf(operation: Operation): Calls {
+  const method = operation === "get" ? EntityService.method.getEntity : EntityService.method.updateEntity;
+  const message =
+    operation === "get"
+      ? toBinary(
+          GetEntityRequestSchema,
+          create(GetEntityRequestSchema, { lookup: { by: { case: "externalId", value: externalIdOf(0) } } }),
+        )
+      : toBinary(UpdateEntityRequestSchema, updateOf(0, FIRST_VALUE));
+  const template = Buffer.alloc(PREFIX_BYTES + message.length);
+  template.writeUInt32BE(message.length, 1);
+  template.set(message, PREFIX_BYTES);
+  const keyAt = placesOf(template, String(FIRST_ENTITY), PREFIX);
+  const valueAt = operation === "get" ? [] : placesOf(template, String(FIRST_VALUE), "");
+
+  return {
+    method,
+    path: `/${method.parent.typeName}/${method.name}`,
+    body(index, value) {
+      const body = Buffer.from(template);
+      for (const at of keyAt) body.write(String(FIRST_ENTITY + index), at, "latin1");
+      for (const at of valueAt) body.write(String(value), at, "latin1");
+      return body;
+    },
+    problem(reply, index, value, thorough) {
+      if (reply.length <= PREFIX_BYTES || reply[0] !== 0 || reply.readUInt32BE(1) !== reply.length - PREFIX_BYTES) {
+        return "the reply is not one message";
+      }
+      if (!reply.includes(externalIdOf(index), PREFIX_BYTES, "latin1")) return "the reply is of another entity";
+      if (operation === "update" && !reply.includes(nameOf(value), PREFIX_BYTES, "latin1")) return "the update is not in the reply";
+      return thorough ? problemOf(operation, reply.subarray(PREFIX_BYTES), index, value) : undefined;
+    },
+  };
+}
+
+function problemOf(operation: Operation, bytes: Buffer, index: number, value: number): string | undefined {
+  if (operation === "get") {
+    const { entity } = fromBinary(EntityService.method.getEntity.output, bytes);
+    return entity?.externalId === externalIdOf(index) && entity.name !== "" ? undefined : "the reply lacks the entity";
+  }
+  const { entity, previousEntity, updatedFields } = fromBinary(EntityService.method.updateEntity.output, bytes);
+  if (entity?.externalId !== externalIdOf(index) || entity.name !== nameOf(value)) return "the entity is not updated";
+  if (entity.attributes?.visit !== String(value)) return "the attribute is not updated";
+  if (previousEntity?.id !== entity.id || previousEntity.name === entity.name) return "the previous entity is wrong";
+  if (previousEntity.etag === entity.etag) return "the etag is the same";
+  if (updatedFields.join() !== "name,attributes") return `the updated fields are ${updatedFields.join()}`;
+  return undefined;
+}
+
+/** Where `digits` stand in the bytes, each after `before`. */
+function placesOf(bytes: Buffer, digits: string, before: string): number[] {
+  const places: number[] = [];
+  for (let at = bytes.indexOf(before + digits); at !== -1; at = bytes.indexOf(before + digits, at + 1)) {
+    places.push(at + before.length);
+  }
+  return places;
+}
