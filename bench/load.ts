@@ -44,13 +44,15 @@ const STEP = 611_953;
 async function run(job: Job): Promise<Measurement> {
   const { apiKeys, entitiesPerOrganization, concurrency } = job;
   const calls = callsOf(job.operation);
-  const headers = apiKeys.map((apiKey): OutgoingHttpHeaders => ({
-    ":method": "POST",
-    ":path": calls.path,
-    "content-type": "application/grpc",
-    te: "trailers",
-    authorization: `Bearer ${apiKey}`,
-  }));
+  const headers = apiKeys.map(
+    (apiKey): OutgoingHttpHeaders => ({
+      ":method": "POST",
+      ":path": calls.path,
+      "content-type": "application/grpc",
+      te: "trailers",
+      authorization: `Bearer ${apiKey}`,
+    }),
+  );
   const sessions = await Promise.all(
     Array.from({ length: CONNECTIONS }, async () => {
       const session = connect(`http://127.0.0.1:${job.port}`);
@@ -69,7 +71,11 @@ async function run(job: Job): Promise<Measurement> {
     const index = Math.floor(position / apiKeys.length);
     const value = valueOf(++count);
     const start = performance.now();
-    const reply = await call(session, headers[position % apiKeys.length] as OutgoingHttpHeaders, calls.body(index, value));
+    const reply = await call(
+      session,
+      headers[position % apiKeys.length] as OutgoingHttpHeaders,
+      calls.body(index, value),
+    );
     latencies.push(performance.now() - start);
     const problem = calls.problem(reply, index, value, count % THOROUGH_EVERY === 0);
     if (problem !== undefined) throw new Error(problem);

@@ -68,7 +68,8 @@ export function callsOf(operation: Operation): Calls {
         return "the reply is not one message";
       }
       if (!reply.includes(externalIdOf(index), PREFIX_BYTES, "latin1")) return "the reply is of another entity";
-      if (operation === "update" && !reply.includes(nameOf(value), PREFIX_BYTES, "latin1")) return "the update is not in the reply";
+      if (operation === "update" && !reply.includes(nameOf(value), PREFIX_BYTES, "latin1"))
+        return "the update is not in the reply";
       return thorough ? problemOf(operation, reply.subarray(PREFIX_BYTES), index, value) : undefined;
     },
   };
