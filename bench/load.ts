@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { type ClientHttp2Session, connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
 import { createInterface } from "node:readline";
 import { cpuOf, cpuOfDatabase } from "./processes.ts";
-import { callsOf, type Operation, valueOf } from "./requests.ts";
+import { callsOf, countedValue, type Operation } from "./requests.ts";
 
 export interface Job {
   port: number;
@@ -69,7 +69,7 @@ async function run(job: Job): Promise<Measurement> {
   const one = async (session: ClientHttp2Session) => {
     position = (position + STEP) % entities;
     const index = Math.floor(position / apiKeys.length);
-    const value = valueOf(++count);
+    const value = countedValue(++count);
     const start = performance.now();
     const reply = await call(
       session,

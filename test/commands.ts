@@ -291,7 +291,7 @@ export async function call(
       caller: {
         organizationId: ground.organizationId,
         apiKeyId: `0000000${author}-0000-7000-8000-000000000000`,
-        scopes: new Set(),
+        scopes: new Set<string>(),
       },
       actor: author === 0 ? undefined : "maria",
       source: author === 0 ? undefined : "crm",

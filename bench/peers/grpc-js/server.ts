@@ -179,18 +179,17 @@ function unary<M extends DescMethodUnary>(
 ): { method: M; handler: handleUnaryCall<any, any> } {
   return {
     method,
-    handler: (call, callback) => {
-      serve(call).then(
-        (response) => callback(null, response),
-        (error: unknown) => {
-          if (error instanceof DomainError) {
-            callback({ code: CODE[error.reason] as number as status, details: error.message });
-          } else {
-            console.error(error);
-            callback({ code: status.INTERNAL, details: "internal error" });
-          }
-        },
-      );
+    handler: async (call, callback) => {
+      try {
+        callback(null, await serve(call));
+      } catch (error) {
+        if (!(error instanceof DomainError)) console.error(error);
+        const refusal = error instanceof DomainError ? error : undefined;
+        callback({
+          code: refusal === undefined ? status.INTERNAL : (CODE[refusal.reason] as number as status),
+          details: refusal?.message ?? "internal error",
+        });
+      }
     },
   };
 }

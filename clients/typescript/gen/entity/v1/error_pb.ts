@@ -18,7 +18,8 @@ export const file_entity_v1_error: GenFile = /*@__PURE__*/
  * prefix, `metadata` says what to do. Refused fields are listed in a
  * google.rpc.BadRequest beside it. Reasons are for ever: a value is never
  * renamed and never gets another meaning. No error carries a name, a tax id, an
- * address or any other value of the request.
+ * address or any other value of the request; fields, and keys of a Struct that
+ * look like one, are named.
  *
  * @generated from enum entity.v1.ErrorReason
  */
@@ -227,7 +228,8 @@ export const ErrorReason = {
  * prefix, `metadata` says what to do. Refused fields are listed in a
  * google.rpc.BadRequest beside it. Reasons are for ever: a value is never
  * renamed and never gets another meaning. No error carries a name, a tax id, an
- * address or any other value of the request.
+ * address or any other value of the request; fields, and keys of a Struct that
+ * look like one, are named.
  *
  * @generated from enum entity.v1.ErrorReason
  */
