@@ -29,7 +29,7 @@ const CACHED_PLAN_CHANGED = "0A000";
 
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
 
-/** A client whose parameterised statements are named, and whose COMMIT does not lie. */
+/** A client whose parameterised statements are named, and whose COMMIT does not lie. The type of a pool's clients. */
 export class NamedStatementClient extends pg.Client {
   readonly #names = new Map<string, string>();
 
@@ -38,18 +38,31 @@ export class NamedStatementClient extends pg.Client {
   override query(...args: any[]): any {
     const [text, values] = args as QueryArguments;
     if (typeof text !== "string" || args.length > 2) return (super.query as (...a: unknown[]) => unknown)(...args);
-    if (text === "commit") return this.#commit();
-    if (values === undefined || values.length === 0) return super.query(text);
-    const name = this.#nameOf(text);
-    if (name === undefined) return super.query(text, values);
-    return super.query({ name, text, values }).catch((error: unknown) => {
+    return this.send(text, values).catch((error: unknown) => {
       if ((error as pg.DatabaseError).code !== CACHED_PLAN_CHANGED) throw error;
-      this.#names.set(text, `${name}r`);
       // Within a transaction the retry fails like everything after an error, and the whole is tried again.
-      return super.query({ name: `${name}r`, text, values }).catch(() => {
+      return this.send(text, values).catch(() => {
         throw error;
       });
     });
+  }
+
+  /**
+   * Like query, for statements that are sent before the answer to the one before: a plan that no longer fits
+   * is an error. Tried again here it could run behind the COMMIT, where no organization is set any more and
+   * every table looks empty; the next transaction plans anew.
+   */
+  async send(text: string, values: unknown[] = []): Promise<pg.QueryResult> {
+    if (text === "commit") return this.#commit();
+    if (values.length === 0) return super.query(text);
+    const name = this.#nameOf(text);
+    if (name === undefined) return super.query(text, values);
+    try {
+      return await super.query({ name, text, values });
+    } catch (error) {
+      if ((error as pg.DatabaseError).code === CACHED_PLAN_CHANGED) this.#names.set(text, `${name}r`);
+      throw error;
+    }
   }
 
   #nameOf(text: string): string | undefined {

@@ -83,7 +83,7 @@ export async function pipelined<T>(
     let broken = true;
     const sent: Promise<unknown>[] = [];
     const send = (text: string, values: readonly unknown[] = []) => {
-      const result = client.query(text, values as unknown[]);
+      const result = client.send(text, values as unknown[]);
       // Each is looked at in the end; until then none is an unhandled rejection.
       result.catch(() => {});
       sent.push(result);
@@ -110,8 +110,11 @@ export async function pipelined<T>(
         () => {},
       );
       // The statement that failed first is the cause; those after it only say that the transaction is aborted.
-      const [cause] = (await Promise.allSettled(sent)).flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
-      throw error instanceof DomainError || cause === undefined ? error : cause;
+      const failures = (await Promise.allSettled(sent)).flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
+      const [cause] = failures;
+      if (error instanceof DomainError || cause === undefined) throw error;
+      // COMMIT was on its way behind it: that an answer is missing does not say that the statement failed.
+      throw sqlState(cause) === undefined ? (failures.find((failure) => failure instanceof CommitUnknownError) ?? cause) : cause;
     } finally {
       client.release(broken);
     }
@@ -124,30 +127,30 @@ export async function pipelinedRead<T>(
   organizationId: string,
   work: (db: Statements) => Promise<T>,
 ): Promise<T> {
-  const client = await (await poolOf(orm)).connect().catch((error: unknown) => {
-    throw toReason(error);
+  return attempts(undefined, async () => {
+    const client = await (await poolOf(orm)).connect();
+    const sent: Promise<unknown>[] = [];
+    const send = (text: string, values: readonly unknown[] = []) => {
+      const result = client.send(text, values as unknown[]);
+      result.catch(() => {});
+      sent.push(result);
+      return result;
+    };
+    let broken = true;
+    try {
+      send("begin read only");
+      send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      const value = work({ execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R });
+      value.catch(() => {});
+      send("commit");
+      // The first failure is the cause, the COMMIT's the last.
+      await allOf(sent);
+      broken = false;
+      return await value;
+    } finally {
+      client.release(broken);
+    }
   });
-  let failure: unknown;
-  const sent: Promise<unknown>[] = [];
-  const send = (text: string, values: readonly unknown[] = []) => {
-    const result = client.query(text, values as unknown[]);
-    sent.push(result.catch((error: unknown) => (failure ??= error)));
-    return result;
-  };
-  try {
-    send("begin read only");
-    send("select set_config('app.organization_id', $1, true)", [organizationId]);
-    const value = work({ execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R });
-    send("commit");
-    const result = await value;
-    await Promise.all(sent);
-    return result;
-  } catch (error) {
-    await Promise.all(sent);
-    throw toReason(failure ?? error);
-  } finally {
-    client.release(failure !== undefined);
-  }
 }
 
 /** Waits for all, then throws the failure of the first that failed. */
