@@ -11,7 +11,8 @@ import {
   primaryOf,
   taxIdKeyOf,
 } from "../domain/entity.ts";
-import { DomainError, notFound } from "../domain/errors.ts";
+import { DomainError, notFound, type Reason } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Orm } from "./orm.ts";
@@ -53,6 +54,8 @@ export interface Command {
   occurredAt?: Instant | undefined;
   /** Makes the write safe to retry: `answer` of the first outcome is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
+  /** Aborted, the command takes part in no transaction that begins after that. */
+  signal?: AbortSignal | undefined;
   /** The rule: pure, since it may run more than once. */
   decide: (entity: EntityState | null, world: World) => Change | null;
 }
@@ -67,15 +70,17 @@ export interface Outcome {
 export type Result =
   | { kind: "done"; outcome: Outcome }
   | { kind: "replayed"; answer: Uint8Array }
-  | { kind: "refused"; error: DomainError };
+  | { kind: "refused"; error: DomainError }
+  /** Failed with its transaction: the database, the commit, the caller's signal, a defect. */
+  | { kind: "failed"; error: unknown };
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
 const MAX_COLLISIONS = 3;
 const MAX_LOCK_ROUNDS = 5;
 
 /**
- * Runs commands in order, in as few transactions as possible. A result per command, in order; those that
- * are done are committed. Throws only for failures of the whole, such as DATABASE_UNAVAILABLE.
+ * Runs commands in order, in as few transactions as possible. A result per command, in order: what is true of
+ * one that is committed stays so whatever happens to those after it.
  */
 export async function writeGroup(
   orm: Orm,
@@ -84,34 +89,39 @@ export async function writeGroup(
   options: TransactionOptions = {},
 ): Promise<Result[]> {
   const results = new Array<Result>(commands.length);
+  const alone = async (index: number) => {
+    results[index] = await writeAlone(orm, organizationId, commands[index] as Command, options);
+  };
   let waiting = commands.map((_, index) => index);
-  let collisions = 0;
   while (waiting.length > 0) {
+    waiting = waiting.filter((index) => {
+      const { signal } = commands[index] as Command;
+      if (signal?.aborted) results[index] = { kind: "failed", error: signal.reason };
+      return !signal?.aborted;
+    });
     const group = waiting.map((index) => commands[index] as Command);
     let attempt: (Result | "later")[];
+    if (group.length === 1) {
+      await alone(waiting[0] as number);
+      break;
+    }
     try {
       attempt = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, group), options);
     } catch (error) {
-      // Somebody took an id between our look and our insert, or holds a row: of several commands only those
-      // that it concerns are refused.
-      if (group.length > 1 && (error instanceof UniqueViolation || isConflict(error))) {
-        for (const index of waiting) {
-          results[index] = await writeAlone(orm, organizationId, commands[index] as Command, options);
-        }
-        return results;
+      if (isFailureOfAll(error)) {
+        for (const index of waiting) results[index] = { kind: "failed", error };
+        break;
       }
-      if (error instanceof UniqueViolation) {
-        if (++collisions <= MAX_COLLISIONS) continue;
-        throw new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], {
-          cause: error,
-        });
+      // Somebody took an id between our look and our insert, or holds a row, or a command has a defect: only
+      // those that it concerns are refused.
+      for (const [i, index] of waiting.entries()) {
+        await alone(index);
+        const result = results[index] as Result;
+        if (result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
+        for (const next of waiting.slice(i + 1)) results[next] = { kind: "failed", error: unavailable() };
+        break;
       }
-      // A refusal of the only command undoes all that it claimed.
-      if (error instanceof DomainError && group.length === 1 && !isFailure(error)) {
-        attempt = [{ kind: "refused", error }];
-      } else {
-        throw error;
-      }
+      break;
     }
     const later: number[] = [];
     attempt.forEach((result, i) => {
@@ -119,42 +129,48 @@ export async function writeGroup(
       if (result === "later") later.push(index);
       else results[index] = result;
     });
-    if (later.length === waiting.length) {
-      // The first command needs a transaction of its own.
-      const first = later.shift() as number;
-      results[first] = await writeAlone(orm, organizationId, commands[first] as Command, options);
-    }
+    // The first command needs a transaction of its own.
+    if (later.length === waiting.length) await alone(later.shift() as number);
     waiting = later;
   }
   return results;
 }
 
-/** A command of a group, by itself. That others hold its rows is its own refusal, and not the group's failure. */
+/** One command in a transaction of its own. Its refusal undoes all that it claimed. */
 async function writeAlone(
   orm: Orm,
   organizationId: string,
   command: Command,
   options: TransactionOptions,
 ): Promise<Result> {
-  try {
-    const [result] = await writeGroup(orm, organizationId, [command], options);
-    if (result === undefined) throw new Error("a command has no result");
-    return result;
-  } catch (error) {
-    if (isConflict(error)) return { kind: "refused", error };
-    throw error;
+  for (let collisions = 1; ; collisions++) {
+    if (command.signal?.aborted) return { kind: "failed", error: command.signal.reason };
+    try {
+      const [result] = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, [command]), options);
+      if (result === undefined || result === "later") throw new Error("a command has no result");
+      return result;
+    } catch (error) {
+      if (error instanceof UniqueViolation && collisions <= MAX_COLLISIONS) continue;
+      if (error instanceof UniqueViolation) return { kind: "refused", error: collision(error) };
+      const refused = error instanceof DomainError && !FAILURES.includes(error.reason);
+      return refused ? { kind: "refused", error } : { kind: "failed", error };
+    }
   }
 }
 
-const isConflict = (error: unknown): error is DomainError =>
-  error instanceof DomainError && error.reason === "WRITE_CONFLICT";
+/** For those whose turn had not come: nothing of theirs was sent, whatever happened to the one before. */
+const unavailable = () =>
+  new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" });
+
+const collision = (cause: unknown) =>
+  new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], { cause });
 
 /** Failures of the service or the database, as against refusals of the command. */
-function isFailure(error: DomainError): boolean {
-  return ["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "WRITE_CONFLICT", "DEADLINE_EXCEEDED", "CANCELLED"].includes(
-    error.reason,
-  );
-}
+const FAILURES: readonly Reason[] = ["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED"];
+
+/** One by one it would be no better: the database is away, or what was sent may be there already. */
+const isFailureOfAll = (error: unknown): boolean =>
+  error instanceof DomainError && (error.reason === "DATABASE_UNAVAILABLE" || error.reason === "COMMIT_UNKNOWN");
 
 async function runGroup(
   db: queries.Pipeline,
@@ -224,7 +240,7 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
   const states = new Map<string, EntityState>();
   // An id that is not there is known not to be: nothing to lock.
   const known = new Set(keys.entityIds);
-  let hits: queries.Hits;
+  let hits: GroupHits;
   let clock: { now: Instant; policy: ExternalIdPolicy };
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
@@ -237,7 +253,7 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
       states.set(state.id, state);
       known.add(state.id);
     }
-    [hits, clock] = [found, time];
+    [hits, clock] = [{ ...found, cut: new Set() }, time];
     const complete = commands.every(({ lookup }) => {
       const id = lookup === undefined ? undefined : findOne(lookup, found);
       return id === undefined || known.has(id);
@@ -254,8 +270,10 @@ async function openGroup(db: queries.Pipeline, organizationId: string, commands:
 
   return {
     run(command: Command, alone: boolean): Result | "later" {
+      const taxIdKeys = [command.lookup?.by === "tax_id" ? command.lookup.key : undefined, command.uniqueTaxIdKey];
+      if (taxIdKeys.some((key) => key !== undefined && hits.cut.has(key))) return "later";
       const id = command.lookup === undefined ? undefined : resolve(command.lookup, hits);
-      // A command before this one moved the key to an entity that is not locked here.
+      // A command before this one moved the key to an entity that is not locked here, or that was not read.
       if (id !== undefined && !known.has(id)) return "later";
       const before = id === undefined ? null : (states.get(id) ?? null);
       if (before === null && command.lookup !== undefined) {
@@ -365,8 +383,14 @@ function refuseTaken(command: Command, after: EntityState, before: EntityState |
   }
 }
 
+/** What the keys name as the commands so far have left it. */
+interface GroupHits extends queries.Hits {
+  /** Tax ids of which an entity is gone and others, not read, may be left. */
+  cut: Set<string>;
+}
+
 /** Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. */
-function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityState): void {
+function moveHits(hits: GroupHits, before: EntityState | null, after: EntityState): void {
   for (const { externalId } of before?.externalIds ?? []) {
     if (hits.externalIds.get(externalId) === after.id) hits.externalIds.delete(externalId);
   }
@@ -375,7 +399,10 @@ function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityS
   const [old, now] = [keyOf(before), keyOf(after)];
   if (old === now) return;
   if (old !== null) {
-    hits.taxIdKeys.set(old, (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id));
+    const ids = hits.taxIdKeys.get(old) ?? [];
+    // There may be more than were read: who they are, the next transaction knows.
+    if (ids.length > LIMITS.candidates) hits.cut.add(old);
+    hits.taxIdKeys.set(old, ids.filter((id) => id !== after.id));
   }
-  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id]);
+  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id].sort());
 }

@@ -6,8 +6,11 @@ import { type Command, type Result, writeGroup } from "./unit-of-work.ts";
 
 export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, and when the signal is aborted before its turn. */
-  write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Result>;
+  write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Answered>;
 }
+
+/** A result that is an answer to the caller. */
+export type Answered = Exclude<Result, { kind: "failed" }>;
 
 /** Groups of one organization at a time: one decides while the other commits. */
 const GROUPS_PER_ORGANIZATION = 2;
@@ -15,8 +18,7 @@ const MAX_GROUP = 128;
 
 interface Waiting {
   command: Command;
-  signal: AbortSignal | undefined;
-  resolve: (result: Result) => void;
+  resolve: (result: Answered) => void;
   reject: (error: unknown) => void;
 }
 
@@ -25,15 +27,14 @@ export function createWriter(orm: Orm): Writer {
 
   async function run(organizationId: string, queue: { waiting: Waiting[]; running: number }): Promise<void> {
     while (queue.waiting.length > 0) {
-      // Past its deadline a call is in no group. Once in one, its caller may leave, the group goes on.
-      const group = queue.waiting.splice(0, MAX_GROUP).filter(({ signal, reject }) => {
-        if (signal?.aborted) reject(signal.reason);
-        return !signal?.aborted;
-      });
-      if (group.length === 0) continue;
+      const group = queue.waiting.splice(0, MAX_GROUP);
       try {
         const results = await writeGroup(orm, organizationId, group.map(({ command }) => command));
-        group.forEach(({ resolve }, i) => resolve(results[i] as Result));
+        group.forEach(({ resolve, reject }, i) => {
+          const result = results[i] as Result;
+          if (result.kind === "failed") reject(result.error);
+          else resolve(result);
+        });
       } catch (error) {
         for (const { reject } of group) reject(error);
       }
@@ -43,10 +44,13 @@ export function createWriter(orm: Orm): Writer {
   }
 
   return {
-    async write(organizationId, command, options = {}) {
+    async write(organizationId, given, options = {}) {
+      // Past its deadline a call is in no group. Once in one, its caller may leave, the group goes on.
+      const command = { ...given, signal: options.signal };
       if (options.validateOnly) {
         const [result] = await writeGroup(orm, organizationId, [command], options);
-        return result as Result;
+        if (result?.kind === "failed") throw result.error;
+        return result as Answered;
       }
       let queue = queues.get(organizationId);
       if (queue === undefined) {
@@ -54,9 +58,7 @@ export function createWriter(orm: Orm): Writer {
         queues.set(organizationId, queue);
       }
       const { waiting } = queue;
-      const written = new Promise<Result>((resolve, reject) =>
-        waiting.push({ command, signal: options.signal, resolve, reject }),
-      );
+      const written = new Promise<Answered>((resolve, reject) => waiting.push({ command, resolve, reject }));
       if (queue.running < GROUPS_PER_ORGANIZATION) {
         queue.running += 1;
         const starting = queue;

@@ -41,6 +41,8 @@ export function importRpcs(deps: Deps) {
           const commands = part.flatMap(({ command }) => (command instanceof DomainError ? [] : [command]));
           const validateOnly = part[0]?.request.validateOnly ?? false;
           const written = await writeGroup(deps.orm, organizationOf(ctx), commands, { validateOnly, signal: ctx.signal });
+          const failure = written.find((result) => result.kind === "failed");
+          if (failure !== undefined) throw failure.error;
           let next = 0;
           for (const { row, command } of part) {
             const result = command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
@@ -48,7 +50,7 @@ export function importRpcs(deps: Deps) {
             else if (result?.kind === "replayed") {
               ctx.responseHeader.set("idempotent-replay", "true");
               results.push({ ...fromBinary(ImportResultSchema, result.answer), row });
-            } else if (result !== undefined) {
+            } else if (result?.kind === "refused") {
               results.push(
                 create(ImportResultSchema, { row, outcome: ImportOutcome.FAILED, error: toStatus(result.error) }),
               );
