@@ -30,7 +30,7 @@ const IN_FAILED_TRANSACTION = "25P02";
 
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
 
-/** A client whose parameterised statements are named, and whose COMMIT does not lie. */
+/** A client whose parameterised statements are named, and whose COMMIT does not lie. The type of a pool's clients. */
 export class NamedStatementClient extends pg.Client {
   readonly #names = new Map<string, string>();
   /** Counts the migrations that this connection has met: each makes all names new. */
@@ -42,20 +42,35 @@ export class NamedStatementClient extends pg.Client {
     const [text, values] = args as QueryArguments;
     if (typeof text !== "string" || args.length > 2) return (super.query as (...a: unknown[]) => unknown)(...args);
     if (text === "begin" || text.startsWith("start transaction")) return this.#begin(text);
-    if (text === "commit") return this.#commit();
     if (text === "rollback") return this.#rollback();
-    if (values === undefined || values.length === 0) return super.query(text);
-    const name = this.#nameOf(text);
-    if (name === undefined) return super.query(text, values);
-    return super.query({ name, text, values }).catch((error: unknown) => {
+    return this.send(text, values).catch((error: unknown) => {
       if ((error as pg.DatabaseError).code !== CACHED_PLAN_CHANGED) throw error;
-      this.#names.clear();
-      this.#generation++;
       // Within a transaction this fails like everything after an error: whoever began it begins it again.
-      return super.query({ name: this.#nameOf(text) as string, text, values }).catch((second: unknown) => {
+      return this.send(text, values).catch((second: unknown) => {
         throw (second as pg.DatabaseError).code === IN_FAILED_TRANSACTION ? error : second;
       });
     });
+  }
+
+  /**
+   * Like query, for statements that are sent before the answer to the one before: a plan that no longer fits
+   * is an error. Tried again here it could run behind the COMMIT, where no organization is set any more and
+   * every table looks empty; the next transaction plans anew.
+   */
+  async send(text: string, values: unknown[] = []): Promise<pg.QueryResult> {
+    if (text === "commit") return this.#commit();
+    if (values.length === 0) return super.query(text);
+    const name = this.#nameOf(text);
+    if (name === undefined) return super.query(text, values);
+    try {
+      return await super.query({ name, text, values });
+    } catch (error) {
+      if ((error as pg.DatabaseError).code === CACHED_PLAN_CHANGED) {
+        this.#names.clear();
+        this.#generation++;
+      }
+      throw error;
+    }
   }
 
   #nameOf(text: string): string | undefined {

@@ -86,8 +86,10 @@ export function forOrganization(orm: Orm, organizationId: string): EntityManager
 }
 
 /** The pool of run-time connections, for the paths that pipeline. */
-export function poolOf(orm: Orm): Promise<pg.Pool> {
-  return (orm.em.getDriver().getConnection() as unknown as PostgreSqlConnection).getNativeClient();
+export function poolOf(
+  orm: Orm,
+): Promise<Omit<pg.Pool, "connect"> & { connect(): Promise<NamedStatementClient & pg.PoolClient> }> {
+  return (orm.em.getDriver().getConnection() as unknown as PostgreSqlConnection).getNativeClient() as never;
 }
 
 /** Arbitrary, the same in every process: whoever migrates holds this advisory lock. */

@@ -83,7 +83,7 @@ export async function pipelined<T>(
     let broken = true;
     const sent: Promise<unknown>[] = [];
     const send = (text: string, values: readonly unknown[] = []) => {
-      const result = client.query(text, values as unknown[]);
+      const result = client.send(text, values as unknown[]);
       // Each is looked at in the end; until then none is an unhandled rejection.
       result.catch(() => {});
       sent.push(result);
@@ -106,9 +106,10 @@ export async function pipelined<T>(
       const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
       // Whatever was still on its way has failed in the aborted transaction: the connection is clean.
       broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
-      if (error instanceof DomainError) throw error;
+      const cause = causeOf(outcomes);
+      if (error instanceof DomainError || cause === undefined) throw error;
       // The statement's own stack ends in the driver: this one says whose it was.
-      throw new Error("a statement of the unit of work failed", { cause: causeOf(outcomes) ?? error });
+      throw new Error("a statement of the unit of work failed", { cause });
     } finally {
       client.release(broken);
     }
@@ -124,17 +125,14 @@ function isStatementError(error: unknown): boolean {
 }
 
 /**
- * Of statements sent together: the first that the server refused; those after it only say that the
- * transaction is aborted. Where none was refused and the answer to COMMIT is lost, that is the news, whatever
- * else was lost with the connection.
+ * Of statements sent together: the first that the server refused, be it with the end of the connection; those
+ * after it, COMMIT included, did not happen. Where none was refused and the answer to COMMIT is lost, that is
+ * the news, whatever other answers were lost with the connection.
  */
 function causeOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown {
   const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason] : []));
-  return (
-    failures.find((failure) => isStatementError(failure)) ??
-    failures.find((failure) => failure instanceof CommitUnknownError) ??
-    failures[0]
-  );
+  const unknown = failures.find((failure) => failure instanceof CommitUnknownError);
+  return failures.find((failure) => failure !== unknown && sqlState(failure) !== undefined) ?? unknown ?? failures[0];
 }
 
 /** Reads in one round trip: BEGIN, the organization, the statements that `work` sends at once, COMMIT. */
@@ -149,7 +147,7 @@ export async function pipelinedRead<T>(
     let failure: unknown;
     const sent: Promise<unknown>[] = [];
     const send = (text: string, values: readonly unknown[] = []) => {
-      const result = client.query(text, values as unknown[]);
+      const result = client.send(text, values as unknown[]);
       sent.push(result.catch((error: unknown) => (failure ??= error)));
       return result;
     };

@@ -11,7 +11,8 @@ import {
   primaryOf,
   taxIdKeyOf,
 } from "../domain/entity.ts";
-import { DomainError, notFound } from "../domain/errors.ts";
+import { DomainError, notFound, type Reason } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Orm } from "./orm.ts";
@@ -53,6 +54,8 @@ export interface Command {
   occurredAt?: Instant | undefined;
   /** Makes the write safe to retry: `answer` of the first outcome is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
+  /** Aborted, the command takes part in no transaction that begins after that. */
+  signal?: AbortSignal | undefined;
   /** The rule: pure, since it may run more than once. */
   decide: (entity: EntityState | null, world: World) => Change | null;
 }
@@ -67,17 +70,18 @@ export interface Outcome {
 export type Result =
   | { kind: "done"; outcome: Outcome }
   | { kind: "replayed"; answer: Uint8Array }
-  | { kind: "refused"; error: DomainError };
+  | { kind: "refused"; error: DomainError }
+  /** Failed with its transaction: the database, the commit, the caller's signal, a defect. */
+  | { kind: "failed"; error: unknown };
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
 const MAX_COLLISIONS = 3;
 const MAX_LOCK_ROUNDS = 5;
 
 /**
- * Runs commands in order, in as few transactions as possible. A result per command, in order; those that
- * are done are committed. Waits for entities that others hold, the lock time at most: then the commands that
- * concern them are refused, not the others. Throws only for failures of the whole, such as
- * DATABASE_UNAVAILABLE.
+ * Runs commands in order, in as few transactions as possible. A result per command, in order: what is true of
+ * one that is committed stays so whatever happens to those after it. Waits for entities that others hold, the
+ * lock time at most: then the commands that concern them are refused, not the others.
  */
 export async function writeGroup(
   orm: Orm,
@@ -86,7 +90,7 @@ export async function writeGroup(
   options: TransactionOptions = {},
 ): Promise<Result[]> {
   const results = await writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
-  return results.map((result) => (result === "busy" ? heldByOthers() : result));
+  return results.map((result) => (result === "busy" ? { kind: "refused", error: heldByOthers() } : result));
 }
 
 /** The same without waiting: commands on entities that others hold are "busy", and nothing of them is done. */
@@ -105,46 +109,52 @@ async function writeCommands(
   { skipLocked, ...options }: TransactionOptions & { skipLocked: boolean },
 ): Promise<(Result | "busy")[]> {
   const results = new Array<Result | "busy">(commands.length);
-  let waiting = commands.map((_, index) => index);
-  let collisions = 0;
+  const alone = async (index: number): Promise<Result> => {
+    const result = await writeAlone(orm, organizationId, commands[index] as Command, options);
+    results[index] = result;
+    return result;
+  };
   let skip = skipLocked;
+  let waiting = commands.map((_, index) => index);
   while (waiting.length > 0) {
+    waiting = waiting.filter((index) => {
+      const { signal } = commands[index] as Command;
+      if (signal?.aborted) results[index] = { kind: "failed", error: signal.reason };
+      return !signal?.aborted;
+    });
     const group = waiting.map((index) => commands[index] as Command);
+    const [first] = waiting;
+    if (first === undefined) break;
+    if (group.length === 1 && !skip) {
+      await alone(first);
+      break;
+    }
     let attempt: (Result | "later" | "busy")[];
     try {
       attempt = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, group, skip), options);
     } catch (error) {
-      if (group.length > 1 && isConflict(error) && !skip) {
+      if (isFailureOfAll(error)) {
+        for (const index of waiting) results[index] = { kind: "failed", error };
+        break;
+      }
+      if (isRefusal(error) && group.length === 1) {
+        results[first] = { kind: "refused", error };
+        break;
+      }
+      if (isConflict(error) && !skip) {
         // Somebody held a row for the whole lock time: now without those rows.
         skip = true;
         continue;
       }
-      // Somebody took an id between our look and our insert: of several commands only those that it concerns
-      // are refused.
-      if (group.length > 1 && (error instanceof UniqueViolation || isConflict(error))) {
-        for (const index of waiting) {
-          results[index] = await writeAlone(orm, organizationId, commands[index] as Command, options);
-        }
-        return results;
+      // Somebody took an id between our look and our insert, or a command has a defect: only those that it
+      // concerns are refused.
+      for (const [i, index] of waiting.entries()) {
+        const result = await alone(index);
+        if (result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
+        for (const next of waiting.slice(i + 1)) results[next] = { kind: "failed", error: unavailable() };
+        break;
       }
-      if (error instanceof UniqueViolation) {
-        if (++collisions <= MAX_COLLISIONS) continue;
-        throw new DomainError(
-          "WRITE_CONFLICT",
-          "Other writes took the same ids: retry",
-          { retry_after_ms: "100" },
-          [],
-          {
-            cause: error,
-          },
-        );
-      }
-      // A refusal of the only command undoes all that it claimed.
-      if (error instanceof DomainError && group.length === 1 && !isFailure(error)) {
-        attempt = [{ kind: "refused", error }];
-      } else {
-        throw error;
-      }
+      break;
     }
     const later: number[] = [];
     attempt.forEach((result, i) => {
@@ -152,49 +162,67 @@ async function writeCommands(
       if (result === "later") later.push(index);
       else results[index] = result;
     });
-    if (later.length === waiting.length) {
-      // The first command needs a transaction of its own.
-      const first = later.shift() as number;
-      results[first] = await writeAlone(orm, organizationId, commands[first] as Command, options);
-    }
+    // The first command needs a transaction of its own.
+    if (later.length === waiting.length) await alone(later.shift() as number);
     waiting = later;
   }
   return results;
 }
 
-const heldByOthers = (): Result => ({
-  kind: "refused",
-  error: new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", {
-    retry_after_ms: "100",
-  }),
-});
-
-/** A command of a group, by itself. That others hold its rows is its own refusal, and not the group's failure. */
+/** One command in a transaction of its own. Its refusal undoes all that it claimed. */
 async function writeAlone(
   orm: Orm,
   organizationId: string,
   command: Command,
   options: TransactionOptions,
 ): Promise<Result> {
-  try {
-    const [result] = await writeGroup(orm, organizationId, [command], options);
-    if (result === undefined) throw new Error("a command has no result");
-    return result;
-  } catch (error) {
-    if (isConflict(error)) return { kind: "refused", error };
-    throw error;
+  for (let collisions = 1; ; collisions++) {
+    if (command.signal?.aborted) return { kind: "failed", error: command.signal.reason };
+    try {
+      const [result] = await pipelined(
+        orm,
+        organizationId,
+        (db) => runGroup(db, organizationId, [command], false),
+        options,
+      );
+      if (result === undefined || result === "later" || result === "busy") throw new Error("a command has no result");
+      return result;
+    } catch (error) {
+      if (error instanceof UniqueViolation && collisions <= MAX_COLLISIONS) continue;
+      if (error instanceof UniqueViolation) return { kind: "refused", error: collision(error) };
+      return isRefusal(error) || isConflict(error) ? { kind: "refused", error } : { kind: "failed", error };
+    }
   }
 }
+
+/** For those whose turn had not come: nothing of theirs was sent, whatever happened to the one before. */
+const unavailable = () =>
+  new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" });
+
+const collision = (cause: unknown) =>
+  new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], { cause });
+
+/** Failures of the service or the database, as against refusals of the command. */
+const FAILURES: readonly Reason[] = [
+  "DATABASE_UNAVAILABLE",
+  "COMMIT_UNKNOWN",
+  "WRITE_CONFLICT",
+  "DEADLINE_EXCEEDED",
+  "CANCELLED",
+];
+
+const isRefusal = (error: unknown): error is DomainError =>
+  error instanceof DomainError && !FAILURES.includes(error.reason);
 
 const isConflict = (error: unknown): error is DomainError =>
   error instanceof DomainError && error.reason === "WRITE_CONFLICT";
 
-/** Failures of the service or the database, as against refusals of the command. */
-function isFailure(error: DomainError): boolean {
-  return ["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "WRITE_CONFLICT", "DEADLINE_EXCEEDED", "CANCELLED"].includes(
-    error.reason,
-  );
-}
+const heldByOthers = () =>
+  new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", { retry_after_ms: "100" });
+
+/** One by one it would be no better: the database is away, or what was sent may be there already. */
+const isFailureOfAll = (error: unknown): boolean =>
+  error instanceof DomainError && (error.reason === "DATABASE_UNAVAILABLE" || error.reason === "COMMIT_UNKNOWN");
 
 async function runGroup(
   db: queries.Pipeline,
@@ -272,7 +300,7 @@ async function openGroup(
   const states = new Map<string, EntityState>();
   // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
   const known = new Set(skipLocked ? [] : keys.entityIds);
-  let hits: queries.Hits;
+  let hits: GroupHits;
   let clock: { now: Instant; policy: ExternalIdPolicy };
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
@@ -285,7 +313,7 @@ async function openGroup(
       states.set(state.id, state);
       known.add(state.id);
     }
-    [hits, clock] = [found, time];
+    [hits, clock] = [{ ...found, cut: new Set() }, time];
     const complete = commands.every(({ lookup }) => {
       const id = lookup === undefined ? undefined : findOne(lookup, found);
       return id === undefined || known.has(id);
@@ -302,8 +330,10 @@ async function openGroup(
 
   return {
     run(command: Command, alone: boolean): Result | "later" | "busy" {
+      const taxIdKeys = [command.lookup?.by === "tax_id" ? command.lookup.key : undefined, command.uniqueTaxIdKey];
+      if (taxIdKeys.some((key) => key !== undefined && hits.cut.has(key))) return "later";
       const id = command.lookup === undefined ? undefined : resolve(command.lookup, hits);
-      // A command before this one moved the key to an entity that is not locked here.
+      // A command before this one moved the key to an entity that is not locked here, or that was not read.
       if (id !== undefined && !known.has(id)) return skipLocked ? "busy" : "later";
       const before = id === undefined ? null : (states.get(id) ?? null);
       if (before === null && command.lookup !== undefined) {
@@ -427,8 +457,14 @@ function refuseTaken(command: Command, after: EntityState, before: EntityState |
   }
 }
 
+/** What the keys name as the commands so far have left it. */
+interface GroupHits extends queries.Hits {
+  /** Tax ids of which an entity is gone and others, not read, may be left. */
+  cut: Set<string>;
+}
+
 /** Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. */
-function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityState): void {
+function moveHits(hits: GroupHits, before: EntityState | null, after: EntityState): void {
   for (const { externalId } of before?.externalIds ?? []) {
     if (hits.externalIds.get(externalId) === after.id) hits.externalIds.delete(externalId);
   }
@@ -437,10 +473,13 @@ function moveHits(hits: queries.Hits, before: EntityState | null, after: EntityS
   const [old, now] = [keyOf(before), keyOf(after)];
   if (old === now) return;
   if (old !== null) {
+    const ids = hits.taxIdKeys.get(old) ?? [];
+    // There may be more than were read: who they are, the next transaction knows.
+    if (ids.length > LIMITS.candidates) hits.cut.add(old);
     hits.taxIdKeys.set(
       old,
-      (hits.taxIdKeys.get(old) ?? []).filter((id) => id !== after.id),
+      ids.filter((id) => id !== after.id),
     );
   }
-  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id]);
+  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id].sort());
 }

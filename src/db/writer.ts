@@ -1,14 +1,17 @@
 // Writes that meet commit together: commands that arrive while a unit of work of their organization is
 // under way form the next one. Group commit, one level up; each keeps its own answer and its own refusal.
 import type { Orm } from "./orm.ts";
-import type { Slots } from "./slots.ts";
+import { createSlots, type Slots } from "./slots.ts";
 import type { TransactionOptions } from "./transaction.ts";
 import { type Command, type Result, writeGroup, writeGroupUnlessBusy } from "./unit-of-work.ts";
 
 export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, and when the signal is aborted before its turn. */
-  write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Result>;
+  write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Answered>;
 }
+
+/** A result that is an answer to the caller. */
+export type Answered = Exclude<Result, { kind: "failed" }>;
 
 /** Groups of one organization at a time: one decides while the other commits. */
 const GROUPS_PER_ORGANIZATION = 2;
@@ -16,8 +19,7 @@ const MAX_GROUP = 128;
 
 interface Waiting {
   command: Command;
-  signal: AbortSignal | undefined;
-  resolve: (result: Result) => void;
+  resolve: (result: Answered) => void;
   reject: (error: unknown) => void;
 }
 
@@ -30,47 +32,27 @@ interface Queue {
 }
 
 /** `slots` bounds the rehearsals, which run alone. */
-export function createWriter(orm: Orm, slots: Slots): Writer {
+export function createWriter(orm: Orm, slots: Slots = createSlots(1)): Writer {
   const queues = new Map<string, Queue>();
 
   async function run(organizationId: string, queue: Queue): Promise<void> {
     while (queue.waiting.length > 0) {
-      const group = take(queue.waiting);
-      if (group.length > 0) await runTogether(organizationId, queue, group);
+      await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
+        writeGroupUnlessBusy(orm, organizationId, commands),
+      ).then((busy) => queue.busy.push(...busy));
+      if (queue.busy.length > 0 && !queue.isWaiting) {
+        queue.isWaiting = true;
+        void runBusy(organizationId, queue);
+      }
     }
     queue.running -= 1;
     forget(organizationId, queue);
   }
 
-  async function runTogether(organizationId: string, queue: Queue, group: readonly Waiting[]): Promise<void> {
-    try {
-      const commands = group.map(({ command }) => command);
-      const results = await writeGroupUnlessBusy(orm, organizationId, commands);
-      group.forEach((waiting, i) => {
-        const result = results[i] as Result | "busy";
-        if (result === "busy") queue.busy.push(waiting);
-        else waiting.resolve(result);
-      });
-    } catch (error) {
-      for (const { reject } of group) reject(error);
-    }
-    if (queue.busy.length > 0 && !queue.isWaiting) {
-      queue.isWaiting = true;
-      void runBusy(organizationId, queue);
-    }
-  }
-
   /** One group of an organization waits for locks at a time, with one connection, however many there are. */
   async function runBusy(organizationId: string, queue: Queue): Promise<void> {
     while (queue.busy.length > 0) {
-      const group = take(queue.busy);
-      try {
-        const commands = group.map(({ command }) => command);
-        const results = await writeGroup(orm, organizationId, commands);
-        group.forEach(({ resolve }, i) => resolve(results[i] as Result));
-      } catch (error) {
-        for (const { reject } of group) reject(error);
-      }
+      await together(queue.busy.splice(0, MAX_GROUP), (commands) => writeGroup(orm, organizationId, commands));
     }
     queue.isWaiting = false;
     forget(organizationId, queue);
@@ -81,10 +63,13 @@ export function createWriter(orm: Orm, slots: Slots): Writer {
   }
 
   return {
-    async write(organizationId, command, options = {}) {
+    async write(organizationId, given, options = {}) {
+      // Past its deadline a call is in no group. Once in one, its caller may leave, the group goes on.
+      const command = { ...given, signal: options.signal };
       if (options.validateOnly) {
         const [result] = await slots(() => writeGroup(orm, organizationId, [command], options));
-        return result as Result;
+        if (result?.kind === "failed") throw result.error;
+        return result as Answered;
       }
       let queue = queues.get(organizationId);
       if (queue === undefined) {
@@ -92,9 +77,7 @@ export function createWriter(orm: Orm, slots: Slots): Writer {
         queues.set(organizationId, queue);
       }
       const { waiting } = queue;
-      const written = new Promise<Result>((resolve, reject) =>
-        waiting.push({ command, signal: options.signal, resolve, reject }),
-      );
+      const written = new Promise<Answered>((resolve, reject) => waiting.push({ command, resolve, reject }));
       if (queue.running < GROUPS_PER_ORGANIZATION) {
         queue.running += 1;
         const starting = queue;
@@ -106,10 +89,23 @@ export function createWriter(orm: Orm, slots: Slots): Writer {
   };
 }
 
-/** The next group. Past its deadline a call is in none; once in one, its caller may leave, the group goes on. */
-function take(waiting: Waiting[]): Waiting[] {
-  return waiting.splice(0, MAX_GROUP).filter(({ signal, reject }) => {
-    if (signal?.aborted) reject(signal.reason);
-    return !signal?.aborted;
+/** Writes a group and tells each caller its end; those that are busy are handed back. */
+async function together(
+  group: readonly Waiting[],
+  work: (commands: Command[]) => Promise<(Result | "busy")[]>,
+): Promise<Waiting[]> {
+  let results: (Result | "busy")[];
+  try {
+    results = await work(group.map(({ command }) => command));
+  } catch (error) {
+    for (const { reject } of group) reject(error);
+    return [];
+  }
+  return group.filter(({ resolve, reject }, i) => {
+    const result = results[i] as Result | "busy";
+    if (result === "busy") return true;
+    if (result.kind === "failed") reject(result.error);
+    else resolve(result);
+    return false;
   });
 }

@@ -44,6 +44,8 @@ export function importRpcs(deps: Deps) {
             validateOnly,
             signal: ctx.signal,
           });
+          const failure = written.find((result) => result.kind === "failed");
+          if (failure !== undefined) throw failure.error;
           let next = 0;
           for (const { row, command } of part) {
             const result =
@@ -52,7 +54,7 @@ export function importRpcs(deps: Deps) {
             else if (result?.kind === "replayed") {
               ctx.responseHeader.set("idempotent-replay", "true");
               results.push({ ...fromBinary(ImportResultSchema, result.answer), row });
-            } else if (result !== undefined) {
+            } else if (result?.kind === "refused") {
               results.push(
                 create(ImportResultSchema, { row, outcome: ImportOutcome.FAILED, error: toStatus(result.error) }),
               );
