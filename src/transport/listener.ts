@@ -120,11 +120,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     const { socket } = request;
     http1.set(socket, (http1.get(socket) ?? 0) + 1);
     if (draining) response.shouldKeepAlive = false;
-    response.once("finish", () => {
-      // The rest of a body that nobody reads would hold the connection. One that has ended in the meantime
-      // holds nothing, and its connection may be at the next call already.
-      if (!request.complete) setTimeout(() => request.complete || socket.destroy(), LINGER_MS).unref();
-    });
+    const { writeHead } = response;
+    response.writeHead = ((...head: Parameters<typeof writeHead>) => {
+      if (!request.complete) closeAfterAnswer(socket, response);
+      return writeHead.apply(response, head);
+    }) as typeof writeHead;
     response.once("close", () => {
       const calls = (http1.get(socket) ?? 1) - 1;
       if (http1.has(socket)) http1.set(socket, calls);
@@ -239,6 +239,19 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   }
 
   return { port: (server.address() as AddressInfo).port, drain, [Symbol.asyncDispose]: () => drain(0) };
+}
+
+/**
+ * For an answer that comes before the end of its request: the unread rest would hold the connection, and the
+ * caller, who may have written all of it, would put its next call behind. So the answer says that the connection
+ * closes, and it closes in two steps: at once, the answer would be lost with what is unread (RFC 9112, 9.6).
+ */
+function closeAfterAnswer(socket: Socket, response: ServerResponse): void {
+  response.shouldKeepAlive = false;
+  socket.destroySoon = () => {
+    socket.end();
+    setTimeout(() => socket.destroy(), LINGER_MS).unref();
+  };
 }
 
 /** Tells by its first bytes whether a connection speaks HTTP/2, puts them back and says so. Silence is given up. */
