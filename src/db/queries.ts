@@ -1,4 +1,4 @@
-// The hot statements, written by hand, each one text for ever so that PostgreSQL plans it once. They run on
+// The hot statements, written by hand, each form one text for ever so that PostgreSQL plans it once. They run on
 // the transaction of the entity manager that they are given, under row level security; organization_id is
 // named all the same, since it is the first column of every index.
 import { type EntityState, type EventType, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
@@ -91,17 +91,30 @@ export function toState(row: unknown): EntityState {
 
 // --- Reads --------------------------------------------------------------------------------------
 
-const FIND_HITS = `
-  select 'external_id' as by, x.external_id as key, x.entity_id as id
-  from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])
-  union all
-  select 'tax_id', k.key, t.id
-  from (select distinct u.key from unnest($3::text[]) as u(key)) k
-  cross join lateral (
-    select e.id from entity e
-    where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
-    order by e.id limit ${LIMITS.candidates + 1}
-  ) t`;
+/** Adds a value to those of a statement and answers its placeholder. */
+type Bind = (value: unknown) => string;
+
+/**
+ * What answers to the keys, as (by, key, id). Only kinds of keys that are asked for are in the statement, so
+ * that each form has its own plan: starting the parts that would find nothing costs more than a lookup.
+ */
+function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
+  const parts: string[] = [];
+  if (externalIds.length > 0) {
+    parts.push(`select 'external_id' as by, x.external_id as key, x.entity_id as id
+      from external_id x where x.organization_id = $1 and x.external_id = any(${bind(externalIds)}::text[])`);
+  }
+  if (taxIdKeys.length > 0) {
+    parts.push(`select 'tax_id' as by, k.key, t.id
+      from (select distinct u.key from unnest(${bind(taxIdKeys)}::text[]) as u(key)) k
+      cross join lateral (
+        select e.id from entity e
+        where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
+        order by e.id limit ${LIMITS.candidates + 1}
+      ) t`);
+  }
+  return parts;
+}
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
 const distinct = (keys: string[]) => [...new Set(keys)];
@@ -110,26 +123,15 @@ const distinct = (keys: string[]) => [...new Set(keys)];
 export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<Hits> {
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
-  const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_HITS, [
-    organizationId,
-    keys.externalIds,
-    distinct(keys.taxIdKeys),
-  ]);
+  const values: unknown[] = [organizationId];
+  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, (value) => `$${values.push(value)}`);
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(parts.join(" union all "), values);
   for (const { by, key, id } of rows) {
     if (by === "external_id") hits.externalIds.set(key, id);
     else hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
   }
   return hits;
 }
-
-const FIND_ENTITIES = `
-  with hit as (
-    select 'entity_id' as by, u.id::text as key, u.id as hit_id from unnest($2::uuid[]) as u(id)
-    union all
-    select h.by, h.key, h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
-  )
-  select hit.by, hit.key, ${ENTITY_COLUMNS}
-  from hit join entity e on e.organization_id = $1 and e.id = hit.hit_id`;
 
 export interface FoundEntities {
   hits: Hits;
@@ -138,14 +140,22 @@ export interface FoundEntities {
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
-  const rows = await db.execute<{ by: string; key: string; id: string }[]>(FIND_ENTITIES, [
-    organizationId,
-    keys.entityIds,
-    keys.externalIds,
-    distinct(keys.taxIdKeys),
-  ]);
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   const entities = new Map<string, EntityState>();
+  const values: unknown[] = [organizationId];
+  const bind: Bind = (value) => `$${values.push(value)}`;
+  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
+  if (keys.entityIds.length > 0) {
+    parts.push(
+      `select 'entity_id' as by, u.id::text as key, u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`,
+    );
+  }
+  if (parts.length === 0) return { hits, entities };
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(
+    `select hit.by, hit.key, ${ENTITY_COLUMNS}
+     from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`,
+    values,
+  );
   for (const row of rows) {
     if (row.by === "external_id") hits.externalIds.set(row.key, row.id);
     if (row.by === "tax_id") hits.taxIdKeys.set(row.key, [...(hits.taxIdKeys.get(row.key) ?? []), row.id]);
@@ -311,14 +321,16 @@ export async function lockEntities(
   keys: Keys,
   { skipLocked }: { skipLocked: boolean },
 ): Promise<EntityState[]> {
+  const values: unknown[] = [organizationId];
+  const bind: Bind = (value) => `$${values.push(value)}`;
+  const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
+  if (keys.entityIds.length > 0) parts.push(`select u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`);
+  if (parts.length === 0) return [];
   const rows = await db.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e
-     where e.organization_id = $1 and e.id = any(array(
-       select u.id from unnest($2::uuid[]) as u(id)
-       union select h.id from (${FIND_HITS.replaceAll("$3", "$4").replaceAll("$2", "$3")}) h
-     ))
+     where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
      order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
-    [organizationId, keys.entityIds, keys.externalIds, keys.taxIdKeys],
+    values,
   );
   return rows.map(toState);
 }
