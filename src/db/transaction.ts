@@ -91,14 +91,14 @@ export async function pipelined<T>(
     };
     try {
       // Not plain "begin", which the driver treats as Kysely's.
-      send("begin read write");
-      send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      void send("begin read write");
+      void send("select set_config('app.organization_id', $1, true)", [organizationId]);
       const value = await work({
         execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
         send: (text, values) => void send(text, values),
       });
-      if (validateOnly) send("set constraints all immediate");
-      send(validateOnly ? "rollback" : "commit");
+      if (validateOnly) void send("set constraints all immediate");
+      void send(validateOnly ? "rollback" : "commit");
       await Promise.all(sent);
       broken = false;
       return value;
@@ -152,12 +152,12 @@ export async function pipelinedRead<T>(
       return result;
     };
     try {
-      send("begin read only");
-      send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      void send("begin read only");
+      void send("select set_config('app.organization_id', $1, true)", [organizationId]);
       const value = work({
         execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
       });
-      send("commit");
+      void send("commit");
       return await value;
     } catch (error) {
       throw failure ?? error;
