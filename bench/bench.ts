@@ -13,7 +13,7 @@ import type { Job, Measurement } from "./load.ts";
 import { findPgbench, type PgbenchResult, recordUpdate, runPgbench, scriptOf } from "./pgbench.ts";
 import { type Contender, DEFAULT_ORGANIZATION, memoryOf, type Service, startPeer, startService } from "./processes.ts";
 import { machineOf, median, pictureOf, type Row, ratiosOf, tableOf } from "./report.ts";
-import { openRows, importRows, type Rows } from "./rows.ts";
+import { importRows, openRows, type Rows } from "./rows.ts";
 import { verify } from "./verify.ts";
 
 const ENTITIES = 100_000;
@@ -64,9 +64,12 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   const contenders: Contender[] = [service];
   for (const name of ["guide", "grpc-js"] as const) contenders.push(all.use(await startPeer(name, service.address)));
   const pgbench = await openPgbench(service);
-  if (pgbench === undefined) say("no pgbench here (Debian: apt-get install postgresql-contrib): its ratios are left out");
+  if (pgbench === undefined)
+    say("no pgbench here (Debian: apt-get install postgresql-contrib): its ratios are left out");
   // One with as many columns as may be, and those that differ from it in their external ids alone.
-  const first = Array.from({ length: rows.distinct }, (_, i) => i).find((i) => i > RECORDED && rows.at(i).entity?.taxId);
+  const first = Array.from({ length: rows.distinct }, (_, i) => i).find(
+    (i) => i > RECORDED && rows.at(i).entity?.taxId,
+  );
   const twinOf = (i: number) => (first ?? RECORDED + 1) + i * rows.distinct;
   const twins = contenders.map((contender, i) => ({ contender, index: twinOf(i) }));
   await verify(service, twins, pgbench && { index: twinOf(contenders.length), update: pgbench.update });
@@ -91,7 +94,10 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     }
   }
 
-  const found = new Map<string, { row: Pick<Row, "contender"> & Setting; measured: (Measurement & { memory: number })[] }>();
+  const found = new Map<
+    string,
+    { row: Pick<Row, "contender"> & Setting; measured: (Measurement & { memory: number })[] }
+  >();
   const baseline: PgbenchResult[] = [];
   for (let round = 1; round <= rounds; round++) {
     await service.sql("vacuum entity, external_id");
@@ -149,9 +155,13 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   const ratios = ratiosOf(table);
   const settings = { quick, rounds, seconds, warmUpSeconds, entities: ENTITIES, source: rows.source, logLevel: "warn" };
   const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-  await writeFile(file("results.json"), `${JSON.stringify({ machine, settings, rows: table.map(rounded), ratios }, null, 2)}\n`);
+  const json = JSON.stringify({ machine, settings, rows: table.map(rounded), ratios }, null, 2);
+  // Pairs on one line, as the formatter has them.
+  await writeFile(file("results.json"), `${json.replaceAll(/\[\s+([\d.]+),\s+([\d.]+)\s+\]/g, "[$1, $2]")}\n`);
   await writeFile(file("results.svg"), pictureOf(table, machine));
-  process.stdout.write(`${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}\n`);
+  process.stdout.write(
+    `${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}\n`,
+  );
 }
 
 interface Import {

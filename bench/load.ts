@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { type ClientHttp2Session, connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
 import { createInterface } from "node:readline";
 import { cpuOf, cpuOfDatabase } from "./processes.ts";
-import { callsOf, type Operation, valueOf } from "./requests.ts";
+import { callsOf, type Operation, visitOf } from "./requests.ts";
 
 export interface Job {
   port: number;
@@ -44,13 +44,15 @@ const STEP = 611_953;
 async function run(job: Job): Promise<Measurement> {
   const { apiKeys, entitiesPerOrganization, concurrency } = job;
   const calls = callsOf(job.operation);
-  const headers = apiKeys.map((apiKey): OutgoingHttpHeaders => ({
-    ":method": "POST",
-    ":path": calls.path,
-    "content-type": "application/grpc",
-    te: "trailers",
-    authorization: `Bearer ${apiKey}`,
-  }));
+  const headers = apiKeys.map(
+    (apiKey): OutgoingHttpHeaders => ({
+      ":method": "POST",
+      ":path": calls.path,
+      "content-type": "application/grpc",
+      te: "trailers",
+      authorization: `Bearer ${apiKey}`,
+    }),
+  );
   const sessions = await Promise.all(
     Array.from({ length: CONNECTIONS }, async () => {
       const session = connect(`http://127.0.0.1:${job.port}`);
@@ -67,9 +69,13 @@ async function run(job: Job): Promise<Measurement> {
   const one = async (session: ClientHttp2Session) => {
     position = (position + STEP) % entities;
     const index = Math.floor(position / apiKeys.length);
-    const value = valueOf(++count);
+    const value = visitOf(++count);
     const start = performance.now();
-    const reply = await call(session, headers[position % apiKeys.length] as OutgoingHttpHeaders, calls.body(index, value));
+    const reply = await call(
+      session,
+      headers[position % apiKeys.length] as OutgoingHttpHeaders,
+      calls.body(index, value),
+    );
     latencies.push(performance.now() - start);
     const problem = calls.problem(reply, index, value, count % THOROUGH_EVERY === 0);
     if (problem !== undefined) throw new Error(problem);

@@ -14,7 +14,7 @@ import { update } from "../src/domain/entity.ts";
 import { fromProto } from "../src/rpc/entity-message.ts";
 import { Violations } from "../src/rpc/violations.ts";
 import { cpuOfDatabase, type DatabaseAddress } from "./processes.ts";
-import { externalIdOf, FIRST_ENTITY, updateOf, valueOf } from "./requests.ts";
+import { externalIdOf, FIRST_ENTITY, updateOf, visitOf } from "./requests.ts";
 
 export interface Statement {
   text: string;
@@ -46,15 +46,20 @@ const run = promisify(execFile);
 
 /** Where pgbench is: on the path, or where Debian has it. */
 export function findPgbench(): string | undefined {
-  const folders = [...(process.env.PATH ?? "").split(delimiter), ...[18, 17, 16, 15].map((v) => `/usr/lib/postgresql/${v}/bin`)];
-  return folders.map((folder) => join(folder, "pgbench")).find((file) => {
-    try {
-      accessSync(file);
-      return true;
-    } catch {
-      return false;
-    }
-  });
+  const folders = [
+    ...(process.env.PATH ?? "").split(delimiter),
+    ...[18, 17, 16, 15].map((v) => `/usr/lib/postgresql/${v}/bin`),
+  ];
+  return folders
+    .map((folder) => join(folder, "pgbench"))
+    .find((file) => {
+      try {
+        accessSync(file);
+        return true;
+      } catch {
+        return false;
+      }
+    });
 }
 
 /** Updates entity `index` as UpdateEntity does and answers the statements that went to the database. */
@@ -114,7 +119,11 @@ export function scriptOf(statements: readonly Statement[], index: number): strin
       return `array[${expression}]`;
     });
     // What is read is kept in variables, for the statements after it.
-    const name = /\bfor no key update\b/.test(text) ? "before" : text.includes("clock_timestamp()") ? "clock" : undefined;
+    const name = /\bfor no key update\b/.test(text)
+      ? "before"
+      : text.includes("clock_timestamp()")
+        ? "clock"
+        : undefined;
     lines.push(name === undefined ? `${sql};` : `${sql} \\gset ${name}_`);
   }
   return `${lines.join("\n")}\n`;
@@ -147,7 +156,8 @@ const ENTITY: Record<string, string> = {
   external_id: EXTERNAL_ID,
   name: NAME,
   tax_id: orNull("tax_id"),
-  tax_id_key: "case when :before_tax_id::text <> '' then regexp_replace(upper(:before_tax_id::text), '[^A-Z0-9]', '', 'g') end",
+  tax_id_key:
+    "case when :before_tax_id::text <> '' then regexp_replace(upper(:before_tax_id::text), '[^A-Z0-9]', '', 'g') end",
   tax_id_check: orNull("tax_id_check"),
   status: ":before_status",
   nationality: orNull("nationality"),
@@ -191,7 +201,7 @@ export async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult
   const folder = await mkdtemp(join(tmpdir(), "entity-service-pgbench-"));
   try {
     await writeFile(join(folder, "update.sql"), options.script);
-    const low = "value" in limit ? limit.value : valueOf(Date.now() % 1_000_000_000);
+    const low = "value" in limit ? limit.value : visitOf(Date.now() % 1_000_000_000);
     const variables: Record<string, string | number> = {
       organization: organizationId,
       ...author,
@@ -204,7 +214,19 @@ export async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult
     const { stdout } = await run(
       pgbench,
       [
-        ...["-h", address.host, "-p", String(address.port), "-U", address.user, "-n", "-M", "prepared", "-f", "update.sql"],
+        ...[
+          "-h",
+          address.host,
+          "-p",
+          String(address.port),
+          "-U",
+          address.user,
+          "-n",
+          "-M",
+          "prepared",
+          "-f",
+          "update.sql",
+        ],
         ...["-c", String(options.clients), "-j", String(Math.min(2, options.clients)), "-l"],
         ...("seconds" in limit ? ["-T", String(limit.seconds)] : ["-t", "1"]),
         ...Object.entries(variables).flatMap(([name, value]) => ["-D", `${name}=${value}`]),

@@ -14,7 +14,10 @@ import { RUNTIME_ROLE } from "../src/db/orm.ts";
 const EMBEDDED = { database: "entity_service", owner: "entity_owner" };
 const START_LIMIT_MS = 60_000;
 /** Of the organization that the first start makes. */
-export const DEFAULT_ORGANIZATION = { id: "00000000-0000-7000-8000-000000000001", apiKey: "bench-0123456789-0123456789-0123456789" };
+export const DEFAULT_ORGANIZATION = {
+  id: "00000000-0000-7000-8000-000000000001",
+  apiKey: "bench-0123456789-0123456789-0123456789",
+};
 
 const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 const { PATH, HOME } = process.env;
@@ -64,7 +67,9 @@ export async function startService({ nodeFlags = [], env = {} }: ServiceOptions 
     PORT: String(port),
   });
   await listening(child, port);
-  const [pid, , , databasePort, host = ""] = (await readFile(join(folder, "postgres/postmaster.pid"), "utf8")).split("\n");
+  const [pid, , , databasePort, host = ""] = (await readFile(join(folder, "postgres/postmaster.pid"), "utf8")).split(
+    "\n",
+  );
   const address = {
     host,
     port: Number(databasePort),
@@ -104,7 +109,10 @@ export async function startPeer(name: "guide" | "grpc-js", address: DatabaseAddr
 }
 
 function start(args: string[], env: Record<string, string>): ChildProcess {
-  const child = spawn(process.execPath, args, { env: { ...ENVIRONMENT, ...env }, stdio: ["ignore", "ignore", "inherit"] });
+  const child = spawn(process.execPath, args, {
+    env: { ...ENVIRONMENT, ...env },
+    stdio: ["ignore", "ignore", "inherit"],
+  });
   // A run that is interrupted leaves nobody behind.
   const stop = () => child.kill("SIGTERM");
   process.once("exit", stop);
@@ -132,9 +140,10 @@ async function listening(child: ChildProcess, port: number): Promise<void> {
   for (;;) {
     if (child.exitCode !== null) throw new Error(`${child.spawnargs.join(" ")} ended with ${child.exitCode}`);
     const socket = connect(port, "127.0.0.1");
-    const open = await Promise.race([once(socket, "connect").then(() => true), once(socket, "close").then(() => false)]).catch(
-      () => false,
-    );
+    const open = await Promise.race([
+      once(socket, "connect").then(() => true),
+      once(socket, "close").then(() => false),
+    ]).catch(() => false);
     socket.destroy();
     if (open) return;
     if (performance.now() > limit) throw new Error(`${child.spawnargs.join(" ")} does not listen`);

@@ -34,7 +34,9 @@ async function profile(operation: "get" | "update", seconds: number): Promise<vo
         warmUpSeconds: 3,
         seconds,
       });
-      process.stdout.write(`${operation}: ${result.requestsPerSecond.toFixed(0)}/s, server ${result.serverCpu.toFixed(0)} µs, database ${result.databaseCpu.toFixed(0)} µs\n`);
+      process.stdout.write(
+        `${operation}: ${result.requestsPerSecond.toFixed(0)}/s, server ${result.serverCpu.toFixed(0)} µs, database ${result.databaseCpu.toFixed(0)} µs\n`,
+      );
     }
     const [name = ""] = await readdir(folder);
     show(JSON.parse(await readFile(join(folder, name), "utf8")) as Profile);
@@ -65,5 +67,6 @@ function show({ nodes, samples, timeDeltas }: Profile): void {
 }
 
 const operation = process.argv[2] ?? "get";
-if (operation !== "get" && operation !== "update") throw new Error("usage: node bench/profile.ts [get|update] [seconds]");
+if (operation !== "get" && operation !== "update")
+  throw new Error("usage: node bench/profile.ts [get|update] [seconds]");
 await profile(operation, Number(process.argv[3] ?? 8));

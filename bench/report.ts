@@ -95,7 +95,18 @@ export function ratiosOf(rows: readonly Row[]): Ratios {
 const fixed = (value: number | undefined, digits: number) => (value === undefined ? "" : value.toFixed(digits));
 
 export function tableOf(rows: readonly Row[], ratios: Ratios): string {
-  const header = ["", "in flight", "", "per second", "(from, to)", "p50 ms", "p99 ms", "server CPU µs", "database CPU µs", "memory MiB"];
+  const header = [
+    "",
+    "in flight",
+    "",
+    "per second",
+    "(from, to)",
+    "p50 ms",
+    "p99 ms",
+    "server CPU µs",
+    "database CPU µs",
+    "memory MiB",
+  ];
   const cells = rows.map((row) => [
     row.operation + (row.organizations > 1 ? ` (${row.organizations} organizations)` : ""),
     String(row.concurrency),
@@ -115,7 +126,9 @@ export function tableOf(rows: readonly Row[], ratios: Ratios): string {
       .join("  ")
       .trimEnd();
   const names = Object.entries(RATIOS) as [keyof Ratios, string][];
-  const told = names.map(([name, text]) => `${name.padEnd(18)} ${(ratios[name]?.toFixed(2) ?? "-").padStart(7)}   ${text}`);
+  const told = names.map(
+    ([name, text]) => `${name.padEnd(18)} ${(ratios[name]?.toFixed(2) ?? "-").padStart(7)}   ${text}`,
+  );
   return [line(header), ...cells.map(line), "", "Ratios: more than 1 is better than the other.", ...told].join("\n");
 }
 
@@ -142,7 +155,12 @@ export function pictureOf(rows: readonly Row[], machine: Machine): string {
   let y = 26;
   const text = (x: number, at: number, content: string, extra = "") =>
     parts.push(`<text x="${x}" y="${at}"${extra}>${content}</text>`);
-  text(12, y, "Requests per second, each with authentication, row level security and the same contract", ' class="title"');
+  text(
+    12,
+    y,
+    "Requests per second, each with authentication, row level security and the same contract",
+    ' class="title"',
+  );
   for (const { title, operation, concurrency, organizations } of BARS) {
     const shown = rows.filter(
       (row) =>
@@ -167,7 +185,12 @@ export function pictureOf(rows: readonly Row[], machine: Machine): string {
   }
   y += 34;
   const load = machine.loadAverage.map((value) => value.toFixed(1)).join(" to ");
-  text(12, y, `${machine.cores} cores shared by load, server and PostgreSQL; load average ${load}; ${machine.date}; npm run bench`, ' class="note"');
+  text(
+    12,
+    y,
+    `${machine.cores} cores shared by load, server and PostgreSQL; load average ${load}; ${machine.date}; npm run bench`,
+    ' class="note"',
+  );
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${y + 16}" viewBox="0 0 ${WIDTH} ${y + 16}" role="img" aria-label="Requests per second of EntityService and its peers">
 <style>
 text { font: 13px system-ui, sans-serif; fill: #6e7781; }

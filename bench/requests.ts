@@ -17,7 +17,7 @@ export const externalIdOf = (index: number): string => `${PREFIX}${FIRST_ENTITY 
 /** Ten digits: what an update changes the entity to. */
 const FIRST_VALUE = 1_000_000_000;
 const VALUES = 9_000_000_000;
-export const valueOf = (count: number): number => FIRST_VALUE + (count % VALUES);
+export const visitOf = (count: number): number => FIRST_VALUE + (count % VALUES);
 export const nameOf = (value: number): string => `Bench ${value}`;
 
 const PREFIX_BYTES = 5;
@@ -68,7 +68,8 @@ export function callsOf(operation: Operation): Calls {
         return "the reply is not one message";
       }
       if (!reply.includes(externalIdOf(index), PREFIX_BYTES, "latin1")) return "the reply is of another entity";
-      if (operation === "update" && !reply.includes(nameOf(value), PREFIX_BYTES, "latin1")) return "the update is not in the reply";
+      if (operation === "update" && !reply.includes(nameOf(value), PREFIX_BYTES, "latin1"))
+        return "the update is not in the reply";
       return thorough ? problemOf(operation, reply.subarray(PREFIX_BYTES), index, value) : undefined;
     },
   };

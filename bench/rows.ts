@@ -29,7 +29,10 @@ export interface Rows {
 export function openRows(): Rows {
   const real = existsSync(FILE);
   const entities = real
-    ? readFileSync(FILE, "utf8").trim().split("\n").map((line) => JSON.parse(line))
+    ? readFileSync(FILE, "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line))
     : Array.from({ length: GENERATED }, (_, index) => madeEntity(index));
   const messages = entities.map((entity) => fromJson(ImportEntitiesRequestSchema, { entity }));
   return {
@@ -43,12 +46,30 @@ export function openRows(): Rows {
   };
 }
 
-const WORDS = ["NORTE", "DEL", "COMERCIAL", "TRADING", "HOLDING", "MARITIME", "GROUP", "DELTA", "ANDINA", "GENERAL", "SHIPPING"];
+const WORDS = [
+  "NORTE",
+  "DEL",
+  "COMERCIAL",
+  "TRADING",
+  "HOLDING",
+  "MARITIME",
+  "GROUP",
+  "DELTA",
+  "ANDINA",
+  "GENERAL",
+  "SHIPPING",
+];
 
 function madeEntity(index: number) {
   const random = randomOf(SEED + index);
-  const words = (count: number) => Array.from({ length: count }, () => WORDS[Math.floor(random() * WORDS.length)]).join(" ");
-  const address = { street: `${words(2)} ${Math.floor(random() * 999)}`, city: words(1), country: "PA", postal_code: "0801" };
+  const words = (count: number) =>
+    Array.from({ length: count }, () => WORDS[Math.floor(random() * WORDS.length)]).join(" ");
+  const address = {
+    street: `${words(2)} ${Math.floor(random() * 999)}`,
+    city: words(1),
+    country: "PA",
+    postal_code: "0801",
+  };
   const common = {
     name: words(3),
     attributes: { program: ["SDGT"], remarks: words(Math.floor(random() * 30)) },

@@ -59,7 +59,13 @@ async function measure(scale: Scale, rounds: number, seconds: number): Promise<F
     gets.push(await run("get", seconds));
     updates.push(await run("update", seconds));
   }
-  return { ...scale, fillSeconds, diskMiB: Math.round(Number(bytes) / 2 ** 20), get: middle(gets), update: middle(updates) };
+  return {
+    ...scale,
+    fillSeconds,
+    diskMiB: Math.round(Number(bytes) / 2 ** 20),
+    get: middle(gets),
+    update: middle(updates),
+  };
 }
 
 /** The measurement whose rate is the median. */
@@ -69,7 +75,20 @@ function middle(measured: Measurement[]): Measurement {
 }
 
 function show(found: readonly Found[]): void {
-  const header = ["entities", "organizations", "get/s", "p50 ms", "p99 ms", "DB µs", "update/s", "p50 ms", "p99 ms", "DB µs", "MiB", "filled in s"];
+  const header = [
+    "entities",
+    "organizations",
+    "get/s",
+    "p50 ms",
+    "p99 ms",
+    "DB µs",
+    "update/s",
+    "p50 ms",
+    "p99 ms",
+    "DB µs",
+    "MiB",
+    "filled in s",
+  ];
   const rows = found.map(({ entities, organizations, get, update, diskMiB, fillSeconds }) => [
     entities.toLocaleString("en-US"),
     organizations.toLocaleString("en-US"),
@@ -113,7 +132,8 @@ async function main(): Promise<void> {
   process.once("SIGTERM", () => process.exit(143));
   const [rounds, seconds] = [Number(values.rounds), Number(values.seconds)];
   const sizes: Found[] = [];
-  for (const entities of numbers(values.sizes)) sizes.push(await measure({ entities, organizations: 1 }, rounds, seconds));
+  for (const entities of numbers(values.sizes))
+    sizes.push(await measure({ entities, organizations: 1 }, rounds, seconds));
   if (sizes.length > 0) {
     show(sizes);
     ratio(sizes, "entities");

@@ -34,9 +34,13 @@ export async function verify(
   }
   for (const { contender, index } of twins) {
     const entities = clientOf(contender);
-    updated.push(withoutIdentity(toJson(UpdateEntityResponseSchema, await entities.updateEntity(updateOf(index, VALUE)))));
+    updated.push(
+      withoutIdentity(toJson(UpdateEntityResponseSchema, await entities.updateEntity(updateOf(index, VALUE)))),
+    );
     written.push(await rowsOf(service, index));
-    await refuses(contender, Code.NotFound, () => entities.getEntity({ lookup: { by: { case: "externalId", value: "bench-0" } } }));
+    await refuses(contender, Code.NotFound, () =>
+      entities.getEntity({ lookup: { by: { case: "externalId", value: "bench-0" } } }),
+    );
     await refuses(contender, Code.Aborted, () =>
       entities.updateEntity({ ...updateOf(index, VALUE + 1), etag: "00000000-0000-7000-8000-000000000000" }),
     );
@@ -72,7 +76,8 @@ async function rowsOf({ sql }: Service, index: number) {
     "select * from entity_event where organization_id = $1 and external_id = $2 order by entity_version",
     key,
   );
-  if (entities.length !== 1 || names.length !== 1 || events.length !== 2) throw new Error(`${externalIdOf(index)} is not whole`);
+  if (entities.length !== 1 || names.length !== 1 || events.length !== 2)
+    throw new Error(`${externalIdOf(index)} is not whole`);
   return withoutIdentity({ entities, names, events });
 }
 

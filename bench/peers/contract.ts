@@ -14,8 +14,8 @@ import { newId } from "../../src/db/uuid.ts";
 import { changedFields, changedValues, type EntityPatch, type EntityState, update } from "../../src/domain/entity.ts";
 import { DomainError, notFound } from "../../src/domain/errors.ts";
 import { latestDate } from "../../src/domain/time.ts";
-import type { Caller } from "../../src/interceptors/call.ts";
 import { cachedCallers } from "../../src/interceptors/cached-callers.ts";
+import type { Caller } from "../../src/interceptors/call.ts";
 import { fromProto, toProto } from "../../src/rpc/entity-message.ts";
 import { parseLookup, parseReason } from "../../src/rpc/request.ts";
 import { Violations } from "../../src/rpc/violations.ts";
@@ -111,7 +111,11 @@ export function decideUpdate(before: EntityState | null, { patch, reason, etag }
 type Decided = ReturnType<typeof decideUpdate>;
 
 /** The row of the log, as columns of entity_event are called in MikroORM's camel case. */
-export function eventOf({ before, after, change, updatedFields }: Decided, caller: Caller, actor: string | null | undefined) {
+export function eventOf(
+  { before, after, change, updatedFields }: Decided,
+  caller: Caller,
+  actor: string | null | undefined,
+) {
   if (change === null) throw new Error("no change, no event");
   return {
     organizationId: after.organizationId,
@@ -135,7 +139,10 @@ export function eventOf({ before, after, change, updatedFields }: Decided, calle
   };
 }
 
-export function presentUpdate({ before, after, updatedFields }: Decided, { ignored }: ParsedUpdate): UpdateEntityResponse {
+export function presentUpdate(
+  { before, after, updatedFields }: Decided,
+  { ignored }: ParsedUpdate,
+): UpdateEntityResponse {
   return create(UpdateEntityResponseSchema, {
     entity: toProto(after),
     previousEntity: toProto(before),

@@ -1,7 +1,13 @@
 // The peer without a framework: @grpc/grpc-js over pg, statements by hand, named so that PostgreSQL plans
 // them once a connection; one transaction per call, which names its organization for row level security.
-import { type DescMethod, type DescMethodUnary, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import { create } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescMethod,
+  type DescMethodUnary,
+  fromBinary,
+  type MessageShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import {
   type handleUnaryCall,
   type Metadata,
@@ -20,7 +26,16 @@ import { DomainError, notFound } from "../../../src/domain/errors.ts";
 import { instantToText } from "../../../src/domain/time.ts";
 import { CODE } from "../../../src/errors.ts";
 import { toProto } from "../../../src/rpc/entity-message.ts";
-import { callerOf, callersOf, decideUpdate, eventOf, parseGet, parseUpdate, peerSettings, presentUpdate } from "../contract.ts";
+import {
+  callerOf,
+  callersOf,
+  decideUpdate,
+  eventOf,
+  parseGet,
+  parseUpdate,
+  peerSettings,
+  presentUpdate,
+} from "../contract.ts";
 
 const { port, poolSize, database } = peerSettings();
 const TIMESTAMPTZ = 1184;
@@ -31,7 +46,9 @@ const pool = new pg.Pool({
   // Text and not a Date, which would cut the microseconds off.
   types: {
     getTypeParser: ((oid: number, format: "text") =>
-      oid === TIMESTAMPTZ ? (text: string) => text : pg.types.getTypeParser(oid, format)) as typeof pg.types.getTypeParser,
+      oid === TIMESTAMPTZ
+        ? (text: string) => text
+        : pg.types.getTypeParser(oid, format)) as typeof pg.types.getTypeParser,
   },
 });
 
@@ -64,7 +81,9 @@ const INSERT_EVENT = {
 const callers = callersOf(async (secret) => {
   const { rows } = await pool.query({ ...FIND_KEY, values: [digestOf(secret)] });
   const [key] = rows;
-  return key === undefined ? null : { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
+  return key === undefined
+    ? null
+    : { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
 });
 
 /** A transaction that sees one organization. */
@@ -160,18 +179,16 @@ function unary<M extends DescMethodUnary>(
 ): { method: M; handler: handleUnaryCall<any, any> } {
   return {
     method,
-    handler: (call, callback) => {
-      serve(call).then(
-        (response) => callback(null, response),
-        (error: unknown) => {
-          if (error instanceof DomainError) {
-            callback({ code: CODE[error.reason] as number as status, details: error.message });
-          } else {
-            console.error(error);
-            callback({ code: status.INTERNAL, details: "internal error" });
-          }
-        },
-      );
+    handler: async (call, callback) => {
+      try {
+        const response = await serve(call);
+        callback(null, response);
+      } catch (error) {
+        const refusal = error instanceof DomainError ? error : undefined;
+        if (refusal === undefined) console.error(error);
+        const code = refusal === undefined ? status.INTERNAL : (CODE[refusal.reason] as number as status);
+        callback({ code, details: refusal?.message ?? "internal error" });
+      }
     },
   };
 }

@@ -13,7 +13,16 @@ import { parseInstant } from "../../../src/domain/time.ts";
 import { toConnectError } from "../../../src/errors.ts";
 import type { Caller } from "../../../src/interceptors/call.ts";
 import { toProto } from "../../../src/rpc/entity-message.ts";
-import { callerOf, callersOf, decideUpdate, eventOf, parseGet, parseUpdate, peerSettings, presentUpdate } from "../contract.ts";
+import {
+  callerOf,
+  callersOf,
+  decideUpdate,
+  eventOf,
+  parseGet,
+  parseUpdate,
+  peerSettings,
+  presentUpdate,
+} from "../contract.ts";
 import { Entity, EntityEvent, ExternalId } from "./schema.ts";
 
 const { port, poolSize, database } = peerSettings();
@@ -34,7 +43,9 @@ const callers = callersOf(async (secret) => {
     .execute<{ organization_id: string; id: string; scopes: string[] }[]>("select * from find_api_key(?)", [
       digestOf(secret),
     ]);
-  return key === undefined ? null : { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
+  return key === undefined
+    ? null
+    : { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
 });
 
 const callerKey = createContextKey<Caller | undefined>(undefined);
