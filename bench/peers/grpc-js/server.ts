@@ -181,6 +181,7 @@ function unary<M extends DescMethodUnary>(
     method,
     handler: async (call, callback) => {
       try {
+<<<<<<< HEAD
         callback(null, await serve(call));
       } catch (error) {
         if (!(error instanceof DomainError)) console.error(error);
@@ -189,6 +190,15 @@ function unary<M extends DescMethodUnary>(
           code: refusal === undefined ? status.INTERNAL : (CODE[refusal.reason] as number as status),
           details: refusal?.message ?? "internal error",
         });
+=======
+        const response = await serve(call);
+        callback(null, response);
+      } catch (error) {
+        const refusal = error instanceof DomainError ? error : undefined;
+        if (refusal === undefined) console.error(error);
+        const code = refusal === undefined ? status.INTERNAL : (CODE[refusal.reason] as number as status);
+        callback({ code, details: refusal?.message ?? "internal error" });
+>>>>>>> refs/heads/bench
       }
     },
   };
