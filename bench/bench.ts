@@ -155,16 +155,9 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   const ratios = ratiosOf(table);
   const settings = { quick, rounds, seconds, warmUpSeconds, entities: ENTITIES, source: rows.source, logLevel: "warn" };
   const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-<<<<<<< HEAD
-  await writeFile(
-    file("results.json"),
-    `$JSON.stringify({ machine, settings, rows: table.map(rounded), ratios }, null, 2)\n`,
-  );
-=======
   const json = JSON.stringify({ machine, settings, rows: table.map(rounded), ratios }, null, 2);
   // Pairs on one line, as the formatter has them.
   await writeFile(file("results.json"), `${json.replaceAll(/\[\s+([\d.]+),\s+([\d.]+)\s+\]/g, "[$1, $2]")}\n`);
->>>>>>> refs/heads/bench
   await writeFile(file("results.svg"), pictureOf(table, machine));
   process.stdout.write(
     `${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}\n`,

@@ -5,16 +5,7 @@ import { once } from "node:events";
 import { type ClientHttp2Session, connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
 import { createInterface } from "node:readline";
 import { cpuOf, cpuOfDatabase } from "./processes.ts";
-
-<<<<<<< HEAD
-
-import { callsOf, countedValue, type Operation } from "./requests.ts";
-
-=======
-
 import { callsOf, type Operation, visitOf } from "./requests.ts";
-
->>>>>>> refs/heads/bench
 
 export interface Job {
   port: number;
@@ -78,11 +69,7 @@ async function run(job: Job): Promise<Measurement> {
   const one = async (session: ClientHttp2Session) => {
     position = (position + STEP) % entities;
     const index = Math.floor(position / apiKeys.length);
-<<<<<<< HEAD
-    const value = countedValue(++count);
-=======
     const value = visitOf(++count);
->>>>>>> refs/heads/bench
     const start = performance.now();
     const reply = await call(
       session,

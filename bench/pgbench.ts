@@ -14,16 +14,7 @@ import { update } from "../src/domain/entity.ts";
 import { fromProto } from "../src/rpc/entity-message.ts";
 import { Violations } from "../src/rpc/violations.ts";
 import { cpuOfDatabase, type DatabaseAddress } from "./processes.ts";
-
-<<<<<<< HEAD
-
-import { countedValue, externalIdOf, FIRST_ENTITY, updateOf } from "./requests.ts";
-
-=======
-
 import { externalIdOf, FIRST_ENTITY, updateOf, visitOf } from "./requests.ts";
-
->>>>>>> refs/heads/bench
 
 export interface Statement {
   text: string;
@@ -210,11 +201,7 @@ export async function runPgbench(options: PgbenchOptions): Promise<PgbenchResult
   const folder = await mkdtemp(join(tmpdir(), "entity-service-pgbench-"));
   try {
     await writeFile(join(folder, "update.sql"), options.script);
-<<<<<<< HEAD
-    const low = "value" in limit ? limit.value : countedValue(Date.now() % 1_000_000_000);
-=======
     const low = "value" in limit ? limit.value : visitOf(Date.now() % 1_000_000_000);
->>>>>>> refs/heads/bench
     const variables: Record<string, string | number> = {
       organization: organizationId,
       ...author,

@@ -17,11 +17,7 @@ export const externalIdOf = (index: number): string => `${PREFIX}${FIRST_ENTITY 
 /** Ten digits: what an update changes the entity to. */
 const FIRST_VALUE = 1_000_000_000;
 const VALUES = 9_000_000_000;
-<<<<<<< HEAD
-export const countedValue = (count: number): number => FIRST_VALUE + (count % VALUES);
-=======
 export const visitOf = (count: number): number => FIRST_VALUE + (count % VALUES);
->>>>>>> refs/heads/bench
 export const nameOf = (value: number): string => `Bench ${value}`;
 
 const PREFIX_BYTES = 5;

@@ -181,16 +181,6 @@ function unary<M extends DescMethodUnary>(
     method,
     handler: async (call, callback) => {
       try {
-<<<<<<< HEAD
-        callback(null, await serve(call));
-      } catch (error) {
-        if (!(error instanceof DomainError)) console.error(error);
-        const refusal = error instanceof DomainError ? error : undefined;
-        callback({
-          code: refusal === undefined ? status.INTERNAL : (CODE[refusal.reason] as number as status),
-          details: refusal?.message ?? "internal error",
-        });
-=======
         const response = await serve(call);
         callback(null, response);
       } catch (error) {
@@ -198,7 +188,6 @@ function unary<M extends DescMethodUnary>(
         if (refusal === undefined) console.error(error);
         const code = refusal === undefined ? status.INTERNAL : (CODE[refusal.reason] as number as status);
         callback({ code, details: refusal?.message ?? "internal error" });
->>>>>>> refs/heads/bench
       }
     },
   };
