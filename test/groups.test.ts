@@ -277,16 +277,16 @@ describe("the queue", () => {
 
   test("a call past its deadline is in no group, and the others succeed", async () => {
     const organizationId = await newOrganizationId(service);
-    const { id } = await entityWith(organizationId, "kept");
+    const [one, two] = [await entityWith(organizationId, "one"), await entityWith(organizationId, "two")];
     await using other = await connection();
     await other.query("begin");
     // Not a row, which nobody waits for in a group.
     await other.query("lock table entity in access exclusive mode");
     const writer = createWriter(orm);
     // Two groups are under way and wait; what follows waits for them.
-    const held = [writer.write(organizationId, rename(id, "a"))];
+    const held = [writer.write(organizationId, rename(one.id, "a"))];
     await waitingOnLocks(1);
-    held.push(writer.write(organizationId, rename(id, "b")));
+    held.push(writer.write(organizationId, rename(two.id, "b")));
     await waitingOnLocks(2);
     const deadline = new AbortController();
     const late = writer.write(organizationId, creation("late", "late"), { signal: deadline.signal });
@@ -296,7 +296,7 @@ describe("the queue", () => {
     await other.query("commit");
     await refused;
     expect((await Promise.all([...held, inTime])).map(endOf)).toEqual(["done", "done", "done"]);
-    expect(await namesIn(organizationId)).toEqual(["b", "in time"]);
+    expect(await namesIn(organizationId)).toEqual(["a", "b", "in time"]);
   });
 
   test("a caller that leaves after its group began: the group goes on, its command too", async () => {
