@@ -8,6 +8,7 @@ import {
   type ServerResponse,
 } from "node:http";
 import {
+  constants,
   createServer as createHttp2Server,
   createSecureServer,
   type ServerOptions as Http2Options,
@@ -51,6 +52,10 @@ export interface Listener extends AsyncDisposable {
 
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
 const LINGER_MS = 100;
+/** Between the word that no call should come any more and the end of those that come: a round trip and some. */
+const GOAWAY_MS = 200;
+/** The highest id of a stream: a GOAWAY that names it refuses none. */
+const LAST_STREAM = 2 ** 31 - 1;
 /** Keep-alive probes find callers that vanished without a word. */
 const TCP = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
 const MAX_HEADER_BYTES = 16_384;
@@ -135,9 +140,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   function trackSession(session: ServerHttp2Session): void {
     sessions.add(session);
     let calls = 0;
-    const closeWhenIdle = () => setTimeout(() => session.close(), idleTimeoutMs).unref();
+    const closeWhenIdle = () => setTimeout(() => retire(session), idleTimeoutMs).unref();
     let idle = closeWhenIdle();
-    const age = setTimeout(() => session.close(), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
+    const age = setTimeout(() => retire(session), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
     session.on("stream", (stream: ServerHttp2Stream) => {
       calls += 1;
       clearTimeout(idle);
@@ -159,7 +164,14 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       clearTimeout(idle);
       clearTimeout(age);
     });
-    if (draining) session.close();
+    if (draining) retire(session);
+  }
+
+  /** Calls that cross the goodbye are served: refused, connect-node takes them for INTERNAL, and not for one to send again. */
+  function retire(session: ServerHttp2Session): void {
+    if (session.closed || session.destroyed) return;
+    session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM);
+    setTimeout(() => session.close(), GOAWAY_MS);
   }
 
   const trackSocket = (socket: Socket) => {
@@ -227,7 +239,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   async function drain(timeoutMs: number): Promise<void> {
     draining = true;
     const closed = new Promise((resolve) => server.close(resolve));
-    for (const session of sessions) session.close();
+    for (const session of sessions) retire(session);
     for (const [socket, calls] of http1) if (calls === 0) socket.destroy();
     for (const socket of undecided) socket.destroy();
     const cut = setTimeout(() => {
