@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { readConfig } from "../src/config.ts";
+import type { NamedStatementClient } from "../src/db/driver.ts";
 import { createOrm, poolOf } from "../src/db/orm.ts";
 import { type Author, writeGroup } from "../src/db/unit-of-work.ts";
 import { update } from "../src/domain/entity.ts";
@@ -77,12 +78,13 @@ export async function recordUpdate(
   try {
     const pool = await poolOf(orm);
     const statements: Statement[] = [];
-    pool.on("acquire", (client) => {
-      const query = client.query.bind(client) as (...args: unknown[]) => unknown;
-      client.query = ((text: string, values: unknown[] = []) => {
+    pool.on("acquire", (acquired) => {
+      const client = acquired as unknown as NamedStatementClient;
+      const send = client.send.bind(client);
+      client.send = (text, values = []) => {
         statements.push({ text, values });
-        return query(text, values);
-      }) as typeof client.query;
+        return send(text, values);
+      };
     });
     const violations = new Violations();
     const request = updateOf(index, value);
@@ -97,6 +99,7 @@ export async function recordUpdate(
       },
     ]);
     if (result?.kind !== "done") throw new Error("the update that was to be recorded was refused");
+    if (!statements.some(({ text }) => text === "commit")) throw new Error("the update was not recorded");
     return statements;
   } finally {
     await orm.close(true);
