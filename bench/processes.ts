@@ -94,6 +94,20 @@ export async function startService({ nodeFlags = [], env = {} }: ServiceOptions 
   };
 }
 
+/** Starts the service of another checkout on the service's database. */
+export async function startSecond(main: string, address: DatabaseAddress): Promise<Contender> {
+  const port = await freePort();
+  const { user, database, host } = address;
+  const child = start([main, "serve"], {
+    LOG_LEVEL: "warn",
+    DATABASE_URL: `postgres://${user}@localhost/${database}?host=${encodeURIComponent(host)}&port=${address.port}`,
+    MIGRATION_DATABASE_URL: `postgres://${address.owner}@localhost/${database}?host=${encodeURIComponent(host)}&port=${address.port}`,
+    PORT: String(port),
+  });
+  await listening(child, port);
+  return { name: main, port, pid: child.pid as number, [Symbol.asyncDispose]: () => end(child) };
+}
+
 /** Starts a peer on the service's database. */
 export async function startPeer(name: "guide" | "grpc-js", address: DatabaseAddress): Promise<Contender> {
   const port = await freePort();

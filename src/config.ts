@@ -59,7 +59,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
   };
   const url = (name: string) => {
     const value = text(name);
-    if (value !== undefined && !/^postgres(ql)?:\/\//.test(value)) {
+    if (value !== undefined && !(/^postgres(ql)?:\/\//.test(value) && URL.canParse(value))) {
       throw new ConfigError(`${name} must be a URL that begins with postgres:// or postgresql://`);
     }
     return value;

@@ -1,5 +1,6 @@
 // MikroORM 7 writes values into the SQL text, so that no plan is ever reused. This driver sends them as
 // bound parameters, and its client names each statement, so that PostgreSQL plans it once a connection.
+import type { Socket } from "node:net";
 import {
   type AnyEntity,
   type Configuration,
@@ -35,6 +36,7 @@ export class NamedStatementClient extends pg.Client {
   readonly #names = new Map<string, string>();
   /** Counts the migrations that this connection has met: each makes all names new. */
   #generation = 0;
+  #gathering = false;
 
   // The callback and submittable forms of pg pass through untouched; Kysely uses the promise form.
   // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg.Client.query cannot be restated by a subclass
@@ -58,6 +60,7 @@ export class NamedStatementClient extends pg.Client {
    * every table looks empty; the next transaction plans anew.
    */
   async send(text: string, values: unknown[] = []): Promise<pg.QueryResult> {
+    this.#gather();
     if (text === "commit") return this.#commit();
     if (values.length === 0) return super.query(text);
     const name = this.#nameOf(text);
@@ -71,6 +74,18 @@ export class NamedStatementClient extends pg.Client {
       }
       throw error;
     }
+  }
+
+  /** What is sent in one turn of the event loop travels in one write: each costs a system call and may wake the server. */
+  #gather(): void {
+    if (this.#gathering) return;
+    this.#gathering = true;
+    const { stream } = (this as unknown as { connection: { stream: Socket } }).connection;
+    stream.cork();
+    process.nextTick(() => {
+      this.#gathering = false;
+      stream.uncork();
+    });
   }
 
   #nameOf(text: string): string | undefined {

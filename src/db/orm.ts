@@ -34,6 +34,9 @@ const connection = (address: DatabaseAddress) =>
         password: address.password ?? "",
       };
 
+/** Read by pg as a whole: MikroORM alone would pass over the folder of a socket and the settings of TLS. */
+const urlOf = (address: DatabaseAddress) => ("url" in address ? { connectionString: address.url } : {});
+
 /** The pool of run-time connections, each under RUNTIME_ROLE, with its limits of time. Connects lazily. */
 export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
   const settings: Record<string, string> = {
@@ -49,6 +52,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     ...connection(address),
     driver: BoundPostgreSqlDriver,
     driverOptions: {
+      ...urlOf(address),
       Client: NamedStatementClient,
       max: options.poolSize,
       connectionTimeoutMillis: 2_000,
@@ -105,7 +109,7 @@ export async function migrate(owner: DatabaseAddress, runtimeUser?: string): Pro
   const orm = new MikroORM({
     ...connection(owner),
     driver: BoundPostgreSqlDriver,
-    driverOptions: { max: 2 },
+    driverOptions: { ...urlOf(owner), max: 2 },
     entities: TABLES,
     extensions: [Migrator],
     ensureDatabase: false,

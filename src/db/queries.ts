@@ -2,9 +2,10 @@
 // the transaction of the entity manager that they are given, under row level security; organization_id is
 // named all the same, since it is the first column of every index.
 import { type EntityState, type EventType, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
-import type { JsonObject } from "../domain/json.ts";
+import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { jsonbArray } from "./jsonb-array.ts";
 
 /** Where statements run: an entity manager, or a pipelined transaction. */
 export interface Statements {
@@ -372,66 +373,99 @@ export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string
 
 // --- Set-based writes ---------------------------------------------------------------------------
 
-const orNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
+interface Column {
+  /** Type of the array parameter. */
+  type: string;
+  value: (state: EntityState) => unknown;
+  /** What of the state it is made of. */
+  from: keyof EntityState;
+}
 
-const entityColumns = (states: readonly EntityState[]) => [
-  states.map((s) => s.id),
-  states.map((s) => s.version),
-  states.map((s) => primaryOf(s)?.externalId ?? null),
-  states.map((s) => s.name),
-  states.map((s) => s.taxId),
-  states.map(taxIdKeyOf),
-  states.map((s) => s.taxIdCheck),
-  states.map((s) => s.status),
-  states.map((s) => s.nationality),
-  states.map((s) => s.riskMatrixId),
-  states.map((s) => s.riskScore),
-  states.map((s) => orNull(s.entityData)),
-  states.map((s) => JSON.stringify(s.attributes)),
-  states.map((s) => JSON.stringify(s.metadata)),
-  states.map((s) => s.etag),
-  states.map((s) => instantToText(s.updatedAt)),
-  states.map((s) => (s.deletedAt === null ? null : instantToText(s.deletedAt))),
-  states.map((s) =>
-    JSON.stringify(s.externalIds.map((id) => [id.externalId, id.type, id.primary, instantToText(id.attachedAt)])),
+const json = (value: (state: EntityState) => JsonValue | undefined, from: keyof EntityState): Column => ({
+  type: "jsonb",
+  value,
+  from,
+});
+const text = (value: (state: EntityState) => string | null, from: keyof EntityState, type = "text"): Column => ({
+  type,
+  value,
+  from,
+});
+
+/** Set at creation, and never again. */
+const FIXED_COLUMNS = {
+  type: text((s) => s.type, "type"),
+  country_code: text((s) => s.countryCode, "countryCode"),
+  created_at: text((s) => instantToText(s.createdAt), "createdAt", "timestamptz"),
+};
+const COLUMNS: Record<string, Column> = {
+  version: { type: "bigint", value: (s) => s.version, from: "version" },
+  external_id: text((s) => primaryOf(s)?.externalId ?? null, "externalIds"),
+  external_ids: json(
+    (s) => s.externalIds.map((id) => [id.externalId, id.type, id.primary, instantToText(id.attachedAt)]),
+    "externalIds",
   ),
-];
+  name: text((s) => s.name, "name"),
+  tax_id: text((s) => s.taxId, "taxId"),
+  tax_id_key: text(taxIdKeyOf, "taxId"),
+  tax_id_check: text((s) => s.taxIdCheck, "taxIdCheck"),
+  status: text((s) => s.status, "status"),
+  nationality: text((s) => s.nationality, "nationality"),
+  risk_matrix_id: text((s) => s.riskMatrixId, "riskMatrixId", "uuid"),
+  risk_score: text((s) => s.riskScore, "riskScore", "numeric"),
+  entity_data: json((s) => s.entityData ?? undefined, "entityData"),
+  attributes: json((s) => s.attributes, "attributes"),
+  metadata: json((s) => s.metadata, "metadata"),
+  etag: text((s) => s.etag, "etag", "uuid"),
+  updated_at: text((s) => instantToText(s.updatedAt), "updatedAt", "timestamptz"),
+  deleted_at: text((s) => (s.deletedAt === null ? null : instantToText(s.deletedAt)), "deletedAt", "timestamptz"),
+};
+const ID = text((s) => s.id, "id", "uuid");
 
-const ENTITY_ARRAYS = `unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-  $9::text[], $10::text[], $11::uuid[], $12::numeric[], $13::jsonb[], $14::jsonb[], $15::jsonb[], $16::uuid[],
-  $17::timestamptz[], $18::timestamptz[], $19::jsonb[]`;
-const ENTITY_NAMES = `id, version, external_id, name, tax_id, tax_id_key, tax_id_check, status, nationality,
-  risk_matrix_id, risk_score, entity_data, attributes, metadata, etag, updated_at, deleted_at,
-  external_ids`;
+/** The states as arrays, one for each column, and the table `v` that they are in a statement whose $1 is the organization. */
+function tableOf(columns: Record<string, Column>, states: readonly EntityState[]): { table: string; arrays: unknown[] } {
+  const all = Object.values(columns);
+  return {
+    table: `unnest(${all.map(({ type }, i) => `$${i + 2}::${type}[]`).join(", ")}) as v(${Object.keys(columns).join(", ")})`,
+    arrays: all.map(({ type, value }) => {
+      const values = states.map(value);
+      return type === "jsonb" ? jsonbArray(values as (JsonValue | undefined)[]) : values;
+    }),
+  };
+}
 
-export function insertEntities(db: Pipeline, organizationId: string, states: EntityState[]): void {
+export function insertEntities(db: Pipeline, organizationId: string, states: readonly EntityState[]): void {
   if (states.length === 0) return;
+  const { table, arrays } = tableOf({ id: ID, ...FIXED_COLUMNS, ...COLUMNS }, states);
+  const names = ["id", ...Object.keys(FIXED_COLUMNS), ...Object.keys(COLUMNS)];
   db.send(
-    `insert into entity (organization_id, type, country_code, created_at, ${ENTITY_NAMES})
-     select $1::uuid, v.type, v.country_code, v.created_at, ${ENTITY_NAMES.replaceAll(/(\w+)/g, "v.$1")}
-     from ${ENTITY_ARRAYS}, $20::text[], $21::text[], $22::timestamptz[])
-       as v(${ENTITY_NAMES}, type, country_code, created_at)`,
-    [
-      organizationId,
-      ...entityColumns(states),
-      states.map((s) => s.type),
-      states.map((s) => s.countryCode),
-      states.map((s) => instantToText(s.createdAt)),
-    ],
+    `insert into entity (organization_id, ${names.join(", ")})
+     select $1::uuid, ${names.map((name) => `v.${name}`).join(", ")} from ${table}`,
+    [organizationId, ...arrays],
   );
 }
 
-export function updateEntities(db: Pipeline, organizationId: string, states: EntityState[]): void {
-  if (states.length === 0) return;
-  const assignments = ENTITY_NAMES.split(",")
-    .map((name) => name.trim())
-    .filter((name) => name !== "id")
-    .map((name) => `${name} = v.${name}`)
-    .join(", ");
+/**
+ * Writes the columns that differ in any of the states: a document that nobody changed is not sent, not parsed
+ * and not stored anew. Each set of columns is a statement with a plan of its own.
+ */
+export function updateEntities(
+  db: Pipeline,
+  organizationId: string,
+  changes: readonly { before: EntityState; after: EntityState }[],
+): void {
+  if (changes.length === 0) return;
+  const changed = Object.entries(COLUMNS).filter(([, { from }]) =>
+    changes.some(({ before, after }) => before[from] !== after[from]),
+  );
+  const { table, arrays } = tableOf(
+    { id: ID, ...Object.fromEntries(changed) },
+    changes.map(({ after }) => after),
+  );
   db.send(
-    `update entity e set ${assignments} from ${ENTITY_ARRAYS}) as v(${ENTITY_NAMES})
+    `update entity e set ${changed.map(([name]) => `${name} = v.${name}`).join(", ")} from ${table}
      where e.organization_id = $1 and e.id = v.id`,
-    [organizationId, ...entityColumns(states)],
+    [organizationId, ...arrays],
   );
 }
 
@@ -521,6 +555,10 @@ export interface EventRow {
   occurredAt: Instant | undefined;
 }
 
+/** An array as text, for one that is an item of another: those of unnest cannot hold arrays of different lengths. */
+const arrayLiteral = (items: readonly string[]) =>
+  `{${items.map((item) => `"${item.replaceAll(/["\\]/g, "\\$&")}"`).join(",")}}`;
+
 export function insertEvents(db: Pipeline, organizationId: string, events: EventRow[]): void {
   if (events.length === 0) return;
   db.send(
@@ -528,10 +566,9 @@ export function insertEvents(db: Pipeline, organizationId: string, events: Event
        external_ids, updated_fields, previous_values, new_values, actor, principal, source, reason, request_id,
        metadata, recorded_at, occurred_at)
      select $1::uuid, v.id, v.entity_id, v.entity_version, v.entity_type, v.type, v.external_id,
-       array(select jsonb_array_elements_text(v.external_ids)), array(select jsonb_array_elements_text(v.updated_fields)),
-       v.previous_values, v.new_values, v.actor, v.principal, v.source, v.reason, v.request_id, v.metadata,
+       v.external_ids::text[], v.updated_fields::text[], v.previous_values, v.new_values, v.actor, v.principal, v.source, v.reason, v.request_id, v.metadata,
        v.recorded_at, v.occurred_at
-     from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::jsonb[], $9::jsonb[],
+     from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
        $10::jsonb[], $11::jsonb[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::uuid[], $17::jsonb[],
        $18::timestamptz[], $19::timestamptz[])
        as v(id, entity_id, entity_version, entity_type, type, external_id, external_ids, updated_fields,
@@ -544,16 +581,16 @@ export function insertEvents(db: Pipeline, organizationId: string, events: Event
       events.map((e) => e.entity.type),
       events.map((e) => e.type),
       events.map((e) => primaryOf(e.entity)?.externalId ?? null),
-      events.map((e) => JSON.stringify(e.entity.externalIds.map((id) => id.externalId))),
-      events.map((e) => JSON.stringify(e.updatedFields)),
-      events.map((e) => JSON.stringify(e.previousValues)),
-      events.map((e) => JSON.stringify(e.newValues)),
+      events.map((e) => arrayLiteral(e.entity.externalIds.map((id) => id.externalId))),
+      events.map((e) => arrayLiteral(e.updatedFields)),
+      jsonbArray(events.map((e) => e.previousValues)),
+      jsonbArray(events.map((e) => e.newValues)),
       events.map((e) => e.actor),
       events.map((e) => e.principal),
       events.map((e) => e.source),
       events.map((e) => (e.reason === "" ? null : e.reason)),
       events.map((e) => e.requestId ?? null),
-      events.map((e) => JSON.stringify(e.metadata)),
+      jsonbArray(events.map((e) => e.metadata)),
       events.map((e) => instantToText(e.entity.updatedAt)),
       events.map((e) => (e.occurredAt === undefined ? null : instantToText(e.occurredAt))),
     ],

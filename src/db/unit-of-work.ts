@@ -412,7 +412,10 @@ async function openGroup(
       queries.updateEntities(
         db,
         organizationId,
-        changed.filter((state) => original.has(state.id)),
+        changed.flatMap((after) => {
+          const before = original.get(after.id);
+          return before === undefined ? [] : [{ before, after }];
+        }),
       );
       for (const state of changed) {
         const old = original.get(state.id);

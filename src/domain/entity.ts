@@ -414,6 +414,9 @@ function externalIdValue(id: ExternalIdState): JsonObject {
 export function changedFields(before: EntityValues | null, after: EntityValues): FieldName[] {
   return FIELDS.filter((field) => {
     if (before === null) return fieldValue(after, field) !== undefined;
+    const source = field === "externalId" ? "externalIds" : field;
+    // Rules keep what they do not change.
+    if (before[source] === after[source]) return false;
     const [old, now] = [fieldValue(before, field), fieldValue(after, field)];
     return old === undefined || now === undefined ? old !== now : !sameJson(old, now);
   });

@@ -19,11 +19,9 @@ export function parseInstant(text: string): Instant {
 
 /** ISO 8601 with as many of the six decimals as needed, at least three, in UTC: what PostgreSQL and people read. */
 export function instantToText(instant: Instant): string {
-  const micros = ((instant % 1_000_000n) + 1_000_000n) % 1_000_000n;
-  const seconds = (instant - micros) / 1_000_000n;
-  const whole = new Date(Number(seconds) * 1000).toISOString().slice(0, 19);
-  const fraction = String(micros).padStart(6, "0").replace(/000$/, "");
-  return `${whole}.${fraction}Z`;
+  const micros = ((instant % 1000n) + 1000n) % 1000n;
+  const whole = new Date(Number((instant - micros) / 1000n)).toISOString().slice(0, -1);
+  return micros === 0n ? `${whole}Z` : `${whole}${String(micros).padStart(3, "0")}Z`;
 }
 
 /** The latest calendar date that has begun anywhere on Earth (UTC+14) when the clock says `milliseconds`. */

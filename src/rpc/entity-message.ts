@@ -114,11 +114,10 @@ function addressToProto(data: JsonObject): Address {
 
 /** The listed keys, and the others as `additional`, undefined when there are none. */
 function split(data: JsonObject, listed: Set<string>): [JsonObject, JsonObject | undefined] {
-  const others = Object.entries(data).filter(([key]) => !listed.has(key));
-  return [
-    Object.fromEntries(Object.entries(data).filter(([key]) => listed.has(key))),
-    others.length === 0 ? undefined : Object.fromEntries(others),
-  ];
+  const own: [string, JsonValue][] = [];
+  const others: [string, JsonValue][] = [];
+  for (const entry of Object.entries(data)) (listed.has(entry[0]) ? own : others).push(entry);
+  return [Object.fromEntries(own), others.length === 0 ? undefined : Object.fromEntries(others)];
 }
 
 // --- fromProto ----------------------------------------------------------------------------------
@@ -216,10 +215,10 @@ export function externalIdFromProto(entity: Entity | undefined, violations: Viol
   return value === "" ? undefined : parseExternalId(value, "entity.external_id", violations);
 }
 
+const IGNORED_FIELDS = new Map(IGNORED.map((path) => [path, EntitySchema.fields.find(({ name }) => name === path)]));
+
 function isPopulated(entity: Entity, path: (typeof IGNORED)[number]): boolean {
-  const value = (entity as unknown as Record<string, unknown>)[
-    path.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase())
-  ];
+  const value = (entity as unknown as Record<string, unknown>)[IGNORED_FIELDS.get(path)?.localName ?? path];
   return !(value === undefined || value === "" || value === 0 || (Array.isArray(value) && value.length === 0));
 }
 
