@@ -1,6 +1,5 @@
 // This checkout against another one, in one run on one database: npm run bench:compare -- <folder of the other>
 // [get|update] [rounds]. For a change that should be faster: the other folder is a worktree without it.
-import { fileURLToPath } from "node:url";
 import { resolve } from "node:path";
 import { startLoad } from "./bench.ts";
 import { fill } from "./fill.ts";
@@ -10,7 +9,12 @@ import { median } from "./report.ts";
 
 const ENTITIES = 100_000;
 
-async function compare(other: string, operation: "get" | "update", rounds: number, organizations: number): Promise<void> {
+async function compare(
+  other: string,
+  operation: "get" | "update",
+  rounds: number,
+  organizations: number,
+): Promise<void> {
   await using service = await startService();
   const apiKeys = await fill(service, { organizations, entitiesEach: ENTITIES / organizations });
   await using second = await startSecond(resolve(other, "src/main.ts"), service.address);
@@ -48,4 +52,3 @@ if (other === undefined || (operation !== "get" && operation !== "update")) {
   throw new Error("usage: npm run bench:compare -- <folder of another checkout> [get|update] [rounds] [organizations]");
 }
 await compare(other, operation, Number(rounds), Number(organizations));
-void fileURLToPath;

@@ -54,11 +54,17 @@ export interface ServiceOptions {
   env?: Record<string, string>;
 }
 
+/** The flags of node that `npm start` gives. */
+function flagsOfStart(): string[] {
+  const { scripts } = JSON.parse(readFileSync(path("../package.json"), "utf8")) as { scripts: { start: string } };
+  return scripts.start.split(" ").filter((word) => word.startsWith("--"));
+}
+
 /** Starts the service in a new folder, which goes with it. */
 export async function startService({ nodeFlags = [], env = {} }: ServiceOptions = {}): Promise<Service> {
   const folder = await mkdtemp(join(tmpdir(), "entity-service-bench-"));
   const port = await freePort();
-  const child = start([...nodeFlags, path("../src/main.ts"), "serve"], {
+  const child = start([...flagsOfStart(), ...nodeFlags, path("../src/main.ts"), "serve"], {
     // A log line per call is the production default; the peers write none, so neither does it.
     LOG_LEVEL: "warn",
     BOOTSTRAP_API_KEY: DEFAULT_ORGANIZATION.apiKey,
@@ -98,7 +104,7 @@ export async function startService({ nodeFlags = [], env = {} }: ServiceOptions 
 export async function startSecond(main: string, address: DatabaseAddress): Promise<Contender> {
   const port = await freePort();
   const { user, database, host } = address;
-  const child = start([main, "serve"], {
+  const child = start([...flagsOfStart(), main, "serve"], {
     LOG_LEVEL: "warn",
     DATABASE_URL: `postgres://${user}@localhost/${database}?host=${encodeURIComponent(host)}&port=${address.port}`,
     MIGRATION_DATABASE_URL: `postgres://${address.owner}@localhost/${database}?host=${encodeURIComponent(host)}&port=${address.port}`,

@@ -1,5 +1,6 @@
-// Where the service's own time goes: node --cpu-prof under the loads of 64 in flight, the top by self time.
-// Usage: node bench/profile.ts [get|update] [seconds]
+// Where the service's own time goes: node --cpu-prof under the loads of 64 in flight, the top by self time and
+// by the time with all that is called.
+// Usage: npm run bench:profile -- [get|update] [seconds]
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,13 +9,13 @@ import { fill } from "./fill.ts";
 import { startService } from "./processes.ts";
 
 interface Profile {
-  nodes: { id: number; callFrame: { functionName: string; url: string; lineNumber: number } }[];
+  nodes: { id: number; callFrame: { functionName: string; url: string; lineNumber: number }; children?: number[] }[];
   samples: number[];
   timeDeltas: number[];
 }
 
 const ENTITIES = 100_000;
-const TOP = 45;
+const TOP = 60;
 
 async function profile(operation: "get" | "update", seconds: number): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "entity-service-profile-"));
@@ -52,17 +53,25 @@ function show({ nodes, samples, timeDeltas }: Profile): void {
       `${callFrame.functionName || "(anonymous)"} ${callFrame.url.replace(/^.*\/(node_modules|src|clients)\//, "$1/")}:${callFrame.lineNumber + 1}`,
     ]),
   );
+  const callers = new Map(nodes.flatMap(({ id, children = [] }) => children.map((child) => [child, id])));
   const self = new Map<string, number>();
+  const whole = new Map<string, number>();
   let busy = 0;
   samples.forEach((id, i) => {
     const name = names.get(id) ?? "";
     const time = timeDeltas[i] ?? 0;
+    if (name.startsWith("(idle)")) return;
+    busy += time;
     self.set(name, (self.get(name) ?? 0) + time);
-    if (!name.startsWith("(idle)")) busy += time;
+    const stack = new Set<string>();
+    for (let at: number | undefined = id; at !== undefined; at = callers.get(at)) stack.add(names.get(at) ?? "");
+    for (const each of stack) whole.set(each, (whole.get(each) ?? 0) + time);
   });
-  const top = [...self].filter(([name]) => !name.startsWith("(idle)")).sort(([, a], [, b]) => b - a);
-  for (const [name, time] of top.slice(0, TOP)) {
-    process.stdout.write(`${((time / busy) * 100).toFixed(1).padStart(5)} %  ${name}\n`);
+  for (const [title, times] of Object.entries({ "by itself": self, "with what it calls": whole })) {
+    process.stdout.write(`\n${title}\n`);
+    const top = [...times].sort(([, a], [, b]) => b - a).slice(0, TOP);
+    for (const [name, time] of top)
+      process.stdout.write(`${((time / busy) * 100).toFixed(1).padStart(5)} %  ${name}\n`);
   }
 }
 

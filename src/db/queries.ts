@@ -423,7 +423,10 @@ const COLUMNS: Record<string, Column> = {
 const ID = text((s) => s.id, "id", "uuid");
 
 /** The states as arrays, one for each column, and the table `v` that they are in a statement whose $1 is the organization. */
-function tableOf(columns: Record<string, Column>, states: readonly EntityState[]): { table: string; arrays: unknown[] } {
+function tableOf(
+  columns: Record<string, Column>,
+  states: readonly EntityState[],
+): { table: string; arrays: unknown[] } {
   const all = Object.values(columns);
   return {
     table: `unnest(${all.map(({ type }, i) => `$${i + 2}::${type}[]`).join(", ")}) as v(${Object.keys(columns).join(", ")})`,
