@@ -155,12 +155,9 @@ export function pictureOf(rows: readonly Row[], machine: Machine): string {
   let y = 26;
   const text = (x: number, at: number, content: string, extra = "") =>
     parts.push(`<text x="${x}" y="${at}"${extra}>${content}</text>`);
-  text(
-    12,
-    y,
-    "Requests per second, each with authentication, row level security and the same contract",
-    ' class="title"',
-  );
+  text(12, y, "Requests per second", ' class="title"');
+  y += 20;
+  text(12, y, "All with the same contract, key check, row level security and database", ' class="note"');
   for (const { title, operation, concurrency, organizations } of BARS) {
     const shown = rows.filter(
       (row) =>
