@@ -94,10 +94,14 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
 
   function startWorker(number: number): void {
     const worker = cluster.fork();
+    const closeUntaken = untakenConnection(worker);
     const one: Running = { number, worker, state: "starting", metrics: [], awaited: [] };
     running.set(number, one);
     worker.on("message", (message: ToPrimary) => received(one, message));
-    worker.once("exit", (code, signal) => onEnd(one, { code, signal }));
+    worker.once("exit", (code, signal) => {
+      closeUntaken();
+      onEnd(one, { code, signal });
+    });
     // A process that could not be made has no exit. Else: a connection or a word for one that has just died.
     worker.on("error", (error) => {
       if (worker.process.pid === undefined) onEnd(one, { error: error.message });
@@ -186,6 +190,21 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
 function tell({ worker }: Running, message: ToWorker): void {
   // Errors go to the callback: the worker is dying, and its exit comes.
   worker.process.send?.(message, undefined, {}, () => {});
+}
+
+/**
+ * Closes the connection that was on its way to a worker which died: Node forgets it, still open, and its caller would
+ * wait for ever (https://github.com/nodejs/node/issues/21746). A worker has one on its way at a time; to close one that
+ * it took does nothing, for Node has closed it here.
+ */
+function untakenConnection({ process: child }: Worker): () => void {
+  const send = child.send?.bind(child) as (...message: unknown[]) => boolean;
+  let last: { close?(): void } | undefined;
+  child.send = (message: unknown, handle?: unknown, ...rest: unknown[]) => {
+    last = (handle as typeof last) ?? last;
+    return send(message, handle, ...rest);
+  };
+  return () => last?.close?.();
 }
 
 /** Of what ended processes had, only this goes on to count: their memory and their calls in flight are gone. */
