@@ -10,20 +10,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import {
   Health,
   HealthCheckResponse_ServingStatus as Status,
 } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
-import {
-  cli,
-  type LogLine,
-  type ServiceProcess,
-  startCli,
-  startServiceProcess,
-  temporaryFolder,
-} from "./cli-process.ts";
+import { type LogLine, type ServiceProcess, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { byExternalId, byId, eventsOf, newPerson, tally, together, unique } from "./given.ts";
 import { captureHeaders, refusal, startService, type TestService } from "./harness.ts";
 
@@ -56,6 +49,31 @@ function onDatabase(env: Record<string, string> = {}): Record<string, string> {
     ...PATIENCE,
     ...env,
   };
+}
+
+/** A folder that the user of the embedded PostgreSQL may enter; it goes after what works in it. */
+async function dataFolder(): Promise<{ path: string }> {
+  const data = await temporaryFolder();
+  onTestFinished(() => data[Symbol.asyncDispose]());
+  await chmod(data.path, 0o755);
+  return data;
+}
+
+/** A service for one test; ended with it, however it goes. */
+async function serve(...options: Parameters<typeof startServiceProcess>): Promise<ServiceProcess> {
+  const service = await startServiceProcess(...options);
+  onTestFinished(() => service[Symbol.asyncDispose]());
+  return service;
+}
+
+/** The command `serve`, which may end by itself; else it is ended with the test. */
+function startServe(env: Record<string, string>) {
+  const child = startCli(["serve"], { env });
+  onTestFinished(async () => {
+    child.kill();
+    await child.ended;
+  });
+  return child;
 }
 
 /** A caller on a connection of its own, and the worker that has it. */
@@ -207,16 +225,24 @@ describe("three workers", () => {
     expect(tally(await callAll())).toEqual({ UNAUTHENTICATED: 6 });
   });
 
+  /** Reads an entity by all connections, and waits until the metrics have it. */
+  async function readCounted(): Promise<number> {
+    const person = await newPerson(client(0));
+    const before = await countOf(service, "GetEntity");
+    await together(open.length, (i) => client(i).entities.getEntity({ lookup: byId(person) }));
+    await expect.poll(() => countOf(service, "GetEntity"), WAIT).toBe(before + open.length);
+    return before + open.length;
+  }
+
   it("answer the metrics of all, whichever is asked", async () => {
-    const person = await newPerson(client(0), { externalId: unique("x") });
+    const person = await newPerson(client(0));
     const before = await countOf(service, "GetEntity");
     await together(48, (i) => client(i).entities.getEntity({ lookup: byId(person) }));
     for (let i = 0; i < 6; i++) await expect.poll(() => countOf(service, "GetEntity"), WAIT).toBe(before + 48);
   });
 
   it("go on when one is killed, which is replaced; its counts stay in the metrics", async () => {
-    const counted = await countOf(service, "GetEntity");
-    expect(counted).toBeGreaterThan(0);
+    const counted = await readCounted();
     const [pid] = childrenOf(service.pid) as [number];
     process.kill(pid, "SIGKILL");
     const ended = () => linesOf(service, "a worker ended: starting another one").find((line) => line.pid === pid);
@@ -236,6 +262,8 @@ describe("three workers", () => {
   });
 
   it("leave no caller waiting whose connection was for one that is killed", async () => {
+    open = await connections(service, 12);
+    const counted = await readCounted();
     const [pid] = childrenOf(service.pid) as [number];
     process.kill(pid, "SIGSTOP");
     const calls = together(6, () => createEntityClient(service).entities.listEntities({ pageSize: 1 }));
@@ -243,7 +271,7 @@ describe("three workers", () => {
     // It is the turn of each: the others answer theirs.
     expect(await settled()).toBe(false);
     // Of the one that says nothing the metrics have what it said last.
-    expect(await countOf(service, "GetEntity")).toBeGreaterThan(0);
+    expect(await countOf(service, "GetEntity")).toBe(counted);
     process.kill(pid, "SIGKILL");
     await expect.poll(settled, WAIT).toBe(true);
     expect(tally(await calls)).toMatchObject({ OK: 5 });
@@ -262,7 +290,7 @@ describe("three workers", () => {
 
 it("nobody is told SERVING before the last worker listens", async () => {
   const port = await freePort();
-  const child = startCli(["serve"], { env: onDatabase({ WORKERS: "2", PORT: String(port) }) });
+  const child = startServe(onDatabase({ WORKERS: "2", PORT: String(port) }));
   let log = "";
   child.stdout?.on("data", (text: string) => (log += text));
   await expect.poll(() => childrenOf(child.pid as number).length, { ...WAIT, interval: 1 }).toBe(2);
@@ -287,13 +315,13 @@ it("nobody is told SERVING before the last worker listens", async () => {
 describe("the end", () => {
   /** Two workers on a database of their own, and a write in flight at one of them. */
   async function withCallInFlight(path: string, detached = false) {
-    await chmod(path, 0o755);
-    const service = await startServiceProcess(path, { WORKERS: "2", POOL_SIZE: "60", ...PATIENCE }, { detached });
+    const service = await serve(path, { WORKERS: "2", POOL_SIZE: "60", ...PATIENCE }, { detached });
     const [first] = (await connections(service, 2)) as [Connection];
     const person = await newPerson(first.client, { externalId: "kept" });
     // As the owner of the tables, over the socket of the embedded server.
     const socket = { host: await realpath(join(path, "postgres")), port: 5432, database: "entity_service" };
     const holder = await hold({ ...socket, user: "entity_owner" }, person);
+    onTestFinished(() => holder[Symbol.asyncDispose]());
     const call = first.client.entities.updateEntity({ lookup: byId(person), entity: { name: "In Flight" } });
     await holder.waiting(1);
     return {
@@ -302,10 +330,6 @@ describe("the end", () => {
       call,
       /** Both workers, and PostgreSQL. */
       processes: childrenOf(service.pid),
-      async [Symbol.asyncDispose]() {
-        await holder[Symbol.asyncDispose]();
-        await service[Symbol.asyncDispose]();
-      },
     };
   }
 
@@ -314,9 +338,8 @@ describe("the end", () => {
     { signal: "SIGTERM", to: "the whole group, as a supervisor may send it" },
     { signal: "SIGINT", to: "the whole group, as Ctrl-C is" },
   ] as const)("$signal to $to: the call in flight is answered, exit code 0, nothing left", async ({ signal, to }) => {
-    await using data = await temporaryFolder();
-    await using flight = await withCallInFlight(data.path, to !== "the primary");
-    const { service, holder, call, processes } = flight;
+    const data = await dataFolder();
+    const { service, holder, call, processes } = await withCallInFlight(data.path, to !== "the primary");
     expect(processes).toHaveLength(3);
     // There is room for the pools of both.
     const [{ max_connections }] = (await holder.query("show max_connections")) as [{ max_connections: string }];
@@ -337,9 +360,8 @@ describe("the end", () => {
   });
 
   it("kill -9 of the primary: the workers end what is in flight and go; the next start has the data", async () => {
-    await using data = await temporaryFolder();
-    await using flight = await withCallInFlight(data.path);
-    const { service, holder, call, processes } = flight;
+    const data = await dataFolder();
+    const { service, holder, call, processes } = await withCallInFlight(data.path);
     process.kill(service.pid, "SIGKILL");
     await expect
       .poll(
@@ -356,14 +378,14 @@ describe("the end", () => {
     const server = Number((await readFile(join(data.path, "postgres/postmaster.pid"), "utf8")).split("\n")[0]);
     await expect.poll(() => processes.filter(isAlive), WAIT).toEqual([server]);
 
-    await using next = await startServiceProcess(data.path, { WORKERS: "2" });
+    const next = await serve(data.path, { WORKERS: "2" });
     const [{ client }] = (await connections(next, 1)) as [Connection];
     expect((await client.entities.getEntity({ lookup: byExternalId("kept") })).entity?.name).toBe("In Flight");
     expect(isAlive(server)).toBe(false);
   });
 
   it("does not wait for ever for a worker that hangs", async () => {
-    await using service = await startServiceProcess(folder.path, onDatabase({ WORKERS: "2", DRAIN_TIMEOUT_MS: "100" }));
+    const service = await serve(folder.path, onDatabase({ WORKERS: "2", DRAIN_TIMEOUT_MS: "100" }));
     const processes = childrenOf(service.pid);
     process.kill(processes[0] as number, "SIGSTOP");
     process.kill(service.pid, "SIGTERM");
@@ -373,9 +395,8 @@ describe("the end", () => {
   });
 
   it("of the embedded PostgreSQL is that of all, with the reason", async () => {
-    await using data = await temporaryFolder();
-    await chmod(data.path, 0o755);
-    const service = await startServiceProcess(data.path, { WORKERS: "2" });
+    const data = await dataFolder();
+    const service = await serve(data.path, { WORKERS: "2" });
     const processes = childrenOf(service.pid);
     process.kill(
       Number((await readFile(join(data.path, "postgres/postmaster.pid"), "utf8")).split("\n")[0]),
@@ -392,9 +413,9 @@ describe("the end", () => {
 
 describe("the start", () => {
   it("is given up when workers end before they serve, with the reason", async () => {
-    const { code, stderr } = await cli(["serve"], {
-      env: onDatabase({ WORKERS: "2", TLS_CERT: "/nowhere/cert.pem", TLS_KEY: "/nowhere/key.pem" }),
-    });
+    const { code, stderr } = await startServe(
+      onDatabase({ WORKERS: "2", TLS_CERT: "/nowhere/cert.pem", TLS_KEY: "/nowhere/key.pem" }),
+    ).ended;
     expect(code).toBe(1);
     expect(stderr).toContain("/nowhere/cert.pem");
     expect(stderr).toMatch(/\nentity-service: 5 workers in a row ended before they could serve: see what they wrote\n/);
@@ -404,7 +425,7 @@ describe("the start", () => {
     await using taken = createServer().listen(0, "127.0.0.1");
     await once(taken, "listening");
     const { port } = taken.address() as AddressInfo;
-    const { code, stdout, stderr } = await cli(["serve"], { env: onDatabase({ WORKERS: "2", PORT: String(port) }) });
+    const { code, stdout, stderr } = await startServe(onDatabase({ WORKERS: "2", PORT: String(port) })).ended;
     expect({ code, stderr }).toEqual({
       code: 1,
       stderr: expect.stringMatching(/^entity-service: .*EADDRINUSE.*\n$/),
@@ -418,12 +439,12 @@ describe("the start", () => {
     [{ WORKERS: "two" }, "WORKERS must be a whole number from 1 to 128"],
     [{ WORKERS: "128", POOL_SIZE: "200" }, "WORKERS times POOL_SIZE must be at most 2000"],
   ])("is refused with %o", async (env, text) => {
-    const { code, stderr } = await cli(["serve"], { env });
+    const { code, stderr } = await startServe({ DATA_DIR: folder.path, ...env }).ended;
     expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining(text) });
   });
 
   it.each<Record<string, string>>([{}, { WORKERS: "1" }])("of one process is that of one process: %o", async (env) => {
-    await using service = await startServiceProcess(folder.path, onDatabase(env));
+    const service = await serve(folder.path, onDatabase(env));
     const client = createEntityClient(service);
     const person = await newPerson(client);
     const before = await countOf(service, "GetEntity");
