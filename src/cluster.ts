@@ -145,7 +145,7 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
       if (running.size === 0) ended.resolve();
       return;
     }
-    log.warn({ number: one.number, pid: one.worker.process.pid, ...how }, "a worker ended: starting another one");
+    log.warn({ number: one.number, pid: one.worker.process.pid, ...how }, "a worker ended");
     if (one.state === "starting") failedStarts += 1;
     if (failedStarts < MAX_FAILED_STARTS) startWorker(one.number);
     else failed.resolve(`${failedStarts} workers in a row ended before they could serve: see what they wrote`);

@@ -245,7 +245,7 @@ describe("three workers", () => {
     const counted = await readCounted();
     const [pid] = childrenOf(service.pid) as [number];
     process.kill(pid, "SIGKILL");
-    const ended = () => linesOf(service, "a worker ended: starting another one").find((line) => line.pid === pid);
+    const ended = () => linesOf(service, "a worker ended").find((line) => line.pid === pid);
     await expect.poll(ended, WAIT).toMatchObject({ level: "warn", signal: "SIGKILL" });
     const lost = ended()?.number as number;
     // On the connections that they have.
@@ -355,7 +355,7 @@ describe("the end", () => {
     expect((await call).entity?.name).toBe("In Flight");
     expect(await service.ended).toMatchObject({ code: 0, stderr: "" });
     expect(linesOf(service, "draining")).toHaveLength(3);
-    expect(linesOf(service, "a worker ended: starting another one")).toEqual([]);
+    expect(linesOf(service, "a worker ended")).toEqual([]);
     expect(processes.filter(isAlive)).toEqual([]);
   });
 
