@@ -1,5 +1,6 @@
 // The command line: thin, over the same functions as the service and over the generated client. What only
 // serve and migrate need is imported by them: it would take the others longer to load than to do their work.
+import cluster from "node:cluster";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
@@ -167,18 +168,23 @@ function time(text: string): Date {
 }
 
 async function serve(config: Config): Promise<void> {
+  if (config.workers > 1 && cluster.isWorker) return (await import("./worker.ts")).serveAsWorker(config);
   const stopped = Promise.withResolvers<string>();
   // From the first moment: a signal during the start ends it in good order too.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => stopped.resolve(signal));
-  const [{ createLogger }, { startServer }] = await Promise.all([import("./log.ts"), import("./server.ts")]);
+  const { createLogger } = await import("./log.ts");
   const log = createLogger(config.logLevel);
-  const server = await startServer(config, log);
+  const server =
+    config.workers > 1
+      ? await (await import("./cluster.ts")).startCluster(config, log)
+      : await (await import("./server.ts")).startServer(config, log);
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
     log.info({ file }, "made an API key for the new database");
     if (process.stderr.isTTY) process.stderr.write(`\n  API key (shown once, also in ${file}): ${secret}\n\n`);
   }
-  log.info({ host: config.host, port: server.port }, "serving");
+  const { host, workers } = config;
+  log.info({ host, port: server.port, ...(workers > 1 && { workers }) }, "serving");
   const reason = await Promise.race([stopped.promise, server.failed]);
   log.info({ reason }, "draining");
   await server[Symbol.asyncDispose]();

@@ -10,14 +10,16 @@ export interface Config {
   dataDir: string;
   host: string;
   port: number;
+  /** Processes that serve the port; over 1, one more holds the database and watches them. */
+  workers: number;
   tls: { cert: string; key: string; clientCa: string | undefined } | undefined;
   bootstrapApiKey: string | undefined;
   logLevel: string;
   /** Serve unary gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
   unaryPath: boolean;
-  /** Connections to the database. */
+  /** Connections to the database, of each process. */
   poolSize: number;
-  /** Calls in flight before the next is refused with OVERLOADED. */
+  /** Calls in flight in one process before the next is refused with OVERLOADED. */
   maxInFlight: number;
   /** Bytes of one message: unary calls, and batches and imports. */
   maxMessageBytes: number;
@@ -34,6 +36,9 @@ export interface Config {
   statementTimeoutMs: number;
   lockTimeoutMs: number;
 }
+
+/** Connections that the embedded server is made for at most: each is a process, on the machine of the service. */
+const MAX_EMBEDDED_CONNECTIONS = 2_000;
 
 /** A setting that cannot be used; the text names the variable, never its value. */
 export class ConfigError extends Error {
@@ -85,6 +90,13 @@ export function readConfig(env: Record<string, string | undefined>): Config {
   if (migrationDatabaseUrl !== undefined && databaseUrl === undefined) {
     throw new ConfigError("MIGRATION_DATABASE_URL needs DATABASE_URL");
   }
+  const workers = integer("WORKERS", 1, 1, 128);
+  const poolSize = integer("POOL_SIZE", 10, 2, 200);
+  if (databaseUrl === undefined && workers * poolSize > MAX_EMBEDDED_CONNECTIONS) {
+    throw new ConfigError(
+      `WORKERS times POOL_SIZE must be at most ${MAX_EMBEDDED_CONNECTIONS}: more connections than the embedded server is for; or set DATABASE_URL`,
+    );
+  }
 
   return {
     databaseUrl,
@@ -92,11 +104,12 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     dataDir: text("DATA_DIR") ?? ".data",
     host: text("HOST") ?? "127.0.0.1",
     port: integer("PORT", 50051, 0, 65535),
+    workers,
     tls: cert !== undefined && key !== undefined ? { cert, key, clientCa } : undefined,
     bootstrapApiKey,
     logLevel,
     unaryPath: flag("UNARY_PATH", true),
-    poolSize: integer("POOL_SIZE", 10, 2, 200),
+    poolSize,
     maxInFlight: integer("MAX_IN_FLIGHT", 256, 1, 100_000),
     maxMessageBytes: integer("MAX_MESSAGE_BYTES", 1024 * 1024, 1024, 64 * 1024 * 1024),
     maxBatchMessageBytes: integer("MAX_BATCH_MESSAGE_BYTES", 4 * 1024 * 1024, 1024, 64 * 1024 * 1024),

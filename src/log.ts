@@ -3,10 +3,11 @@ import { type Logger, pino } from "pino";
 
 export type { Logger };
 
-export function createLogger(level: string): Logger {
+/** The lines of a worker carry its number. */
+export function createLogger(level: string, worker?: number): Logger {
   return pino({
     level,
-    base: undefined,
+    base: worker === undefined ? undefined : { worker },
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label) => ({ level: label }) },
   });

@@ -10,6 +10,7 @@ import { createReader } from "./db/reader.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
+import type { MetricsSource } from "./interceptors/telemetry.ts";
 import { LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { createAdapter } from "./transport/adapter.ts";
@@ -26,22 +27,47 @@ export interface Server extends AsyncDisposable {
 
 const READINESS_CHECK_MS = 2_000;
 
-/** Starts the service; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
+/** The service in this process alone; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
 export async function startServer(config: Config, log: Logger, options: { database?: Database } = {}): Promise<Server> {
   await using starting = new AsyncDisposableStack();
   const database = options.database ?? starting.use(await openDatabase(config, (line) => log.info(line)));
-  const { orm } = database;
-  const ownEm = () => forOrganization(orm, DEFAULT_ORGANIZATION_ID);
-  await assertSafeRole(ownEm());
+  const bootstrapKey = await prepare(database.orm, config);
+  const endpoint = starting.use(await listenOn(database.orm, config, log));
+  await endpoint.open();
+  const started = starting.move();
+  return {
+    port: endpoint.port,
+    bootstrapKey,
+    failed: database.lost,
+    [Symbol.asyncDispose]: () => started.disposeAsync(),
+  };
+}
 
+/** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
+export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
+  await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   const secret = await bootstrap(orm, config.bootstrapApiKey);
-  let bootstrapKey: Server["bootstrapKey"];
-  if (secret !== undefined) {
-    bootstrapKey = { secret, file: join(config.dataDir, "bootstrap-key") };
-    await mkdir(config.dataDir, { recursive: true });
-    await writeFile(bootstrapKey.file, `${secret}\n`, { mode: 0o600 });
-  }
+  if (secret === undefined) return undefined;
+  const file = join(config.dataDir, "bootstrap-key");
+  await mkdir(config.dataDir, { recursive: true });
+  await writeFile(file, `${secret}\n`, { mode: 0o600 });
+  return { secret, file };
+}
 
+/** The port, served by this process. */
+export interface Endpoint extends AsyncDisposable {
+  port: number;
+  /** Says SERVING from now on, for as long as the database answers. Calls are served before that too. */
+  open(): Promise<void>;
+}
+
+/** Serves what `prepare` has prepared; needs no database to begin. Disposing drains. */
+export async function listenOn(
+  orm: Orm,
+  config: Config,
+  log: Logger,
+  options: { metrics?: MetricsSource } = {},
+): Promise<Endpoint> {
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
   // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
@@ -60,43 +86,40 @@ export async function startServer(config: Config, log: Logger, options: { databa
     key: await readFile(config.tls.key, "utf8"),
     clientCa: config.tls.clientCa === undefined ? undefined : await readFile(config.tls.clientCa, "utf8"),
   };
-  const listener = starting.use(
-    await listen({
-      host: config.host,
-      port: config.port,
-      tls,
+  const listener = await listen({
+    host: config.host,
+    port: config.port,
+    tls,
+    log,
+    ...createAdapter({
+      services: (router) => routes(router, deps),
+      interceptors: [wellFormed],
+      findCaller: callers,
+      readiness,
+      shutdownSignal: shutdown.signal,
+      large: LARGE_METHODS,
+      limits: config,
+      metrics: options.metrics,
       log,
-      ...createAdapter({
-        services: (router) => routes(router, deps),
-        interceptors: [wellFormed],
-        findCaller: callers,
-        readiness,
-        shutdownSignal: shutdown.signal,
-        large: LARGE_METHODS,
-        limits: config,
-        log,
-      }),
     }),
-  );
+  });
 
-  readiness.set(await isReady(orm));
-  const checks = setInterval(async () => {
+  let checks: NodeJS.Timeout | undefined;
+  const check = async () => {
     const ready = await isReady(orm);
     if (!shutdown.signal.aborted) readiness.set(ready);
-  }, READINESS_CHECK_MS);
-  checks.unref();
-
-  starting.move();
+  };
   return {
     port: listener.port,
-    bootstrapKey,
-    failed: database.lost.then(() => "the embedded PostgreSQL ended: see postgres.log in DATA_DIR"),
+    async open() {
+      checks = setInterval(check, READINESS_CHECK_MS).unref();
+      await check();
+    },
     async [Symbol.asyncDispose]() {
       clearInterval(checks);
       readiness.set(false);
       shutdown.abort();
       await listener.drain(config.drainTimeoutMs);
-      if (options.database === undefined) await database[Symbol.asyncDispose]();
     },
   };
 }

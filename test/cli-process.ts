@@ -19,17 +19,20 @@ export interface CliOptions {
   cwd?: string;
   /** Standard input; without it there is none. */
   stdin?: string;
+  /** In a process group of its own, as a terminal would have it. */
+  detached?: boolean;
 }
 
 /** Starts `entity-service ...args`; nothing of the test's own environment reaches it but PATH and HOME. */
 export function startCli(
   args: string[],
-  { env = {}, cwd, stdin }: CliOptions = {},
+  { env = {}, cwd, stdin, detached = false }: CliOptions = {},
 ): ChildProcess & { ended: Promise<Ended> } {
   const { PATH, HOME } = process.env;
   const child = spawn(process.execPath, [MAIN, ...args], {
     env: { PATH, HOME, ...env },
     ...(cwd === undefined ? {} : { cwd }),
+    detached,
     stdio: [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"],
   });
   child.stdin?.end(stdin);
@@ -52,6 +55,14 @@ export async function temporaryFolder(): Promise<AsyncDisposable & { path: strin
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
 
+/** What a line of the log may have. */
+export interface LogLine {
+  msg: string;
+  level: string;
+  worker?: number;
+  [field: string]: unknown;
+}
+
 export interface ServiceProcess extends AsyncDisposable {
   pid: number;
   port: number;
@@ -59,21 +70,34 @@ export interface ServiceProcess extends AsyncDisposable {
   apiKey: string;
   /** SIGKILL, and gone. */
   kill(): Promise<void>;
+  /** What it has logged so far. */
+  lines(): LogLine[];
+  /** When it and all that share its output have ended. */
+  ended: Promise<Ended>;
 }
 
-/** `serve` with a PostgreSQL of its own in the folder. */
-export async function startServiceProcess(dataDir: string, env: Record<string, string> = {}): Promise<ServiceProcess> {
-  const child = startCli(["serve"], { env: { DATA_DIR: dataDir, PORT: "0", ...env } });
+/** `serve` with a PostgreSQL of its own in the folder, unless DATABASE_URL is given. */
+export async function startServiceProcess(
+  dataDir: string,
+  env: Record<string, string> = {},
+  options: Pick<CliOptions, "detached"> = {},
+): Promise<ServiceProcess> {
+  const child = startCli(["serve"], { env: { DATA_DIR: dataDir, PORT: "0", ...env }, ...options });
   const serving = Promise.withResolvers<number>();
   let log = "";
-  const read = (text: string) => {
+  const lines = () =>
+    log
+      .split("\n")
+      .slice(0, -1)
+      .map((line) => JSON.parse(line) as LogLine);
+  let isServing = false;
+  child.stdout?.on("data", (text: string) => {
     log += text;
-    const line = log.split("\n").find((text) => text.includes('"msg":"serving"') && text.endsWith("}"));
-    if (line === undefined) return;
-    child.stdout?.off("data", read);
-    serving.resolve((JSON.parse(line) as { port: number }).port);
-  };
-  child.stdout?.on("data", read);
+    if (isServing || !text.includes("\n")) return;
+    const line = lines().find(({ msg }) => msg === "serving");
+    isServing = line !== undefined;
+    if (line !== undefined) serving.resolve(line.port as number);
+  });
   void child.ended.then(({ code, stderr }) =>
     serving.reject(new Error(`the service ended with ${code}: ${stderr || log}`)),
   );
@@ -86,8 +110,10 @@ export async function startServiceProcess(dataDir: string, env: Record<string, s
     pid: child.pid as number,
     port,
     baseUrl: `http://127.0.0.1:${port}`,
-    apiKey: (await readFile(join(dataDir, "bootstrap-key"), "utf8")).trim(),
+    apiKey: env.BOOTSTRAP_API_KEY ?? (await readFile(join(dataDir, "bootstrap-key"), "utf8")).trim(),
     kill: () => end("SIGKILL"),
+    lines,
+    ended: child.ended,
     [Symbol.asyncDispose]: () => end("SIGTERM"),
   };
 }

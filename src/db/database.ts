@@ -5,11 +5,18 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { createOrm, type DatabaseAddress, migrate, type Orm, RUNTIME_ROLE } from "./orm.ts";
 
 const EMBEDDED_DATABASE = "entity_service";
+/** Connections of the embedded server beside those of the pools: migrations, and a pool whose process has just died. */
+const SPARE_CONNECTIONS = 40;
 
 export interface Database extends AsyncDisposable {
   orm: Orm;
-  /** Resolves when an embedded server ended without being asked; never for another one. */
-  lost: Promise<void>;
+  /** Resolves, with the reason, when an embedded server ended without being asked; never for another one. */
+  lost: Promise<string>;
+}
+
+/** A Database with the address of its pool, for pools of other processes. */
+export interface OpenedDatabase extends Database {
+  address: DatabaseAddress;
 }
 
 /** What of the configuration the database needs; src/config.ts says what each is. */
@@ -17,15 +24,15 @@ export interface DatabaseConfig {
   databaseUrl: string | undefined;
   migrationDatabaseUrl: string | undefined;
   dataDir: string;
+  workers: number;
   poolSize: number;
   statementTimeoutMs: number;
   lockTimeoutMs: number;
 }
 
 /** Starts the embedded server where there is no DATABASE_URL, and brings the schema up to date. */
-export async function openDatabase(config: DatabaseConfig, log: (line: string) => void): Promise<Database> {
-  const embedded =
-    config.databaseUrl === undefined ? await startEmbeddedPostgres({ directory: config.dataDir, log }) : undefined;
+export async function openDatabase(config: DatabaseConfig, log: (line: string) => void): Promise<OpenedDatabase> {
+  const embedded = config.databaseUrl === undefined ? await startEmbedded(config, log) : undefined;
   try {
     const { owner, runtime } = embedded === undefined ? addressesOf(config) : await addressesIn(embedded);
     const ran = await migrate(owner, await userOf(runtime));
@@ -34,10 +41,8 @@ export async function openDatabase(config: DatabaseConfig, log: (line: string) =
     const orm = createOrm(runtime, config);
     return {
       orm,
-      lost:
-        embedded === undefined
-          ? new Promise(() => {})
-          : embedded.exited.then((exit) => (exit.expected ? new Promise<void>(() => {}) : undefined)),
+      address: runtime,
+      lost: embedded === undefined ? new Promise(() => {}) : lossOf(embedded),
       async [Symbol.asyncDispose]() {
         await orm.close(true);
         await embedded?.stop();
@@ -47,6 +52,21 @@ export async function openDatabase(config: DatabaseConfig, log: (line: string) =
     await embedded?.stop();
     throw error;
   }
+}
+
+/** The server has room for the pools of all processes. */
+function startEmbedded(config: DatabaseConfig, log: (line: string) => void): Promise<EmbeddedPostgres> {
+  const connections = Math.max(100, config.workers * config.poolSize + SPARE_CONNECTIONS);
+  return startEmbeddedPostgres({
+    directory: config.dataDir,
+    settings: { max_connections: String(connections) },
+    log,
+  });
+}
+
+async function lossOf(embedded: EmbeddedPostgres): Promise<string> {
+  const { expected } = await embedded.exited;
+  return expected ? new Promise(() => {}) : "the embedded PostgreSQL ended: see postgres.log in DATA_DIR";
 }
 
 /** Brings the schema up to date and ends: the command `migrate`. Returns the migrations that ran. */

@@ -26,14 +26,21 @@ export interface Telemetry {
   metrics(): Promise<{ contentType: string; body: string }>;
 }
 
+/** Where the metrics of this process are kept, and the text that GET /metrics answers: theirs, or those of several processes. */
+export interface MetricsSource {
+  registry: Registry;
+  text(): Promise<string>;
+}
+
 const WARNINGS = new Set(["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"]);
 const FAILURES = new Set(["INTERNAL", "UNKNOWN", "DATA_LOSS"]);
 
 /** Version 00 and later ones; an id of zeros is invalid (W3C Trace Context, 3.2.2). */
 const TRACEPARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-|$)/;
 
-export function telemetry({ log }: { log: Logger }): Telemetry {
-  const registry = new Registry();
+export function telemetry(options: { log: Logger; metrics?: MetricsSource | undefined }): Telemetry {
+  const { log, metrics = ownMetrics() } = options;
+  const { registry } = metrics;
   collectDefaultMetrics({ register: registry });
   const duration = new Histogram({
     name: "entity_service_rpc_duration_seconds",
@@ -82,7 +89,12 @@ export function telemetry({ log }: { log: Logger }): Telemetry {
       };
     },
     async metrics() {
-      return { contentType: registry.contentType, body: await registry.metrics() };
+      return { contentType: registry.contentType, body: await metrics.text() };
     },
   };
+}
+
+function ownMetrics(): MetricsSource {
+  const registry = new Registry();
+  return { registry, text: () => registry.metrics() };
 }

@@ -30,6 +30,7 @@ import { requestIdKey } from "../interceptors/call.ts";
 import { type CallHead, credentials, type FindCaller } from "../interceptors/credentials.ts";
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, type Present, presentable } from "../interceptors/errors.ts";
+import type { MetricsSource } from "../interceptors/telemetry.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
@@ -61,6 +62,8 @@ export interface HandlerOptions {
     | "streamIdleTimeoutMs"
     | "unaryPath"
   >;
+  /** Where calls are counted and GET /metrics reads; default: in this process alone. */
+  metrics?: MetricsSource | undefined;
   log: Logger;
 }
 

@@ -185,7 +185,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   };
 
   const server = options.tls === undefined ? cleartext() : secure(options.tls);
-  server.maxConnections = maxConnections;
+  // The second (not in the types yet) is for workers: when all have so many, they would hand a further connection to
+  // each other without end.
+  Object.assign(server, { maxConnections, dropMaxConnection: true });
   server.on("error", (error: NodeJS.ErrnoException) => log.error({ code: error.code }, "listener failed"));
   server.listen({ port: options.port, host: options.host });
   await once(server, "listening");
