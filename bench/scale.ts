@@ -1,7 +1,7 @@
 // The same reads and writes as the data grows, and as the organizations grow:
 // npm run bench:scale [-- --sizes 10000,100000,1000000,5000000] [--organizations 1,100,10000]
 //                     [--entities 1000000] [--seconds N] [--rounds N]
-// Every size has an embedded server of its own, filled by the database itself. `--sizes none` and
+// Every size has an embedded server of its own, filled by the database itself; they are measured in turn. `--sizes none` and
 // `--organizations none` leave a part out. 5 million entities need some 15 GB of disk and minutes to fill.
 import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
@@ -25,47 +25,64 @@ interface Found extends Scale {
   update: Measurement;
 }
 
-async function measure(scale: Scale, rounds: number, seconds: number): Promise<Found> {
+interface Opened extends Scale {
+  fillSeconds: number;
+  diskMiB: number;
+  run(operation: "get" | "update", seconds: number): Promise<Measurement>;
+}
+
+/** Starts a service with so much in it; what it starts ends with `all`. */
+async function open(scale: Scale, all: AsyncDisposableStack): Promise<Opened> {
   const { organizations } = scale;
   const entitiesEach = Math.floor(scale.entities / organizations);
-  await using service = await startService();
+  const service = all.use(await startService());
   const start = performance.now();
   const apiKeys = await fill(service, { organizations, entitiesEach }, (done) => {
     if (process.stderr.isTTY) process.stderr.write(`\r${done} of ${scale.entities} entities made `);
   });
   const fillSeconds = (performance.now() - start) / 1000;
   const [{ bytes }] = await service.sql("select pg_database_size(current_database()) as bytes");
-
-  await using load = startLoad();
-  const run = (operation: "get" | "update", time: number) =>
-    load.run({
-      port: service.port,
-      serverPid: service.pid,
-      databasePid: service.address.pid,
-      operation,
-      concurrency: CONCURRENCY,
-      apiKeys,
-      entitiesPerOrganization: entitiesEach,
-      warmUpSeconds: WARM_UP_SECONDS,
-      seconds: time,
-    });
-  // Compiled and planned first.
-  await run("get", 1);
-  await run("update", 1);
-  const gets: Measurement[] = [];
-  const updates: Measurement[] = [];
-  for (let round = 0; round < rounds; round++) {
-    await service.sql("checkpoint");
-    gets.push(await run("get", seconds));
-    updates.push(await run("update", seconds));
-  }
+  const load = all.use(startLoad());
   return {
     ...scale,
     fillSeconds,
     diskMiB: Math.round(Number(bytes) / 2 ** 20),
-    get: middle(gets),
-    update: middle(updates),
+    run: (operation, seconds) =>
+      load.run({
+        port: service.port,
+        serverPid: service.pid,
+        databasePid: service.address.pid,
+        operation,
+        concurrency: CONCURRENCY,
+        apiKeys,
+        entitiesPerOrganization: entitiesEach,
+        warmUpSeconds: WARM_UP_SECONDS,
+        seconds,
+      }),
   };
+}
+
+/** All of them at once, measured in turn: whatever changes on the machine over time changes for all. */
+async function measure(scales: readonly Scale[], rounds: number, seconds: number): Promise<Found[]> {
+  await using all = new AsyncDisposableStack();
+  const opened: Opened[] = [];
+  for (const scale of scales) opened.push(await open(scale, all));
+  const measured = opened.map(() => ({ get: [] as Measurement[], update: [] as Measurement[] }));
+  // The first round compiles, plans and fills the caches.
+  for (let round = 0; round <= rounds; round++) {
+    for (const operation of ["get", "update"] as const) {
+      for (let i = 0; i < opened.length; i++) {
+        const index = (i + round) % opened.length;
+        const result = await opened[index]?.run(operation, round === 0 ? 1 : seconds);
+        if (round > 0 && result !== undefined) measured[index]?.[operation].push(result);
+      }
+    }
+  }
+  return opened.map(({ run: _, ...scale }, i) => ({
+    ...scale,
+    get: middle(measured[i]?.get ?? []),
+    update: middle(measured[i]?.update ?? []),
+  }));
 }
 
 /** The measurement whose rate is the median. */
@@ -131,21 +148,20 @@ async function main(): Promise<void> {
   process.once("SIGINT", () => process.exit(130));
   process.once("SIGTERM", () => process.exit(143));
   const [rounds, seconds] = [Number(values.rounds), Number(values.seconds)];
-  const sizes: Found[] = [];
-  for (const entities of numbers(values.sizes))
-    sizes.push(await measure({ entities, organizations: 1 }, rounds, seconds));
-  if (sizes.length > 0) {
-    show(sizes);
-    ratio(sizes, "entities");
-  }
-  const organizations: Found[] = [];
-  for (const count of numbers(values.organizations)) {
-    organizations.push(await measure({ entities: Number(values.entities), organizations: count }, rounds, seconds));
-  }
-  if (organizations.length > 0) {
+  const sizes = numbers(values.sizes).map((entities) => ({ entities, organizations: 1 }));
+  const organizations = numbers(values.organizations).map((count) => ({
+    entities: Number(values.entities),
+    organizations: count,
+  }));
+  for (const [scales, by] of [
+    [sizes, "entities"],
+    [organizations, "organizations"],
+  ] as const) {
+    if (scales.length === 0) continue;
+    const found = await measure(scales, rounds, seconds);
+    show(found);
+    ratio(found, by);
     process.stdout.write("\n");
-    show(organizations);
-    ratio(organizations, "organizations");
   }
   process.stdout.write(`load average ${(loadavg()[0] ?? 0).toFixed(1)}\n`);
 }
