@@ -1,6 +1,6 @@
 // What arrives at the port, well formed or not, and what leaves it.
 import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:http2";
-import { createConnection } from "node:net";
+import { type AddressInfo, createConnection, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -533,6 +533,67 @@ describe("deadlines", () => {
     });
     await expect.poll(() => own.calls()[0]).toMatchObject({ code: "CANCELLED", level: 30 });
   });
+});
+
+describe("the last frame of an answer says that it is the last", () => {
+  const REPEAT = "/kinds.v1.KindsService/Repeat";
+  const tooLarge = envelope(new Uint8Array(), 0, 64 * 1024 + 1);
+
+  test.each([
+    ["gRPC that fails before a message", "application/grpc", REPEAT, tooLarge, ["HEADERS END"]],
+    [
+      "gRPC with a message",
+      "application/grpc+json",
+      GET,
+      envelope(Buffer.from("{}")),
+      ["HEADERS", "DATA", "HEADERS END"],
+    ],
+    ["gRPC-Web that fails", "application/grpc-web+proto", REPEAT, tooLarge, ["HEADERS", "DATA END"]],
+    ["a Connect stream that fails", "application/connect+proto", REPEAT, tooLarge, ["HEADERS", "DATA END"]],
+    ["Connect that fails", "application/json", GET, Buffer.from("nonsense"), ["HEADERS", "DATA END"]],
+    ["Connect", "application/proto", GET, request, ["HEADERS", "DATA END"]],
+  ])("%s", async (_, type, path, body, frames) => {
+    expect(await framesOf({ ":path": path, "content-type": type }, body)).toEqual(frames);
+  });
+
+  test("gRPC that fails with headers of its own keeps them apart from its status", async () => {
+    await using own = await startServer({
+      kinds: {
+        async *repeat(_: never, context) {
+          context.responseHeader.set("x-own", "1");
+          yield* [];
+          throw new DomainError("NOT_FOUND", "none");
+        },
+      },
+    });
+    const answer = await withSession(own.url, (session) =>
+      h2Call(session, { ...GRPC, ":path": REPEAT }, envelope(new Uint8Array())),
+    );
+    expect(answer.headers).toMatchObject({ "x-own": "1" });
+    expect(answer.headers).not.toHaveProperty("grpc-status");
+    expect(answer.trailers).toMatchObject({ "grpc-status": "5" });
+  });
+
+  /** The frames of headers and data that answer one call, read between the service and its caller. */
+  async function framesOf(headers: Record<string, string>, body: Uint8Array): Promise<string[]> {
+    let bytes = Buffer.alloc(0);
+    const between = createServer((caller) => {
+      const service = createConnection(server.port, "127.0.0.1");
+      service.on("data", (chunk) => (bytes = Buffer.concat([bytes, chunk])));
+      for (const socket of [caller, service]) socket.on("error", () => {});
+      caller.pipe(service).pipe(caller);
+    });
+    await new Promise<void>((resolve) => between.listen(0, "127.0.0.1", resolve));
+    const { port } = between.address() as AddressInfo;
+    await withSession(`http://127.0.0.1:${port}`, (session) => h2Call(session, headers, body));
+    between.close();
+    const frames: string[] = [];
+    for (let at = 0; at + 9 <= bytes.length; at += 9 + bytes.readUIntBE(at, 3)) {
+      const name = ["DATA", "HEADERS"][bytes.readUInt8(at + 3)];
+      if (name !== undefined) frames.push((bytes.readUInt8(at + 4) & 1) === 1 ? `${name} END` : name);
+    }
+    return frames;
+  }
 });
 
 describe("streams of responses", () => {

@@ -4,9 +4,9 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse, IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectError, type ContextValues, createContextValues } from "@connectrpc/connect";
-import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
+import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { codeToString, parseTimeout as parseConnectTimeout } from "@connectrpc/connect/protocol-connect";
-import { parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
+import { findTrailerError, parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { reasonOf } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
@@ -87,6 +87,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
       present: (error) => present(error, { method, requestId, log }),
       ended: (error) => end(outcomeOf(error)),
     });
+    if ("stream" in response) endWithLastFrame(response.stream, presented);
     await universalResponseToNodeResponse(presented, response as never);
   }
 
@@ -158,6 +159,24 @@ function begin(
   response.once("close", ended);
   return (final) => {
     outcome = final;
+  };
+}
+
+/**
+ * Node would end every answer with an empty frame, a turn of the loop later, for trailers that may come. connect-go
+ * gives up the rest of an oversized request as soon as it reads of the error: an answer that is still open then is
+ * reset, because the request is shorter than it said it was, and the error is lost. So the last frame says that it
+ * is the last; where a gRPC call fails before its first message, and without headers of its own, the only one.
+ */
+function endWithLastFrame(stream: ServerHttp2Stream, { header, trailer }: UniversalServerResponse): void {
+  const { respond } = stream;
+  stream.respond = (headers, options) => {
+    const failed = trailer !== undefined && findTrailerError(trailer) !== undefined;
+    if (failed && [...new Headers(header).keys()].every((name) => /^(content-type$|grpc-)/.test(name))) {
+      respond.call(stream, { ...headers, ...Object.fromEntries(trailer) }, { endStream: true });
+    } else {
+      respond.call(stream, headers, { ...options, waitForTrailers: trailer !== undefined });
+    }
   };
 }
 
