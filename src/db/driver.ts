@@ -31,6 +31,53 @@ const IN_FAILED_TRANSACTION = "25P02";
 
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
 
+/**
+ * The organization of a transaction, which if implicit ends with the next Sync. Left to itself PostgreSQL would plan
+ * the hot statements anew each time, for the arrays that it sees, which takes longer than their lookups do.
+ */
+export const SET_ORGANIZATION = {
+  name: "organization",
+  text: "select set_config('app.organization_id', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true)",
+};
+
+/** What pg.Query calls and is called by, which its types leave out. */
+interface QueryProtocol {
+  prepare(connection: unknown): void;
+  handleDataRow(message: unknown): void;
+  handleCommandComplete(message: unknown, connection: unknown): void;
+}
+interface Wire {
+  bind(config: { statement: string; values: unknown[] }): void;
+  execute(config: object): void;
+}
+
+/** A statement behind the setting of the organization; the answer to the setting is passed over. */
+class OrganizationQuery extends (pg.Query as unknown as new (config: object) => pg.Query & QueryProtocol) {
+  readonly #organizationId: string;
+  #isSet = false;
+
+  constructor(organizationId: string, config: object) {
+    super(config);
+    this.#organizationId = organizationId;
+  }
+
+  override prepare(connection: unknown): void {
+    const wire = connection as Wire;
+    wire.bind({ statement: SET_ORGANIZATION.name, values: [this.#organizationId] });
+    wire.execute({});
+    super.prepare(connection);
+  }
+
+  override handleDataRow(message: unknown): void {
+    if (this.#isSet) super.handleDataRow(message);
+  }
+
+  override handleCommandComplete(message: unknown, connection: unknown): void {
+    if (this.#isSet) super.handleCommandComplete(message, connection);
+    this.#isSet = true;
+  }
+}
+
 /** A client whose parameterised statements are named, and whose COMMIT does not lie. The type of a pool's clients. */
 export class NamedStatementClient extends pg.Client {
   readonly #names = new Map<string, string>();
@@ -63,10 +110,35 @@ export class NamedStatementClient extends pg.Client {
     this.#gather();
     if (text === "commit") return this.#commit();
     if (values.length === 0) return super.query(text);
-    const name = this.#nameOf(text);
-    if (name === undefined) return super.query(text, values);
+    return this.#named(text, (name) => super.query(name === undefined ? { text, values } : { name, text, values }));
+  }
+
+  /**
+   * Sends a statement that reads, as `send` does, in a transaction of its own that sees one organization: the setting
+   * and the statement travel without a Sync between them, and are one implicit transaction. With BEGIN and COMMIT
+   * it would be four statements. Needs prepareOrganization once.
+   */
+  async sendIn(organizationId: string, text: string, values: unknown[]): Promise<pg.QueryResult> {
+    this.#gather();
+    return this.#named(
+      text,
+      (name) =>
+        new Promise((resolve, reject) => {
+          const callback = (error: Error | undefined, result: pg.QueryResult) =>
+            error ? reject(error) : resolve(result);
+          super.query(new OrganizationQuery(organizationId, { name: name ?? "", text, values, callback }));
+        }),
+    );
+  }
+
+  /** The name of the setting's statement, for sendIn. */
+  async prepareOrganization(): Promise<void> {
+    await super.query({ ...SET_ORGANIZATION, values: [""] });
+  }
+
+  async #named(text: string, send: (name: string | undefined) => Promise<pg.QueryResult>): Promise<pg.QueryResult> {
     try {
-      return await super.query({ name, text, values });
+      return await send(this.#nameOf(text));
     } catch (error) {
       if ((error as pg.DatabaseError).code === CACHED_PLAN_CHANGED) {
         this.#names.clear();

@@ -64,11 +64,14 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       // Statements are sent without waiting for the answer to the one before.
       pipeline: true,
       // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
-      onConnect: async (client: pg.Client) => {
-        await client.query(
-          applySettings,
-          names.flatMap((name) => [name, settings[name]]),
-        );
+      onConnect: async (client: NamedStatementClient) => {
+        await Promise.all([
+          client.query(
+            applySettings,
+            names.flatMap((name) => [name, settings[name]]),
+          ),
+          client.prepareOrganization(),
+        ]);
       },
     },
     entities: TABLES,

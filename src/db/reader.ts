@@ -3,7 +3,7 @@
 import { type Lookup, lookupKeys } from "../domain/lookup.ts";
 import type { Orm } from "./orm.ts";
 import { type FoundEntities, findEntities, type Keys } from "./queries.ts";
-import { pipelinedRead } from "./transaction.ts";
+import { readStatements } from "./transaction.ts";
 
 export interface Reader {
   /** What answers to the lookups, of one moment; more may be in it, of other callers of the organization. */
@@ -36,7 +36,7 @@ export function createReader(orm: Orm): Reader {
         joined.push(next);
       }
       try {
-        const found = await pipelinedRead(orm, organizationId, (db) => findEntities(db, organizationId, unique(keys)));
+        const found = await readStatements(orm, organizationId, (db) => findEntities(db, organizationId, unique(keys)));
         for (const { resolve } of joined) resolve(found);
       } catch (error) {
         for (const { reject } of joined) reject(error);

@@ -2,7 +2,7 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { CACHED_PLAN_CHANGED, CommitUnknownError } from "./driver.ts";
+import { CACHED_PLAN_CHANGED, CommitUnknownError, SET_ORGANIZATION } from "./driver.ts";
 import { forOrganization, type Orm, poolOf } from "./orm.ts";
 import type { Pipeline, Statements } from "./queries.ts";
 
@@ -92,7 +92,7 @@ export async function pipelined<T>(
     try {
       // Not plain "begin", which the driver treats as Kysely's.
       void send("begin read write");
-      void send("select set_config('app.organization_id', $1, true)", [organizationId]);
+      void send(SET_ORGANIZATION.text, [organizationId]);
       const value = await work({
         execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
         send: (text, values) => void send(text, values),
@@ -135,8 +135,8 @@ function causeOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown {
   return failures.find((failure) => failure !== unknown && sqlState(failure) !== undefined) ?? unknown ?? failures[0];
 }
 
-/** Reads in one round trip: BEGIN, the organization, the statements that `work` sends at once, COMMIT. */
-export async function pipelinedRead<T>(
+/** Reads in one round trip: each statement of `work` is a transaction of its own that sees `organizationId` alone. */
+export async function readStatements<T>(
   orm: Orm,
   organizationId: string,
   work: (db: Statements) => Promise<T>,
@@ -145,24 +145,15 @@ export async function pipelinedRead<T>(
   return attempts(undefined, async () => {
     const client = await pool.connect();
     let failure: unknown;
-    const sent: Promise<unknown>[] = [];
-    const send = (text: string, values: readonly unknown[] = []) => {
-      const result = client.send(text, values as unknown[]);
-      sent.push(result.catch((error: unknown) => (failure ??= error)));
-      return result;
-    };
     try {
-      void send("begin read only");
-      void send("select set_config('app.organization_id', $1, true)", [organizationId]);
-      const value = work({
-        execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
+      return await work({
+        execute: async <R>(text: string, values: readonly unknown[]) =>
+          (await client.sendIn(organizationId, text, values as unknown[])).rows as R,
       });
-      void send("commit");
-      return await value;
     } catch (error) {
-      throw failure ?? error;
+      failure = error;
+      throw error;
     } finally {
-      await Promise.all(sent);
       client.release(failure !== undefined && !isStatementError(failure));
     }
   });
