@@ -5,12 +5,14 @@ import type { Logger } from "pino";
 import type { Config } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
+import { readHead } from "./db/feed.ts";
 import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
+import { createFeed } from "./feed/feed.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
-import { LARGE_METHODS, routes } from "./routes.ts";
+import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { createAdapter } from "./transport/adapter.ts";
 import { createReadiness } from "./transport/health.ts";
@@ -45,10 +47,14 @@ export async function startServer(config: Config, log: Logger, options: { databa
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
   // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
+  // Before anybody has a position: has the database been restored?
+  await readHead(orm, DEFAULT_ORGANIZATION_ID);
+  const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)) });
   const deps = {
     orm,
     reader: createReader(orm),
-    writer: createWriter(orm, slots),
+    writer: createWriter(orm, slots, feed.committed),
+    feed,
     slots,
     clock: Date.now,
     forgetCallers: callers.forget,
@@ -73,6 +79,7 @@ export async function startServer(config: Config, log: Logger, options: { databa
         readiness,
         shutdownSignal: shutdown.signal,
         large: LARGE_METHODS,
+        endless: ENDLESS_METHODS,
         limits: config,
         log,
       }),

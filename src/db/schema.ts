@@ -104,6 +104,8 @@ export const EntityEventRow = defineEntity({
     metadata: p.json(),
     recordedAt: instant(),
     occurredAt: instant().nullable(),
+    xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()"),
+    epoch: p.integer().defaultRaw("1"),
   },
 });
 
