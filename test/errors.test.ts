@@ -351,6 +351,9 @@ describe("the table of reasons", () => {
       22: "INTERNAL",
       23: "UNIMPLEMENTED",
       24: "CANCELLED",
+      25: "POSITION_INVALID",
+      26: "POSITION_EXPIRED",
+      27: "WATCH_TOO_SLOW",
     });
   });
 });
@@ -381,6 +384,9 @@ const METADATA: Record<Reason, string[]> = {
   INTERNAL: ["request_id"],
   UNIMPLEMENTED: [],
   CANCELLED: [],
+  POSITION_INVALID: ["field"],
+  POSITION_EXPIRED: ["field"],
+  WATCH_TOO_SLOW: ["position"],
 };
 
 test.each(REASONS)("%s: its code, its metadata, no value of the call in any of it", async (reason) => {

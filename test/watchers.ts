@@ -1,6 +1,15 @@
 // Watching, for tests: a stream that is read on its own, with everything that came.
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { EntityClient, EntityEvent, WatchEntitiesResponse } from "../clients/typescript/index.ts";
+import { encodePosition } from "../src/feed/position.ts";
+import type { TestService } from "./harness.ts";
+
+/** The position before every event of the epoch: what no caller can have, and tests can make. */
+export async function beginning(service: TestService, client: EntityClient): Promise<string> {
+  const { organization } = await client.organizations.getOrganization({});
+  const [epoch] = await service.sql<{ id: string }>("select id from feed_epoch");
+  return encodePosition(organization?.id ?? "", { epoch: epoch?.id ?? "", from: { xmax: 1n, running: [] } });
+}
 
 type Request = Parameters<EntityClient["entities"]["watchEntities"]>[0];
 

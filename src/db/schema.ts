@@ -105,7 +105,8 @@ export const EntityEventRow = defineEntity({
     recordedAt: instant(),
     occurredAt: instant().nullable(),
     xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()"),
-    epoch: p.integer().defaultRaw("1"),
+    // Its default is the present epoch: move_feed_epoch() changes it.
+    epoch: p.integer(),
   },
 });
 

@@ -6,11 +6,11 @@ import { createSlots } from "../db/slots.ts";
 import { DomainError } from "../domain/errors.ts";
 import { createLive, type Joined, type Live } from "./live.ts";
 import { createPages, type Delivery, type Page } from "./pages.ts";
-import { decodePosition, encodePosition, type Position } from "./position.ts";
+import { encodePosition, type Position } from "./position.ts";
 
 export interface WatchOptions {
   /** Where to begin; undefined: now. */
-  position: string | undefined;
+  position: Position | undefined;
   /** The filters. */
   accepts(event: ListedEvent): boolean;
   /** Aborted: the watch ends and lets go of all that it holds. */
@@ -20,7 +20,7 @@ export interface WatchOptions {
 export interface Feed {
   /** Where the log of the organization ends now: a watch from there gets what is committed later. */
   position(organizationId: string): Promise<string>;
-  /** Events and checkpoints, for ever. Throws POSITION_INVALID, POSITION_EXPIRED, WATCH_TOO_SLOW. */
+  /** Events and checkpoints, for ever. Throws POSITION_EXPIRED, WATCH_TOO_SLOW. */
   watch(organizationId: string, options: WatchOptions): AsyncGenerator<Delivery, void>;
   /** To be called after each commit of this process: spares its watchers the wait for the next poll. */
   committed(organizationId: string): void;
@@ -50,8 +50,8 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
 
   async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<Delivery, void> {
     const { accepts, signal } = options;
-    let at = options.position === undefined ? undefined : decodePosition(organizationId, options.position);
-    let sent = { position: options.position ?? "", at: performance.now() };
+    let at = options.position;
+    let sent = { position: "", at: performance.now() };
     const due = () => sent.at + CHECKPOINT_MS;
     const mark = (position: string) => {
       sent = { position, at: performance.now() };

@@ -24,10 +24,9 @@ export function whileAllowed(options: {
         if (error instanceof DomainError && error.reason !== "DATABASE_UNAVAILABLE") call.abort(error);
       }
     }, everyMs);
-    const end = () => {
-      clearInterval(timer);
-      call.abort();
-    };
+    // The caller may be gone while nobody takes the next item.
+    call.signal.addEventListener("abort", () => clearInterval(timer), { once: true });
+    const end = () => call.abort();
     try {
       const response = await next({ ...request, signal: call.signal });
       return response.stream

@@ -17,6 +17,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
 import type { Delivery } from "../feed/pages.ts";
+import { decodePosition } from "../feed/position.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
 import {
   fromPageToken,
@@ -121,10 +122,12 @@ export function entityEventRpcs(deps: Deps) {
         }),
       );
       violations.throwIfAny();
+      const organizationId = organizationOf(ctx);
+      const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
       const entityId = await findId(ctx, lookup);
 
-      const deliveries = deps.feed.watch(organizationOf(ctx), {
-        position: request.position === "" ? undefined : request.position,
+      const deliveries = deps.feed.watch(organizationId, {
+        position,
         accepts: (event) =>
           (types.size === 0 || types.has(event.type)) &&
           (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
