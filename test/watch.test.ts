@@ -125,6 +125,22 @@ describe("events", () => {
     }
   });
 
+  it("come from this process's own commits at once, without the wait for the next poll", async () => {
+    const { client } = await service.newOrganization();
+    await using watch = watching(client);
+    await watch.started();
+    const took: number[] = [];
+    for (let i = 1; i <= 9; i++) {
+      // Long enough for the polls to become rare.
+      await sleep(300);
+      await newPerson(client);
+      const from = performance.now();
+      await watch.until(() => watch.events().length === i);
+      took.push(performance.now() - from);
+    }
+    expect(took.toSorted((a, b) => a - b)[4]).toBeLessThan(35);
+  });
+
   it("rules 2, 3: those of another organization never come", async () => {
     const [a, b] = [await service.newOrganization(), await service.newOrganization()];
     await using watchA = watching(a.client);

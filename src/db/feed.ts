@@ -134,11 +134,9 @@ export async function readTimes(
     begin = last;
   }
   const times = found.flatMap((row) => [row?.first ?? [], row?.last ?? []].flat()).map(parseInstant);
-  if (times.length === 0) return undefined;
-  return {
-    first: times.reduce((a, b) => (b < a ? b : a)),
-    last: times.reduce((a, b) => (b > a ? b : a)),
-  };
+  times.sort((a, b) => (a < b ? -1 : 1));
+  const [first, last] = [times[0], times.at(-1)];
+  return first === undefined || last === undefined ? undefined : { first, last };
 }
 
 /** The events of a range behind `after` and up to the time `until`, in order of time and id. */

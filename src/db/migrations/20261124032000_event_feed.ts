@@ -30,8 +30,8 @@ export class EventFeed extends Migration {
         from pg_control_system() c, pg_database d where d.datname = current_database()
       $$`);
     this.addSql(`insert into feed_epoch select 1, gen_random_uuid(), feed_cluster()`);
-    // Changes something only where the cluster has changed. It needs the owner's rights for the default and
-    // for the lock, behind which no writer of the old epoch is left.
+    // Changes something only where the cluster has changed. It needs the owner's rights for the default, which
+    // it changes behind the last writer of the old epoch: alter table waits for them, and then they for it.
     this.addSql(`
       create function move_feed_epoch() returns void
       language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -41,7 +41,6 @@ export class EventFeed extends Migration {
         next int;
       begin
         if exists (select from public.feed_epoch where cluster = here) then return; end if;
-        lock table public.entity_event in access exclusive mode;
         update public.feed_epoch set number = number + 1, id = gen_random_uuid(), cluster = here
         where cluster <> here returning number into next;
         if next is not null then
