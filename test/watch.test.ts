@@ -476,7 +476,7 @@ describe("the end of a watch", () => {
     await second.stop();
     const again = async () => {
       await using third = watching(own.client);
-      return third.started();
+      return await third.started();
     };
     await expect.poll(() => again().catch(() => "")).not.toBe("");
   });
