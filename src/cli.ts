@@ -3,12 +3,14 @@
 import cluster from "node:cluster";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import type { EventType } from "../clients/typescript/index.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
 import { eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
+import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
 
 /** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used. */
@@ -97,12 +99,16 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
     .option("--limit <n>", "how many at most", positive, 100)
     .option("--json", "the whole event as JSON, one a line", false)
     .action(async (options: LookupOptions & { type?: string[]; actor: string; limit: number; json: boolean }) => {
-      const types = (options.type ?? []).map((name) => {
-        const type = eventTypeOf(name);
-        if (type === undefined) throw new ConfigError("--type must be the type of an event, such as CREATED");
-        return type;
-      });
-      await printEvents(connect(env), { ...options, lookup: lookupOf(options), types });
+      await printEvents(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
+    });
+
+  withLookup(program.command("watch").description("print what happens, as it happens: to one entity, or to all"))
+    .option("--position <position>", "what happened since then first (default: from now on)", "")
+    .option("--type <type...>", "only these types, such as CREATED or ATTRIBUTE_CHANGED")
+    .option("--json", "the whole event with its position as JSON, one a line", false)
+    .addHelpText("after", WATCH_HELP)
+    .action(async (options: LookupOptions & { position: string; type?: string[]; json: boolean }) => {
+      await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
   addKeys(program, env);
@@ -154,6 +160,14 @@ function withLookup(command: Command): Command {
     .option("--tax-id <number>", "the entity by its tax id; punctuation does not count");
 }
 
+function typesOf(names: string[] = []): EventType[] {
+  return names.map((name) => {
+    const type = eventTypeOf(name);
+    if (type === undefined) throw new ConfigError("--type must be the type of an event, such as CREATED");
+    return type;
+  });
+}
+
 function positive(text: string): number {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError("It must be a whole number from 1.");
   return Number(text);
@@ -201,6 +215,7 @@ Examples:
   entity-service import entities.ndjson
   entity-service get --tax-id 30-71234567-1
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
+  entity-service watch --type CREATED --json
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
 Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used.`;
@@ -213,6 +228,13 @@ kept in 'additional'; any other unknown key fails its row. Rows that fail do not
 Examples:
   entity-service import entities.ndjson --dry-run
   zcat entities.ndjson.gz | entity-service import - --errors errors.ndjson --reason "first load"`;
+
+const WATCH_HELP = `
+Runs until it is stopped, and goes on where it was when the service restarts.
+
+Example:
+  entity-service watch --json > events.ndjson
+  entity-service watch --json --position "$(tail -n 1 events.ndjson | jq -r .position)" >> events.ndjson`;
 
 const CHANGE_HELP = `
 Lines are worked on one after the other, each once for ever: a line whose change is in the events

@@ -21,6 +21,8 @@ export interface Config {
   poolSize: number;
   /** Calls in flight in one process before the next is refused with OVERLOADED. */
   maxInFlight: number;
+  /** Watches at once, which are not counted among the calls in flight. */
+  maxWatches: number;
   /** Bytes of one message: unary calls, and batches and imports. */
   maxMessageBytes: number;
   maxBatchMessageBytes: number;
@@ -111,6 +113,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     unaryPath: flag("UNARY_PATH", true),
     poolSize,
     maxInFlight: integer("MAX_IN_FLIGHT", 256, 1, 100_000),
+    maxWatches: integer("MAX_WATCHES", 2_000, 1, 100_000),
     maxMessageBytes: integer("MAX_MESSAGE_BYTES", 1024 * 1024, 1024, 64 * 1024 * 1024),
     maxBatchMessageBytes: integer("MAX_BATCH_MESSAGE_BYTES", 4 * 1024 * 1024, 1024, 64 * 1024 * 1024),
     defaultTimeoutMs: integer("DEFAULT_TIMEOUT_MS", 10_000, 1, 3_600_000),

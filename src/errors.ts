@@ -34,6 +34,9 @@ export const CODE: Record<Reason, Code> = {
   INTERNAL: Code.Internal,
   UNIMPLEMENTED: Code.Unimplemented,
   CANCELLED: Code.Canceled,
+  POSITION_INVALID: Code.InvalidArgument,
+  POSITION_EXPIRED: Code.OutOfRange,
+  WATCH_TOO_SLOW: Code.ResourceExhausted,
 };
 
 /** The error as it goes on the wire: status, text, google.rpc.ErrorInfo, google.rpc.BadRequest where fields are at fault. */

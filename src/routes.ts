@@ -20,6 +20,9 @@ export const LARGE_METHODS = [
   ActivityService.method.recordUserEvents,
 ];
 
+/** Streams that have no end of their own. */
+export const ENDLESS_METHODS = [EntityService.method.watchEntities];
+
 /** Where services are registered: the transport. */
 interface ServiceRouter {
   service<T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>): void;

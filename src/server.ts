@@ -5,13 +5,15 @@ import type { Logger } from "pino";
 import type { Config } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
+import { readHead } from "./db/feed.ts";
 import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
+import { createFeed } from "./feed/feed.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
 import type { MetricsSource } from "./interceptors/telemetry.ts";
-import { LARGE_METHODS, routes } from "./routes.ts";
+import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { createAdapter } from "./transport/adapter.ts";
 import { createReadiness } from "./transport/health.ts";
@@ -46,6 +48,8 @@ export async function startServer(config: Config, log: Logger, options: { databa
 /** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
 export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
   await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
+  // Before anybody has a position: has the database been restored?
+  await readHead(orm, DEFAULT_ORGANIZATION_ID);
   const secret = await bootstrap(orm, config.bootstrapApiKey);
   if (secret === undefined) return undefined;
   const file = join(config.dataDir, "bootstrap-key");
@@ -71,10 +75,12 @@ export async function listenOn(
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
   // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
+  const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)) });
   const deps = {
     orm,
     reader: createReader(orm),
-    writer: createWriter(orm, slots),
+    writer: createWriter(orm, slots, feed.committed),
+    feed,
     slots,
     clock: Date.now,
     forgetCallers: callers.forget,
@@ -98,6 +104,7 @@ export async function listenOn(
       readiness,
       shutdownSignal: shutdown.signal,
       large: LARGE_METHODS,
+      endless: ENDLESS_METHODS,
       limits: config,
       metrics: options.metrics,
       log,

@@ -10,6 +10,7 @@ import { type Entity, EntityType, TaxIdCheck } from "../clients/typescript/index
 import { showProgress } from "../src/cli/report.ts";
 import { type CliOptions, cli, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { startService, type TestService } from "./harness.ts";
+import { startOther } from "./wall-harness.ts";
 
 const EXAMPLES = fileURLToPath(new URL("../examples/entities.ndjson", import.meta.url));
 
@@ -64,7 +65,7 @@ describe("the command line", () => {
     expect(await run(["--version"])).toEqual({ code: 0, stdout: `${version}\n`, stderr: "" });
     const help = await run(["--help"]);
     expect(help).toMatchObject({ code: 0, stderr: "" });
-    for (const word of ["import", "change-external-ids", "keys", "get", "events", "Examples:"])
+    for (const word of ["import", "change-external-ids", "keys", "get", "events", "watch", "Examples:"])
       expect(help.stdout).toContain(word);
     expect((await run(["import", "--help"])).stdout).toContain("Examples:");
   });
@@ -677,5 +678,60 @@ describe("get and events", () => {
     ).toBe(1300);
     expect((await run(["events", "--limit", "1200"], asOther)).stdout.trimEnd().split("\n")).toHaveLength(1200);
     expect((await run(["events"], asOther)).stdout.trimEnd().split("\n")).toHaveLength(100);
+  });
+});
+
+describe("watch", () => {
+  /** Everything that a watch prints, and a wait for so many lines of it. */
+  const watchLines = (args: string[], url: string) => {
+    const child = startCli(["watch", ...args], { env: { ...env(), ENTITY_SERVICE_URL: url } });
+    let text = "";
+    child.stdout?.on("data", (chunk: string) => {
+      text += chunk;
+    });
+    const lines = () => text.split("\n").slice(0, -1);
+    return {
+      lines: async (count: number) => {
+        await expect.poll(() => lines().length, { timeout: 15_000 }).toBeGreaterThanOrEqual(count);
+        return lines();
+      },
+      ended: child.ended,
+      [Symbol.asyncDispose]: async () => {
+        child.kill("SIGTERM");
+        await child.ended;
+      },
+    };
+  };
+  const create = async (externalId: string) => {
+    await service.client.entities.createEntity({
+      entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId },
+    });
+  };
+
+  it("prints events as they come, goes on by itself after the service was away, and from a position that it printed", async () => {
+    const { watchPosition } = await service.client.entities.listEntities({ pageSize: 1 });
+    const first = await startOther(service);
+    const port = Number(new URL(first.baseUrl).port);
+    await create("watch-1");
+    await using watch = watchLines(["--json", "--type", "CREATED", "--position", watchPosition], first.baseUrl);
+    await create("watch-2");
+    const [line = ""] = await watch.lines(2);
+    await first[Symbol.asyncDispose]();
+    await create("watch-3");
+    await using second = await startOther(service, { config: { port } });
+    const all = (await watch.lines(3)).map((one) => JSON.parse(one) as { position: string; event: Entity });
+    expect(all.map(({ event }) => event.externalId)).toEqual(["watch-1", "watch-2", "watch-3"]);
+
+    const { position } = JSON.parse(line) as { position: string };
+    await using rest = watchLines(["--position", position], second.baseUrl);
+    const readable = await rest.lines(2);
+    expect(readable.map((one) => /\S+ {2}\S+ (\S+) v1 {2}CREATED/.exec(one)?.[1])).toEqual(["watch-2", "watch-3"]);
+  });
+
+  it("says what is wrong with a position, and ends", async () => {
+    await using watch = watchLines(["--position", "x"], service.baseUrl);
+    const { code, stderr } = await watch.ended;
+    expect(code).toBe(1);
+    expect(stderr).toContain("POSITION_INVALID");
   });
 });

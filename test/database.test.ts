@@ -10,6 +10,7 @@ import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
 import { CommitUnknownError } from "../src/db/driver.ts";
+import { MIGRATIONS } from "../src/db/migrations/index.ts";
 import { assertSafeRole, createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
 import { TABLES } from "../src/db/schema.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
@@ -83,8 +84,10 @@ describe("the catalogue", () => {
       "select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1",
     );
     const tables = TABLES.map((table) => table.meta.tableName);
-    // schema_migration is the deployment's and holds no data of anybody.
-    expect(rows).toEqual([...tables, "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })));
+    // schema_migration is the deployment's, feed_epoch the database's own; they hold no data of anybody.
+    expect(rows).toEqual(
+      [...tables, "feed_epoch", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
+    );
     expect(await tenantTables(sql)).toEqual(tables.sort());
   });
 
@@ -203,7 +206,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only these two, which see across", async () => {
+  test("there are no triggers, rules or views, and of functions only two that see across, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -224,10 +227,27 @@ describe("the catalogue", () => {
       callers: ["entity_directory", "entity_service"],
       everybody: [],
     };
+    // Which cluster is this, asked by anybody who runs the service; and the one thing that needs the owner's
+    // rights: a new epoch where it is another cluster. Neither takes an argument, neither reads what is anybody's.
+    const owner = service.database.user;
+    const ofFeed = { ...common, owner, volatile: "v", callers: [owner, "entity_service"].sort() };
     expect(rows).toEqual([
+      { name: "feed_cluster()", ...ofFeed, definer: false },
       { name: "find_api_key(bytea)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
+      { name: "move_feed_epoch()", ...ofFeed },
     ]);
+  });
+
+  test("the epoch moves with the cluster alone, whoever asks and however often", async () => {
+    await using client = await runtime();
+    const before = await sql("select * from feed_epoch");
+    await client.query("select move_feed_epoch(), move_feed_epoch()");
+    expect(await sql("select * from feed_epoch")).toEqual(before);
+    await expect(client.query("update feed_epoch set number = 7")).rejects.toMatchObject({ code: "42501" });
+    await expect(client.query("insert into feed_epoch select * from feed_epoch")).rejects.toMatchObject({
+      code: "42501",
+    });
   });
 
   test("the functions answer what they must and no more", async () => {
@@ -256,6 +276,7 @@ describe("the catalogue", () => {
       "entity_service entity": "insert, select, update",
       "entity_service entity_event": "insert, select",
       "entity_service external_id": "delete, insert, select, update",
+      "entity_service feed_epoch": "select",
       "entity_service organization": "insert, select, update",
       "entity_service request_record": "delete, insert, select, update",
       "entity_service schema_migration": "select",
@@ -290,11 +311,13 @@ describe("the catalogue", () => {
       ).toEqual([]);
       // What the rows of MikroORM do not have.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
+        'drop table if exists "feed_epoch" cascade',
         'drop table if exists "schema_migration" cascade',
         'alter table "external_id" drop column "primary_of"',
       ]);
       expect(statements.filter((text) => /default/i.test(text))).toEqual([
         'alter table "entity_event" alter column "metadata" drop default',
+        'alter table "entity_event" alter column "epoch" drop default',
         'alter table "entity" alter column "external_ids" drop default',
         'alter table "entity" alter column "attributes" drop default',
         'alter table "entity" alter column "metadata" drop default',
@@ -499,7 +522,7 @@ describe("migrations", () => {
       // The roles are there already, made by the superuser of this cluster: a createrole owner must be given them.
       await admin.query(`grant entity_service, entity_directory to ${owner} with admin option`);
       await admin.query(`alter database ${address.database} owner to ${owner}`);
-      expect(await migrate({ ...address, user: owner, password: "p" }, login)).toHaveLength(1);
+      expect(await migrate({ ...address, user: owner, password: "p" }, login)).toHaveLength(MIGRATIONS.length);
       const orm = createOrm(
         { ...address, user: login, password: "p" },
         { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 },

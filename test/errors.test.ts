@@ -19,6 +19,7 @@ import {
 import type { Config } from "../src/config.ts";
 import type { Reason } from "../src/domain/errors.ts";
 import { CODE } from "../src/errors.ts";
+import { decodePosition, encodePosition } from "../src/feed/position.ts";
 import { type Refusal, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import {
   type DatabaseProxy,
@@ -271,7 +272,31 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     });
     throw new Cancelled();
   },
+  POSITION_INVALID: async () => next((await fresh()).entities.watchEntities({ position: TAX_KEY })),
+  POSITION_EXPIRED: async () => {
+    const own = await service.newOrganization();
+    const { watchPosition } = await own.client.entities.listEntities({});
+    const position = encodePosition(own.id, { ...decodePosition(own.id, watchPosition), epoch: randomUUID() });
+    return next(own.client.entities.watchEntities({ position }));
+  },
+  WATCH_TOO_SLOW: async () => {
+    const { entities } = await fresh();
+    const stream = entities.watchEntities({})[Symbol.asyncIterator]();
+    await stream.next();
+    // More than the service keeps for a reader who does not read.
+    const rows = async function* () {
+      for (let i = 0; i < 7_000; i++) yield { entity: full({ externalId: `${EXTERNAL_ID}-${i}` }) };
+    };
+    for await (const _ of entities.importEntities(rows())) void _;
+    for (;;) await stream.next();
+  },
 };
+
+/** The first message of a stream. */
+async function next<T>(stream: AsyncIterable<T>): Promise<T | undefined> {
+  for await (const message of stream) return message;
+  return undefined;
+}
 
 class Cancelled extends Error {}
 
@@ -351,6 +376,9 @@ describe("the table of reasons", () => {
       22: "INTERNAL",
       23: "UNIMPLEMENTED",
       24: "CANCELLED",
+      25: "POSITION_INVALID",
+      26: "POSITION_EXPIRED",
+      27: "WATCH_TOO_SLOW",
     });
   });
 });
@@ -381,6 +409,9 @@ const METADATA: Record<Reason, string[]> = {
   INTERNAL: ["request_id"],
   UNIMPLEMENTED: [],
   CANCELLED: [],
+  POSITION_INVALID: ["field"],
+  POSITION_EXPIRED: ["field"],
+  WATCH_TOO_SLOW: ["position"],
 };
 
 test.each(REASONS)("%s: its code, its metadata, no value of the call in any of it", async (reason) => {

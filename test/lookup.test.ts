@@ -14,6 +14,7 @@ import {
   GetEntityRequestSchema,
 } from "../clients/typescript/index.ts";
 import { forget, refusal, startService, type TestService } from "./harness.ts";
+import { beginning } from "./watchers.ts";
 
 type By = NonNullable<MessageInitShape<typeof EntityLookupSchema>["by"]>;
 
@@ -78,6 +79,14 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
   ListEntityEvents: async (by, { entities } = service.client) =>
     (await entities.listEntityEvents({ lookup: { by: by ?? { case: undefined } }, types: [EventType.CREATED] }))
       .events[0]?.entityId,
+  WatchEntities: async (by, client = service.client) => {
+    const { entities } = client;
+    // From the beginning on, the events of the entity come first, and then a checkpoint.
+    const position = await beginning(service, client);
+    const request = { lookup: { by: by ?? { case: undefined } }, types: [EventType.CREATED], position };
+    for await (const { event } of entities.watchEntities(request)) return event?.entityId;
+    return undefined;
+  },
   ListTransactions: async (by, { activity } = service.client) =>
     (await activity.listTransactions({ lookup: lookup(by) })).transactions[0]?.origin?.entityId,
   ListUserEvents: async (by, { activity } = service.client) =>
@@ -148,7 +157,7 @@ describe("every RPC that takes a lookup", () => {
         byTaxId(" "),
       ];
       // Without a lookup ListEntityEvents is about the whole organization.
-      if (name !== "ListEntityEvents") wrong.push(undefined);
+      if (name !== "ListEntityEvents" && name !== "WatchEntities") wrong.push(undefined);
       for (const by of wrong) {
         const refused = await refusal(rpc(name, by));
         expect(refused, JSON.stringify(by)).toMatchObject({ reason: "INVALID_LOOKUP", code: Code.InvalidArgument });

@@ -53,6 +53,8 @@ interface Names {
   freeRequestId: string;
   etag: string;
   actor: string;
+  /** Of a watch. */
+  position: string;
 }
 
 /** The end of a call of B: */
@@ -65,6 +67,8 @@ type Expected =
   | "PERMISSION_DENIED"
   /** VALIDATION_ERROR, the same bytes as for a token of nobody. */
   | "VALIDATION_ERROR"
+  /** Refused for its position, the same bytes as for garbage. */
+  | "POSITION_INVALID"
   /** OK: B uses for its own what happens to be A's too. A's rows stay as they are. */
   | "FREE";
 
@@ -95,6 +99,7 @@ const nothing: Names = {
   freeRequestId: randomUUID(),
   etag: randomUUID(),
   actor: "nobody-actor",
+  position: Buffer.from("nothing at all").toString("base64url"),
 };
 /** Of B's own: to write to. */
 let ownOfB: { entityId: string; bare: string[]; etag: string };
@@ -300,6 +305,12 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       { by: "actor", request: (names) => ({ actor: names.actor }), expect: "NOTHING" },
       { by: "principal", request: (names) => ({ principal: names.apiKeyId }), expect: "NOTHING" },
       { by: "request id", request: (names) => ({ requestId: names.requestId }), expect: "NOTHING" },
+    ],
+  },
+  WatchEntities: {
+    cases: [
+      ...lookups({}),
+      { by: "position", request: (names) => ({ position: names.position }), expect: "POSITION_INVALID" },
     ],
   },
   ImportEntities: {
@@ -679,6 +690,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
     freeRequestId,
     etag: now.entity?.etag ?? "",
     actor,
+    position: (await client.entities.listEntities({ pageSize: 1 })).watchPosition,
   };
 }
 

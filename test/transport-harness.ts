@@ -132,6 +132,7 @@ export async function startServer(options: ServerOptions = {}) {
     large: [EntityService.method.batchGetEntities, EntityService.method.importEntities],
     limits: {
       maxInFlight: 64,
+      maxWatches: 64,
       maxMessageBytes: 64 * 1024,
       maxBatchMessageBytes: 256 * 1024,
       defaultTimeoutMs: 5_000,

@@ -58,8 +58,8 @@ export async function printEvents(
   } while (pageToken !== "" && left > 0);
 }
 
-/** Texts of callers are quoted: they may hold line ends. */
-function readable(event: EntityEvent): string {
+/** An event in a line. Texts of callers are quoted: they may hold line ends. */
+export function readable(event: EntityEvent): string {
   const time = event.recordedAt === undefined ? "" : toJson(TimestampSchema, event.recordedAt);
   const who = event.externalId === "" ? event.entityId : `${event.entityId} ${quoted(event.externalId)}`;
   const fields = event.updatedFields.join(",");

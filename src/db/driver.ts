@@ -57,7 +57,7 @@ class OrganizationQuery extends (pg.Query as unknown as new (config: object) => 
   #isSet = false;
 
   constructor(organizationId: string, config: object) {
-    super(config);
+    super({ ...config, queryMode: "extended" });
     this.#organizationId = organizationId;
   }
 

@@ -287,7 +287,12 @@ export async function listEvents(db: Statements, organizationId: string, filter:
     `select v.* from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
     values,
   );
-  return rows.map((row: Record<string, unknown>) => ({
+  return rows.map(toListedEvent);
+}
+
+/** The event of a row of entity_event. */
+export function toListedEvent(row: Record<string, unknown>): ListedEvent {
+  return {
     id: row.id as string,
     entityId: row.entity_id as string,
     entityVersion: Number(row.entity_version),
@@ -306,7 +311,7 @@ export async function listEvents(db: Statements, organizationId: string, filter:
     metadata: row.metadata as JsonObject,
     recordedAt: parseInstant(row.recorded_at as string),
     occurredAt: row.occurred_at === null ? undefined : parseInstant(row.occurred_at as string),
-  }));
+  };
 }
 
 // --- Locking reads ------------------------------------------------------------------------------

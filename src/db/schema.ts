@@ -104,6 +104,9 @@ export const EntityEventRow = defineEntity({
     metadata: p.json(),
     recordedAt: instant(),
     occurredAt: instant().nullable(),
+    xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()"),
+    // Its default is the present epoch: move_feed_epoch() changes it.
+    epoch: p.integer(),
   },
 });
 

@@ -31,8 +31,12 @@ interface Queue {
   isWaiting: boolean;
 }
 
-/** `slots` bounds the rehearsals, which run alone. */
-export function createWriter(orm: Orm, slots: Slots = createSlots(1)): Writer {
+/** `slots` bounds the rehearsals, which run alone; `committed` is called after each transaction that may have written. */
+export function createWriter(
+  orm: Orm,
+  slots: Slots = createSlots(1),
+  committed: (organizationId: string) => void = () => {},
+): Writer {
   const queues = new Map<string, Queue>();
 
   async function run(organizationId: string, queue: Queue): Promise<void> {
@@ -40,6 +44,7 @@ export function createWriter(orm: Orm, slots: Slots = createSlots(1)): Writer {
       await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       ).then((busy) => queue.busy.push(...busy));
+      committed(organizationId);
       if (queue.busy.length > 0 && !queue.isWaiting) {
         queue.isWaiting = true;
         void runBusy(organizationId, queue);
@@ -53,6 +58,7 @@ export function createWriter(orm: Orm, slots: Slots = createSlots(1)): Writer {
   async function runBusy(organizationId: string, queue: Queue): Promise<void> {
     while (queue.busy.length > 0) {
       await together(queue.busy.splice(0, MAX_GROUP), (commands) => writeGroup(orm, organizationId, commands));
+      committed(organizationId);
     }
     queue.isWaiting = false;
     forget(organizationId, queue);

@@ -26,7 +26,10 @@ export type Reason =
   | "DEADLINE_EXCEEDED"
   | "INTERNAL"
   | "UNIMPLEMENTED"
-  | "CANCELLED";
+  | "CANCELLED"
+  | "POSITION_INVALID"
+  | "POSITION_EXPIRED"
+  | "WATCH_TOO_SLOW";
 
 /** What is wrong with one field: `field` is a path of the request such as "entity.name". */
 export interface Violation {

@@ -65,7 +65,8 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
   });
 }
 
-async function* eachUnlessAborted<T>(source: AsyncIterable<T>, signal: AbortSignal, end: () => void) {
+/** The items until the signal is aborted, whose reason is thrown; `end` is called in either case. */
+export async function* eachUnlessAborted<T>(source: AsyncIterable<T>, signal: AbortSignal, end: () => void) {
   const iterator = source[Symbol.asyncIterator]();
   try {
     for (;;) {

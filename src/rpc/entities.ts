@@ -125,7 +125,9 @@ export function entityRpcs(deps: Deps) {
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
-      const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
+      const [after, givenPosition] = fromPageToken(query, request.pageToken, ["id", "position"]) ?? [];
+      // Before the rows: what is committed in between is in the watch, and perhaps in the list too.
+      const watchPosition = givenPosition ?? (await deps.feed.position(organizationId));
 
       const entities = await read(deps.orm, organizationId, (em) =>
         listEntities(em, organizationId, {
@@ -144,7 +146,8 @@ export function entityRpcs(deps: Deps) {
       const page = entities.slice(0, pageSize);
       return {
         entities: page.map((entity) => toProto(entity, readMask)),
-        nextPageToken: entities.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? ""]) : "",
+        nextPageToken: entities.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? "", watchPosition]) : "",
+        watchPosition,
       };
     },
 

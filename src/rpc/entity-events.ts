@@ -1,18 +1,24 @@
 // EntityService: the events of an entity, or of the organization.
-import type { ServiceImpl } from "@connectrpc/connect";
+import { create } from "@bufbuild/protobuf";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import {
   type EntityService,
   ListEntityEventsRequestSchema,
+  WatchEntitiesRequestSchema,
+  type WatchEntitiesResponse,
+  WatchEntitiesResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { findEntities, type ListedEvent, listEvents } from "../db/queries.ts";
+import { type ListedEvent, listEvents } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
 import type { EventType as EventName } from "../domain/entity.ts";
 import { notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { lookupKeys, resolve } from "../domain/lookup.ts";
+import { type Lookup, resolve } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
-import { typeToProto } from "./entity-message.ts";
+import type { Delivery } from "../feed/pages.ts";
+import { decodePosition } from "../feed/position.ts";
+import { typeFromProto, typeToProto } from "./entity-message.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -24,6 +30,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
+import { assertWellFormed } from "./well-formed.ts";
 import { type Deps, organizationOf } from "./write.ts";
 
 /** The types of an event, with the name under which consumers know each. */
@@ -36,16 +43,36 @@ const EVENTS: Record<EventName, { type: EventType; event: string }> = {
 };
 
 export function entityEventRpcs(deps: Deps) {
+  /** The entity that a lookup names now, if there is a lookup. */
+  const findId = async (ctx: HandlerContext, lookup: Lookup | undefined): Promise<string | undefined> => {
+    if (lookup === undefined) return undefined;
+    const { hits, entities } = await deps.reader.find(organizationOf(ctx), [lookup]);
+    const id = resolve(lookup, hits);
+    if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
+    return id;
+  };
+
+  // An event becomes a message once, however many watch.
+  const messages = new WeakMap<Delivery, WatchEntitiesResponse>();
+  const messageOf = (delivery: Delivery): WatchEntitiesResponse => {
+    let message = messages.get(delivery);
+    if (message === undefined) {
+      const { position, event } = delivery;
+      message = create(WatchEntitiesResponseSchema, {
+        position,
+        ...(event === undefined ? {} : { event: eventToProto(event) }),
+      });
+      messages.set(delivery, message);
+    }
+    return message;
+  };
+
   return {
     async listEntityEvents(request, ctx) {
       const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
       const pageSize = parsePageSize(request.pageSize);
       const violations = new Violations();
-      const types = request.types.map((type, i) => {
-        const name = (Object.keys(EVENTS) as EventName[]).find((key) => EVENTS[key].type === type);
-        if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
-        return name ?? "CREATED";
-      });
+      const types = parseTypes(request.types, violations);
       violations.check("actor", textProblem(request.actor, { max: LIMITS.actor }));
       const principal = parseOptionalUuid(request.principal, "principal", violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
@@ -54,16 +81,9 @@ export function entityEventRpcs(deps: Deps) {
       const query = queryOf(ListEntityEventsRequestSchema, request, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id", "version"]);
 
-      const events = await read(deps.orm, organizationId, async (em) => {
-        let entityId: string | undefined;
-        if (lookup !== undefined) {
-          const keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-          lookupKeys(lookup, keys);
-          const { hits, entities } = await findEntities(em, organizationId, keys);
-          entityId = resolve(lookup, hits);
-          if (entityId === undefined || !entities.has(entityId)) throw notFound(lookup.by);
-        }
-        return listEvents(em, organizationId, {
+      const entityId = await findId(ctx, lookup);
+      const events = await read(deps.orm, organizationId, (em) =>
+        listEvents(em, organizationId, {
           entityId,
           types,
           actor: request.actor === "" ? undefined : request.actor,
@@ -76,8 +96,8 @@ export function entityEventRpcs(deps: Deps) {
               ? undefined
               : { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "", entityVersion: cursor[2] ?? "0" },
           limit: pageSize + 1,
-        });
-      });
+        }),
+      );
       const page = events.slice(0, pageSize);
       const last = page.at(-1);
       return {
@@ -88,7 +108,43 @@ export function entityEventRpcs(deps: Deps) {
             : "",
       };
     },
+
+    async *watchEntities(request, ctx) {
+      assertWellFormed(WatchEntitiesRequestSchema, request);
+      const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
+      const violations = new Violations();
+      const types = new Set(parseTypes(request.types, violations));
+      const entityTypes = new Set(
+        request.entityTypes.map((type, i) => {
+          const name = typeFromProto(type);
+          if (name === undefined) violations.add(`entity_types[${i}]`, "must be a type of entity");
+          return name;
+        }),
+      );
+      violations.throwIfAny();
+      const organizationId = organizationOf(ctx);
+      const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
+      const entityId = await findId(ctx, lookup);
+
+      const deliveries = deps.feed.watch(organizationId, {
+        position,
+        accepts: (event) =>
+          (types.size === 0 || types.has(event.type)) &&
+          (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
+          (entityId === undefined || event.entityId === entityId),
+        signal: ctx.signal,
+      });
+      for await (const delivery of deliveries) yield messageOf(delivery);
+    },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+function parseTypes(types: readonly EventType[], violations: Violations): EventName[] {
+  return types.map((type, i) => {
+    const name = (Object.keys(EVENTS) as EventName[]).find((key) => EVENTS[key].type === type);
+    if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
+    return name ?? "CREATED";
+  });
 }
 
 function eventToProto(event: ListedEvent) {

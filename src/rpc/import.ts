@@ -44,6 +44,7 @@ export function importRpcs(deps: Deps) {
             validateOnly,
             signal: ctx.signal,
           });
+          deps.feed.committed(organizationOf(ctx));
           const failure = written.find((result) => result.kind === "failed");
           if (failure !== undefined) throw failure.error;
           let next = 0;

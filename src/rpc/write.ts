@@ -18,6 +18,7 @@ import { transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
 import type { EntityState } from "../domain/entity.ts";
+import type { Feed } from "../feed/feed.ts";
 import { callOf } from "../interceptors/call.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
 import type { Violations } from "./violations.ts";
@@ -29,6 +30,8 @@ export interface Deps {
   reader: Reader;
   /** Writes entities, together with other writes. */
   writer: Writer;
+  /** The events, as they are committed. */
+  feed: Feed;
   /** Bounds the writes that run alone and may wait for locks. */
   slots: Slots;
   /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */

@@ -33,7 +33,7 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 /** Serves the services with health, reflection and GET /metrics, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
 export function createAdapter(options: HandlerOptions): Adapter {
   const { limits, log, metrics, present = presentable } = options;
-  const calls = admission(limits.maxInFlight);
+  const calls = admission(limits);
   const watch = telemetry({ log, metrics });
   const { handlers, unary, gate } = createHandlers(options, calls.admit);
 

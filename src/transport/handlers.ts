@@ -31,6 +31,7 @@ import { type CallHead, credentials, type FindCaller } from "../interceptors/cre
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, type Present, presentable } from "../interceptors/errors.ts";
 import type { MetricsSource } from "../interceptors/telemetry.ts";
+import { whileAllowed } from "../interceptors/while-allowed.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
@@ -54,6 +55,7 @@ export interface HandlerOptions {
   limits: Pick<
     Config,
     | "maxInFlight"
+    | "maxWatches"
     | "maxMessageBytes"
     | "maxBatchMessageBytes"
     | "defaultTimeoutMs"
@@ -77,6 +79,9 @@ const WRITE_MAX_BYTES = 64 * 1024 * 1024;
 /** The longest deadline that the caller of a stream may name: imports and watches outlive a unary call. */
 const MAX_STREAM_TIMEOUT_MS = 3_600_000;
 
+/** With the time that an answer about a key is remembered: a revoked one ends its streams within 5 s. */
+const RECHECK_MS = 800;
+
 type Implementation = Record<string, unknown>;
 
 /** What is served: all of it by the library's handlers, unary RPCs by the unary path too. */
@@ -88,18 +93,22 @@ export interface Served {
 }
 
 /** `admit` throws for a call too many; it is not asked for health and reflection. */
-export function createHandlers(options: HandlerOptions, admit: (call: ContextValues) => void): Served {
+export function createHandlers(
+  options: HandlerOptions,
+  admit: (call: ContextValues, isEndless: boolean) => void,
+): Served {
   const { limits, log, shutdownSignal, present = presentable } = options;
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
   const check = credentials({ findCaller: options.findCaller, services: served.keys(), open: open.keys() });
 
+  const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
   const gate = (call: CallHead): Promise<void> | void => {
     const enter = () => {
       beginDeadline(call);
       // Without a key nobody can take the places of those who have one.
-      if (!open.has(call.service)) admit(call.values);
+      if (!open.has(call.service)) admit(call.values, endless.has(call.method));
     };
     const checked = check(call);
     return checked === undefined ? enter() : checked.then(enter);
@@ -137,11 +146,11 @@ export function createHandlers(options: HandlerOptions, admit: (call: ContextVal
       errors({ log, present }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
+      whileAllowed({ check, everyMs: RECHECK_MS, methods: new Set(options.endless) }),
       ...(options.interceptors ?? []),
     ],
   });
   const large = new Set(options.large);
-  const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
   const ending = new AbortController();
   shutdownSignal.addEventListener("abort", () => ending.abort(shuttingDown()), { once: true });
   const limitsOf = (method: DescMethod): Partial<UniversalHandlerOptions> => ({

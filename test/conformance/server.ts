@@ -84,6 +84,7 @@ async function listenOurs(service: DescService): Promise<number> {
     shutdownSignal: new AbortController().signal,
     limits: {
       maxInFlight: 1_000,
+      maxWatches: 100,
       maxMessageBytes,
       maxBatchMessageBytes: maxMessageBytes,
       defaultTimeoutMs: MINUTE_MS,

@@ -1,0 +1,165 @@
+// What watching costs and how soon it tells: npm run bench:watch
+// Memory of 1,000 idle watchers; the time from a change to its event at 1,000 writes/s; the events that one
+// watcher takes, when it is behind and when it keeps up; and the rate of writes with ten watchers and without.
+import { setTimeout as sleep } from "node:timers/promises";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
+import { startLoad } from "./bench.ts";
+import { fill } from "./fill.ts";
+import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
+import { median } from "./report.ts";
+import { externalIdOf } from "./requests.ts";
+
+const ENTITIES = 100_000;
+const IDLE = 1_000;
+/** HTTP/2 streams that the service allows a connection. */
+const STREAMS = 100;
+const WRITES_PER_SECOND = 1_000;
+const SECONDS = 20;
+const ROUNDS = 3;
+
+const say = (text: string) => process.stdout.write(`${text}\n`);
+const percentile = (values: number[], share: number) =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length * share)] ?? Number.NaN;
+
+/** A watcher that counts; `seen` is told of each event with the milliseconds since it was recorded. */
+function watch(client: EntityClient, position = "", seen: (ageMs: number) => void = () => {}) {
+  const abort = new AbortController();
+  const live = Promise.withResolvers<void>();
+  const state = { events: 0, streams: 0, live: live.promise, stop: () => abort.abort() };
+  const run = async () => {
+    while (!abort.signal.aborted) {
+      state.streams += 1;
+      try {
+        for await (const message of client.entities.watchEntities({ position }, { signal: abort.signal })) {
+          ({ position } = message);
+          if (message.event === undefined) live.resolve();
+          else {
+            state.events += 1;
+            if (message.event.recordedAt) seen(Date.now() - timestampDate(message.event.recordedAt).getTime());
+          }
+        }
+      } catch (error) {
+        if (!abort.signal.aborted && !/slow/.test(String(error))) throw error;
+      }
+    }
+  };
+  void run();
+  return state;
+}
+
+async function idleMemory(service: Service, apiKey: string): Promise<void> {
+  const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  // What the first calls bring with them is not the watchers'.
+  const first = watch(connect());
+  await first.live;
+  await sleep(3_000);
+  const before = memoryOf(service.pid);
+  const watchers: ReturnType<typeof watch>[] = [];
+  for (let client = connect(); watchers.length < IDLE; ) {
+    if (watchers.length % STREAMS === 0) client = connect();
+    watchers.push(watch(client));
+  }
+  await Promise.all(watchers.map(({ live }) => live));
+  const cpu = cpuOf(service.pid);
+  await sleep(12_000);
+  const used = (cpuOf(service.pid) - cpu) / 12_000_000;
+  const after = memoryOf(service.pid);
+  say(`${IDLE} idle watchers: ${after - before} MiB (${before} to ${after}), ${(used * 100).toFixed(1)} % of a core`);
+  for (const { stop } of [...watchers, first]) stop();
+  await sleep(1_000);
+}
+
+async function latency(client: EntityClient): Promise<void> {
+  const ages: number[] = [];
+  const watcher = watch(client, "", (age) => ages.push(age));
+  await watcher.live;
+  const pending = new Set<Promise<unknown>>();
+  const start = performance.now();
+  let sent = 0;
+  while (performance.now() - start < SECONDS * 1_000) {
+    const due = ((performance.now() - start) / 1_000) * WRITES_PER_SECOND;
+    for (; sent < due; sent++) {
+      const lookup = { by: { case: "externalId" as const, value: externalIdOf((sent * 7_919) % ENTITIES) } };
+      const call = client.entities.updateEntity({ lookup, entity: { name: `Name ${start} ${sent}` } });
+      pending.add(call);
+      void call.finally(() => pending.delete(call));
+    }
+    await sleep(2);
+  }
+  await Promise.all(pending);
+  await sleep(500);
+  watcher.stop();
+  say(
+    `${(sent / SECONDS).toFixed(0)} writes/s for ${SECONDS} s: ${ages.length} of ${sent} events, from recorded_at, ` +
+      `which is before the commit, to the watcher: p50 ${percentile(ages, 0.5)} ms, p99 ${percentile(ages, 0.99)} ms, most ${Math.max(...ages)} ms`,
+  );
+}
+
+async function throughput(service: Service, connect: () => EntityClient, apiKey: string): Promise<void> {
+  const { watchPosition } = await connect().entities.listEntities({ pageSize: 1 });
+  await using load = startLoad();
+  const job = jobOf(service, apiKey);
+  // A position of before, over what the load has written since.
+  const alone = await load.run({ ...job, seconds: 10 });
+  const began = performance.now();
+  const behind = watch(connect(), watchPosition);
+  await behind.live;
+  const seconds = (performance.now() - began) / 1_000;
+  say(`one watcher that is behind: ${(behind.events / seconds).toFixed(0)} events/s (${behind.events})`);
+  const from = { events: behind.events, streams: behind.streams };
+  const beside = await load.run({ ...job, seconds: 10 });
+  const rate = (behind.events - from.events) / 10;
+  const resumed = behind.streams - from.streams;
+  behind.stop();
+  say(
+    `one watcher that keeps up with ${beside.requestsPerSecond.toFixed(0)} updates/s (${alone.requestsPerSecond.toFixed(0)} without): ` +
+      `${rate.toFixed(0)} events/s, resumed ${resumed} times`,
+  );
+}
+
+const jobOf = (service: Service, apiKey: string) => ({
+  port: service.port,
+  serverPid: service.pid,
+  databasePid: service.address.pid,
+  operation: "update" as const,
+  concurrency: 64,
+  apiKeys: [apiKey],
+  entitiesPerOrganization: ENTITIES,
+  warmUpSeconds: 2,
+  seconds: 6,
+});
+
+/** Writes to one organization, watched by ten at once and by none, in turn. */
+async function besideWatchers(service: Service, connect: () => EntityClient, apiKey: string): Promise<void> {
+  await using load = startLoad();
+  const rates = { without: [] as number[], with: [] as number[] };
+  for (let round = 0; round < ROUNDS; round++) {
+    rates.without.push((await load.run(jobOf(service, apiKey))).requestsPerSecond);
+    const watchers = Array.from({ length: 10 }, () => watch(connect()));
+    await Promise.all(watchers.map(({ live }) => live));
+    rates.with.push((await load.run(jobOf(service, apiKey))).requestsPerSecond);
+    const events = watchers.reduce((sum, one) => sum + one.events, 0);
+    const streams = watchers.reduce((sum, one) => sum + one.streams, 0);
+    for (const { stop } of watchers) stop();
+    say(`  round ${round + 1}: ${events} events to ten watchers over ${streams} streams`);
+    await sleep(1_000);
+  }
+  const [alone, watched] = [median(rates.without), median(rates.with)];
+  say(
+    `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)} (readers on the same cores)`,
+  );
+}
+
+async function main(): Promise<void> {
+  await using service = await startService();
+  const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
+  const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  await idleMemory(service, apiKey);
+  await latency(connect());
+  await throughput(service, connect, apiKey);
+  await besideWatchers(service, connect, apiKey);
+}
+
+await main();
+process.exit();

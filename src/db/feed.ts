@@ -1,0 +1,171 @@
+// The statements of the event feed: where the log ends now, and what was committed between two snapshots.
+import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { forOrganization, type Orm } from "./orm.ts";
+import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
+import { endedBetween, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
+import { readStatements, toReason } from "./transaction.ts";
+
+/** Where the log ends: all that is committed, in an epoch. */
+export interface Head {
+  epoch: { number: number; id: string };
+  snapshot: Snapshot;
+}
+
+/** What was committed after `from` up to `to`, in the epoch of that number. */
+export interface Range {
+  epoch: number;
+  from: Snapshot;
+  to: Snapshot;
+}
+
+/** A place in the order of a range: time, then id. */
+export interface Place {
+  recordedAt: Instant;
+  id: string;
+}
+
+/** An event with about the bytes that it holds. */
+export interface FeedRow {
+  event: ListedEvent;
+  bytes: number;
+}
+
+/** Where the log ends now. Moves the epoch on where the cluster has changed under the data. */
+export async function readHead(orm: Orm, organizationId: string): Promise<Head> {
+  const head = await readStatements(orm, organizationId, headOf);
+  if (head.isHere) return head;
+  await moveEpoch(orm, organizationId);
+  const moved = await readStatements(orm, organizationId, headOf);
+  if (!moved.isHere) throw new Error("the epoch of the feed is not that of this cluster");
+  return moved;
+}
+
+async function headOf(db: Statements): Promise<Head & { isHere: boolean }> {
+  // The reader's own query, since the epoch may move while the service runs: a replica was promoted.
+  const [row] = await db.execute<{ number: number; id: string; here: boolean; snapshot: string }[]>(
+    "select number, id, cluster = feed_cluster() as here, pg_current_snapshot()::text as snapshot from feed_epoch",
+    [],
+  );
+  if (row === undefined) throw new Error("the feed has no epoch");
+  return {
+    epoch: { number: row.number, id: row.id },
+    snapshot: parseSnapshot(row.snapshot),
+    isHere: row.here,
+  };
+}
+
+async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
+  try {
+    await forOrganization(orm, organizationId).execute("select move_feed_epoch()");
+  } catch (error) {
+    throw toReason(error);
+  }
+}
+
+const COLUMNS = "v.*, pg_column_size(v.previous_values) + pg_column_size(v.new_values) as bytes";
+const toRow = (row: Record<string, unknown>): FeedRow => ({ event: toListedEvent(row), bytes: Number(row.bytes) });
+
+/** In both a range is named by its ends, so that it is the same rows whenever, and in whatever snapshot, they are read. */
+const OF_RANGE = `v.organization_id = $1 and v.epoch = $2
+  and v.xid >= $3::xid8 and v.xid < $4::xid8 and v.xid <> all($5::xid8[])`;
+const OF_LATE = "v.organization_id = $1 and v.epoch = $2 and v.xid = any($3::xid8[])";
+
+const texts = (xids: readonly bigint[]) => xids.map(String);
+const valuesOf = (organizationId: string, { epoch, from, to }: Range) => ({
+  range: [organizationId, epoch, String(from.xmax), String(to.xmax), texts(to.running)],
+  late: [organizationId, epoch, texts(endedBetween(from, to))],
+});
+
+/** The events of a range, in no order; undefined where there are more than `limit`. */
+export async function readRange(
+  db: Statements,
+  organizationId: string,
+  range: Range,
+  limit: number,
+): Promise<FeedRow[] | undefined> {
+  const values = valuesOf(organizationId, range);
+  const late = endedBetween(range.from, range.to);
+  // By the index, whose order this is: the planner has no reason to read all of the log and sort it.
+  const rows = await Promise.all([
+    db.execute<Record<string, never>[]>(
+      `select ${COLUMNS} from entity_event v where ${OF_RANGE} order by v.xid limit $6`,
+      [...values.range, limit + 1],
+    ),
+    late.length === 0
+      ? []
+      : db.execute<Record<string, never>[]>(
+          `select ${COLUMNS} from entity_event v where ${OF_LATE} order by v.xid limit $4`,
+          [...values.late, limit + 1],
+        ),
+  ]);
+  const all = rows.flat();
+  return all.length > limit ? undefined : all.map(toRow);
+}
+
+/** Rows that one statement looks at: it has to end within the statement's time. */
+const SCAN_ROWS = 100_000;
+
+/** The times between which the events of a range were recorded; undefined where there are none. */
+export async function readTimes(
+  orm: Orm,
+  organizationId: string,
+  range: Range,
+): Promise<{ first: Instant; last: Instant } | undefined> {
+  const values = valuesOf(organizationId, range);
+  const of = (where: string, count: string) =>
+    `select min(recorded_at) as first, max(recorded_at) as last, max(xid)::text as xid, count(*) as rows
+     from (select v.recorded_at, v.xid from entity_event v where ${where} order by v.xid limit ${count}) v`;
+  const scan = async (where: string, count: string, bound: unknown[]) => {
+    const [row] = await readStatements(orm, organizationId, (db) =>
+      db.execute<{ first: string | null; last: string | null; xid: string; rows: string }[]>(of(where, count), bound),
+    );
+    return row;
+  };
+  const found = [await scan(OF_LATE, "$4", [...values.late, SCAN_ROWS * 100])];
+  let [size, begin] = [SCAN_ROWS, range.from.xmax];
+  for (;;) {
+    const [organization, epoch, , ...rest] = values.range;
+    const row = await scan(OF_RANGE, "$6", [organization, epoch, String(begin), ...rest, size]);
+    found.push(row);
+    if (row === undefined || Number(row.rows) < size) break;
+    // The last transaction may go on behind the limit; one that alone is larger needs a larger limit.
+    const last = BigInt(row.xid);
+    if (last === begin) size *= 4;
+    begin = last;
+  }
+  const times = found.flatMap((row) => [row?.first ?? [], row?.last ?? []].flat()).map(parseInstant);
+  times.sort((a, b) => (a < b ? -1 : 1));
+  const [first, last] = [times[0], times.at(-1)];
+  return first === undefined || last === undefined ? undefined : { first, last };
+}
+
+/** The events of a range behind `after` and up to the time `until`, in order of time and id. */
+export async function readOrdered(
+  db: Statements,
+  organizationId: string,
+  { epoch, from, to }: Range,
+  { after, until, limit }: { after: Place; until: Instant; limit: number },
+): Promise<FeedRow[]> {
+  // By the index of the times. The planner cannot look into a CASE: compared one by one, the columns would tempt
+  // it to take the index of the feed and to sort the whole log for every page.
+  const rows = await db.execute<Record<string, never>[]>(
+    `select ${COLUMNS} from entity_event v
+     where v.organization_id = $1
+       and (v.recorded_at, v.id) > ($3::timestamptz, $4::uuid) and v.recorded_at <= $5::timestamptz
+       and case when v.epoch = $2
+         then pg_visible_in_snapshot(v.xid, $6::pg_snapshot) and not pg_visible_in_snapshot(v.xid, $7::pg_snapshot)
+         else false end
+     order by v.recorded_at, v.id limit $8`,
+    [
+      organizationId,
+      epoch,
+      instantToText(after.recordedAt),
+      after.id,
+      instantToText(until),
+      snapshotToText(to),
+      snapshotToText(from),
+      limit,
+    ],
+  );
+  return rows.map(toRow);
+}

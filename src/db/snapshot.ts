@@ -1,0 +1,28 @@
+// PostgreSQL's pg_snapshot as a value: the set of the transactions that had committed at one moment.
+
+/** Every transaction below `xmax` but the `running` ones, which are in ascending order. */
+export interface Snapshot {
+  xmax: bigint;
+  running: readonly bigint[];
+}
+
+/** From PostgreSQL's text, `xmin:xmax:xip,xip`. */
+export function parseSnapshot(text: string): Snapshot {
+  const [, xmax = "", running = ""] = text.split(":");
+  return { xmax: BigInt(xmax), running: running === "" ? [] : running.split(",").map(BigInt) };
+}
+
+export function snapshotToText({ xmax, running }: Snapshot): string {
+  return `${running[0] ?? xmax}:${xmax}:${running.join(",")}`;
+}
+
+export const sees = ({ xmax, running }: Snapshot, xid: bigint): boolean => xid < xmax && !running.includes(xid);
+
+/** Those that were running at `from` and had committed, or were rolled back, at `to`. */
+export const endedBetween = (from: Snapshot, to: Snapshot): bigint[] => from.running.filter((xid) => sees(to, xid));
+
+/** Whether all of `earlier` is in `later`; of two snapshots of one database one always covers the other. */
+export const covers = (later: Snapshot, earlier: Snapshot): boolean =>
+  later.xmax >= earlier.xmax && later.running.every((xid) => !sees(earlier, xid));
+
+export const isSame = (a: Snapshot, b: Snapshot): boolean => covers(a, b) && covers(b, a);

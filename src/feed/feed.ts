@@ -1,0 +1,116 @@
+// The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live
+// end all of an organization share one reader, and who does not keep up with it is sent away.
+import type { Orm } from "../db/orm.ts";
+import type { ListedEvent } from "../db/queries.ts";
+import { createSlots } from "../db/slots.ts";
+import { DomainError } from "../domain/errors.ts";
+import { createLive, type Joined, type Live } from "./live.ts";
+import { createPages, type Delivery, type Page } from "./pages.ts";
+import { encodePosition, type Position } from "./position.ts";
+
+export interface WatchOptions {
+  /** Where to begin; undefined: now. */
+  position: Position | undefined;
+  /** The filters. */
+  accepts(event: ListedEvent): boolean;
+  /** Aborted: the watch ends and lets go of all that it holds. */
+  signal: AbortSignal;
+}
+
+export interface Feed {
+  /** Where the log of the organization ends now: a watch from there gets what is committed later. */
+  position(organizationId: string): Promise<string>;
+  /** Events and checkpoints, for ever. Throws POSITION_EXPIRED, WATCH_TOO_SLOW. */
+  watch(organizationId: string, options: WatchOptions): AsyncGenerator<Delivery, void>;
+  /** To be called after each commit of this process: spares its watchers the wait for the next poll. */
+  committed(organizationId: string): void;
+}
+
+const CHECKPOINT_MS = 5_000;
+
+/** `readers` bounds the connections that live readers, and those who catch up, use at once: so many each. */
+export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
+  const pages = createPages(orm);
+  const lives = new Map<string, Live>();
+  const polls = createSlots(readers);
+  const catchUps = createSlots(readers);
+
+  function join(organizationId: string): Joined {
+    let live = lives.get(organizationId);
+    if (live === undefined) {
+      live = createLive({
+        head: () => polls(() => pages.head(organizationId)),
+        read: (position) => polls(() => pages.read(organizationId, position)),
+        ended: () => lives.delete(organizationId),
+      });
+      lives.set(organizationId, live);
+    }
+    return live.join();
+  }
+
+  async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<Delivery, void> {
+    const { accepts, signal } = options;
+    let at = options.position;
+    let sent = { position: "", at: performance.now() };
+    const due = () => sent.at + CHECKPOINT_MS;
+    const mark = (position: string) => {
+      sent = { position, at: performance.now() };
+      return position;
+    };
+    const checkpoint = (position: Position) => ({ position: mark(encodePosition(organizationId, position)) });
+    function* accepted(page: Page) {
+      for (let i = 0; i < page.size; i++) {
+        if (!accepts(page.event(i))) continue;
+        const delivery = page.delivery(i);
+        mark(delivery.position);
+        yield delivery;
+      }
+    }
+    /** All behind `from`, up to `to` or to the end of the log. */
+    async function* catchUp(from: Position, to?: Position) {
+      for (let [position, more] = [from, true]; more; ) {
+        const page = await catchUps(() => pages.read(organizationId, position, to));
+        if (signal.aborted) return;
+        yield* accepted(page);
+        [position, more, at] = [page.end, page.more, page.end];
+        if (more && performance.now() >= due()) yield checkpoint(position);
+      }
+    }
+
+    while (!signal.aborted) {
+      if (at !== undefined) yield* catchUp(at);
+      using joined = join(organizationId);
+      // Not left to the end of this function alone, which a caller who has stopped reading may hold up.
+      signal.addEventListener("abort", () => joined[Symbol.dispose](), { once: true });
+      const start = await joined.start;
+      // What was committed since this watcher's last page, before the first that it shares.
+      if (at !== undefined) yield* catchUp(at, start);
+      at = start;
+      yield checkpoint(start);
+      for (let taken = 0; !signal.aborted; taken++) {
+        const page = await joined.next(due(), signal);
+        if (page === "behind" && taken > 0) throw tooSlow(sent.position);
+        // Behind before it began: the way here was long.
+        if (page === "behind") break;
+        if (page === "idle") {
+          if (!signal.aborted) yield checkpoint(joined.head() ?? at);
+          continue;
+        }
+        yield* accepted(page);
+        at = page.end;
+      }
+    }
+  }
+
+  return {
+    position: async (organizationId) => encodePosition(organizationId, await pages.head(organizationId)),
+    watch,
+    committed: (organizationId) => lives.get(organizationId)?.wake(),
+  };
+}
+
+function tooSlow(position: string): DomainError {
+  return new DomainError("WATCH_TOO_SLOW", "Events come faster than they are read: watch again from the position", {
+    position,
+  });
+}

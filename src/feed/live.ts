@@ -1,0 +1,181 @@
+// The live end of one organization's log: one reader for all its watchers, which polls while there are any.
+import { setTimeout as sleep } from "node:timers/promises";
+import { DomainError } from "../domain/errors.ts";
+import type { Page } from "./pages.ts";
+import type { Position } from "./position.ts";
+
+/** Between two reads, in milliseconds: while events come, and at most when none have come for a while. */
+const SHORTEST_MS = 20;
+const FIRST_MS = 50;
+const LONGEST_MS = 150;
+/** Failures of the database in a row before the watchers are told. */
+const MAX_FAILURES = 6;
+/** Pages that are kept for watchers who have not taken them. Whoever is further behind is too slow. */
+const MAX_EVENTS = 4_000;
+const MAX_BYTES = 8 * 1024 * 1024;
+
+export interface Live {
+  /** Begins to watch; disposing ends it. */
+  join(): Joined;
+  /** Events were committed: read now. */
+  wake(): void;
+}
+
+export interface Joined extends Disposable {
+  /** From where on pages come: a position read after the call. */
+  start: Promise<Position>;
+  /** The next page; "behind" when it is no longer there; "idle" when none came by `until` (of performance.now()) or the signal was aborted. */
+  next(until: number, signal: AbortSignal): Promise<Page | "behind" | "idle">;
+  /** Where the log ended when it was last read. Everything up to there is in the pages. */
+  head(): Position | undefined;
+}
+
+interface Watcher {
+  /** The number of the next page that it takes; undefined before its start. */
+  next: number | undefined;
+  started: PromiseWithResolvers<Position>;
+  /** Called when there is a page or a failure. */
+  notify: () => void;
+  failure: unknown;
+}
+
+export function createLive(source: {
+  head(): Promise<Position>;
+  read(position: Position): Promise<Page>;
+  /** Nobody watches any more. */
+  ended(): void;
+}): Live {
+  const watchers = new Set<Watcher>();
+  const pages: Page[] = [];
+  /** The number of pages[0]; pages are numbered on and on. */
+  let first = 0;
+  let head: Position | undefined;
+  let isRunning = false;
+  let isWoken = false;
+  let wakeUp = () => {};
+
+  async function run(): Promise<void> {
+    isRunning = true;
+    let failures = 0;
+    let waitMs = FIRST_MS;
+    try {
+      while (watchers.size > 0) {
+        isWoken = false;
+        const asked = [...watchers].filter(({ next }) => next === undefined);
+        let page: Page | undefined;
+        try {
+          if (head === undefined) head = await source.head();
+          else page = await source.read(head);
+          failures = 0;
+        } catch (error) {
+          failures += 1;
+          const isPassing = error instanceof DomainError && error.reason === "DATABASE_UNAVAILABLE";
+          if (!isPassing || failures === MAX_FAILURES) throw error;
+          await sleep(50 * 2 ** failures);
+          continue;
+        }
+        if (page !== undefined) {
+          head = page.end;
+          if (page.size > 0) push(page);
+          if (page.more) continue;
+        }
+        for (const watcher of asked) {
+          watcher.next = first + pages.length;
+          watcher.started.resolve(head);
+        }
+        waitMs = page !== undefined && page.size > 0 ? FIRST_MS : Math.min(LONGEST_MS, waitMs * 1.2);
+        await pause(waitMs);
+      }
+    } catch (error) {
+      for (const watcher of watchers) {
+        watcher.failure = error;
+        watcher.started.reject(error);
+        watcher.notify();
+      }
+      watchers.clear();
+    } finally {
+      isRunning = false;
+      source.ended();
+    }
+  }
+
+  /** Not sooner than SHORTEST_MS, however often it is woken: what is committed meanwhile is read together. */
+  async function pause(ms: number): Promise<void> {
+    await sleep(SHORTEST_MS);
+    if (isWoken) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms - SHORTEST_MS);
+    wakeUp = resolve;
+    await promise;
+    clearTimeout(timer);
+  }
+
+  function push(page: Page): void {
+    pages.push(page);
+    // What everybody has taken, and what is too much.
+    let taken = first + pages.length;
+    for (const { next } of watchers) if (next !== undefined && next < taken) taken = next;
+    let events = pages.reduce((sum, one) => sum + one.size, 0);
+    let bytes = pages.reduce((sum, one) => sum + one.bytes, 0);
+    while (pages.length > 1 && (first < taken || events > MAX_EVENTS || bytes > MAX_BYTES)) {
+      const gone = pages.shift();
+      events -= gone?.size ?? 0;
+      bytes -= gone?.bytes ?? 0;
+      first += 1;
+    }
+    for (const watcher of watchers) watcher.notify();
+  }
+
+  return {
+    join() {
+      const watcher: Watcher = {
+        next: undefined,
+        started: Promise.withResolvers(),
+        notify: () => {},
+        failure: undefined,
+      };
+      // Whoever joins may leave before it starts.
+      watcher.started.promise.catch(() => {});
+      watchers.add(watcher);
+      if (!isRunning) void run();
+      else wakeUp();
+      return {
+        start: watcher.started.promise,
+        async next(until, signal) {
+          for (;;) {
+            if (watcher.failure !== undefined) throw watcher.failure;
+            if (watcher.next === undefined) throw new Error("not started");
+            if (watcher.next < first) return "behind";
+            const page = pages[watcher.next - first];
+            if (page !== undefined) {
+              watcher.next += 1;
+              return page;
+            }
+            const ms = until - performance.now();
+            if (ms <= 0 || signal.aborted) return "idle";
+            await new Promise<void>((resolve) => {
+              const timer = setTimeout(resolve, ms);
+              watcher.notify = () => {
+                clearTimeout(timer);
+                resolve();
+              };
+              signal.addEventListener("abort", watcher.notify, { once: true });
+            });
+            signal.removeEventListener("abort", watcher.notify);
+            watcher.notify = () => {};
+          }
+        },
+        head: () => head,
+        [Symbol.dispose]() {
+          watchers.delete(watcher);
+          watcher.started.reject(new Error("left"));
+          watcher.notify();
+        },
+      };
+    },
+    wake() {
+      isWoken = true;
+      wakeUp();
+    },
+  };
+}

@@ -1,0 +1,241 @@
+// The feed against writers who hold their transactions open, so that commits come in any order but that of
+// their numbers. Every watcher must get the log, whole, once, and the versions of each entity in their order.
+// The writers speak SQL to the real tables as the run-time role: the service itself never holds a transaction
+// open for long, and others who write to the database one day may.
+// TORTURE_SECONDS=60 is the full measure (npm run test:torture); the ordinary run takes a few seconds of it.
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { newPerson } from "./given.ts";
+import { startService, type TestOrganization, type TestService } from "./harness.ts";
+import { type Seen, watchProblems } from "./watch-checker.ts";
+import { watching } from "./watchers.ts";
+
+const SECONDS = Number(process.env.TORTURE_SECONDS ?? 6);
+const WRITERS = 16;
+const ENTITIES = 250;
+const MAX_EVENTS = 20;
+const MAX_HOLD_MS = 200;
+/** In the full run what it must show; in a short one, beside other tests, enough for something to go wrong. */
+const LEAST_EVENTS = SECONDS >= 60 ? 50_000 : 200 * SECONDS;
+
+let service: TestService;
+let organization: TestOrganization;
+let entities: string[];
+/** When the COMMIT of an event was answered, in milliseconds of performance.now(). */
+const committedAt = new Map<string, number>();
+
+beforeAll(async () => {
+  service = await startService({ config: { poolSize: 10 } });
+});
+afterAll(() => service[Symbol.asyncDispose]());
+
+const random = (max: number) => Math.floor(Math.random() * max);
+
+async function connection(): Promise<pg.Client & AsyncDisposable> {
+  const { host, port, database } = service.database;
+  const client = new pg.Client({ host, port, database, user: "entity_service", password: RUNTIME_PASSWORD });
+  await client.connect();
+  // A test that fails leaves connections to a database that is dropped.
+  client.on("error", () => {});
+  return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
+}
+
+const WRITE = `
+  with old as (select id, name from entity where organization_id = $1 and id = $2),
+  e as (
+    update entity x set version = x.version + 1, name = $3, etag = gen_random_uuid(),
+      updated_at = greatest(clock_timestamp(), x.updated_at + interval '1 microsecond')
+    from old where x.organization_id = $1 and x.id = old.id
+    returning x.*, old.name as old_name
+  )
+  insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_ids,
+    updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
+  select organization_id, $4, id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
+    jsonb_build_object('name', old_name), jsonb_build_object('name', name), 'writer', id, 'torture', updated_at from e`;
+
+/** An id like the service's: of time, then of chance. */
+function newId(): string {
+  const time = Date.now().toString(16).padStart(12, "0");
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${randomUUID().slice(15)}`;
+}
+
+/** One transaction: some entities, 1 to 20 events, held open, sometimes in a savepoint, sometimes rolled back. */
+async function writeOnce(client: pg.Client, holdMs: () => Promise<unknown>): Promise<void> {
+  const count = 1 + random(MAX_EVENTS);
+  const chosen = Array.from({ length: 1 + random(3) }, () => entities[random(entities.length)] as string);
+  const ids: string[] = [];
+  await client.query("begin");
+  await client.query("select set_config('app.organization_id', $1, true)", [organization.id]);
+  // Its number, before it waits for anybody.
+  if (random(2) === 0) await client.query("select pg_current_xact_id()");
+  await client.query("select 1 from entity where id = any($1) order by id for no key update", [chosen]);
+  const isNested = random(4) === 0;
+  if (isNested) await client.query("savepoint nested");
+  for (let i = 0; i < count; i++) {
+    const id = newId();
+    ids.push(id);
+    await client.query(WRITE, [organization.id, chosen[i % chosen.length], `name ${randomUUID()}`, id]);
+  }
+  if (isNested) await client.query("release savepoint nested");
+  await holdMs();
+  if (random(12) === 0) {
+    await client.query("rollback");
+    return;
+  }
+  await client.query("commit");
+  const now = performance.now();
+  for (const id of ids) committedAt.set(id, now);
+}
+
+async function writeUntil(end: number): Promise<void> {
+  await using client = await connection();
+  while (performance.now() < end) await writeOnce(client, () => sleep(random(MAX_HOLD_MS)));
+}
+
+/** A watcher over as many streams as it needs: each begins at the last position of the one before. */
+function follow(position: string, { pauseMs = 0, restartMs = Number.POSITIVE_INFINITY } = {}) {
+  const streams: Seen[][] = [];
+  const latencies: number[] = [];
+  let resumes = 0;
+  let isOver = false;
+  const run = async () => {
+    while (!isOver) {
+      const seen: Seen[] = [];
+      streams.push(seen);
+      const watch = watching(organization.client, { position }, { pauseMs });
+      const from = performance.now();
+      for (let next = 0; !isOver; ) {
+        for (; next < watch.messages.length; next++) {
+          const message = watch.messages[next];
+          if (message === undefined) break;
+          ({ position } = message);
+          if (message.event === undefined) continue;
+          const { id, entityId, entityVersion } = message.event;
+          seen.push({ id, entityId, version: Number(entityVersion) });
+          const committed = committedAt.get(id);
+          if (committed !== undefined) latencies.push(performance.now() - committed);
+        }
+        const ended = await Promise.race([watch.ended, sleep(5, "going" as const)]);
+        if (ended === "going" && performance.now() - from < restartMs) continue;
+        if (next < watch.messages.length) continue;
+        if (ended !== "going" && !/slow/.test(String(ended?.rawMessage))) throw ended ?? new Error("ended");
+        break;
+      }
+      await watch.stop();
+      resumes++;
+    }
+  };
+  const running = run();
+  running.catch(() => {});
+  return {
+    streams,
+    latencies,
+    resumes: () => resumes,
+    count: () => new Set(streams.flat().map(({ id }) => id)).size,
+    running,
+    async stop() {
+      isOver = true;
+      await running;
+    },
+  };
+}
+
+/** What so many write in their first days: whoever is behind `last` is new. */
+function naive() {
+  const seen: Seen[] = [];
+  let isOver = false;
+  const run = async () => {
+    await using client = await connection();
+    await client.query("select set_config('app.organization_id', $1, false)", [organization.id]);
+    let last = "00000000-0000-0000-0000-000000000000";
+    while (!isOver) {
+      const { rows } = await client.query(
+        "select id, entity_id, entity_version from entity_event where source = 'torture' and id > $1 order by id",
+        [last],
+      );
+      for (const row of rows) seen.push({ id: row.id, entityId: row.entity_id, version: Number(row.entity_version) });
+      last = rows.at(-1)?.id ?? last;
+      await sleep(20);
+    }
+  };
+  const running = run();
+  running.catch(() => {});
+  return {
+    seen,
+    async stop() {
+      isOver = true;
+      await running;
+    },
+  };
+}
+
+async function theLog(): Promise<Seen[]> {
+  const rows = await service.sql(
+    "select id, entity_id, entity_version from entity_event where organization_id = $1 and source = 'torture'",
+    [organization.id],
+  );
+  return rows.map((row) => ({ id: row.id, entityId: row.entity_id, version: Number(row.entity_version) }));
+}
+
+const percentile = (values: number[], share: number) =>
+  values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? 0;
+
+describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 to 200 ms", ({ long }) => {
+  test(
+    `${long ? "and one open all the time" : "alone"}: three watchers, steady, slow, killed and resumed: each union is the log, in the order of versions, nothing twice`,
+    async () => {
+      organization = await service.newOrganization();
+      entities = [];
+      for (let i = 0; i < ENTITIES; i++) entities.push((await newPerson(organization.client)).id);
+      const patientEntity = (await newPerson(organization.client)).id;
+      const position = (await organization.client.entities.listEntities({ pageSize: 1 })).watchPosition;
+      const watchers = {
+        steady: follow(position),
+        slow: follow(position, { pauseMs: 2 }),
+        resumed: follow(position, { restartMs: SECONDS >= 30 ? 1_000 : 300 }),
+      };
+      const planted = naive();
+      // Long before the others, and committed after all of them.
+      await using patient = await connection();
+      if (long) {
+        await patient.query("begin");
+        await patient.query("select set_config('app.organization_id', $1, true)", [organization.id]);
+        await patient.query(WRITE, [organization.id, patientEntity, "patience", newId()]);
+      }
+
+      const end = performance.now() + SECONDS * 1_000;
+      await Promise.all(Array.from({ length: WRITERS }, () => writeUntil(end)));
+      if (long) {
+        // Nobody has waited for it.
+        const others = await theLog();
+        await expect.poll(() => watchers.steady.count(), { timeout: 5_000 }).toBe(others.length);
+        await patient.query("commit");
+      }
+      const log = await theLog();
+      for (const [name, watcher] of Object.entries(watchers)) {
+        await expect.poll(() => watcher.count(), { message: name, timeout: 10_000 + SECONDS * 2_000 }).toBe(log.length);
+      }
+      // Something that comes twice would come now.
+      await sleep(500);
+      await Promise.all([...Object.values(watchers).map((watcher) => watcher.stop()), planted.stop()]);
+
+      expect(log.length).toBeGreaterThan(LEAST_EVENTS);
+      for (const [name, { streams }] of Object.entries(watchers)) expect(watchProblems(streams, log), name).toEqual([]);
+      expect(watchers.resumed.resumes()).toBeGreaterThan(SECONDS);
+      const p99 = percentile(watchers.steady.latencies, 0.99);
+      process.stdout.write(
+        `${log.length} events, commit to watcher p50 ${percentile(watchers.steady.latencies, 0.5).toFixed(0)} ms p99 ${p99.toFixed(0)} ms, ` +
+          `streams ${Object.values(watchers).map(({ streams }) => streams.length)}\n`,
+      );
+      expect(p99, "neither a slow watcher nor a long transaction holds up a steady one").toBeLessThan(1_000);
+
+      // And the checker is worth something: the reader that so many have written loses events under the same writers.
+      const lost = watchProblems([planted.seen], log).filter((problem) => problem.startsWith("lost"));
+      expect(lost.length).toBeGreaterThan(0);
+    },
+    120_000 + SECONDS * 5_000,
+  );
+});

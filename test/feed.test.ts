@@ -1,0 +1,214 @@
+// The parts of the feed on their own: the shared reader at the live end, the checker of the torture test, and
+// the plans of the feed's statements.
+import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
+import { describe, expect, it } from "vitest";
+import { readOrdered, readRange } from "../src/db/feed.ts";
+import { parseSnapshot } from "../src/db/snapshot.ts";
+import { DomainError } from "../src/domain/errors.ts";
+import { createLive } from "../src/feed/live.ts";
+import type { Page } from "../src/feed/pages.ts";
+import type { Position } from "../src/feed/position.ts";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { newPerson } from "./given.ts";
+import { startService } from "./harness.ts";
+import { watchProblems } from "./watch-checker.ts";
+
+const at = (xmax: number): Position => ({ epoch: "e", from: { xmax: BigInt(xmax), running: [] } });
+const never = new AbortController().signal;
+const soon = () => performance.now() + 1_000;
+
+/** A log that grows when it is told to. */
+function source() {
+  let end = 1;
+  let failure: Error | undefined;
+  const state = {
+    reads: 0,
+    hasEnded: false,
+    sizes: [] as number[],
+    add(size: number) {
+      state.sizes.push(size);
+    },
+    fail(error: Error | undefined) {
+      failure = error;
+    },
+    async head() {
+      state.reads += 1;
+      return at(end);
+    },
+    async read(): Promise<Page> {
+      state.reads += 1;
+      if (failure !== undefined) throw failure;
+      const size = state.sizes.shift() ?? 0;
+      if (size > 0) end += 1;
+      const none = () => {
+        throw new Error("not looked at here");
+      };
+      return { size, bytes: size * 1_000, event: none, delivery: none, end: at(end), more: state.sizes.length > 0 };
+    },
+    ended() {
+      state.hasEnded = true;
+    },
+  };
+  return state;
+}
+
+describe("the live end", () => {
+  it("is read while somebody watches, and not when nobody does", async () => {
+    const log = source();
+    const live = createLive(log);
+    const [one, two] = [live.join(), live.join()];
+    await Promise.all([one.start, two.start]);
+    await sleep(400);
+    expect(log.reads, "one reader, 50 to 150 ms").toBeGreaterThan(2);
+    expect(log.reads).toBeLessThan(12);
+    one[Symbol.dispose]();
+    two[Symbol.dispose]();
+    await expect.poll(() => log.hasEnded).toBe(true);
+    const { reads } = log;
+    await sleep(400);
+    expect(log.reads).toBe(reads);
+  });
+
+  it("is read at once after a commit, but commits that meet share a read", async () => {
+    const log = source();
+    const live = createLive(log);
+    using joined = live.join();
+    await joined.start;
+    await sleep(500);
+    log.add(1);
+    const from = performance.now();
+    live.wake();
+    expect(await joined.next(soon(), never)).toMatchObject({ size: 1 });
+    expect(performance.now() - from).toBeLessThan(40);
+    const { reads } = log;
+    for (let i = 0; i < 200; i++) {
+      live.wake();
+      await sleep(1);
+    }
+    expect(log.reads - reads).toBeLessThan(25);
+  });
+
+  it("keeps little for those who do not take it, and tells them that they are behind", async () => {
+    const log = source();
+    const live = createLive(log);
+    using slow = live.join();
+    using steady = live.join();
+    await Promise.all([slow.start, steady.start]);
+    for (let i = 0; i < 10; i++) log.add(500);
+    live.wake();
+    for (let i = 0; i < 10; i++) expect(await steady.next(soon(), never)).toMatchObject({ size: 500 });
+    expect(await steady.next(performance.now() + 20, never)).toBe("idle");
+    expect(await slow.next(soon(), never)).toBe("behind");
+  });
+
+  it("passes over a failure of a moment, and tells everybody of one that stays", async () => {
+    const log = source();
+    const live = createLive(log);
+    const [one, two] = [live.join(), live.join()];
+    await Promise.all([one.start, two.start]);
+    log.fail(new DomainError("DATABASE_UNAVAILABLE", "away"));
+    await sleep(250);
+    log.fail(undefined);
+    log.add(1);
+    expect(await one.next(soon(), never)).toMatchObject({ size: 1 });
+    log.fail(new DomainError("POSITION_EXPIRED", "another epoch"));
+    await expect(one.next(soon(), never)).rejects.toMatchObject({ reason: "POSITION_EXPIRED" });
+    await two.next(soon(), never).catch(() => {});
+    await expect(two.next(soon(), never)).rejects.toMatchObject({ reason: "POSITION_EXPIRED" });
+    expect(log.hasEnded).toBe(true);
+  });
+
+  it("lets go of a watcher at once when its call ends", async () => {
+    const live = createLive(source());
+    using joined = live.join();
+    await joined.start;
+    const leaving = new AbortController();
+    const next = joined.next(performance.now() + 60_000, leaving.signal);
+    leaving.abort();
+    expect(await next).toBe("idle");
+  });
+});
+
+describe("the checker of watchers", () => {
+  const event = (entityId: string, version: number) => ({ id: `${entityId}${version}`, entityId, version });
+  const log = [event("a", 1), event("b", 1), event("a", 2), event("a", 3), event("b", 2)];
+  const [a1, b1, a2, a3, b2] = log as [
+    (typeof log)[0],
+    (typeof log)[0],
+    (typeof log)[0],
+    (typeof log)[0],
+    (typeof log)[0],
+  ];
+
+  it.each([
+    ["all of it, in another order over entities", [[b1, b2, a1, a2, a3]], []],
+    [
+      "a part again after resuming",
+      [
+        [a1, b1, a2],
+        [a2, a3, b2],
+      ],
+      [],
+    ],
+    ["one lost", [[a1, b1, a2, a3]], ["lost"]],
+    ["one twice in a stream", [[a1, a1, a2, a3, b1, b2]], ["twice", "out"]],
+    ["versions in another order", [[a2, a1, a3, b1, b2]], ["skipped", "out", "out", "skipped"]],
+    ["one skipped, and told later", [[a1, b1, a3, b2], [a2]], ["out", "skipped", "skipped"]],
+    ["one that is not in the log", [[a1, b1, a2, a3, b2, event("c", 1)]], ["invented", "skipped"]],
+  ])("%s", (_, streams, kinds) => {
+    const found = watchProblems(streams, log).map((problem) => /^\w+/.exec(problem)?.[0]);
+    expect(found.toSorted()).toEqual(kinds.toSorted());
+  });
+});
+
+describe("the statements", () => {
+  it("use their indexes, whether the tables were analysed or not", async () => {
+    await using service = await startService();
+    const { client, id } = await service.newOrganization();
+    const other = await service.newOrganization();
+    for (let i = 0; i < 10; i++) await newPerson(client);
+    // Enough that reading all of it is no choice.
+    await service.sql("alter table entity_event disable trigger all");
+    await service.sql(
+      `insert into entity_event select (jsonb_populate_record(v, jsonb_build_object('id', gen_random_uuid(), 'organization_id', o.id,
+         'entity_id', gen_random_uuid(), 'recorded_at', v.recorded_at - n * interval '1 second', 'source', 'planted', 'xid', (3 + n % 600)::text))).*
+       from entity_event v, generate_series(1, 5000) n, unnest($1::uuid[]) as o(id)
+       where v.id = (select min(id::text)::uuid from entity_event)`,
+      [[id, other.id]],
+    );
+    const { host, port, database } = service.database;
+    const runtime = new pg.Client({ host, port, database, user: "entity_service", password: RUNTIME_PASSWORD });
+    await runtime.connect();
+    try {
+      await runtime.query("select set_config('app.organization_id', $1, false)", [id]);
+      const [row] = await service.sql<{ snapshot: string; number: number }>(
+        "select pg_current_snapshot()::text as snapshot, number from feed_epoch",
+      );
+      const to = parseSnapshot(row?.snapshot ?? "");
+      const range = { epoch: row?.number ?? 0, from: { xmax: to.xmax - 5n, running: [700n] }, to };
+      const plans: string[] = [];
+      const explain = {
+        async execute<T>(text: string, values: readonly unknown[]): Promise<T> {
+          const plan = await runtime.query<{ "QUERY PLAN": string }>(`explain ${text}`, [...values]);
+          plans.push(plan.rows.map((line) => line["QUERY PLAN"]).join("\n"));
+          return [] as T;
+        },
+      };
+      const page = { after: { recordedAt: 1n, id: id }, until: 4_000_000_000_000_000n, limit: 500 };
+      for (const analysed of [false, true]) {
+        if (analysed) await service.sql("analyze");
+        await readRange(explain, id, range, 500);
+        await readOrdered(explain, id, range, page);
+      }
+      expect(plans).toHaveLength(6);
+      for (const [i, plan] of plans.entries()) {
+        expect(plan, String(i)).toContain(i % 3 === 2 ? "entity_event_recorded" : "entity_event_feed");
+        expect(plan, String(i)).not.toContain("Seq Scan");
+      }
+    } finally {
+      await runtime.end();
+      await service.sql("delete from entity_event where source = 'planted'");
+    }
+  });
+});
