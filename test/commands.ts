@@ -466,7 +466,7 @@ export async function traceOf(service: TestService, ground: Ground, answers: rea
   const [entities, externalIds, events, transactions, userEvents, requests] = await Promise.all([
     rows("entity", "id"),
     rows("external_id", "external_id"),
-    rows("entity_event", "recorded_at", ", 'id'"),
+    rows("entity_event", "recorded_at", ", 'id', 'xid'"),
     rows("transaction", "id", ", 'recorded_at'"),
     rows("user_event", "id", ", 'recorded_at'"),
     rows("request_record", "principal, method, request_id", ", 'created_at', 'request_hash'"),

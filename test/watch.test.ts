@@ -12,6 +12,7 @@ import {
   EventType,
   errorInfo,
 } from "../clients/typescript/index.ts";
+import { covers } from "../src/db/snapshot.ts";
 import { decodePosition, encodePosition } from "../src/feed/position.ts";
 import { byExternalId, byId, eventsOf, lastEventOf, newPerson, unique } from "./given.ts";
 import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -305,9 +306,9 @@ describe("positions", () => {
       });
     }
     expect(await watchRefusal(b.client, { position })).toMatchObject({ reason: "POSITION_INVALID" });
-    expect(await watchRefusal(a.client, { position: "A".repeat(16_385) })).toMatchObject({
+    expect(await watchRefusal(a.client, { position: "A".repeat(4097) })).toMatchObject({
       reason: "VALIDATION_ERROR",
-      metadata: { limit: "16384" },
+      metadata: { limit: "4096" },
     });
   });
 
@@ -333,14 +334,21 @@ describe("positions", () => {
 
   it("one that would name very many running transactions names an older set instead: nothing is lost, it is not refused", async () => {
     const { client, id } = await service.newOrganization();
-    await newPerson(client);
     const first = decodePosition(id, await now(client));
-    await newPerson(client);
-    const running = Array.from({ length: 3_000 }, (_, i) => first.from.xmax + BigInt(i));
-    const text = encodePosition(id, { ...first, from: { xmax: first.from.xmax + 5_000n, running } });
-    expect(text.length).toBeLessThanOrEqual(16_384);
-    const { from } = decodePosition(id, text);
-    expect(from).toEqual({ xmax: first.from.xmax + 500n, running: running.slice(0, 500) });
+    const many = (count: number) => {
+      const running = Array.from({ length: count }, (_, i) => first.from.xmax + BigInt(i * 2));
+      return { xmax: first.from.xmax + 100_000n, running };
+    };
+    const within = { to: many(2_900), after: { recordedAt: 1n << 50n, id }, until: 1n << 51n };
+    const text = encodePosition(id, { ...first, from: many(3_000), within });
+    expect(text.length).toBeLessThanOrEqual(4_096);
+    const decoded = decodePosition(id, text);
+    expect(decoded.from.running.length).toBeGreaterThan(100);
+    // All that it says has been seen, had been; so it is covered by what it stands for, and the range is one.
+    expect(covers(many(3_000), decoded.from)).toBe(true);
+    expect(covers(decoded.within?.to ?? decoded.from, decoded.from)).toBe(true);
+    const few = { ...first, from: { ...many(90), xmax: first.from.xmax + 200n } };
+    expect(decodePosition(id, encodePosition(id, few))).toEqual(few);
   });
 });
 

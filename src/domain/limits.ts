@@ -10,9 +10,6 @@ export const LIMITS = {
   mandatoryReasonMin: 5,
   /** Any other string. */
   string: 4096,
-  /** Opaque texts of the service's own, which callers bring back. */
-  position: 16_384,
-  pageToken: 32_768,
   structBytes: 64 * 1024,
   structKeys: 200,
   structDepth: 32,

@@ -77,12 +77,15 @@ export function createLive(source: {
         if (page !== undefined) {
           head = page.end;
           if (page.size > 0) push(page);
-          if (page.more) continue;
         }
-        for (const watcher of asked) {
-          watcher.next = first + pages.length;
-          watcher.started.resolve(head);
+        // Within a range a watcher has no place to begin that it could come to on its own.
+        if (head.within === undefined) {
+          for (const watcher of asked) {
+            watcher.next = first + pages.length;
+            watcher.started.resolve(head);
+          }
         }
+        if (page?.more) continue;
         waitMs = page !== undefined && page.size > 0 ? FIRST_MS : Math.min(LONGEST_MS, waitMs * 1.2);
         await pause(waitMs);
       }

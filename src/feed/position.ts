@@ -20,17 +20,20 @@ export interface Position {
   within?: { to: Snapshot; after: Place; until: Instant } | undefined;
 }
 
-/** Running transactions that a position names. There may be more: then it names an older set, and something comes twice. */
-const MAX_RUNNING = 500;
+/** Of one snapshot: a position, and a page token with one in it, stay within the limit of any string. */
+const MAX_SNAPSHOT_LENGTH = 1_000;
 const DIGEST_LENGTH = 16;
 const VERSION = "1";
 
 /** The text of a position, bound to the organization. The digest is no secret: what it stands before is checked like anything that a caller sends. */
 export function encodePosition(organizationId: string, { epoch, from, within }: Position): string {
-  const parts = [VERSION, epoch, snapshotText(from)];
-  if (within !== undefined) {
-    const { to, after, until } = within;
-    parts.push(snapshotText(to), String(after.recordedAt), after.id, String(until));
+  const to = within && shorten(within.to);
+  const begin = shorten(from);
+  // One that was shortened more than the other must not make a range that ends before it begins.
+  const parts = [VERSION, epoch, textOf(to === undefined || covers(to, begin) ? begin : upTo(to.xmax, begin))];
+  if (within !== undefined && to !== undefined) {
+    const { after, until } = within;
+    parts.push(textOf(to), String(after.recordedAt), after.id, String(until));
   }
   const text = parts.join(" ");
   return Buffer.from(digest(organizationId, text) + text, "latin1").toString("base64url");
@@ -38,7 +41,7 @@ export function encodePosition(organizationId: string, { epoch, from, within }: 
 
 /** Throws POSITION_INVALID: garbage, another organization's, or edited. */
 export function decodePosition(organizationId: string, position: string): Position {
-  const decoded = Buffer.from(position.slice(0, LIMITS.position), "base64url").toString("latin1");
+  const decoded = Buffer.from(position.slice(0, LIMITS.string), "base64url").toString("latin1");
   const text = decoded.slice(DIGEST_LENGTH);
   // Decoding passes over what is not base64url: written again, it must be what came.
   const isWhole = Buffer.from(decoded, "latin1").toString("base64url") === position;
@@ -82,11 +85,24 @@ const isTime = (text: string) =>
   /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n;
 
 /** The upper end, and how far below it each running one is: `1000-7,3`. */
-function snapshotText({ xmax, running }: Snapshot): string {
-  const bound = running[MAX_RUNNING];
-  if (bound !== undefined) return snapshotText({ xmax: bound, running: running.slice(0, MAX_RUNNING) });
+function textOf({ xmax, running }: Snapshot): string {
   return running.length === 0 ? String(xmax) : `${xmax}-${running.map((xid) => xmax - xid).join(",")}`;
 }
+
+/** Of very many running transactions an older set, which ends at one of them: then something comes twice, and nothing is lost. */
+function shorten(snapshot: Snapshot): Snapshot {
+  const { running } = snapshot;
+  const bound = running[Math.floor(running.length * 0.9)];
+  return textOf(snapshot).length <= MAX_SNAPSHOT_LENGTH || bound === undefined
+    ? snapshot
+    : shorten(upTo(bound, snapshot));
+}
+
+/** What of a snapshot is below a transaction. */
+const upTo = (bound: bigint, { xmax, running }: Snapshot): Snapshot => ({
+  xmax: bound < xmax ? bound : xmax,
+  running: running.filter((xid) => xid < bound),
+});
 
 function parseSnapshotText(text: string): Snapshot | undefined {
   const [, upper, below] = /^([1-9]\d{0,17})(?:-(\d{1,18}(?:,\d{1,18})*))?$/.exec(text) ?? [];
@@ -94,5 +110,5 @@ function parseSnapshotText(text: string): Snapshot | undefined {
   const xmax = BigInt(upper);
   const running = (below === undefined ? [] : below.split(",")).map((offset) => xmax - BigInt(offset));
   const isOrdered = running.every((xid, i) => xid > (running[i - 1] ?? 0n) && xid < xmax);
-  return isOrdered && running.length <= MAX_RUNNING ? { xmax, running } : undefined;
+  return isOrdered ? { xmax, running } : undefined;
 }

@@ -11,11 +11,7 @@ import { presentFields } from "./message.ts";
 import { Violations } from "./violations.ts";
 
 /** Fields whose text has a limit of its own, by name: they are trimmed before anything else, so blanks around them do not count. */
-const MAX: Record<string, number> = {
-  reason: LIMITS.reason,
-  position: LIMITS.position,
-  page_token: LIMITS.pageToken,
-};
+const MAX: Record<string, number> = { reason: LIMITS.reason };
 
 /** Interceptor: refuses a unary request that is not well formed. Streams check their messages themselves. */
 export const wellFormed: Interceptor = (next) => async (request) => {

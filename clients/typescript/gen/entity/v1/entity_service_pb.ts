@@ -1122,7 +1122,7 @@ export const WatchEntitiesRequestSchema: GenMessage<WatchEntitiesRequest> = /*@_
  */
 export type WatchEntitiesResponse = Message<"entity.v1.WatchEntitiesResponse"> & {
   /**
-   * Opaque, at most 16,384 characters: watch from here to go on behind this
+   * Opaque, at most 4096 characters: watch from here to go on behind this
    * message.
    *
    * @generated from field: string position = 1;
