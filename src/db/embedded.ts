@@ -28,7 +28,7 @@ import {
   symlink,
   writeFile,
 } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { tmpdir, totalmem } from "node:os";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -52,9 +52,18 @@ const STOP_STEPS = [
 /** Nothing of the service's own environment: no PG* variable reaches the server, and no secret its /proc entry. */
 const ENVIRONMENT = { PATH: "/usr/local/bin:/usr/bin:/bin", LC_ALL: "C", TZ: "UTC" };
 
+/**
+ * A part of the memory, that of the container where there is one. What it is not used for it does not take. Its default
+ * holds a hundred thousand entities; those of millions would be fetched from the kernel page by page.
+ */
+const sharedBuffersMiB = () => {
+  const memory = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  return Math.min(2_048, Math.max(128, Math.floor(memory / 8 / 2 ** 20)));
+};
+
 /** Errors stay out of the server's log (their texts quote values of the caller): the service gets them and logs a reason. */
 const DEFAULT_SETTINGS = {
-  shared_buffers: "128MB",
+  shared_buffers: `${sharedBuffersMiB()}MB`,
   max_connections: "100",
   fsync: "on",
   synchronous_commit: "on",
