@@ -134,11 +134,16 @@ const jobOf = (service: Service, apiKey: string) => ({
 async function besideWatchers(service: Service, connect: () => EntityClient, apiKey: string): Promise<void> {
   await using load = startLoad();
   const rates = { without: [] as number[], with: [] as number[] };
+  const cpu = { without: [] as number[], with: [] as number[] };
   for (let round = 0; round < ROUNDS; round++) {
-    rates.without.push((await load.run(jobOf(service, apiKey))).requestsPerSecond);
+    const alone = await load.run(jobOf(service, apiKey));
+    rates.without.push(alone.requestsPerSecond);
+    cpu.without.push(alone.serverCpu);
     const watchers = Array.from({ length: 10 }, () => watch(connect()));
     await Promise.all(watchers.map(({ live }) => live));
-    rates.with.push((await load.run(jobOf(service, apiKey))).requestsPerSecond);
+    const watched = await load.run(jobOf(service, apiKey));
+    rates.with.push(watched.requestsPerSecond);
+    cpu.with.push(watched.serverCpu);
     const events = watchers.reduce((sum, one) => sum + one.events, 0);
     const streams = watchers.reduce((sum, one) => sum + one.streams, 0);
     for (const { stop } of watchers) stop();
@@ -148,6 +153,10 @@ async function besideWatchers(service: Service, connect: () => EntityClient, api
   const [alone, watched] = [median(rates.without), median(rates.with)];
   say(
     `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)} (readers on the same cores)`,
+  );
+  const each = (median(cpu.with) - median(cpu.without)) / 10;
+  say(
+    `server CPU: ${median(cpu.without).toFixed(0)} us an update, and ${each.toFixed(0)} us for each event to each watcher`,
   );
 }
 
