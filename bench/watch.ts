@@ -70,18 +70,23 @@ async function idleMemory(service: Service, apiKey: string): Promise<void> {
   await sleep(1_000);
 }
 
-async function latency(client: EntityClient): Promise<void> {
+async function latency(connect: () => EntityClient): Promise<void> {
   const ages: number[] = [];
-  const watcher = watch(client, "", (age) => ages.push(age));
+  const watcher = watch(connect(), "", (age) => ages.push(age));
+  // More calls in flight than a connection may have would be the end of it.
+  const clients = Array.from({ length: 5 }, connect);
   await watcher.live;
   const pending = new Set<Promise<unknown>>();
   const start = performance.now();
   let sent = 0;
   while (performance.now() - start < SECONDS * 1_000) {
     const due = ((performance.now() - start) / 1_000) * WRITES_PER_SECOND;
-    for (; sent < due; sent++) {
+    for (; sent < due && pending.size < 400; sent++) {
       const lookup = { by: { case: "externalId" as const, value: externalIdOf((sent * 7_919) % ENTITIES) } };
-      const call = client.entities.updateEntity({ lookup, entity: { name: `Name ${start} ${sent}` } });
+      const call = (clients[sent % clients.length] ?? connect()).entities.updateEntity({
+        lookup,
+        entity: { name: `Name ${start} ${sent}` },
+      });
       pending.add(call);
       void call.finally(() => pending.delete(call));
     }
@@ -165,7 +170,7 @@ async function main(): Promise<void> {
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   await idleMemory(service, apiKey);
-  await latency(connect());
+  await latency(connect);
   await throughput(service, connect, apiKey);
   await besideWatchers(service, connect, apiKey);
 }
