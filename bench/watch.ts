@@ -70,18 +70,23 @@ async function idleMemory(service: Service, apiKey: string): Promise<void> {
   await sleep(1_000);
 }
 
-async function latency(client: EntityClient): Promise<void> {
+async function latency(connect: () => EntityClient): Promise<void> {
   const ages: number[] = [];
-  const watcher = watch(client, "", (age) => ages.push(age));
+  const watcher = watch(connect(), "", (age) => ages.push(age));
+  // More calls in flight than a connection may have would be the end of it.
+  const clients = Array.from({ length: 5 }, connect);
   await watcher.live;
   const pending = new Set<Promise<unknown>>();
   const start = performance.now();
   let sent = 0;
   while (performance.now() - start < SECONDS * 1_000) {
     const due = ((performance.now() - start) / 1_000) * WRITES_PER_SECOND;
-    for (; sent < due; sent++) {
+    for (; sent < due && pending.size < 400; sent++) {
       const lookup = { by: { case: "externalId" as const, value: externalIdOf((sent * 7_919) % ENTITIES) } };
-      const call = client.entities.updateEntity({ lookup, entity: { name: `Name ${start} ${sent}` } });
+      const call = (clients[sent % clients.length] ?? connect()).entities.updateEntity({
+        lookup,
+        entity: { name: `Name ${start} ${sent}` },
+      });
       pending.add(call);
       void call.finally(() => pending.delete(call));
     }
@@ -134,11 +139,16 @@ const jobOf = (service: Service, apiKey: string) => ({
 async function besideWatchers(service: Service, connect: () => EntityClient, apiKey: string): Promise<void> {
   await using load = startLoad();
   const rates = { without: [] as number[], with: [] as number[] };
+  const cpu = { without: [] as number[], with: [] as number[] };
   for (let round = 0; round < ROUNDS; round++) {
-    rates.without.push((await load.run(jobOf(service, apiKey))).requestsPerSecond);
+    const alone = await load.run(jobOf(service, apiKey));
+    rates.without.push(alone.requestsPerSecond);
+    cpu.without.push(alone.serverCpu);
     const watchers = Array.from({ length: 10 }, () => watch(connect()));
     await Promise.all(watchers.map(({ live }) => live));
-    rates.with.push((await load.run(jobOf(service, apiKey))).requestsPerSecond);
+    const watched = await load.run(jobOf(service, apiKey));
+    rates.with.push(watched.requestsPerSecond);
+    cpu.with.push(watched.serverCpu);
     const events = watchers.reduce((sum, one) => sum + one.events, 0);
     const streams = watchers.reduce((sum, one) => sum + one.streams, 0);
     for (const { stop } of watchers) stop();
@@ -149,6 +159,10 @@ async function besideWatchers(service: Service, connect: () => EntityClient, api
   say(
     `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)} (readers on the same cores)`,
   );
+  const each = (median(cpu.with) - median(cpu.without)) / 10;
+  say(
+    `server CPU: ${median(cpu.without).toFixed(0)} us an update, and ${each.toFixed(0)} us for each event to each watcher`,
+  );
 }
 
 async function main(): Promise<void> {
@@ -156,7 +170,7 @@ async function main(): Promise<void> {
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   await idleMemory(service, apiKey);
-  await latency(connect());
+  await latency(connect);
   await throughput(service, connect, apiKey);
   await besideWatchers(service, connect, apiKey);
 }

@@ -58,20 +58,20 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
       return position;
     };
     const checkpoint = (position: Position) => ({ position: mark(encodePosition(organizationId, position)) });
-    function* accepted(page: Page) {
-      for (let i = 0; i < page.size; i++) {
-        if (!accepts(page.event(i))) continue;
-        const delivery = page.delivery(i);
-        mark(delivery.position);
-        yield delivery;
-      }
-    }
+    const accepted = (page: Page) => {
+      const deliveries: Delivery[] = [];
+      for (let i = 0; i < page.size; i++) if (accepts(page.event(i))) deliveries.push(page.delivery(i));
+      return deliveries;
+    };
     /** All behind `from`, up to `to` or to the end of the log. */
     async function* catchUp(from: Position, to?: Position) {
       for (let [position, more] = [from, true]; more; ) {
         const page = await catchUps(() => pages.read(organizationId, position, to));
         if (signal.aborted) return;
-        yield* accepted(page);
+        for (const delivery of accepted(page)) {
+          mark(delivery.position);
+          yield delivery;
+        }
         [position, more, at] = [page.end, page.more, page.end];
         if (more && performance.now() >= due()) yield checkpoint(position);
       }
@@ -96,7 +96,10 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
           if (!signal.aborted) yield checkpoint(joined.head() ?? at);
           continue;
         }
-        yield* accepted(page);
+        for (const delivery of accepted(page)) {
+          mark(delivery.position);
+          yield delivery;
+        }
         at = page.end;
       }
     }

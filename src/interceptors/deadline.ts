@@ -65,16 +65,24 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
   });
 }
 
-/** The items until the signal is aborted, whose reason is thrown; `end` is called in either case. */
-export async function* eachUnlessAborted<T>(source: AsyncIterable<T>, signal: AbortSignal, end: () => void) {
+async function* eachUnlessAborted<T>(source: AsyncIterable<T>, signal: AbortSignal, end: () => void) {
   const iterator = source[Symbol.asyncIterator]();
+  // One listener for all items: a stream may have thousands a second.
+  let fail: (reason: unknown) => void = () => {};
+  const abort = () => fail(signal.reason);
+  signal.addEventListener("abort", abort);
   try {
     for (;;) {
-      const item = await unlessAborted(iterator.next(), signal);
+      const item = await new Promise<IteratorResult<T>>((resolve, reject) => {
+        fail = reject;
+        if (signal.aborted) abort();
+        else iterator.next().then(resolve, reject);
+      });
       if (item.done === true) return;
       yield item.value;
     }
   } finally {
+    signal.removeEventListener("abort", abort);
     end();
     abandon(iterator);
   }

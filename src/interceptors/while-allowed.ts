@@ -5,9 +5,8 @@ import type { Interceptor, StreamRequest } from "@connectrpc/connect";
 import { createLinkedAbortController } from "@connectrpc/connect/protocol";
 import { DomainError } from "../domain/errors.ts";
 import type { CallHead } from "./credentials.ts";
-import { eachUnlessAborted } from "./deadline.ts";
 
-/** `check` is that of the gate. A database that does not answer ends nothing: it is asked again. */
+/** Outside of `deadline`, which ends a call whose signal is aborted. `check` is that of the gate. A database that does not answer ends nothing: it is asked again. */
 export function whileAllowed(options: {
   check: (call: CallHead) => Promise<void> | void;
   everyMs: number;
@@ -24,18 +23,9 @@ export function whileAllowed(options: {
         if (error instanceof DomainError && error.reason !== "DATABASE_UNAVAILABLE") call.abort(error);
       }
     }, everyMs);
-    // The caller may be gone while nobody takes the next item.
+    // The library aborts the signal of a call when it has ended, however it did.
     call.signal.addEventListener("abort", () => clearInterval(timer), { once: true });
-    const end = () => call.abort();
-    try {
-      const response = await next({ ...request, signal: call.signal });
-      return response.stream
-        ? { ...response, message: eachUnlessAborted(response.message, call.signal, end) }
-        : response;
-    } catch (error) {
-      end();
-      throw error;
-    }
+    return next({ ...request, signal: call.signal });
   };
 }
 

@@ -144,9 +144,9 @@ export function createHandlers(
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log, present }),
+      whileAllowed({ check, everyMs: RECHECK_MS, methods: new Set(options.endless) }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
-      whileAllowed({ check, everyMs: RECHECK_MS, methods: new Set(options.endless) }),
       ...(options.interceptors ?? []),
     ],
   });
