@@ -3,7 +3,7 @@
 // watcher takes, when it is behind and when it keeps up; and the rate of writes with ten watchers and without.
 import { setTimeout as sleep } from "node:timers/promises";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
-import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
+import { createEntityClient, type EntityClient, errorInfo } from "../clients/typescript/index.ts";
 import { startLoad } from "./bench.ts";
 import { fill } from "./fill.ts";
 import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
@@ -40,7 +40,7 @@ function watch(client: EntityClient, position = "", seen: (ageMs: number) => voi
           }
         }
       } catch (error) {
-        if (!abort.signal.aborted && !/slow/.test(String(error))) throw error;
+        if (!abort.signal.aborted && errorInfo(error)?.reason !== "WATCH_TOO_SLOW") throw error;
       }
     }
   };

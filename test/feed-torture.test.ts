@@ -7,6 +7,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { errorInfo } from "../clients/typescript/index.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { newPerson } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -121,20 +122,26 @@ function follow(position: string, { pauseMs = 0, restartMs = Number.POSITIVE_INF
         const ended = await Promise.race([watch.ended, sleep(5, "going" as const)]);
         if (ended === "going" && performance.now() - from < restartMs) continue;
         if (next < watch.messages.length) continue;
-        if (ended !== "going" && !/slow/.test(String(ended?.rawMessage))) throw ended ?? new Error("ended");
+        if (ended !== "going" && errorInfo(ended)?.reason !== "WATCH_TOO_SLOW") throw ended ?? new Error("ended");
         break;
       }
       await watch.stop();
       resumes++;
     }
   };
+  let failure: unknown;
   const running = run();
-  running.catch(() => {});
+  running.catch((error: unknown) => {
+    failure = error;
+  });
   return {
     streams,
     latencies,
     resumes: () => resumes,
-    count: () => new Set(streams.flat().map(({ id }) => id)).size,
+    count() {
+      if (failure !== undefined) throw failure;
+      return new Set(streams.flat().map(({ id }) => id)).size;
+    },
     running,
     async stop() {
       isOver = true;
@@ -194,7 +201,7 @@ describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 
       const position = (await organization.client.entities.listEntities({ pageSize: 1 })).watchPosition;
       const watchers = {
         steady: follow(position),
-        slow: follow(position, { pauseMs: 2 }),
+        slow: follow(position, { pauseMs: 1 }),
         resumed: follow(position, { restartMs: SECONDS >= 30 ? 1_000 : 300 }),
       };
       const planted = naive();
