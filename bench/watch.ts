@@ -81,7 +81,7 @@ async function latency(connect: () => EntityClient): Promise<void> {
   let sent = 0;
   while (performance.now() - start < SECONDS * 1_000) {
     const due = ((performance.now() - start) / 1_000) * WRITES_PER_SECOND;
-    for (; sent < due && pending.size < 400; sent++) {
+    for (; sent < due && pending.size < 200; sent++) {
       const lookup = { by: { case: "externalId" as const, value: externalIdOf((sent * 7_919) % ENTITIES) } };
       const call = (clients[sent % clients.length] ?? connect()).entities.updateEntity({
         lookup,

@@ -2,7 +2,7 @@
 // the descriptors. What is A's must answer to B, byte for byte, as what does not exist (rules 2, 3); and no
 // byte of A's data ever reaches B.
 import { randomUUID } from "node:crypto";
-import type { DescMethod } from "@bufbuild/protobuf";
+import { type DescMethod, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
@@ -13,6 +13,8 @@ import {
   EntityService,
   type ImportEntitiesResponse,
   ImportOutcome,
+  type ListEntitiesResponse,
+  ListEntitiesResponseSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { Designation, EntityStatus, EntityType } from "../clients/typescript/index.ts";
@@ -127,6 +129,15 @@ async function callOfB(
   const answer = await wire.call(method, request, headers);
   received.push(everythingIn(answer));
   return answer;
+}
+
+/** A list without its watch_position, which names the moment: of two calls it differs whenever anybody has written. */
+function untimed(method: DescMethod, answer: Answer): Answer {
+  if (method.name !== "ListEntities" || refusalIn(answer) !== undefined) return answer;
+  const [list] = messagesOf<ListEntitiesResponse>(method, answer);
+  if (list === undefined || list.watchPosition === "") throw new Error("a list without its watch_position");
+  const bytes = toBinary(ListEntitiesResponseSchema, { ...list, watchPosition: "" });
+  return { ...answer, body: Buffer.from(bytes) };
 }
 
 /** A case for each way to name an entity. */
@@ -777,7 +788,7 @@ describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => 
         }
       } else {
         const [foreign, unknown] = [await callOfB(method, request(own)), await callOfB(method, request(nothing))];
-        expect(comparable(foreign)).toEqual(comparable(unknown));
+        expect(comparable(untimed(method, foreign))).toEqual(comparable(untimed(method, unknown)));
         expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
         if (expected === "NOT_FOUND") {
           expect(refusalIn(foreign)?.message).toMatch(/(^|: )(Entity|Organization|API key) not found$/);
