@@ -86,7 +86,8 @@ function withoutIdentity(value: unknown): unknown {
   const text = JSON.stringify(value)
     .replaceAll(/[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}/g, "<id>")
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "<time>")
-    .replaceAll(/bench-\d{8}/g, "<external id>");
+    .replaceAll(/bench-\d{8}/g, "<external id>")
+    .replaceAll(/"xid":"\d+"/g, `"xid":"<transaction>"`);
   return JSON.parse(text);
 }
 
