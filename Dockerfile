@@ -26,4 +26,4 @@ EXPOSE 50051
 HEALTHCHECK --start-period=15s --interval=10s --timeout=3s CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/grpc.health.v1.Health/Check`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' }).then((answer) => answer.json()).then(({ status }) => process.exit(status === 'SERVING' ? 0 : 1), () => process.exit(1))"]
 # As `npm start` does, but not through npm: signals go straight to the service. Left to itself the heap grows with the
 # machine's memory, to no use here.
-CMD ["node", "--max-semi-space-size=16", "--heap-growing-percent=100", "src/main.ts", "serve"]
+CMD ["node", "--max-semi-space-size=8", "--heap-growing-percent=100", "src/main.ts", "serve"]
