@@ -17,6 +17,22 @@ const micros = (time: { seconds: bigint; nanos: number } | undefined) =>
 const ids = (events: readonly EntityEvent[]) => events.map((event) => event.id);
 
 describe("what an event tells", () => {
+  it("rules 4, 60: external ids come back as they were given, whatever PostgreSQL's arrays mean by their characters", async () => {
+    const externalIds = ['"', "\\", '\\"', "{a,b}", "NULL", "a b", "'"].map((text) => `${text}${unique("x")}${text}`);
+    const [externalId = "", ...aliases] = externalIds;
+    const { entity } = await service.client.entities.createEntity({
+      entity: { type: EntityType.PERSON, name: "Ana Souza", countryCode: "AR", externalId },
+    });
+    await service.client.entities.addExternalIds({
+      lookup: byExternalId(externalId),
+      externalIds: aliases.map((alias) => ({ externalId: alias })),
+      reason: "other systems",
+    });
+    const event = await lastEventOf(service.client, entity ?? { id: "" });
+    expect(event?.externalId).toBe(externalId);
+    expect(event?.externalIds.toSorted()).toEqual(externalIds.toSorted());
+  });
+
   it("rule 18a: CREATED has every value that the entity has, and nothing before", async () => {
     const { entity } = await service.client.entities.createEntity({
       entity: {
