@@ -22,6 +22,7 @@ import {
   h2Call,
   KEY,
   Kinds,
+  READ_KEY,
   rawCall,
   refusalOf,
   startServer,
@@ -554,6 +555,15 @@ describe("the last frame of an answer says that it is the last", () => {
     ["Connect", "application/proto", GET, request, ["HEADERS", "DATA END"]],
   ])("%s", async (_, type, path, body, frames) => {
     expect(await framesOf({ ":path": path, "content-type": type }, body)).toEqual(frames);
+  });
+
+  test("but not of a stream of requests that is refused: connect-node would never close it, and its process never end", async () => {
+    const path = "/entity.v1.EntityService/ImportEntities";
+    const refused = { ":path": path, "content-type": "application/grpc", authorization: `Bearer ${READ_KEY}` };
+    const frames = await framesOf(refused, envelope(new Uint8Array()));
+    expect(frames[0]).toBe("HEADERS");
+    expect(frames.at(-1)).toBe("HEADERS END");
+    expect(frames.length).toBeGreaterThan(1);
   });
 
   test("gRPC that fails with headers of its own keeps them apart from its status", async () => {

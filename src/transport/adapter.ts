@@ -87,7 +87,9 @@ export function createAdapter(options: HandlerOptions): Adapter {
       present: (error) => present(error, { method, requestId, log }),
       ended: (error) => end(outcomeOf(error)),
     });
-    if ("stream" in response) endWithLastFrame(response.stream, presented);
+    // Not where the caller may still be sending: connect-node leaves its half of a stream open whose answer ended with
+    // its headers, and a process that has printed its error never ends.
+    if (one && "stream" in response) endWithLastFrame(response.stream, presented);
     await universalResponseToNodeResponse(presented, response as never);
   }
 
