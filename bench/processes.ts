@@ -54,17 +54,21 @@ export interface ServiceOptions {
   env?: Record<string, string>;
 }
 
-/** The flags of node that `npm start` gives. */
-function flagsOfStart(): string[] {
+/** What `npm start` gives: the flags of node, and variables of the environment. */
+function settingsOfStart(): { flags: string[]; env: Record<string, string> } {
   const { scripts } = JSON.parse(readFileSync(path("../package.json"), "utf8")) as { scripts: { start: string } };
-  return scripts.start.split(" ").filter((word) => word.startsWith("--"));
+  const words = scripts.start.split(" ");
+  const assignments = words.slice(0, words.indexOf("exec")).map((word) => word.split("=") as [string, string]);
+  return { flags: words.filter((word) => word.startsWith("--")), env: Object.fromEntries(assignments) };
 }
 
 /** Starts the service in a new folder, which goes with it. */
 export async function startService({ nodeFlags = [], env = {} }: ServiceOptions = {}): Promise<Service> {
   const folder = await mkdtemp(join(tmpdir(), "entity-service-bench-"));
   const port = await freePort();
-  const child = start([...flagsOfStart(), ...nodeFlags, path("../src/main.ts"), "serve"], {
+  const { flags, env: ofStart } = settingsOfStart();
+  const child = start([...flags, ...nodeFlags, path("../src/main.ts"), "serve"], {
+    ...ofStart,
     // A log line per call is the production default; the peers write none, so neither does it.
     LOG_LEVEL: "warn",
     BOOTSTRAP_API_KEY: DEFAULT_ORGANIZATION.apiKey,
@@ -104,7 +108,9 @@ export async function startService({ nodeFlags = [], env = {} }: ServiceOptions 
 export async function startSecond(main: string, address: DatabaseAddress): Promise<Contender> {
   const port = await freePort();
   const { user, database, host } = address;
-  const child = start([...flagsOfStart(), main, "serve"], {
+  const { flags, env } = settingsOfStart();
+  const child = start([...flags, main, "serve"], {
+    ...env,
     LOG_LEVEL: "warn",
     DATABASE_URL: `postgres://${user}@localhost/${database}?host=${encodeURIComponent(host)}&port=${address.port}`,
     MIGRATION_DATABASE_URL: `postgres://${address.owner}@localhost/${database}?host=${encodeURIComponent(host)}&port=${address.port}`,
