@@ -55,7 +55,7 @@ export class Retention extends Migration {
     // what was begun under the old one. Organizations in no order, so that none waits for all of another's.
     this.addSql(`
       create function prune_events(at_most int) returns table (organization_id uuid, pruned bigint)
-      language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+      language plpgsql volatile strict security definer set search_path = pg_catalog, pg_temp
       as $$
       #variable_conflict use_column
       declare
@@ -97,7 +97,7 @@ export class Retention extends Migration {
     // Rule 39 promises 24 hours. A record that is claimed anew meanwhile is young again, and the policy keeps it.
     this.addSql(`
       create function prune_request_records(at_most int) returns table (organization_id uuid, pruned bigint)
-      language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+      language plpgsql volatile strict security definer set search_path = pg_catalog, pg_temp
       as $$
       #variable_conflict use_column
       begin
