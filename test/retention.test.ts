@@ -189,6 +189,16 @@ describe("events", () => {
     expect(await prune(), "a shorter policy").toEqual({});
   });
 
+  it("older than what has gone already go too, whenever they come", async () => {
+    const { client, id } = await organizationThatKeeps(7);
+    const [young, old] = [await newPerson(client), await newPerson(client)];
+    await age(young, 10);
+    expect(await prune()).toEqual({ [id]: 1 });
+    await age(old, 20);
+    expect(await prune()).toEqual({ [id]: 1 });
+    expect(await versions(client, old)).toEqual([]);
+  });
+
   it("all of an entity may go: it stays as it is, with its id and its etag, and goes on", async () => {
     const { client } = await organizationThatKeeps(7);
     const entity = await newPerson(client, { externalId: "x-1" });

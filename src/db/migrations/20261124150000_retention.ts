@@ -52,7 +52,9 @@ export class Retention extends Migration {
     this.addSql(`grant select, insert, update on event_horizon to entity_directory`);
 
     // One at a time: the snapshots of horizons follow one another, and who changes a policy waits for the end of
-    // what was begun under the old one. Organizations in no order, so that none waits for all of another's.
+    // what was begun under the old one. Organizations in no order, so that none waits for all of another's. First
+    // from the horizon on, for what was removed before it is in the index until the next vacuum, and to pass over
+    // a million of those takes far longer than the step; then whatever is older than that after all.
     this.addSql(`
       create function prune_events(at_most int) returns table (organization_id uuid, pruned bigint)
       language plpgsql volatile strict security definer set search_path = pg_catalog, pg_temp
@@ -65,14 +67,19 @@ export class Retention extends Migration {
       begin
         if not pg_try_advisory_xact_lock(${EVENTS_LOCK}) then return; end if;
         for one in
-          select o.organization_id as id, now() - interval '24 hours' * o.event_retention_days as before
-          from public.organization o where o.event_retention_days is not null order by random()
+          select o.organization_id as id, now() - interval '24 hours' * o.event_retention_days as before,
+            case part when 1 then coalesce(h.recorded_at, '-infinity') else '-infinity' end as since
+          from public.organization o
+          left join public.event_horizon h on h.organization_id = o.organization_id
+          cross join (values (1), (2)) as parts(part)
+          where o.event_retention_days is not null and (part = 1 or h.organization_id is not null)
+          order by part, random()
         loop
           exit when remaining <= 0;
           with old as (
             delete from public.entity_event v where v.ctid = any (array(
               select e.ctid from public.entity_event e
-              where e.organization_id = one.id and e.recorded_at < one.before
+              where e.organization_id = one.id and e.recorded_at >= one.since and e.recorded_at < one.before
               order by e.recorded_at, e.id limit remaining))
             returning v.epoch, v.xid, v.recorded_at)
           select count(*) as rows, max(epoch) as epoch, max(recorded_at) as recorded_at,
