@@ -5,7 +5,7 @@ import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
 import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
 import { forOrganization, type Orm } from "./orm.ts";
-import { toReason } from "./transaction.ts";
+import { sqlState, toReason } from "./transaction.ts";
 
 /**
  * Each a function that removes at most so many rows, decides itself which are old, and tells whose they were; none,
@@ -34,7 +34,7 @@ export interface PrunerOptions {
   /** Told of each run that removed something, and of one that failed. */
   log: {
     info(what: { pruned: string; rows: number; organization: string }, message: string): void;
-    warn(what: { reason: string }, message: string): void;
+    warn(what: { reason: string; code: string | undefined }, message: string): void;
   };
 }
 
@@ -75,7 +75,7 @@ export function startPruner(orm: Orm, { intervalMs, rows, log }: PrunerOptions):
         } catch (error) {
           const reason = toReason(error);
           log.warn(
-            { reason: reason instanceof DomainError ? reason.reason : "INTERNAL" },
+            { reason: reason instanceof DomainError ? reason.reason : "INTERNAL", code: sqlState(error) },
             `could not prune ${one.what}`,
           );
         }
