@@ -34,6 +34,9 @@ export interface Config {
   streamIdleTimeoutMs: number;
   /** Time for calls in flight to end after SIGTERM, in milliseconds. */
   drainTimeoutMs: number;
+  /** How often old rows are looked for, in milliseconds, and how many go at once. */
+  pruneIntervalMs: number;
+  pruneRows: number;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
   lockTimeoutMs: number;
@@ -121,6 +124,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     bodyTimeoutMs: integer("BODY_TIMEOUT_MS", 10_000, 1, 3_600_000),
     streamIdleTimeoutMs: integer("STREAM_IDLE_TIMEOUT_MS", 60_000, 1, 3_600_000),
     drainTimeoutMs: integer("DRAIN_TIMEOUT_MS", 20_000, 0, 3_600_000),
+    pruneIntervalMs: integer("PRUNE_INTERVAL_MS", 60_000, 100, 86_400_000),
+    pruneRows: integer("PRUNE_ROWS", 1_000, 1, 100_000),
     statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
     lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
   };

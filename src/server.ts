@@ -8,6 +8,7 @@ import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
 import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
+import { startPruner } from "./db/retention.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
 import { createFeed } from "./feed/feed.ts";
@@ -111,6 +112,8 @@ export async function listenOn(
     }),
   });
 
+  const pruner = startPruner(orm, { intervalMs: config.pruneIntervalMs, rows: config.pruneRows, log });
+
   let checks: NodeJS.Timeout | undefined;
   const check = async () => {
     const ready = await isReady(orm);
@@ -126,7 +129,7 @@ export async function listenOn(
       clearInterval(checks);
       readiness.set(false);
       shutdown.abort();
-      await listener.drain(config.drainTimeoutMs);
+      await Promise.all([listener.drain(config.drainTimeoutMs), pruner[Symbol.asyncDispose]()]);
     },
   };
 }

@@ -38,6 +38,11 @@ async function fill(organization: TestOrganization): Promise<void> {
     transactions: [{ type: "t", amount: "1", currency: "ARS", transactedAt: occurredAt, origin }],
   });
   await activity.recordUserEvents({ userEvents: [{ eventType: "t", occurredAt, entityExternalId: "x-1" }] });
+  // As if something had been pruned before there was anything.
+  await sql(
+    "insert into event_horizon (organization_id, epoch, xid, snapshot, recorded_at) values ($1, 0, '0', '1:1:', 'epoch')",
+    [organization.id],
+  );
 }
 
 /** A connection of the run-time role itself. */
@@ -77,6 +82,8 @@ beforeAll(async () => {
 afterAll(() => service[Symbol.asyncDispose]());
 
 const TENANT = "(organization_id = (NULLIF(current_setting('app.organization_id'::text, true), ''::text))::uuid)";
+const PRUNABLE_EVENT =
+  "(recorded_at < (clock_timestamp() - ('24:00:00'::interval * (( SELECT o.event_retention_days FROM organization o WHERE (o.organization_id = entity_event.organization_id)))::double precision)))";
 
 describe("the catalogue", () => {
   test("the tables are these; one without organization_id is an exception with a reason", async () => {
@@ -124,8 +131,28 @@ describe("the catalogue", () => {
       qual: "true",
       with_check: null,
     }));
+    // What is old may go, of every organization, by the functions that the same role owns; nothing that is young.
+    const may = (
+      tablename: string,
+      policyname: string,
+      cmd: string,
+      qual: string,
+      with_check: string | null = null,
+    ) => ({
+      ...{ tablename, policyname, permissive: "PERMISSIVE", roles: "{entity_directory}" },
+      ...{ cmd, qual, with_check },
+    });
+    const pruning = [
+      may("entity_event", "retention_read", "SELECT", "true"),
+      may("entity_event", "retention", "DELETE", PRUNABLE_EVENT),
+      may("event_horizon", "retention", "ALL", "true", "true"),
+      may("request_record", "retention_read", "SELECT", "true"),
+      may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
+    ];
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
-    expect(rows).toEqual([...tenant, ...directory].sort((x, y) => (order(x) < order(y) ? -1 : 1)));
+    expect(rows.map((row) => ({ ...row, qual: row.qual.replace(/\s+/g, " ") }))).toEqual(
+      [...tenant, ...directory, ...pruning].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
+    );
   });
 
   test.each(["entity_service", "entity_directory"])(
@@ -206,7 +233,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only two that see across, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only two that see across, two that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -236,6 +263,9 @@ describe("the catalogue", () => {
       { name: "find_api_key(bytea)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "move_feed_epoch()", ...ofFeed },
+      // Their argument is how many rows at once; which may go they decide, and the policies above.
+      { name: "prune_events(integer)", ...common, volatile: "v" },
+      { name: "prune_request_records(integer)", ...common, volatile: "v" },
     ]);
   });
 
@@ -271,10 +301,14 @@ describe("the catalogue", () => {
     );
     expect(Object.fromEntries(rows.map((row) => [`${row.grantee} ${row.relname}`, row.privileges]))).toEqual({
       "entity_directory api_key": "select",
+      "entity_directory entity_event": "delete, select",
+      "entity_directory event_horizon": "insert, select, update",
       "entity_directory organization": "select",
+      "entity_directory request_record": "delete, select",
       "entity_service api_key": "insert, select, update",
       "entity_service entity": "insert, select, update",
       "entity_service entity_event": "insert, select",
+      "entity_service event_horizon": "select",
       "entity_service external_id": "delete, insert, select, update",
       "entity_service feed_epoch": "select",
       "entity_service organization": "insert, select, update",
@@ -370,7 +404,7 @@ describe("the run-time role, by hand", () => {
         [row?.row],
       );
       await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
-      if (table === "entity_event") continue;
+      if (["entity_event", "event_horizon"].includes(table)) continue;
       const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
       await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
       const touched = await client.query(

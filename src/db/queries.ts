@@ -5,6 +5,7 @@ import { type EntityState, type EventType, type ExternalIdState, primaryOf, taxI
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { readHorizon } from "./horizon.ts";
 import { jsonbArray } from "./jsonb-array.ts";
 
 /** Where statements run: an entity manager, or a pipelined transaction. */
@@ -179,11 +180,27 @@ export interface EntityFilter {
   showDeleted: boolean;
 }
 
-/** Entities by id. Only the filters that are used are in the statement, so that each form has its own plan. */
+/** Entities by id. */
 export async function listEntities(
   db: Statements,
   organizationId: string,
   filter: EntityFilter,
+): Promise<EntityState[]> {
+  const { updatedAfter } = filter;
+  const entities = await listBy(db, organizationId, filter, { byLog: true });
+  if (updatedAfter === undefined) return entities;
+  // Read behind the list: it tells whether the log still reached back so far.
+  const horizon = await readHorizon(db, organizationId);
+  if (horizon === undefined || horizon.recordedAt <= updatedAfter) return entities;
+  return listBy(db, organizationId, filter, { byLog: false });
+}
+
+/** Only the filters that are used are in the statement, so that each form has its own plan. */
+async function listBy(
+  db: Statements,
+  organizationId: string,
+  filter: EntityFilter,
+  { byLog }: { byLog: boolean },
 ): Promise<EntityState[]> {
   const values: unknown[] = [organizationId, filter.limit];
   const value = (item: unknown) => `$${values.push(item)}`;
@@ -207,8 +224,12 @@ export async function listEntities(
   if (filter.updatedAfter !== undefined) {
     // Every change has an event of the same time, and the log is indexed by time; entities are not.
     const after = value(instantToText(filter.updatedAfter));
-    where.push(`e.id in (select v.entity_id from entity_event v
-      where v.organization_id = $1 and v.recorded_at > ${after}::timestamptz)`);
+    where.push(
+      byLog
+        ? `e.id in (select v.entity_id from entity_event v
+           where v.organization_id = $1 and v.recorded_at > ${after}::timestamptz)`
+        : `e.updated_at > ${after}::timestamptz`,
+    );
   }
   const rows = await db.execute<unknown[]>(
     `select ${ENTITY_COLUMNS} from entity e where ${where.join(" and ")} order by e.id limit $2`,

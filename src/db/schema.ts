@@ -16,6 +16,7 @@ export const OrganizationRow = defineEntity({
     organizationId,
     displayName: p.text(),
     externalIdPolicy: p.text().$type<"MUTABLE_WITH_REASON" | "IMMUTABLE">(),
+    eventRetentionDays: p.integer().nullable(),
     etag: p.uuid(),
     createdAt: instant().defaultRaw("clock_timestamp()"),
     updatedAt: instant().defaultRaw("clock_timestamp()"),
@@ -110,6 +111,19 @@ export const EntityEventRow = defineEntity({
   },
 });
 
+/** How far the log was pruned; prune_events() writes it. */
+export const EventHorizonRow = defineEntity({
+  name: "EventHorizonRow",
+  tableName: "event_horizon",
+  properties: {
+    organizationId,
+    epoch: p.integer(),
+    xid: p.string().columnType("xid8"),
+    snapshot: p.string().columnType("pg_snapshot"),
+    recordedAt: instant(),
+  },
+});
+
 export const TransactionRow = defineEntity({
   name: "TransactionRow",
   tableName: "transaction",
@@ -172,6 +186,7 @@ export const TABLES = [
   EntityRow,
   ExternalIdRow,
   EntityEventRow,
+  EventHorizonRow,
   TransactionRow,
   UserEventRow,
   RequestRecordRow,

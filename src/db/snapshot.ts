@@ -26,3 +26,9 @@ export const covers = (later: Snapshot, earlier: Snapshot): boolean =>
   later.xmax >= earlier.xmax && later.running.every((xid) => !sees(earlier, xid));
 
 export const isSame = (a: Snapshot, b: Snapshot): boolean => covers(a, b) && covers(b, a);
+
+/** What of a snapshot is below a transaction. */
+export const upTo = (bound: bigint, { xmax, running }: Snapshot): Snapshot => ({
+  xmax: bound < xmax ? bound : xmax,
+  running: running.filter((xid) => xid < bound),
+});

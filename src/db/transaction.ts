@@ -198,7 +198,8 @@ function conflict(cause: unknown): DomainError {
   );
 }
 
-function sqlState(error: unknown): string | undefined {
+/** The database's own code of a failure, if it is one of its. */
+export function sqlState(error: unknown): string | undefined {
   for (let e = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
     if (typeof code === "string" && /^[0-9A-Z]{5}$/.test(code)) return code;

@@ -17,6 +17,9 @@ export const LIMITS = {
   pageSize: 1000,
   pageSizeDefault: 100,
   batch: 1000,
+  /** For how long events are kept at least and at most, where they are not kept for ever. */
+  retentionDaysMin: 7,
+  retentionDaysMax: 36_500,
   actor: 255,
   source: 64,
   /** Candidates named by AMBIGUOUS_TAX_ID_LOOKUP. */

@@ -1,11 +1,12 @@
 // Reads the log from a position on, a page at a time. The order within a page, and over the pages of one
 // range, is that of time: the versions of an entity are in it, whichever of their transactions began first.
 import { type FeedRow, type Head, type Range, readHead, readOrdered, readRange, readTimes } from "../db/feed.ts";
+import { readHorizon } from "../db/horizon.ts";
 import type { Orm } from "../db/orm.ts";
-import type { ListedEvent } from "../db/queries.ts";
+import type { ListedEvent, Statements } from "../db/queries.ts";
 import { covers, isSame } from "../db/snapshot.ts";
 import { readStatements } from "../db/transaction.ts";
-import { encodePosition, type Position, positionExpired } from "./position.ts";
+import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
 
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
 export interface Delivery {
@@ -50,7 +51,9 @@ export function createPages(orm: Orm): Pages {
     const end = { epoch, from: to === undefined ? head.snapshot : to.from };
     if (isSame(from, end.from)) return pageOf(organizationId, [], end, () => end, false);
     const range: Range = { epoch: head.epoch.number, from, to: end.from };
-    const rows = await readStatements(orm, organizationId, (db) => readRange(db, organizationId, range, PAGE_EVENTS));
+    const rows = await readKept(organizationId, head, position, (db) =>
+      readRange(db, organizationId, range, PAGE_EVENTS),
+    );
     if (rows !== undefined) {
       const sorted = rows.sort(inOrder);
       const until = sorted.at(-1)?.event.recordedAt ?? 0n;
@@ -58,7 +61,8 @@ export function createPages(orm: Orm): Pages {
     }
     // Too many to sort here: by time, which is indexed, a page after the other.
     const times = await readTimes(orm, organizationId, range);
-    if (times === undefined) return pageOf(organizationId, [], end, () => end);
+    // All that were there a moment ago have been pruned.
+    if (times === undefined) throw positionExpired();
     const within = { to: end.from, after: { recordedAt: times.first, id: NO_ID }, until: times.last };
     return rest(organizationId, head, { epoch, from, within });
   }
@@ -67,17 +71,33 @@ export function createPages(orm: Orm): Pages {
   async function rest(
     organizationId: string,
     head: Head,
-    { epoch, from, within }: Position & { within: NonNullable<Position["within"]> },
+    position: Position & { within: NonNullable<Position["within"]> },
   ): Promise<Page> {
+    const { epoch, from, within } = position;
     const { to, after, until } = within;
     const range = { epoch: head.epoch.number, from, to };
-    const rows = await readStatements(orm, organizationId, (db) =>
+    const rows = await readKept(organizationId, head, position, (db) =>
       readOrdered(db, organizationId, range, { after, until, limit: PAGE_EVENTS }),
     );
     const at = (place: typeof after): Position => ({ epoch, from, within: { to, after: place, until } });
     const last = rows.at(-1)?.event;
     const isEnd = rows.length < PAGE_EVENTS || last === undefined;
     return pageOf(organizationId, rows, isEnd ? { epoch, from: to } : at(last), at, true);
+  }
+
+  /** Rows behind a position. The horizon is read last, in the same round trip: no row has gone unnoticed. */
+  async function readKept<T>(
+    organizationId: string,
+    head: Head,
+    position: Position,
+    rows: (db: Statements) => Promise<T>,
+  ): Promise<T> {
+    const [read, horizon] = await readStatements(orm, organizationId, (db) =>
+      Promise.all([rows(db), readHorizon(db, organizationId)]),
+    );
+    // What was pruned of an older epoch was before every position.
+    if (horizon?.epoch === head.epoch.number && !isKept(position, horizon)) throw positionExpired();
+    return read;
   }
 
   return {

@@ -4,8 +4,8 @@
 // within what came between two of them, how far the watch has come.
 import { hash } from "node:crypto";
 import type { Place } from "../db/feed.ts";
-import type { Snapshot } from "../db/snapshot.ts";
-import { covers } from "../db/snapshot.ts";
+import type { Horizon } from "../db/horizon.ts";
+import { covers, type Snapshot, upTo } from "../db/snapshot.ts";
 import { DomainError } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { parseUuid } from "../domain/text.ts";
@@ -55,6 +55,13 @@ export function decodePosition(organizationId: string, position: string): Positi
   return parsed;
 }
 
+/** Whether everything behind the position is still in the log, of which all up to the horizon may have been pruned. */
+export function isKept({ from, within }: Position, horizon: Horizon): boolean {
+  if (covers(from, horizon.seen)) return true;
+  // A long range is read in the order of time, as it is pruned: who is ahead has not lost anything.
+  return within !== undefined && covers(within.to, horizon.seen) && within.after.recordedAt > horizon.recordedAt;
+}
+
 /** The refusal of a position behind which nobody can tell any more what is new. */
 export function positionExpired(): DomainError {
   return new DomainError(
@@ -97,12 +104,6 @@ function shorten(snapshot: Snapshot): Snapshot {
     ? snapshot
     : shorten(upTo(bound, snapshot));
 }
-
-/** What of a snapshot is below a transaction. */
-const upTo = (bound: bigint, { xmax, running }: Snapshot): Snapshot => ({
-  xmax: bound < xmax ? bound : xmax,
-  running: running.filter((xid) => xid < bound),
-});
 
 function parseSnapshotText(text: string): Snapshot | undefined {
   const [, upper, below] = /^([1-9]\d{0,17})(?:-(\d{1,18}(?:,\d{1,18})*))?$/.exec(text) ?? [];

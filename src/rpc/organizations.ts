@@ -16,6 +16,7 @@ import {
   UpdateOrganizationResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { DEFAULT_ORGANIZATION_ID, digestOf, newSecret, SCOPES } from "../db/api-keys.ts";
+import { holdPruning } from "../db/retention.ts";
 import { ApiKeyRow, OrganizationRow } from "../db/schema.ts";
 import { read, transaction } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
@@ -32,6 +33,8 @@ const POLICIES = {
   IMMUTABLE: ExternalIdPolicy.IMMUTABLE,
 } as const;
 type Policy = keyof typeof POLICIES;
+/** What UpdateOrganization writes. */
+const PATHS = ["display_name", "external_id_policy", "event_retention_days"];
 
 export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
   return {
@@ -39,6 +42,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const violations = new Violations();
       const organization = request.organization ?? create(OrganizationSchema);
       const displayName = parseName(organization.displayName, "organization.display_name", violations);
+      const eventRetentionDays = parseRetention(organization.eventRetentionDays, violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = newId();
@@ -57,6 +61,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
             organizationId,
             displayName,
             externalIdPolicy: policyFromProto(organization.externalIdPolicy) ?? "MUTABLE_WITH_REASON",
+            eventRetentionDays,
             etag: newId(),
           } as never);
           await em.persist(row).flush();
@@ -99,8 +104,8 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const organization = request.organization ?? create(OrganizationSchema);
       const paths = new Set(request.updateMask?.paths);
       for (const path of paths) {
-        if (!["display_name", "external_id_policy"].includes(path)) {
-          violations.add("update_mask", "has a path that cannot be written: use display_name, external_id_policy");
+        if (!PATHS.includes(path)) {
+          violations.add("update_mask", `has a path that cannot be written: use ${PATHS.join(", ")}`);
         }
       }
       const named = (path: string, populated: boolean) => (paths.size === 0 ? populated : paths.has(path));
@@ -110,6 +115,9 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const wantsPolicy = named("external_id_policy", organization.externalIdPolicy !== ExternalIdPolicy.UNSPECIFIED);
       const policy = wantsPolicy ? policyFromProto(organization.externalIdPolicy) : undefined;
       if (wantsPolicy && policy === undefined) violations.add("organization.external_id_policy", "cannot be cleared");
+      const eventRetentionDays = named("event_retention_days", organization.eventRetentionDays !== undefined)
+        ? parseRetention(organization.eventRetentionDays, violations)
+        : undefined;
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       assertReachable(ctx, organizationId);
@@ -125,6 +133,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
           organizationId,
         },
         async (em) => {
+          if (eventRetentionDays !== undefined) await holdPruning(em);
           const row = await em.findOne(OrganizationRow, { organizationId }, { lockMode: LockMode.PESSIMISTIC_WRITE });
           if (row === null) throw notFound("organization_id", "Organization");
           if (request.etag !== "" && request.etag !== row.etag) {
@@ -136,10 +145,12 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
           }
           const changes =
             (displayName !== undefined && displayName !== row.displayName) ||
-            (policy !== undefined && policy !== row.externalIdPolicy);
+            (policy !== undefined && policy !== row.externalIdPolicy) ||
+            (eventRetentionDays !== undefined && eventRetentionDays !== (row.eventRetentionDays ?? null));
           if (changes) {
             row.displayName = displayName ?? row.displayName;
             row.externalIdPolicy = policy ?? row.externalIdPolicy;
+            if (eventRetentionDays !== undefined) row.eventRetentionDays = eventRetentionDays;
             row.etag = newId();
             row.updatedAt = new Date(Math.max(deps.clock(), row.updatedAt.getTime() + 1));
             await em.flush();
@@ -268,6 +279,15 @@ function parseName(value: string, field: string, violations: Violations): string
   return name;
 }
 
+/** Null: for ever. */
+function parseRetention(days: number | undefined, violations: Violations): number | null {
+  const { retentionDaysMin: min, retentionDaysMax: max } = LIMITS;
+  if (days !== undefined && (days < min || days > max)) {
+    violations.add("organization.event_retention_days", `must be from ${min} to ${max}`);
+  }
+  return days ?? null;
+}
+
 const policyFromProto = (policy: ExternalIdPolicy): Policy | undefined =>
   (Object.keys(POLICIES) as Policy[]).find((name) => POLICIES[name] === policy);
 
@@ -275,6 +295,7 @@ const toProto = (row: OrganizationRow) => ({
   id: row.organizationId,
   displayName: row.displayName,
   externalIdPolicy: POLICIES[row.externalIdPolicy],
+  eventRetentionDays: row.eventRetentionDays ?? undefined,
   etag: row.etag,
   createdAt: timestampFromDate(row.createdAt),
   updatedAt: timestampFromDate(row.updatedAt),

@@ -19,7 +19,8 @@ export const file_entity_v1_entity_event: GenFile = /*@__PURE__*/
 /**
  * One change of one entity: written in the transaction of the change, never
  * changed and never removed by any RPC. The events of an entity, in the order of
- * entity_version, rebuild it.
+ * entity_version, rebuild it, unless the organization's event_retention_days had
+ * the older ones removed.
  *
  * @generated from message entity.v1.EntityEvent
  */

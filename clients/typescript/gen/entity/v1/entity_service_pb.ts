@@ -1494,7 +1494,8 @@ export const EntityService: GenService<{
     output: typeof UndeleteEntityResponseSchema;
   },
   /**
-   * Lists events, newest first: of one entity, or across the organization.
+   * Lists events, newest first: of one entity, or across the organization. All
+   * that were ever written, or those that event_retention_days has left.
    *
    * @generated from rpc entity.v1.EntityService.ListEntityEvents
    */

@@ -230,7 +230,8 @@ export const ErrorReason = {
   POSITION_INVALID: 25,
 
   /**
-   * OUT_OF_RANGE. The events behind the position can no longer be told apart
+   * OUT_OF_RANGE. The events behind the position are no longer all there
+   * (event_retention_days of the organization), or can no longer be told apart
    * from those before it: the database was restored, or replaced by a replica,
    * since it was given. List again, then watch from the watch_position of the
    * list. metadata: field.

@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/organization.proto.
  */
 export const file_entity_v1_organization: GenFile = /*@__PURE__*/
-  fileDesc("ChxlbnRpdHkvdjEvb3JnYW5pemF0aW9uLnByb3RvEgllbnRpdHkudjEi1wEKDE9yZ2FuaXphdGlvbhIKCgJpZBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSNwoSZXh0ZXJuYWxfaWRfcG9saWN5GAMgASgOMhsuZW50aXR5LnYxLkV4dGVybmFsSWRQb2xpY3kSDAoEZXRhZxgEIAEoCRIuCgpjcmVhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLjAQoGQXBpS2V5EgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIUCgxkaXNwbGF5X25hbWUYAyABKAkSDgoGc2NvcGVzGAQgAygJEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJldm9rZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKoQBChBFeHRlcm5hbElkUG9saWN5EiIKHkVYVEVSTkFMX0lEX1BPTElDWV9VTlNQRUNJRklFRBAAEioKJkVYVEVSTkFMX0lEX1BPTElDWV9NVVRBQkxFX1dJVEhfUkVBU09OEAESIAocRVhURVJOQUxfSURfUE9MSUNZX0lNTVVUQUJMRRACYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChxlbnRpdHkvdjEvb3JnYW5pemF0aW9uLnByb3RvEgllbnRpdHkudjEikwIKDE9yZ2FuaXphdGlvbhIKCgJpZBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSNwoSZXh0ZXJuYWxfaWRfcG9saWN5GAMgASgOMhsuZW50aXR5LnYxLkV4dGVybmFsSWRQb2xpY3kSDAoEZXRhZxgEIAEoCRIuCgpjcmVhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIhChRldmVudF9yZXRlbnRpb25fZGF5cxgHIAEoBUgAiAEBQhcKFV9ldmVudF9yZXRlbnRpb25fZGF5cyLjAQoGQXBpS2V5EgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIUCgxkaXNwbGF5X25hbWUYAyABKAkSDgoGc2NvcGVzGAQgAygJEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJldm9rZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKoQBChBFeHRlcm5hbElkUG9saWN5EiIKHkVYVEVSTkFMX0lEX1BPTElDWV9VTlNQRUNJRklFRBAAEioKJkVYVEVSTkFMX0lEX1BPTElDWV9NVVRBQkxFX1dJVEhfUkVBU09OEAESIAocRVhURVJOQUxfSURfUE9MSUNZX0lNTVVUQUJMRRACYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A tenant: everything in the service belongs to one, and nothing crosses.
@@ -61,6 +61,20 @@ export type Organization = Message<"entity.v1.Organization"> & {
    * @generated from field: google.protobuf.Timestamp updated_at = 6;
    */
   updatedAt?: Timestamp | undefined;
+
+  /**
+   * How many days events are kept: 7 to 36500. Absent: for ever. Older ones are
+   * removed within minutes after they reach that age, or after the policy is
+   * set, by their recorded_at, and cannot be had back. What remains of entities
+   * that were there before is not their whole history: ListEntityEvents shows
+   * what is left, its first event need not be CREATED, and events alone no
+   * longer rebuild the entity. Entities themselves, and what ListEntities
+   * answers, are not touched. A watch from a position before what was removed is
+   * POSITION_EXPIRED. Once a call has cleared the policy nothing more is removed.
+   *
+   * @generated from field: optional int32 event_retention_days = 7;
+   */
+  eventRetentionDays?: number | undefined;
 };
 
 /**

@@ -192,8 +192,9 @@ export type UpdateOrganizationRequest = Message<"entity.v1.UpdateOrganizationReq
   organization?: Organization | undefined;
 
   /**
-   * Paths to write: display_name, external_id_policy. Absent or empty: the
-   * populated ones. Neither can be cleared.
+   * Paths to write: display_name, external_id_policy, event_retention_days.
+   * Absent or empty: the populated ones. Only event_retention_days can be
+   * cleared: named here and left unset.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 3;
    */
@@ -500,7 +501,7 @@ export const OrganizationService: GenService<{
     output: typeof ListOrganizationsResponseSchema;
   },
   /**
-   * Changes the name or the policy of an organization.
+   * Changes the name or a policy of an organization.
    * Errors: ETAG_MISMATCH.
    *
    * @generated from rpc entity.v1.OrganizationService.UpdateOrganization

@@ -1,0 +1,93 @@
+// What is pruned by age, and the loop that does it: in small steps with rests between them, so that calls do not
+// notice; by one process at a time, since each function of the database takes a lock.
+import { setTimeout as sleep } from "node:timers/promises";
+import type { EntityManager } from "@mikro-orm/postgresql";
+import { DomainError } from "../domain/errors.ts";
+import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
+import { forOrganization, type Orm } from "./orm.ts";
+import { sqlState, toReason } from "./transaction.ts";
+
+/**
+ * Each a function that removes at most so many rows, decides itself which are old, and tells whose they were; none,
+ * too, while another process runs it.
+ */
+const PRUNABLE = [
+  { what: "events", statement: "select organization_id, pruned::int from prune_events($1::int)" },
+  { what: "request ids", statement: "select organization_id, pruned::int from prune_request_records($1::int)" },
+];
+
+/** Of the functions that prune events: as in the migration that made them. */
+const EVENTS_LOCK = 7_216_354_872;
+/** A rest of so many times what the step took, and not less than so many milliseconds. */
+const REST = { times: 4, atLeastMs: 20 };
+
+/** Waits for the end of a step that prunes events, and keeps others from beginning before the transaction ends: what it writes about them holds from its commit on. */
+export async function holdPruning(em: EntityManager): Promise<void> {
+  await em.execute("select pg_advisory_xact_lock($1)", [EVENTS_LOCK]);
+}
+
+export interface PrunerOptions {
+  /** Between two runs, give or take a half. */
+  intervalMs: number;
+  /** Rows of a step. */
+  rows: number;
+  /** Told of each run that removed something, and of one that failed. */
+  log: {
+    info(what: { pruned: string; rows: number; organization: string }, message: string): void;
+    warn(what: { reason: string; code: string | undefined }, message: string): void;
+  };
+}
+
+/** Prunes from now on, until it is disposed: then the step that is under way has ended. */
+export function startPruner(orm: Orm, { intervalMs, rows, log }: PrunerOptions): AsyncDisposable {
+  const stop = new AbortController();
+  const { signal } = stop;
+  const pause = (ms: number) => sleep(ms, undefined, { signal, ref: false }).catch(() => {});
+
+  /** All that is old now. */
+  async function prune({ what, statement }: (typeof PRUNABLE)[number]): Promise<void> {
+    const removed = new Map<string, number>();
+    try {
+      for (let isMore = true; isMore && !signal.aborted; ) {
+        const from = performance.now();
+        const em = forOrganization(orm, DEFAULT_ORGANIZATION_ID);
+        const found = await em.execute<{ organization_id: string; pruned: number }[]>(statement, [rows]);
+        let count = 0;
+        for (const { organization_id: id, pruned } of found) {
+          removed.set(id, (removed.get(id) ?? 0) + pruned);
+          count += pruned;
+        }
+        isMore = count >= rows;
+        if (isMore) await pause(Math.max(REST.atLeastMs, REST.times * (performance.now() - from)));
+      }
+    } finally {
+      for (const [organization, count] of removed) log.info({ pruned: what, rows: count, organization }, "pruned");
+    }
+  }
+
+  async function run(): Promise<void> {
+    for (;;) {
+      await pause(intervalMs * (0.5 + Math.random()));
+      for (const one of PRUNABLE) {
+        if (signal.aborted) return;
+        try {
+          await prune(one);
+        } catch (error) {
+          const reason = toReason(error);
+          log.warn(
+            { reason: reason instanceof DomainError ? reason.reason : "INTERNAL", code: sqlState(error) },
+            `could not prune ${one.what}`,
+          );
+        }
+      }
+    }
+  }
+
+  const ended = run();
+  return {
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await ended;
+    },
+  };
+}
