@@ -22,13 +22,45 @@ export interface Range {
 export interface Place {
   recordedAt: Instant;
   id: string;
+  /** In a range of all organizations, which go before the time: whose place, and where the times of each begin. */
+  of?: { organizationId: string; first: Instant };
 }
 
 /** An event with about the bytes that it holds. */
 export interface FeedRow {
+  organizationId: string;
   event: ListedEvent;
   bytes: number;
 }
+
+/** A log that can be read by position: an organization's, or that of all. */
+export interface Source {
+  /** Where it ends now. */
+  head(): Promise<Head>;
+  /** The events of a range, in no order; undefined where there are more than `limit`. */
+  range(range: Range, limit: number): Promise<FeedRow[] | undefined>;
+  /** The place before the first event of a range, and the time of the last; undefined where there are none. */
+  ends(range: Range): Promise<{ before: Place; last: Instant } | undefined>;
+  /** The events of a range behind `after` and up to the time `until`, in order. */
+  ordered(range: Range, options: { after: Place; until: Instant; limit: number }): Promise<FeedRow[]>;
+}
+
+/** The log of one organization, read under its row level security. */
+export function organizationLog(orm: Orm, organizationId: string): Source {
+  return {
+    head: () => readHead(orm, organizationId),
+    range: (range, limit) => readStatements(orm, organizationId, (db) => readRange(db, organizationId, range, limit)),
+    async ends(range) {
+      const times = await readTimes(orm, organizationId, range);
+      return times && { before: { recordedAt: times.first, id: NO_ID }, last: times.last };
+    },
+    ordered: (range, options) =>
+      readStatements(orm, organizationId, (db) => readOrdered(db, organizationId, range, options)),
+  };
+}
+
+/** Before every id. */
+export const NO_ID = "00000000-0000-0000-0000-000000000000";
 
 /** Where the log ends now. Moves the epoch on where the cluster has changed under the data. */
 export async function readHead(orm: Orm, organizationId: string): Promise<Head> {
@@ -62,8 +94,12 @@ async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
   }
 }
 
-const COLUMNS = "v.*, pg_column_size(v.previous_values) + pg_column_size(v.new_values) as bytes";
-const toRow = (row: Record<string, unknown>): FeedRow => ({ event: toListedEvent(row), bytes: Number(row.bytes) });
+export const COLUMNS = "v.*, pg_column_size(v.previous_values) + pg_column_size(v.new_values) as bytes";
+export const toRow = (row: Record<string, unknown>): FeedRow => ({
+  organizationId: row.organization_id as string,
+  event: toListedEvent(row),
+  bytes: Number(row.bytes),
+});
 
 /** In both a range is named by its ends, so that it is the same rows whenever, and in whatever snapshot, they are read. */
 const OF_RANGE = `v.organization_id = $1 and v.epoch = $2
@@ -106,7 +142,7 @@ export async function readRange(
 const SCAN_ROWS = 100_000;
 
 /** The times between which the events of a range were recorded; undefined where there are none. */
-export async function readTimes(
+async function readTimes(
   orm: Orm,
   organizationId: string,
   range: Range,
@@ -116,16 +152,38 @@ export async function readTimes(
     `select min(recorded_at) as first, max(recorded_at) as last, max(xid)::text as xid, count(*) as rows
      from (select v.recorded_at, v.xid from entity_event v where ${where} order by v.xid limit ${count}) v`;
   const scan = async (where: string, count: string, bound: unknown[]) => {
-    const [row] = await readStatements(orm, organizationId, (db) =>
-      db.execute<{ first: string | null; last: string | null; xid: string; rows: string }[]>(of(where, count), bound),
-    );
+    const [row] = await readStatements(orm, organizationId, (db) => db.execute<Scanned[]>(of(where, count), bound));
     return row;
   };
-  const found = [await scan(OF_LATE, "$4", [...values.late, SCAN_ROWS * 100])];
-  let [size, begin] = [SCAN_ROWS, range.from.xmax];
+  const [organization, epoch, , ...rest] = values.range;
+  return timesOf(
+    range,
+    await scan(OF_LATE, "$4", [...values.late, SCAN_ROWS * 100]),
+    (begin, size) => scan(OF_RANGE, "$6", [organization, epoch, String(begin), ...rest, size]),
+    SCAN_ROWS,
+  );
+}
+
+/** What a scan says of the rows that it looked at. */
+export interface Scanned {
+  first: string | null;
+  last: string | null;
+  /** The last transaction. */
+  xid: string;
+  rows: string;
+}
+
+/** The times of a range, of as many scans, each from a transaction on over so many rows, as it takes. */
+export async function timesOf(
+  range: Range,
+  late: Scanned | undefined,
+  scan: (begin: bigint, size: number) => Promise<Scanned | undefined>,
+  scanRows: number,
+): Promise<{ first: Instant; last: Instant } | undefined> {
+  const found = [late];
+  let [size, begin] = [scanRows, range.from.xmax];
   for (;;) {
-    const [organization, epoch, , ...rest] = values.range;
-    const row = await scan(OF_RANGE, "$6", [organization, epoch, String(begin), ...rest, size]);
+    const row = await scan(begin, size);
     found.push(row);
     if (row === undefined || Number(row.rows) < size) break;
     // The last transaction may go on behind the limit; one that alone is larger needs a larger limit.
