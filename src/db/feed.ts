@@ -2,7 +2,7 @@
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
-import { endedBetween, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
+import { BEGINNING, endedBetween, isSame, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
 import { readStatements, toReason } from "./transaction.ts";
 
 /** Where the log ends: all that is committed, in an epoch. */
@@ -22,8 +22,8 @@ export interface Range {
 export interface Place {
   recordedAt: Instant;
   id: string;
-  /** In a range of all organizations, which go before the time: whose place, and where the times of each begin. */
-  of?: { organizationId: string; first: Instant };
+  /** Whose, in a range of all organizations, which come one after the other. */
+  organizationId?: string;
 }
 
 /** An event with about the bytes that it holds. */
@@ -152,38 +152,16 @@ async function readTimes(
     `select min(recorded_at) as first, max(recorded_at) as last, max(xid)::text as xid, count(*) as rows
      from (select v.recorded_at, v.xid from entity_event v where ${where} order by v.xid limit ${count}) v`;
   const scan = async (where: string, count: string, bound: unknown[]) => {
-    const [row] = await readStatements(orm, organizationId, (db) => db.execute<Scanned[]>(of(where, count), bound));
+    const [row] = await readStatements(orm, organizationId, (db) =>
+      db.execute<{ first: string | null; last: string | null; xid: string; rows: string }[]>(of(where, count), bound),
+    );
     return row;
   };
-  const [organization, epoch, , ...rest] = values.range;
-  return timesOf(
-    range,
-    await scan(OF_LATE, "$4", [...values.late, SCAN_ROWS * 100]),
-    (begin, size) => scan(OF_RANGE, "$6", [organization, epoch, String(begin), ...rest, size]),
-    SCAN_ROWS,
-  );
-}
-
-/** What a scan says of the rows that it looked at. */
-export interface Scanned {
-  first: string | null;
-  last: string | null;
-  /** The last transaction. */
-  xid: string;
-  rows: string;
-}
-
-/** The times of a range, of as many scans, each from a transaction on over so many rows, as it takes. */
-export async function timesOf(
-  range: Range,
-  late: Scanned | undefined,
-  scan: (begin: bigint, size: number) => Promise<Scanned | undefined>,
-  scanRows: number,
-): Promise<{ first: Instant; last: Instant } | undefined> {
-  const found = [late];
-  let [size, begin] = [scanRows, range.from.xmax];
+  const found = [await scan(OF_LATE, "$4", [...values.late, SCAN_ROWS * 100])];
+  let [size, begin] = [SCAN_ROWS, range.from.xmax];
   for (;;) {
-    const row = await scan(begin, size);
+    const [organization, epoch, , ...rest] = values.range;
+    const row = await scan(OF_RANGE, "$6", [organization, epoch, String(begin), ...rest, size]);
     found.push(row);
     if (row === undefined || Number(row.rows) < size) break;
     // The last transaction may go on behind the limit; one that alone is larger needs a larger limit.
@@ -211,8 +189,9 @@ export async function readOrdered(
      where v.organization_id = $1
        and (v.recorded_at, v.id) > ($3::timestamptz, $4::uuid) and v.recorded_at <= $5::timestamptz
        and case when v.epoch = $2
-         then pg_visible_in_snapshot(v.xid, $6::pg_snapshot) and not pg_visible_in_snapshot(v.xid, $7::pg_snapshot)
-         else false end
+         then pg_visible_in_snapshot(v.xid, $6::pg_snapshot)
+           and ($7::pg_snapshot is null or not pg_visible_in_snapshot(v.xid, $7::pg_snapshot))
+         else $7::pg_snapshot is null and v.epoch < $2 end
      order by v.recorded_at, v.id limit $8`,
     [
       organizationId,
@@ -221,7 +200,7 @@ export async function readOrdered(
       after.id,
       instantToText(until),
       snapshotToText(to),
-      snapshotToText(from),
+      isSame(from, BEGINNING) ? null : snapshotToText(from),
       limit,
     ],
   );

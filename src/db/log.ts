@@ -1,93 +1,112 @@
-// The log of all organizations as a source of pages, by the two functions that see it; in order of organization, then
-// of time, which keeps the versions of each entity in theirs. Only what publishes all of it reads it.
-import { instantToText } from "../domain/time.ts";
+// The log of all organizations as a source of pages, for what publishes all of it. The little that came since the last
+// read is one statement, of a function that sees across organizations. Of more, the functions tell whose it is, and it
+// is read as the organization's own readers do, one organization after the other: each is in order of time.
+import { type Instant, parseInstant } from "../domain/time.ts";
 import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
 import {
   COLUMNS,
   type FeedRow,
   NO_ID,
+  organizationLog,
+  type Place,
   type Range,
   readHead,
-  type Scanned,
   type Source,
-  timesOf,
   toRow,
 } from "./feed.ts";
 import type { Orm } from "./orm.ts";
-import type { Statements } from "./queries.ts";
-import { BEGINNING, endedBetween, isSame, snapshotToText } from "./snapshot.ts";
+import { BEGINNING, endedBetween, isSame } from "./snapshot.ts";
 import { readStatements } from "./transaction.ts";
 
-/** Rows that one statement looks at: unlike an organization's reader it copies each. */
-const SCAN_ROWS = 20_000;
+/** Organizations that one statement looks for, and rows of each that it looks at. */
+const ORGANIZATIONS = 20;
+const SCAN_ROWS = 500;
 /** The years 1 to 9999. */
 const FIRST_TIME = -62_135_596_800_000_000n;
 const LAST_TIME = 253_402_300_799_999_999n;
 
+interface Found {
+  organizationId: string;
+  /** The time of its first event in the range; undefined where it has too many to tell at once. */
+  first: Instant | undefined;
+}
+
 export function wholeLog(orm: Orm): Source {
-  // The functions look past the organization; the connections have none otherwise.
-  const statements = <T>(work: (db: Statements) => Promise<T>) => readStatements(orm, DEFAULT_ORGANIZATION_ID, work);
-  const isBeginning = ({ from }: Range) => isSame(from, BEGINNING);
+  // What the functions see does not depend on the organization that is set.
+  const execute = <T>(text: string, values: unknown[]) =>
+    readStatements(orm, DEFAULT_ORGANIZATION_ID, (db) => db.execute<T[]>(text, values));
   const texts = (xids: readonly bigint[]) => xids.map(String);
+  const valuesOf = ({ epoch, from, to }: Range) => [
+    epoch,
+    String(from.xmax),
+    String(to.xmax),
+    texts(to.running),
+    texts(endedBetween(from, to)),
+  ];
+
+  /** The next organizations that have events in the range. */
+  async function nextOrganizations(range: Range, after: string): Promise<Found[]> {
+    if (isSame(range.from, BEGINNING)) {
+      const rows = await execute<{ id: string }>("select organization_id as id from list_organizations($1, $2)", [
+        after,
+        ORGANIZATIONS,
+      ]);
+      return rows.map(({ id }) => ({ organizationId: id, first: FIRST_TIME }));
+    }
+    const rows = await execute<{ organization_id: string; first: string; events: string }>(
+      "select * from log_times($1, $2, $3, $4, $5, $6, $7, $8)",
+      [...valuesOf(range), after, ORGANIZATIONS, SCAN_ROWS],
+    );
+    return rows.map(({ organization_id: organizationId, first, events }) => ({
+      organizationId,
+      first: Number(events) < SCAN_ROWS ? parseInstant(first) : undefined,
+    }));
+  }
+
+  /** The place before the first event of one of them. */
+  async function begin(range: Range, { organizationId, first }: Found): Promise<Place> {
+    const before = { recordedAt: first ?? FIRST_TIME, id: NO_ID };
+    const ends = first === undefined ? await organizationLog(orm, organizationId).ends(range) : { before };
+    return { ...before, ...ends?.before, organizationId };
+  }
 
   return {
     head: () => readHead(orm, DEFAULT_ORGANIZATION_ID),
 
     async range(range, limit) {
-      // From the beginning on it is not transactions that tell what is new.
-      if (isBeginning(range)) return undefined;
-      const { epoch, from, to } = range;
-      const rows = await statements((db) =>
-        db.execute<Record<string, unknown>[]>(`select ${COLUMNS} from read_log($1, $2, $3, $4, $5, $6) v`, [
-          epoch,
-          String(from.xmax),
-          String(to.xmax),
-          texts(to.running),
-          texts(endedBetween(from, to)),
-          limit + 1,
-        ]),
-      );
+      // From the beginning on there are events that no transaction of this epoch has written.
+      if (isSame(range.from, BEGINNING)) return undefined;
+      const rows = await execute<Record<string, unknown>>(`select ${COLUMNS} from read_log($1, $2, $3, $4, $5, $6) v`, [
+        ...valuesOf(range),
+        limit + 1,
+      ]);
       return rows.length > limit ? undefined : rows.map(toRow);
     },
 
     async ends(range) {
-      const { epoch, from, to } = range;
-      const place = (first: bigint) => ({ recordedAt: first, id: NO_ID, of: { organizationId: NO_ID, first } });
-      if (isBeginning(range)) return { before: place(FIRST_TIME), last: LAST_TIME };
-      const scan = async (begin: bigint, end: bigint, late: bigint[], size: number) => {
-        const [row] = await statements((db) =>
-          db.execute<Scanned[]>(
-            `select min(recorded_at) as first, max(recorded_at) as last, max(xid)::text as xid, count(*) as rows
-             from read_log($1, $2, $3, $4, $5, $6)`,
-            [epoch, String(begin), String(end), texts(to.running), texts(late), size],
-          ),
-        );
-        return row;
-      };
-      const late = await scan(from.xmax, from.xmax, endedBetween(from, to), SCAN_ROWS * 100);
-      const times = await timesOf(range, late, (begin, size) => scan(begin, to.xmax, [], size), SCAN_ROWS);
-      return times && { before: place(times.first), last: times.last };
+      const [first] = await nextOrganizations(range, NO_ID);
+      // Behind the last event of the range there are only those that came since.
+      return first && { before: await begin(range, first), last: LAST_TIME };
     },
 
-    async ordered({ epoch, from, to }, { after, until, limit }): Promise<FeedRow[]> {
-      const { organizationId = NO_ID, first = after.recordedAt } = after.of ?? {};
-      const rows = await statements((db) =>
-        db.execute<Record<string, unknown>[]>(
-          `select ${COLUMNS} from read_log_in_order($1, $2, $3, $4, $5, $6, $7, $8, $9) v`,
-          [
-            epoch,
-            isSame(from, BEGINNING) ? null : snapshotToText(from),
-            snapshotToText(to),
-            instantToText(first),
-            organizationId,
-            instantToText(after.recordedAt),
-            after.id,
-            instantToText(until),
-            limit,
-          ],
-        ),
-      );
-      return rows.map(toRow);
+    async ordered(range, { after, until, limit }) {
+      const rows: FeedRow[] = [];
+      const read = async (place: Place) => {
+        const log = organizationLog(orm, place.organizationId ?? NO_ID);
+        rows.push(...(await log.ordered(range, { after: place, until, limit: limit - rows.length })));
+      };
+      await read(after);
+      let last = after.organizationId ?? NO_ID;
+      while (rows.length < limit) {
+        const next = await nextOrganizations(range, last);
+        if (next.length === 0) break;
+        for (const organization of next) {
+          if (rows.length === limit) break;
+          await read(await begin(range, organization));
+          last = organization.organizationId;
+        }
+      }
+      return rows;
     },
   };
 }

@@ -89,8 +89,8 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
 }
 
 /** The place of a row in the order that `after` is a place of. */
-function placeOf({ organizationId, event: { recordedAt, id } }: FeedRow, { of }: Place): Place {
-  return { recordedAt, id, ...(of === undefined ? {} : { of: { organizationId, first: of.first } }) };
+function placeOf({ organizationId, event: { recordedAt, id } }: FeedRow, { organizationId: isOfAll }: Place): Place {
+  return { recordedAt, id, ...(isOfAll === undefined ? {} : { organizationId }) };
 }
 
 function inOrder({ event: a }: FeedRow, { event: b }: FeedRow): number {

@@ -34,7 +34,7 @@ export function encodePosition(organizationId: string, { epoch, from, within }: 
   if (within !== undefined && to !== undefined) {
     const { after, until } = within;
     parts.push(textOf(to), String(after.recordedAt), after.id, String(until));
-    if (after.of !== undefined) parts.push(after.of.organizationId, String(after.of.first));
+    if (after.organizationId !== undefined) parts.push(after.organizationId);
   }
   const text = parts.join(" ");
   return Buffer.from(digest(organizationId, text) + text, "latin1").toString("base64url");
@@ -71,7 +71,7 @@ const digest = (organizationId: string, text: string) =>
 
 function parse(text: string): Position | undefined {
   const parts = text.split(" ");
-  const [version, epoch = "", fromText = "", toText = "", recordedAt = "", id = "", until = "", ...rest] = parts;
+  const [version, epoch = "", fromText = "", toText = "", recordedAt = "", id = "", until = "", organizationId] = parts;
   const from = parseSnapshotText(fromText);
   if (version !== VERSION || parseUuid(epoch) !== epoch || from === undefined) return undefined;
   if (parts.length === 3) return { epoch, from };
@@ -79,10 +79,9 @@ function parse(text: string): Position | undefined {
   if (to === undefined || !covers(to, from)) return undefined;
   if (!isTime(recordedAt) || !isTime(until) || parseUuid(id) !== id) return undefined;
   const after: Place = { recordedAt: BigInt(recordedAt), id };
-  const [organizationId = "", first = ""] = rest;
-  if (rest.length > 0) {
-    if (rest.length !== 2 || parseUuid(organizationId) !== organizationId || !isTime(first)) return undefined;
-    after.of = { organizationId, first: BigInt(first) };
+  if (organizationId !== undefined) {
+    if (parts.length !== 8 || parseUuid(organizationId) !== organizationId) return undefined;
+    after.organizationId = organizationId;
   }
   return { epoch, from, within: { to, after, until: BigInt(until) } };
 }

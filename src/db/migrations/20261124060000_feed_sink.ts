@@ -3,7 +3,7 @@ import { Migration } from "@mikro-orm/migrations";
 
 const SIGNATURES = [
   "read_log(int, xid8, xid8, xid8[], xid8[], int)",
-  "read_log_in_order(int, pg_snapshot, pg_snapshot, timestamptz, uuid, timestamptz, uuid, timestamptz, int)",
+  "log_times(int, xid8, xid8, xid8[], xid8[], uuid, int, int)",
 ];
 
 export class FeedSink extends Migration {
@@ -49,32 +49,30 @@ export class FeedSink extends Migration {
             ) v limit page_size;
         end if;
       end $$`);
-    // What is visible in one snapshot and not in another, organization by organization, in order of time: behind a
-    // place of one of them, in the later ones from the time first_time on. Without the earlier snapshot, everything,
-    // earlier epochs included.
+    // Which organizations have something of that, behind one of them, and how many rows, up to scan_rows twice; the
+    // first time is that of all where there are fewer.
     this.addSql(`
-      create function read_log_in_order(of_epoch int, from_snapshot pg_snapshot, to_snapshot pg_snapshot, first_time timestamptz,
-        after_organization uuid, after_time timestamptz, after_id uuid, until_time timestamptz, page_size int)
-      returns setof public.entity_event
+      create function log_times(of_epoch int, from_xid xid8, to_xid xid8, running xid8[], late xid8[],
+        after_organization uuid, page_size int, scan_rows int)
+      returns table (organization_id uuid, first timestamptz, events bigint)
       language plpgsql stable security definer set search_path = pg_catalog, pg_temp
       as $$
       begin
         return query
-          select v.* from public.organization o cross join lateral (
-            select * from public.entity_event e
-            where e.organization_id = o.organization_id
-              and (e.recorded_at, e.id) > (
-                case when o.organization_id = after_organization then after_time else first_time end,
-                case when o.organization_id = after_organization then after_id else '00000000-0000-0000-0000-000000000000' end)
-              and e.recorded_at <= until_time
-              and case when e.epoch = of_epoch
-                then pg_visible_in_snapshot(e.xid, to_snapshot)
-                  and (from_snapshot is null or not pg_visible_in_snapshot(e.xid, from_snapshot))
-                else from_snapshot is null and e.epoch < of_epoch end
-            order by e.recorded_at, e.id limit page_size
-          ) v
-          where o.organization_id >= after_organization
-          order by o.organization_id, v.recorded_at, v.id limit page_size;
+          select o.organization_id, t.first, t.events from public.organization o cross join lateral (
+            select min(s.recorded_at) as first, count(*) as events from (
+              (select e.recorded_at from public.entity_event e
+               where e.organization_id = o.organization_id and e.epoch = of_epoch
+                 and e.xid >= from_xid and e.xid < to_xid and e.xid <> all (running)
+               order by e.xid limit scan_rows)
+              union all
+              (select e.recorded_at from public.entity_event e
+               where e.organization_id = o.organization_id and e.epoch = of_epoch and e.xid = any (late)
+               order by e.xid limit scan_rows)
+            ) s
+          ) t
+          where o.organization_id > after_organization and t.events > 0
+          order by o.organization_id limit page_size;
       end $$`);
     this.addSql(`grant entity_directory to current_user`);
     this.addSql(`grant create on schema public to entity_directory`);
