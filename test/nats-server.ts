@@ -45,6 +45,17 @@ export interface NatsServer extends AsyncDisposable {
   messages(stream?: string): Promise<Stored[]>;
 }
 
+/** The server writes it once it is ready, or a little later. */
+async function portOf(folder: string): Promise<number> {
+  for (let i = 0; i < 500; i++) {
+    const file = (await readdir(folder)).find((name) => name.endsWith(".ports"));
+    const text = file === undefined ? "" : await readFile(join(folder, file), "utf8");
+    if (text.endsWith("}")) return Number(new URL((JSON.parse(text) as { nats: [string] }).nats[0]).port);
+    await sleep(10);
+  }
+  throw new Error("nats-server tells no port");
+}
+
 const CREDENTIALS = { user: "publisher", pass: "s3cret-of-nats" };
 
 export async function startNatsServer({ credentials = false } = {}): Promise<NatsServer> {
@@ -88,9 +99,7 @@ export async function startNatsServer({ credentials = false } = {}): Promise<Nat
         await sleep(10);
       }
       if (port !== -1) return;
-      const file = (await readdir(folder)).find((name) => name.endsWith(".ports"));
-      const ports = JSON.parse(await readFile(join(folder, file ?? ""), "utf8")) as { nats: string[] };
-      port = Number(new URL(ports.nats[0] ?? "").port);
+      port = await portOf(folder);
     },
     async kill() {
       const running = child;
@@ -108,7 +117,7 @@ export async function startNatsServer({ credentials = false } = {}): Promise<Nat
     },
     async makeStream(config) {
       await using connection = await server.connect();
-      await (await jetstreamManager(connection)).streams.add(config);
+      await (await jetstreamManager(connection)).streams.add({ ...config });
     },
     async messages(stream = "ENTITY_EVENTS") {
       await using connection = await server.connect();

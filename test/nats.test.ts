@@ -1,10 +1,17 @@
 // The log in NATS JetStream, against a real nats-server: everything, in order, whatever breaks in between.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
 import { jetstreamManager } from "@nats-io/jetstream";
 import pg from "pg";
 import { pino } from "pino";
 import { describe, expect, it, onTestFinished } from "vitest";
+import {
+  Health,
+  HealthCheckResponse_ServingStatus as Status,
+} from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
+import { createEntityClient } from "../clients/typescript/index.ts";
 import { type Config, ConfigError, readConfig } from "../src/config.ts";
 import { instantToText, parseInstant } from "../src/domain/time.ts";
 import { type LogLine, startServiceProcess, temporaryFolder } from "./cli-process.ts";
@@ -31,7 +38,10 @@ const natsOf = (nats: NatsServer, env: Record<string, string> = {}): Partial<Con
 /** What a service logs. */
 function logged() {
   const lines: LogLine[] = [];
-  const log = pino({ level: "info", base: null }, { write: (line: string) => void lines.push(JSON.parse(line)) });
+  const log = pino(
+    { level: "info", base: null, formatters: { level: (level) => ({ level }) } },
+    { write: (line: string) => void lines.push(JSON.parse(line)) },
+  );
   return { log, lines, of: (text: string) => lines.filter(({ msg }) => msg.includes(text)) };
 }
 
@@ -144,6 +154,22 @@ async function writer(service: TestService, organizationId: string) {
 
 const names = (count: number) => Array.from({ length: count }, () => `name ${randomUUID()}`);
 
+/** The environment of a service process on the database of a test. */
+function environmentOn({ database, organization }: TestService): Record<string, string> {
+  const { host, port, user, password, database: name } = database;
+  const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`;
+  return {
+    DATABASE_URL: `postgres://${login}@${encodeURIComponent(host)}:${port}/${name}`,
+    BOOTSTRAP_API_KEY: organization.apiKey,
+  };
+}
+
+/** How many events a service, or all its workers, has published. */
+async function published(baseUrl: string): Promise<number> {
+  const metrics = await (await fetch(`${baseUrl}/metrics`)).text();
+  return Number(/^entity_service_nats_published_total (\d+)$/m.exec(metrics)?.[1]);
+}
+
 const missing = natsServerMissing();
 // An ordinary user's machine may have no nats-server; the continuous integration must, and there these tests fail without it.
 const suite = missing !== undefined && process.env.CI === undefined ? describe.skip : describe;
@@ -191,7 +217,11 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const service = lend(await startService({ config: natsOf(nats) }));
     const one = await service.newOrganization();
     const two = await service.newOrganization();
-    const [small, large, other] = [await newPerson(one.client), await newPerson(two.client), await newPerson(one.client)];
+    const [small, large, other] = [
+      await newPerson(one.client),
+      await newPerson(two.client),
+      await newPerson(one.client),
+    ];
     const patient = await writer(service, one.id);
     const slow = await writer(service, two.id);
     for (const { query } of [patient, slow]) await query("begin");
@@ -263,5 +293,155 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     expect(await problems(service, nats, { stream: "MINE" })).toEqual([]);
     expect(of("events reach NATS again")).toHaveLength(1);
     expect(lines.filter(({ level }) => level === "warn")).toHaveLength(1);
+  });
+
+  it("loses nothing when the service is killed in the middle, of a burst and of a long log", async () => {
+    const nats = lend(await startNatsServer());
+    const database = lend(await startService());
+    const folder = lend(await temporaryFolder());
+    const organization = await database.newOrganization();
+    await burst([database.organization, organization], { entities: 20, changes: 60 });
+    const env = { ...environmentOn(database), NATS_URL: nats.url };
+    for (let i = 0; i < 5; i++) {
+      const service = lend(await startServiceProcess(folder.path, env));
+      const writing = burst([{ ...organization, client: createEntityClient({ ...service, ...organization }) }]);
+      writing.catch(() => {});
+      await sleep(300 * i);
+      await service.kill();
+      await writing.catch(() => {});
+    }
+    lend(await startServiceProcess(folder.path, env));
+    expect(await problems(database, nats)).toEqual([]);
+  }, 120_000);
+
+  it("gets it from one process at a time: another takes over within seconds from one that was killed, at once from one that ends", async () => {
+    const nats = lend(await startNatsServer());
+    const database = lend(await startService());
+    const folder = lend(await temporaryFolder());
+    const { client } = await database.newOrganization();
+    const env = { ...environmentOn(database), NATS_URL: nats.url };
+    const holder = async () =>
+      (await database.sql("select holder from feed_sink where held_until > clock_timestamp()"))[0]?.holder ?? undefined;
+    const first = lend(await startServiceProcess(folder.path, env));
+    await newPerson(client);
+    await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(1);
+    const held = await holder();
+    const second = lend(await startServiceProcess(folder.path, env));
+    await newPerson(client);
+    await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(2);
+    // Longer than the sink is held without being prolonged.
+    await sleep(6_000);
+    expect(await holder()).toBe(held);
+    expect(await published(first.baseUrl)).toBe(2);
+    expect(await published(second.baseUrl)).toBe(0);
+
+    await first.kill();
+    const killed = performance.now();
+    await newPerson(client);
+    await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(3);
+    expect(performance.now() - killed).toBeGreaterThan(500);
+    expect(await published(second.baseUrl)).toBe(1);
+
+    const third = lend(await startServiceProcess(folder.path, env));
+    const heldBySecond = await holder();
+    await second[Symbol.asyncDispose]();
+    await newPerson(client);
+    await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(4);
+    expect(await holder()).not.toBe(heldBySecond);
+    expect(await published(third.baseUrl)).toBe(1);
+    await third[Symbol.asyncDispose]();
+    expect(await holder()).toBeUndefined();
+    expect(await problems(database, nats)).toEqual([]);
+  }, 120_000);
+
+  it("is published to by one of the workers of WORKERS=2, and GET /metrics tells of it", async () => {
+    const nats = lend(await startNatsServer());
+    const database = lend(await startService());
+    const folder = lend(await temporaryFolder());
+    const { client } = await database.newOrganization();
+    const env = { ...environmentOn(database), NATS_URL: nats.url, WORKERS: "2" };
+    const service = lend(await startServiceProcess(folder.path, env));
+    await burst([await database.newOrganization(), { client } as TestOrganization]);
+    expect(await problems(database, nats)).toEqual([]);
+    expect(await published(service.baseUrl)).toBe((await nats.messages()).length);
+  }, 60_000);
+
+  it("may be away: the service serves and is ready, says so once, and publishes what waits when it is back", async () => {
+    const nats = lend(await startNatsServer({ credentials: true }));
+    await nats.kill();
+    const { log, lines, of } = logged();
+    const service = lend(await startService({ config: natsOf(nats), log }));
+    const { client } = await service.newOrganization();
+    const began = Date.now();
+    await newPerson(client);
+    await burst([await service.newOrganization()]);
+    await expect.poll(() => of("events do not reach NATS").length, WAIT).toBe(1);
+    await sleep(2_000);
+    const grpc = createGrpcTransport({ baseUrl: service.baseUrl });
+    expect((await createClient(Health, grpc).check({})).status).toBe(Status.SERVING);
+    const metrics = await (await fetch(`${service.baseUrl}/metrics`)).text();
+    expect(Number(/^entity_service_nats_failures_total (\d+)$/m.exec(metrics)?.[1])).toBeGreaterThan(1);
+    const lag = Number(/^entity_service_nats_lag_seconds (\S+)$/m.exec(metrics)?.[1]);
+    expect(lag).toBeGreaterThan(1.9);
+    expect(lag).toBeLessThanOrEqual((Date.now() - began) / 1_000 + 0.1);
+    await nats.start();
+    expect(await problems(service, nats)).toEqual([]);
+    expect(lines.filter(({ level }) => level === "warn").length).toBe(1);
+    expect(of("events reach NATS again")).toHaveLength(1);
+    expect(JSON.stringify(lines)).not.toMatch(/s3cret|publisher/);
+  });
+
+  it("refuses wrong credentials: the log says so without them", async () => {
+    const nats = lend(await startNatsServer({ credentials: true }));
+    const { log, lines, of } = logged();
+    const url = nats.url.replace("s3cret", "wr0ng");
+    const service = lend(await startService({ config: { nats: readConfig({ NATS_URL: url }).nats }, log }));
+    await newPerson(service.client);
+    await expect.poll(() => of("events do not reach NATS").length, WAIT).toBe(1);
+    expect(of("events do not reach NATS")[0]?.reason).toMatch(/authorization/i);
+    expect(JSON.stringify(lines)).not.toMatch(/wr0ng|publisher/);
+  });
+
+  it("gets all of it again, and the log says so, when the database was restored: nothing is skipped", async () => {
+    const nats = lend(await startNatsServer());
+    const { log, of } = logged();
+    const service = lend(await startService({ config: natsOf(nats), log }));
+    const organization = await service.newOrganization();
+    await burst([organization]);
+    expect(await problems(service, nats)).toEqual([]);
+    const before = (await nats.messages()).length;
+    // A stream without the ids of what it has, as it is minutes later.
+    await using connection = await nats.connect();
+    const manager = await jetstreamManager(connection);
+    await manager.streams.delete("ENTITY_EVENTS");
+    await service.sql("update feed_epoch set cluster = 'another'");
+    await newPerson(organization.client);
+    expect(await problems(service, nats)).toEqual([]);
+    expect((await nats.messages()).length).toBe(before + 1);
+    expect(of("the database was restored")).toHaveLength(1);
+  });
+});
+
+describe("NATS_URL", () => {
+  it.each([
+    ["nats://127.0.0.1:4222", { servers: ["nats://127.0.0.1:4222"], stream: "ENTITY_EVENTS" }],
+    ["nats://ada:l%40ve@one:4222", { servers: ["nats://one:4222"], user: "ada", password: "l@ve" }],
+    ["nats://t0ken@one", { servers: ["nats://one"], token: "t0ken", user: undefined }],
+    ["tls://one:1,tls://two:2", { servers: ["tls://one:1", "tls://two:2"], token: undefined }],
+  ])("%s is understood", (url, nats) => {
+    expect(readConfig({ NATS_URL: url }).nats).toMatchObject(nats);
+  });
+
+  it.each(["http://s3cret@one", "nats://", "s3cret", "nats://s3cret%@one", "nats://one,", "nats://one/s3cret"])(
+    "%s is refused, without the value in the text",
+    (url) => {
+      expect(() => readConfig({ NATS_URL: url })).toThrow(ConfigError);
+      expect(() => readConfig({ NATS_URL: url })).toThrow(/^NATS_URL must be(?!.*s3cret)/);
+    },
+  );
+
+  it("of no service means none, and the name of a stream has no dots or spaces", () => {
+    expect(readConfig({ NATS_STREAM: "MINE" }).nats).toBeUndefined();
+    expect(() => readConfig({ NATS_STREAM: "a.b" })).toThrow(ConfigError);
   });
 });

@@ -92,10 +92,12 @@ export function startNatsSink(
     let kept = Promise.resolve();
     /** Stores the position and prolongs the hold; one after the other, so that no older position comes last. */
     const keep = () => {
-      kept = kept.catch(() => {}).then(async () => {
-        const until = performance.now() + HOLD_MS;
-        heldUntil = (await sinks.keep(SINK, holder, encodePosition(SINK, position))) ? until : 0;
-      });
+      kept = kept
+        .catch(() => {})
+        .then(async () => {
+          const until = performance.now() + HOLD_MS;
+          heldUntil = (await sinks.keep(SINK, holder, encodePosition(SINK, position))) ? until : 0;
+        });
       return kept;
     };
     // Beside the loop, which may wait for longer than the sink is held. A failure is one of the loop's next `keep`.
@@ -104,6 +106,12 @@ export function startNatsSink(
       while (!signal.aborted && performance.now() < heldUntil) {
         const began = performance.now();
         const page = await read(position);
+        if (page === undefined) {
+          log.warn("the database was restored since events were published to NATS: all that it has is published again");
+          position = await beginning();
+          await keep();
+          continue;
+        }
         const readMs = performance.now() - began;
         if (page.size > 0) {
           oldest ??= oldestOf(page);
@@ -129,13 +137,13 @@ export function startNatsSink(
     }
   }
 
-  async function read(position: Position): Promise<Page> {
+  /** Undefined where nobody can tell any more what came behind the position. */
+  async function read(position: Position): Promise<Page | undefined> {
     try {
       return await pages.read(SINK, position);
     } catch (error) {
-      if (!(error instanceof DomainError) || error.reason !== "POSITION_EXPIRED") throw error;
-      log.warn("the database was restored since events were published to NATS: all that it has is published again");
-      return await pages.read(SINK, await beginning());
+      if (error instanceof DomainError && error.reason === "POSITION_EXPIRED") return undefined;
+      throw error;
     }
   }
 
