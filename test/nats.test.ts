@@ -418,7 +418,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await newPerson(organization.client);
     expect(await problems(service, nats)).toEqual([]);
     expect((await nats.messages()).length).toBe(before + 1);
-    expect(of("the database was restored")).toHaveLength(1);
+    expect(of("as after a restore")).toHaveLength(1);
   });
 });
 

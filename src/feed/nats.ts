@@ -107,7 +107,9 @@ export function startNatsSink(
         const began = performance.now();
         const page = await read(position);
         if (page === undefined) {
-          log.warn("the database was restored since events were published to NATS: all that it has is published again");
+          log.warn(
+            "the log is not the one that was published to NATS, as after a restore: all of it is published again",
+          );
           position = await beginning();
           await keep();
           continue;
