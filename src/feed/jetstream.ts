@@ -45,6 +45,8 @@ export async function connectJetStream(options: JetStreamOptions): Promise<JetSt
     // The client would send what is in its buffer over the next connection, ahead of what was lost with this one.
     reconnect: false,
     pingInterval: 10_000,
+    // Two errors made for each publish, in case it fails, would be a third of the work.
+    noAsyncTraces: true,
   });
   try {
     await ensureStream();
@@ -54,7 +56,7 @@ export async function connectJetStream(options: JetStreamOptions): Promise<JetSt
   }
 
   async function ensureStream(): Promise<void> {
-    const manager = await jetstreamManager(connection, { timeout: TIMEOUT_MS });
+    const manager = await jetstreamManager(connection, { timeout: TIMEOUT_MS, checkAPI: false });
     try {
       await manager.streams.info(stream);
     } catch (error) {

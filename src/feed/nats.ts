@@ -67,13 +67,14 @@ export function startNatsSink(
   async function run(): Promise<void> {
     while (!signal.aborted) {
       try {
+        const heldUntil = performance.now() + HOLD_MS;
         const taken = await sinks.take(SINK, holder);
         if (taken === undefined) {
           oldest = undefined;
           await pause(STANDBY_MS);
           continue;
         }
-        await publishFrom(taken.position);
+        await publishFrom(taken.position, heldUntil);
       } catch (error) {
         if (signal.aborted) break;
         failed.inc();
@@ -85,10 +86,10 @@ export function startNatsSink(
   }
 
   /** Publishes until that fails, or the sink is another's, or the end; then lets go of it. */
-  async function publishFrom(stored: string | undefined): Promise<void> {
+  async function publishFrom(stored: string | undefined, held: number): Promise<void> {
     let jetStream: JetStream | undefined;
     let position = stored === undefined ? await beginning() : decodePosition(SINK, stored);
-    let heldUntil = performance.now() + HOLD_MS;
+    let heldUntil = held;
     let kept = Promise.resolve();
     /** Stores the position and prolongs the hold; one after the other, so that no older position comes last. */
     const keep = () => {
