@@ -197,7 +197,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const nats = lend(await startNatsServer());
     const service = lend(await startService());
     const organizations = await Promise.all(Array.from({ length: 25 }, () => service.newOrganization()));
-    const [big] = organizations as [TestOrganization];
+    const [big, small] = organizations as [TestOrganization, TestOrganization];
     await burst(organizations, { entities: 2, changes: 2 });
     // As if they had been written before the feed, and before the database was restored.
     await service.sql("update entity_event set xid = '0' where entity_version = 1");
@@ -205,10 +205,20 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await newPerson(big.client);
     await big.client.entities.listEntities({});
     await burst([big], { entities: 10, changes: 60 });
-    lend(await startOther(service, { config: natsOf(nats) }));
+    const other = lend(await startOther(service, { config: natsOf(nats) }));
     expect(await problems(service, nats)).toEqual([]);
-    // And what comes behind it.
-    await burst(organizations, { entities: 1, changes: 2 });
+
+    // And what was written while nobody published, as much again; more of one organization than is looked at to
+    // tell its times; and something of a transaction that began before.
+    const patient = await writer(service, small.id);
+    await patient.query("begin");
+    await patient.rename(await newPerson(small.client), names(1));
+    await expect.poll(async () => (await nats.messages()).length, WAIT).toBe((await theLog(service)).length);
+    await other[Symbol.asyncDispose]();
+    await burst(organizations, { entities: 2, changes: 2 });
+    await patient.query("commit");
+    await burst([big], { entities: 10, changes: 60 });
+    lend(await startOther(service, { config: natsOf(nats) }));
     expect(await problems(service, nats)).toEqual([]);
   });
 
