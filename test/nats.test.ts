@@ -213,6 +213,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const patient = await writer(service, small.id);
     await patient.query("begin");
     await patient.rename(await newPerson(small.client), names(1));
+    await newPerson(big.client);
     await expect.poll(async () => (await nats.messages()).length, WAIT).toBe((await theLog(service)).length);
     await other[Symbol.asyncDispose]();
     await burst(organizations, { entities: 2, changes: 2 });
