@@ -139,6 +139,11 @@ export async function startNatsServer({ credentials = false } = {}): Promise<Nat
       await rm(folder, { recursive: true, force: true });
     },
   };
-  await server.start();
+  try {
+    await server.start();
+  } catch (error) {
+    await server[Symbol.asyncDispose]();
+    throw error;
+  }
   return server;
 }
