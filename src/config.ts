@@ -14,6 +14,16 @@ export interface Config {
   workers: number;
   tls: { cert: string; key: string; clientCa: string | undefined } | undefined;
   bootstrapApiKey: string | undefined;
+  /** Where every event is published to; undefined: nowhere. */
+  nats:
+    | {
+        servers: string[];
+        user: string | undefined;
+        password: string | undefined;
+        token: string | undefined;
+        stream: string;
+      }
+    | undefined;
   logLevel: string;
   /** Serve unary gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
   unaryPath: boolean;
@@ -75,6 +85,34 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     return value;
   };
 
+  const nats = (): Config["nats"] => {
+    const urls = text("NATS_URL")?.split(",");
+    const stream = text("NATS_STREAM") ?? "ENTITY_EVENTS";
+    if (!/^[A-Za-z0-9_-]{1,255}$/.test(stream))
+      throw new ConfigError("NATS_STREAM must be letters, digits, '-' or '_'");
+    if (urls === undefined) return undefined;
+    const parsed = urls.map((one) => (/^(nats|tls):\/\/[^/]/.test(one) ? URL.parse(one) : null));
+    const [first] = parsed;
+    try {
+      const [user, password] = [first?.username, first?.password].map((part = "") => decodeURIComponent(part));
+      return {
+        servers: parsed.map((one) => {
+          if (one === null || !["", "/"].includes(one.pathname)) throw new URIError();
+          return `${one.protocol}//${one.host}`;
+        }),
+        // nats://token@host: a name without a password is a token.
+        user: user && password ? user : undefined,
+        password: user && password ? password : undefined,
+        token: user && !password ? user : undefined,
+        stream,
+      };
+    } catch {
+      throw new ConfigError(
+        "NATS_URL must be a URL that begins with nats:// or tls://, or several with commas between",
+      );
+    }
+  };
+
   const logLevel = text("LOG_LEVEL") ?? "info";
   if (!["fatal", "error", "warn", "info", "debug", "trace", "silent"].includes(logLevel)) {
     throw new ConfigError("LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent");
@@ -112,6 +150,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     workers,
     tls: cert !== undefined && key !== undefined ? { cert, key, clientCa } : undefined,
     bootstrapApiKey,
+    nats: nats(),
     logLevel,
     unaryPath: flag("UNARY_PATH", true),
     poolSize,

@@ -12,8 +12,9 @@ import { startPruner } from "./db/retention.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
 import { createFeed } from "./feed/feed.ts";
+import { startNatsSink } from "./feed/nats.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
-import type { MetricsSource } from "./interceptors/telemetry.ts";
+import { type MetricsSource, ownMetrics } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { createAdapter } from "./transport/adapter.ts";
@@ -71,7 +72,7 @@ export async function listenOn(
   orm: Orm,
   config: Config,
   log: Logger,
-  options: { metrics?: MetricsSource } = {},
+  { metrics = ownMetrics() }: { metrics?: MetricsSource } = {},
 ): Promise<Endpoint> {
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
   // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
@@ -107,7 +108,7 @@ export async function listenOn(
       large: LARGE_METHODS,
       endless: ENDLESS_METHODS,
       limits: config,
-      metrics: options.metrics,
+      metrics,
       log,
     }),
   });
@@ -115,6 +116,7 @@ export async function listenOn(
   const pruner = startPruner(orm, { intervalMs: config.pruneIntervalMs, rows: config.pruneRows, log });
 
   let checks: NodeJS.Timeout | undefined;
+  let sink: AsyncDisposable | undefined;
   const check = async () => {
     const ready = await isReady(orm);
     if (!shutdown.signal.aborted) readiness.set(ready);
@@ -124,12 +126,14 @@ export async function listenOn(
     async open() {
       checks = setInterval(check, READINESS_CHECK_MS).unref();
       await check();
+      if (config.nats !== undefined) sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
     },
     async [Symbol.asyncDispose]() {
       clearInterval(checks);
       readiness.set(false);
       shutdown.abort();
       await Promise.all([listener.drain(config.drainTimeoutMs), pruner[Symbol.asyncDispose]()]);
+      await sink?.[Symbol.asyncDispose]();
     },
   };
 }

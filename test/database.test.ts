@@ -91,9 +91,10 @@ describe("the catalogue", () => {
       "select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1",
     );
     const tables = TABLES.map((table) => table.meta.tableName);
-    // schema_migration is the deployment's, feed_epoch the database's own; they hold no data of anybody.
+    // schema_migration is the deployment's, feed_epoch the database's own, feed_sink of those to whom the log of all
+    // is published; they hold no data of anybody.
     expect(rows).toEqual(
-      [...tables, "feed_epoch", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
+      [...tables, "feed_epoch", "feed_sink", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
     );
     expect(await tenantTables(sql)).toEqual(tables.sort());
   });
@@ -121,8 +122,9 @@ describe("the catalogue", () => {
       qual: TENANT,
       with_check: TENANT,
     }));
-    // Whose key is this, and which organizations are there: the owner of the two functions reads, all of it.
-    const directory = ["api_key", "organization"].map((tablename) => ({
+    // Whose key is this, which organizations are there, and what has come to the log: the owner of the functions
+    // reads, all of it.
+    const directory = ["api_key", "entity_event", "organization", "request_record"].map((tablename) => ({
       tablename,
       policyname: "directory",
       permissive: "PERMISSIVE",
@@ -143,10 +145,8 @@ describe("the catalogue", () => {
       ...{ cmd, qual, with_check },
     });
     const pruning = [
-      may("entity_event", "retention_read", "SELECT", "true"),
       may("entity_event", "retention", "DELETE", PRUNABLE_EVENT),
       may("event_horizon", "retention", "ALL", "true", "true"),
-      may("request_record", "retention_read", "SELECT", "true"),
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
     ];
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
@@ -212,16 +212,17 @@ describe("the catalogue", () => {
       { name: "api_key_digest", columns: ["digest"] },
       // Written so that the planner cannot take it for the primary key; it holds organization_id all the same.
       { name: "external_id_copy", columns: ["primary_of", "external_id", "organization_id"] },
+      { name: "feed_sink_pkey", columns: ["name"] },
     ]);
   });
 
-  test("every index holds organization_id, except that of the secrets", async () => {
+  test("every index holds organization_id, except that of the secrets and of what is nobody's", async () => {
     const rows = await sql<{ name: string }>(
       `select i.indexrelid::regclass::text as name from pg_index i join pg_class t on t.oid = i.indrelid
        where t.relnamespace = 'public'::regnamespace and t.relname <> 'schema_migration'
-         and not exists (select from pg_attribute a where a.attrelid = t.oid and a.attname = 'organization_id' and a.attnum = any(i.indkey::int2[]))`,
+         and not exists (select from pg_attribute a where a.attrelid = t.oid and a.attname = 'organization_id' and a.attnum = any(i.indkey::int2[])) order by 1`,
     );
-    expect(rows).toEqual([{ name: "api_key_digest" }]);
+    expect(rows).toEqual([{ name: "api_key_digest" }, { name: "feed_sink_pkey" }]);
   });
 
   test("no foreign key reaches over the wall, nor deletes or changes anything on its own", async () => {
@@ -233,7 +234,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only two that see across, two that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only four that see across, two that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -262,10 +263,12 @@ describe("the catalogue", () => {
       { name: "feed_cluster()", ...ofFeed, definer: false },
       { name: "find_api_key(bytea)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
+      { name: "log_times(integer,xid8,xid8,xid8[],xid8[],uuid,integer,integer)", ...common },
       { name: "move_feed_epoch()", ...ofFeed },
       // Their argument is how many rows at once; which may go they decide, and the policies above.
       { name: "prune_events(integer)", ...common, volatile: "v" },
       { name: "prune_request_records(integer)", ...common, volatile: "v" },
+      { name: "read_log(integer,xid8,xid8,xid8[],xid8[],integer)", ...common },
     ]);
   });
 
@@ -311,6 +314,7 @@ describe("the catalogue", () => {
       "entity_service event_horizon": "select",
       "entity_service external_id": "delete, insert, select, update",
       "entity_service feed_epoch": "select",
+      "entity_service feed_sink": "insert, select, update",
       "entity_service organization": "insert, select, update",
       "entity_service request_record": "delete, insert, select, update",
       "entity_service schema_migration": "select",
@@ -346,6 +350,7 @@ describe("the catalogue", () => {
       // What the rows of MikroORM do not have.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
         'drop table if exists "feed_epoch" cascade',
+        'drop table if exists "feed_sink" cascade',
         'drop table if exists "schema_migration" cascade',
         'alter table "external_id" drop column "primary_of"',
       ]);

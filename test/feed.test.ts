@@ -44,7 +44,15 @@ function source() {
       const none = () => {
         throw new Error("not looked at here");
       };
-      return { size, bytes: size * 1_000, event: none, delivery: none, end: at(end), more: state.sizes.length > 0 };
+      return {
+        size,
+        bytes: size * 1_000,
+        rows: [],
+        event: none,
+        delivery: none,
+        end: at(end),
+        more: state.sizes.length > 0,
+      };
     },
     ended() {
       state.hasEnded = true;

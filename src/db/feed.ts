@@ -1,8 +1,9 @@
 // The statements of the event feed: where the log ends now, and what was committed between two snapshots.
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Horizon, readHorizon } from "./horizon.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
-import { endedBetween, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
+import { BEGINNING, endedBetween, isSame, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
 import { readStatements, toReason } from "./transaction.ts";
 
 /** Where the log ends: all that is committed, in an epoch. */
@@ -22,13 +23,56 @@ export interface Range {
 export interface Place {
   recordedAt: Instant;
   id: string;
+  /** Whose, in a range of all organizations, which come one after the other. */
+  organizationId?: string;
 }
 
 /** An event with about the bytes that it holds. */
 export interface FeedRow {
+  organizationId: string;
   event: ListedEvent;
   bytes: number;
 }
+
+/** Rows, and what they may lack because it was pruned. */
+export interface Read<T> {
+  rows: T;
+  horizon?: Horizon | undefined;
+}
+
+/** A log that can be read by position: an organization's, or that of all. */
+export interface Source {
+  /** Where it ends now. */
+  head(): Promise<Head>;
+  /** The events of a range, in no order; no rows where there are more than `limit`. */
+  range(range: Range, limit: number): Promise<Read<FeedRow[] | undefined>>;
+  /** The place before the first event of a range that has some, and the time of the last; undefined where they are gone. */
+  ends(range: Range): Promise<{ before: Place; last: Instant } | undefined>;
+  /** The events of a range behind `after` and up to the time `until`, in order. */
+  ordered(range: Range, options: { after: Place; until: Instant; limit: number }): Promise<Read<FeedRow[]>>;
+}
+
+/** The log of one organization, read under its row level security. */
+export function organizationLog(orm: Orm, organizationId: string): Source {
+  /** The horizon is read last, in the same round trip: no row has gone unnoticed. */
+  const read = <T>(rowsOf: (db: Statements) => Promise<T>): Promise<Read<T>> =>
+    readStatements(orm, organizationId, async (db) => {
+      const [rows, horizon] = await Promise.all([rowsOf(db), readHorizon(db, organizationId)]);
+      return { rows, horizon };
+    });
+  return {
+    head: () => readHead(orm, organizationId),
+    range: (range, limit) => read((db) => readRange(db, organizationId, range, limit)),
+    async ends(range) {
+      const times = await readTimes(orm, organizationId, range);
+      return times && { before: { recordedAt: times.first, id: NO_ID }, last: times.last };
+    },
+    ordered: (range, options) => read((db) => readOrdered(db, organizationId, range, options)),
+  };
+}
+
+/** Before every id. */
+export const NO_ID = "00000000-0000-0000-0000-000000000000";
 
 /** Where the log ends now. Moves the epoch on where the cluster has changed under the data. */
 export async function readHead(orm: Orm, organizationId: string): Promise<Head> {
@@ -62,8 +106,12 @@ async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
   }
 }
 
-const COLUMNS = "v.*, pg_column_size(v.previous_values) + pg_column_size(v.new_values) as bytes";
-const toRow = (row: Record<string, unknown>): FeedRow => ({ event: toListedEvent(row), bytes: Number(row.bytes) });
+export const COLUMNS = "v.*, pg_column_size(v.previous_values) + pg_column_size(v.new_values) as bytes";
+export const toRow = (row: Record<string, unknown>): FeedRow => ({
+  organizationId: row.organization_id as string,
+  event: toListedEvent(row),
+  bytes: Number(row.bytes),
+});
 
 /** In both a range is named by its ends, so that it is the same rows whenever, and in whatever snapshot, they are read. */
 const OF_RANGE = `v.organization_id = $1 and v.epoch = $2
@@ -106,7 +154,7 @@ export async function readRange(
 const SCAN_ROWS = 100_000;
 
 /** The times between which the events of a range were recorded; undefined where there are none. */
-export async function readTimes(
+async function readTimes(
   orm: Orm,
   organizationId: string,
   range: Range,
@@ -153,8 +201,9 @@ export async function readOrdered(
      where v.organization_id = $1
        and (v.recorded_at, v.id) > ($3::timestamptz, $4::uuid) and v.recorded_at <= $5::timestamptz
        and case when v.epoch = $2
-         then pg_visible_in_snapshot(v.xid, $6::pg_snapshot) and not pg_visible_in_snapshot(v.xid, $7::pg_snapshot)
-         else false end
+         then pg_visible_in_snapshot(v.xid, $6::pg_snapshot)
+           and ($7::pg_snapshot is null or not pg_visible_in_snapshot(v.xid, $7::pg_snapshot))
+         else $7::pg_snapshot is null and v.epoch < $2 end
      order by v.recorded_at, v.id limit $8`,
     [
       organizationId,
@@ -163,7 +212,7 @@ export async function readOrdered(
       after.id,
       instantToText(until),
       snapshotToText(to),
-      snapshotToText(from),
+      isSame(from, BEGINNING) ? null : snapshotToText(from),
       limit,
     ],
   );

@@ -6,6 +6,9 @@ export interface Snapshot {
   running: readonly bigint[];
 }
 
+/** Before every transaction: where the log begins, the events of earlier epochs included. */
+export const BEGINNING: Snapshot = { xmax: 1n, running: [] };
+
 /** From PostgreSQL's text, `xmin:xmax:xip,xip`. */
 export function parseSnapshot(text: string): Snapshot {
   const [, xmax = "", running = ""] = text.split(":");

@@ -83,6 +83,15 @@ export interface NewEntity extends EntityPatch {
 export const EVENT_TYPES = ["CREATED", "ATTRIBUTE_CHANGED", "EXTERNAL_ID_CHANGED", "DELETED", "UNDELETED"] as const;
 export type EventType = (typeof EVENT_TYPES)[number];
 
+/** The name under which consumers know each. */
+export const EVENT_NAMES: Readonly<Record<EventType, string>> = {
+  CREATED: "entity.created",
+  ATTRIBUTE_CHANGED: "entity.updated",
+  EXTERNAL_ID_CHANGED: "entity.updated",
+  DELETED: "entity.deleted",
+  UNDELETED: "entity.undeleted",
+};
+
 /** The outcome of a rule: the values after, and what the event says beside them. */
 export interface Change {
   readonly values: EntityValues;

@@ -1,11 +1,17 @@
 // Reads the log from a position on, a page at a time. The order within a page, and over the pages of one
 // range, is that of time: the versions of an entity are in it, whichever of their transactions began first.
-import { type FeedRow, type Head, type Range, readHead, readOrdered, readRange, readTimes } from "../db/feed.ts";
-import { readHorizon } from "../db/horizon.ts";
+import {
+  type FeedRow,
+  type Head,
+  organizationLog,
+  type Place,
+  type Range,
+  type Read,
+  type Source,
+} from "../db/feed.ts";
 import type { Orm } from "../db/orm.ts";
-import type { ListedEvent, Statements } from "../db/queries.ts";
+import type { ListedEvent } from "../db/queries.ts";
 import { covers, isSame } from "../db/snapshot.ts";
-import { readStatements } from "../db/transaction.ts";
 import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
 
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
@@ -20,6 +26,8 @@ export interface Page {
   /** About what the events hold. */
   bytes: number;
   event(index: number): ListedEvent;
+  /** The events with whose they are. */
+  rows: readonly FeedRow[];
   /** The same object for every watcher. */
   delivery(index: number): Delivery;
   /** Where the log goes on behind the page. */
@@ -36,14 +44,14 @@ export interface Pages {
 }
 
 const PAGE_EVENTS = 500;
-/** Before every id. */
-const NO_ID = "00000000-0000-0000-0000-000000000000";
 
-export function createPages(orm: Orm): Pages {
+/** Pages of the logs of organizations; or, with another `sourceOf`, of what it gives for the key of a position. */
+export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Source = organizationLog): Pages {
   async function read(organizationId: string, position: Position, to?: Position): Promise<Page> {
     const { epoch, from } = position;
+    const source = sourceOf(orm, organizationId);
     // Not even a range that was named before is taken on trust: the database may be another since then.
-    const head = await readHead(orm, organizationId);
+    const head = await source.head();
     const known = position.within?.to ?? to?.from ?? from;
     if (head.epoch.id !== epoch || !covers(head.snapshot, known)) throw positionExpired();
     if (position.within !== undefined) return rest(organizationId, head, { ...position, within: position.within });
@@ -51,19 +59,17 @@ export function createPages(orm: Orm): Pages {
     const end = { epoch, from: to === undefined ? head.snapshot : to.from };
     if (isSame(from, end.from)) return pageOf(organizationId, [], end, () => end, false);
     const range: Range = { epoch: head.epoch.number, from, to: end.from };
-    const rows = await readKept(organizationId, head, position, (db) =>
-      readRange(db, organizationId, range, PAGE_EVENTS),
-    );
+    const rows = kept(head, position, await source.range(range, PAGE_EVENTS));
     if (rows !== undefined) {
       const sorted = rows.sort(inOrder);
       const until = sorted.at(-1)?.event.recordedAt ?? 0n;
       return pageOf(organizationId, sorted, end, (after) => ({ epoch, from, within: { to: end.from, after, until } }));
     }
     // Too many to sort here: by time, which is indexed, a page after the other.
-    const times = await readTimes(orm, organizationId, range);
+    const ends = await source.ends(range);
     // All that were there a moment ago have been pruned.
-    if (times === undefined) throw positionExpired();
-    const within = { to: end.from, after: { recordedAt: times.first, id: NO_ID }, until: times.last };
+    if (ends === undefined) throw positionExpired();
+    const within = { to: end.from, after: ends.before, until: ends.last };
     return rest(organizationId, head, { epoch, from, within });
   }
 
@@ -76,37 +82,33 @@ export function createPages(orm: Orm): Pages {
     const { epoch, from, within } = position;
     const { to, after, until } = within;
     const range = { epoch: head.epoch.number, from, to };
-    const rows = await readKept(organizationId, head, position, (db) =>
-      readOrdered(db, organizationId, range, { after, until, limit: PAGE_EVENTS }),
-    );
-    const at = (place: typeof after): Position => ({ epoch, from, within: { to, after: place, until } });
-    const last = rows.at(-1)?.event;
+    const read = await sourceOf(orm, organizationId).ordered(range, { after, until, limit: PAGE_EVENTS });
+    const rows = kept(head, position, read);
+    const at = (place: Place): Position => ({ epoch, from, within: { to, after: place, until } });
+    const last = rows.at(-1);
     const isEnd = rows.length < PAGE_EVENTS || last === undefined;
-    return pageOf(organizationId, rows, isEnd ? { epoch, from: to } : at(last), at, true);
-  }
-
-  /** Rows behind a position. The horizon is read last, in the same round trip: no row has gone unnoticed. */
-  async function readKept<T>(
-    organizationId: string,
-    head: Head,
-    position: Position,
-    rows: (db: Statements) => Promise<T>,
-  ): Promise<T> {
-    const [read, horizon] = await readStatements(orm, organizationId, (db) =>
-      Promise.all([rows(db), readHorizon(db, organizationId)]),
-    );
-    // What was pruned of an older epoch was before every position.
-    if (horizon?.epoch === head.epoch.number && !isKept(position, horizon)) throw positionExpired();
-    return read;
+    return pageOf(organizationId, rows, isEnd ? { epoch, from: to } : at(placeOf(last, after)), at, true);
   }
 
   return {
     async head(organizationId) {
-      const { epoch, snapshot } = await readHead(orm, organizationId);
+      const { epoch, snapshot } = await sourceOf(orm, organizationId).head();
       return { epoch: epoch.id, from: snapshot };
     },
     read,
   };
+}
+
+/** The rows, unless some that were behind the position may have been pruned. */
+function kept<T>(head: Head, position: Position, { rows, horizon }: Read<T>): T {
+  // What was pruned of an older epoch was before every position.
+  if (horizon?.epoch === head.epoch.number && !isKept(position, horizon)) throw positionExpired();
+  return rows;
+}
+
+/** The place of a row in the order that `after` is a place of. */
+function placeOf({ organizationId, event: { recordedAt, id } }: FeedRow, { organizationId: isOfAll }: Place): Place {
+  return { recordedAt, id, ...(isOfAll === undefined ? {} : { organizationId }) };
 }
 
 function inOrder({ event: a }: FeedRow, { event: b }: FeedRow): number {
@@ -126,6 +128,7 @@ function pageOf(
   return {
     size: rows.length,
     bytes: rows.reduce((sum, row) => sum + row.bytes, 0),
+    rows,
     event,
     delivery(index) {
       const given = event(index);

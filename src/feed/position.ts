@@ -34,6 +34,7 @@ export function encodePosition(organizationId: string, { epoch, from, within }: 
   if (within !== undefined && to !== undefined) {
     const { after, until } = within;
     parts.push(textOf(to), String(after.recordedAt), after.id, String(until));
+    if (after.organizationId !== undefined) parts.push(after.organizationId);
   }
   const text = parts.join(" ");
   return Buffer.from(digest(organizationId, text) + text, "latin1").toString("base64url");
@@ -77,14 +78,19 @@ const digest = (organizationId: string, text: string) =>
 
 function parse(text: string): Position | undefined {
   const parts = text.split(" ");
-  const [version, epoch = "", fromText = "", toText = "", recordedAt = "", id = "", until = ""] = parts;
+  const [version, epoch = "", fromText = "", toText = "", recordedAt = "", id = "", until = "", organizationId] = parts;
   const from = parseSnapshotText(fromText);
   if (version !== VERSION || parseUuid(epoch) !== epoch || from === undefined) return undefined;
   if (parts.length === 3) return { epoch, from };
   const to = parseSnapshotText(toText);
-  if (parts.length !== 7 || to === undefined || !covers(to, from)) return undefined;
+  if (to === undefined || !covers(to, from)) return undefined;
   if (!isTime(recordedAt) || !isTime(until) || parseUuid(id) !== id) return undefined;
-  return { epoch, from, within: { to, after: { recordedAt: BigInt(recordedAt), id }, until: BigInt(until) } };
+  const after: Place = { recordedAt: BigInt(recordedAt), id };
+  if (organizationId !== undefined) {
+    if (parts.length !== 8 || parseUuid(organizationId) !== organizationId) return undefined;
+    after.organizationId = organizationId;
+  }
+  return { epoch, from, within: { to, after, until: BigInt(until) } };
 }
 
 /** The years 1 to 9999, which the database and the contract know. */

@@ -11,7 +11,7 @@ import {
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type ListedEvent, listEvents } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
-import type { EventType as EventName } from "../domain/entity.ts";
+import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
 import { notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
@@ -33,13 +33,12 @@ import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
 import { type Deps, organizationOf } from "./write.ts";
 
-/** The types of an event, with the name under which consumers know each. */
-const EVENTS: Record<EventName, { type: EventType; event: string }> = {
-  CREATED: { type: EventType.CREATED, event: "entity.created" },
-  ATTRIBUTE_CHANGED: { type: EventType.ATTRIBUTE_CHANGED, event: "entity.updated" },
-  EXTERNAL_ID_CHANGED: { type: EventType.EXTERNAL_ID_CHANGED, event: "entity.updated" },
-  DELETED: { type: EventType.DELETED, event: "entity.deleted" },
-  UNDELETED: { type: EventType.UNDELETED, event: "entity.undeleted" },
+const TYPES: Record<EventName, EventType> = {
+  CREATED: EventType.CREATED,
+  ATTRIBUTE_CHANGED: EventType.ATTRIBUTE_CHANGED,
+  EXTERNAL_ID_CHANGED: EventType.EXTERNAL_ID_CHANGED,
+  DELETED: EventType.DELETED,
+  UNDELETED: EventType.UNDELETED,
 };
 
 export function entityEventRpcs(deps: Deps) {
@@ -141,7 +140,7 @@ export function entityEventRpcs(deps: Deps) {
 
 function parseTypes(types: readonly EventType[], violations: Violations): EventName[] {
   return types.map((type, i) => {
-    const name = (Object.keys(EVENTS) as EventName[]).find((key) => EVENTS[key].type === type);
+    const name = (Object.keys(TYPES) as EventName[]).find((key) => TYPES[key] === type);
     if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
     return name ?? "CREATED";
   });
@@ -150,7 +149,8 @@ function parseTypes(types: readonly EventType[], violations: Violations): EventN
 function eventToProto(event: ListedEvent) {
   return {
     ...event,
-    ...EVENTS[event.type],
+    type: TYPES[event.type],
+    event: EVENT_NAMES[event.type],
     entityVersion: BigInt(event.entityVersion),
     entityType: typeToProto(event.entityType),
     recordedAt: toTimestamp(event.recordedAt),

@@ -38,13 +38,12 @@ export class Retention extends Migration {
 
     // The functions' owner, which nobody is and nobody can become, may delete what is old and nothing else, whatever
     // a function says. (clock_timestamp() is no condition of an index: the rows are found by the functions.)
-    this.addSql(`create policy retention_read on entity_event for select to entity_directory using (true)`);
     this.addSql(`
       create policy retention on entity_event for delete to entity_directory
       using (recorded_at < clock_timestamp() - interval '24 hours' * (
         select o.event_retention_days from organization o where o.organization_id = entity_event.organization_id))`);
     this.addSql(`create policy retention on event_horizon to entity_directory using (true) with check (true)`);
-    this.addSql(`create policy retention_read on request_record for select to entity_directory using (true)`);
+    this.addSql(`create policy directory on request_record for select to entity_directory using (true)`);
     this.addSql(`
       create policy retention on request_record for delete to entity_directory
       using (created_at < clock_timestamp() - interval '24 hours')`);

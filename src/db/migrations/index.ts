@@ -1,10 +1,12 @@
 // The migrations, in order. One that has landed is never edited.
 import { Init } from "./20261120120000_init.ts";
 import { EventFeed } from "./20261124032000_event_feed.ts";
+import { FeedSink } from "./20261124060000_feed_sink.ts";
 import { Retention } from "./20261124150000_retention.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
   { name: "20261124032000_event_feed", class: EventFeed },
+  { name: "20261124060000_feed_sink", class: FeedSink },
   { name: "20261124150000_retention", class: Retention },
 ];

@@ -1,0 +1,48 @@
+// Where the log is published to, and how far: of all processes one holds a sink at a time, for a while that it keeps
+// prolonging. The clock is the database's.
+import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
+import type { Orm } from "./orm.ts";
+import { readStatements } from "./transaction.ts";
+
+/** How long a sink is held without being prolonged: whoever dies is replaced after it. */
+export const HOLD_MS = 5_000;
+
+export interface Sinks {
+  /** Takes the sink where nobody else holds it; then, where its position is, if it has one. */
+  take(name: string, holder: string): Promise<{ position: string | undefined } | undefined>;
+  /** Prolongs the hold and stores the position; false: the sink is another's by now. */
+  keep(name: string, holder: string, position: string): Promise<boolean>;
+  /** Gives the sink up. */
+  release(name: string, holder: string): Promise<void>;
+}
+
+export function createSinks(orm: Orm): Sinks {
+  // The table is nobody's data: any organization may be set.
+  const execute = <T>(text: string, values: unknown[]) =>
+    readStatements(orm, DEFAULT_ORGANIZATION_ID, (db) => db.execute<T[]>(text, values));
+  const until = "clock_timestamp() + interval '1 millisecond' * $3";
+  return {
+    async take(name, holder) {
+      const [row] = await execute<{ position: string | null }>(
+        `insert into feed_sink (name, holder, held_until) values ($1, $2, ${until})
+         on conflict (name) do update set holder = excluded.holder, held_until = excluded.held_until
+         where feed_sink.held_until < clock_timestamp() returning position`,
+        [name, holder, HOLD_MS],
+      );
+      return row && { position: row.position ?? undefined };
+    },
+    async keep(name, holder, position) {
+      const rows = await execute(
+        `update feed_sink set held_until = ${until}, position = $4 where name = $1 and holder = $2 returning 1`,
+        [name, holder, HOLD_MS, position],
+      );
+      return rows.length === 1;
+    },
+    async release(name, holder) {
+      await execute("update feed_sink set holder = null, held_until = '-infinity' where name = $1 and holder = $2", [
+        name,
+        holder,
+      ]);
+    },
+  };
+}

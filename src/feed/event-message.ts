@@ -1,0 +1,40 @@
+// An event as those who are told of it outside of gRPC read it: JSON in the words of the API.
+import type { FeedRow } from "../db/feed.ts";
+import { EVENT_NAMES } from "../domain/entity.ts";
+import { instantToText } from "../domain/time.ts";
+
+export interface EventMessage {
+  /** The event's id: the same whenever it is sent again. */
+  id: string;
+  organizationId: string;
+  /** `entity.updated` and its like. */
+  event: string;
+  /** JSON. What an event does not have (an external id, a reason, a request id, a time of the caller's) is absent. */
+  body: string;
+}
+
+export function toEventMessage({ organizationId, event }: FeedRow): EventMessage {
+  const name = EVENT_NAMES[event.type];
+  const body = {
+    id: event.id,
+    event: name,
+    organizationId,
+    entityId: event.entityId,
+    entityVersion: event.entityVersion,
+    entityType: event.entityType,
+    externalId: event.externalId || undefined,
+    externalIds: event.externalIds,
+    updatedFields: event.updatedFields,
+    previousValues: event.previousValues,
+    newValues: event.newValues,
+    actor: event.actor,
+    principal: event.principal,
+    source: event.source,
+    reason: event.reason || undefined,
+    requestId: event.requestId || undefined,
+    metadata: event.metadata,
+    recordedAt: instantToText(event.recordedAt),
+    occurredAt: event.occurredAt === undefined ? undefined : instantToText(event.occurredAt),
+  };
+  return { id: event.id, organizationId, event: name, body: JSON.stringify(body) };
+}

@@ -1,0 +1,176 @@
+// Publishes the log of all organizations to NATS JetStream, in the order of positions. Of all processes that serve
+// one does it. What was sent and not acknowledged is sent again: JetStream drops what it has, by the event's id.
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Counter, Gauge, type Registry } from "prom-client";
+import { wholeLog } from "../db/log.ts";
+import type { Orm } from "../db/orm.ts";
+import { createSinks, HOLD_MS } from "../db/sinks.ts";
+import { BEGINNING } from "../db/snapshot.ts";
+import { DomainError } from "../domain/errors.ts";
+import type { Instant } from "../domain/time.ts";
+import type { Logger } from "../log.ts";
+import { toEventMessage } from "./event-message.ts";
+import { connectJetStream, type JetStream, type JetStreamOptions } from "./jetstream.ts";
+import { createPages, type Page } from "./pages.ts";
+import { decodePosition, encodePosition, type Position } from "./position.ts";
+
+/** The sink's name in the database, to which its positions are bound. */
+const SINK = "nats";
+/** Between two reads, in milliseconds: after events, and after none. */
+const BUSY_MS = 20;
+const IDLE_MS = 100;
+const KEEP_MS = 1_000;
+/** Between two attempts to take the sink from whoever holds it. */
+const STANDBY_MS = 1_000;
+/** Between two attempts after failures. */
+const SHORTEST_WAIT_MS = 100;
+const LONGEST_WAIT_MS = 5_000;
+
+/** Publishes until it is disposed of, whatever fails meanwhile. Disposing gives the sink to another process. */
+export function startNatsSink(
+  orm: Orm,
+  options: JetStreamOptions,
+  deps: { log: Logger; registry: Registry },
+): AsyncDisposable {
+  const { log, registry } = deps;
+  const sinks = createSinks(orm);
+  const pages = createPages(orm, wholeLog);
+  const holder = randomUUID();
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  let failures = 0;
+  /** When the oldest event was recorded that this process knows of and has not published, in milliseconds. */
+  let oldest: number | undefined;
+
+  const published = new Counter({
+    name: "entity_service_nats_published_total",
+    help: "Events that NATS JetStream acknowledged",
+    registers: [registry],
+  });
+  const failed = new Counter({
+    name: "entity_service_nats_failures_total",
+    help: "Attempts to publish to NATS JetStream that failed",
+    registers: [registry],
+  });
+  new Gauge({
+    name: "entity_service_nats_lag_seconds",
+    help: "Age of the oldest event that waits to be published to NATS JetStream",
+    registers: [registry],
+    collect() {
+      this.set(oldest === undefined ? 0 : Math.max(0, Date.now() - oldest) / 1_000);
+    },
+  });
+
+  const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {});
+
+  async function run(): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        const heldUntil = performance.now() + HOLD_MS;
+        const taken = await sinks.take(SINK, holder);
+        if (taken === undefined) {
+          oldest = undefined;
+          await pause(STANDBY_MS);
+          continue;
+        }
+        await publishFrom(taken.position, heldUntil);
+      } catch (error) {
+        if (signal.aborted) break;
+        failed.inc();
+        failures += 1;
+        if (failures === 1) log.warn({ reason: reasonOf(error) }, "events do not reach NATS: they wait");
+        await pause(Math.min(LONGEST_WAIT_MS, SHORTEST_WAIT_MS * 2 ** failures) * (0.5 + Math.random() / 2));
+      }
+    }
+  }
+
+  /** Publishes until that fails, or the sink is another's, or the end; then lets go of it. */
+  async function publishFrom(stored: string | undefined, held: number): Promise<void> {
+    let jetStream: JetStream | undefined;
+    let position = stored === undefined ? await beginning() : decodePosition(SINK, stored);
+    let heldUntil = held;
+    let kept = Promise.resolve();
+    /** Stores the position and prolongs the hold; one after the other, so that no older position comes last. */
+    const keep = () => {
+      kept = kept
+        .catch(() => {})
+        .then(async () => {
+          const until = performance.now() + HOLD_MS;
+          heldUntil = (await sinks.keep(SINK, holder, encodePosition(SINK, position))) ? until : 0;
+        });
+      return kept;
+    };
+    // Beside the loop, which may wait for longer than the sink is held. A failure is one of the loop's next `keep`.
+    const keeping = setInterval(() => void keep().catch(() => {}), KEEP_MS);
+    try {
+      while (!signal.aborted && performance.now() < heldUntil) {
+        const began = performance.now();
+        const page = await read(position);
+        if (page === undefined) {
+          log.warn(
+            "the log is not the one that was published to NATS, as after a restore: all of it is published again",
+          );
+          position = await beginning();
+          await keep();
+          continue;
+        }
+        const readMs = performance.now() - began;
+        if (page.size > 0) {
+          oldest ??= oldestOf(page);
+          if (jetStream?.isOpen() !== true) jetStream = await connectJetStream(options);
+          await jetStream.publish(page.rows.map(toEventMessage), signal);
+          published.inc(page.size);
+        }
+        position = page.end;
+        if (page.size > 0) await keep();
+        if (failures > 0) log.info("events reach NATS again");
+        failures = 0;
+        if (page.more) continue;
+        oldest = undefined;
+        // Of very many organizations a read takes its time: never more than a fifth of a processor.
+        await pause(Math.max(page.size > 0 ? BUSY_MS : IDLE_MS, 4 * readMs));
+      }
+    } finally {
+      clearInterval(keeping);
+      // What is still in its buffers must not come after what the next one sends.
+      await jetStream?.close().catch(() => {});
+      await kept.catch(() => {});
+      await sinks.release(SINK, holder).catch(() => {});
+    }
+  }
+
+  /** Undefined where nobody can tell any more what came behind the position. */
+  async function read(position: Position): Promise<Page | undefined> {
+    try {
+      return await pages.read(SINK, position);
+    } catch (error) {
+      if (error instanceof DomainError && error.reason === "POSITION_EXPIRED") return undefined;
+      throw error;
+    }
+  }
+
+  async function beginning(): Promise<Position> {
+    return { ...(await pages.head(SINK)), from: BEGINNING };
+  }
+
+  const running = run();
+  return {
+    async [Symbol.asyncDispose]() {
+      stopping.abort();
+      await running;
+    },
+  };
+}
+
+function oldestOf(page: Page): number {
+  let oldest: Instant | undefined;
+  for (const { event } of page.rows) if (oldest === undefined || event.recordedAt < oldest) oldest = event.recordedAt;
+  return Number((oldest ?? 0n) / 1_000n);
+}
+
+/** Of the reasons of the contract, or what the client of NATS says, which names neither credentials nor subjects. */
+function reasonOf(error: unknown): string {
+  if (error instanceof DomainError) return error.reason;
+  return error instanceof Error ? `${error.name}: ${error.message}` : "unknown";
+}
