@@ -2,19 +2,26 @@
 // Starts the embedded server, imports 100,000 entities, makes sure that all contenders do the same work, then
 // measures them in turn, round by round. Writes results.json and results.svg beside this file. Linux only:
 // CPU and memory are read from /proc.
-import { type ChildProcess, spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { loadavg } from "node:os";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { fill } from "./fill.ts";
 import type { Job, Measurement } from "./load.ts";
 import { findPgbench, type PgbenchResult, recordUpdate, runPgbench, scriptOf } from "./pgbench.ts";
-import { type Contender, DEFAULT_ORGANIZATION, memoryOf, type Service, startPeer, startService } from "./processes.ts";
+import {
+  type Contender,
+  DEFAULT_ORGANIZATION,
+  memoryOf,
+  type Service,
+  startJobs,
+  startPeer,
+  startService,
+} from "./processes.ts";
 import { machineOf, median, pictureOf, type Row, ratiosOf, tableOf } from "./report.ts";
 import { importRows, openRows, type Rows } from "./rows.ts";
 import { verify } from "./verify.ts";
+import type { Counted, WatchersJob } from "./watchers.ts";
 
 const ENTITIES = 100_000;
 const ORGANIZATIONS = 64;
@@ -22,6 +29,8 @@ const ENTITIES_PER_ORGANIZATION = 1_000;
 const PGBENCH_CLIENTS = 16;
 const CONCURRENCY = [1, 16, 64];
 const MEMORY_EVERY_MS = 25;
+/** For the last events to reach who consumes them. */
+const CONSUMED_MS = 30_000;
 /** The entity whose update is recorded for pgbench. */
 const RECORDED = 6;
 
@@ -210,25 +219,42 @@ async function openPgbench(service: Service) {
 
 /** The generator of the load, as a process of its own. */
 export function startLoad(): AsyncDisposable & { run(job: Job): Promise<Measurement> } {
-  const child: ChildProcess = spawn(process.execPath, [fileURLToPath(new URL("load.ts", import.meta.url))], {
-    stdio: ["pipe", "pipe", "inherit"],
-  });
-  if (child.stdout === null || child.stdin === null) throw new Error("the load has no pipes");
-  const { stdin } = child;
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const load = startJobs<Job, Measurement>("load.ts");
   return {
-    async run(job) {
-      stdin.write(`${JSON.stringify(job)}\n`);
-      const line = await lines.next();
-      if (line.done === true) throw new Error("the load ended");
-      const result = JSON.parse(line.value) as Measurement | { error: string };
-      if ("error" in result) throw new Error(`${job.operation}, ${job.concurrency} in flight: ${result.error}`);
-      return result;
-    },
-    async [Symbol.asyncDispose]() {
-      child.kill();
-    },
+    ...load,
+    run: (job) =>
+      load.run(job).catch((error: Error) => {
+        throw new Error(`${job.operation}, ${job.concurrency} in flight: ${error.message}`);
+      }),
   };
+}
+
+/** Who gets every event of an organization while its writes are measured. */
+export interface Consumer extends AsyncDisposable {
+  /** Waits until it has had so many since it began; throws where one is missing, or came twice. */
+  had(events: number): Promise<void>;
+}
+
+/** So many watchers, in one process of their own, which only count. */
+export async function startWatchers(service: Service, apiKey: string, count: number): Promise<Consumer> {
+  const watchers = startJobs<WatchersJob, Counted>("watchers.ts");
+  await watchers.run({ kind: "watch", port: service.port, apiKey, watchers: count });
+  return {
+    async had(events) {
+      await watchers.run({ kind: "count", events, timeoutMs: CONSUMED_MS });
+    },
+    [Symbol.asyncDispose]: () => watchers[Symbol.asyncDispose](),
+  };
+}
+
+/** Measures while the consumers get every event, and makes sure that they did. */
+export async function consumed<T>(service: Service, consumers: Consumer[], measure: () => Promise<T>): Promise<T> {
+  const written = async () => Number((await service.sql("select count(*) from entity_event"))[0].count);
+  const before = await written();
+  const measured = await measure();
+  const events = (await written()) - before;
+  for (const consumer of consumers) await consumer.had(events);
+  return measured;
 }
 
 const rangeOf = (values: number[]): [number, number] => [Math.min(...values), Math.max(...values)];

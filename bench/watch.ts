@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { createEntityClient, type EntityClient, errorInfo } from "../clients/typescript/index.ts";
-import { startLoad } from "./bench.ts";
+import { consumed, startLoad, startWatchers } from "./bench.ts";
 import { fill } from "./fill.ts";
 import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
 import { median } from "./report.ts";
@@ -17,6 +17,7 @@ const STREAMS = 100;
 const WRITES_PER_SECOND = 1_000;
 const SECONDS = 20;
 const ROUNDS = 3;
+const WATCHERS = 10;
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 const percentile = (values: number[], share: number) =>
@@ -136,7 +137,7 @@ const jobOf = (service: Service, apiKey: string) => ({
 });
 
 /** Writes to one organization, watched by ten at once and by none, in turn. */
-async function besideWatchers(service: Service, connect: () => EntityClient, apiKey: string): Promise<void> {
+async function besideWatchers(service: Service, apiKey: string): Promise<void> {
   await using load = startLoad();
   const rates = { without: [] as number[], with: [] as number[] };
   const cpu = { without: [] as number[], with: [] as number[] };
@@ -144,36 +145,33 @@ async function besideWatchers(service: Service, connect: () => EntityClient, api
     const alone = await load.run(jobOf(service, apiKey));
     rates.without.push(alone.requestsPerSecond);
     cpu.without.push(alone.serverCpu);
-    const watchers = Array.from({ length: 10 }, () => watch(connect()));
-    await Promise.all(watchers.map(({ live }) => live));
-    const watched = await load.run(jobOf(service, apiKey));
+    await using watchers = await startWatchers(service, apiKey, WATCHERS);
+    const watched = await consumed(service, [watchers], () => load.run(jobOf(service, apiKey)));
     rates.with.push(watched.requestsPerSecond);
     cpu.with.push(watched.serverCpu);
-    const events = watchers.reduce((sum, one) => sum + one.events, 0);
-    const streams = watchers.reduce((sum, one) => sum + one.streams, 0);
-    for (const { stop } of watchers) stop();
-    say(`  round ${round + 1}: ${events} events to ten watchers over ${streams} streams`);
-    await sleep(1_000);
   }
   const [alone, watched] = [median(rates.without), median(rates.with)];
   say(
-    `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)} (readers on the same cores)`,
+    `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)}`,
   );
-  const each = (median(cpu.with) - median(cpu.without)) / 10;
+  const each = (median(cpu.with) - median(cpu.without)) / WATCHERS;
   say(
-    `server CPU: ${median(cpu.without).toFixed(0)} us an update, and ${each.toFixed(0)} us for each event to each watcher`,
+    `server CPU: ${median(cpu.without).toFixed(0)} us an update, and ${each.toFixed(1)} us for each event to each watcher`,
   );
 }
 
-async function main(): Promise<void> {
+async function main(only: string | undefined): Promise<void> {
   await using service = await startService();
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
-  await idleMemory(service, apiKey);
-  await latency(connect);
-  await throughput(service, connect, apiKey);
-  await besideWatchers(service, connect, apiKey);
+  const parts = {
+    idle: () => idleMemory(service, apiKey),
+    latency: () => latency(connect),
+    throughput: () => throughput(service, connect, apiKey),
+    writes: () => besideWatchers(service, apiKey),
+  };
+  for (const [name, measure] of Object.entries(parts)) if (only === undefined || only === name) await measure();
 }
 
-await main();
+await main(process.argv[2]);
 process.exit();

@@ -44,7 +44,8 @@ function source() {
       const none = () => {
         throw new Error("not looked at here");
       };
-      return { size, bytes: size * 1_000, event: none, delivery: none, end: at(end), more: state.sizes.length > 0 };
+      const bytes = size * 1_000;
+      return { size, bytes, event: none, delivery: none, deliveries: none, end: at(end), more: state.sizes.length > 0 };
     },
     ended() {
       state.hasEnded = true;

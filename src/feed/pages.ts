@@ -21,6 +21,8 @@ export interface Page {
   event(index: number): ListedEvent;
   /** The same object for every watcher. */
   delivery(index: number): Delivery;
+  /** All of them; the same array for every watcher. */
+  deliveries(): readonly Delivery[];
   /** Where the log goes on behind the page. */
   end: Position;
   /** There is more before the head that the page was read up to. */
@@ -103,15 +105,18 @@ function pageOf(
 ): Page {
   const deliveries = new Array<Delivery | undefined>(rows.length);
   const event = (index: number) => (rows[index] as FeedRow).event;
+  const delivery = (index: number) => {
+    const given = event(index);
+    const position = () => (index === rows.length - 1 ? end : behind(given));
+    return (deliveries[index] ??= { position: encodePosition(organizationId, position()), event: given });
+  };
+  let all: readonly Delivery[] | undefined;
   return {
     size: rows.length,
     bytes: rows.reduce((sum, row) => sum + row.bytes, 0),
     event,
-    delivery(index) {
-      const given = event(index);
-      const position = index === rows.length - 1 ? end : behind(given);
-      return (deliveries[index] ??= { position: encodePosition(organizationId, position), event: given });
-    },
+    delivery,
+    deliveries: () => (all ??= rows.map((_, index) => delivery(index))),
     end,
     more,
   };

@@ -5,6 +5,7 @@ import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_p
 import {
   type EntityService,
   ListEntityEventsRequestSchema,
+  type WatchEntitiesRequest,
   WatchEntitiesRequestSchema,
   type WatchEntitiesResponse,
   WatchEntitiesResponseSchema,
@@ -18,6 +19,7 @@ import { type Lookup, resolve } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
 import type { Delivery } from "../feed/pages.ts";
 import { decodePosition } from "../feed/position.ts";
+import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
 import {
   fromPageToken,
@@ -52,20 +54,50 @@ export function entityEventRpcs(deps: Deps) {
     return id;
   };
 
-  // An event becomes a message once, however many watch.
+  // A page becomes messages once, however many watch it; and so does an event that some watch and some do not.
   const messages = new WeakMap<Delivery, WatchEntitiesResponse>();
-  const messageOf = (delivery: Delivery): WatchEntitiesResponse => {
-    let message = messages.get(delivery);
-    if (message === undefined) {
-      const { position, event } = delivery;
-      message = create(WatchEntitiesResponseSchema, {
+  const pages = new WeakMap<readonly Delivery[], readonly WatchEntitiesResponse[]>();
+  const messageOf = (delivery: Delivery): WatchEntitiesResponse =>
+    madeOnce(messages, delivery, ({ position, event }) =>
+      create(WatchEntitiesResponseSchema, {
         position,
         ...(event === undefined ? {} : { event: eventToProto(event) }),
-      });
-      messages.set(delivery, message);
-    }
-    return message;
-  };
+      }),
+    );
+  const pageOf = (deliveries: readonly Delivery[]) => madeOnce(pages, deliveries, (all) => all.map(messageOf));
+
+  async function* watch(
+    request: WatchEntitiesRequest,
+    ctx: HandlerContext,
+  ): AsyncGenerator<readonly WatchEntitiesResponse[], void> {
+    assertWellFormed(WatchEntitiesRequestSchema, request);
+    const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
+    const violations = new Violations();
+    const types = new Set(parseTypes(request.types, violations));
+    const entityTypes = new Set(
+      request.entityTypes.map((type, i) => {
+        const name = typeFromProto(type);
+        if (name === undefined) violations.add(`entity_types[${i}]`, "must be a type of entity");
+        return name;
+      }),
+    );
+    violations.throwIfAny();
+    const organizationId = organizationOf(ctx);
+    const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
+    const entityId = await findId(ctx, lookup);
+
+    const isFiltered = types.size > 0 || entityTypes.size > 0 || entityId !== undefined;
+    const accepts = (event: ListedEvent) =>
+      (types.size === 0 || types.has(event.type)) &&
+      (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
+      (entityId === undefined || event.entityId === entityId);
+    const deliveries = deps.feed.watch(organizationId, {
+      position,
+      accepts: isFiltered ? accepts : undefined,
+      signal: ctx.signal,
+    });
+    for await (const page of deliveries) yield pageOf(page);
+  }
 
   return {
     async listEntityEvents(request, ctx) {
@@ -109,34 +141,18 @@ export function entityEventRpcs(deps: Deps) {
       };
     },
 
-    async *watchEntities(request, ctx) {
-      assertWellFormed(WatchEntitiesRequestSchema, request);
-      const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
-      const violations = new Violations();
-      const types = new Set(parseTypes(request.types, violations));
-      const entityTypes = new Set(
-        request.entityTypes.map((type, i) => {
-          const name = typeFromProto(type);
-          if (name === undefined) violations.add(`entity_types[${i}]`, "must be a type of entity");
-          return name;
-        }),
-      );
-      violations.throwIfAny();
-      const organizationId = organizationOf(ctx);
-      const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
-      const entityId = await findId(ctx, lookup);
-
-      const deliveries = deps.feed.watch(organizationId, {
-        position,
-        accepts: (event) =>
-          (types.size === 0 || types.has(event.type)) &&
-          (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
-          (entityId === undefined || event.entityId === entityId),
-        signal: ctx.signal,
-      });
-      for await (const delivery of deliveries) yield messageOf(delivery);
-    },
+    watchEntities: (request, ctx) => paged(watch(request, ctx)),
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+/** What was made of a thing before, while that is held. */
+function madeOnce<K extends object, V>(known: WeakMap<K, V>, key: K, make: (key: K) => V): V {
+  let made = known.get(key);
+  if (made === undefined) {
+    made = make(key);
+    known.set(key, made);
+  }
+  return made;
 }
 
 function parseTypes(types: readonly EventType[], violations: Violations): EventName[] {
