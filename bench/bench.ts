@@ -231,6 +231,7 @@ export function startLoad(): AsyncDisposable & { run(job: Job): Promise<Measurem
 
 /** Who gets every event of an organization while its writes are measured. */
 export interface Consumer extends AsyncDisposable {
+  pid: number;
   /** Waits until it has had so many since it began; throws where one is missing, or came twice. */
   had(events: number): Promise<void>;
 }
@@ -240,6 +241,7 @@ export async function startWatchers(service: Service, apiKey: string, count: num
   const watchers = startJobs<WatchersJob, Counted>("watchers.ts");
   await watchers.run({ kind: "watch", port: service.port, apiKey, watchers: count });
   return {
+    pid: watchers.pid,
     async had(events) {
       await watchers.run({ kind: "count", events, timeoutMs: CONSUMED_MS });
     },

@@ -148,10 +148,13 @@ async function end(child: ChildProcess): Promise<void> {
 }
 
 /** A script beside this file that takes jobs, one after the other, as a process of its own. */
-export function startJobs<Job, Answer>(script: string): AsyncDisposable & { run(job: Job): Promise<Answer> } {
+export function startJobs<Job, Answer>(
+  script: string,
+): AsyncDisposable & { pid: number; run(job: Job): Promise<Answer> } {
   const child = spawn(process.execPath, [path(script)], { stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   return {
+    pid: child.pid as number,
     async run(job) {
       child.stdin.write(`${JSON.stringify(job)}\n`);
       const line = await lines.next();

@@ -6,6 +6,7 @@ import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { createEntityClient, type EntityClient, errorInfo } from "../clients/typescript/index.ts";
 import { consumed, startLoad, startWatchers } from "./bench.ts";
 import { fill } from "./fill.ts";
+import type { Measurement } from "./load.ts";
 import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
 import { median } from "./report.ts";
 import { externalIdOf } from "./requests.ts";
@@ -16,8 +17,12 @@ const IDLE = 1_000;
 const STREAMS = 100;
 const WRITES_PER_SECOND = 1_000;
 const SECONDS = 20;
-const ROUNDS = 3;
+const ROUNDS = 8;
 const WATCHERS = 10;
+
+interface Beside extends Measurement {
+  watchersCpu: number;
+}
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 const percentile = (values: number[], share: number) =>
@@ -132,31 +137,33 @@ const jobOf = (service: Service, apiKey: string) => ({
   concurrency: 64,
   apiKeys: [apiKey],
   entitiesPerOrganization: ENTITIES,
-  warmUpSeconds: 2,
-  seconds: 6,
+  warmUpSeconds: 1,
+  seconds: 3,
 });
 
 /** Writes to one organization, watched by ten at once and by none, in turn. */
 async function besideWatchers(service: Service, apiKey: string): Promise<void> {
   await using load = startLoad();
-  const rates = { without: [] as number[], with: [] as number[] };
-  const cpu = { without: [] as number[], with: [] as number[] };
+  const found = { without: [] as Beside[], with: [] as Beside[] };
+  const job = { ...jobOf(service, apiKey), seconds: 3 };
   for (let round = 0; round < ROUNDS; round++) {
-    const alone = await load.run(jobOf(service, apiKey));
-    rates.without.push(alone.requestsPerSecond);
-    cpu.without.push(alone.serverCpu);
+    found.without.push({ ...(await load.run(job)), watchersCpu: 0 });
     await using watchers = await startWatchers(service, apiKey, WATCHERS);
-    const watched = await consumed(service, [watchers], () => load.run(jobOf(service, apiKey)));
-    rates.with.push(watched.requestsPerSecond);
-    cpu.with.push(watched.serverCpu);
+    const before = cpuOf(watchers.pid);
+    const watched = await consumed(service, [watchers], () => load.run(job));
+    const share = job.seconds / (job.seconds + job.warmUpSeconds);
+    found.with.push({ ...watched, watchersCpu: ((cpuOf(watchers.pid) - before) / watched.calls) * share });
   }
-  const [alone, watched] = [median(rates.without), median(rates.with)];
+  for (const [name, measured] of Object.entries(found)) {
+    const each = (of: (one: Beside) => number) => median(measured.map(of)).toFixed(0);
+    say(
+      `${name} ${WATCHERS} watchers: ${each((one) => one.requestsPerSecond)} updates/s; CPU of each: server ${each((one) => one.serverCpu)} us, ` +
+        `database ${each((one) => one.databaseCpu)} us, load ${each((one) => one.loadCpu)} us, watchers ${each((one) => one.watchersCpu)} us`,
+    );
+  }
+  const ratio = found.with.map((one, i) => one.requestsPerSecond / (found.without[i]?.requestsPerSecond ?? Number.NaN));
   say(
-    `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)}`,
-  );
-  const each = (median(cpu.with) - median(cpu.without)) / WATCHERS;
-  say(
-    `server CPU: ${median(cpu.without).toFixed(0)} us an update, and ${each.toFixed(1)} us for each event to each watcher`,
+    `writes keep ${median(ratio).toFixed(2)} of their rate (of each round: ${ratio.map((one) => one.toFixed(2)).join(" ")})`,
   );
 }
 

@@ -12,17 +12,13 @@ import { errorInfo } from "../clients/typescript/index.ts";
 /** `watch` answers when all are live, `count` when each has had so many events; both with what all have had. */
 export type WatchersJob =
   | { kind: "watch"; port: number; apiKey: string; watchers: number; position?: string }
-  | { kind: "count"; events: number; timeoutMs: number }
-  | { kind: "stop" };
+  | { kind: "count"; events: number; timeoutMs: number };
 
 export interface Counted {
   /** Events of each watcher. */
   events: number[];
   /** Streams that were begun again because they were too slow. */
   resumed: number;
-  bytes: number;
-  /** Microseconds of CPU that this process has used. */
-  cpu: number;
 }
 
 const PREFIX_BYTES = 5;
@@ -33,7 +29,6 @@ const WINDOW_BYTES = 4 * 1024 * 1024;
 
 interface Watcher {
   events: number;
-  bytes: number;
   streams: number;
   isLive: boolean;
   session: ClientHttp2Session;
@@ -77,7 +72,7 @@ function positionLength(bytes: Buffer, at: number): number | undefined {
   return low < 0x80 ? 2 + low : 3 + (low & 0x7f) + (high << 7);
 }
 
-let watchers: Watcher[] = [];
+const watchers: Watcher[] = [];
 let failure: Error | undefined;
 
 function begin(watcher: Watcher, apiKey: string, position: string): void {
@@ -105,10 +100,7 @@ function begin(watcher: Watcher, apiKey: string, position: string): void {
   });
   stream.on("response", ended);
   stream.on("trailers", ended);
-  stream.on("data", (chunk: Buffer) => {
-    watcher.bytes += chunk.length;
-    read(chunk);
-  });
+  stream.on("data", read);
   stream.on("error", () => {});
   stream.on("close", () => {
     if (watcher.session.destroyed) return;
@@ -128,12 +120,9 @@ async function until(done: (watcher: Watcher) => boolean, timeoutMs: number): Pr
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  const { user, system } = process.cpuUsage();
   return {
     events: watchers.map(({ events }) => events),
     resumed: watchers.reduce((sum, { streams }) => sum + streams - 1, 0),
-    bytes: watchers.reduce((sum, { bytes }) => sum + bytes, 0),
-    cpu: user + system,
   };
 }
 
@@ -143,21 +132,15 @@ async function run(job: WatchersJob): Promise<Counted> {
       const session = connect(`http://127.0.0.1:${job.port}`, { settings: { initialWindowSize: WINDOW_BYTES } });
       await once(session, "connect");
       session.setLocalWindowSize(WINDOW_BYTES);
-      const watcher = { events: 0, bytes: 0, streams: 0, isLive: false, session };
+      const watcher = { events: 0, streams: 0, isLive: false, session };
       watchers.push(watcher);
       begin(watcher, job.apiKey, job.position ?? "");
     }
     return until(({ isLive }) => isLive, 60_000);
   }
-  if (job.kind === "count") {
-    const counted = await until(({ events }) => events >= job.events, job.timeoutMs);
-    const wrong = counted.events.find((events) => events !== job.events);
-    if (wrong !== undefined) throw new Error(`a watcher has had ${wrong} events of ${job.events}`);
-    return counted;
-  }
-  const counted = await until(() => true, 0);
-  for (const { session } of watchers) session.destroy();
-  watchers = [];
+  const counted = await until(({ events }) => events >= job.events, job.timeoutMs);
+  const wrong = counted.events.find((events) => events !== job.events);
+  if (wrong !== undefined) throw new Error(`a watcher has had ${wrong} events of ${job.events}`);
   return counted;
 }
 

@@ -1,18 +1,17 @@
 // The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live
 // end all of an organization share one reader, and who does not keep up with it is sent away.
 import type { Orm } from "../db/orm.ts";
-import type { ListedEvent } from "../db/queries.ts";
 import { createSlots } from "../db/slots.ts";
 import { DomainError } from "../domain/errors.ts";
 import { createLive, type Joined, type Live } from "./live.ts";
-import { createPages, type Delivery, type Page } from "./pages.ts";
+import { createPages, type Delivery, type Filter } from "./pages.ts";
 import { encodePosition, type Position } from "./position.ts";
 
 export interface WatchOptions {
   /** Where to begin; undefined: now. */
   position: Position | undefined;
-  /** The filters; undefined: everything. */
-  accepts: ((event: ListedEvent) => boolean) | undefined;
+  /** Undefined: everything. */
+  filter: Filter | undefined;
   /** Aborted: the watch ends and lets go of all that it holds. */
   signal: AbortSignal;
 }
@@ -21,7 +20,7 @@ export interface Feed {
   /** Where the log of the organization ends now: a watch from there gets what is committed later. */
   position(organizationId: string): Promise<string>;
   /**
-   * Events and checkpoints, for ever, a page at a time; none is empty. Those who watch everything at the live end get
+   * Events and checkpoints, for ever, a page at a time; none is empty. Those who watch the same at the live end get
    * the same arrays. Throws POSITION_EXPIRED, WATCH_TOO_SLOW.
    */
   watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void>;
@@ -52,7 +51,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
   }
 
   async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void> {
-    const { accepts, signal } = options;
+    const { filter, signal } = options;
     let at = options.position;
     let sent = { position: "", at: performance.now() };
     const due = () => sent.at + CHECKPOINT_MS;
@@ -61,12 +60,6 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
       return position;
     };
     const checkpoint = (position: Position) => [{ position: mark(encodePosition(organizationId, position)) }];
-    const accepted = (page: Page): readonly Delivery[] => {
-      if (accepts === undefined) return page.deliveries();
-      const deliveries: Delivery[] = [];
-      for (let i = 0; i < page.size; i++) if (accepts(page.event(i))) deliveries.push(page.delivery(i));
-      return deliveries;
-    };
     function* marked(deliveries: readonly Delivery[]) {
       const last = deliveries.at(-1);
       if (last === undefined) return;
@@ -78,7 +71,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
       for (let [position, more] = [from, true]; more; ) {
         const page = await catchUps(() => pages.read(organizationId, position, to));
         if (signal.aborted) return;
-        yield* marked(accepted(page));
+        yield* marked(page.deliveries(filter));
         [position, more, at] = [page.end, page.more, page.end];
         if (more && performance.now() >= due()) yield checkpoint(position);
       }
@@ -103,7 +96,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
           if (!signal.aborted) yield checkpoint(joined.head() ?? at);
           continue;
         }
-        yield* marked(accepted(page));
+        yield* marked(page.deliveries(filter));
         at = page.end;
       }
     }

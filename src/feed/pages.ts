@@ -13,6 +13,12 @@ export interface Delivery {
   event?: ListedEvent;
 }
 
+/** What a watcher wants of the log; the name says all of it. */
+export interface Filter {
+  name: string;
+  accepts(event: ListedEvent): boolean;
+}
+
 /** Some events in order. */
 export interface Page {
   size: number;
@@ -21,8 +27,8 @@ export interface Page {
   event(index: number): ListedEvent;
   /** The same object for every watcher. */
   delivery(index: number): Delivery;
-  /** All of them; the same array for every watcher. */
-  deliveries(): readonly Delivery[];
+  /** All of them, or those that a filter accepts: the same array for every watcher whose filter has the same name. */
+  deliveries(filter?: Filter): readonly Delivery[];
   /** Where the log goes on behind the page. */
   end: Position;
   /** There is more before the head that the page was read up to. */
@@ -37,6 +43,7 @@ export interface Pages {
 }
 
 const PAGE_EVENTS = 500;
+const EVERYTHING: Filter = { name: "", accepts: () => true };
 /** Before every id. */
 const NO_ID = "00000000-0000-0000-0000-000000000000";
 
@@ -110,13 +117,24 @@ function pageOf(
     const position = () => (index === rows.length - 1 ? end : behind(given));
     return (deliveries[index] ??= { position: encodePosition(organizationId, position()), event: given });
   };
-  let all: readonly Delivery[] | undefined;
+  const chosen = new Map<string, readonly Delivery[]>();
+  const choose = (accepts: Filter["accepts"]) => {
+    const all: Delivery[] = [];
+    for (let i = 0; i < rows.length; i++) if (accepts(event(i))) all.push(delivery(i));
+    return all;
+  };
   return {
     size: rows.length,
     bytes: rows.reduce((sum, row) => sum + row.bytes, 0),
     event,
     delivery,
-    deliveries: () => (all ??= rows.map((_, index) => delivery(index))),
+    deliveries({ name, accepts } = EVERYTHING) {
+      const before = chosen.get(name);
+      if (before !== undefined) return before;
+      const all = choose(accepts);
+      chosen.set(name, all);
+      return all;
+    },
     end,
     more,
   };

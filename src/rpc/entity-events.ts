@@ -1,5 +1,4 @@
 // EntityService: the events of an entity, or of the organization.
-import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import {
@@ -7,8 +6,6 @@ import {
   ListEntityEventsRequestSchema,
   type WatchEntitiesRequest,
   WatchEntitiesRequestSchema,
-  type WatchEntitiesResponse,
-  WatchEntitiesResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type ListedEvent, listEvents } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
@@ -54,22 +51,7 @@ export function entityEventRpcs(deps: Deps) {
     return id;
   };
 
-  // A page becomes messages once, however many watch it; and so does an event that some watch and some do not.
-  const messages = new WeakMap<Delivery, WatchEntitiesResponse>();
-  const pages = new WeakMap<readonly Delivery[], readonly WatchEntitiesResponse[]>();
-  const messageOf = (delivery: Delivery): WatchEntitiesResponse =>
-    madeOnce(messages, delivery, ({ position, event }) =>
-      create(WatchEntitiesResponseSchema, {
-        position,
-        ...(event === undefined ? {} : { event: eventToProto(event) }),
-      }),
-    );
-  const pageOf = (deliveries: readonly Delivery[]) => madeOnce(pages, deliveries, (all) => all.map(messageOf));
-
-  async function* watch(
-    request: WatchEntitiesRequest,
-    ctx: HandlerContext,
-  ): AsyncGenerator<readonly WatchEntitiesResponse[], void> {
+  async function* watch(request: WatchEntitiesRequest, ctx: HandlerContext): AsyncGenerator<readonly Delivery[], void> {
     assertWellFormed(WatchEntitiesRequestSchema, request);
     const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
     const violations = new Violations();
@@ -86,17 +68,15 @@ export function entityEventRpcs(deps: Deps) {
     const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
     const entityId = await findId(ctx, lookup);
 
-    const isFiltered = types.size > 0 || entityTypes.size > 0 || entityId !== undefined;
-    const accepts = (event: ListedEvent) =>
-      (types.size === 0 || types.has(event.type)) &&
-      (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
-      (entityId === undefined || event.entityId === entityId);
-    const deliveries = deps.feed.watch(organizationId, {
-      position,
-      accepts: isFiltered ? accepts : undefined,
-      signal: ctx.signal,
-    });
-    for await (const page of deliveries) yield pageOf(page);
+    const filter = {
+      name: JSON.stringify([[...types].sort(), [...entityTypes].sort(), entityId]),
+      accepts: (event: ListedEvent) =>
+        (types.size === 0 || types.has(event.type)) &&
+        (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
+        (entityId === undefined || event.entityId === entityId),
+    };
+    const isEverything = types.size === 0 && entityTypes.size === 0 && entityId === undefined;
+    yield* deps.feed.watch(organizationId, { position, filter: isEverything ? undefined : filter, signal: ctx.signal });
   }
 
   return {
@@ -141,18 +121,8 @@ export function entityEventRpcs(deps: Deps) {
       };
     },
 
-    watchEntities: (request, ctx) => paged(watch(request, ctx)),
+    watchEntities: (request, ctx) => paged(watch(request, ctx), deliveryToProto),
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
-}
-
-/** What was made of a thing before, while that is held. */
-function madeOnce<K extends object, V>(known: WeakMap<K, V>, key: K, make: (key: K) => V): V {
-  let made = known.get(key);
-  if (made === undefined) {
-    made = make(key);
-    known.set(key, made);
-  }
-  return made;
 }
 
 function parseTypes(types: readonly EventType[], violations: Violations): EventName[] {
@@ -161,6 +131,10 @@ function parseTypes(types: readonly EventType[], violations: Violations): EventN
     if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
     return name ?? "CREATED";
   });
+}
+
+function deliveryToProto({ position, event }: Delivery) {
+  return event === undefined ? { position } : { position, event: eventToProto(event) };
 }
 
 function eventToProto(event: ListedEvent) {

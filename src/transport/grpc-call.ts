@@ -26,6 +26,7 @@ import { toConnectError } from "../errors.ts";
 import { requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
+import { PREFIX_BYTES } from "./encode.ts";
 
 /** An RPC as this path serves it. */
 export interface GrpcRoute {
@@ -57,7 +58,6 @@ export interface GrpcOptions {
   limits: { bodyTimeoutMs: number };
 }
 
-export const PREFIX_BYTES = 5;
 const BINARY = { readUnknownFields: false };
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
 const LINGER_MS = 100;
@@ -283,7 +283,7 @@ export class GrpcCall implements CallHead {
   }
 
   /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */
-  write(bytes: Buffer): boolean {
+  write(bytes: Uint8Array): boolean {
     if (this.#over) return true;
     this.#respond();
     return this.#stream.write(bytes);
@@ -302,7 +302,7 @@ export class GrpcCall implements CallHead {
   }
 
   /** Ends the call with its last bytes, if there are any. */
-  end(body?: Buffer): void {
+  end(body?: Uint8Array): void {
     this.#conclude(undefined, body);
   }
 
@@ -359,7 +359,7 @@ export class GrpcCall implements CallHead {
     return trailers;
   }
 
-  #conclude(error: ConnectError | undefined, body: Buffer | undefined): void {
+  #conclude(error: ConnectError | undefined, body: Uint8Array | undefined): void {
     if (this.#over) return;
     const stream = this.#stream;
     this.#leave();

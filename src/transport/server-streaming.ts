@@ -1,19 +1,12 @@
 // A stream of responses, as it is answered from its HTTP/2 stream: a page at a time where they come in pages, and
 // no further than the reader has read. Messages are encoded once, however many streams send the same page.
-import {
-  create,
-  type DescMessage,
-  type DescMethodServerStreaming,
-  isMessage,
-  type Message,
-  type MessageInitShape,
-  toBinary,
-} from "@bufbuild/protobuf";
+import type { DescMessage, DescMethodServerStreaming, Message, MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext, Interceptor, StreamRequest, StreamResponse } from "@connectrpc/connect";
 import type { CallHead } from "../interceptors/credentials.ts";
 import { abandon } from "../interceptors/deadline.ts";
 import { pagesOf } from "../paged.ts";
-import { type Answer, PREFIX_BYTES } from "./grpc-call.ts";
+import { frameEncoder } from "./encode.ts";
+import type { Answer } from "./grpc-call.ts";
 
 type Invoke = (request: StreamRequest & { context: HandlerContext }) => Promise<StreamResponse>;
 
@@ -48,7 +41,8 @@ export function serverStreamingAnswer(
     const unwatch = watchKey(call, (error) => call.stop(error));
     call.whenOver(unwatch);
     const { message: messages } = await invoke(call.request(once(request)));
-    const pages = pagesOf(messages)[Symbol.asyncIterator]();
+    const { pages: each, toMessage } = pagesOf(messages);
+    const pages = each[Symbol.asyncIterator]();
     call.whenOver(() => {
       unwatch();
       abandon(pages);
@@ -56,7 +50,7 @@ export function serverStreamingAnswer(
     for (;;) {
       const page = await pages.next();
       if (page.done === true) return call.end();
-      const frames = framesOf(page.value);
+      const frames = framesOf(page.value, toMessage);
       for (let i = 0, chunk = frames(0); chunk !== undefined && !call.isOver; chunk = frames(++i)) {
         if (!call.write(chunk)) await call.drained();
       }
@@ -65,50 +59,34 @@ export function serverStreamingAnswer(
   };
 }
 
+type Init = MessageInitShape<DescMessage>;
 /** The frames of a page, as chunks that are asked for one after the other. */
-type Frames = (index: number) => Buffer | undefined;
+type Frames = (index: number) => Uint8Array | undefined;
 
-/** The frames of pages. A page that was encoded is not encoded again while anybody holds it. */
-function shared(output: DescMessage): (page: readonly MessageInitShape<DescMessage>[]) => Frames {
-  const known = new WeakMap<readonly MessageInitShape<DescMessage>[], Frames>();
-  return (page) => {
-    let frames = known.get(page);
-    if (frames === undefined) {
-      const chunks: Buffer[] = [];
-      let next = 0;
-      frames = (index) => {
-        while (index >= chunks.length && next < page.length) {
-          const messages: Uint8Array[] = [];
-          for (let bytes = 0; bytes < CHUNK_BYTES && next < page.length; next++) {
-            const message = encode(output, page[next] as MessageInitShape<DescMessage>);
-            messages.push(message);
-            bytes += PREFIX_BYTES + message.length;
-          }
-          chunks.push(framed(messages));
+/** The frames of pages. What was encoded is not encoded again while anybody holds the page. */
+function shared(output: DescMessage): (page: readonly unknown[], toMessage: (item: unknown) => Init) => Frames {
+  const frame = frameEncoder(output);
+  const known = new WeakMap<readonly unknown[], Frames>();
+  return (page, toMessage) => {
+    const before = known.get(page);
+    if (before !== undefined) return before;
+    const chunks: Uint8Array[] = [];
+    let next = 0;
+    const frames: Frames = (index) => {
+      while (index >= chunks.length && next < page.length) {
+        const chunk: Uint8Array[] = [];
+        for (let bytes = 0; bytes < CHUNK_BYTES && next < page.length; next++) {
+          const framed = frame(toMessage(page[next]));
+          chunk.push(framed);
+          bytes += framed.length;
         }
-        return chunks[index];
-      };
-      known.set(page, frames);
-    }
+        chunks.push(chunk.length === 1 ? (chunk[0] as Uint8Array) : Buffer.concat(chunk));
+      }
+      return chunks[index];
+    };
+    known.set(page, frames);
     return frames;
   };
-}
-
-function encode(output: DescMessage, message: MessageInitShape<DescMessage>): Uint8Array {
-  return toBinary(output, isMessage(message, output) ? message : create(output, message));
-}
-
-function framed(messages: readonly Uint8Array[]): Buffer {
-  const size = messages.reduce((sum, { length }) => sum + PREFIX_BYTES + length, 0);
-  const bytes = Buffer.allocUnsafeSlow(size);
-  let at = 0;
-  for (const message of messages) {
-    bytes[at] = 0;
-    bytes.writeUInt32BE(message.length, at + 1);
-    bytes.set(message, at + PREFIX_BYTES);
-    at += PREFIX_BYTES + message.length;
-  }
-  return bytes;
 }
 
 async function* once<T>(message: T): AsyncGenerator<T, void> {

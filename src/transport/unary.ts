@@ -1,14 +1,8 @@
 // A unary call, as it is answered from its stream: the implementation within the interceptors, one message back.
-import {
-  create,
-  type DescMessage,
-  type DescMethodUnary,
-  isMessage,
-  type MessageInitShape,
-  toBinary,
-} from "@bufbuild/protobuf";
+import { create, type DescMessage, type DescMethodUnary, isMessage, type MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext, Interceptor, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
-import { type Answer, PREFIX_BYTES } from "./grpc-call.ts";
+import { frameEncoder } from "./encode.ts";
+import type { Answer } from "./grpc-call.ts";
 
 type Invoke = (request: UnaryRequest & { context: HandlerContext }) => Promise<UnaryResponse>;
 
@@ -23,17 +17,13 @@ export function unaryAnswer(
     const message = isMessage(answered, method.output) ? answered : create(method.output, answered);
     return { stream: false, service: method.parent, method, header: NO_HEADERS, trailer: NO_HEADERS, message };
   };
+  const frame = frameEncoder(method.output);
   const invoke = interceptors.reduceRight<Invoke>((next, each) => each(next as never) as never, innermost);
 
   return async (call, request) => {
     const { message } = await invoke(call.request(request));
     if (call.isOver) return;
-    const bytes = toBinary(method.output, message);
-    const framed = Buffer.allocUnsafe(PREFIX_BYTES + bytes.length);
-    framed[0] = 0;
-    framed.writeUInt32BE(bytes.length, 1);
-    framed.set(bytes, PREFIX_BYTES);
-    call.end(framed);
+    call.end(frame(message));
   };
 }
 
