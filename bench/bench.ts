@@ -28,6 +28,7 @@ const ORGANIZATIONS = 64;
 const ENTITIES_PER_ORGANIZATION = 1_000;
 const PGBENCH_CLIENTS = 16;
 const CONCURRENCY = [1, 16, 64];
+const WATCHERS = 10;
 const MEMORY_EVERY_MS = 25;
 /** For the last events to reach who consumes them. */
 const CONSUMED_MS = 30_000;
@@ -38,12 +39,17 @@ interface Setting {
   operation: "get" | "update";
   concurrency: number;
   organizations: number;
+  /** While others get every event. Of this service alone: its peers have none. */
+  isConsumed?: boolean;
 }
 const SETTINGS: Setting[] = [
   ...CONCURRENCY.map((concurrency) => ({ operation: "get" as const, concurrency, organizations: 1 })),
   { operation: "get", concurrency: 64, organizations: ORGANIZATIONS },
   ...CONCURRENCY.map((concurrency) => ({ operation: "update" as const, concurrency, organizations: 1 })),
+  { operation: "update", concurrency: 64, organizations: 1, isConsumed: true },
 ];
+/** Who gets every event then. */
+const CONSUMERS = [(service: Service, apiKey: string) => startWatchers(service, apiKey, WATCHERS)];
 
 async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number; seconds: number }): Promise<void> {
   if (process.platform !== "linux") throw new Error("the bench reads /proc: it needs Linux");
@@ -98,7 +104,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     });
   // Compiled by Node, planned by PostgreSQL, cached by both.
   for (const contender of contenders) {
-    for (const setting of SETTINGS.filter(({ concurrency }) => concurrency === 64)) {
+    for (const setting of SETTINGS.filter((one) => one.concurrency === 64 && !one.isConsumed)) {
       await measure(contender, setting, { warmUpSeconds: quick ? 1 : 3, seconds: 0.2 });
     }
   }
@@ -113,11 +119,15 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     await service.sql("checkpoint");
     for (const setting of SETTINGS) {
       // Each begins a round in its turn: whatever changes over time changes for all.
-      const turn = contenders.map((_, i) => contenders[(i + round) % contenders.length] as Contender);
+      const those = setting.isConsumed ? [service] : contenders;
+      const turn = those.map((_, i) => those[(i + round) % those.length] as Contender);
       for (const contender of turn) {
         const key = JSON.stringify([contender.name, setting]);
         const cell = found.get(key) ?? { row: { contender: contender.name, ...setting }, measured: [] };
-        cell.measured.push({ ...(await measure(contender, setting)), memory: memoryOf(contender.pid) });
+        const measured = setting.isConsumed
+          ? await consumedBy(CONSUMERS, service, () => measure(contender, setting))
+          : await measure(contender, setting);
+        cell.measured.push({ ...measured, memory: memoryOf(contender.pid) });
         found.set(key, cell);
       }
     }
@@ -259,11 +269,22 @@ export async function consumed<T>(service: Service, consumers: Consumer[], measu
   return measured;
 }
 
+async function consumedBy<T>(begin: typeof CONSUMERS, service: Service, measure: () => Promise<T>): Promise<T> {
+  await using all = new AsyncDisposableStack();
+  const consumers: Consumer[] = [];
+  for (const one of begin) consumers.push(all.use(await one(service, DEFAULT_ORGANIZATION.apiKey)));
+  return await consumed(service, consumers, measure);
+}
+
 const rangeOf = (values: number[]): [number, number] => [Math.min(...values), Math.max(...values)];
 
 function orderOf(row: Row): number {
   return SETTINGS.findIndex(
-    (s) => s.operation === row.operation && s.concurrency === row.concurrency && s.organizations === row.organizations,
+    (s) =>
+      s.operation === row.operation &&
+      s.concurrency === row.concurrency &&
+      s.organizations === row.organizations &&
+      s.isConsumed === row.isConsumed,
   );
 }
 

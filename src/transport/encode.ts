@@ -90,7 +90,12 @@ function fieldWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): 
   };
 }
 
-const isZero = (value: unknown) => value === "" || value === 0n || value === false || Object.is(value, 0);
+const isZero = (value: unknown) =>
+  value === "" ||
+  value === 0n ||
+  value === false ||
+  Object.is(value, 0) ||
+  (value instanceof Uint8Array && value.length === 0);
 
 /** One value with its tag: of the kinds of fields that the contract has. */
 function valueWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): Write<unknown> | undefined {
