@@ -48,8 +48,6 @@ const SETTINGS: Setting[] = [
   ...CONCURRENCY.map((concurrency) => ({ operation: "update" as const, concurrency, organizations: 1 })),
   { operation: "update", concurrency: 64, organizations: 1, isConsumed: true },
 ];
-/** Who gets every event then. */
-const CONSUMERS = [(service: Service, apiKey: string) => startWatchers(service, apiKey, WATCHERS)];
 
 async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number; seconds: number }): Promise<void> {
   if (process.platform !== "linux") throw new Error("the bench reads /proc: it needs Linux");
@@ -91,6 +89,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   say("the contenders read, write and refuse alike");
 
   const load = all.use(startLoad());
+  const consumers = [all.use(startWatchers(WATCHERS))];
   const measure = (contender: Contender, setting: Setting, time = { warmUpSeconds, seconds }) =>
     load.run({
       ...time,
@@ -102,10 +101,15 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
       apiKeys: setting.organizations === 1 ? [DEFAULT_ORGANIZATION.apiKey] : apiKeys,
       entitiesPerOrganization: setting.organizations === 1 ? ENTITIES : ENTITIES_PER_ORGANIZATION,
     });
+  const measureBeside = (contender: Contender, setting: Setting, time?: { warmUpSeconds: number; seconds: number }) =>
+    setting.isConsumed
+      ? whileConsumed(consumers, service, DEFAULT_ORGANIZATION.apiKey, () => measure(contender, setting, time))
+      : measure(contender, setting, time);
+  const contendersOf = ({ isConsumed }: Setting) => (isConsumed ? [service] : contenders);
   // Compiled by Node, planned by PostgreSQL, cached by both.
-  for (const contender of contenders) {
-    for (const setting of SETTINGS.filter((one) => one.concurrency === 64 && !one.isConsumed)) {
-      await measure(contender, setting, { warmUpSeconds: quick ? 1 : 3, seconds: 0.2 });
+  for (const setting of SETTINGS.filter(({ concurrency }) => concurrency === 64)) {
+    for (const contender of contendersOf(setting)) {
+      await measureBeside(contender, setting, { warmUpSeconds: quick ? 1 : 3, seconds: 0.2 });
     }
   }
 
@@ -119,15 +123,12 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     await service.sql("checkpoint");
     for (const setting of SETTINGS) {
       // Each begins a round in its turn: whatever changes over time changes for all.
-      const those = setting.isConsumed ? [service] : contenders;
+      const those = contendersOf(setting);
       const turn = those.map((_, i) => those[(i + round) % those.length] as Contender);
       for (const contender of turn) {
         const key = JSON.stringify([contender.name, setting]);
         const cell = found.get(key) ?? { row: { contender: contender.name, ...setting }, measured: [] };
-        const measured = setting.isConsumed
-          ? await consumedBy(CONSUMERS, service, () => measure(contender, setting))
-          : await measure(contender, setting);
-        cell.measured.push({ ...measured, memory: memoryOf(contender.pid) });
+        cell.measured.push({ ...(await measureBeside(contender, setting)), memory: memoryOf(contender.pid) });
         found.set(key, cell);
       }
     }
@@ -239,41 +240,45 @@ export function startLoad(): AsyncDisposable & { run(job: Job): Promise<Measurem
   };
 }
 
-/** Who gets every event of an organization while its writes are measured. */
+/** Who gets every event of an organization while its writes are measured, in a process of its own. */
 export interface Consumer extends AsyncDisposable {
   pid: number;
-  /** Waits until it has had so many since it began; throws where one is missing, or came twice. */
-  had(events: number): Promise<void>;
+  /** Begins; resolves when every event that is committed from now on will come. */
+  begin(service: Service, apiKey: string): Promise<void>;
+  /** Waits until it has had so many since then, and ends; throws where one is missing, or came twice. */
+  end(events: number): Promise<void>;
 }
 
-/** So many watchers, in one process of their own, which only count. */
-export async function startWatchers(service: Service, apiKey: string, count: number): Promise<Consumer> {
+/** So many watchers, which only count. */
+export function startWatchers(count: number): Consumer {
   const watchers = startJobs<WatchersJob, Counted>("watchers.ts");
-  await watchers.run({ kind: "watch", port: service.port, apiKey, watchers: count });
   return {
     pid: watchers.pid,
-    async had(events) {
+    async begin({ port }, apiKey) {
+      await watchers.run({ kind: "watch", port, apiKey, watchers: count });
+    },
+    async end(events) {
       await watchers.run({ kind: "count", events, timeoutMs: CONSUMED_MS });
+      await watchers.run({ kind: "stop" });
     },
     [Symbol.asyncDispose]: () => watchers[Symbol.asyncDispose](),
   };
 }
 
-/** Measures while the consumers get every event, and makes sure that they did. */
-export async function consumed<T>(service: Service, consumers: Consumer[], measure: () => Promise<T>): Promise<T> {
+/** Measures while the consumers get every event of the organization of the key, and makes sure that they did. */
+export async function whileConsumed<T>(
+  consumers: readonly Consumer[],
+  service: Service,
+  apiKey: string,
+  measure: () => Promise<T>,
+): Promise<T> {
   const written = async () => Number((await service.sql("select count(*) from entity_event"))[0].count);
   const before = await written();
+  for (const consumer of consumers) await consumer.begin(service, apiKey);
   const measured = await measure();
   const events = (await written()) - before;
-  for (const consumer of consumers) await consumer.had(events);
+  for (const consumer of consumers) await consumer.end(events);
   return measured;
-}
-
-async function consumedBy<T>(begin: typeof CONSUMERS, service: Service, measure: () => Promise<T>): Promise<T> {
-  await using all = new AsyncDisposableStack();
-  const consumers: Consumer[] = [];
-  for (const one of begin) consumers.push(all.use(await one(service, DEFAULT_ORGANIZATION.apiKey)));
-  return await consumed(service, consumers, measure);
 }
 
 const rangeOf = (values: number[]): [number, number] => [Math.min(...values), Math.max(...values)];

@@ -4,7 +4,7 @@
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { consumed, startLoad, startWatchers } from "./bench.ts";
+import { startLoad, startWatchers, whileConsumed } from "./bench.ts";
 import { fill } from "./fill.ts";
 import { startService } from "./processes.ts";
 
@@ -35,8 +35,8 @@ async function profile(operation: "get" | "update", seconds: number, watchers: n
         warmUpSeconds: 3,
         seconds,
       };
-      await using watching = await startWatchers(service, apiKeys[0] ?? "", watchers);
-      const result = await consumed(service, [watching], () => load.run(job));
+      await using watching = startWatchers(watchers);
+      const result = await whileConsumed([watching], service, apiKeys[0] ?? "", () => load.run(job));
       process.stdout.write(
         `${operation}: ${result.requestsPerSecond.toFixed(0)}/s, server ${result.serverCpu.toFixed(0)} µs, database ${result.databaseCpu.toFixed(0)} µs\n`,
       );

@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { createEntityClient, type EntityClient, errorInfo } from "../clients/typescript/index.ts";
-import { consumed, startLoad, startWatchers } from "./bench.ts";
+import { startLoad, startWatchers, whileConsumed } from "./bench.ts";
 import { fill } from "./fill.ts";
 import type { Measurement } from "./load.ts";
 import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
@@ -144,13 +144,14 @@ const jobOf = (service: Service, apiKey: string) => ({
 /** Writes to one organization, watched by ten at once and by none, in turn. */
 async function besideWatchers(service: Service, apiKey: string): Promise<void> {
   await using load = startLoad();
+  await using watchers = startWatchers(WATCHERS);
   const found = { without: [] as Beside[], with: [] as Beside[] };
   const job = { ...jobOf(service, apiKey), seconds: 3 };
+  await whileConsumed([watchers], service, apiKey, () => load.run(job));
   for (let round = 0; round < ROUNDS; round++) {
     found.without.push({ ...(await load.run(job)), watchersCpu: 0 });
-    await using watchers = await startWatchers(service, apiKey, WATCHERS);
     const before = cpuOf(watchers.pid);
-    const watched = await consumed(service, [watchers], () => load.run(job));
+    const watched = await whileConsumed([watchers], service, apiKey, () => load.run(job));
     const share = job.seconds / (job.seconds + job.warmUpSeconds);
     found.with.push({ ...watched, watchersCpu: ((cpuOf(watchers.pid) - before) / watched.calls) * share });
   }

@@ -9,10 +9,11 @@ import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { EntityService, WatchEntitiesRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { errorInfo } from "../clients/typescript/index.ts";
 
-/** `watch` answers when all are live, `count` when each has had so many events; both with what all have had. */
+/** `watch` answers when all are live, `count` when each has had so many events; all with what each has had. */
 export type WatchersJob =
   | { kind: "watch"; port: number; apiKey: string; watchers: number; position?: string }
-  | { kind: "count"; events: number; timeoutMs: number };
+  | { kind: "count"; events: number; timeoutMs: number }
+  | { kind: "stop" };
 
 export interface Counted {
   /** Events of each watcher. */
@@ -72,7 +73,7 @@ function positionLength(bytes: Buffer, at: number): number | undefined {
   return low < 0x80 ? 2 + low : 3 + (low & 0x7f) + (high << 7);
 }
 
-const watchers: Watcher[] = [];
+let watchers: Watcher[] = [];
 let failure: Error | undefined;
 
 function begin(watcher: Watcher, apiKey: string, position: string): void {
@@ -137,6 +138,11 @@ async function run(job: WatchersJob): Promise<Counted> {
       begin(watcher, job.apiKey, job.position ?? "");
     }
     return until(({ isLive }) => isLive, 60_000);
+  }
+  if (job.kind === "stop") {
+    for (const { session } of watchers) session.destroy();
+    watchers = [];
+    return until(() => true, 0);
   }
   const counted = await until(({ events }) => events >= job.events, job.timeoutMs);
   const wrong = counted.events.find((events) => events !== job.events);

@@ -10,34 +10,41 @@ import {
   ScalarType,
   toBinary,
 } from "@bufbuild/protobuf";
-import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { Edition } from "@bufbuild/protobuf/wkt";
+import { WIRE, Writer } from "./writer.ts";
 
 export const PREFIX_BYTES = 5;
 
 type Init = MessageInitShape<DescMessage>;
-type Write<T> = (writer: BinaryWriter, value: T) => void;
+type Write<T> = (writer: Writer, value: T) => void;
 type Fields = Readonly<Record<string, unknown>>;
 
-const NO_PREFIX = new Uint8Array(PREFIX_BYTES);
-/** A writer keeps its memory for the next message; not what a larger one took. */
-const KEPT_BYTES = 64 * 1024;
+/** Writes messages, or what one would make of them, each behind the prefix of gRPC that says its length. */
+export interface FrameEncoder {
+  /** The frames of messages from the one at `from` on, until they have so many bytes or there is none left; and where to go on. */
+  frames(messages: { length: number; at(index: number): Init }, from: number, bytes: number): [Buffer, next: number];
+  frame(message: Init): Buffer;
+}
 
-/** Writes messages, or what one would make of them, behind the prefix of gRPC that says their length. */
-export function frameEncoder(desc: DescMessage): (message: Init) => Uint8Array {
+export function frameEncoder(desc: DescMessage): FrameEncoder {
   const write = messageWriter(desc, new Map()) ?? libraryWriter(desc);
-  let writer = new BinaryWriter();
-  return (message) => {
-    const own = writer;
-    // Not to be used again where this throws.
-    writer = new BinaryWriter();
-    own.raw(NO_PREFIX);
-    write(own, message as Fields);
-    const frame = own.finish();
-    if (frame.length <= KEPT_BYTES) writer = own;
-    new DataView(frame.buffer).setUint32(1, frame.length - PREFIX_BYTES);
-    return frame;
+  const writer = new Writer();
+  const add = (message: Init) => {
+    const place = writer.prefix();
+    write(writer, message as Fields);
+    writer.length32(place);
   };
+  const all = (messages: Parameters<FrameEncoder["frames"]>[0], from: number, bytes: number): [Buffer, number] => {
+    let next = from;
+    try {
+      while (next < messages.length && writer.at < bytes) add(messages.at(next++));
+    } catch (error) {
+      writer.reset();
+      throw error;
+    }
+    return [writer.finish(), next];
+  };
+  return { frames: all, frame: (message) => all({ length: 1, at: () => message }, 0, 1)[0] };
 }
 
 function libraryWriter(desc: DescMessage): Write<Fields> {
@@ -108,29 +115,33 @@ function valueWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): 
     ) as Write<unknown> | undefined;
     if (write === undefined) return undefined;
     return (writer, value) => {
-      writer.tag(number, WireType.LengthDelimited).fork();
+      writer.tag(number, WIRE.lengthDelimited);
+      const place = writer.begin();
       write(writer, value);
-      writer.join();
+      writer.end(place);
     };
   }
   // In a list these would be packed.
   if (field.fieldKind === "list" && field.packed) return undefined;
-  if (field.enum !== undefined) {
-    return (writer, value) => writer.tag(number, WireType.Varint).int32(value as number);
-  }
+  const tagged =
+    <T>(wire: number, write: (writer: Writer, value: T) => void): Write<unknown> =>
+    (writer, value) => {
+      writer.tag(number, wire);
+      write(writer, value as T);
+    };
+  if (field.enum !== undefined) return tagged<number>(WIRE.varint, (writer, value) => writer.int(value));
   switch (field.scalar) {
     case ScalarType.STRING:
-      return (writer, value) => writer.tag(number, WireType.LengthDelimited).string(value as string);
+      return tagged<string>(WIRE.lengthDelimited, (writer, value) => writer.text(value));
     case ScalarType.BYTES:
-      return (writer, value) => writer.tag(number, WireType.LengthDelimited).bytes(value as Uint8Array);
+      return tagged<Uint8Array>(WIRE.lengthDelimited, (writer, value) => writer.bytes(value));
     case ScalarType.BOOL:
-      return (writer, value) => writer.tag(number, WireType.Varint).bool(value as boolean);
+      return tagged<boolean>(WIRE.varint, (writer, value) => writer.varint(value ? 1 : 0));
     case ScalarType.INT32:
-      return (writer, value) => writer.tag(number, WireType.Varint).int32(value as number);
     case ScalarType.INT64:
-      return (writer, value) => writer.tag(number, WireType.Varint).int64(value as bigint);
+      return tagged<number | bigint>(WIRE.varint, (writer, value) => writer.int(value));
     case ScalarType.DOUBLE:
-      return (writer, value) => writer.tag(number, WireType.Bit64).double(value as number);
+      return tagged<number>(WIRE.fixed64, (writer, value) => writer.double(value));
     default:
       return undefined;
   }
@@ -138,33 +149,46 @@ function valueWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): 
 
 // google/protobuf/struct.proto: Struct.fields is a map, whose entries are a key and a value.
 
-function writeStruct(writer: BinaryWriter, struct: Fields): void {
+function writeStruct(writer: Writer, struct: Fields): void {
   for (const key of Object.keys(struct)) {
-    writer.tag(1, WireType.LengthDelimited).fork();
-    writer.tag(1, WireType.LengthDelimited).string(key);
-    writer.tag(2, WireType.LengthDelimited).fork();
+    writer.tag(1, WIRE.lengthDelimited);
+    const entry = writer.begin();
+    writer.tag(1, WIRE.lengthDelimited);
+    writer.text(key);
+    writer.tag(2, WIRE.lengthDelimited);
     writeJson(writer, struct[key]);
-    writer.join().join();
+    writer.end(entry);
   }
 }
 
-/** google.protobuf.Value. */
-function writeJson(writer: BinaryWriter, value: unknown): void {
-  if (value === null) writer.tag(1, WireType.Varint).int32(0);
-  else if (typeof value === "number") writer.tag(2, WireType.Bit64).double(value);
-  else if (typeof value === "string") writer.tag(3, WireType.LengthDelimited).string(value);
-  else if (typeof value === "boolean") writer.tag(4, WireType.Varint).bool(value);
-  else if (Array.isArray(value)) {
-    writer.tag(6, WireType.LengthDelimited).fork();
+/** google.protobuf.Value, with its length before it. */
+function writeJson(writer: Writer, value: unknown): void {
+  const place = writer.begin();
+  if (value === null) {
+    writer.tag(1, WIRE.varint);
+    writer.varint(0);
+  } else if (typeof value === "number") {
+    writer.tag(2, WIRE.fixed64);
+    writer.double(value);
+  } else if (typeof value === "string") {
+    writer.tag(3, WIRE.lengthDelimited);
+    writer.text(value);
+  } else if (typeof value === "boolean") {
+    writer.tag(4, WIRE.varint);
+    writer.varint(value ? 1 : 0);
+  } else if (Array.isArray(value)) {
+    writer.tag(6, WIRE.lengthDelimited);
+    const list = writer.begin();
     for (const item of value) {
-      writer.tag(1, WireType.LengthDelimited).fork();
+      writer.tag(1, WIRE.lengthDelimited);
       writeJson(writer, item);
-      writer.join();
     }
-    writer.join();
+    writer.end(list);
   } else if (typeof value === "object") {
-    writer.tag(5, WireType.LengthDelimited).fork();
+    writer.tag(5, WIRE.lengthDelimited);
+    const struct = writer.begin();
     writeStruct(writer, value as Fields);
-    writer.join();
+    writer.end(struct);
   } else throw new Error("not a value of JSON");
+  writer.end(place);
 }

@@ -283,7 +283,7 @@ export class GrpcCall implements CallHead {
   }
 
   /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */
-  write(bytes: Uint8Array): boolean {
+  write(bytes: Buffer): boolean {
     if (this.#over) return true;
     this.#respond();
     return this.#stream.write(bytes);
@@ -302,7 +302,7 @@ export class GrpcCall implements CallHead {
   }
 
   /** Ends the call with its last bytes, if there are any. */
-  end(body?: Uint8Array): void {
+  end(body?: Buffer): void {
     this.#conclude(undefined, body);
   }
 
@@ -359,7 +359,7 @@ export class GrpcCall implements CallHead {
     return trailers;
   }
 
-  #conclude(error: ConnectError | undefined, body: Uint8Array | undefined): void {
+  #conclude(error: ConnectError | undefined, body: Buffer | undefined): void {
     if (this.#over) return;
     const stream = this.#stream;
     this.#leave();

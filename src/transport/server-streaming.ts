@@ -61,26 +61,23 @@ export function serverStreamingAnswer(
 
 type Init = MessageInitShape<DescMessage>;
 /** The frames of a page, as chunks that are asked for one after the other. */
-type Frames = (index: number) => Uint8Array | undefined;
+type Frames = (index: number) => Buffer | undefined;
 
 /** The frames of pages. What was encoded is not encoded again while anybody holds the page. */
 function shared(output: DescMessage): (page: readonly unknown[], toMessage: (item: unknown) => Init) => Frames {
-  const frame = frameEncoder(output);
+  const encoder = frameEncoder(output);
   const known = new WeakMap<readonly unknown[], Frames>();
   return (page, toMessage) => {
     const before = known.get(page);
     if (before !== undefined) return before;
-    const chunks: Uint8Array[] = [];
+    const messages = { length: page.length, at: (index: number) => toMessage(page[index]) };
+    const chunks: Buffer[] = [];
     let next = 0;
     const frames: Frames = (index) => {
       while (index >= chunks.length && next < page.length) {
-        const chunk: Uint8Array[] = [];
-        for (let bytes = 0; bytes < CHUNK_BYTES && next < page.length; next++) {
-          const framed = frame(toMessage(page[next]));
-          chunk.push(framed);
-          bytes += framed.length;
-        }
-        chunks.push(chunk.length === 1 ? (chunk[0] as Uint8Array) : Buffer.concat(chunk));
+        const [chunk, behind] = encoder.frames(messages, next, CHUNK_BYTES);
+        chunks.push(chunk);
+        next = behind;
       }
       return chunks[index];
     };

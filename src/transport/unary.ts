@@ -17,13 +17,13 @@ export function unaryAnswer(
     const message = isMessage(answered, method.output) ? answered : create(method.output, answered);
     return { stream: false, service: method.parent, method, header: NO_HEADERS, trailer: NO_HEADERS, message };
   };
-  const frame = frameEncoder(method.output);
+  const encoder = frameEncoder(method.output);
   const invoke = interceptors.reduceRight<Invoke>((next, each) => each(next as never) as never, innermost);
 
   return async (call, request) => {
     const { message } = await invoke(call.request(request));
     if (call.isOver) return;
-    call.end(frame(message));
+    call.end(encoder.frame(message));
   };
 }
 
