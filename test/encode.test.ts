@@ -35,7 +35,7 @@ const scalars: Partial<Record<ScalarType, fc.Arbitrary<unknown>>> = {
 };
 
 /** What a field may be set to, as one would write it; undefined as well. */
-function valueOf(field: DescField, depth: number): fc.Arbitrary<unknown> {
+function valueFor(field: DescField, depth: number): fc.Arbitrary<unknown> {
   const one = field.message
     ? field.message.typeName === "google.protobuf.Struct"
       ? struct
@@ -58,7 +58,7 @@ function valueOf(field: DescField, depth: number): fc.Arbitrary<unknown> {
 function messageOf(desc: DescMessage, depth: number): fc.Arbitrary<Fields> {
   const fields = desc.fields.filter(({ oneof }) => oneof === undefined);
   const single = fc.record(
-    Object.fromEntries(fields.map((field) => [field.localName, fc.option(valueOf(field, depth), { nil: undefined })])),
+    Object.fromEntries(fields.map((field) => [field.localName, fc.option(valueFor(field, depth), { nil: undefined })])),
   );
   const oneofs = fc.record(
     Object.fromEntries(
@@ -67,7 +67,7 @@ function messageOf(desc: DescMessage, depth: number): fc.Arbitrary<Fields> {
         fc.oneof(
           fc.constant({ case: undefined }),
           ...cases.map((field) =>
-            valueOf(field, depth).map((value) =>
+            valueFor(field, depth).map((value) =>
               value === undefined ? { case: undefined } : { case: field.localName, value },
             ),
           ),
@@ -96,7 +96,7 @@ describe("the bytes of a message are the library's", () => {
     const inits = desc.typeName.startsWith("google.")
       ? json.value.map((value) => valueToInit(desc, value))
       : messageOf(desc, 3);
-    fc.assert(
+    void fc.assert(
       fc.property(inits, (init) => {
         const message = create(desc, init as never);
         const expected = toBinary(desc, message);
