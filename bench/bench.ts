@@ -2,26 +2,36 @@
 // Starts the embedded server, imports 100,000 entities, makes sure that all contenders do the same work, then
 // measures them in turn, round by round. Writes results.json and results.svg beside this file. Linux only:
 // CPU and memory are read from /proc.
-import { type ChildProcess, spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { loadavg } from "node:os";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { fill } from "./fill.ts";
 import type { Job, Measurement } from "./load.ts";
 import { findPgbench, type PgbenchResult, recordUpdate, runPgbench, scriptOf } from "./pgbench.ts";
-import { type Contender, DEFAULT_ORGANIZATION, memoryOf, type Service, startPeer, startService } from "./processes.ts";
+import {
+  type Contender,
+  DEFAULT_ORGANIZATION,
+  memoryOf,
+  type Service,
+  startJobs,
+  startPeer,
+  startService,
+} from "./processes.ts";
 import { machineOf, median, pictureOf, type Row, ratiosOf, tableOf } from "./report.ts";
 import { importRows, openRows, type Rows } from "./rows.ts";
 import { verify } from "./verify.ts";
+import type { Counted, WatchersJob } from "./watchers.ts";
 
 const ENTITIES = 100_000;
 const ORGANIZATIONS = 64;
 const ENTITIES_PER_ORGANIZATION = 1_000;
 const PGBENCH_CLIENTS = 16;
 const CONCURRENCY = [1, 16, 64];
+const WATCHERS = 10;
 const MEMORY_EVERY_MS = 25;
+/** For the last events to reach who consumes them. */
+const CONSUMED_MS = 30_000;
 /** The entity whose update is recorded for pgbench. */
 const RECORDED = 6;
 
@@ -29,11 +39,14 @@ interface Setting {
   operation: "get" | "update";
   concurrency: number;
   organizations: number;
+  /** While others get every event. Of this service alone: its peers have none. */
+  isConsumed?: boolean;
 }
 const SETTINGS: Setting[] = [
   ...CONCURRENCY.map((concurrency) => ({ operation: "get" as const, concurrency, organizations: 1 })),
   { operation: "get", concurrency: 64, organizations: ORGANIZATIONS },
   ...CONCURRENCY.map((concurrency) => ({ operation: "update" as const, concurrency, organizations: 1 })),
+  { operation: "update", concurrency: 64, organizations: 1, isConsumed: true },
 ];
 
 async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number; seconds: number }): Promise<void> {
@@ -76,6 +89,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   say("the contenders read, write and refuse alike");
 
   const load = all.use(startLoad());
+  const consumers = [all.use(startWatchers(WATCHERS))];
   const measure = (contender: Contender, setting: Setting, time = { warmUpSeconds, seconds }) =>
     load.run({
       ...time,
@@ -87,10 +101,15 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
       apiKeys: setting.organizations === 1 ? [DEFAULT_ORGANIZATION.apiKey] : apiKeys,
       entitiesPerOrganization: setting.organizations === 1 ? ENTITIES : ENTITIES_PER_ORGANIZATION,
     });
+  const measureBeside = (contender: Contender, setting: Setting, time?: { warmUpSeconds: number; seconds: number }) =>
+    setting.isConsumed
+      ? whileConsumed(consumers, service, DEFAULT_ORGANIZATION.apiKey, () => measure(contender, setting, time))
+      : measure(contender, setting, time);
+  const contendersOf = ({ isConsumed }: Setting) => (isConsumed ? [service] : contenders);
   // Compiled by Node, planned by PostgreSQL, cached by both.
-  for (const contender of contenders) {
-    for (const setting of SETTINGS.filter(({ concurrency }) => concurrency === 64)) {
-      await measure(contender, setting, { warmUpSeconds: quick ? 1 : 3, seconds: 0.2 });
+  for (const setting of SETTINGS.filter(({ concurrency }) => concurrency === 64)) {
+    for (const contender of contendersOf(setting)) {
+      await measureBeside(contender, setting, { warmUpSeconds: quick ? 1 : 3, seconds: 0.2 });
     }
   }
 
@@ -104,11 +123,12 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     await service.sql("checkpoint");
     for (const setting of SETTINGS) {
       // Each begins a round in its turn: whatever changes over time changes for all.
-      const turn = contenders.map((_, i) => contenders[(i + round) % contenders.length] as Contender);
+      const those = contendersOf(setting);
+      const turn = those.map((_, i) => those[(i + round) % those.length] as Contender);
       for (const contender of turn) {
         const key = JSON.stringify([contender.name, setting]);
         const cell = found.get(key) ?? { row: { contender: contender.name, ...setting }, measured: [] };
-        cell.measured.push({ ...(await measure(contender, setting)), memory: memoryOf(contender.pid) });
+        cell.measured.push({ ...(await measureBeside(contender, setting)), memory: memoryOf(contender.pid) });
         found.set(key, cell);
       }
     }
@@ -210,32 +230,66 @@ async function openPgbench(service: Service) {
 
 /** The generator of the load, as a process of its own. */
 export function startLoad(): AsyncDisposable & { run(job: Job): Promise<Measurement> } {
-  const child: ChildProcess = spawn(process.execPath, [fileURLToPath(new URL("load.ts", import.meta.url))], {
-    stdio: ["pipe", "pipe", "inherit"],
-  });
-  if (child.stdout === null || child.stdin === null) throw new Error("the load has no pipes");
-  const { stdin } = child;
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const load = startJobs<Job, Measurement>("load.ts");
   return {
-    async run(job) {
-      stdin.write(`${JSON.stringify(job)}\n`);
-      const line = await lines.next();
-      if (line.done === true) throw new Error("the load ended");
-      const result = JSON.parse(line.value) as Measurement | { error: string };
-      if ("error" in result) throw new Error(`${job.operation}, ${job.concurrency} in flight: ${result.error}`);
-      return result;
-    },
-    async [Symbol.asyncDispose]() {
-      child.kill();
-    },
+    ...load,
+    run: (job) =>
+      load.run(job).catch((error: Error) => {
+        throw new Error(`${job.operation}, ${job.concurrency} in flight: ${error.message}`);
+      }),
   };
+}
+
+/** Who gets every event of an organization while its writes are measured, in a process of its own. */
+export interface Consumer extends AsyncDisposable {
+  pid: number;
+  /** Begins; resolves when every event that is committed from now on will come. */
+  begin(service: Service, apiKey: string): Promise<void>;
+  /** Waits until it has had so many since then, and ends; throws where one is missing, or came twice. */
+  end(events: number): Promise<void>;
+}
+
+/** So many watchers, which only count. */
+export function startWatchers(count: number): Consumer {
+  const watchers = startJobs<WatchersJob, Counted>("watchers.ts");
+  return {
+    pid: watchers.pid,
+    async begin({ port }, apiKey) {
+      await watchers.run({ kind: "watch", port, apiKey, watchers: count });
+    },
+    async end(events) {
+      await watchers.run({ kind: "count", events, timeoutMs: CONSUMED_MS });
+      await watchers.run({ kind: "stop" });
+    },
+    [Symbol.asyncDispose]: () => watchers[Symbol.asyncDispose](),
+  };
+}
+
+/** Measures while the consumers get every event of the organization of the key, and makes sure that they did. */
+export async function whileConsumed<T>(
+  consumers: readonly Consumer[],
+  service: Service,
+  apiKey: string,
+  measure: () => Promise<T>,
+): Promise<T> {
+  const written = async () => Number((await service.sql("select count(*) from entity_event"))[0].count);
+  const before = await written();
+  for (const consumer of consumers) await consumer.begin(service, apiKey);
+  const measured = await measure();
+  const events = (await written()) - before;
+  for (const consumer of consumers) await consumer.end(events);
+  return measured;
 }
 
 const rangeOf = (values: number[]): [number, number] => [Math.min(...values), Math.max(...values)];
 
 function orderOf(row: Row): number {
   return SETTINGS.findIndex(
-    (s) => s.operation === row.operation && s.concurrency === row.concurrency && s.organizations === row.organizations,
+    (s) =>
+      s.operation === row.operation &&
+      s.concurrency === row.concurrency &&
+      s.organizations === row.organizations &&
+      s.isConsumed === row.isConsumed,
   );
 }
 

@@ -6,6 +6,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
@@ -150,6 +151,28 @@ async function end(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   child.kill("SIGTERM");
   await once(child, "exit");
+}
+
+/** A script beside this file that takes jobs, one after the other, as a process of its own. */
+export function startJobs<Job, Answer>(
+  script: string,
+): AsyncDisposable & { pid: number; run(job: Job): Promise<Answer> } {
+  const child = spawn(process.execPath, [path(script)], { stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    pid: child.pid as number,
+    async run(job) {
+      child.stdin.write(`${JSON.stringify(job)}\n`);
+      const line = await lines.next();
+      if (line.done === true) throw new Error(`${script} ended`);
+      const answer = JSON.parse(line.value) as Answer | { error: string };
+      if (typeof answer === "object" && answer !== null && "error" in answer) throw new Error(answer.error);
+      return answer as Answer;
+    },
+    async [Symbol.asyncDispose]() {
+      child.kill();
+    },
+  };
 }
 
 async function freePort(): Promise<number> {

@@ -1,10 +1,10 @@
 // Where the service's own time goes: node --cpu-prof under the loads of 64 in flight, the top by self time and
 // by the time with all that is called.
-// Usage: npm run bench:profile -- [get|update] [seconds]
+// Usage: npm run bench:profile -- [get|update] [seconds] [watchers]
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startLoad } from "./bench.ts";
+import { startLoad, startWatchers, whileConsumed } from "./bench.ts";
 import { fill } from "./fill.ts";
 import { startService } from "./processes.ts";
 
@@ -17,14 +17,14 @@ interface Profile {
 const ENTITIES = 100_000;
 const TOP = 60;
 
-async function profile(operation: "get" | "update", seconds: number): Promise<void> {
+async function profile(operation: "get" | "update", seconds: number, watchers: number): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "entity-service-profile-"));
   try {
     {
       await using service = await startService({ nodeFlags: ["--cpu-prof", "--cpu-prof-dir", folder] });
       const apiKeys = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
       await using load = startLoad();
-      const result = await load.run({
+      const job = {
         port: service.port,
         serverPid: service.pid,
         databasePid: service.address.pid,
@@ -34,7 +34,9 @@ async function profile(operation: "get" | "update", seconds: number): Promise<vo
         entitiesPerOrganization: ENTITIES,
         warmUpSeconds: 3,
         seconds,
-      });
+      };
+      await using watching = startWatchers(watchers);
+      const result = await whileConsumed([watching], service, apiKeys[0] ?? "", () => load.run(job));
       process.stdout.write(
         `${operation}: ${result.requestsPerSecond.toFixed(0)}/s, server ${result.serverCpu.toFixed(0)} µs, database ${result.databaseCpu.toFixed(0)} µs\n`,
       );
@@ -77,5 +79,5 @@ function show({ nodes, samples, timeDeltas }: Profile): void {
 
 const operation = process.argv[2] ?? "get";
 if (operation !== "get" && operation !== "update")
-  throw new Error("usage: node bench/profile.ts [get|update] [seconds]");
-await profile(operation, Number(process.argv[3] ?? 8));
+  throw new Error("usage: node bench/profile.ts [get|update] [seconds] [watchers]");
+await profile(operation, Number(process.argv[3] ?? 8), Number(process.argv[4] ?? 0));

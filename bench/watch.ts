@@ -4,8 +4,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { createEntityClient, type EntityClient, errorInfo } from "../clients/typescript/index.ts";
-import { startLoad } from "./bench.ts";
+import { startLoad, startWatchers, whileConsumed } from "./bench.ts";
 import { fill } from "./fill.ts";
+import type { Measurement } from "./load.ts";
 import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
 import { median } from "./report.ts";
 import { externalIdOf } from "./requests.ts";
@@ -16,7 +17,12 @@ const IDLE = 1_000;
 const STREAMS = 100;
 const WRITES_PER_SECOND = 1_000;
 const SECONDS = 20;
-const ROUNDS = 3;
+const ROUNDS = 8;
+const WATCHERS = 10;
+
+interface Beside extends Measurement {
+  watchersCpu: number;
+}
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 const percentile = (values: number[], share: number) =>
@@ -131,49 +137,49 @@ const jobOf = (service: Service, apiKey: string) => ({
   concurrency: 64,
   apiKeys: [apiKey],
   entitiesPerOrganization: ENTITIES,
-  warmUpSeconds: 2,
-  seconds: 6,
+  warmUpSeconds: 1,
+  seconds: 3,
 });
 
 /** Writes to one organization, watched by ten at once and by none, in turn. */
-async function besideWatchers(service: Service, connect: () => EntityClient, apiKey: string): Promise<void> {
+async function besideWatchers(service: Service, apiKey: string): Promise<void> {
   await using load = startLoad();
-  const rates = { without: [] as number[], with: [] as number[] };
-  const cpu = { without: [] as number[], with: [] as number[] };
+  await using watchers = startWatchers(WATCHERS);
+  const found = { without: [] as Beside[], with: [] as Beside[] };
+  const job = { ...jobOf(service, apiKey), seconds: 3 };
+  await whileConsumed([watchers], service, apiKey, () => load.run(job));
   for (let round = 0; round < ROUNDS; round++) {
-    const alone = await load.run(jobOf(service, apiKey));
-    rates.without.push(alone.requestsPerSecond);
-    cpu.without.push(alone.serverCpu);
-    const watchers = Array.from({ length: 10 }, () => watch(connect()));
-    await Promise.all(watchers.map(({ live }) => live));
-    const watched = await load.run(jobOf(service, apiKey));
-    rates.with.push(watched.requestsPerSecond);
-    cpu.with.push(watched.serverCpu);
-    const events = watchers.reduce((sum, one) => sum + one.events, 0);
-    const streams = watchers.reduce((sum, one) => sum + one.streams, 0);
-    for (const { stop } of watchers) stop();
-    say(`  round ${round + 1}: ${events} events to ten watchers over ${streams} streams`);
-    await sleep(1_000);
+    found.without.push({ ...(await load.run(job)), watchersCpu: 0 });
+    const before = cpuOf(watchers.pid);
+    const watched = await whileConsumed([watchers], service, apiKey, () => load.run(job));
+    const share = job.seconds / (job.seconds + job.warmUpSeconds);
+    found.with.push({ ...watched, watchersCpu: ((cpuOf(watchers.pid) - before) / watched.calls) * share });
   }
-  const [alone, watched] = [median(rates.without), median(rates.with)];
+  for (const [name, measured] of Object.entries(found)) {
+    const each = (of: (one: Beside) => number) => median(measured.map(of)).toFixed(0);
+    say(
+      `${name} ${WATCHERS} watchers: ${each((one) => one.requestsPerSecond)} updates/s; CPU of each: server ${each((one) => one.serverCpu)} us, ` +
+        `database ${each((one) => one.databaseCpu)} us, load ${each((one) => one.loadCpu)} us, watchers ${each((one) => one.watchersCpu)} us`,
+    );
+  }
+  const ratio = found.with.map((one, i) => one.requestsPerSecond / (found.without[i]?.requestsPerSecond ?? Number.NaN));
   say(
-    `writes/s: ${alone.toFixed(0)} without watchers, ${watched.toFixed(0)} with ten: ${(watched / alone).toFixed(2)} (readers on the same cores)`,
-  );
-  const each = (median(cpu.with) - median(cpu.without)) / 10;
-  say(
-    `server CPU: ${median(cpu.without).toFixed(0)} us an update, and ${each.toFixed(0)} us for each event to each watcher`,
+    `writes keep ${median(ratio).toFixed(2)} of their rate (of each round: ${ratio.map((one) => one.toFixed(2)).join(" ")})`,
   );
 }
 
-async function main(): Promise<void> {
+async function main(only: string | undefined): Promise<void> {
   await using service = await startService();
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
-  await idleMemory(service, apiKey);
-  await latency(connect);
-  await throughput(service, connect, apiKey);
-  await besideWatchers(service, connect, apiKey);
+  const parts = {
+    idle: () => idleMemory(service, apiKey),
+    latency: () => latency(connect),
+    throughput: () => throughput(service, connect, apiKey),
+    writes: () => besideWatchers(service, apiKey),
+  };
+  for (const [name, measure] of Object.entries(parts)) if (only === undefined || only === name) await measure();
 }
 
-await main();
+await main(process.argv[2]);
 process.exit();

@@ -41,6 +41,7 @@ const mayImport: Record<string, string[]> = {
     ...["src/interceptors/foreign-errors.ts", "src/rpc/well-formed.ts"],
   ],
   "src/config.ts": [],
+  "src/paged.ts": [],
   "src/log.ts": [],
   "src/cluster.ts": ["src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", "src/db/orm.ts"],
   "src/worker.ts": [
@@ -56,7 +57,10 @@ const mayImport: Record<string, string[]> = {
   ...Object.fromEntries(
     [...families, ...shared].map((file) => [
       file,
-      ["src/domain/", "src/db/", "src/feed/", "src/interceptors/call.ts", "src/errors.ts", generated, ...shared],
+      [
+        ...["src/domain/", "src/db/", "src/feed/", "src/interceptors/call.ts", "src/errors.ts", "src/paged.ts"],
+        ...[generated, ...shared],
+      ],
     ]),
   ),
   [domain]: ["src/domain/"],
@@ -66,7 +70,10 @@ const mayImport: Record<string, string[]> = {
   "src/feed/nats.ts": ["src/feed/", "src/db/", "src/domain/", "src/log.ts"],
   "src/feed/jetstream.ts": ["src/feed/event-message.ts"],
   [interceptor]: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
-  [transport]: ["src/transport/", "src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
+  [transport]: [
+    ...["src/transport/", "src/interceptors/", "src/domain/"],
+    ...["src/errors.ts", "src/config.ts", "src/paged.ts", generated],
+  ],
   // A file that nobody gave its directions may import nothing.
   "src/planted.ts": [],
   "src/planted/planted.ts": [],

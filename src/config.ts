@@ -25,7 +25,7 @@ export interface Config {
       }
     | undefined;
   logLevel: string;
-  /** Serve unary gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
+  /** Serve unary calls and server streams of gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
   unaryPath: boolean;
   /** Connections to the database, of each process. */
   poolSize: number;

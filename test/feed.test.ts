@@ -3,14 +3,16 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, it } from "vitest";
+import { readConfig } from "../src/config.ts";
 import { readOrdered, readRange } from "../src/db/feed.ts";
+import { createOrm } from "../src/db/orm.ts";
 import { parseSnapshot } from "../src/db/snapshot.ts";
 import { DomainError } from "../src/domain/errors.ts";
 import { createLive } from "../src/feed/live.ts";
-import type { Page } from "../src/feed/pages.ts";
+import { createPages, type Page } from "../src/feed/pages.ts";
 import type { Position } from "../src/feed/position.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
-import { newPerson } from "./given.ts";
+import { byId, newPerson } from "./given.ts";
 import { startService } from "./harness.ts";
 import { watchProblems } from "./watch-checker.ts";
 
@@ -50,6 +52,7 @@ function source() {
         rows: [],
         event: none,
         delivery: none,
+        deliveries: none,
         end: at(end),
         more: state.sizes.length > 0,
       };
@@ -95,6 +98,23 @@ describe("the live end", () => {
       await sleep(1);
     }
     expect(log.reads - reads).toBeLessThan(25);
+  });
+
+  it("is read less often while many events come", async () => {
+    const log = source();
+    const live = createLive(log);
+    using joined = live.join();
+    await joined.start;
+    log.add(100);
+    live.wake();
+    await joined.next(soon(), never);
+    const { reads } = log;
+    for (const from = performance.now(); performance.now() - from < 400; await sleep(1)) {
+      if (log.sizes.length === 0) log.add(100);
+      live.wake();
+    }
+    expect(log.reads - reads).toBeGreaterThan(1);
+    expect(log.reads - reads).toBeLessThan(11);
   });
 
   it("keeps little for those who do not take it, and tells them that they are behind", async () => {
@@ -167,6 +187,36 @@ describe("the checker of watchers", () => {
   ])("%s", (_, streams, kinds) => {
     const found = watchProblems(streams, log).map((problem) => /^\w+/.exec(problem)?.[0]);
     expect(found.toSorted()).toEqual(kinds.toSorted());
+  });
+});
+
+describe("a page", () => {
+  it("is the same array for all who watch the same, so that it is made into bytes once", async () => {
+    await using service = await startService();
+    const { client, id } = await service.newOrganization();
+    const { host, port, database } = service.database;
+    const orm = createOrm(
+      { host, port, database, user: "entity_service", password: RUNTIME_PASSWORD },
+      { ...readConfig({}), poolSize: 2 },
+    );
+    try {
+      const pages = createPages(orm);
+      const before = await pages.head(id);
+      const person = await newPerson(client);
+      await client.entities.updateEntity({ lookup: byId(person), entity: { name: "Other" } });
+      const page = await pages.read(id, before);
+      const created = () => ({ name: "created", accepts: ({ type }: { type: string }) => type === "CREATED" });
+      const other = { name: "other", accepts: ({ type }: { type: string }) => type !== "CREATED" };
+      const types = [undefined, created(), other].map((filter) =>
+        page.deliveries(filter).map(({ event }) => event?.type),
+      );
+      expect(types).toEqual([["CREATED", "ATTRIBUTE_CHANGED"], ["CREATED"], ["ATTRIBUTE_CHANGED"]]);
+      expect(page.deliveries()).toBe(page.deliveries());
+      expect(page.deliveries(created())).toBe(page.deliveries(created()));
+      expect(page.deliveries(other)[0]).toBe(page.deliveries()[1]);
+    } finally {
+      await orm.close(true);
+    }
   });
 });
 

@@ -55,7 +55,8 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
   admin.on("error", () => {});
   const bootstrapApiKey = `test-${randomUUID()}`;
   const config: Config = {
-    ...readConfig({}),
+    // The same tests judge both paths of gRPC.
+    ...readConfig({ UNARY_PATH: process.env.UNARY_PATH }),
     port: 0,
     bootstrapApiKey,
     logLevel: "silent",

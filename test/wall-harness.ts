@@ -166,7 +166,7 @@ export async function startOther(
 ): Promise<OtherServer> {
   const { host, port, database } = service.database;
   const config: Config = {
-    ...readConfig({}),
+    ...readConfig({ UNARY_PATH: process.env.UNARY_PATH }),
     port: 0,
     bootstrapApiKey: undefined,
     drainTimeoutMs: 2_000,

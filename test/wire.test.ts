@@ -16,6 +16,7 @@ import {
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { DomainError, invalidField } from "../src/domain/errors.ts";
 import { toStatus } from "../src/errors.ts";
+import { paged } from "../src/paged.ts";
 import {
   envelope,
   grpcRefusal,
@@ -606,6 +607,20 @@ describe("the last frame of an answer says that it is the last", () => {
   }
 });
 
+/** The messages of a body, each in its frame. */
+function messagesOf(body: Buffer): { texts: string[] }[] {
+  const messages: { texts: string[] }[] = [];
+  for (let at = 0; at < body.length; ) {
+    const end = at + 5 + body.readUInt32BE(at + 1);
+    expect(body[at]).toBe(0);
+    expect(end).toBeLessThanOrEqual(body.length);
+    messages.push(fromBinary(KindsMessage, body.subarray(at + 5, end)) as unknown as { texts: string[] });
+    at = end;
+  }
+  return messages;
+}
+const KindsMessage = (Kinds.methods[0] as (typeof Kinds.methods)[number]).output;
+
 describe("streams of responses", () => {
   const repeat = { ...GRPC, ":path": "/kinds.v1.KindsService/Repeat" };
 
@@ -635,6 +650,197 @@ describe("streams of responses", () => {
       });
     });
     expect(stopped).toBe(true);
+  });
+
+  /** A stream of pages, which are made of items. */
+  const pagesOf = (pages: () => AsyncIterable<readonly string[]>, toMessage = (text: string) => ({ texts: [text] })) =>
+    ({ repeat: () => paged(pages(), toMessage) }) as never;
+
+  test("pages come as their messages, each in a frame of its own, however large", async () => {
+    const texts = Array.from({ length: 40 }, (_, i) => `${i} ${"é".repeat(i * 500)}`);
+    await using own = await startServer({
+      kinds: pagesOf(async function* () {
+        yield texts.slice(0, 1);
+        yield texts.slice(1, 30);
+        yield [];
+        yield texts.slice(30);
+      }),
+    });
+    const answer = await withSession(own.url, (session) => h2Call(session, repeat, envelope(new Uint8Array())));
+    expect(answer.headers).toMatchObject({ ":status": 200, "content-type": "application/grpc+proto" });
+    expect(answer.trailers["grpc-status"]).toBe("0");
+    expect(messagesOf(answer.body).map((message) => message.texts[0])).toEqual(texts);
+    const [, web] = await Promise.all([
+      alive(),
+      withSession(own.url, (session) =>
+        h2Call(session, { ...repeat, "content-type": "application/connect+json" }, envelope(Buffer.from("{}"))),
+      ),
+    ]);
+    expect(web.body.toString()).toContain(texts[39]);
+  });
+
+  test("a page that several streams share is made and encoded once", async () => {
+    const page = ["a", "b", "c"];
+    let made = 0;
+    await using own = await startServer({
+      limits: { unaryPath: true },
+      kinds: pagesOf(
+        async function* () {
+          yield page;
+        },
+        (text) => {
+          made += 1;
+          return { texts: [text] };
+        },
+      ),
+    });
+    await withSession(own.url, async (session) => {
+      for (let i = 0; i < 3; i++) {
+        const answer = await h2Call(session, repeat, envelope(new Uint8Array()));
+        expect(messagesOf(answer.body).map(({ texts }) => texts)).toEqual([["a"], ["b"], ["c"]]);
+      }
+    });
+    expect(made).toBe(3);
+  });
+
+  test("no more is made than its caller reads, within a page too", async () => {
+    let made = 0;
+    await using own = await startServer({
+      kinds: pagesOf(
+        async function* () {
+          yield Array.from({ length: 500 }, (_, i) => String(i));
+        },
+        (text) => {
+          made += 1;
+          return { texts: [text.padEnd(20_000, "x")] };
+        },
+      ),
+    });
+    await withSession(own.url, async (session) => {
+      const stream = session.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...repeat });
+      stream.end(envelope(new Uint8Array()));
+      stream.pause();
+      await sleep(300);
+      expect(made).toBeGreaterThan(0);
+      expect(made).toBeLessThan(50);
+      const chunks: Buffer[] = [];
+      for await (const chunk of stream) chunks.push(chunk);
+      expect(messagesOf(Buffer.concat(chunks)).map(({ texts }) => parseInt(texts[0] ?? "", 10))).toEqual(
+        Array.from({ length: 500 }, (_, i) => i),
+      );
+    });
+  });
+
+  test("what fails after some messages ends with a word behind them, and with the trailers of the handler", async () => {
+    await using own = await startServer({
+      kinds: {
+        async *repeat(_: never, context) {
+          context.responseHeader.set("x-own", "1");
+          context.responseTrailer.set("x-behind", "2");
+          yield { texts: ["a"] };
+          throw new DomainError("NOT_FOUND", "none");
+        },
+      },
+    });
+    const answer = await withSession(own.url, (session) => h2Call(session, repeat, envelope(new Uint8Array())));
+    expect(messagesOf(answer.body)).toHaveLength(1);
+    expect(answer.headers).toMatchObject({ "x-own": "1", "x-request-id": expect.stringMatching(/^[\da-f-]{36}$/) });
+    expect(answer.trailers).toMatchObject({ "x-behind": "2" });
+    expect(grpcRefusal(answer)).toMatchObject({ code: Code.NotFound, reason: "NOT_FOUND" });
+    await expect.poll(() => own.calls()[0]).toMatchObject({ code: "NOT_FOUND", reason: "NOT_FOUND" });
+  });
+
+  test.each([
+    ["two messages", Buffer.concat([envelope(Buffer.alloc(0)), envelope(Buffer.alloc(0))]), "UNIMPLEMENTED"],
+    ["no message", Buffer.alloc(0), "UNIMPLEMENTED"],
+    ["half a message", envelope(Buffer.from("ab"), 0, 9), "VALIDATION_ERROR"],
+    ["a message that is none", envelope(Buffer.of(0xff)), "VALIDATION_ERROR"],
+    ["one that is too large", envelope(new Uint8Array(), 0, 64 * 1024 + 1), "MESSAGE_TOO_LARGE"],
+  ])("a request of %s is refused before the handler", async (_, body, reason) => {
+    let ran = false;
+    await using own = await startServer({
+      kinds: {
+        async *repeat() {
+          ran = true;
+          yield {};
+        },
+      },
+    });
+    const answer = await withSession(own.url, (session) => h2Call(session, repeat, body));
+    expect(grpcRefusal(answer).reason).toBe(reason);
+    expect(ran).toBe(false);
+  });
+
+  test("a request that is compressed is served", async () => {
+    const answer = await withSession(server.url, (session) =>
+      h2Call(session, { ...repeat, "grpc-encoding": "gzip" }, envelope(gzipSync(Buffer.alloc(0)), 1)),
+    );
+    expect(answer.trailers["grpc-status"]).toBe("0");
+    expect(messagesOf(answer.body)).toHaveLength(1);
+  });
+
+  test("the deadline that its caller names ends it behind what has come, and tells the handler; there is no other", async () => {
+    let signal: AbortSignal | undefined;
+    await using own = await startServer({
+      limits: { defaultTimeoutMs: 100, bodyTimeoutMs: 100 },
+      kinds: {
+        async *repeat(_: never, context) {
+          signal = context.signal;
+          yield {};
+          await sleep(700);
+          yield {};
+        },
+      },
+    });
+    await withSession(own.url, async (session) => {
+      const start = performance.now();
+      const short = await h2Call(session, { ...repeat, "grpc-timeout": "300m" }, envelope(new Uint8Array()));
+      expect(performance.now() - start).toBeLessThan(600);
+      expect(grpcRefusal(short)).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
+      expect(messagesOf(short.body)).toHaveLength(1);
+      expect(signal?.aborted).toBe(true);
+      const long = await h2Call(session, repeat, envelope(new Uint8Array()));
+      expect(long.trailers["grpc-status"]).toBe("0");
+      expect(messagesOf(long.body)).toHaveLength(2);
+      const hour = await h2Call(session, { ...repeat, "grpc-timeout": "1H" }, envelope(new Uint8Array()));
+      expect(hour.trailers["grpc-status"]).toBe("0");
+      const day = await h2Call(session, { ...repeat, "grpc-timeout": "24H" }, envelope(new Uint8Array()));
+      expect(grpcRefusal(day)).toMatchObject({ reason: "VALIDATION_ERROR" });
+    });
+  });
+
+  test("one without an end whose key is refused later ends with the reason, and its handler is told", async () => {
+    let isRevoked = false;
+    let signal: AbortSignal | undefined;
+    const caller = { organizationId: "org-1", apiKeyId: "key-1", scopes: new Set(["entities:read"]) };
+    await using own = await startServer({
+      endless: Kinds.methods.filter((method) => method.name === "Repeat"),
+      findCaller: async () => (isRevoked ? null : caller),
+      kinds: {
+        async *repeat(_: never, context) {
+          signal = context.signal;
+          yield {};
+          await sleep(4_000);
+        },
+      },
+    });
+    await withSession(own.url, async (session) => {
+      const answer = h2Call(session, repeat, envelope(new Uint8Array()));
+      await sleep(200);
+      isRevoked = true;
+      const start = performance.now();
+      expect(grpcRefusal(await answer)).toMatchObject({ code: Code.Unauthenticated, reason: "UNAUTHENTICATED" });
+      expect(performance.now() - start).toBeLessThan(2_500);
+      expect(signal?.aborted).toBe(true);
+    });
+    await expect.poll(() => own.calls()[0]).toMatchObject({ code: "UNAUTHENTICATED", reason: "UNAUTHENTICATED" });
+  });
+
+  test("one without an end that begins during the shutdown is told so", async () => {
+    await using own = await startServer({ endless: Kinds.methods.filter((method) => method.name === "Repeat") });
+    own.shutdown.abort();
+    const answer = await withSession(own.url, (session) => h2Call(session, repeat, envelope(new Uint8Array())));
+    expect(grpcRefusal(answer)).toMatchObject({ code: Code.Unavailable, reason: "DATABASE_UNAVAILABLE" });
   });
 
   /** Begins the stream without reading it; the returned function leaves it. */

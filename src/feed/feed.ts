@@ -1,18 +1,17 @@
 // The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live
 // end all of an organization share one reader, and who does not keep up with it is sent away.
 import type { Orm } from "../db/orm.ts";
-import type { ListedEvent } from "../db/queries.ts";
 import { createSlots } from "../db/slots.ts";
 import { DomainError } from "../domain/errors.ts";
 import { createLive, type Joined, type Live } from "./live.ts";
-import { createPages, type Delivery, type Page } from "./pages.ts";
+import { createPages, type Delivery, type Filter } from "./pages.ts";
 import { encodePosition, type Position } from "./position.ts";
 
 export interface WatchOptions {
   /** Where to begin; undefined: now. */
   position: Position | undefined;
-  /** The filters. */
-  accepts(event: ListedEvent): boolean;
+  /** Undefined: everything. */
+  filter: Filter | undefined;
   /** Aborted: the watch ends and lets go of all that it holds. */
   signal: AbortSignal;
 }
@@ -20,8 +19,11 @@ export interface WatchOptions {
 export interface Feed {
   /** Where the log of the organization ends now: a watch from there gets what is committed later. */
   position(organizationId: string): Promise<string>;
-  /** Events and checkpoints, for ever. Throws POSITION_EXPIRED, WATCH_TOO_SLOW. */
-  watch(organizationId: string, options: WatchOptions): AsyncGenerator<Delivery, void>;
+  /**
+   * Events and checkpoints, for ever, a page at a time; none is empty. Those who watch the same at the live end get
+   * the same arrays. Throws POSITION_EXPIRED, WATCH_TOO_SLOW.
+   */
+  watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void>;
   /** To be called after each commit of this process: spares its watchers the wait for the next poll. */
   committed(organizationId: string): void;
 }
@@ -48,8 +50,8 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
     return live.join();
   }
 
-  async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<Delivery, void> {
-    const { accepts, signal } = options;
+  async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void> {
+    const { filter, signal } = options;
     let at = options.position;
     let sent = { position: "", at: performance.now() };
     const due = () => sent.at + CHECKPOINT_MS;
@@ -57,21 +59,19 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
       sent = { position, at: performance.now() };
       return position;
     };
-    const checkpoint = (position: Position) => ({ position: mark(encodePosition(organizationId, position)) });
-    const accepted = (page: Page) => {
-      const deliveries: Delivery[] = [];
-      for (let i = 0; i < page.size; i++) if (accepts(page.event(i))) deliveries.push(page.delivery(i));
-      return deliveries;
-    };
+    const checkpoint = (position: Position) => [{ position: mark(encodePosition(organizationId, position)) }];
+    function* marked(deliveries: readonly Delivery[]) {
+      const last = deliveries.at(-1);
+      if (last === undefined) return;
+      mark(last.position);
+      yield deliveries;
+    }
     /** All behind `from`, up to `to` or to the end of the log. */
     async function* catchUp(from: Position, to?: Position) {
       for (let [position, more] = [from, true]; more; ) {
         const page = await catchUps(() => pages.read(organizationId, position, to));
         if (signal.aborted) return;
-        for (const delivery of accepted(page)) {
-          mark(delivery.position);
-          yield delivery;
-        }
+        yield* marked(page.deliveries(filter));
         [position, more, at] = [page.end, page.more, page.end];
         if (more && performance.now() >= due()) yield checkpoint(position);
       }
@@ -96,10 +96,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
           if (!signal.aborted) yield checkpoint(joined.head() ?? at);
           continue;
         }
-        for (const delivery of accepted(page)) {
-          mark(delivery.position);
-          yield delivery;
-        }
+        yield* marked(page.deliveries(filter));
         at = page.end;
       }
     }

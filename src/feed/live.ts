@@ -6,6 +6,9 @@ import type { Position } from "./position.ts";
 
 /** Between two reads, in milliseconds: while events come, and at most when none have come for a while. */
 const SHORTEST_MS = 20;
+/** While so many events come in a page: each read has a price, and nobody sees the difference. */
+const BUSY_EVENTS = 20;
+const BUSY_MS = 50;
 const FIRST_MS = 50;
 const LONGEST_MS = 150;
 /** Failures of the database in a row before the watchers are told. */
@@ -86,8 +89,9 @@ export function createLive(source: {
           }
         }
         if (page?.more) continue;
-        waitMs = page !== undefined && page.size > 0 ? FIRST_MS : Math.min(LONGEST_MS, waitMs * 1.2);
-        await pause(waitMs);
+        const size = page?.size ?? 0;
+        waitMs = size > 0 ? FIRST_MS : Math.min(LONGEST_MS, waitMs * 1.2);
+        await pause(size < BUSY_EVENTS ? SHORTEST_MS : BUSY_MS, waitMs);
       }
     } catch (error) {
       for (const watcher of watchers) {
@@ -102,12 +106,12 @@ export function createLive(source: {
     }
   }
 
-  /** Not sooner than SHORTEST_MS, however often it is woken: what is committed meanwhile is read together. */
-  async function pause(ms: number): Promise<void> {
-    await sleep(SHORTEST_MS);
-    if (isWoken) return;
+  /** Not sooner than `leastMs`, however often it is woken: what is committed meanwhile is read together. */
+  async function pause(leastMs: number, ms: number): Promise<void> {
+    await sleep(leastMs);
+    if (isWoken || ms <= leastMs) return;
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, ms - SHORTEST_MS);
+    const timer = setTimeout(resolve, ms - leastMs);
     wakeUp = resolve;
     await promise;
     clearTimeout(timer);

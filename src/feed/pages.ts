@@ -20,6 +20,12 @@ export interface Delivery {
   event?: ListedEvent;
 }
 
+/** What a watcher wants of the log; the name says all of it. */
+export interface Filter {
+  name: string;
+  accepts(event: ListedEvent): boolean;
+}
+
 /** Some events in order. */
 export interface Page {
   size: number;
@@ -30,6 +36,8 @@ export interface Page {
   rows: readonly FeedRow[];
   /** The same object for every watcher. */
   delivery(index: number): Delivery;
+  /** All of them, or those that a filter accepts: the same array for every watcher whose filter has the same name. */
+  deliveries(filter?: Filter): readonly Delivery[];
   /** Where the log goes on behind the page. */
   end: Position;
   /** There is more before the head that the page was read up to. */
@@ -44,6 +52,7 @@ export interface Pages {
 }
 
 const PAGE_EVENTS = 500;
+const EVERYTHING: Filter = { name: "", accepts: () => true };
 
 /** Pages of the logs of organizations; or, with another `sourceOf`, of what it gives for the key of a position. */
 export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Source = organizationLog): Pages {
@@ -125,15 +134,29 @@ function pageOf(
 ): Page {
   const deliveries = new Array<Delivery | undefined>(rows.length);
   const event = (index: number) => (rows[index] as FeedRow).event;
+  const delivery = (index: number) => {
+    const given = event(index);
+    const position = () => (index === rows.length - 1 ? end : behind(given));
+    return (deliveries[index] ??= { position: encodePosition(organizationId, position()), event: given });
+  };
+  const chosen = new Map<string, readonly Delivery[]>();
+  const choose = (accepts: Filter["accepts"]) => {
+    const all: Delivery[] = [];
+    for (let i = 0; i < rows.length; i++) if (accepts(event(i))) all.push(delivery(i));
+    return all;
+  };
   return {
     size: rows.length,
     bytes: rows.reduce((sum, row) => sum + row.bytes, 0),
     rows,
     event,
-    delivery(index) {
-      const given = event(index);
-      const position = index === rows.length - 1 ? end : behind(given);
-      return (deliveries[index] ??= { position: encodePosition(organizationId, position), event: given });
+    delivery,
+    deliveries({ name, accepts } = EVERYTHING) {
+      const before = chosen.get(name);
+      if (before !== undefined) return before;
+      const all = choose(accepts);
+      chosen.set(name, all);
+      return all;
     },
     end,
     more,

@@ -6,25 +6,40 @@ import { createLinkedAbortController } from "@connectrpc/connect/protocol";
 import { DomainError } from "../domain/errors.ts";
 import type { CallHead } from "./credentials.ts";
 
-/** Outside of `deadline`, which ends a call whose signal is aborted. `check` is that of the gate. A database that does not answer ends nothing: it is asked again. */
-export function whileAllowed(options: {
-  check: (call: CallHead) => Promise<void> | void;
-  everyMs: number;
-  methods: ReadonlySet<DescMethod>;
-}): Interceptor {
-  const { check, everyMs, methods } = options;
+/** Calls back once the key of a call is refused, at most; the returned function ends that. A database that does not answer refuses nothing: it is asked again. */
+export type WatchKey = (call: CallHead, refused: (error: DomainError) => void) => () => void;
+
+/** `check` is that of the gate. */
+export function keyWatch(check: (call: CallHead) => Promise<void> | void, everyMs: number): WatchKey {
+  return (call, refused) => {
+    // A lookup has the time of any other, whatever is left of the stream's deadline.
+    const head: CallHead = {
+      service: call.service,
+      method: call.method,
+      values: call.values,
+      header: call.header,
+      timeoutMs: () => undefined,
+    };
+    const timer = setInterval(async () => {
+      try {
+        await check(head);
+      } catch (error) {
+        if (error instanceof DomainError && error.reason !== "DATABASE_UNAVAILABLE") refused(error);
+      }
+    }, everyMs);
+    return () => clearInterval(timer);
+  };
+}
+
+/** Outside of `deadline`, which ends a call whose signal is aborted. */
+export function whileAllowed(options: { watchKey: WatchKey; methods: ReadonlySet<DescMethod> }): Interceptor {
+  const { watchKey, methods } = options;
   return (next) => async (request) => {
     if (!request.stream || !methods.has(request.method)) return next(request);
     const call = createLinkedAbortController(request.signal);
-    const timer = setInterval(async () => {
-      try {
-        await check(headOf(request));
-      } catch (error) {
-        if (error instanceof DomainError && error.reason !== "DATABASE_UNAVAILABLE") call.abort(error);
-      }
-    }, everyMs);
+    const unwatch = watchKey(headOf(request), (error) => call.abort(error));
     // The library aborts the signal of a call when it has ended, however it did.
-    call.signal.addEventListener("abort", () => clearInterval(timer), { once: true });
+    call.signal.addEventListener("abort", unwatch, { once: true });
     return next({ ...request, signal: call.signal });
   };
 }

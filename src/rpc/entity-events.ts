@@ -1,13 +1,11 @@
 // EntityService: the events of an entity, or of the organization.
-import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import {
   type EntityService,
   ListEntityEventsRequestSchema,
+  type WatchEntitiesRequest,
   WatchEntitiesRequestSchema,
-  type WatchEntitiesResponse,
-  WatchEntitiesResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type ListedEvent, listEvents } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
@@ -18,6 +16,7 @@ import { type Lookup, resolve } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
 import type { Delivery } from "../feed/pages.ts";
 import { decodePosition } from "../feed/position.ts";
+import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
 import {
   fromPageToken,
@@ -51,20 +50,33 @@ export function entityEventRpcs(deps: Deps) {
     return id;
   };
 
-  // An event becomes a message once, however many watch.
-  const messages = new WeakMap<Delivery, WatchEntitiesResponse>();
-  const messageOf = (delivery: Delivery): WatchEntitiesResponse => {
-    let message = messages.get(delivery);
-    if (message === undefined) {
-      const { position, event } = delivery;
-      message = create(WatchEntitiesResponseSchema, {
-        position,
-        ...(event === undefined ? {} : { event: eventToProto(event) }),
-      });
-      messages.set(delivery, message);
-    }
-    return message;
-  };
+  async function* watch(request: WatchEntitiesRequest, ctx: HandlerContext): AsyncGenerator<readonly Delivery[], void> {
+    assertWellFormed(WatchEntitiesRequestSchema, request);
+    const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
+    const violations = new Violations();
+    const types = new Set(parseTypes(request.types, violations));
+    const entityTypes = new Set(
+      request.entityTypes.map((type, i) => {
+        const name = typeFromProto(type);
+        if (name === undefined) violations.add(`entity_types[${i}]`, "must be a type of entity");
+        return name;
+      }),
+    );
+    violations.throwIfAny();
+    const organizationId = organizationOf(ctx);
+    const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
+    const entityId = await findId(ctx, lookup);
+
+    const filter = {
+      name: JSON.stringify([[...types].sort(), [...entityTypes].sort(), entityId]),
+      accepts: (event: ListedEvent) =>
+        (types.size === 0 || types.has(event.type)) &&
+        (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
+        (entityId === undefined || event.entityId === entityId),
+    };
+    const isEverything = types.size === 0 && entityTypes.size === 0 && entityId === undefined;
+    yield* deps.feed.watch(organizationId, { position, filter: isEverything ? undefined : filter, signal: ctx.signal });
+  }
 
   return {
     async listEntityEvents(request, ctx) {
@@ -108,33 +120,7 @@ export function entityEventRpcs(deps: Deps) {
       };
     },
 
-    async *watchEntities(request, ctx) {
-      assertWellFormed(WatchEntitiesRequestSchema, request);
-      const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
-      const violations = new Violations();
-      const types = new Set(parseTypes(request.types, violations));
-      const entityTypes = new Set(
-        request.entityTypes.map((type, i) => {
-          const name = typeFromProto(type);
-          if (name === undefined) violations.add(`entity_types[${i}]`, "must be a type of entity");
-          return name;
-        }),
-      );
-      violations.throwIfAny();
-      const organizationId = organizationOf(ctx);
-      const position = request.position === "" ? undefined : decodePosition(organizationId, request.position);
-      const entityId = await findId(ctx, lookup);
-
-      const deliveries = deps.feed.watch(organizationId, {
-        position,
-        accepts: (event) =>
-          (types.size === 0 || types.has(event.type)) &&
-          (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
-          (entityId === undefined || event.entityId === entityId),
-        signal: ctx.signal,
-      });
-      for await (const delivery of deliveries) yield messageOf(delivery);
-    },
+    watchEntities: (request, ctx) => paged(watch(request, ctx), deliveryToProto),
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
 
@@ -144,6 +130,10 @@ function parseTypes(types: readonly EventType[], violations: Violations): EventN
     if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
     return name ?? "CREATED";
   });
+}
+
+function deliveryToProto({ position, event }: Delivery) {
+  return event === undefined ? { position } : { position, event: eventToProto(event) };
 }
 
 function eventToProto(event: ListedEvent) {

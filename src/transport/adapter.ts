@@ -14,9 +14,9 @@ import { requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
+import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, bodyWithin } from "./request-body.ts";
-import { unaryPath } from "./unary.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
 export type NodeResponse = ServerResponse | Http2ServerResponse;
@@ -35,7 +35,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
   const { limits, log, metrics, present = presentable } = options;
   const calls = admission(limits);
   const watch = telemetry({ log, metrics });
-  const { handlers, unary, gate } = createHandlers(options, calls.admit);
+  const { handlers, grpc, gate } = createHandlers(options, calls.admit);
 
   function serveCall(handler: UniversalHandler | undefined, request: NodeRequest, response: NodeResponse): void {
     const requestId = crypto.randomUUID();
@@ -93,8 +93,8 @@ export function createAdapter(options: HandlerOptions): Adapter {
     await universalResponseToNodeResponse(presented, response as never);
   }
 
-  const stream = unaryPath({
-    routes: unary,
+  const stream = grpcPath({
+    routes: grpc,
     gate,
     present: (error, call) => present(error, { ...call, log }),
     begin: ({ method, headers, values }) => {

@@ -1,13 +1,10 @@
 // Which RPCs are served, and within which limits: the services of the contract with health and reflection beside them.
 import {
-  create,
   createRegistry,
-  type DescMessage,
   type DescMethod,
+  type DescMethodServerStreaming,
   type DescMethodUnary,
   type DescService,
-  isMessage,
-  type MessageInitShape,
 } from "@bufbuild/protobuf";
 import {
   type ContextValues,
@@ -16,9 +13,8 @@ import {
   type Interceptor,
   type MethodImpl,
   type ServiceImpl,
-  type UnaryRequest,
 } from "@connectrpc/connect";
-import type { UniversalHandler, UniversalHandlerOptions } from "@connectrpc/connect/protocol";
+import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
 import { Health } from "../../clients/typescript/gen/grpc/health/v1/health_pb.ts";
@@ -31,11 +27,13 @@ import { type CallHead, credentials, type FindCaller } from "../interceptors/cre
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, type Present, presentable } from "../interceptors/errors.ts";
 import type { MetricsSource } from "../interceptors/telemetry.ts";
-import { whileAllowed } from "../interceptors/while-allowed.ts";
+import { keyWatch, whileAllowed } from "../interceptors/while-allowed.ts";
+import type { GrpcRoute } from "./grpc-call.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
-import type { UnaryRoute } from "./unary.ts";
+import { serverStreamingAnswer } from "./server-streaming.ts";
+import { unaryAnswer } from "./unary.ts";
 
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
@@ -84,10 +82,10 @@ const RECHECK_MS = 800;
 
 type Implementation = Record<string, unknown>;
 
-/** What is served: all of it by the library's handlers, unary RPCs by the unary path too. */
+/** What is served: all of it by the library's handlers, RPCs with one request by the path of gRPC too. */
 export interface Served {
   handlers: Map<string, UniversalHandler>;
-  unary: Map<string, UnaryRoute>;
+  grpc: Map<string, GrpcRoute>;
   /** Who calls, by when, and is there room: before the body. Throws what it refuses. */
   gate: (call: CallHead) => Promise<void> | void;
 }
@@ -128,6 +126,8 @@ export function createHandlers(
     }
   };
 
+  const watchKey = keyWatch(check, RECHECK_MS);
+  const recheckedMethods = new Set(options.endless);
   const router = createConnectRouter({
     requestGate,
     acceptCompression: [compressionGzip],
@@ -144,7 +144,7 @@ export function createHandlers(
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log, present }),
-      whileAllowed({ check, everyMs: RECHECK_MS, methods: new Set(options.endless) }),
+      whileAllowed({ watchKey, methods: recheckedMethods }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       ...(options.interceptors ?? []),
@@ -153,51 +153,46 @@ export function createHandlers(
   const large = new Set(options.large);
   const ending = new AbortController();
   shutdownSignal.addEventListener("abort", () => ending.abort(shuttingDown()), { once: true });
-  const limitsOf = (method: DescMethod): Partial<UniversalHandlerOptions> => ({
-    ...(large.has(method) && { readMaxBytes: limits.maxBatchMessageBytes }),
-    ...(method.methodKind !== "unary" && { maxTimeoutMs: Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS) }),
+  const limitsOf = (method: DescMethod) => ({
+    readMaxBytes: large.has(method) ? limits.maxBatchMessageBytes : limits.maxMessageBytes,
+    maxTimeoutMs:
+      method.methodKind === "unary" ? limits.maxTimeoutMs : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
-  // The unary path has a deadline of its own, and no stream to watch.
-  const around = [errors({ log, present }), ...(options.interceptors ?? [])];
-  const unary = new Map<string, UnaryRoute>();
+  // The path of gRPC has a deadline of its own, and presents what a stream ends with.
+  const around = options.interceptors ?? [];
+  const grpc = new Map<string, GrpcRoute>();
   for (const [service, implementation] of [...served, ...open]) {
     for (const method of service.methods) {
       const rpc = implementation[method.localName];
       const serve = typeof rpc === "function" ? rpc.bind(implementation) : notServed;
       router.rpc(method, serve as MethodImpl<DescMethod>, limitsOf(method));
+      const path = `/${service.typeName}/${method.name}`;
       if (method.methodKind === "unary") {
-        unary.set(`/${service.typeName}/${method.name}`, {
+        grpc.set(path, {
+          ...limitsOf(method),
           method: method as DescMethodUnary,
-          readMaxBytes: large.has(method) ? limits.maxBatchMessageBytes : limits.maxMessageBytes,
-          invoke: unaryInvoke(method as DescMethodUnary, serve, around),
+          defaultTimeoutMs: limits.defaultTimeoutMs,
+          answer: unaryAnswer(method as DescMethodUnary, serve, [errors({ log, present }), ...around]),
+        });
+      } else if (method.methodKind === "server_streaming") {
+        grpc.set(path, {
+          ...limitsOf(method),
+          method: method as DescMethodServerStreaming,
+          defaultTimeoutMs: undefined,
+          answer: serverStreamingAnswer(
+            method as DescMethodServerStreaming,
+            serve,
+            around,
+            recheckedMethods.has(method) ? watchKey : undefined,
+          ),
         });
       }
     }
   }
-  return { handlers: new Map(router.handlers.map((handler) => [handler.requestPath, handler])), unary, gate };
+  return { handlers: new Map(router.handlers.map((handler) => [handler.requestPath, handler])), grpc, gate };
 }
-
-/** An implementation within interceptors, the first outermost. */
-function unaryInvoke(
-  method: DescMethodUnary,
-  serve: (message: never, context: HandlerContext) => unknown,
-  interceptors: readonly Interceptor[],
-): UnaryRoute["invoke"] {
-  const innermost = async (request: UnaryRequest & { context: HandlerContext }) => {
-    const answered = (await serve(request.message as never, request.context)) as MessageInitShape<DescMessage>;
-    const message = isMessage(answered, method.output) ? answered : create(method.output, answered);
-    return { stream: false, service: method.parent, method, header: NO_HEADERS, trailer: NO_HEADERS, message };
-  };
-  return interceptors.reduceRight<UnaryRoute["invoke"]>(
-    (next, interceptor) => interceptor(next as never) as never,
-    innermost as never,
-  );
-}
-
-/** The unary path sends the headers of the context; no interceptor here reads those of the response. */
-const NO_HEADERS = new Headers();
 
 /** The services that need no key. */
 function openServices(services: DescService[], options: HandlerOptions): Map<DescService, Implementation> {

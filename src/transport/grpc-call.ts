@@ -1,0 +1,447 @@
+// gRPC calls without compression, served straight from their HTTP/2 stream: the same gate, interceptors and
+// implementations as any other call, a fraction of the work around them. Headers, signals and context values are
+// made only when somebody asks for them. What is not for it falls through. Here is what calls with one request have
+// in common; how they are answered is in unary.ts and server-streaming.ts.
+import type { IncomingHttpHeaders, OutgoingHttpHeaders, ServerHttp2Stream } from "node:http2";
+import {
+  type DescMessage,
+  type DescMethod,
+  type DescMethodServerStreaming,
+  type DescMethodUnary,
+  fromBinary,
+  type Message,
+} from "@bufbuild/protobuf";
+import {
+  Code,
+  ConnectError,
+  type ContextValues,
+  createContextValues,
+  type HandlerContext,
+  type StreamRequest,
+  type UnaryRequest,
+} from "@connectrpc/connect";
+import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import { DomainError } from "../domain/errors.ts";
+import { toConnectError } from "../errors.ts";
+import { requestIdKey } from "../interceptors/call.ts";
+import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
+import type { Outcome } from "../interceptors/telemetry.ts";
+import { PREFIX_BYTES } from "./encode.ts";
+
+/** An RPC as this path serves it. */
+export interface GrpcRoute {
+  method: DescMethodUnary | DescMethodServerStreaming;
+  readMaxBytes: number;
+  /** The longest deadline that a caller may name, and that of one who names none; undefined: none. */
+  maxTimeoutMs: number;
+  defaultTimeoutMs: number | undefined;
+  /** Aborted: its calls end with the reason. */
+  shutdownSignal?: AbortSignal | undefined;
+  /** Answers the call. What it throws becomes the error of the call. */
+  answer: Answer;
+}
+
+export type Answer = (call: GrpcCall, message: Message) => Promise<void>;
+
+export interface GrpcOptions {
+  routes: ReadonlyMap<string, GrpcRoute>;
+  gate: (call: CallHead) => Promise<void> | void;
+  present: (error: unknown, call: { method: DescMethod; requestId: string }) => ConnectError;
+  begin: (call: {
+    method: DescMethod;
+    headers: IncomingHttpHeaders;
+    values: ContextValues;
+  }) => (outcome: Outcome) => void;
+  outcomeOf: (error: ConnectError | undefined) => Outcome;
+  /** A call ends its place among those in flight. */
+  release: (values: ContextValues) => void;
+  limits: { bodyTimeoutMs: number };
+}
+
+const BINARY = { readUnknownFields: false };
+/** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
+const LINGER_MS = 100;
+
+/** Serves the stream and says true, or leaves it alone and says false. */
+export function grpcPath(options: GrpcOptions): (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean {
+  return (stream, headers) => {
+    const route = options.routes.get(headers[":path"] as string);
+    const type = headers["content-type"];
+    if (route === undefined || headers[":method"] !== "POST") return false;
+    if (type !== "application/grpc" && type !== "application/grpc+proto") return false;
+    const encoding = headers["grpc-encoding"];
+    if (encoding !== undefined && encoding !== "identity") return false;
+    // A malformed authority is for the adapter to refuse, as HTTP.
+    if (!isAuthority(headers[":authority"])) return false;
+    new GrpcCall(options, route, stream, headers).serve();
+    return true;
+  };
+}
+
+/** A name or an address with a port up to 9999, or up to 65535 as URL has it. */
+const isAuthority = (authority: string | undefined) =>
+  authority !== undefined && (/^[\w.-]+(:\d{1,4})?$/.test(authority) || URL.canParse(`http://${authority}`));
+
+export class GrpcCall implements CallHead {
+  readonly service;
+  readonly method;
+  readonly requestId = crypto.randomUUID();
+  readonly values: ContextValues = createContextValues().set(requestIdKey, this.requestId);
+  readonly header: HeaderSource;
+  readonly #options: GrpcOptions;
+  readonly #route: GrpcRoute;
+  readonly #stream: ServerHttp2Stream;
+  readonly #headers: IncomingHttpHeaders;
+  readonly #finish: (outcome: Outcome) => void;
+  readonly #shutDown = () => this.stop(this.#route.shutdownSignal?.reason);
+  #expiresAt: number;
+  #timer: NodeJS.Timeout;
+  #counted = true;
+  #over = false;
+  #whenOver: (() => void) | undefined;
+  #drained: (() => void) | undefined;
+  #abort: AbortController | undefined;
+  #abortReason: unknown;
+  #requestHeader: Headers | undefined;
+  #responseHeader: Headers | undefined;
+  #responseTrailer: Headers | undefined;
+
+  constructor(options: GrpcOptions, route: GrpcRoute, stream: ServerHttp2Stream, headers: IncomingHttpHeaders) {
+    this.#options = options;
+    this.#route = route;
+    this.#stream = stream;
+    this.#headers = headers;
+    this.method = route.method;
+    this.service = route.method.parent;
+    this.header = { get: (name) => textOf(headers[name]), [Symbol.iterator]: () => pairsOf(headers) };
+    this.#finish = options.begin({ method: route.method, headers, values: this.values });
+    this.#expiresAt = performance.now() + options.limits.bodyTimeoutMs;
+    this.#timer = setTimeout(() => {}, 0);
+    clearTimeout(this.#timer);
+  }
+
+  serve(): void {
+    const stream = this.#stream;
+    stream.on("error", () => {});
+    stream.once("close", () => this.#close());
+    const { shutdownSignal, defaultTimeoutMs } = this.#route;
+    const timeout = this.#deadline();
+    if (timeout instanceof Error) {
+      this.fail(timeout);
+      return;
+    }
+    // One timer: for the body first, for the whole call once it is there.
+    const deadlineMs = timeout ?? defaultTimeoutMs ?? Number.POSITIVE_INFINITY;
+    const started = performance.now();
+    this.#expiresAt = started + deadlineMs;
+    this.#timer = setTimeout(
+      () => this.#expire("The request did not arrive in time"),
+      Math.min(deadlineMs, this.#options.limits.bodyTimeoutMs),
+    );
+    if (shutdownSignal?.aborted) {
+      this.#shutDown();
+      return;
+    }
+    shutdownSignal?.addEventListener("abort", this.#shutDown, { once: true });
+    try {
+      const gate = this.#options.gate(this);
+      if (gate === undefined) this.#read(started, deadlineMs);
+      else
+        gate.then(
+          () => this.#read(started, deadlineMs),
+          (error: unknown) => this.fail(error),
+        );
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Milliseconds that are left of the deadline that the caller names; undefined where it names none. */
+  timeoutMs(): number | undefined {
+    return this.#headers["grpc-timeout"] === undefined ? undefined : Math.max(0, this.#expiresAt - performance.now());
+  }
+
+  #deadline(): number | undefined | ConnectError {
+    const text = textOf(this.#headers["grpc-timeout"]);
+    if (text === null) return undefined;
+    const { timeoutMs, error } = parseTimeout(text, this.#route.maxTimeoutMs);
+    return error ?? timeoutMs;
+  }
+
+  #read(started: number, deadlineMs: number): void {
+    const stream = this.#stream;
+    let first: Buffer | undefined;
+    let more: Buffer[] | undefined;
+    let size = 0;
+    stream.on("data", (chunk: Buffer) => {
+      if (this.#over) return;
+      size += chunk.length;
+      if (first === undefined) first = chunk;
+      else (more ??= [first]).push(chunk);
+      const head =
+        more === undefined ? first : size >= PREFIX_BYTES && first.length < PREFIX_BYTES ? Buffer.concat(more) : first;
+      const { readMaxBytes } = this.#route;
+      if (head.length >= PREFIX_BYTES && Math.max(head.readUInt32BE(1), size - PREFIX_BYTES) > readMaxBytes) {
+        const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
+        this.fail(new ConnectError(which, Code.ResourceExhausted));
+      }
+    });
+    const arrived = () => {
+      if (this.#over) return;
+      clearTimeout(this.#timer);
+      if (Number.isFinite(deadlineMs)) {
+        this.#timer = setTimeout(
+          () => this.#expire("The call took longer than its deadline"),
+          Math.max(0, deadlineMs - (performance.now() - started)),
+        );
+      }
+      const body = more === undefined ? first : Buffer.concat(more);
+      this.#answer(body ?? Buffer.alloc(0)).catch((error: unknown) => this.fail(error));
+    };
+    // A stream without a body says so at once, or never where it ends with its headers.
+    if (stream.endAfterHeaders || stream.readableEnded) arrived();
+    else stream.on("end", arrived);
+  }
+
+  async #answer(body: Buffer): Promise<void> {
+    const message = decode(this.method.input, envelope(body, this.method.methodKind.replace("_", "-")));
+    await this.#route.answer(this, message);
+  }
+
+  /** The call as interceptors see it; `context` is for the implementation. */
+  request(message: Message): UnaryRequest & { context: HandlerContext };
+  request(message: AsyncIterable<Message>): StreamRequest & { context: HandlerContext };
+  request(message: Message | AsyncIterable<Message>): unknown {
+    const call = this;
+    return {
+      stream: this.method.methodKind !== "unary",
+      service: this.service,
+      method: this.method,
+      requestMethod: "POST",
+      url: `http://${this.#headers[":authority"]}${this.#headers[":path"]}`,
+      message,
+      contextValues: this.values,
+      get header() {
+        return call.#lazyRequestHeader();
+      },
+      get signal() {
+        return call.#lazySignal();
+      },
+      context: this.#context(),
+    };
+  }
+
+  #context(): HandlerContext {
+    const call = this;
+    return {
+      service: this.service,
+      method: this.method,
+      requestMethod: "POST",
+      protocolName: "grpc",
+      url: this.#headers[":path"] as string,
+      values: this.values,
+      timeoutMs: () => call.timeoutMs(),
+      get signal() {
+        return call.#lazySignal();
+      },
+      get requestHeader() {
+        return call.#lazyRequestHeader();
+      },
+      get responseHeader() {
+        call.#responseHeader ??= new Headers();
+        return call.#responseHeader;
+      },
+      get responseTrailer() {
+        call.#responseTrailer ??= new Headers();
+        return call.#responseTrailer;
+      },
+    };
+  }
+
+  #lazySignal(): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      if (this.#abortReason !== undefined) this.#abort.abort(this.#abortReason);
+    }
+    return this.#abort.signal;
+  }
+
+  #lazyRequestHeader(): Headers {
+    this.#requestHeader ??= new Headers([...pairsOf(this.#headers)]);
+    return this.#requestHeader;
+  }
+
+  /** Answered, or the caller is gone: there is nothing to do any more. */
+  get isOver(): boolean {
+    return this.#over;
+  }
+
+  /** Calls back when the call is over; at once where it is. */
+  whenOver(listener: () => void): void {
+    if (this.#over) listener();
+    else this.#whenOver = listener;
+  }
+
+  /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */
+  write(bytes: Buffer): boolean {
+    if (this.#over) return true;
+    this.#respond();
+    return this.#stream.write(bytes);
+  }
+
+  /** Resolves when what was written has left, or when the call is over. */
+  drained(): Promise<void> {
+    const stream = this.#stream;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    if (this.#over || !stream.writableNeedDrain) resolve();
+    else {
+      this.#drained = resolve;
+      stream.once("drain", resolve);
+    }
+    return promise;
+  }
+
+  /** Ends the call with its last bytes, if there are any. */
+  end(body?: Buffer): void {
+    this.#conclude(undefined, body);
+  }
+
+  fail(error: unknown): void {
+    if (!this.#over) this.#conclude(this.#options.present(error, this), undefined);
+  }
+
+  /** Ends the call from without: its implementation is told to stop, its caller why. */
+  stop(error: unknown): void {
+    if (this.#over) return;
+    this.#abortWith(error);
+    this.fail(error);
+  }
+
+  #expire(message: string): void {
+    this.stop(new DomainError("DEADLINE_EXCEEDED", message));
+  }
+
+  #abortWith(reason: unknown): void {
+    this.#abortReason ??= reason;
+    this.#abort?.abort(reason);
+  }
+
+  #respond(): void {
+    const stream = this.#stream;
+    if (stream.headersSent) return;
+    stream.respond(this.#answerHeaders(), { waitForTrailers: true });
+  }
+
+  #answerHeaders(): OutgoingHttpHeaders {
+    const headers: OutgoingHttpHeaders = {
+      ":status": 200,
+      "content-type": "application/grpc+proto",
+      "x-request-id": this.requestId,
+    };
+    this.#responseHeader?.forEach((value, name) => {
+      headers[name] = value;
+    });
+    return headers;
+  }
+
+  #answerTrailers(error: ConnectError | undefined): OutgoingHttpHeaders {
+    const trailers: OutgoingHttpHeaders = { "grpc-status": "0" };
+    this.#responseTrailer?.forEach((value, name) => {
+      trailers[name] = value;
+    });
+    if (error !== undefined) {
+      const status = new Headers();
+      setTrailerStatus(status, error);
+      status.forEach((value, name) => {
+        trailers[name] = value;
+      });
+    }
+    return trailers;
+  }
+
+  #conclude(error: ConnectError | undefined, body: Buffer | undefined): void {
+    if (this.#over) return;
+    const stream = this.#stream;
+    this.#leave();
+    const outcome = this.#options.outcomeOf(error);
+    if (stream.destroyed) return this.#count(outcome);
+    const trailers = this.#answerTrailers(error);
+    // A failure before the first message is one frame, but for headers that must stay apart from the status.
+    if (body === undefined && !stream.headersSent && (this.method.methodKind === "unary" || !this.#responseHeader)) {
+      this.#count(outcome);
+      stream.respond({ ...this.#answerHeaders(), ...trailers }, { endStream: true });
+      // The rest of a request that nobody reads would hold the stream.
+      if (!stream.readableEnded) setTimeout(() => stream.destroyed || stream.close(), LINGER_MS).unref();
+      return;
+    }
+    this.#respond();
+    stream.once("wantTrailers", () => stream.sendTrailers(trailers));
+    if (body === undefined) stream.end();
+    else stream.end(body);
+    // What its caller has not read yet holds its place.
+    if (stream.writableLength === 0 || this.method.methodKind === "unary") this.#count(outcome);
+    else stream.once("close", () => this.#count(outcome));
+  }
+
+  #close(): void {
+    if (!this.#over) {
+      this.#leave();
+      this.#abortWith(toConnectError(new DomainError("CANCELLED", "The caller went away before the answer")));
+      this.#count({ code: "CANCELLED", reason: "CANCELLED" });
+    }
+  }
+
+  #leave(): void {
+    this.#over = true;
+    clearTimeout(this.#timer);
+    this.#route.shutdownSignal?.removeEventListener("abort", this.#shutDown);
+    this.#whenOver?.();
+    this.#drained?.();
+  }
+
+  #count(outcome: Outcome): void {
+    if (!this.#counted) return;
+    this.#counted = false;
+    this.#options.release(this.values);
+    this.#finish(outcome);
+  }
+}
+
+/** The one message of the request; throws what the library would. */
+function envelope(body: Buffer, kind: string): Buffer {
+  if (body.length === 0) {
+    throw new ConnectError(`protocol error: missing input message for ${kind} method`, Code.Unimplemented);
+  }
+  if (body.length < PREFIX_BYTES) throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
+  if (((body[0] as number) & 1) === 1) {
+    throw new ConnectError("received compressed envelope, but do not know how to decompress", Code.Internal);
+  }
+  const length = body.readUInt32BE(1);
+  if (body.length < PREFIX_BYTES + length) {
+    throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
+  }
+  if (body.length > PREFIX_BYTES + length) {
+    throw new ConnectError(`protocol error: received extra input message for ${kind} method`, Code.Unimplemented);
+  }
+  return body.subarray(PREFIX_BYTES);
+}
+
+function decode(input: DescMessage, bytes: Uint8Array): Message {
+  try {
+    return fromBinary(input, bytes, BINARY);
+  } catch (error) {
+    // As the library says it; the interceptor of errors knows what may be told of it.
+    throw new ConnectError(`parse binary: ${error instanceof Error ? error.message : ""}`, Code.Internal);
+  }
+}
+
+const textOf = (value: string | string[] | undefined): string | null =>
+  value === undefined ? null : typeof value === "string" ? value : value.join(", ");
+
+function* pairsOf(headers: IncomingHttpHeaders): Generator<[string, string]> {
+  for (const name of Object.keys(headers)) {
+    if (name.startsWith(":")) continue;
+    const value = textOf(headers[name]);
+    if (value !== null) yield [name, value];
+  }
+}

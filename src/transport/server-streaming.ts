@@ -1,0 +1,94 @@
+// A stream of responses, as it is answered from its HTTP/2 stream: a page at a time where they come in pages, and
+// no further than the reader has read. Messages are encoded once, however many streams send the same page.
+import type { DescMessage, DescMethodServerStreaming, Message, MessageInitShape } from "@bufbuild/protobuf";
+import type { HandlerContext, Interceptor, StreamRequest, StreamResponse } from "@connectrpc/connect";
+import type { CallHead } from "../interceptors/credentials.ts";
+import { abandon } from "../interceptors/deadline.ts";
+import { pagesOf } from "../paged.ts";
+import { frameEncoder } from "./encode.ts";
+import type { Answer } from "./grpc-call.ts";
+
+type Invoke = (request: StreamRequest & { context: HandlerContext }) => Promise<StreamResponse>;
+
+/** What is given to a stream at once; the rest of a page waits until that has left. */
+const CHUNK_BYTES = 128 * 1024;
+
+/** An implementation within interceptors, the first outermost. `watchKey` calls back once the key is refused, and returns how to end that. */
+export function serverStreamingAnswer(
+  method: DescMethodServerStreaming,
+  serve: (message: never, context: HandlerContext) => unknown,
+  interceptors: readonly Interceptor[],
+  watchKey: (call: CallHead, refused: (error: Error) => void) => () => void = () => () => {},
+): Answer {
+  const innermost: Invoke = async (request) => {
+    for await (const message of request.message as AsyncIterable<never>) {
+      const answered = (await serve(message, request.context)) as AsyncIterable<Message>;
+      return {
+        stream: true,
+        service: method.parent,
+        method,
+        header: NO_HEADERS,
+        trailer: NO_HEADERS,
+        message: answered,
+      };
+    }
+    throw new Error("an interceptor took the request");
+  };
+  const invoke = interceptors.reduceRight<Invoke>((next, each) => each(next as never) as never, innermost);
+  const framesOf = shared(method.output);
+
+  return async (call, request) => {
+    const unwatch = watchKey(call, (error) => call.stop(error));
+    call.whenOver(unwatch);
+    const { message: messages } = await invoke(call.request(once(request)));
+    const { pages: each, toMessage } = pagesOf(messages);
+    const pages = each[Symbol.asyncIterator]();
+    call.whenOver(() => {
+      unwatch();
+      abandon(pages);
+    });
+    for (;;) {
+      const page = await pages.next();
+      if (page.done === true) return call.end();
+      const frames = framesOf(page.value, toMessage);
+      for (let i = 0, chunk = frames(0); chunk !== undefined && !call.isOver; chunk = frames(++i)) {
+        if (!call.write(chunk)) await call.drained();
+      }
+      if (call.isOver) return;
+    }
+  };
+}
+
+type Init = MessageInitShape<DescMessage>;
+/** The frames of a page, as chunks that are asked for one after the other. */
+type Frames = (index: number) => Buffer | undefined;
+
+/** The frames of pages. What was encoded is not encoded again while anybody holds the page. */
+function shared(output: DescMessage): (page: readonly unknown[], toMessage: (item: unknown) => Init) => Frames {
+  const encoder = frameEncoder(output);
+  const known = new WeakMap<readonly unknown[], Frames>();
+  return (page, toMessage) => {
+    const before = known.get(page);
+    if (before !== undefined) return before;
+    const messages = { length: page.length, at: (index: number) => toMessage(page[index]) };
+    const chunks: Buffer[] = [];
+    let next = 0;
+    const frames: Frames = (index) => {
+      while (index >= chunks.length && next < page.length) {
+        const [chunk, behind] = encoder.frames(messages, next, CHUNK_BYTES);
+        chunks.push(chunk);
+        next = behind;
+      }
+      return chunks[index];
+    };
+    known.set(page, frames);
+    return frames;
+  };
+}
+
+async function* once<T>(message: T): AsyncGenerator<T, void> {
+  yield message;
+}
+
+/** What is sent are the headers of the context; no interceptor here reads those of the response. */
+const NO_HEADERS = new Headers();

@@ -1,0 +1,138 @@
+// Writes the wire format of protobuf into memory that it uses again and again: a message costs no memory of its own
+// until it is sent. The library's writer makes an array of its own of every message.
+
+/** The last three bits of a tag. */
+export const WIRE = { varint: 0, fixed64: 1, lengthDelimited: 2 } as const;
+
+const FIRST_BYTES = 16 * 1024;
+/** What one large message took is let go of. */
+const KEPT_BYTES = 512 * 1024;
+/** Longer ones are faster written by Node than one by one. */
+const SHORT_TEXT = 48;
+
+export class Writer {
+  /** Bytes written so far. */
+  at = 0;
+  #bytes = Buffer.allocUnsafeSlow(FIRST_BYTES);
+
+  /** All that was written, in memory of its own; begins anew. */
+  finish(): Buffer {
+    const written = Buffer.allocUnsafe(this.at);
+    this.#bytes.copy(written, 0, 0, this.at);
+    this.reset();
+    return written;
+  }
+
+  /** Forgets what was written. */
+  reset(): void {
+    this.at = 0;
+    if (this.#bytes.length > KEPT_BYTES) this.#bytes = Buffer.allocUnsafeSlow(FIRST_BYTES);
+  }
+
+  #reserve(bytes: number): void {
+    const needed = this.at + bytes;
+    if (needed <= this.#bytes.length) return;
+    const larger = Buffer.allocUnsafeSlow(Math.max(needed, this.#bytes.length * 2));
+    this.#bytes.copy(larger, 0, 0, this.at);
+    this.#bytes = larger;
+  }
+
+  /** The prefix of a gRPC message that is not compressed; its length is told later, to `length32`. Answers where it is. */
+  prefix(): number {
+    this.#reserve(5);
+    this.#bytes[this.at] = 0;
+    this.at += 5;
+    return this.at - 4;
+  }
+
+  /** At `place`, how many bytes were written behind it. */
+  length32(place: number): void {
+    this.#bytes.writeUInt32BE(this.at - place - 4, place);
+  }
+
+  tag(number: number, wire: number): void {
+    this.varint(((number << 3) | wire) >>> 0);
+  }
+
+  /** From 0 to 2^32 - 1. */
+  varint(value: number): void {
+    this.#reserve(5);
+    const bytes = this.#bytes;
+    let rest = value;
+    while (rest > 0x7f) {
+      bytes[this.at++] = (rest & 0x7f) | 0x80;
+      rest >>>= 7;
+    }
+    bytes[this.at++] = rest;
+  }
+
+  /** An int64, or an int32 or the number of an enum, which may be negative. */
+  int(value: number | bigint): void {
+    if (typeof value === "number" && value >= 0 && value <= 0x7fffffff) return this.varint(value);
+    let rest = BigInt.asUintN(64, BigInt(value));
+    this.#reserve(10);
+    for (; rest > 0x7fn; rest >>= 7n) this.#bytes[this.at++] = Number(rest & 0x7fn) | 0x80;
+    this.#bytes[this.at++] = Number(rest);
+  }
+
+  double(value: number): void {
+    this.#reserve(8);
+    this.at = this.#bytes.writeDoubleLE(value, this.at);
+  }
+
+  /** With its length before it. */
+  bytes(value: Uint8Array): void {
+    this.varint(value.length);
+    this.raw(value);
+  }
+
+  raw(value: Uint8Array): void {
+    this.#reserve(value.length);
+    this.#bytes.set(value, this.at);
+    this.at += value.length;
+  }
+
+  /** With its length before it. */
+  text(value: string): void {
+    const { length } = value;
+    this.#reserve(5 + length * 3);
+    if (length <= SHORT_TEXT && this.#ascii(value)) return;
+    const place = this.begin();
+    this.at += this.#bytes.write(value, this.at, "utf8");
+    this.end(place);
+  }
+
+  #ascii(value: string): boolean {
+    const bytes = this.#bytes;
+    let at = this.at;
+    bytes[at++] = value.length;
+    for (let i = 0; i < value.length; i++) {
+      const code = value.charCodeAt(i);
+      if (code > 0x7f) return false;
+      bytes[at++] = code;
+    }
+    this.at = at;
+    return true;
+  }
+
+  /** Something whose length is known when it has been written: by `end`, to which the answer goes. */
+  begin(): number {
+    this.#reserve(1);
+    return this.at++;
+  }
+
+  end(place: number): void {
+    const length = this.at - place - 1;
+    if (length <= 0x7f) {
+      this.#bytes[place] = length;
+      return;
+    }
+    // One byte was left for the length: what needs more moves on.
+    const more = length < 1 << 14 ? 1 : length < 1 << 21 ? 2 : length < 1 << 28 ? 3 : 4;
+    this.#reserve(more);
+    this.#bytes.copyWithin(place + 1 + more, place + 1, this.at);
+    this.at = place;
+    this.varint(length);
+    this.at += length;
+  }
+}
