@@ -1,8 +1,10 @@
 // The migrations, in order. One that has landed is never edited.
 import { Init } from "./20261120120000_init.ts";
 import { EventFeed } from "./20261124032000_event_feed.ts";
+import { Webhooks } from "./20261124070000_webhooks.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
   { name: "20261124032000_event_feed", class: EventFeed },
+  { name: "20261124070000_webhooks", class: Webhooks },
 ];

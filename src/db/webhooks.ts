@@ -1,0 +1,412 @@
+// The statements of webhooks: whose turn it is, the queue of an endpoint, and what became of each delivery. All
+// but the first run under row level security; those that change the queue run behind a statement that locks the
+// endpoint's row (renewLease, lockEndpoint), one transaction after the other.
+import { createHash } from "node:crypto";
+import type { JsonObject } from "../domain/json.ts";
+import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { jsonbArray } from "./jsonb-array.ts";
+import type { Orm } from "./orm.ts";
+import { type ListedEvent, type Pipeline, type Statements, toListedEvent } from "./queries.ts";
+import { toReason } from "./transaction.ts";
+
+/** What the dispatcher knows of an endpoint: its row, as the last transaction left it. */
+export interface LeasedEndpoint {
+  url: string;
+  secrets: string[];
+  eventTypes: string[];
+  entityTypes: string[];
+  statusChanges: "ALONE" | "ALWAYS";
+  position: string;
+  /** The way through the log by time that is under way after a position expired. */
+  catchUp: CatchUp | undefined;
+  /** Nothing that was recorded before this is missing. */
+  positionAt: Instant;
+  failures: number;
+  failingSince: Instant | undefined;
+  pausedUntil: Instant | undefined;
+  isDeleted: boolean;
+  isEnabled: boolean;
+  /** The schedule's clock. */
+  now: Instant;
+}
+
+export interface CatchUp {
+  after: { recordedAt: Instant; id: string };
+  until: Instant;
+}
+
+/** Where the log goes on for an endpoint: the text of a position, and of it the epoch and the oldest transaction that may be new. */
+export interface StoredPosition {
+  text: string;
+  epoch: string;
+  xid: bigint;
+}
+
+/** One event for one endpoint. */
+export interface NewDelivery {
+  id: string;
+  eventId: string;
+  event: string;
+  /** Of several of one event: in which order. */
+  rank: number;
+  subjectId: string;
+  entityVersion: number;
+  recordedAt: Instant;
+  payload?: JsonObject;
+}
+
+/** A delivery whose turn it is. */
+export interface DueDelivery {
+  id: string;
+  event: string;
+  subjectId: string;
+  entityVersion: number;
+  /** Made so far, of this round: a replay begins another. */
+  attempts: number;
+  firstAttemptAt: Instant | undefined;
+  payload: JsonObject | undefined;
+  /** Undefined when it is no longer there, or never was: webhook_endpoint.disabled. */
+  logged: ListedEvent | undefined;
+}
+
+/** What an attempt came to. */
+export interface AttemptOutcome {
+  id: string;
+  subjectId: string;
+  /** 1 for the first of its round. */
+  number: number;
+  attempt: { at: Instant; status: number; error: string; latencyMs: number };
+  state: "PENDING" | "DELIVERED" | "FAILED";
+  nextAttemptAt: Instant | null;
+}
+
+/** The same for the same event, endpoint and name, for ever; about in the order of time, like the event's. */
+export function deliveryId(endpointId: string, eventId: string, event: string): string {
+  const digest = createHash("sha256").update(`${endpointId} ${eventId} ${event}`).digest("hex");
+  const variant = ((Number.parseInt(digest[3] as string, 16) & 0x3) | 0x8).toString(16);
+  return `${eventId.slice(0, 13)}-8${digest.slice(0, 3)}-${variant}${digest.slice(4, 7)}-${digest.slice(8, 20)}`;
+}
+
+/** How far the schedule's clock is ahead of the database's, which tests move. */
+export const aheadOf = (milliseconds: number) => `${milliseconds} milliseconds`;
+
+/** A lease that is not renewed is free after this; by the database's own time. */
+const LEASE = "15 seconds";
+
+/** Endpoints of any organization that have something to do which `holder` may do. */
+export async function listWork(
+  orm: Orm,
+  { holder, ahead, limit }: { holder: string; ahead: string; limit: number },
+): Promise<{ organizationId: string; endpointId: string }[]> {
+  try {
+    const rows = await orm.em
+      .fork()
+      .execute<{ organization_id: string; endpoint_id: string }[]>(
+        "select * from list_webhook_work($1::uuid, $2::interval, $3::int)",
+        [holder, ahead, limit],
+      );
+    return rows.map((row) => ({ organizationId: row.organization_id, endpointId: row.endpoint_id }));
+  } catch (error) {
+    throw toReason(error);
+  }
+}
+
+// --- The endpoint -------------------------------------------------------------------------------
+
+const RETURNING = `url, secret, case when previous_secret_expires_at > clock_timestamp() then previous_secret end as previous_secret,
+  event_types, entity_types, status_changes, position, position_at, catch_up_at, catch_up_id, catch_up_until, failures, failing_since,
+  paused_until, deleted_at, state, clock_timestamp() + $4::interval as now`;
+
+/** Takes the lease where it is free, or renews it. Undefined: another process has it, or the endpoint is gone. */
+export async function takeLease(
+  db: Statements,
+  { organizationId, endpointId, holder, ahead }: { organizationId: string; endpointId: string; holder: string; ahead: string },
+): Promise<LeasedEndpoint | undefined> {
+  const [row] = await db.execute<Record<string, unknown>[]>(
+    `update webhook_endpoint set lease_holder = $3, lease_until = clock_timestamp() + interval '${LEASE}'
+     where organization_id = $1 and id = $2
+       and (lease_holder = $3 or lease_until is null or lease_until <= clock_timestamp())
+     returning ${RETURNING}`,
+    [organizationId, endpointId, holder, ahead],
+  );
+  return row === undefined ? undefined : toEndpoint(row);
+}
+
+/** What a transaction of the dispatcher changes of the endpoint. */
+export interface EndpointChange {
+  position: StoredPosition | undefined;
+  /** Whether all that was recorded up to now, less a margin, is in the position. */
+  positionAt: Instant;
+  catchUp: CatchUp | undefined;
+  failures: number;
+  failingSince: Instant | undefined;
+  pausedUntil: Instant | undefined;
+}
+
+/** The first statement of every transaction of the dispatcher: locks the row, and fails where the lease is another's. */
+export async function renewLease(
+  db: Statements,
+  { organizationId, endpointId, holder, ahead }: { organizationId: string; endpointId: string; holder: string; ahead: string },
+  change: EndpointChange,
+): Promise<LeasedEndpoint | undefined> {
+  const { position, catchUp } = change;
+  const [row] = await db.execute<Record<string, unknown>[]>(
+    `update webhook_endpoint set lease_until = clock_timestamp() + interval '${LEASE}',
+       position = coalesce($5, position), position_epoch = coalesce($6::uuid, position_epoch),
+       position_xid = coalesce($7::xid8, position_xid), position_at = $8::timestamptz,
+       catch_up_at = $9::timestamptz, catch_up_id = $10::uuid, catch_up_until = $11::timestamptz,
+       failures = $12::int, failing_since = $13::timestamptz, paused_until = $14::timestamptz
+     where organization_id = $1 and id = $2 and lease_holder = $3
+     returning ${RETURNING}`,
+    [
+      organizationId,
+      endpointId,
+      holder,
+      ahead,
+      position?.text ?? null,
+      position?.epoch ?? null,
+      position === undefined ? null : String(position.xid),
+      instantToText(change.positionAt),
+      orNull(catchUp?.after.recordedAt),
+      catchUp?.after.id ?? null,
+      orNull(catchUp?.until),
+      change.failures,
+      orNull(change.failingSince),
+      orNull(change.pausedUntil),
+    ],
+  );
+  return row === undefined ? undefined : toEndpoint(row);
+}
+
+/** Lets others take the endpoint at once. */
+export async function giveLeaseBack(
+  db: Statements,
+  { organizationId, endpointId, holder }: { organizationId: string; endpointId: string; holder: string },
+): Promise<void> {
+  await db.execute(
+    `update webhook_endpoint set lease_holder = null, lease_until = null
+     where organization_id = $1 and id = $2 and lease_holder = $3`,
+    [organizationId, endpointId, holder],
+  );
+}
+
+/** Disables the endpoint; its deliveries stay as they are. */
+export function disableEndpoint(
+  db: Pipeline,
+  { organizationId, endpointId, ahead }: { organizationId: string; endpointId: string; ahead: string },
+  { reason, etag }: { reason: "GONE" | "FAILING"; etag: string },
+): void {
+  db.send(
+    `update webhook_endpoint set state = 'DISABLED', disabled_reason = $3, disabled_at = clock_timestamp() + $5::interval,
+       etag = $4::uuid, updated_at = clock_timestamp(), paused_until = null
+     where organization_id = $1 and id = $2 and state = 'ENABLED'`,
+    [organizationId, endpointId, reason, etag, ahead],
+  );
+}
+
+/** Endpoints that want to know of the disabling of another one. */
+export async function listListeners(db: Statements, organizationId: string, endpointId: string): Promise<string[]> {
+  const rows = await db.execute<{ id: string }[]>(
+    `select id from webhook_endpoint
+     where organization_id = $1 and id <> $2 and deleted_at is null and 'webhook_endpoint.disabled' = any(event_types)`,
+    [organizationId, endpointId],
+  );
+  return rows.map((row) => row.id);
+}
+
+/** Removes some deliveries of a deleted endpoint, and the endpoint itself with the last. Whether there are more. */
+export async function removeSome(
+  db: Statements,
+  { organizationId, endpointId }: { organizationId: string; endpointId: string },
+  limit: number,
+): Promise<boolean> {
+  const removed = await db.execute<unknown[]>(
+    `delete from webhook_delivery where organization_id = $1 and id = any(array(
+       select id from webhook_delivery where organization_id = $1 and endpoint_id = $2 limit $3)) returning id`,
+    [organizationId, endpointId, limit],
+  );
+  if (removed.length === limit) return true;
+  await db.execute("delete from webhook_endpoint where organization_id = $1 and id = $2", [organizationId, endpointId]);
+  return false;
+}
+
+function toEndpoint(row: Record<string, unknown>): LeasedEndpoint {
+  const instant = (name: string) => (row[name] === null ? undefined : parseInstant(row[name] as string));
+  const [after, until] = [instant("catch_up_at"), instant("catch_up_until")];
+  return {
+    url: row.url as string,
+    secrets: [row.secret, row.previous_secret].filter((secret) => secret !== null) as string[],
+    eventTypes: row.event_types as string[],
+    entityTypes: row.entity_types as string[],
+    statusChanges: row.status_changes as "ALONE" | "ALWAYS",
+    position: row.position as string,
+    catchUp:
+      after === undefined || until === undefined
+        ? undefined
+        : { after: { recordedAt: after, id: row.catch_up_id as string }, until },
+    positionAt: parseInstant(row.position_at as string),
+    failures: row.failures as number,
+    failingSince: instant("failing_since"),
+    pausedUntil: instant("paused_until"),
+    isDeleted: row.deleted_at !== null,
+    isEnabled: row.state === "ENABLED",
+    now: parseInstant(row.now as string),
+  };
+}
+
+const orNull = (instant: Instant | undefined) => (instant === undefined ? null : instantToText(instant));
+
+// --- The queue ----------------------------------------------------------------------------------
+
+/**
+ * Adds deliveries to the endpoint's queue, in the order of their subjects' versions; one that is there already
+ * stays as it is or, with `again`, begins anew. Sends only; releaseNext must follow for the subjects.
+ */
+export function enqueue(
+  db: Pipeline,
+  organizationId: string,
+  endpointId: string,
+  deliveries: readonly NewDelivery[],
+  { ahead, again = false }: { ahead: string; again?: boolean },
+): void {
+  if (deliveries.length === 0) return;
+  const seen = new Set<string>();
+  const isFirst = deliveries.map(({ subjectId }) => !seen.has(subjectId) && seen.add(subjectId) !== undefined);
+  db.send(
+    `insert into webhook_delivery as d (organization_id, endpoint_id, id, event_id, event, rank, subject_id,
+       entity_version, recorded_at, payload, state, next_attempt_at)
+     select $1::uuid, $2::uuid, v.id, v.event_id, v.event, v.rank, v.subject_id, v.entity_version, v.recorded_at,
+       v.payload, 'PENDING',
+       case when v.is_first and not exists (select from webhook_delivery w
+         where w.organization_id = $1 and w.endpoint_id = $2 and w.subject_id = v.subject_id and w.state = 'PENDING')
+       then clock_timestamp() + $12::interval end
+     from unnest($3::uuid[], $4::uuid[], $5::text[], $6::int2[], $7::uuid[], $8::int8[], $9::timestamptz[],
+       $10::jsonb[], $11::bool[])
+       as v(id, event_id, event, rank, subject_id, entity_version, recorded_at, payload, is_first)
+     ${again ? ON_CONFLICT_AGAIN : "on conflict (organization_id, id) do nothing"}`,
+    [
+      organizationId,
+      endpointId,
+      deliveries.map(({ id }) => id),
+      deliveries.map(({ eventId }) => eventId),
+      deliveries.map(({ event }) => event),
+      deliveries.map(({ rank }) => rank),
+      deliveries.map(({ subjectId }) => subjectId),
+      deliveries.map(({ entityVersion }) => entityVersion),
+      deliveries.map(({ recordedAt }) => instantToText(recordedAt)),
+      jsonbArray(deliveries.map(({ payload }) => payload)),
+      isFirst,
+      ahead,
+    ],
+  );
+}
+
+/** A delivery that is finished begins anew; one that is pending is not disturbed. */
+const ON_CONFLICT_AGAIN = `on conflict (organization_id, id) do update
+  set state = 'PENDING', attempt_count = 0, first_attempt_at = null, next_attempt_at = excluded.next_attempt_at,
+    finished_at = null
+  where d.state <> 'PENDING'`;
+
+/** Of each subject of which nothing is on its way: the next one that waits is due. */
+export function releaseNext(
+  db: Pipeline,
+  organizationId: string,
+  endpointId: string,
+  subjectIds: Iterable<string>,
+  ahead: string,
+): void {
+  const subjects = [...new Set(subjectIds)];
+  if (subjects.length === 0) return;
+  db.send(
+    `update webhook_delivery d set next_attempt_at = clock_timestamp() + $4::interval
+     from unnest($3::uuid[]) as s(id)
+     cross join lateral (
+       select w.id from webhook_delivery w
+       where w.organization_id = $1 and w.endpoint_id = $2 and w.subject_id = s.id and w.state = 'PENDING'
+       order by w.entity_version, w.rank limit 1) as next
+     where d.organization_id = $1 and d.id = next.id and d.next_attempt_at is null
+       and not exists (select from webhook_delivery h
+         where h.organization_id = $1 and h.endpoint_id = $2 and h.subject_id = s.id and h.state = 'PENDING'
+           and h.next_attempt_at is not null)`,
+    [organizationId, endpointId, subjects, ahead],
+  );
+}
+
+/** The deliveries that are due, the earliest first, without those in hand; each the only one of its subject. */
+export async function readDue(
+  db: Statements,
+  organizationId: string,
+  endpointId: string,
+  { inHand, ahead, limit }: { inHand: string[]; ahead: string; limit: number },
+): Promise<DueDelivery[]> {
+  const rows = await db.execute<Record<string, unknown>[]>(
+    `select d.id as delivery_id, d.event as delivery_event, d.subject_id, d.entity_version as delivery_version,
+       d.attempt_count, d.first_attempt_at, d.payload, v.*
+     from (
+       select * from webhook_delivery
+       where organization_id = $1 and endpoint_id = $2 and state = 'PENDING'
+         and next_attempt_at <= clock_timestamp() + $4::interval and id <> all($3::uuid[])
+       order by next_attempt_at limit $5) d
+     left join entity_event v on v.organization_id = $1 and v.id = d.event_id
+     order by d.next_attempt_at, d.recorded_at`,
+    [organizationId, endpointId, inHand, ahead, limit],
+  );
+  return rows.map((row) => ({
+    id: row.delivery_id as string,
+    event: row.delivery_event as string,
+    subjectId: row.subject_id as string,
+    entityVersion: Number(row.delivery_version),
+    attempts: row.attempt_count as number,
+    firstAttemptAt: row.first_attempt_at === null ? undefined : parseInstant(row.first_attempt_at as string),
+    payload: (row.payload as JsonObject | null) ?? undefined,
+    logged: row.id === null ? undefined : toListedEvent(row),
+  }));
+}
+
+/** Attempts that a delivery keeps. */
+const KEPT_ATTEMPTS = 50;
+
+/** Writes what attempts came to. One that was written already stays as it is. */
+export function writeOutcomes(
+  db: Pipeline,
+  organizationId: string,
+  outcomes: readonly AttemptOutcome[],
+  ahead: string,
+): void {
+  if (outcomes.length === 0) return;
+  db.send(
+    `update webhook_delivery d set state = o.state, attempt_count = o.number,
+       attempts = case when jsonb_array_length(d.attempts) < ${KEPT_ATTEMPTS} then d.attempts else d.attempts - 0 end || o.attempt,
+       first_attempt_at = coalesce(d.first_attempt_at, o.at), next_attempt_at = o.next_attempt_at,
+       finished_at = case when o.state <> 'PENDING' then clock_timestamp() + $8::interval end
+     from unnest($2::uuid[], $3::int[], $4::jsonb[], $5::text[], $6::timestamptz[], $7::timestamptz[])
+       as o(id, number, attempt, state, at, next_attempt_at)
+     where d.organization_id = $1 and d.id = o.id and d.state = 'PENDING' and d.attempt_count = o.number - 1`,
+    [
+      organizationId,
+      outcomes.map(({ id }) => id),
+      outcomes.map(({ number }) => number),
+      jsonbArray(outcomes.map(({ attempt: { at, ...rest } }) => ({ at: instantToText(at), ...rest }))),
+      outcomes.map(({ state }) => state),
+      outcomes.map(({ attempt }) => instantToText(attempt.at)),
+      outcomes.map(({ nextAttemptAt }) => (nextAttemptAt === null ? null : instantToText(nextAttemptAt))),
+      ahead,
+    ],
+  );
+}
+
+/** Events by time, behind `after` and before `until`, whatever their epoch. */
+export async function readEventsByTime(
+  db: Statements,
+  organizationId: string,
+  { after, until }: CatchUp,
+  limit: number,
+): Promise<ListedEvent[]> {
+  const rows = await db.execute<Record<string, unknown>[]>(
+    `select v.* from entity_event v
+     where v.organization_id = $1 and (v.recorded_at, v.id) > ($2::timestamptz, $3::uuid) and v.recorded_at < $4::timestamptz
+     order by v.recorded_at, v.id limit $5`,
+    [organizationId, instantToText(after.recordedAt), after.id, instantToText(until), limit],
+  );
+  return rows.map(toListedEvent);
+}
