@@ -25,6 +25,7 @@ const shared = sharedRpc.map((name) => `src/rpc/${name}.ts`);
 const domain = "src/domain/entity.ts";
 const db = "src/db/orm.ts";
 const feed = "src/feed/feed.ts";
+const webhooks = "src/webhooks/send.ts";
 const transport = "src/transport/adapter.ts";
 const interceptor = "src/interceptors/errors.ts";
 const client = "clients/typescript/index.ts";
@@ -63,6 +64,7 @@ const mayImport: Record<string, string[]> = {
   [db]: ["src/domain/", "src/db/", "src/db/migrations/index.ts"],
   "src/db/migrations/20261120120000_init.ts": ["src/db/migrations/"],
   [feed]: ["src/feed/", "src/db/", "src/domain/"],
+  [webhooks]: ["src/webhooks/", "src/domain/"],
   [interceptor]: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
   [transport]: ["src/transport/", "src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
   // A file that nobody gave its directions may import nothing.
@@ -74,6 +76,7 @@ const files = [
   ...["src/domain/errors.ts", "src/db/queries.ts", "src/db/migrations/index.ts", "src/interceptors/call.ts"],
   ...[
     "src/feed/position.ts",
+    "src/webhooks/url.ts",
     "src/cli/lines.ts",
     "src/transport/health.ts",
     `${generated}entity_pb.ts`,
