@@ -34,6 +34,10 @@ export interface Config {
   streamIdleTimeoutMs: number;
   /** Time for calls in flight to end after SIGTERM, in milliseconds. */
   drainTimeoutMs: number;
+  /** Hosts, host:port and networks that webhooks may be sent to though they are not public, separated by commas. */
+  webhookAllow: string;
+  /** Time for one attempt to deliver a webhook, in milliseconds. */
+  webhookTimeoutMs: number;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
   lockTimeoutMs: number;
@@ -121,6 +125,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     bodyTimeoutMs: integer("BODY_TIMEOUT_MS", 10_000, 1, 3_600_000),
     streamIdleTimeoutMs: integer("STREAM_IDLE_TIMEOUT_MS", 60_000, 1, 3_600_000),
     drainTimeoutMs: integer("DRAIN_TIMEOUT_MS", 20_000, 0, 3_600_000),
+    webhookAllow: text("WEBHOOK_ALLOW") ?? "",
+    webhookTimeoutMs: integer("WEBHOOK_TIMEOUT_MS", 15_000, 1, 60_000),
     statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
     lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
   };

@@ -44,7 +44,9 @@ export interface TestService extends AsyncDisposable {
 }
 
 /** Starts the service on a database of its own. */
-export async function startService(options: { config?: Partial<Config>; log?: Logger } = {}): Promise<TestService> {
+export async function startService(
+  options: { config?: Partial<Config>; log?: Logger; webhookClock?: () => number } = {},
+): Promise<TestService> {
   const server = inject("databaseServer");
   const name = `test_${randomUUID().replaceAll("-", "")}`;
   const owner = new pg.Client({ ...server, database: "postgres" });
@@ -61,6 +63,8 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
     logLevel: "silent",
     drainTimeoutMs: 2_000,
     poolSize: 10,
+    // Receivers of tests are on this machine.
+    webhookAllow: "127.0.0.1",
     ...options.config,
   };
   const orm = createOrm(
@@ -69,6 +73,7 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
   );
   const running = await startServer(config, options.log ?? createLogger("silent"), {
     database: { orm, lost: new Promise(() => {}), [Symbol.asyncDispose]: async () => {} },
+    ...(options.webhookClock === undefined ? {} : { webhookClock: options.webhookClock }),
   });
   const baseUrl = `http://127.0.0.1:${running.port}`;
   const sql = async (text: string, values: unknown[] = []) => (await admin.query(text, values)).rows;

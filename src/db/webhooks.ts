@@ -6,7 +6,7 @@ import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { jsonbArray } from "./jsonb-array.ts";
 import type { Orm } from "./orm.ts";
-import { type ListedEvent, type Pipeline, type Statements, toListedEvent } from "./queries.ts";
+import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
 import { toReason } from "./transaction.ts";
 
 /** What the dispatcher knows of an endpoint: its row, as the last transaction left it. */
@@ -26,7 +26,7 @@ export interface LeasedEndpoint {
   pausedUntil: Instant | undefined;
   isDeleted: boolean;
   isEnabled: boolean;
-  /** The schedule's clock. */
+  /** The database's time. */
   now: Instant;
 }
 
@@ -87,9 +87,6 @@ export function deliveryId(endpointId: string, eventId: string, event: string): 
   return `${eventId.slice(0, 13)}-8${digest.slice(0, 3)}-${variant}${digest.slice(4, 7)}-${digest.slice(8, 20)}`;
 }
 
-/** How far the schedule's clock is ahead of the database's, which tests move. */
-export const aheadOf = (milliseconds: number) => `${milliseconds} milliseconds`;
-
 /** A lease that is not renewed is free after this; by the database's own time. */
 const LEASE = "15 seconds";
 
@@ -113,21 +110,28 @@ export async function listWork(
 
 // --- The endpoint -------------------------------------------------------------------------------
 
+/** Which process has which endpoint. */
+export interface Lease {
+  organizationId: string;
+  endpointId: string;
+  holder: string;
+}
+
 const RETURNING = `url, secret, case when previous_secret_expires_at > clock_timestamp() then previous_secret end as previous_secret,
   event_types, entity_types, status_changes, position, position_at, catch_up_at, catch_up_id, catch_up_until, failures, failing_since,
-  paused_until, deleted_at, state, clock_timestamp() + $4::interval as now`;
+  paused_until, deleted_at, state, clock_timestamp() as now`;
 
 /** Takes the lease where it is free, or renews it. Undefined: another process has it, or the endpoint is gone. */
 export async function takeLease(
   db: Statements,
-  { organizationId, endpointId, holder, ahead }: { organizationId: string; endpointId: string; holder: string; ahead: string },
+  { organizationId, endpointId, holder }: Lease,
 ): Promise<LeasedEndpoint | undefined> {
   const [row] = await db.execute<Record<string, unknown>[]>(
     `update webhook_endpoint set lease_holder = $3, lease_until = clock_timestamp() + interval '${LEASE}'
      where organization_id = $1 and id = $2
        and (lease_holder = $3 or lease_until is null or lease_until <= clock_timestamp())
      returning ${RETURNING}`,
-    [organizationId, endpointId, holder, ahead],
+    [organizationId, endpointId, holder],
   );
   return row === undefined ? undefined : toEndpoint(row);
 }
@@ -135,7 +139,7 @@ export async function takeLease(
 /** What a transaction of the dispatcher changes of the endpoint. */
 export interface EndpointChange {
   position: StoredPosition | undefined;
-  /** Whether all that was recorded up to now, less a margin, is in the position. */
+  /** Nothing that was recorded before this is missing. */
   positionAt: Instant;
   catchUp: CatchUp | undefined;
   failures: number;
@@ -146,23 +150,22 @@ export interface EndpointChange {
 /** The first statement of every transaction of the dispatcher: locks the row, and fails where the lease is another's. */
 export async function renewLease(
   db: Statements,
-  { organizationId, endpointId, holder, ahead }: { organizationId: string; endpointId: string; holder: string; ahead: string },
+  { organizationId, endpointId, holder }: Lease,
   change: EndpointChange,
 ): Promise<LeasedEndpoint | undefined> {
   const { position, catchUp } = change;
   const [row] = await db.execute<Record<string, unknown>[]>(
     `update webhook_endpoint set lease_until = clock_timestamp() + interval '${LEASE}',
-       position = coalesce($5, position), position_epoch = coalesce($6::uuid, position_epoch),
-       position_xid = coalesce($7::xid8, position_xid), position_at = $8::timestamptz,
-       catch_up_at = $9::timestamptz, catch_up_id = $10::uuid, catch_up_until = $11::timestamptz,
-       failures = $12::int, failing_since = $13::timestamptz, paused_until = $14::timestamptz
+       position = coalesce($4, position), position_epoch = coalesce($5::uuid, position_epoch),
+       position_xid = coalesce($6::xid8, position_xid), position_at = $7::timestamptz,
+       catch_up_at = $8::timestamptz, catch_up_id = $9::uuid, catch_up_until = $10::timestamptz,
+       failures = $11::int, failing_since = $12::timestamptz, paused_until = $13::timestamptz
      where organization_id = $1 and id = $2 and lease_holder = $3
      returning ${RETURNING}`,
     [
       organizationId,
       endpointId,
       holder,
-      ahead,
       position?.text ?? null,
       position?.epoch ?? null,
       position === undefined ? null : String(position.xid),
@@ -179,10 +182,7 @@ export async function renewLease(
 }
 
 /** Lets others take the endpoint at once. */
-export async function giveLeaseBack(
-  db: Statements,
-  { organizationId, endpointId, holder }: { organizationId: string; endpointId: string; holder: string },
-): Promise<void> {
+export async function giveLeaseBack(db: Statements, { organizationId, endpointId, holder }: Lease): Promise<void> {
   await db.execute(
     `update webhook_endpoint set lease_holder = null, lease_until = null
      where organization_id = $1 and id = $2 and lease_holder = $3`,
@@ -191,12 +191,12 @@ export async function giveLeaseBack(
 }
 
 /** Disables the endpoint; its deliveries stay as they are. */
-export function disableEndpoint(
-  db: Pipeline,
-  { organizationId, endpointId, ahead }: { organizationId: string; endpointId: string; ahead: string },
-  { reason, etag }: { reason: "GONE" | "FAILING"; etag: string },
-): void {
-  db.send(
+export async function disableEndpoint(
+  db: Statements,
+  { organizationId, endpointId }: Lease,
+  { reason, etag, ahead }: { reason: "GONE" | "FAILING"; etag: string; ahead: string },
+): Promise<void> {
+  await db.execute(
     `update webhook_endpoint set state = 'DISABLED', disabled_reason = $3, disabled_at = clock_timestamp() + $5::interval,
        etag = $4::uuid, updated_at = clock_timestamp(), paused_until = null
      where organization_id = $1 and id = $2 and state = 'ENABLED'`,
@@ -258,22 +258,19 @@ const orNull = (instant: Instant | undefined) => (instant === undefined ? null :
 
 // --- The queue ----------------------------------------------------------------------------------
 
-/**
- * Adds deliveries to the endpoint's queue, in the order of their subjects' versions; one that is there already
- * stays as it is or, with `again`, begins anew. Sends only; releaseNext must follow for the subjects.
- */
-export function enqueue(
-  db: Pipeline,
+/** Adds deliveries, which are in order, to the endpoint's queue; one that is there already stays as it is. releaseNext must follow for the subjects. */
+export async function enqueue(
+  db: Statements,
   organizationId: string,
   endpointId: string,
   deliveries: readonly NewDelivery[],
-  { ahead, again = false }: { ahead: string; again?: boolean },
-): void {
+  ahead: string,
+): Promise<void> {
   if (deliveries.length === 0) return;
   const seen = new Set<string>();
   const isFirst = deliveries.map(({ subjectId }) => !seen.has(subjectId) && seen.add(subjectId) !== undefined);
-  db.send(
-    `insert into webhook_delivery as d (organization_id, endpoint_id, id, event_id, event, rank, subject_id,
+  await db.execute(
+    `insert into webhook_delivery (organization_id, endpoint_id, id, event_id, event, rank, subject_id,
        entity_version, recorded_at, payload, state, next_attempt_at)
      select $1::uuid, $2::uuid, v.id, v.event_id, v.event, v.rank, v.subject_id, v.entity_version, v.recorded_at,
        v.payload, 'PENDING',
@@ -283,7 +280,7 @@ export function enqueue(
      from unnest($3::uuid[], $4::uuid[], $5::text[], $6::int2[], $7::uuid[], $8::int8[], $9::timestamptz[],
        $10::jsonb[], $11::bool[])
        as v(id, event_id, event, rank, subject_id, entity_version, recorded_at, payload, is_first)
-     ${again ? ON_CONFLICT_AGAIN : "on conflict (organization_id, id) do nothing"}`,
+     on conflict (organization_id, id) do nothing`,
     [
       organizationId,
       endpointId,
@@ -301,23 +298,37 @@ export function enqueue(
   );
 }
 
-/** A delivery that is finished begins anew; one that is pending is not disturbed. */
-const ON_CONFLICT_AGAIN = `on conflict (organization_id, id) do update
-  set state = 'PENDING', attempt_count = 0, first_attempt_at = null, next_attempt_at = excluded.next_attempt_at,
-    finished_at = null
-  where d.state <> 'PENDING'`;
+/** Deliveries that are finished begin anew, those that are pending are due now. releaseNext must follow for their subjects, which are told. */
+export async function beginAnew(
+  db: Statements,
+  organizationId: string,
+  endpointId: string,
+  ids: readonly string[],
+  ahead: string,
+): Promise<{ id: string; subjectId: string }[]> {
+  const rows = await db.execute<{ id: string; subject_id: string }[]>(
+    `update webhook_delivery set state = 'PENDING', finished_at = null,
+       attempt_count = case state when 'PENDING' then attempt_count else 0 end,
+       first_attempt_at = case state when 'PENDING' then first_attempt_at end,
+       next_attempt_at = case when next_attempt_at is not null then clock_timestamp() + $4::interval end
+     where organization_id = $1 and endpoint_id = $2 and id = any($3::uuid[])
+     returning id, subject_id`,
+    [organizationId, endpointId, ids, ahead],
+  );
+  return rows.map((row) => ({ id: row.id, subjectId: row.subject_id }));
+}
 
 /** Of each subject of which nothing is on its way: the next one that waits is due. */
-export function releaseNext(
-  db: Pipeline,
+export async function releaseNext(
+  db: Statements,
   organizationId: string,
   endpointId: string,
   subjectIds: Iterable<string>,
   ahead: string,
-): void {
+): Promise<void> {
   const subjects = [...new Set(subjectIds)];
   if (subjects.length === 0) return;
-  db.send(
+  await db.execute(
     `update webhook_delivery d set next_attempt_at = clock_timestamp() + $4::interval
      from unnest($3::uuid[]) as s(id)
      cross join lateral (
@@ -367,14 +378,14 @@ export async function readDue(
 const KEPT_ATTEMPTS = 50;
 
 /** Writes what attempts came to. One that was written already stays as it is. */
-export function writeOutcomes(
-  db: Pipeline,
+export async function writeOutcomes(
+  db: Statements,
   organizationId: string,
   outcomes: readonly AttemptOutcome[],
   ahead: string,
-): void {
+): Promise<void> {
   if (outcomes.length === 0) return;
-  db.send(
+  await db.execute(
     `update webhook_delivery d set state = o.state, attempt_count = o.number,
        attempts = case when jsonb_array_length(d.attempts) < ${KEPT_ATTEMPTS} then d.attempts else d.attempts - 0 end || o.attempt,
        first_attempt_at = coalesce(d.first_attempt_at, o.at), next_attempt_at = o.next_attempt_at,
@@ -395,6 +406,23 @@ export function writeOutcomes(
   );
 }
 
+/** How many deliveries of the endpoint are pending, up to `limit`, and about the oldest of their events. */
+export async function countPending(
+  db: Statements,
+  organizationId: string,
+  endpointId: string,
+  limit: number,
+): Promise<{ count: number; oldest: Instant | undefined }> {
+  const [row] = await db.execute<{ count: string; oldest: string | null }[]>(
+    `select count(*) as count, min(recorded_at) as oldest from (
+       select recorded_at from webhook_delivery
+       where organization_id = $1 and endpoint_id = $2 and state = 'PENDING' limit $3) d`,
+    [organizationId, endpointId, limit],
+  );
+  const oldest = row?.oldest ?? null;
+  return { count: Number(row?.count ?? 0), oldest: oldest === null ? undefined : parseInstant(oldest) };
+}
+
 /** Events by time, behind `after` and before `until`, whatever their epoch. */
 export async function readEventsByTime(
   db: Statements,
@@ -409,4 +437,85 @@ export async function readEventsByTime(
     [organizationId, instantToText(after.recordedAt), after.id, instantToText(until), limit],
   );
   return rows.map(toListedEvent);
+}
+
+// --- What callers list --------------------------------------------------------------------------
+
+export type DeliveryState = AttemptOutcome["state"];
+
+/** A delivery as callers see it. */
+export interface ListedDelivery {
+  id: string;
+  endpointId: string;
+  eventId: string;
+  event: string;
+  subjectId: string;
+  entityVersion: number;
+  state: DeliveryState;
+  attempts: { at: Instant; status: number; error: string; latencyMs: number }[];
+  nextAttemptAt: Instant | undefined;
+  recordedAt: Instant;
+  createdAt: Instant;
+  finishedAt: Instant | undefined;
+}
+
+export interface DeliveryFilter {
+  endpointId: string | undefined;
+  states: readonly DeliveryState[];
+  entityId: string | undefined;
+  events: readonly string[];
+  from: Instant | undefined;
+  to: Instant | undefined;
+  /** Only what is older than this. */
+  before: { recordedAt: Instant; id: string } | undefined;
+  limit: number;
+}
+
+/** Deliveries of the endpoints that are there, those of the newest events first. */
+export async function listDeliveries(
+  db: Statements,
+  organizationId: string,
+  filter: DeliveryFilter,
+): Promise<ListedDelivery[]> {
+  const values: unknown[] = [organizationId, filter.limit];
+  const value = (item: unknown) => `$${values.push(item)}`;
+  const where = ["w.organization_id = $1 and w.endpoint_id = e.id"];
+  // Literals, which the partial indexes of those few are found by.
+  if (filter.states.length > 0) where.push(`w.state in (${filter.states.map((state) => `'${state}'`).join(", ")})`);
+  if (filter.entityId !== undefined) where.push(`w.subject_id = ${value(filter.entityId)}::uuid`);
+  if (filter.events.length > 0) where.push(`w.event = any(${value(filter.events)}::text[])`);
+  if (filter.from !== undefined) where.push(`w.recorded_at >= ${value(instantToText(filter.from))}::timestamptz`);
+  if (filter.to !== undefined) where.push(`w.recorded_at < ${value(instantToText(filter.to))}::timestamptz`);
+  if (filter.before !== undefined) {
+    const { recordedAt, id } = filter.before;
+    where.push(`(w.recorded_at, w.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
+  }
+  const endpoint = filter.endpointId === undefined ? "" : `and e.id = ${value(filter.endpointId)}::uuid`;
+  const rows = await db.execute<Record<string, unknown>[]>(
+    `select d.* from webhook_endpoint e
+     cross join lateral (
+       select * from webhook_delivery w where ${where.join(" and ")}
+       order by w.recorded_at desc, w.id desc limit $2) d
+     where e.organization_id = $1 and e.deleted_at is null ${endpoint}
+     order by d.recorded_at desc, d.id desc limit $2`,
+    values,
+  );
+  const instant = (text: unknown) => (text === null ? undefined : parseInstant(text as string));
+  return rows.map((row) => ({
+    id: row.id as string,
+    endpointId: row.endpoint_id as string,
+    eventId: row.event_id as string,
+    event: row.event as string,
+    subjectId: row.subject_id as string,
+    entityVersion: Number(row.entity_version),
+    state: row.state as DeliveryState,
+    attempts: (row.attempts as { at: string; status: number; error: string; latencyMs: number }[]).map((one) => ({
+      ...one,
+      at: parseInstant(one.at),
+    })),
+    nextAttemptAt: instant(row.next_attempt_at),
+    recordedAt: parseInstant(row.recorded_at as string),
+    createdAt: parseInstant(row.created_at as string),
+    finishedAt: instant(row.finished_at),
+  }));
 }

@@ -17,6 +17,7 @@ export const LIMITS = {
   pageSize: 1000,
   pageSizeDefault: 100,
   batch: 1000,
+  webhookEndpoints: 100,
   actor: 255,
   source: 64,
   /** Candidates named by AMBIGUOUS_TAX_ID_LOOKUP. */

@@ -163,3 +163,19 @@ const DISABLE_AFTER = { failures: 100, milliseconds: 3 * 24 * HOUR };
 export function failedForTooLong(row: { failures: number; firstFailureAt: Instant }, now: Instant): boolean {
   return row.failures >= DISABLE_AFTER.failures && now - row.firstFailureAt >= micros(DISABLE_AFTER.milliseconds);
 }
+
+// --- Endpoints ----------------------------------------------------------------------------------
+
+/** Told to the organization's other endpoints that name it. */
+export const ENDPOINT_DISABLED = "webhook_endpoint.disabled";
+
+/** Why the service disables an endpoint. */
+export type DisabledReason = "GONE" | "FAILING";
+
+/** The body that tells of a disabled endpoint. */
+export const endpointDisabled = (endpointId: string, reason: DisabledReason, at: Instant): JsonObject => ({
+  event: ENDPOINT_DISABLED,
+  endpointId,
+  reason: reason.toLowerCase(),
+  timestamp: instantToText(at),
+});

@@ -94,7 +94,8 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   };
 }
 
-function ownMetrics(): MetricsSource {
+/** Metrics of this process alone. */
+export function ownMetrics(): MetricsSource {
   const registry = new Registry();
   return { registry, text: () => registry.metrics() };
 }

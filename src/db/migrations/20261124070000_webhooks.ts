@@ -88,8 +88,15 @@ export class Webhooks extends Migration {
       create index webhook_delivery_queue on webhook_delivery (endpoint_id, subject_id, entity_version, rank, organization_id)
       where state = 'PENDING'`);
     // What callers list.
-    this.addSql(`create index webhook_delivery_recorded on webhook_delivery (endpoint_id, recorded_at, id, organization_id)`);
-    this.addSql(`create index webhook_delivery_subject on webhook_delivery (subject_id, recorded_at, id, organization_id)`);
+    this.addSql(
+      `create index webhook_delivery_recorded on webhook_delivery (endpoint_id, recorded_at, id, organization_id)`,
+    );
+    this.addSql(`
+      create index webhook_delivery_failed on webhook_delivery (endpoint_id, recorded_at, id, organization_id)
+      where state = 'FAILED'`);
+    this.addSql(
+      `create index webhook_delivery_subject on webhook_delivery (subject_id, recorded_at, id, organization_id)`,
+    );
 
     const grants: Record<string, string> = {
       webhook_endpoint: "select, insert, update, delete",
