@@ -50,21 +50,24 @@ const mayImport: Record<string, string[]> = {
   ],
   "src/server.ts": [
     ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts"],
-    ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/"],
+    ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
   ],
   "src/routes.ts": ["src/rpc/", generated],
   "src/errors.ts": ["src/domain/", generated],
   ...Object.fromEntries(
     [...families, ...shared].map((file) => [
       file,
-      ["src/domain/", "src/db/", "src/feed/", "src/interceptors/call.ts", "src/errors.ts", generated, ...shared],
+      [
+        ...["src/domain/", "src/db/", "src/feed/", "src/webhooks/backlog.ts", "src/webhooks/url.ts"],
+        ...["src/interceptors/call.ts", "src/errors.ts", generated, ...shared],
+      ],
     ]),
   ),
   [domain]: ["src/domain/"],
   [db]: ["src/domain/", "src/db/", "src/db/migrations/index.ts"],
   "src/db/migrations/20261120120000_init.ts": ["src/db/migrations/"],
   [feed]: ["src/feed/", "src/db/", "src/domain/"],
-  [webhooks]: ["src/webhooks/", "src/domain/"],
+  [webhooks]: ["src/webhooks/", "src/db/", "src/feed/", "src/domain/"],
   [interceptor]: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
   [transport]: ["src/transport/", "src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
   // A file that nobody gave its directions may import nothing.

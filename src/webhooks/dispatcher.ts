@@ -49,10 +49,9 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   const { orm, sender, log, describe, aheadMs } = options;
   const running = new Map<string, RunningEndpoint>();
   const metrics = webhookMetrics(options.registry, () => {
-    const oldest = [...running.values()].flatMap((one) => one.oldest() ?? []);
-    if (oldest.length === 0) return 0;
-    const first = oldest.reduce((a, b) => (a < b ? a : b));
-    return Math.max(0, Date.now() + aheadMs() - Number(first / 1_000n));
+    const times = [...running.values()].map((one) => one.oldest()).filter((time) => time !== undefined);
+    const now = Date.now() + aheadMs();
+    return Math.max(0, ...times.map((time) => now - Number(time / 1_000n)));
   });
   const shared: Shared = {
     orm,
