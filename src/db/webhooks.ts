@@ -1,6 +1,8 @@
 // The statements of webhooks: whose turn it is, the queue of an endpoint, and what became of each delivery. All
 // but the first run under row level security; those that change the queue run behind a statement that locks the
-// endpoint's row (renewLease, lockEndpoint), one transaction after the other.
+// endpoint's row, one transaction after the other. Before the first ANALYZE the planner thinks that all of an
+// organization is one row, and would read it all instead of probing an index for each of some: hence no joins of the
+// large tables, but scalar subqueries, LIMIT and arrays, which leave it no choice.
 import { createHash } from "node:crypto";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
@@ -274,8 +276,10 @@ export async function enqueue(
        entity_version, recorded_at, payload, state, next_attempt_at)
      select $1::uuid, $2::uuid, v.id, v.event_id, v.event, v.rank, v.subject_id, v.entity_version, v.recorded_at,
        v.payload, 'PENDING',
-       case when v.is_first and not exists (select from webhook_delivery w
-         where w.organization_id = $1 and w.endpoint_id = $2 and w.subject_id = v.subject_id and w.state = 'PENDING')
+       case when v.is_first and (
+         select w.id from webhook_delivery w
+         where w.organization_id = $1 and w.endpoint_id = $2 and w.subject_id = v.subject_id and w.state = 'PENDING'
+         limit 1) is null
        then clock_timestamp() + $12::interval end
      from unnest($3::uuid[], $4::uuid[], $5::text[], $6::int2[], $7::uuid[], $8::int8[], $9::timestamptz[],
        $10::jsonb[], $11::bool[])
@@ -311,7 +315,7 @@ export async function beginAnew(
        attempt_count = case state when 'PENDING' then attempt_count else 0 end,
        first_attempt_at = case state when 'PENDING' then first_attempt_at end,
        next_attempt_at = case when next_attempt_at is not null then clock_timestamp() + $4::interval end
-     where organization_id = $1 and endpoint_id = $2 and id = any($3::uuid[])
+     where organization_id = $1 and endpoint_id is not distinct from $2 and id = any($3::uuid[])
      returning id, subject_id`,
     [organizationId, endpointId, ids, ahead],
   );
@@ -329,16 +333,19 @@ export async function releaseNext(
   const subjects = [...new Set(subjectIds)];
   if (subjects.length === 0) return;
   await db.execute(
-    `update webhook_delivery d set next_attempt_at = clock_timestamp() + $4::interval
-     from unnest($3::uuid[]) as s(id)
-     cross join lateral (
-       select w.id from webhook_delivery w
-       where w.organization_id = $1 and w.endpoint_id = $2 and w.subject_id = s.id and w.state = 'PENDING'
-       order by w.entity_version, w.rank limit 1) as next
-     where d.organization_id = $1 and d.id = next.id and d.next_attempt_at is null
-       and not exists (select from webhook_delivery h
+    `update webhook_delivery set next_attempt_at = clock_timestamp() + $4::interval
+     where organization_id = $1 and id = any(array(
+       select next.id
+       from unnest($3::uuid[]) as s(id)
+       cross join lateral (
+         select w.id from webhook_delivery w
+         where w.organization_id = $1 and w.endpoint_id = $2 and w.subject_id = s.id and w.state = 'PENDING'
+         order by w.entity_version, w.rank limit 1) as next
+       where (
+         select h.id from webhook_delivery h
          where h.organization_id = $1 and h.endpoint_id = $2 and h.subject_id = s.id and h.state = 'PENDING'
-           and h.next_attempt_at is not null)`,
+           and h.next_attempt_at is not null
+         limit 1) is null))`,
     [organizationId, endpointId, subjects, ahead],
   );
 }
@@ -356,9 +363,10 @@ export async function readDue(
      from (
        select * from webhook_delivery
        where organization_id = $1 and endpoint_id = $2 and state = 'PENDING'
-         and next_attempt_at <= clock_timestamp() + $4::interval and id <> all($3::uuid[])
+         and next_attempt_at <= statement_timestamp() + $4::interval and id <> all($3::uuid[])
        order by next_attempt_at limit $5) d
-     left join entity_event v on v.organization_id = $1 and v.id = d.event_id
+     left join lateral (
+       select * from entity_event where organization_id = $1 and id = d.event_id order by id limit 1) v on true
      order by d.next_attempt_at, d.recorded_at`,
     [organizationId, endpointId, inHand, ahead, limit],
   );
@@ -386,13 +394,17 @@ export async function writeOutcomes(
 ): Promise<void> {
   if (outcomes.length === 0) return;
   await db.execute(
-    `update webhook_delivery d set state = o.state, attempt_count = o.number,
-       attempts = case when jsonb_array_length(d.attempts) < ${KEPT_ATTEMPTS} then d.attempts else d.attempts - 0 end || o.attempt,
-       first_attempt_at = coalesce(d.first_attempt_at, o.at), next_attempt_at = o.next_attempt_at,
-       finished_at = case when o.state <> 'PENDING' then clock_timestamp() + $8::interval end
-     from unnest($2::uuid[], $3::int[], $4::jsonb[], $5::text[], $6::timestamptz[], $7::timestamptz[])
-       as o(id, number, attempt, state, at, next_attempt_at)
-     where d.organization_id = $1 and d.id = o.id and d.state = 'PENDING' and d.attempt_count = o.number - 1`,
+    `update webhook_delivery d
+     set (state, attempt_count, attempts, first_attempt_at, next_attempt_at, finished_at) = (
+       select o.state, o.number,
+         case when jsonb_array_length(d.attempts) < ${KEPT_ATTEMPTS} then d.attempts else d.attempts - 0 end || o.attempt,
+         coalesce(d.first_attempt_at, o.at), o.next_attempt_at,
+         case when o.state <> 'PENDING' then clock_timestamp() + $8::interval end
+       from unnest($2::uuid[], $3::int[], $4::jsonb[], $5::text[], $6::timestamptz[], $7::timestamptz[])
+         as o(id, number, attempt, state, at, next_attempt_at)
+       where o.id = d.id)
+     where d.organization_id = $1 and d.id = any($2::uuid[]) and d.finished_at is null
+       and d.attempt_count = ($3::int[])[array_position($2::uuid[], d.id)] - 1`,
     [
       organizationId,
       outcomes.map(({ id }) => id),

@@ -129,15 +129,16 @@ export class Webhooks extends Migration {
       as $$
         select e.organization_id, e.id
         from public.webhook_endpoint e cross join public.feed_epoch f
-        where (e.lease_holder = holder or e.lease_until is null or e.lease_until <= clock_timestamp())
+        where (e.lease_holder = holder or e.lease_until is null or e.lease_until <= statement_timestamp())
           and (e.deleted_at is not null
-            or e.state = 'ENABLED' and (e.paused_until is null or e.paused_until <= clock_timestamp() + ahead)
+            or e.state = 'ENABLED' and (e.paused_until is null or e.paused_until <= statement_timestamp() + ahead)
               and (e.catch_up_at is not null or e.position_epoch <> f.id
-                or exists (select from public.entity_event v
-                  where v.organization_id = e.organization_id and v.epoch = f.number and v.xid >= e.position_xid)
-                or exists (select from public.webhook_delivery d
+                or (select true from public.entity_event v
+                  where v.organization_id = e.organization_id and v.epoch = f.number and v.xid >= e.position_xid
+                  limit 1)
+                or (select true from public.webhook_delivery d
                   where d.endpoint_id = e.id and d.organization_id = e.organization_id and d.state = 'PENDING'
-                    and d.next_attempt_at <= clock_timestamp() + ahead)))
+                    and d.next_attempt_at <= statement_timestamp() + ahead limit 1)))
         order by e.lease_until nulls first limit page_size
       $$`);
     this.addSql(`grant entity_directory to current_user`);
