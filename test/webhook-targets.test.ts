@@ -203,7 +203,9 @@ describe("URLs", () => {
 
 describe("what the operator allows", () => {
   it("rule 66: a host that is named may be reached by http, at any port, with any name; another may not", () => {
-    const allow = parseAllowList(" Receiver , hooks.internal:8080,127.0.0.1:22, [::1]:25 ,, b\u00fccher.local.");
+    const allow = parseAllowList(
+      " Receiver , hooks.internal:8080,127.0.0.1:22, [::1]:25 ,, b\u00fccher.local., fd00::7",
+    );
     for (const url of [
       "http://receiver/",
       "https://receiver:22/",
@@ -212,6 +214,7 @@ describe("what the operator allows", () => {
       "http://0x7f.1:22/",
       "https://[0:0::1]:25/",
       "http://xn--bcher-kva.local:6379/",
+      "http://[fd00:0::7]/",
     ])
       expect([url, urlProblem(url, allow)]).toEqual([url, null]);
     for (const url of [
