@@ -83,6 +83,37 @@ describe("an answer", () => {
     expect(receiver.connections()).toBe(1);
   });
 
+  it("rule 66: of the addresses of a name one that answers is enough", async () => {
+    await using receiver = await httpReceiver((_request, response) => void response.end());
+    for (const addresses of [
+      ["127.0.0.2", "127.0.0.1"],
+      ["::1", "127.0.0.1"],
+      ["127.0.0.1", "::1"],
+    ]) {
+      const named = parseAllowList("hooks.example.com");
+      await using sender = createSender({ allow: named, lookup: async () => addresses, timeoutMs: 5_000 });
+      const url = `http://hooks.example.com:${receiver.port}/`;
+      expect(await sender.send({ url, headers: {}, body: BODY })).toMatchObject({ status: 200 });
+    }
+  });
+
+  it("rule 66: a hundred at once, of one caller, each with its own answer and time", async () => {
+    let waiting = 0;
+    await using receiver = await httpReceiver((request, response) => {
+      if (request.url === "/slow") waiting++;
+      else response.writeHead(Number(request.url?.slice(1))).end();
+    });
+    await using sender = createSender({ allow, timeoutMs: 3_000 });
+    const { signal } = new AbortController();
+    const at = (path: string) =>
+      sender.send({ url: `http://127.0.0.1:${receiver.port}/${path}`, headers: {}, body: BODY, signal });
+    const statuses = Array.from({ length: 100 }, (_, i) => 200 + i);
+    const [slow, ...answers] = await Promise.all([at("slow"), ...statuses.map((status) => at(String(status)))]);
+    expect(slow).toMatchObject({ error: "TIMEOUT" });
+    expect(answers).toMatchObject(statuses.map((status) => ({ status })));
+    expect(waiting).toBe(1);
+  });
+
   it("rule 66: a connection that the receiver closes just then is no failure: the request goes on a new one", async () => {
     let requests = 0;
     await using receiver = await socketReceiver((socket) => {
