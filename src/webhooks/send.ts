@@ -48,8 +48,9 @@ export function createSender({ allow, lookup = createLookup(), timeoutMs = 15_00
     autoSelectFamilyAttemptTimeout: ADDRESS_TIMEOUT_MS,
   };
   const agents = { http: new http.Agent(agentOptions), https: new https.Agent(agentOptions) };
-  const disposed = new AbortController();
-  const underWay = new Set<Promise<unknown>>();
+  /** What is under way, by what ends it. */
+  const underWay = new Map<() => void, Promise<unknown>>();
+  let isDisposed = false;
 
   const answerOf = async (message: Message, signal: AbortSignal): Promise<Answer> => {
     if (urlProblem(message.url, allow) !== null) throw new SendFailure("ADDRESS_FORBIDDEN");
@@ -72,22 +73,26 @@ export function createSender({ allow, lookup = createLookup(), timeoutMs = 15_00
   return {
     async send(message) {
       const begin = performance.now();
-      const timeout = AbortSignal.timeout(timeoutMs);
-      const own = message.signal === undefined ? [] : [message.signal];
-      const signal = AbortSignal.any([timeout, disposed.signal, ...own]);
-      const result: Promise<Answer | { error: SendError }> = answerOf(message, signal).catch((error: unknown) => ({
-        error: signal.aborted ? (signal.reason === timeout.reason ? "TIMEOUT" : "ABORTED") : errorCode(error),
+      // Not AbortSignal.any: a signal that lives as long as the process would keep something of every message.
+      const end = new AbortController();
+      const timer = setTimeout(() => end.abort(new SendFailure("TIMEOUT")), timeoutMs);
+      const abort = () => end.abort(new SendFailure("ABORTED"));
+      message.signal?.addEventListener("abort", abort);
+      if (isDisposed || message.signal?.aborted) abort();
+      const result: Promise<Answer | { error: SendError }> = answerOf(message, end.signal).catch((error: unknown) => ({
+        error: errorCode(end.signal.aborted ? end.signal.reason : error),
       }));
-      underWay.add(result);
-      try {
-        return { ...(await result), latencyMs: Math.round(performance.now() - begin) };
-      } finally {
-        underWay.delete(result);
-      }
+      underWay.set(abort, result);
+      const answer = await result;
+      underWay.delete(abort);
+      message.signal?.removeEventListener("abort", abort);
+      clearTimeout(timer);
+      return { ...answer, latencyMs: Math.round(performance.now() - begin) };
     },
     async [Symbol.asyncDispose]() {
-      disposed.abort();
-      await Promise.all(underWay);
+      isDisposed = true;
+      for (const abort of underWay.keys()) abort();
+      await Promise.all(underWay.values());
       for (const agent of Object.values(agents)) agent.destroy();
     },
   };
