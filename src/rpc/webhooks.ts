@@ -277,6 +277,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       if (ids.length > LIMITS.batch) violations.add("delivery_ids", `must have at most ${LIMITS.batch} items`);
       const from = request.from && fromTimestamp(request.from);
       const to = request.to && fromTimestamp(request.to);
+      const pageSize = parsePageSize(request.pageSize);
       const isRange = from !== undefined && to !== undefined;
       if (ids.length > 0 ? from !== undefined || to !== undefined || request.pageToken !== "" : !isRange) {
         violations.add("delivery_ids", "or else both from and to must be given");
@@ -284,7 +285,8 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       if (isRange && from >= to) violations.add("to", "must be after from");
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const query = `${organizationId} ${ctx.method.name} ${endpointId} ${from} ${to}`;
+      const range = { ...request, requestId: "", validateOnly: false };
+      const query = queryOf(ReplayWebhookDeliveriesRequestSchema, range, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
 
       return idempotent(
@@ -302,8 +304,8 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           let nextPageToken = "";
           if (isRange) {
             const after = { recordedAt: BigInt(cursor?.[0] ?? from), id: cursor?.[1] ?? NO_ID };
-            const events = await webhooks.readEventsByTime(em, organizationId, { after, until: to }, LIMITS.batch + 1);
-            const page = events.slice(0, LIMITS.batch);
+            const events = await webhooks.readEventsByTime(em, organizationId, { after, until: to }, pageSize + 1);
+            const page = events.slice(0, pageSize);
             const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, page);
             await webhooks.enqueue(em, organizationId, endpointId, deliveries, aheadOf());
             wanted = deliveries.map(({ id }) => id);
