@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { byId, newPerson } from "./given.ts";
 import { startService } from "./harness.ts";
-import { startReceiver, verify } from "./receiver.ts";
+import { startReceiver, verify } from "./scripted-receiver.ts";
 
 test("an entity's events come signed, in order, each once (rules 64, 66)", async () => {
   await using service = await startService();

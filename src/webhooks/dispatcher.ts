@@ -36,9 +36,9 @@ export interface Dispatcher {
   drain(timeoutMs: number): Promise<void>;
 }
 
-/** Between two looks for work, of all organizations: at least, and so many times what the look took. */
+/** Between two looks for work, of all organizations; longer where the look itself takes long. */
 const POLL_MS = 300;
-const POLL_SHARE = 20;
+const MAX_POLL_MS = 1_000;
 const IDLE_MS = 10_000;
 /** Endpoints that one process serves at once, and requests at once. */
 const MAX_ENDPOINTS = 200;
@@ -88,7 +88,9 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
         log.warn({ error: describe(error) }, "webhooks wait for the database");
       }
       const took = performance.now() - begin;
-      await sleep(Math.max(POLL_MS, took * POLL_SHARE), undefined, { signal: stopped.signal }).catch(() => {});
+      await sleep(Math.min(MAX_POLL_MS, Math.max(POLL_MS, took * 4)), undefined, { signal: stopped.signal }).catch(
+        () => {},
+      );
     }
   }
 
