@@ -573,13 +573,13 @@ describe("the end of an endpoint", () => {
     await client.webhooks.deleteWebhookEndpoint({ endpointId: endpoint.id });
     await client.entities.updateEntity({ lookup: byId(person), entity: { name: "Eva" } });
     const calls = [
-      client.webhooks.getWebhookEndpoint({ endpointId: endpoint.id }),
-      client.webhooks.listWebhookDeliveries({ endpointId: endpoint.id }),
-      client.webhooks.rotateWebhookSecret({ endpointId: endpoint.id }),
-      client.webhooks.replayWebhookDeliveries({ endpointId: endpoint.id, ...all }),
+      () => client.webhooks.getWebhookEndpoint({ endpointId: endpoint.id }),
+      () => client.webhooks.listWebhookDeliveries({ endpointId: endpoint.id }),
+      () => client.webhooks.rotateWebhookSecret({ endpointId: endpoint.id }),
+      () => client.webhooks.replayWebhookDeliveries({ endpointId: endpoint.id, ...all }),
     ];
     for (const call of calls) {
-      expect(await refusal(call)).toMatchObject({ reason: "NOT_FOUND", metadata: { lookup: "endpoint_id" } });
+      expect(await refusal(call())).toMatchObject({ reason: "NOT_FOUND", metadata: { lookup: "endpoint_id" } });
     }
     expect((await client.webhooks.listWebhookDeliveries({})).deliveries).toEqual([]);
     expect((await client.webhooks.listWebhookEndpoints({})).endpoints).toEqual([]);

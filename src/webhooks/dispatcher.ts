@@ -40,6 +40,9 @@ export interface Dispatcher {
 const POLL_MS = 300;
 const MAX_POLL_MS = 1_000;
 const IDLE_MS = 10_000;
+/** Endpoints that one look takes: the next look follows soon, and meanwhile other processes have theirs. */
+const TAKEN_AT_ONCE = 4;
+const NEXT_LOOK_MS = 50;
 /** Endpoints that one process serves at once, and requests at once. */
 const MAX_ENDPOINTS = 200;
 const CONCURRENCY = 64;
@@ -75,6 +78,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   async function poll(): Promise<void> {
     while (!stopped.signal.aborted) {
       const begin = performance.now();
+      let taken = 0;
       try {
         const work = await shared.connections(() =>
           listWork(orm, { holder: shared.holder, ahead: `${aheadMs()} milliseconds`, limit: MAX_ENDPOINTS }),
@@ -82,15 +86,17 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
         for (const { organizationId, endpointId } of work) {
           const one = running.get(endpointId);
           if (one !== undefined) one.wake();
-          else if (running.size < MAX_ENDPOINTS && !stopped.signal.aborted) serve(organizationId, endpointId);
+          else if (taken < TAKEN_AT_ONCE && running.size < MAX_ENDPOINTS && !stopped.signal.aborted) {
+            taken += 1;
+            serve(organizationId, endpointId);
+          }
         }
       } catch (error) {
         log.warn({ error: describe(error) }, "webhooks wait for the database");
       }
       const took = performance.now() - begin;
-      await sleep(Math.min(MAX_POLL_MS, Math.max(POLL_MS, took * 4)), undefined, { signal: stopped.signal }).catch(
-        () => {},
-      );
+      const pause = taken === TAKEN_AT_ONCE ? NEXT_LOOK_MS : Math.min(MAX_POLL_MS, Math.max(POLL_MS, took * 4));
+      await sleep(pause, undefined, { signal: stopped.signal }).catch(() => {});
     }
   }
 
