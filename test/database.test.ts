@@ -314,7 +314,7 @@ describe("the catalogue", () => {
       "entity_directory webhook_delivery":
         "organization_id select, endpoint_id select, state select, next_attempt_at select",
       "entity_directory webhook_endpoint":
-        "organization_id select, id select, state select, deleted_at select, position_epoch select, position_xid select, catch_up_at select, paused_until select, lease_holder select, lease_until select",
+        "organization_id select, id select, state select, deleted_at select, position_epoch select, position_xmax select, position_running select, catch_up_at select, paused_until select, lease_holder select, lease_until select",
     });
     expect(await sql("select defaclrole from pg_default_acl")).toEqual([]);
   });

@@ -161,6 +161,9 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
       select t.id from transaction t join entity e on e.organization_id = t.organization_id
         and (e.id = t.origin_entity_id and t.origin_external_id is distinct from e.external_id and t.origin_external_id is not null
           or e.id = t.destination_entity_id and t.destination_external_id is distinct from e.external_id and t.destination_external_id is not null)`,
+    "of the pending deliveries of an entity to an endpoint exactly one on its way": `
+      select d.subject_id from webhook_delivery d join webhook_endpoint e on e.id = d.endpoint_id and e.deleted_at is null
+      where d.state = 'PENDING' group by d.endpoint_id, d.subject_id having count(d.next_attempt_at) <> 1`,
     "no copy of an external id in user events that is not its entity's primary": `
       select u.id from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
       where u.entity_external_id is not null and u.entity_external_id is distinct from e.external_id`,

@@ -9,6 +9,7 @@ import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { jsonbArray } from "./jsonb-array.ts";
 import type { Orm } from "./orm.ts";
 import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
+import type { Snapshot } from "./snapshot.ts";
 import { toReason } from "./transaction.ts";
 
 /** What the dispatcher knows of an endpoint: its row, as the last transaction left it. */
@@ -37,11 +38,11 @@ export interface CatchUp {
   until: Instant;
 }
 
-/** Where the log goes on for an endpoint: the text of a position, and of it the epoch and the oldest transaction that may be new. */
+/** Where the log goes on for an endpoint: the text of a position, with its epoch and its snapshot. */
 export interface StoredPosition {
   text: string;
   epoch: string;
-  xid: bigint;
+  snapshot: Snapshot;
 }
 
 /** One event for one endpoint. */
@@ -159,9 +160,10 @@ export async function renewLease(
   const [row] = await db.execute<Record<string, unknown>[]>(
     `update webhook_endpoint set lease_until = clock_timestamp() + interval '${LEASE}',
        position = coalesce($4, position), position_epoch = coalesce($5::uuid, position_epoch),
-       position_xid = coalesce($6::xid8, position_xid), position_at = $7::timestamptz,
-       catch_up_at = $8::timestamptz, catch_up_id = $9::uuid, catch_up_until = $10::timestamptz,
-       failures = $11::int, failing_since = $12::timestamptz, paused_until = $13::timestamptz
+       position_xmax = coalesce($6::xid8, position_xmax), position_running = coalesce($7::xid8[], position_running),
+       position_at = $8::timestamptz,
+       catch_up_at = $9::timestamptz, catch_up_id = $10::uuid, catch_up_until = $11::timestamptz,
+       failures = $12::int, failing_since = $13::timestamptz, paused_until = $14::timestamptz
      where organization_id = $1 and id = $2 and lease_holder = $3
      returning ${RETURNING}`,
     [
@@ -170,7 +172,8 @@ export async function renewLease(
       holder,
       position?.text ?? null,
       position?.epoch ?? null,
-      position === undefined ? null : String(position.xid),
+      position === undefined ? null : String(position.snapshot.xmax),
+      position === undefined ? null : position.snapshot.running.map(String),
       instantToText(change.positionAt),
       orNull(catchUp?.after.recordedAt),
       catchUp?.after.id ?? null,

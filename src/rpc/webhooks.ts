@@ -111,7 +111,8 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
             etag: newId(),
             position: position.text,
             positionEpoch: position.epoch,
-            positionXid: String(position.xid),
+            positionXmax: String(position.snapshot.xmax),
+            positionRunning: position.snapshot.running.map(String),
           } as never);
           await em.persist(made).flush();
           return made;

@@ -37,8 +37,7 @@ const COMMIT_MARGIN = 60_000_000n;
 
 /** A position as an endpoint keeps it. */
 export function storedPosition(organizationId: string, position: Position): StoredPosition {
-  const { xmax, running } = position.from;
-  return { text: encodePosition(organizationId, position), epoch: position.epoch, xid: running[0] ?? xmax };
+  return { text: encodePosition(organizationId, position), epoch: position.epoch, snapshot: position.from };
 }
 
 /** Deliveries of events to an endpoint, in order. */

@@ -76,6 +76,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   const stopped = new AbortController();
 
   async function poll(): Promise<void> {
+    let isFailing = false;
     while (!stopped.signal.aborted) {
       const begin = performance.now();
       let taken = 0;
@@ -91,8 +92,10 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
             serve(organizationId, endpointId);
           }
         }
+        isFailing = false;
       } catch (error) {
-        log.warn({ error: describe(error) }, "webhooks wait for the database");
+        if (!isFailing) log.warn({ error: describe(error) }, "webhooks wait for the database");
+        isFailing = true;
       }
       const took = performance.now() - begin;
       const pause = taken === TAKEN_AT_ONCE ? NEXT_LOOK_MS : Math.min(MAX_POLL_MS, Math.max(POLL_MS, took * 4));

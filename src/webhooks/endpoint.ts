@@ -90,14 +90,14 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     try {
       let usedAt = performance.now();
       let errors = 0;
-      while (endpoint !== undefined && !isStopping) {
+      while (endpoint !== undefined && !(isEnding() && isQuiet())) {
         const begun = performance.now();
-        let worked: boolean;
         try {
-          worked = await round(endpoint);
+          const worked = await round(endpoint);
           errors = 0;
+          if (worked || !isQuiet()) usedAt = performance.now();
         } catch (error) {
-          shared.failed(endpointId, error);
+          if (errors === 0) shared.failed(endpointId, error);
           await sleep(RETRY_MS * 2 ** Math.min(errors++, 4));
           // What is in the row now, nobody knows; what is in `done` is written again.
           ready.length = 0;
@@ -105,19 +105,22 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
           endpoint = await take().catch(() => endpoint);
           continue;
         }
-        if (endpoint === undefined || !endpoint.isEnabled) break;
+        if (endpoint === undefined) break;
         start(endpoint);
-        if (worked || underWay.size > 0) usedAt = performance.now();
-        if (performance.now() - usedAt > shared.idleMs()) break;
+        if (isQuiet() && ready.length === 0 && performance.now() - usedAt > shared.idleMs()) break;
         await untilThereIsSomething(begun);
       }
-      if (endpoint === undefined) given.abort();
-      await Promise.all(underWay.values());
-      if (endpoint !== undefined) await finish(endpoint);
+      if (endpoint !== undefined) await giveBack();
     } finally {
+      // Of a lease that was lost, or an endpoint that is gone.
       given.abort();
+      await Promise.all(underWay.values());
     }
   }
+
+  const isQuiet = () => underWay.size === 0 && done.length === 0;
+  /** Starts nothing more; what is under way is waited for, under the lease. */
+  const isEnding = () => isStopping || (endpoint !== undefined && !endpoint.isEnabled && !endpoint.isDeleted);
 
   async function take(): Promise<webhooks.LeasedEndpoint | undefined> {
     const row = await shared.connections(() =>
@@ -131,7 +134,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   async function round(current: webhooks.LeasedEndpoint): Promise<boolean> {
     if (current.isDeleted) return remove();
     const isPaused = current.pausedUntil !== undefined && current.pausedUntil > now();
-    const wantsMore = !isPaused && current.isEnabled && ready.length < FEW_READY;
+    const wantsMore = !isPaused && !isEnding() && ready.length < FEW_READY;
     await count();
     let batch: Batch | undefined;
     if (wantsMore && mayHaveEvents && !mayHaveDue && pending.count < MAX_PENDING) {
@@ -237,12 +240,13 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       mayHaveDue = true;
       return;
     }
-    while (underWay.size < CONCURRENCY && !isStopping) {
+    // Of a lease that has nearly run out, nobody knows whose it is.
+    while (underWay.size < CONCURRENCY && !isEnding() && performance.now() - readAt < 2 * RENEW_MS) {
       const delivery = ready.shift();
       if (delivery === undefined) return;
       const sent = shared.pace
         .run(async () => {
-          if (isStopping || endpoint === undefined) return;
+          if (isEnding() || endpoint === undefined) return;
           const attempted = await attempt(shared, delivery, { endpoint, now, signal: given.signal });
           if (attempted !== undefined) done.push(attempted);
         })
@@ -258,12 +262,12 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   async function untilThereIsSomething(begun: number): Promise<void> {
     const renewAt = begun + RENEW_MS;
     for (;;) {
-      if (isStopping) return;
+      if (isEnding() && isQuiet()) return;
       const time = performance.now();
       const pausedUntil = endpoint?.pausedUntil ?? 0n;
       const pausedMs = Math.max(0, Number(pausedUntil - now()) / 1_000);
       const isPaused = pausedMs > 0;
-      const hasRoom = !isPaused && ready.length < FEW_READY && (mayHaveDue || mayHaveEvents);
+      const hasRoom = !isPaused && !isEnding() && ready.length < FEW_READY && (mayHaveDue || mayHaveEvents);
       const gatherMs = shared.pace.isBusy() ? GATHER_BUSY_MS : GATHER_MS;
       const dueAt = done.length > 0 || hasRoom ? begun + gatherMs : renewAt;
       if (time >= dueAt) {
@@ -296,15 +300,12 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const more = await shared.connections(() =>
       pipelined(shared.orm, organizationId, (db) => webhooks.removeSome(db, lease, DELETED_ROWS)),
     );
+    done = [];
     if (!more) endpoint = undefined;
     return true;
   }
 
-  /** Writes what is left, and lets others take over. */
-  async function finish(current: webhooks.LeasedEndpoint): Promise<void> {
-    ready.length = 0;
-    if (done.length > 0)
-      await round({ ...current, isEnabled: false }).catch((error) => shared.failed(endpointId, error));
+  async function giveBack(): Promise<void> {
     await shared
       .connections(() => pipelined(shared.orm, organizationId, (db) => webhooks.giveLeaseBack(db, lease)))
       .catch((error) => shared.failed(endpointId, error));

@@ -7,8 +7,8 @@ export class Webhooks extends Migration {
   override name = "20261124070000_webhooks";
 
   override up(): void {
-    // position is how far the log has become deliveries; position_epoch and position_xid repeat of it what tells
-    // cheaply whether there may be more, position_at the time up to which nothing is missing whatever becomes of
+    // position is how far the log has become deliveries; position_epoch, position_xmax and position_running repeat
+    // its snapshot, which tells cheaply whether there is more, position_at the time up to which nothing is missing whatever becomes of
     // it. catch_up_* is the way through the log by time after a position has expired. lease_* says which process
     // sends, by the database's time. deleted_at: hidden, until its deliveries are gone.
     this.addSql(`
@@ -33,7 +33,8 @@ export class Webhooks extends Migration {
         deleted_at timestamptz,
         position text not null,
         position_epoch uuid not null,
-        position_xid xid8 not null,
+        position_xmax xid8 not null,
+        position_running xid8[] not null,
         position_at timestamptz not null default clock_timestamp(),
         catch_up_at timestamptz,
         catch_up_id uuid,
@@ -116,7 +117,7 @@ export class Webhooks extends Migration {
     this.addSql(`
       grant select (organization_id, endpoint_id, state, next_attempt_at) on webhook_delivery to entity_directory`);
     this.addSql(`
-      grant select (organization_id, id, state, deleted_at, position_epoch, position_xid, catch_up_at, paused_until,
+      grant select (organization_id, id, state, deleted_at, position_epoch, position_xmax, position_running, catch_up_at, paused_until,
         lease_holder, lease_until) on webhook_endpoint to entity_directory`);
     this.addSql(`grant select (number, id) on feed_epoch to entity_directory`);
     for (const table of ["entity_event", "webhook_delivery", "webhook_endpoint"]) {
@@ -134,8 +135,11 @@ export class Webhooks extends Migration {
             or e.state = 'ENABLED' and (e.paused_until is null or e.paused_until <= statement_timestamp() + ahead)
               and (e.catch_up_at is not null or e.position_epoch <> f.id
                 or (select true from public.entity_event v
-                  where v.organization_id = e.organization_id and v.epoch = f.number and v.xid >= e.position_xid
+                  where v.organization_id = e.organization_id and v.epoch = f.number and v.xid >= e.position_xmax
                   limit 1)
+                or (select true from public.entity_event v
+                  where v.organization_id = e.organization_id and v.epoch = f.number
+                    and v.xid = any(e.position_running) limit 1)
                 or (select true from public.webhook_delivery d
                   where d.endpoint_id = e.id and d.organization_id = e.organization_id and d.state = 'PENDING'
                     and d.next_attempt_at <= statement_timestamp() + ahead limit 1)))
