@@ -464,10 +464,14 @@ describe("deliveries", () => {
     for (const one of again) verify(endpoint.secret, one);
     expect((await deliveriesOf(client, endpoint)).map((one) => one.attempts.length)).toEqual([2, 2, 2, 2]);
     const unknown = { endpointId: endpoint.id, deliveryIds: [...ids, randomUUID()] };
-    expect(await refusal(client.webhooks.replayWebhookDeliveries(unknown))).toMatchObject({
-      reason: "NOT_FOUND",
-      metadata: { lookup: "delivery_id" },
-    });
+    // Nor are they another endpoint's.
+    const second = { endpointId: (await newEndpoint(client, nowhere)).id, deliveryIds: ids };
+    for (const wrong of [unknown, second]) {
+      expect(await refusal(client.webhooks.replayWebhookDeliveries(wrong))).toMatchObject({
+        reason: "NOT_FOUND",
+        metadata: { lookup: "delivery_id" },
+      });
+    }
     await quietly();
     expect(receiver.to(at)).toHaveLength(8);
   });
