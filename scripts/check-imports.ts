@@ -25,6 +25,7 @@ const shared = sharedRpc.map((name) => `src/rpc/${name}.ts`);
 const domain = "src/domain/entity.ts";
 const db = "src/db/orm.ts";
 const feed = "src/feed/feed.ts";
+const webhooks = "src/webhooks/send.ts";
 const transport = "src/transport/adapter.ts";
 const interceptor = "src/interceptors/errors.ts";
 const client = "clients/typescript/index.ts";
@@ -50,7 +51,7 @@ const mayImport: Record<string, string[]> = {
   ],
   "src/server.ts": [
     ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts"],
-    ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/"],
+    ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
   ],
   "src/routes.ts": ["src/rpc/", generated],
   "src/errors.ts": ["src/domain/", generated],
@@ -58,8 +59,8 @@ const mayImport: Record<string, string[]> = {
     [...families, ...shared].map((file) => [
       file,
       [
-        ...["src/domain/", "src/db/", "src/feed/", "src/interceptors/call.ts", "src/errors.ts", "src/paged.ts"],
-        ...[generated, ...shared],
+        ...["src/domain/", "src/db/", "src/feed/", "src/webhooks/backlog.ts", "src/webhooks/url.ts"],
+        ...["src/interceptors/call.ts", "src/errors.ts", "src/paged.ts", generated, ...shared],
       ],
     ]),
   ),
@@ -69,6 +70,7 @@ const mayImport: Record<string, string[]> = {
   [feed]: ["src/feed/", "src/db/", "src/domain/"],
   "src/feed/nats.ts": ["src/feed/", "src/db/", "src/domain/", "src/log.ts"],
   "src/feed/jetstream.ts": ["src/feed/event-message.ts"],
+  [webhooks]: ["src/webhooks/", "src/db/", "src/feed/", "src/domain/"],
   [interceptor]: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
   [transport]: [
     ...["src/transport/", "src/interceptors/", "src/domain/"],
@@ -84,6 +86,7 @@ const files = [
   ...[
     "src/feed/position.ts",
     "src/feed/event-message.ts",
+    "src/webhooks/url.ts",
     "src/cli/lines.ts",
     "src/transport/health.ts",
     `${generated}entity_pb.ts`,

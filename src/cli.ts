@@ -112,6 +112,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
     });
 
   addKeys(program, env);
+  addWebhooks(program, env);
   return { program, exitCode: () => code };
 }
 
@@ -147,6 +148,28 @@ function addKeys(program: Command, env: Env): void {
     .action((id: string, options: { organization: string }) => revokeKey(connect(env), id, options.organization));
 }
 
+function addWebhooks(program: Command, env: Env): void {
+  program
+    .command("webhooks")
+    .description("try webhooks out")
+    .command("listen")
+    .description("a receiver for development, on 127.0.0.1: verify, print and answer what comes")
+    .option("--port <port>", "where it listens", wholeNumber(0, 65_535), 8484)
+    .option(
+      "--secret <whsec>",
+      "of the endpoint (default: ENTITY_SERVICE_WEBHOOK_SECRET); without it nothing is verified",
+    )
+    .option("--answer <status>", "answer this to what is verified, to rehearse failures", wholeNumber(200, 599), 204)
+    .option("--json", "the whole delivery as JSON, one a line", false)
+    .addHelpText("after", LISTEN_HELP)
+    .action(async (options: { port: number; secret?: string; answer: number; json: boolean }) => {
+      // Nobody else needs the library that verifies.
+      const { listenForWebhooks } = await import("./cli/webhooks.ts");
+      const secret = options.secret ?? (env.ENTITY_SERVICE_WEBHOOK_SECRET?.trim() || undefined);
+      await listenForWebhooks({ ...options, secret });
+    });
+}
+
 interface LookupOptions {
   id?: string;
   externalId?: string;
@@ -172,6 +195,13 @@ function positive(text: string): number {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError("It must be a whole number from 1.");
   return Number(text);
 }
+
+const wholeNumber = (min: number, max: number) => (text: string) => {
+  const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(number >= min && number <= max))
+    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
+  return number;
+};
 
 function time(text: string): Date {
   const date = new Date(text);
@@ -216,6 +246,7 @@ Examples:
   entity-service get --tax-id 30-71234567-1
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
   entity-service watch --type CREATED --json
+  entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
 Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used.`;
@@ -235,6 +266,14 @@ Runs until it is stopped, and goes on where it was when the service restarts.
 Example:
   entity-service watch --json > events.ndjson
   entity-service watch --json --position "$(tail -n 1 events.ndjson | jq -r .position)" >> events.ndjson`;
+
+const LISTEN_HELP = `
+Runs until it is stopped. What is not signed with the secret is answered 401. A service sends to this
+machine only what its WEBHOOK_ALLOW names, such as WEBHOOK_ALLOW=127.0.0.1:8484 for http://127.0.0.1:8484/.
+
+Examples:
+  entity-service webhooks listen --json | jq .body
+  entity-service webhooks listen --answer 503`;
 
 const CHANGE_HELP = `
 Lines are worked on one after the other, each once for ever: a line whose change is in the events

@@ -47,6 +47,10 @@ export interface Config {
   /** How often old rows are looked for, in milliseconds, and how many go at once. */
   pruneIntervalMs: number;
   pruneRows: number;
+  /** Hosts, host:port and networks that webhooks may be sent to though they are not public, separated by commas. */
+  webhookAllow: string;
+  /** Time for one attempt to deliver a webhook, in milliseconds. */
+  webhookTimeoutMs: number;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
   lockTimeoutMs: number;
@@ -165,6 +169,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     drainTimeoutMs: integer("DRAIN_TIMEOUT_MS", 20_000, 0, 3_600_000),
     pruneIntervalMs: integer("PRUNE_INTERVAL_MS", 60_000, 100, 86_400_000),
     pruneRows: integer("PRUNE_ROWS", 1_000, 1, 100_000),
+    webhookAllow: text("WEBHOOK_ALLOW") ?? "",
+    webhookTimeoutMs: integer("WEBHOOK_TIMEOUT_MS", 15_000, 1, 60_000),
     statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
     lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
   };

@@ -4,12 +4,14 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { activityRpcs } from "./rpc/activity.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
+import { webhookRpcs } from "./rpc/webhooks.ts";
 import type { Deps } from "./rpc/write.ts";
 
 /** RPCs whose messages may be larger: batches and imports. */
@@ -29,7 +31,10 @@ interface ServiceRouter {
 }
 
 /** Registers the services. */
-export function routes(router: ServiceRouter, deps: Deps & { forgetCallers: () => void }): void {
+export function routes(
+  router: ServiceRouter,
+  deps: Deps & Parameters<typeof organizationRpcs>[0] & Parameters<typeof webhookRpcs>[0],
+): void {
   router.service(EntityService, {
     ...entityRpcs(deps),
     ...externalIdRpcs(deps),
@@ -38,4 +43,5 @@ export function routes(router: ServiceRouter, deps: Deps & { forgetCallers: () =
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, organizationRpcs(deps) satisfies ServiceImpl<typeof OrganizationService>);
+  router.service(WebhookService, webhookRpcs(deps) satisfies ServiceImpl<typeof WebhookService>);
 }

@@ -1,8 +1,9 @@
 // The composition root: database, RPCs, transport; and the order in which they begin and end.
+import { readFileSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
-import type { Config } from "./config.ts";
+import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
@@ -14,12 +15,16 @@ import { createWriter } from "./db/writer.ts";
 import { createFeed } from "./feed/feed.ts";
 import { startNatsSink } from "./feed/nats.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
+import { describe } from "./interceptors/errors.ts";
 import { type MetricsSource, ownMetrics } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { createAdapter } from "./transport/adapter.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
+import { createDispatcher } from "./webhooks/dispatcher.ts";
+import { createSender } from "./webhooks/send.ts";
+import { type AllowList, parseAllowList } from "./webhooks/url.ts";
 
 export interface Server extends AsyncDisposable {
   port: number;
@@ -29,14 +34,26 @@ export interface Server extends AsyncDisposable {
   failed: Promise<string>;
 }
 
+/** How far the clock of the webhooks' schedule is ahead of the database's, in milliseconds: tests do not wait for days. */
+interface WebhookClock {
+  webhookClock?: () => number;
+}
+
+const { version: VERSION } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
 const READINESS_CHECK_MS = 2_000;
 
 /** The service in this process alone; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
-export async function startServer(config: Config, log: Logger, options: { database?: Database } = {}): Promise<Server> {
+export async function startServer(
+  config: Config,
+  log: Logger,
+  options: { database?: Database } & WebhookClock = {},
+): Promise<Server> {
   await using starting = new AsyncDisposableStack();
   const database = options.database ?? starting.use(await openDatabase(config, (line) => log.info(line)));
   const bootstrapKey = await prepare(database.orm, config);
-  const endpoint = starting.use(await listenOn(database.orm, config, log));
+  const endpoint = starting.use(await listenOn(database.orm, config, log, options));
   await endpoint.open();
   const started = starting.move();
   return {
@@ -47,8 +64,18 @@ export async function startServer(config: Config, log: Logger, options: { databa
   };
 }
 
+/** Throws ConfigError. */
+function allowList(config: Config): AllowList {
+  try {
+    return parseAllowList(config.webhookAllow);
+  } catch (error) {
+    throw new ConfigError(`WEBHOOK_ALLOW: ${error instanceof Error ? error.message : "cannot be read"}`);
+  }
+}
+
 /** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
 export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
+  allowList(config);
   await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   // Before anybody has a position: has the database been restored?
   await readHead(orm, DEFAULT_ORGANIZATION_ID);
@@ -72,20 +99,29 @@ export async function listenOn(
   orm: Orm,
   config: Config,
   log: Logger,
-  { metrics = ownMetrics() }: { metrics?: MetricsSource } = {},
+  options: { metrics?: MetricsSource } & WebhookClock = {},
 ): Promise<Endpoint> {
   const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
   // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
   const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)) });
+  const allow = allowList(config);
+  const { webhookClock = () => 0 } = options;
+  const metrics = options.metrics ?? ownMetrics();
+  const committed = (organizationId: string) => {
+    feed.committed(organizationId);
+    dispatcher.committed(organizationId);
+  };
   const deps = {
     orm,
     reader: createReader(orm),
-    writer: createWriter(orm, slots, feed.committed),
+    writer: createWriter(orm, slots, committed),
     feed,
     slots,
     clock: Date.now,
     forgetCallers: callers.forget,
+    webhookUrls: allow,
+    webhookClock,
   };
   const readiness = createReadiness();
   const shutdown = new AbortController();
@@ -94,23 +130,30 @@ export async function listenOn(
     key: await readFile(config.tls.key, "utf8"),
     clientCa: config.tls.clientCa === undefined ? undefined : await readFile(config.tls.clientCa, "utf8"),
   };
-  const listener = await listen({
-    host: config.host,
-    port: config.port,
-    tls,
+  const { inFlight, ...adapter } = createAdapter({
+    services: (router) => routes(router, deps),
+    interceptors: [wellFormed],
+    findCaller: callers,
+    readiness,
+    shutdownSignal: shutdown.signal,
+    large: LARGE_METHODS,
+    endless: ENDLESS_METHODS,
+    limits: config,
+    metrics,
     log,
-    ...createAdapter({
-      services: (router) => routes(router, deps),
-      interceptors: [wellFormed],
-      findCaller: callers,
-      readiness,
-      shutdownSignal: shutdown.signal,
-      large: LARGE_METHODS,
-      endless: ENDLESS_METHODS,
-      limits: config,
-      metrics,
-      log,
-    }),
+  });
+  const listener = await listen({ host: config.host, port: config.port, tls, log, ...adapter });
+  const sender = createSender({ allow, timeoutMs: config.webhookTimeoutMs });
+  const dispatcher = createDispatcher({
+    orm,
+    sender,
+    connections: Math.max(1, Math.floor(config.poolSize / 4)),
+    inFlight,
+    aheadMs: webhookClock,
+    version: VERSION,
+    registry: metrics.registry,
+    log,
+    describe,
   });
 
   const pruner = startPruner(orm, { intervalMs: config.pruneIntervalMs, rows: config.pruneRows, log });
@@ -132,8 +175,12 @@ export async function listenOn(
       clearInterval(checks);
       readiness.set(false);
       shutdown.abort();
-      await Promise.all([listener.drain(config.drainTimeoutMs), pruner[Symbol.asyncDispose]()]);
-      await sink?.[Symbol.asyncDispose]();
+      await Promise.all([
+        listener.drain(config.drainTimeoutMs),
+        dispatcher.drain(config.drainTimeoutMs),
+        pruner[Symbol.asyncDispose](),
+      ]);
+      await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose]()]);
     },
   };
 }

@@ -24,6 +24,7 @@ import {
   type UpdateEntityResponse,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import type { Status } from "../clients/typescript/gen/google/rpc/status_pb.ts";
 import {
   BadRequestSchema,
@@ -32,6 +33,7 @@ import {
   EntityStatus,
   EntityType,
   ErrorInfoSchema,
+  WebhookEndpointState,
 } from "../clients/typescript/index.ts";
 import { captureHeaders, refusal, startService, type TestService } from "./harness.ts";
 import {
@@ -48,7 +50,7 @@ import {
   type Wire,
 } from "./wall-harness.ts";
 
-const SERVICES = [EntityService, ActivityService, OrganizationService];
+const SERVICES = [EntityService, ActivityService, OrganizationService, WebhookService];
 const METHODS = new Map(
   SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]),
 );
@@ -60,6 +62,7 @@ let scratch: Wire;
 const lines: string[] = [];
 let main: Entity;
 let other: Entity;
+let endpointId: string;
 
 const at = { seconds: 1_700_000_000n, nanos: 0 };
 const person = (more: object = {}) => ({ type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...more });
@@ -85,6 +88,10 @@ beforeAll(async () => {
   await make({ externalId: "twin-2", taxId: "30.77777777.7" });
   const gone = await make({ externalId: "gone" });
   await entities.deleteEntity({ lookup: byId(gone.id) as never, ...reason });
+  const { endpoint } = await service.client.webhooks.createWebhookEndpoint({
+    endpoint: { url: "https://example.com/", displayName: "x", state: WebhookEndpointState.DISABLED },
+  });
+  endpointId = endpoint?.id ?? "";
   const neighbour = await service.newOrganization();
   scratch = openWire(service.baseUrl, neighbour.apiKey);
   for (const externalId of ["e-1", "e-2", "gone"])
@@ -205,6 +212,14 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   CreateApiKey: () => ({ displayName: "x", scopes: ["admin"], validateOnly: true }),
   ListApiKeys: () => ({}),
   RevokeApiKey: () => ({ apiKeyId: service.organization.apiKeyId, validateOnly: true }),
+  CreateWebhookEndpoint: () => ({ endpoint: { url: "https://example.com/", displayName: "x" }, validateOnly: true }),
+  GetWebhookEndpoint: () => ({ endpointId }),
+  ListWebhookEndpoints: () => ({}),
+  UpdateWebhookEndpoint: () => ({ endpointId, endpoint: {} }),
+  DeleteWebhookEndpoint: () => ({ endpointId, validateOnly: true }),
+  RotateWebhookSecret: () => ({ endpointId, validateOnly: true }),
+  ListWebhookDeliveries: () => ({}),
+  ReplayWebhookDeliveries: () => ({ endpointId, from: at, to: { ...at, nanos: 1000 }, validateOnly: true }),
 };
 
 test("every RPC has a valid request here, which stores nothing", async () => {
@@ -462,7 +477,7 @@ describe("in every field of every request", () => {
       .map((method) => method.name),
   )("1, 2, 4, 5, 6, 8, 9, 15, 16: %s: lookups", async (rpc) => {
     const look = (lookup: unknown) => call(rpc, { ...BASE[rpc]?.(), lookup });
-    if (rpc !== "ListEntityEvents" && rpc !== "WatchEntities")
+    if (!["ListEntityEvents", "WatchEntities", "ListWebhookDeliveries"].includes(rpc))
       expect(await look(undefined)).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["lookup"] });
     expect(await look({})).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["lookup"] });
     for (const blank of ["", " ", "\t\n", "\u00a0\u3000"]) {

@@ -8,7 +8,12 @@ import { SchemaGenerator } from "@mikro-orm/postgresql";
 import pg from "pg";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
+import {
+  createEntityClient,
+  type EntityClient,
+  EntityType,
+  WebhookEndpointState,
+} from "../clients/typescript/index.ts";
 import { CommitUnknownError } from "../src/db/driver.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
 import { assertSafeRole, createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
@@ -27,7 +32,7 @@ const byExternal = (value: string) => ({ by: { case: "externalId" as const, valu
 
 /** A row of every table. */
 async function fill(organization: TestOrganization): Promise<void> {
-  const { entities, activity } = organization.client;
+  const { entities, activity, webhooks } = organization.client;
   await entities.createEntity({
     entity: person({ externalId: "x-1", taxId: "20-12345678-9" }),
     requestId: randomUUID(),
@@ -43,6 +48,12 @@ async function fill(organization: TestOrganization): Promise<void> {
     "insert into event_horizon (organization_id, epoch, xid, snapshot, recorded_at) values ($1, 0, '0', '1:1:', 'epoch')",
     [organization.id],
   );
+  // Disabled, so that nothing is sent and no row changes.
+  const { endpoint } = await webhooks.createWebhookEndpoint({
+    endpoint: { url: "https://example.com/", displayName: "x", state: WebhookEndpointState.DISABLED },
+  });
+  const range = { from: occurredAt, to: { seconds: 253_402_300_799n, nanos: 0 } };
+  await webhooks.replayWebhookDeliveries({ endpointId: endpoint?.id ?? "", ...range });
 }
 
 /** A connection of the run-time role itself. */
@@ -122,9 +133,12 @@ describe("the catalogue", () => {
       qual: TENANT,
       with_check: TENANT,
     }));
-    // Whose key is this, which organizations are there, and what has come to the log: the owner of the functions
-    // reads, all of it.
-    const directory = ["api_key", "entity_event", "organization", "request_record"].map((tablename) => ({
+    // Whose key is this, which organizations are there, which endpoint has work, what has come to the log: the owner
+    // of the functions reads, all of it or the columns that are granted.
+    const readByFunctions = [
+      ...["api_key", "entity_event", "organization", "request_record", "webhook_delivery", "webhook_endpoint"],
+    ];
+    const directory = readByFunctions.map((tablename) => ({
       tablename,
       policyname: "directory",
       permissive: "PERMISSIVE",
@@ -234,7 +248,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only four that see across, two that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only five that see across, two that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -263,6 +277,7 @@ describe("the catalogue", () => {
       { name: "feed_cluster()", ...ofFeed, definer: false },
       { name: "find_api_key(bytea)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
+      { name: "list_webhook_work(uuid,interval,integer)", ...common },
       { name: "log_times(integer,xid8,xid8,xid8[],xid8[],uuid,integer,integer)", ...common },
       { name: "move_feed_epoch()", ...ofFeed },
       // Their argument is how many rows at once; which may go they decide, and the policies above.
@@ -287,6 +302,8 @@ describe("the catalogue", () => {
     await using client = await runtime();
     const { fields } = await client.query("select * from find_api_key('\\x00')");
     expect(fields.map((field) => field.name)).toEqual(["organization_id", "id", "scopes"]);
+    const work = await client.query("select * from list_webhook_work(gen_random_uuid(), '0', 10)");
+    expect(work.fields.map((field) => field.name)).toEqual(["organization_id", "endpoint_id"]);
     // A table of the caller's own, ahead in its search path, is not what the function reads.
     await client.query(
       "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",
@@ -320,12 +337,23 @@ describe("the catalogue", () => {
       "entity_service schema_migration": "select",
       "entity_service transaction": "insert, select, update",
       "entity_service user_event": "insert, select, update",
+      "entity_service webhook_delivery": "delete, insert, select, update",
+      "entity_service webhook_endpoint": "delete, insert, select, update",
     });
-    expect(
-      await sql(
-        "select attrelid::regclass from pg_attribute where attacl is not null and attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)",
-      ),
-    ).toEqual([]);
+    // What the search for work across organizations may know: no secret, no URL, nothing of what an event tells.
+    const columns = await sql<{ grantee: string; relname: string; columns: string }>(
+      `select a.grantee::regrole::text as grantee, t.attrelid::regclass::text as relname,
+         string_agg(t.attname || ' ' || lower(a.privilege_type), ', ' order by t.attnum) as columns
+       from pg_attribute t cross join aclexplode(t.attacl) a
+       where t.attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace) group by 1, 2`,
+    );
+    expect(Object.fromEntries(columns.map((row) => [`${row.grantee} ${row.relname}`, row.columns]))).toEqual({
+      "entity_directory feed_epoch": "number select, id select",
+      "entity_directory webhook_delivery":
+        "organization_id select, endpoint_id select, state select, next_attempt_at select",
+      "entity_directory webhook_endpoint":
+        "organization_id select, id select, state select, deleted_at select, position_epoch select, position_xmax select, position_running select, catch_up_at select, paused_until select, lease_holder select, lease_until select",
+    });
     expect(await sql("select defaclrole from pg_default_acl")).toEqual([]);
   });
 
@@ -360,6 +388,7 @@ describe("the catalogue", () => {
         'alter table "entity" alter column "external_ids" drop default',
         'alter table "entity" alter column "attributes" drop default',
         'alter table "entity" alter column "metadata" drop default',
+        'alter table "webhook_delivery" alter column "attempts" drop default',
       ]);
     } finally {
       await orm.close(true);
@@ -434,7 +463,7 @@ describe("the run-time role, by hand", () => {
         code: "42501",
       });
       await expect(client.query(`drop policy tenant on "${table}"`), table).rejects.toMatchObject({ code: "42501" });
-      if (!["external_id", "request_record"].includes(table)) {
+      if (!["external_id", "request_record", "webhook_delivery", "webhook_endpoint"].includes(table)) {
         await expect(client.query(`delete from "${table}"`), table).rejects.toMatchObject(refused);
       }
     }

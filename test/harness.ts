@@ -44,7 +44,9 @@ export interface TestService extends AsyncDisposable {
 }
 
 /** Starts the service on a database of its own. */
-export async function startService(options: { config?: Partial<Config>; log?: Logger } = {}): Promise<TestService> {
+export async function startService(
+  options: { config?: Partial<Config>; log?: Logger; webhookClock?: () => number } = {},
+): Promise<TestService> {
   const server = inject("databaseServer");
   const name = `test_${randomUUID().replaceAll("-", "")}`;
   const owner = new pg.Client({ ...server, database: "postgres" });
@@ -62,6 +64,8 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
     logLevel: "silent",
     drainTimeoutMs: 2_000,
     poolSize: 10,
+    // Receivers of tests are on this machine.
+    webhookAllow: "127.0.0.1",
     ...options.config,
   };
   const orm = createOrm(
@@ -70,6 +74,7 @@ export async function startService(options: { config?: Partial<Config>; log?: Lo
   );
   const running = await startServer(config, options.log ?? createLogger("silent"), {
     database: { orm, lost: new Promise(() => {}), [Symbol.asyncDispose]: async () => {} },
+    ...(options.webhookClock === undefined ? {} : { webhookClock: options.webhookClock }),
   });
   const baseUrl = `http://127.0.0.1:${running.port}`;
   const sql = async (text: string, values: unknown[] = []) => (await admin.query(text, values)).rows;
@@ -163,6 +168,9 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
       select t.id from transaction t join entity e on e.organization_id = t.organization_id
         and (e.id = t.origin_entity_id and t.origin_external_id is distinct from e.external_id and t.origin_external_id is not null
           or e.id = t.destination_entity_id and t.destination_external_id is distinct from e.external_id and t.destination_external_id is not null)`,
+    "of the pending deliveries of an entity to an endpoint exactly one on its way": `
+      select d.subject_id from webhook_delivery d join webhook_endpoint e on e.id = d.endpoint_id and e.deleted_at is null
+      where d.state = 'PENDING' group by d.endpoint_id, d.subject_id having count(d.next_attempt_at) <> 1`,
     "no copy of an external id in user events that is not its entity's primary": `
       select u.id from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
       where u.entity_external_id is not null and u.entity_external_id is distinct from e.external_id`,

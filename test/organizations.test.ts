@@ -9,12 +9,13 @@ import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_se
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { createEntityClient, type EntityClient, EntityType, ExternalIdPolicy } from "../clients/typescript/index.ts";
 import { DEFAULT_ORGANIZATION_ID, SCOPES } from "../src/db/api-keys.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { comparable, dump, openWire, refusalIn, startOther } from "./wall-harness.ts";
 
-const METHODS = [EntityService, ActivityService, OrganizationService].flatMap(
+const METHODS = [EntityService, ActivityService, OrganizationService, WebhookService].flatMap(
   (service) => service.methods,
 ) as DescMethod[];
 const policy = { mutable: ExternalIdPolicy.MUTABLE_WITH_REASON, immutable: ExternalIdPolicy.IMMUTABLE };

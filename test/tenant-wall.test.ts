@@ -4,7 +4,7 @@
 import { randomUUID } from "node:crypto";
 import { type DescMethod, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import {
   ActivityService,
   type ListTransactionsResponse,
@@ -17,7 +17,8 @@ import {
   ListEntitiesResponseSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
-import { Designation, EntityStatus, EntityType } from "../clients/typescript/index.ts";
+import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
+import { Designation, EntityStatus, EntityType, WebhookEndpointState } from "../clients/typescript/index.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
 import {
   type Answer,
@@ -32,7 +33,7 @@ import {
 } from "./wall-harness.ts";
 
 const CANARY = "CANARY";
-const SERVICES = [EntityService, ActivityService, OrganizationService];
+const SERVICES = [EntityService, ActivityService, OrganizationService, WebhookService];
 const METHODS = new Map(
   SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]),
 );
@@ -57,6 +58,9 @@ interface Names {
   actor: string;
   /** Of a watch. */
   position: string;
+  endpointId: string;
+  deletedEndpointId: string;
+  deliveryId: string;
 }
 
 /** The end of a call of B: */
@@ -102,9 +106,12 @@ const nothing: Names = {
   etag: randomUUID(),
   actor: "nobody-actor",
   position: Buffer.from("nothing at all").toString("base64url"),
+  endpointId: randomUUID(),
+  deletedEndpointId: randomUUID(),
+  deliveryId: randomUUID(),
 };
 /** Of B's own: to write to. */
-let ownOfB: { entityId: string; bare: string[]; etag: string };
+let ownOfB: { entityId: string; bare: string[]; etag: string; endpointId: string };
 /** Ids of A's that no canary marks, since B takes them for itself, each once. */
 const FREE_IDS = Array.from({ length: 12 }, (_, i) => `plain-${i}`);
 let nextFree = 0;
@@ -184,6 +191,33 @@ const transaction = (origin: unknown, destination: unknown, more: object = {}) =
 });
 const userEvent = (party: object) => ({ userEvents: [{ eventType: "login", occurredAt: at, ...party }] });
 const person = (more: object = {}) => ({ type: EntityType.PERSON, name: "B's own", countryCode: "AR", ...more });
+
+/** Without requests: nothing is sent in these tests, and no row changes by itself. */
+const endpoint = (more: object = {}) => ({
+  url: "https://example.com/",
+  displayName: "B's own",
+  state: WebhookEndpointState.DISABLED,
+  ...more,
+});
+const range = { from: at, to: timestampFromDate(new Date("2100-01-01")) };
+
+/** A case for each way to name an endpoint, and again with all that may stand beside it. */
+function endpoints(rest: Record<string, unknown>, { etag = true, requestId = true } = {}): Case[] {
+  const one = (by: string, request: Case["request"]): Case => ({
+    by,
+    request: (names) => ({ ...rest, ...request(names) }),
+    expect: "NOT_FOUND",
+  });
+  return [
+    one("endpoint id", (names) => ({ endpointId: names.endpointId })),
+    one("id of a deleted endpoint", (names) => ({ endpointId: names.deletedEndpointId })),
+    one("validate_only", (names) => ({ endpointId: names.endpointId, validateOnly: true })),
+    ...(etag ? [one("etag", (names) => ({ endpointId: names.endpointId, etag: names.etag }))] : []),
+    ...(requestId
+      ? [one("request id", (names) => ({ endpointId: names.endpointId, requestId: names.requestId }))]
+      : []),
+  ];
+}
 
 /** One entry for each RPC. `paged`: it has page tokens. `stream`: it takes rows. */
 const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
@@ -516,6 +550,52 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       },
     ],
   },
+
+  // --- WebhookService
+  CreateWebhookEndpoint: {
+    cases: [
+      {
+        by: "output-only ids",
+        request: () => ({ endpoint: endpoint({ id: own.endpointId, etag: own.etag }) }),
+        expect: "FREE",
+      },
+    ],
+  },
+  GetWebhookEndpoint: {
+    cases: endpoints({}).filter(({ by }) => by.includes("endpoint")),
+  },
+  ListWebhookEndpoints: { paged: true, cases: [{ by: "nothing", request: () => ({}), expect: "FREE" }] },
+  UpdateWebhookEndpoint: { cases: endpoints({ endpoint: endpoint() }) },
+  DeleteWebhookEndpoint: { cases: endpoints({}) },
+  RotateWebhookSecret: { cases: endpoints({}, { requestId: false }) },
+  ListWebhookDeliveries: {
+    paged: true,
+    cases: [
+      ...lookups({}),
+      { by: "endpoint id", request: (names) => ({ endpointId: names.endpointId }), expect: "NOT_FOUND" },
+      {
+        by: "id of a deleted endpoint",
+        request: (names) => ({ endpointId: names.deletedEndpointId }),
+        expect: "NOT_FOUND",
+      },
+    ],
+  },
+  ReplayWebhookDeliveries: {
+    paged: true,
+    cases: [
+      ...endpoints(range, { etag: false }),
+      {
+        by: "endpoint and delivery id",
+        request: (names) => ({ endpointId: names.endpointId, deliveryIds: [names.deliveryId] }),
+        expect: "NOT_FOUND",
+      },
+      {
+        by: "delivery id",
+        request: (names) => ({ endpointId: ownOfB.endpointId, deliveryIds: [names.deliveryId] }),
+        expect: "NOT_FOUND",
+      },
+    ],
+  },
 };
 
 beforeAll(async () => {
@@ -526,7 +606,13 @@ beforeAll(async () => {
   own = await plant(a);
   const bare = async () => (await b.client.entities.createEntity({ entity: person() as never })).entity?.id ?? "";
   const first = await b.client.entities.createEntity({ entity: person({ externalId: "b-first" }) as never });
-  ownOfB = { entityId: first.entity?.id ?? "", etag: first.entity?.etag ?? "", bare: [await bare(), await bare()] };
+  const made = await b.client.webhooks.createWebhookEndpoint({ endpoint: endpoint() });
+  ownOfB = {
+    entityId: first.entity?.id ?? "",
+    etag: first.entity?.etag ?? "",
+    bare: [await bare(), await bare()],
+    endpointId: made.endpoint?.id ?? "",
+  };
 });
 afterAll(async () => {
   await wire[Symbol.asyncDispose]();
@@ -538,7 +624,15 @@ async function plant(organization: TestOrganization): Promise<Names> {
   const { id: organizationId, apiKeyId } = organization;
   const actor = `${CANARY}-actor`;
   const client = await organization.clientWith(
-    ["entities:read", "entities:write", "external_ids:change", "activity:read", "activity:write", "admin"],
+    [
+      "entities:read",
+      "entities:write",
+      "external_ids:change",
+      "activity:read",
+      "activity:write",
+      "admin",
+      "webhooks:admin",
+    ],
     { actorId: actor, source: `${CANARY}-source` },
   );
   const requestId = randomUUID();
@@ -663,6 +757,28 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await client.entities.deleteEntity({ lookup: byId(deleted.entity?.id ?? "") as never, ...write });
   const key = await client.organizations.createApiKey({ displayName: `${CANARY}-key`, scopes: ["admin"] });
   await client.organizations.revokeApiKey({ apiKeyId: key.apiKey?.id ?? "", requestId });
+  const ofA = (name: string) =>
+    endpoint({
+      url: `https://${CANARY}.example.com/${name}`,
+      displayName: `${CANARY}-${name}`,
+      description: `${CANARY}-text`,
+    });
+  const hook = await client.webhooks.createWebhookEndpoint({ endpoint: ofA("hook") });
+  const endpointId = hook.endpoint?.id ?? "";
+  await client.webhooks.createWebhookEndpoint({ endpoint: ofA("second") });
+  const gone = await client.webhooks.createWebhookEndpoint({ endpoint: ofA("gone") });
+  await client.webhooks.deleteWebhookEndpoint({ endpointId: gone.endpoint?.id ?? "", requestId });
+  await client.webhooks.rotateWebhookSecret({ endpointId });
+  await service.sql(
+    "update webhook_endpoint set secret = 'whsec_' || $2, previous_secret = 'whsec_old' || $2 where id = $1",
+    [endpointId, CANARY],
+  );
+  await client.webhooks.replayWebhookDeliveries({ endpointId, requestId, ...range, pageSize: 1000 });
+  const { deliveries } = await client.webhooks.listWebhookDeliveries({ endpointId });
+  // The one that was deleted is removed behind the call.
+  await vi.waitFor(async () => {
+    expect(await service.sql("select from webhook_endpoint where deleted_at is not null")).toEqual([]);
+  }, 5_000);
   const now = await client.entities.getEntity({ lookup });
 
   // Page tokens, which A may have lost.
@@ -680,6 +796,9 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
+  await page("ListWebhookEndpoints", {}, client.webhooks.listWebhookEndpoints);
+  await page("ListWebhookDeliveries", { lookup }, client.webhooks.listWebhookDeliveries);
+  await page("ReplayWebhookDeliveries", { endpointId, ...range }, client.webhooks.replayWebhookDeliveries);
 
   for (const id of JSON.stringify(await dump(service.sql, organizationId)).matchAll(
     /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/g,
@@ -702,6 +821,9 @@ async function plant(organization: TestOrganization): Promise<Names> {
     etag: now.entity?.etag ?? "",
     actor,
     position: (await client.entities.listEntities({ pageSize: 1 })).watchPosition,
+    endpointId,
+    deletedEndpointId: gone.endpoint?.id ?? "",
+    deliveryId: deliveries[0]?.id ?? "",
   };
 }
 
@@ -731,6 +853,10 @@ test("every column of A's that can hold text holds a canary, so that the scan me
       "transaction.content_hash",
     ],
     ...["request_record.method", "request_record.request_hash"],
+    ...["event_types", "entity_types", "status_changes", "state", "disabled_reason", "position"].map(
+      (column) => `webhook_endpoint.${column}`,
+    ),
+    ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
     `select c.table_name, c.column_name, c.data_type from information_schema.columns c
@@ -791,7 +917,9 @@ describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => 
         expect(comparable(untimed(method, foreign))).toEqual(comparable(untimed(method, unknown)));
         expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
         if (expected === "NOT_FOUND") {
-          expect(refusalIn(foreign)?.message).toMatch(/(^|: )(Entity|Organization|API key) not found$/);
+          expect(refusalIn(foreign)?.message).toMatch(
+            /(^|: )(Entity|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
+          );
           expect(
             Object.keys(refusalIn(foreign)?.metadata ?? {}).filter(
               (key) => !["lookup", "field", "index"].includes(key),
@@ -916,7 +1044,10 @@ test("the same id in both organizations: each has its own, and its own activity"
 });
 
 test("B reads all that it can read, and no byte that it ever received is of A's", async () => {
-  for (const rpc of ["ListEntities", "ListEntityEvents", "GetOrganization", "ListApiKeys"]) {
+  for (const rpc of [
+    ...["ListEntities", "ListEntityEvents", "GetOrganization", "ListApiKeys"],
+    ...["ListWebhookEndpoints", "ListWebhookDeliveries"],
+  ]) {
     const method = METHODS.get(rpc) as DescMethod;
     const all =
       rpc === "ListEntities"

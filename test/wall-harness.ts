@@ -171,6 +171,7 @@ export async function startOther(
     bootstrapApiKey: undefined,
     drainTimeoutMs: 2_000,
     poolSize: 5,
+    webhookAllow: "127.0.0.1",
     ...options.config,
   };
   const orm = createOrm(

@@ -4,6 +4,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "./gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "./gen/entity/v1/organization_service_pb.ts";
+import { WebhookService } from "./gen/entity/v1/webhook_service_pb.ts";
 
 export { type EntityErrorInfo, errorInfo } from "./errors.ts";
 export * from "./gen/entity/v1/activity_pb.ts";
@@ -14,6 +15,8 @@ export * from "./gen/entity/v1/entity_service_pb.ts";
 export * from "./gen/entity/v1/error_pb.ts";
 export * from "./gen/entity/v1/organization_pb.ts";
 export * from "./gen/entity/v1/organization_service_pb.ts";
+export * from "./gen/entity/v1/webhook_pb.ts";
+export * from "./gen/entity/v1/webhook_service_pb.ts";
 export { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
 export { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
 
@@ -36,6 +39,7 @@ export interface EntityClient {
   entities: Client<typeof EntityService>;
   activity: Client<typeof ActivityService>;
   organizations: Client<typeof OrganizationService>;
+  webhooks: Client<typeof WebhookService>;
 }
 
 /** Clients of all services over one HTTP/2 connection, which is opened by the first call. Errors are ConnectError with google.rpc.ErrorInfo. */
@@ -60,5 +64,6 @@ export function createEntityClient(options: EntityClientOptions): EntityClient {
     entities: createClient(EntityService, transport),
     activity: createClient(ActivityService, transport),
     organizations: createClient(OrganizationService, transport),
+    webhooks: createClient(WebhookService, transport),
   };
 }

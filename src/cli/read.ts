@@ -67,4 +67,5 @@ export function readable(event: EntityEvent): string {
   return `${time}  ${who} v${event.entityVersion}  ${EventTypeSchema.value[event.type]?.localName}  ${fields}  by ${quoted(event.actor)} via ${quoted(event.source)}${reason}`;
 }
 
-const quoted = (text: string): string => (/^[\w.@:-]+$/.test(text) ? text : JSON.stringify(text));
+/** A text of a caller as it stands in a line: one line, and between quotation marks unless it is a plain word. */
+export const quoted = (text: string): string => (/^[\w.@:-]+$/.test(text) ? text : JSON.stringify(text));

@@ -179,6 +179,69 @@ export const RequestRecordRow = defineEntity({
   },
 });
 
+export const WebhookEndpointRow = defineEntity({
+  name: "WebhookEndpointRow",
+  tableName: "webhook_endpoint",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    url: p.text(),
+    displayName: p.text(),
+    description: p.text().default(""),
+    eventTypes: p.array().columnType("text[]"),
+    entityTypes: p.array().columnType("text[]"),
+    statusChanges: p.text().$type<"ALONE" | "ALWAYS">(),
+    state: p.text().$type<"ENABLED" | "DISABLED">(),
+    disabledReason: p.text().$type<"REQUESTED" | "GONE" | "FAILING">().nullable(),
+    disabledAt: instant().nullable(),
+    secret: p.text(),
+    previousSecret: p.text().nullable(),
+    previousSecretExpiresAt: instant().nullable(),
+    etag: p.uuid(),
+    createdAt: instant().defaultRaw("clock_timestamp()"),
+    updatedAt: instant().defaultRaw("clock_timestamp()"),
+    deletedAt: instant().nullable(),
+    position: p.text(),
+    positionEpoch: p.uuid(),
+    positionXmax: p.string().columnType("xid8"),
+    positionRunning: p.array().columnType("xid8[]"),
+    positionAt: instant().defaultRaw("clock_timestamp()"),
+    catchUpAt: instant().nullable(),
+    catchUpId: p.uuid().nullable(),
+    catchUpUntil: instant().nullable(),
+    failures: p.integer().default(0),
+    failingSince: instant().nullable(),
+    pausedUntil: instant().nullable(),
+    leaseHolder: p.uuid().nullable(),
+    leaseUntil: instant().nullable(),
+  },
+});
+export type WebhookEndpointRow = InferEntity<typeof WebhookEndpointRow>;
+
+export const WebhookDeliveryRow = defineEntity({
+  name: "WebhookDeliveryRow",
+  tableName: "webhook_delivery",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    endpointId: p.uuid(),
+    eventId: p.uuid(),
+    event: p.text(),
+    rank: p.smallint(),
+    subjectId: p.uuid(),
+    entityVersion: p.string().columnType("bigint"),
+    recordedAt: instant(),
+    payload: p.json().nullable(),
+    state: p.text(),
+    attemptCount: p.integer().default(0),
+    attempts: p.json(),
+    firstAttemptAt: instant().nullable(),
+    nextAttemptAt: instant().nullable(),
+    createdAt: instant().defaultRaw("clock_timestamp()"),
+    finishedAt: instant().nullable(),
+  },
+});
+
 /** Every table of the service. */
 export const TABLES = [
   OrganizationRow,
@@ -190,4 +253,6 @@ export const TABLES = [
   TransactionRow,
   UserEventRow,
   RequestRecordRow,
+  WebhookEndpointRow,
+  WebhookDeliveryRow,
 ];

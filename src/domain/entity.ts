@@ -84,13 +84,13 @@ export const EVENT_TYPES = ["CREATED", "ATTRIBUTE_CHANGED", "EXTERNAL_ID_CHANGED
 export type EventType = (typeof EVENT_TYPES)[number];
 
 /** The name under which consumers know each. */
-export const EVENT_NAMES: Readonly<Record<EventType, string>> = {
+export const EVENT_NAMES = {
   CREATED: "entity.created",
   ATTRIBUTE_CHANGED: "entity.updated",
   EXTERNAL_ID_CHANGED: "entity.updated",
   DELETED: "entity.deleted",
   UNDELETED: "entity.undeleted",
-};
+} as const satisfies Record<EventType, string>;
 
 /** The outcome of a rule: the values after, and what the event says beside them. */
 export interface Change {

@@ -20,6 +20,7 @@ export const LIMITS = {
   /** For how long events are kept at least and at most, where they are not kept for ever. */
   retentionDaysMin: 7,
   retentionDaysMax: 36_500,
+  webhookEndpoints: 100,
   actor: 255,
   source: 64,
   /** Candidates named by AMBIGUOUS_TAX_ID_LOOKUP. */

@@ -10,6 +10,8 @@ import { DomainError } from "../domain/errors.ts";
 export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; maxWatches: number }): {
   admit(call: ContextValues, isEndless: boolean): void;
   release(call: ContextValues): void;
+  /** Calls that are being answered; streams without an end are not counted. */
+  inFlight(): number;
 } {
   const inFlight = new Set<ContextValues>();
   const watches = new Set<ContextValues>();
@@ -25,5 +27,6 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
       inFlight.delete(call);
       watches.delete(call);
     },
+    inFlight: () => inFlight.size,
   };
 }

@@ -94,7 +94,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   };
 }
 
-/** Those of this process alone. */
+/** Metrics of this process alone. */
 export function ownMetrics(): MetricsSource {
   const registry = new Registry();
   return { registry, text: () => registry.metrics() };

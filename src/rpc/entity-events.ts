@@ -10,9 +10,8 @@ import {
 import { type ListedEvent, listEvents } from "../db/queries.ts";
 import { read } from "../db/transaction.ts";
 import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
-import { notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, resolve } from "../domain/lookup.ts";
+import type { Lookup } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
 import type { Delivery } from "../feed/pages.ts";
 import { decodePosition } from "../feed/position.ts";
@@ -30,7 +29,7 @@ import {
 } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
-import { type Deps, organizationOf } from "./write.ts";
+import { type Deps, findEntityId, organizationOf } from "./write.ts";
 
 const TYPES: Record<EventName, EventType> = {
   CREATED: EventType.CREATED,
@@ -41,14 +40,8 @@ const TYPES: Record<EventName, EventType> = {
 };
 
 export function entityEventRpcs(deps: Deps) {
-  /** The entity that a lookup names now, if there is a lookup. */
-  const findId = async (ctx: HandlerContext, lookup: Lookup | undefined): Promise<string | undefined> => {
-    if (lookup === undefined) return undefined;
-    const { hits, entities } = await deps.reader.find(organizationOf(ctx), [lookup]);
-    const id = resolve(lookup, hits);
-    if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
-    return id;
-  };
+  const findId = async (ctx: HandlerContext, lookup: Lookup | undefined) =>
+    lookup === undefined ? undefined : findEntityId(deps, ctx, lookup);
 
   async function* watch(request: WatchEntitiesRequest, ctx: HandlerContext): AsyncGenerator<readonly Delivery[], void> {
     assertWellFormed(WatchEntitiesRequestSchema, request);

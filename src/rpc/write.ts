@@ -18,6 +18,8 @@ import { transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
 import type { EntityState } from "../domain/entity.ts";
+import { notFound } from "../domain/errors.ts";
+import { type Lookup, resolve } from "../domain/lookup.ts";
 import type { Feed } from "../feed/feed.ts";
 import { callOf } from "../interceptors/call.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
@@ -56,6 +58,14 @@ export function authorOf(ctx: HandlerContext): Author {
 }
 
 export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
+
+/** The entity that a lookup names now, deleted or not. */
+export async function findEntityId({ reader }: Deps, ctx: HandlerContext, lookup: Lookup): Promise<string> {
+  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup]);
+  const id = resolve(lookup, hits);
+  if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
+  return id;
+}
 
 /** A command with a lookup and without allowMissing always has its entity. */
 export function existing(entity: EntityState | null): EntityState {

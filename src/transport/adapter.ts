@@ -26,6 +26,8 @@ export interface Adapter {
   request: RequestHandler;
   /** Takes the HTTP/2 streams that it can serve faster, and says whether it did. */
   stream?: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean;
+  /** Calls that are being answered. */
+  inFlight(): number;
 }
 
 const TIMER_MAX_MS = 2 ** 31 - 1;
@@ -119,7 +121,8 @@ export function createAdapter(options: HandlerOptions): Adapter {
     if (path === "/metrics" && request.method === "GET") serveMetrics(watch, response);
     else serveCall(handlers.get(path), request, response);
   };
-  return limits.unaryPath ? { request, stream } : { request };
+  const { inFlight } = calls;
+  return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };
 }
 
 /** The library starts a timer before it refuses a timeout over the maximum; one over 2^31 ms overflows, with a warning to stderr. */

@@ -66,7 +66,8 @@ export const ErrorReason = {
   /**
    * NOT_FOUND. Nothing in the caller's organization answers to the lookup; the
    * same answer for an id of another organization. metadata: lookup (entity_id,
-   * external_id, tax_id, organization_id or api_key_id).
+   * external_id, tax_id, organization_id, api_key_id, endpoint_id or
+   * delivery_id).
    *
    * @generated from enum value: ERROR_REASON_NOT_FOUND = 5;
    */
@@ -131,7 +132,7 @@ export const ErrorReason = {
 
   /**
    * ABORTED. The etag is not the current one: read again, then retry.
-   * metadata: etag (the current one), entity_id.
+   * metadata: etag (the current one), and entity_id of an entity.
    *
    * @generated from enum value: ERROR_REASON_ETAG_MISMATCH = 13;
    */

@@ -1,0 +1,173 @@
+// Webhooks: which deliveries an event makes and what is in them (rules 64 to 67), when an attempt is made, what an
+// answer means, and when an endpoint has failed for too long.
+import { type EntityType, EVENT_NAMES, type EventType } from "./entity.ts";
+import type { JsonObject, JsonValue } from "./json.ts";
+import { type Instant, instantToText } from "./time.ts";
+
+export const WEBHOOK_EVENTS = [
+  "entity.created",
+  "entity.updated",
+  "entity.status_changed",
+  "entity.deleted",
+  "entity.undeleted",
+] as const;
+export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
+
+/** What an endpoint asked for. An empty list is all of them. */
+export interface Subscription {
+  readonly eventTypes: readonly WebhookEvent[];
+  readonly entityTypes: readonly EntityType[];
+  /** Whether entity.status_changed comes only where status alone changed, or also beside entity.updated. */
+  readonly statusChanges: "ALONE" | "ALWAYS";
+}
+
+/** What deliveries are made of: an event of the log. Texts that were not given are "". */
+export interface LoggedEvent {
+  readonly type: EventType;
+  readonly entityId: string;
+  readonly entityType: EntityType;
+  readonly externalId: string;
+  readonly updatedFields: readonly string[];
+  readonly previousValues: JsonObject;
+  readonly newValues: JsonObject;
+  readonly actor: string;
+  readonly reason: string;
+  readonly recordedAt: Instant;
+}
+
+/** Rule 65: what an event sends to an endpoint, in the order in which it is sent. */
+export function deliveriesOf(event: LoggedEvent, subscription: Subscription): WebhookEvent[] {
+  const { eventTypes, entityTypes } = subscription;
+  if (entityTypes.length > 0 && !entityTypes.includes(event.entityType)) return [];
+  const names = namesOf(event, subscription.statusChanges);
+  return eventTypes.length === 0 ? names : names.filter((name) => eventTypes.includes(name));
+}
+
+function namesOf(event: LoggedEvent, statusChanges: Subscription["statusChanges"]): WebhookEvent[] {
+  // A creation has a status too, but nothing that it was before.
+  const isStatusChange = event.type === "ATTRIBUTE_CHANGED" && event.updatedFields.includes("status");
+  if (isStatusChange && event.updatedFields.length === 1) return ["entity.status_changed"];
+  const name = EVENT_NAMES[event.type];
+  return isStatusChange && statusChanges === "ALWAYS" ? [name, "entity.status_changed"] : [name];
+}
+
+/**
+ * The body of a delivery: the fields that consumers of the REST API know, and no others. Every key is always there:
+ * an external id or a reason that there is not is null, like every other absent value in these bodies, so that
+ * nobody takes "" for an id. `timestamp` is the time of the change, that of the event (rule 66).
+ */
+export function bodyOf(name: WebhookEvent, event: LoggedEvent): string {
+  const whose = { event: name, entityId: event.entityId, externalId: textOrNull(event.externalId) };
+  const body: Record<string, JsonValue | readonly string[]> =
+    name === "entity.status_changed"
+      ? {
+          ...whose,
+          oldStatus: event.previousValues.status ?? null,
+          newStatus: event.newValues.status ?? null,
+          reason: textOrNull(event.reason),
+          changedBy: event.actor,
+          timestamp: instantToText(event.recordedAt),
+        }
+      : {
+          ...whose,
+          updatedFields: event.updatedFields,
+          previousValues: event.previousValues,
+          newValues: event.newValues,
+        };
+  return JSON.stringify(body);
+}
+
+const textOrNull = (text: string): string | null => (text === "" ? null : text);
+
+// --- Attempts -----------------------------------------------------------------------------------
+
+const SECOND = 1_000;
+const MINUTE = 60 * SECOND;
+const HOUR = 60 * MINUTE;
+
+/** When attempts are made, in milliseconds after the first one. */
+const ATTEMPTS_MS = [0, 5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 24 * HOUR] as const;
+
+/** Attempts of a delivery, the first one included; after the last it has failed. */
+export const MAX_ATTEMPTS = ATTEMPTS_MS.length;
+
+/** The longest that a Retry-After is obeyed, in milliseconds. */
+const MAX_RETRY_AFTER_MS = 24 * HOUR;
+
+/** Part of the gap before an attempt that it may come late, so that deliveries that failed together part. */
+const JITTER = 0.1;
+
+export interface FailedAttempts {
+  /** How many were made, from 1. */
+  readonly attempts: number;
+  readonly firstAttemptAt: Instant;
+  /** When the last one ended. */
+  readonly endedAt: Instant;
+  /** What the last answer asked for (Retry-After), in milliseconds; 0 for nothing. */
+  readonly retryAfterMs: number;
+}
+
+/** When the next attempt is due, null when there is none. `random` is from 0 up to 1. */
+export function nextAttempt(failed: FailedAttempts, random: number): Instant | null {
+  const at = ATTEMPTS_MS[failed.attempts];
+  if (at === undefined) return null;
+  const gap = at - (ATTEMPTS_MS[failed.attempts - 1] ?? 0);
+  const jitter = gap * JITTER * random;
+  const scheduled = failed.firstAttemptAt + micros(at + jitter);
+  // Late for whatever reason: attempts that are behind do not follow each other at once.
+  const due = scheduled > failed.endedAt ? scheduled : failed.endedAt + micros(gap + jitter);
+  const earliest = failed.endedAt + micros(Math.min(failed.retryAfterMs, MAX_RETRY_AFTER_MS));
+  if (due < earliest) return earliest;
+  return due;
+}
+
+const micros = (milliseconds: number): bigint => BigInt(Math.round(milliseconds * 1_000));
+
+/** What came of an attempt: an answer, or an error code of the sender. */
+export type Outcome =
+  | { readonly status: number; readonly retryAfterMs?: number | undefined }
+  | { readonly error: string };
+
+export type Verdict =
+  | { readonly kind: "DELIVERED" }
+  /** 410: the receiver is no more. The endpoint is disabled. */
+  | { readonly kind: "GONE" }
+  /** To retry, not before `retryAfterMs`; with `pausesEndpoint` nothing else goes to the endpoint until then either. */
+  | { readonly kind: "FAILED"; readonly retryAfterMs: number; readonly pausesEndpoint: boolean };
+
+/** What an outcome means. A redirect is a failure like any other: it is not followed. */
+export function judge(outcome: Outcome): Verdict {
+  if ("error" in outcome) return { kind: "FAILED", retryAfterMs: 0, pausesEndpoint: false };
+  const { status, retryAfterMs = 0 } = outcome;
+  if (status >= 200 && status <= 299) return { kind: "DELIVERED" };
+  if (status === 410) return { kind: "GONE" };
+  return {
+    kind: "FAILED",
+    retryAfterMs: Math.min(retryAfterMs, MAX_RETRY_AFTER_MS),
+    pausesEndpoint: (status === 429 || status === 503) && retryAfterMs > 0,
+  };
+}
+
+/** An endpoint is disabled after so many failed attempts in a row, over at least so long. */
+const DISABLE_AFTER = { failures: 100, milliseconds: 3 * 24 * HOUR };
+
+/** Whether an endpoint has failed for too long. `firstFailureAt` is that of the present row of failures. */
+export function failedForTooLong(row: { failures: number; firstFailureAt: Instant }, now: Instant): boolean {
+  return row.failures >= DISABLE_AFTER.failures && now - row.firstFailureAt >= micros(DISABLE_AFTER.milliseconds);
+}
+
+// --- Endpoints ----------------------------------------------------------------------------------
+
+/** Told to the organization's other endpoints that name it. */
+export const ENDPOINT_DISABLED = "webhook_endpoint.disabled";
+
+/** Why the service disables an endpoint. */
+export type DisabledReason = "GONE" | "FAILING";
+
+/** The body that tells of a disabled endpoint. */
+export const endpointDisabled = (endpointId: string, reason: DisabledReason, at: Instant): JsonObject => ({
+  event: ENDPOINT_DISABLED,
+  endpointId,
+  reason: reason.toLowerCase(),
+  timestamp: instantToText(at),
+});

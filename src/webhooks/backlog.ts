@@ -1,0 +1,117 @@
+// What of the log an endpoint has not come to yet: the next events, as its deliveries, with the place where the log
+// goes on behind them. The log is the queue; only what is about to be sent becomes a row.
+
+import type { Orm } from "../db/orm.ts";
+import type { ListedEvent } from "../db/queries.ts";
+import { readStatements } from "../db/transaction.ts";
+import {
+  type CatchUp,
+  deliveryId,
+  type LeasedEndpoint,
+  type NewDelivery,
+  readEventsByTime,
+  type StoredPosition,
+} from "../db/webhooks.ts";
+import { DomainError } from "../domain/errors.ts";
+import type { Instant } from "../domain/time.ts";
+import { deliveriesOf, type Subscription } from "../domain/webhook.ts";
+import type { Pages } from "../feed/pages.ts";
+import { decodePosition, encodePosition, type Position } from "../feed/position.ts";
+
+/** Some of the backlog. */
+export interface Batch {
+  deliveries: NewDelivery[];
+  /** Undefined: unchanged. */
+  position: StoredPosition | undefined;
+  catchUp: CatchUp | undefined;
+  positionAt: Instant;
+  /** There is more already. */
+  more: boolean;
+}
+
+const PAGE_EVENTS = 500;
+/** Before every id. */
+export const NO_ID = "00000000-0000-0000-0000-000000000000";
+/** An event is committed at most so long after its recorded_at: statements and idle transactions have their limits. */
+const COMMIT_MARGIN = 60_000_000n;
+
+/** A position as an endpoint keeps it. */
+export function storedPosition(organizationId: string, position: Position): StoredPosition {
+  return { text: encodePosition(organizationId, position), epoch: position.epoch, snapshot: position.from };
+}
+
+/** Deliveries of events to an endpoint, in order. */
+export function deliveriesTo(
+  endpointId: string,
+  subscription: Subscription,
+  events: Iterable<ListedEvent>,
+): NewDelivery[] {
+  const deliveries: NewDelivery[] = [];
+  for (const event of events) {
+    deliveriesOf(event, subscription).forEach((name, rank) => {
+      deliveries.push({
+        id: deliveryId(endpointId, event.id, name),
+        eventId: event.id,
+        event: name,
+        rank,
+        subjectId: event.entityId,
+        entityVersion: event.entityVersion,
+        recordedAt: event.recordedAt,
+      });
+    });
+  }
+  return deliveries;
+}
+
+/**
+ * Reads on from where the endpoint is. Where the position has expired, since the database was restored or old events
+ * were removed, nobody can tell what came behind it: all from its time on is gone through again, by time. What was
+ * delivered has its row with the same id, and stays delivered; `expired` is called.
+ */
+export async function readBacklog(
+  { orm, pages }: { orm: Orm; pages: Pages },
+  { organizationId, endpointId }: { organizationId: string; endpointId: string },
+  endpoint: LeasedEndpoint,
+  expired: () => void,
+): Promise<Batch> {
+  const { catchUp, positionAt } = endpoint;
+  const subscription = endpoint as Subscription;
+  if (catchUp !== undefined) {
+    const events = await readStatements(orm, organizationId, (db) =>
+      readEventsByTime(db, organizationId, catchUp, PAGE_EVENTS),
+    );
+    const last = events.at(-1);
+    const more = events.length === PAGE_EVENTS && last !== undefined;
+    return {
+      deliveries: deliveriesTo(endpointId, subscription, events),
+      position: undefined,
+      catchUp: more ? { after: { recordedAt: last.recordedAt, id: last.id }, until: catchUp.until } : undefined,
+      positionAt,
+      more: true,
+    };
+  }
+  try {
+    const page = await pages.read(organizationId, decodePosition(organizationId, endpoint.position));
+    const events = Array.from({ length: page.size }, (_, i) => page.event(i));
+    return {
+      deliveries: deliveriesTo(endpointId, subscription, events),
+      position: storedPosition(organizationId, page.end),
+      catchUp: undefined,
+      positionAt: page.end.within === undefined ? endpoint.now : positionAt,
+      more: page.more,
+    };
+  } catch (error) {
+    if (!(error instanceof DomainError) || error.reason !== "POSITION_EXPIRED") throw error;
+    expired();
+    return {
+      deliveries: [],
+      position: storedPosition(organizationId, await pages.head(organizationId)),
+      catchUp: {
+        after: { recordedAt: positionAt - COMMIT_MARGIN, id: NO_ID },
+        until: endpoint.now + COMMIT_MARGIN,
+      },
+      positionAt,
+      more: true,
+    };
+  }
+}

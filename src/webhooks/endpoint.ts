@@ -1,0 +1,336 @@
+// One endpoint, while this process has its lease: events become deliveries, deliveries become requests, and what
+// came of them is written. Each round is one transaction, which begins by renewing the lease: it locks the
+// endpoint's row, so that rounds, replays and changes of the endpoint follow each other, and fails once another
+// process has the lease.
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Orm } from "../db/orm.ts";
+import type { Statements } from "../db/queries.ts";
+import { pipelined, readStatements } from "../db/transaction.ts";
+import { newId } from "../db/uuid.ts";
+import * as webhooks from "../db/webhooks.ts";
+import type { Instant } from "../domain/time.ts";
+import { type DisabledReason, ENDPOINT_DISABLED, endpointDisabled, failedForTooLong } from "../domain/webhook.ts";
+import type { Pages } from "../feed/pages.ts";
+import { type Attempted, attempt } from "./attempt.ts";
+import { type Batch, readBacklog } from "./backlog.ts";
+import type { AttemptResult } from "./metrics.ts";
+import type { Pace } from "./pace.ts";
+import type { Sender } from "./send.ts";
+
+/** What the endpoints of a process share. */
+export interface Shared {
+  orm: Orm;
+  pages: Pages;
+  sender: Sender;
+  /** This process, in leases. */
+  holder: string;
+  /** How far the schedule's clock is ahead of the database's, in milliseconds. */
+  aheadMs(): number;
+  pace: Pace;
+  /** Bounds the connections to the database. */
+  connections<T>(work: () => Promise<T>): Promise<T>;
+  /** How long an endpoint without work is kept, in milliseconds. */
+  idleMs(): number;
+  userAgent: string;
+  attempted(result: AttemptResult, latencyMs: number): void;
+  expired(endpointId: string): void;
+  disabled(endpointId: string, reason: DisabledReason): void;
+  failed(endpointId: string, error: unknown): void;
+}
+
+export interface RunningEndpoint {
+  organizationId: string;
+  /** There may be work: look now. */
+  wake(): void;
+  /** Starts nothing more. Ends when what is under way has, or at the signal, and gives the lease back. */
+  stop(signal: AbortSignal): Promise<void>;
+  /** When the oldest event that is pending was recorded, at the last look. */
+  oldest(): Instant | undefined;
+  ended: Promise<void>;
+}
+
+/** Requests of one endpoint at once. */
+const CONCURRENCY = 16;
+/** Deliveries in hand that have not started: more are fetched below the one number, up to the other. */
+const FEW_READY = 16;
+const MANY_READY = 64;
+/** Rows that may be pending: beyond that the log waits. */
+const MAX_PENDING = 10_000;
+/** Between two rounds that write outcomes; while the process is busy with calls, they gather for longer. */
+const GATHER_MS = 10;
+const GATHER_BUSY_MS = 100;
+/** A lease lasts three of these. */
+const RENEW_MS = 5_000;
+const RETRY_MS = 500;
+const DELETED_ROWS = 1_000;
+
+/** Serves the endpoint if its lease is free, until there is nothing to do, it is no longer enabled, or the lease is lost. */
+export function runEndpoint(shared: Shared, organizationId: string, endpointId: string): RunningEndpoint {
+  const lease = { organizationId, endpointId, holder: shared.holder };
+  const ahead = () => `${shared.aheadMs()} milliseconds`;
+  const given = new AbortController();
+  const ready: webhooks.DueDelivery[] = [];
+  const underWay = new Map<string, Promise<void>>();
+  let done: Attempted[] = [];
+  let endpoint: webhooks.LeasedEndpoint | undefined;
+  /** The database's time when the row was read, and performance.now() then. */
+  let readAt = 0;
+  let pending: { count: number; oldest: Instant | undefined } = { count: 0, oldest: undefined };
+  let countedAt = 0;
+  let isStopping = false;
+  let mayHaveEvents = true;
+  let mayHaveDue = true;
+  let wakeUp = () => {};
+
+  const now = (): Instant =>
+    (endpoint?.now ?? 0n) + BigInt(Math.round((performance.now() - readAt + shared.aheadMs()) * 1_000));
+
+  async function run(): Promise<void> {
+    endpoint = await take();
+    try {
+      let usedAt = performance.now();
+      let errors = 0;
+      while (endpoint !== undefined && !(isEnding() && isQuiet())) {
+        const begun = performance.now();
+        try {
+          const worked = await round(endpoint);
+          errors = 0;
+          if (worked || !isQuiet()) usedAt = performance.now();
+        } catch (error) {
+          if (errors === 0) shared.failed(endpointId, error);
+          await sleep(RETRY_MS * 2 ** Math.min(errors++, 4));
+          // What is in the row now, nobody knows; what is in `done` is written again.
+          ready.length = 0;
+          [mayHaveEvents, mayHaveDue] = [true, true];
+          endpoint = await take().catch(() => endpoint);
+          continue;
+        }
+        if (endpoint === undefined) break;
+        start(endpoint);
+        if (isQuiet() && ready.length === 0 && performance.now() - usedAt > shared.idleMs()) break;
+        await untilThereIsSomething(begun);
+      }
+      if (endpoint !== undefined) await giveBack();
+    } finally {
+      // Of a lease that was lost, or an endpoint that is gone.
+      given.abort();
+      await Promise.all(underWay.values());
+    }
+  }
+
+  const isQuiet = () => underWay.size === 0 && done.length === 0;
+  /** Starts nothing more; what is under way is waited for, under the lease. */
+  const isEnding = () => isStopping || (endpoint !== undefined && !endpoint.isEnabled && !endpoint.isDeleted);
+
+  async function take(): Promise<webhooks.LeasedEndpoint | undefined> {
+    const row = await shared.connections(() =>
+      readStatements(shared.orm, organizationId, (db) => webhooks.takeLease(db, lease)),
+    );
+    readAt = performance.now();
+    return row;
+  }
+
+  /** One transaction. Whether there was anything to do. */
+  async function round(current: webhooks.LeasedEndpoint): Promise<boolean> {
+    if (current.isDeleted) return remove();
+    const isPaused = current.pausedUntil !== undefined && current.pausedUntil > now();
+    const wantsMore = !isPaused && !isEnding() && ready.length < FEW_READY;
+    await count();
+    let batch: Batch | undefined;
+    if (wantsMore && mayHaveEvents && !mayHaveDue && pending.count < MAX_PENDING) {
+      mayHaveEvents = false;
+      batch = await shared.connections(() => readBacklog(shared, lease, current, () => shared.expired(endpointId)));
+    }
+    const written = [...done];
+    const rest = afterwards(current, written);
+    const inHand = [...ready.map(({ id }) => id), ...underWay.keys()];
+    if (wantsMore) mayHaveDue = false;
+    const limit = MANY_READY - ready.length;
+    const [row, due] = await shared
+      .connections(() =>
+        pipelined(shared.orm, organizationId, async (db) => {
+          const renewed = webhooks.renewLease(db, lease, {
+            position: batch?.position,
+            positionAt: batch?.positionAt ?? current.positionAt,
+            catchUp: batch === undefined ? current.catchUp : batch.catchUp,
+            ...rest.row,
+          });
+          const outcomes = written.map(({ outcome }) => outcome);
+          const deliveries = batch?.deliveries ?? [];
+          const subjects = [...outcomes, ...deliveries].map(({ subjectId }) => subjectId);
+          // Sent together, each behind the one before.
+          const [row, , , , due] = await Promise.all([
+            renewed.then((row) => row ?? Promise.reject(new LeaseLost())),
+            webhooks.writeOutcomes(db, organizationId, outcomes, ahead()),
+            webhooks.enqueue(db, organizationId, endpointId, deliveries, ahead()),
+            webhooks.releaseNext(db, organizationId, endpointId, subjects, ahead()),
+            wantsMore ? webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }) : [],
+          ]);
+          if (rest.disable !== undefined && row.isEnabled) await disable(db, rest.disable);
+          return [row, due] as const;
+        }),
+      )
+      .catch((error: unknown) => {
+        if (error instanceof LeaseLost) return [undefined, []] as const;
+        throw error;
+      });
+    readAt = performance.now();
+    endpoint = row;
+    if (row === undefined) return false;
+    done = done.slice(written.length);
+    pending.count +=
+      (batch?.deliveries.length ?? 0) - written.filter(({ outcome }) => outcome.state !== "PENDING").length;
+    if (rest.disable !== undefined && row.isEnabled) {
+      shared.disabled(endpointId, rest.disable);
+      endpoint = { ...row, isEnabled: false };
+    }
+    ready.push(...due);
+    // Those that were released now, or are more than were asked for, are there at the next look.
+    mayHaveDue ||= due.length >= limit;
+    mayHaveEvents ||= batch?.more ?? false;
+    return batch !== undefined || written.length > 0 || due.length > 0;
+  }
+
+  /** What attempts do to the endpoint: its row of failures, its pause, its end. */
+  function afterwards(current: webhooks.LeasedEndpoint, attempts: readonly Attempted[]) {
+    let { failures, failingSince, pausedUntil } = current;
+    let disable: DisabledReason | undefined;
+    for (const { outcome, verdict } of attempts) {
+      if (verdict.kind === "DELIVERED") [failures, failingSince] = [0, undefined];
+      else {
+        failures += 1;
+        failingSince ??= outcome.attempt.at;
+      }
+      if (verdict.kind === "GONE") disable = "GONE";
+      if (verdict.kind === "FAILED" && verdict.pausesEndpoint) {
+        const until = outcome.attempt.at + BigInt(outcome.attempt.latencyMs + verdict.retryAfterMs) * 1_000n;
+        if (pausedUntil === undefined || until > pausedUntil) pausedUntil = until;
+      }
+    }
+    if (failingSince !== undefined && failedForTooLong({ failures, firstFailureAt: failingSince }, now())) {
+      disable ??= "FAILING";
+    }
+    return { row: { failures, failingSince, pausedUntil }, disable };
+  }
+
+  async function disable(db: Statements, reason: DisabledReason): Promise<void> {
+    await webhooks.disableEndpoint(db, lease, { reason, etag: newId(), ahead: ahead() });
+    const at = now();
+    const eventId = newId();
+    for (const listener of await webhooks.listListeners(db, organizationId, endpointId)) {
+      const delivery: webhooks.NewDelivery = {
+        id: webhooks.deliveryId(listener, eventId, ENDPOINT_DISABLED),
+        eventId,
+        event: ENDPOINT_DISABLED,
+        rank: 0,
+        // One of its own: no order is kept between endpoints that are disabled.
+        subjectId: eventId,
+        entityVersion: 0,
+        recordedAt: at,
+        payload: endpointDisabled(endpointId, reason, at),
+      };
+      await webhooks.enqueue(db, organizationId, listener, [delivery], ahead());
+    }
+  }
+
+  function start(current: webhooks.LeasedEndpoint): void {
+    if (current.pausedUntil !== undefined && current.pausedUntil > now()) {
+      // Still due when the pause is over.
+      ready.length = 0;
+      mayHaveDue = true;
+      return;
+    }
+    // Of a lease that has nearly run out, nobody knows whose it is.
+    while (underWay.size < CONCURRENCY && !isEnding() && performance.now() - readAt < 2 * RENEW_MS) {
+      const delivery = ready.shift();
+      if (delivery === undefined) return;
+      const sent = shared.pace
+        .run(async () => {
+          if (isEnding() || endpoint === undefined) return;
+          const attempted = await attempt(shared, delivery, { endpoint, now, signal: given.signal });
+          if (attempted !== undefined) done.push(attempted);
+        })
+        .finally(() => {
+          underWay.delete(delivery.id);
+          wakeUp();
+        });
+      underWay.set(delivery.id, sent);
+    }
+  }
+
+  /** Until there are outcomes to write, places to fill, or news; or the lease is to be renewed. */
+  async function untilThereIsSomething(begun: number): Promise<void> {
+    const renewAt = begun + RENEW_MS;
+    for (;;) {
+      if (isEnding() && isQuiet()) return;
+      const time = performance.now();
+      const pausedUntil = endpoint?.pausedUntil ?? 0n;
+      const pausedMs = Math.max(0, Number(pausedUntil - now()) / 1_000);
+      const isPaused = pausedMs > 0;
+      const hasRoom = !isPaused && !isEnding() && ready.length < FEW_READY && (mayHaveDue || mayHaveEvents);
+      const gatherMs = shared.pace.isBusy() ? GATHER_BUSY_MS : GATHER_MS;
+      const dueAt = done.length > 0 || hasRoom ? begun + gatherMs : renewAt;
+      if (time >= dueAt) {
+        if (time >= renewAt) [mayHaveDue, mayHaveEvents] = [true, true];
+        return;
+      }
+      // Nothing is under way: nothing to gather for.
+      if (!shared.pace.isBusy() && done.length > 0 && underWay.size === 0 && ready.length === 0) return;
+      if (ready.length > 0 && underWay.size < CONCURRENCY && endpoint !== undefined && !isPaused) start(endpoint);
+      const woken = Promise.withResolvers<void>();
+      wakeUp = woken.resolve;
+      const timer = setTimeout(woken.resolve, isPaused ? Math.min(dueAt - time, pausedMs) : dueAt - time);
+      await woken.promise;
+      clearTimeout(timer);
+    }
+  }
+
+  async function count(): Promise<void> {
+    const time = performance.now();
+    if (countedAt > 0 && time - countedAt < RENEW_MS) return;
+    countedAt = time;
+    pending = await shared.connections(() =>
+      readStatements(shared.orm, organizationId, (db) =>
+        webhooks.countPending(db, organizationId, endpointId, MAX_PENDING),
+      ),
+    );
+  }
+
+  async function remove(): Promise<boolean> {
+    const more = await shared.connections(() =>
+      pipelined(shared.orm, organizationId, (db) => webhooks.removeSome(db, lease, DELETED_ROWS)),
+    );
+    done = [];
+    if (!more) endpoint = undefined;
+    return true;
+  }
+
+  async function giveBack(): Promise<void> {
+    await shared
+      .connections(() => pipelined(shared.orm, organizationId, (db) => webhooks.giveLeaseBack(db, lease)))
+      .catch((error) => shared.failed(endpointId, error));
+  }
+
+  const ended = run().catch((error: unknown) => shared.failed(endpointId, error));
+  return {
+    organizationId,
+    wake() {
+      [mayHaveEvents, mayHaveDue] = [true, true];
+      wakeUp();
+    },
+    async stop(signal) {
+      isStopping = true;
+      wakeUp();
+      if (signal.aborted) given.abort();
+      else signal.addEventListener("abort", () => given.abort(), { once: true });
+      await ended;
+    },
+    oldest: () => pending.oldest,
+    ended,
+  };
+}
+
+/** Another process has the endpoint now. */
+class LeaseLost extends Error {
+  override readonly name = "LeaseLost";
+}

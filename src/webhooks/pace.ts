@@ -1,0 +1,32 @@
+// When deliveries may start: so many at once, and one after the other while the process has calls to answer.
+import { setTimeout as sleep } from "node:timers/promises";
+import { createSlots } from "../db/slots.ts";
+
+/** Calls in flight from which on deliveries give way. */
+const BUSY_CALLS = 8;
+/** Between the starts of two deliveries meanwhile. */
+const SPACING_MS = 10;
+
+export interface Pace {
+  isBusy(): boolean;
+  /** Does it when it is its turn. */
+  run(work: () => Promise<void>): Promise<void>;
+}
+
+export function createPace({ inFlight, concurrency }: { inFlight: () => number; concurrency: number }): Pace {
+  const slots = createSlots(concurrency);
+  const isBusy = () => inFlight() >= BUSY_CALLS;
+  let next = 0;
+  return {
+    isBusy,
+    run: (work) =>
+      slots(async () => {
+        if (isBusy()) {
+          const now = performance.now();
+          next = Math.max(now, next) + SPACING_MS;
+          await sleep(next - now);
+        }
+        await work();
+      }),
+  };
+}
