@@ -51,6 +51,8 @@ export interface Config {
   webhookAllow: string;
   /** Time for one attempt to deliver a webhook, in milliseconds. */
   webhookTimeoutMs: number;
+  /** For how many days it is known what became of a webhook. */
+  webhookLogDays: number;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
   lockTimeoutMs: number;
@@ -171,6 +173,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     pruneRows: integer("PRUNE_ROWS", 1_000, 1, 100_000),
     webhookAllow: text("WEBHOOK_ALLOW") ?? "",
     webhookTimeoutMs: integer("WEBHOOK_TIMEOUT_MS", 15_000, 1, 60_000),
+    webhookLogDays: integer("WEBHOOK_LOG_DAYS", 30, 2, 36_500),
     statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
     lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
   };

@@ -156,7 +156,8 @@ export async function listenOn(
     describe,
   });
 
-  const pruner = startPruner(orm, { intervalMs: config.pruneIntervalMs, rows: config.pruneRows, log });
+  const { pruneIntervalMs: intervalMs, pruneRows: rows, webhookLogDays } = config;
+  const pruner = startPruner(orm, { intervalMs, rows, webhookLogDays, log });
 
   let checks: NodeJS.Timeout | undefined;
   let sink: AsyncDisposable | undefined;

@@ -162,6 +162,7 @@ describe("the catalogue", () => {
       may("entity_event", "retention", "DELETE", PRUNABLE_EVENT),
       may("event_horizon", "retention", "ALL", "true", "true"),
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
+      may("webhook_delivery", "retention", "DELETE", "(finished_at < (clock_timestamp() - '24:00:00'::interval))"),
     ];
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
     expect(rows.map((row) => ({ ...row, qual: row.qual.replace(/\s+/g, " ") }))).toEqual(
@@ -248,7 +249,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only five that see across, two that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only five that see across, three that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -283,6 +284,7 @@ describe("the catalogue", () => {
       // Their argument is how many rows at once; which may go they decide, and the policies above.
       { name: "prune_events(integer)", ...common, volatile: "v" },
       { name: "prune_request_records(integer)", ...common, volatile: "v" },
+      { name: "prune_webhook_deliveries(integer,integer)", ...common, volatile: "v" },
       { name: "read_log(integer,xid8,xid8,xid8[],xid8[],integer)", ...common },
     ]);
   });
@@ -325,6 +327,7 @@ describe("the catalogue", () => {
       "entity_directory event_horizon": "insert, select, update",
       "entity_directory organization": "select",
       "entity_directory request_record": "delete, select",
+      "entity_directory webhook_delivery": "delete, select",
       "entity_service api_key": "insert, select, update",
       "entity_service entity": "insert, select, update",
       "entity_service entity_event": "insert, select",

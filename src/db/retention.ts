@@ -11,10 +11,12 @@ import { sqlState, toReason } from "./transaction.ts";
  * Each a function that removes at most so many rows, decides itself which are old, and tells whose they were; none,
  * too, while another process runs it.
  */
-const PRUNABLE = [
-  { what: "events", statement: "select organization_id, pruned::int from prune_events($1::int)" },
-  { what: "request ids", statement: "select organization_id, pruned::int from prune_request_records($1::int)" },
+const prunable = ({ rows, webhookLogDays }: Pick<PrunerOptions, "rows" | "webhookLogDays">) => [
+  { what: "events", call: "prune_events($1::int)", values: [rows] },
+  { what: "request ids", call: "prune_request_records($1::int)", values: [rows] },
+  { what: "webhook deliveries", call: "prune_webhook_deliveries($1::int, $2::int)", values: [rows, webhookLogDays] },
 ];
+type Prunable = ReturnType<typeof prunable>[number];
 
 /** Of the functions that prune events: as in the migration that made them. */
 const EVENTS_LOCK = 7_216_354_872;
@@ -31,6 +33,8 @@ export interface PrunerOptions {
   intervalMs: number;
   /** Rows of a step. */
   rows: number;
+  /** For how long it is known what became of webhooks. */
+  webhookLogDays: number;
   /** Told of each run that removed something, and of one that failed. */
   log: {
     info(what: { pruned: string; rows: number; organization: string }, message: string): void;
@@ -39,19 +43,23 @@ export interface PrunerOptions {
 }
 
 /** Prunes from now on, until it is disposed: then the step that is under way has ended. */
-export function startPruner(orm: Orm, { intervalMs, rows, log }: PrunerOptions): AsyncDisposable {
+export function startPruner(orm: Orm, options: PrunerOptions): AsyncDisposable {
+  const { intervalMs, rows, log } = options;
   const stop = new AbortController();
   const { signal } = stop;
   const pause = (ms: number) => sleep(ms, undefined, { signal, ref: false }).catch(() => {});
 
   /** All that is old now. */
-  async function prune({ what, statement }: (typeof PRUNABLE)[number]): Promise<void> {
+  async function prune({ what, call, values }: Prunable): Promise<void> {
     const removed = new Map<string, number>();
     try {
       for (let isMore = true; isMore && !signal.aborted; ) {
         const from = performance.now();
         const em = forOrganization(orm, DEFAULT_ORGANIZATION_ID);
-        const found = await em.execute<{ organization_id: string; pruned: number }[]>(statement, [rows]);
+        const found = await em.execute<{ organization_id: string; pruned: number }[]>(
+          `select organization_id, pruned::int from ${call}`,
+          values,
+        );
         let count = 0;
         for (const { organization_id: id, pruned } of found) {
           removed.set(id, (removed.get(id) ?? 0) + pruned);
@@ -68,7 +76,7 @@ export function startPruner(orm: Orm, { intervalMs, rows, log }: PrunerOptions):
   async function run(): Promise<void> {
     for (;;) {
       await pause(intervalMs * (0.5 + Math.random()));
-      for (const one of PRUNABLE) {
+      for (const one of prunable(options)) {
         if (signal.aborted) return;
         try {
           await prune(one);

@@ -4,11 +4,13 @@ import { EventFeed } from "./20261124032000_event_feed.ts";
 import { FeedSink } from "./20261124060000_feed_sink.ts";
 import { Webhooks } from "./20261124070000_webhooks.ts";
 import { Retention } from "./20261124150000_retention.ts";
+import { WebhookLog } from "./20261124160000_webhook_log.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
   { name: "20261124032000_event_feed", class: EventFeed },
   { name: "20261124060000_feed_sink", class: FeedSink },
-  { name: "20261124150000_retention", class: Retention },
   { name: "20261124070000_webhooks", class: Webhooks },
+  { name: "20261124150000_retention", class: Retention },
+  { name: "20261124160000_webhook_log", class: WebhookLog },
 ];
