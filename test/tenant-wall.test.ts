@@ -853,9 +853,15 @@ test("every column of A's that can hold text holds a canary, so that the scan me
       "transaction.content_hash",
     ],
     ...["request_record.method", "request_record.request_hash"],
-    ...["event_types", "entity_types", "status_changes", "state", "disabled_reason", "position"].map(
-      (column) => `webhook_endpoint.${column}`,
-    ),
+    ...[
+      "event_types",
+      "entity_types",
+      "status_changes",
+      "state",
+      "disabled_reason",
+      "position",
+      "position_running",
+    ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(

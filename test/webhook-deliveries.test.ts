@@ -373,3 +373,20 @@ test("more than one page of events that are there already, and none of them twic
   expect(receiver.requests).toHaveLength(events);
   for (const versions of versionsByEntity(receiver.requests).values()) expect(versions).toEqual([1, 2, 3, 4]);
 });
+
+test("deliveries give way to calls, and go on all the same", async () => {
+  await using service = await startService();
+  await using receiver = await startReceiver();
+  const { client } = service;
+  await newEndpoint(client, receiver.url());
+  let isWriting = true;
+  const writers = Array.from({ length: 100 }, async () => {
+    const person = await newPerson(client);
+    for (let i = 0; isWriting; i++) await rename(client, person, `Ana ${i}`);
+  });
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  const meanwhile = receiver.requests.length;
+  isWriting = false;
+  await Promise.all(writers);
+  expect(meanwhile).toBeGreaterThan(20);
+});

@@ -29,6 +29,8 @@ export interface LeasedEndpoint {
   pausedUntil: Instant | undefined;
   isDeleted: boolean;
   isEnabled: boolean;
+  /** Another one: the filters may be others too. */
+  etag: string;
   /** The database's time. */
   now: Instant;
 }
@@ -122,7 +124,7 @@ export interface Lease {
 
 const RETURNING = `url, secret, case when previous_secret_expires_at > clock_timestamp() then previous_secret end as previous_secret,
   event_types, entity_types, status_changes, position, position_at, catch_up_at, catch_up_id, catch_up_until, failures, failing_since,
-  paused_until, deleted_at, state, clock_timestamp() as now`;
+  paused_until, deleted_at, state, etag, clock_timestamp() as now`;
 
 /** Takes the lease where it is free, or renews it. Undefined: another process has it, or the endpoint is gone. */
 export async function takeLease(
@@ -255,6 +257,7 @@ function toEndpoint(row: Record<string, unknown>): LeasedEndpoint {
     pausedUntil: instant("paused_until"),
     isDeleted: row.deleted_at !== null,
     isEnabled: row.state === "ENABLED",
+    etag: row.etag as string,
     now: parseInstant(row.now as string),
   };
 }

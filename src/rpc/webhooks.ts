@@ -191,6 +191,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
           // The dispatcher removes it, behind its deliveries: there may be too many for a call.
           row.deletedAt = new Date(deps.clock());
+          row.etag = newId();
           [row.secret, row.previousSecret, row.previousSecretExpiresAt] = ["", null, null];
           await em.flush();
           return {};

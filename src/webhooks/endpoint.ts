@@ -80,6 +80,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   let isStopping = false;
   let mayHaveEvents = true;
   let mayHaveDue = true;
+  /** The last look found fewer deliveries due than it had room for: the log may follow. */
+  let wasShort = false;
   let wakeUp = () => {};
 
   const now = (): Instant =>
@@ -137,7 +139,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const wantsMore = !isPaused && !isEnding() && ready.length < FEW_READY;
     await count();
     let batch: Batch | undefined;
-    if (wantsMore && mayHaveEvents && !mayHaveDue && pending.count < MAX_PENDING) {
+    if (wantsMore && mayHaveEvents && wasShort && pending.count < MAX_PENDING) {
       mayHaveEvents = false;
       batch = await shared.connections(() => readBacklog(shared, lease, current, () => shared.expired(endpointId)));
     }
@@ -145,50 +147,64 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const rest = afterwards(current, written);
     const inHand = [...ready.map(({ id }) => id), ...underWay.keys()];
     if (wantsMore) mayHaveDue = false;
-    const limit = MANY_READY - ready.length;
-    const [row, due] = await shared
-      .connections(() =>
-        pipelined(shared.orm, organizationId, async (db) => {
-          const renewed = webhooks.renewLease(db, lease, {
-            position: batch?.position,
-            positionAt: batch?.positionAt ?? current.positionAt,
-            catchUp: batch === undefined ? current.catchUp : batch.catchUp,
-            ...rest.row,
-          });
-          const outcomes = written.map(({ outcome }) => outcome);
-          const deliveries = batch?.deliveries ?? [];
-          const subjects = [...outcomes, ...deliveries].map(({ subjectId }) => subjectId);
-          // Sent together, each behind the one before.
-          const [row, , , , due] = await Promise.all([
-            renewed.then((row) => row ?? Promise.reject(new LeaseLost())),
-            webhooks.writeOutcomes(db, organizationId, outcomes, ahead()),
-            webhooks.enqueue(db, organizationId, endpointId, deliveries, ahead()),
-            webhooks.releaseNext(db, organizationId, endpointId, subjects, ahead()),
-            wantsMore ? webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }) : [],
-          ]);
-          if (rest.disable !== undefined && row.isEnabled) await disable(db, rest.disable);
-          return [row, due] as const;
-        }),
-      )
-      .catch((error: unknown) => {
-        if (error instanceof LeaseLost) return [undefined, []] as const;
-        throw error;
-      });
+    const limit = wantsMore ? MANY_READY - ready.length : 0;
+    let after: { row: webhooks.LeasedEndpoint; due: webhooks.DueDelivery[] };
+    try {
+      after = await shared.connections(() => write(current, written, batch, rest, { inHand, limit }));
+    } catch (error) {
+      if (error instanceof EndpointChanged) mayHaveEvents = true;
+      else if (!(error instanceof LeaseLost)) throw error;
+      endpoint = error instanceof EndpointChanged ? await take() : undefined;
+      return true;
+    }
     readAt = performance.now();
+    const { row, due } = after;
     endpoint = row;
-    if (row === undefined) return false;
     done = done.slice(written.length);
-    pending.count +=
-      (batch?.deliveries.length ?? 0) - written.filter(({ outcome }) => outcome.state !== "PENDING").length;
+    const finished = written.filter(({ outcome }) => outcome.state !== "PENDING");
+    pending.count += (batch?.deliveries.length ?? 0) - finished.length;
     if (rest.disable !== undefined && row.isEnabled) {
       shared.disabled(endpointId, rest.disable);
       endpoint = { ...row, isEnabled: false };
     }
     ready.push(...due);
-    // Those that were released now, or are more than were asked for, are there at the next look.
-    mayHaveDue ||= due.length >= limit;
+    if (wantsMore) wasShort = due.length < limit;
+    mayHaveDue ||= wantsMore && !wasShort;
     mayHaveEvents ||= batch?.more ?? false;
     return batch !== undefined || written.length > 0 || due.length > 0;
+  }
+
+  /** Outcomes, new deliveries, and what is due after them. */
+  function write(
+    current: webhooks.LeasedEndpoint,
+    written: readonly Attempted[],
+    batch: Batch | undefined,
+    { row: state, disable }: ReturnType<typeof afterwards>,
+    { inHand, limit }: { inHand: string[]; limit: number },
+  ) {
+    const outcomes = written.map(({ outcome }) => outcome);
+    const deliveries = batch?.deliveries ?? [];
+    const subjects = [...outcomes, ...deliveries].map(({ subjectId }) => subjectId);
+    const { position, positionAt = current.positionAt } = batch ?? {};
+    const catchUp = batch === undefined ? current.catchUp : batch.catchUp;
+    return pipelined(shared.orm, organizationId, async (db) => {
+      // The queue grows from nothing to very many rows and back: a plan is good for the moment.
+      db.send("set local plan_cache_mode = 'force_custom_plan'", []);
+      // Sent together, each behind the one before.
+      const [row, , , , due] = await Promise.all([
+        webhooks
+          .renewLease(db, lease, { position, positionAt, catchUp, ...state })
+          .then((renewed) => renewed ?? Promise.reject(new LeaseLost())),
+        webhooks.writeOutcomes(db, organizationId, outcomes, ahead()),
+        webhooks.enqueue(db, organizationId, endpointId, deliveries, ahead()),
+        webhooks.releaseNext(db, organizationId, endpointId, subjects, ahead()),
+        limit === 0 ? [] : webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
+      ]);
+      // What was chosen by the filters of before is chosen again.
+      if (batch !== undefined && row.etag !== current.etag) throw new EndpointChanged();
+      if (disable !== undefined && row.isEnabled) await tellDisabled(db, disable);
+      return { row, due };
+    });
   }
 
   /** What attempts do to the endpoint: its row of failures, its pause, its end. */
@@ -213,7 +229,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     return { row: { failures, failingSince, pausedUntil }, disable };
   }
 
-  async function disable(db: Statements, reason: DisabledReason): Promise<void> {
+  async function tellDisabled(db: Statements, reason: DisabledReason): Promise<void> {
     await webhooks.disableEndpoint(db, lease, { reason, etag: newId(), ahead: ahead() });
     const at = now();
     const eventId = newId();
@@ -234,7 +250,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   }
 
   function start(current: webhooks.LeasedEndpoint): void {
-    if (current.pausedUntil !== undefined && current.pausedUntil > now()) {
+    if (current.isDeleted || (current.pausedUntil !== undefined && current.pausedUntil > now())) {
       // Still due when the pause is over.
       ready.length = 0;
       mayHaveDue = true;
@@ -333,4 +349,9 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 /** Another process has the endpoint now. */
 class LeaseLost extends Error {
   override readonly name = "LeaseLost";
+}
+
+/** The endpoint was changed between two rounds. */
+class EndpointChanged extends Error {
+  override readonly name = "EndpointChanged";
 }

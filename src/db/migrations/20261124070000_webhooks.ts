@@ -122,6 +122,7 @@ export class Webhooks extends Migration {
     for (const table of ["webhook_delivery", "webhook_endpoint"]) {
       this.addSql(`create policy directory on ${table} for select to entity_directory using (true)`);
     }
+    // In the order of the indexes: the planner thinks that some row is always near, and would read on from anywhere.
     this.addSql(`
       create function list_webhook_work(holder uuid, ahead interval, page_size int)
       returns table (organization_id uuid, endpoint_id uuid)
@@ -135,13 +136,14 @@ export class Webhooks extends Migration {
               and (e.catch_up_at is not null or e.position_epoch <> f.id
                 or (select true from public.entity_event v
                   where v.organization_id = e.organization_id and v.epoch = f.number and v.xid >= e.position_xmax
-                  limit 1)
+                  order by v.xid limit 1)
                 or (select true from public.entity_event v
                   where v.organization_id = e.organization_id and v.epoch = f.number
-                    and v.xid = any(e.position_running) limit 1)
+                    and v.xid = any(e.position_running) order by v.xid limit 1)
                 or (select true from public.webhook_delivery d
                   where d.endpoint_id = e.id and d.organization_id = e.organization_id and d.state = 'PENDING'
-                    and d.next_attempt_at <= statement_timestamp() + ahead limit 1)))
+                    and d.next_attempt_at <= statement_timestamp() + ahead
+                  order by d.next_attempt_at limit 1)))
         order by e.lease_until nulls first limit page_size
       $$`);
     this.addSql(`grant entity_directory to current_user`);
