@@ -9,7 +9,13 @@ import pg from "pg";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OrganizationSchema } from "../clients/typescript/gen/entity/v1/organization_pb.ts";
-import { type Entity, type EntityClient, EntityType, errorInfo } from "../clients/typescript/index.ts";
+import {
+  type Entity,
+  type EntityClient,
+  EntityType,
+  errorInfo,
+  WebhookEndpointState,
+} from "../clients/typescript/index.ts";
 import { decodePosition } from "../src/feed/position.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, current, eventsOf, newPerson } from "./given.ts";
@@ -558,20 +564,21 @@ describe("request ids", () => {
   });
 });
 
+const FAST = { pruneIntervalMs: 100 };
+interface Line {
+  msg: string;
+  rows?: number;
+  organization?: string;
+  pruned?: string;
+}
+/** The lines of pruning, of a log. */
+function logged() {
+  const lines: Line[] = [];
+  const log = pino({ level: "info" }, { write: (text: string) => void lines.push(JSON.parse(text)) });
+  return { log, lines: () => lines.filter(({ msg }) => /prune/.test(msg)) };
+}
+
 describe("the pruner", () => {
-  const FAST = { pruneIntervalMs: 100 };
-  interface Line {
-    msg: string;
-    rows?: number;
-    organization?: string;
-    pruned?: string;
-  }
-  /** The lines of pruning, of a log. */
-  function logged() {
-    const lines: Line[] = [];
-    const log = pino({ level: "info" }, { write: (text: string) => void lines.push(JSON.parse(text)) });
-    return { log, lines: () => lines.filter(({ msg }) => /prune/.test(msg)) };
-  }
   const old = async (on: TestService, client: EntityClient, count: number) => {
     const entity = await newPerson(client, { name: "0" });
     for (let i = 1; i < count; i++) await rename(client, entity, String(i));
@@ -668,5 +675,57 @@ describe("the pruner", () => {
     await holder.query("commit");
     await holder.end();
     await expect.poll(() => versions(client, entity)).toEqual([]);
+  });
+});
+
+describe("what became of webhooks", () => {
+  /** As many deliveries as entities, none of which is sent: the endpoint is disabled. */
+  async function deliveries(organization: TestOrganization, on: TestService, count: number): Promise<string[]> {
+    const from = timestampFromDate(new Date(Date.now() - 60_000));
+    for (let i = 0; i < count; i++) await newPerson(organization.client, { name: String(i) });
+    const { webhooks } = organization.client;
+    const { endpoint } = await webhooks.createWebhookEndpoint({
+      endpoint: { url: "https://example.com/", displayName: "x", state: WebhookEndpointState.DISABLED },
+    });
+    const to = timestampFromDate(new Date(Date.now() + 60_000));
+    await webhooks.replayWebhookDeliveries({ endpointId: endpoint?.id ?? "", from, to });
+    const rows = await on.sql("select id from webhook_delivery where organization_id = $1 order by recorded_at", [
+      organization.id,
+    ]);
+    expect(rows.length).toBe(count);
+    return rows.map((row) => row.id);
+  }
+  const finish = (on: TestService, id: string, interval: string) =>
+    on.sql(
+      `update webhook_delivery set state = 'DELIVERED', next_attempt_at = null, finished_at = now() - $2::interval where id = $1`,
+      [id, interval],
+    );
+
+  it("goes after so many days, whoever's it is; what is younger or pending stays, and nothing that is younger than a day can go", async () => {
+    const organization = await service.newOrganization();
+    const [old = "", young = "", pending = "", fresh = ""] = await deliveries(organization, service, 4);
+    await finish(service, old, "30 days 1 second");
+    await finish(service, young, "29 days 23 hours");
+    await finish(service, fresh, "23 hours");
+    await using runtime = await connection("entity_service");
+    const left = async () =>
+      (await service.sql("select id from webhook_delivery where organization_id = $1", [organization.id])).map(
+        (row) => row.id,
+      );
+    const pruned = await runtime.query("select * from prune_webhook_deliveries(1000, 30)");
+    expect(pruned.rows).toEqual([{ organization_id: organization.id, pruned: "1" }]);
+    expect((await left()).sort()).toEqual([young, pending, fresh].sort());
+    await runtime.query("select * from prune_webhook_deliveries(1000, 0)");
+    expect((await left()).sort()).toEqual([pending, fresh].sort());
+  });
+
+  it("is pruned beside the rest, and kept for WEBHOOK_LOG_DAYS", async () => {
+    const { log, lines } = logged();
+    await using own = await startService({ log, config: { ...FAST, webhookLogDays: 3 } });
+    const [old = "", young = ""] = await deliveries(own.organization, own, 2);
+    await finish(own, young, "71 hours");
+    await finish(own, old, "73 hours");
+    await expect.poll(() => own.sql("select id from webhook_delivery")).toEqual([{ id: young }]);
+    await expect.poll(() => lines().map(({ pruned }) => pruned)).toEqual(["webhook deliveries"]);
   });
 });
