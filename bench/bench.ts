@@ -6,6 +6,7 @@ import { writeFile } from "node:fs/promises";
 import { loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { createEntityClient } from "../clients/typescript/index.ts";
 import { fill } from "./fill.ts";
 import type { Job, Measurement } from "./load.ts";
 import { findPgbench, type PgbenchResult, recordUpdate, runPgbench, scriptOf } from "./pgbench.ts";
@@ -18,6 +19,7 @@ import {
   startPeer,
   startService,
 } from "./processes.ts";
+import type { Received } from "./receiver.ts";
 import { machineOf, median, pictureOf, type Row, ratiosOf, tableOf } from "./report.ts";
 import { importRows, openRows, type Rows } from "./rows.ts";
 import { verify } from "./verify.ts";
@@ -64,7 +66,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   let service: Service | undefined;
   for (let round = 1; round <= (quick ? 1 : Math.min(3, rounds)); round++) {
     await service?.[Symbol.asyncDispose]();
-    service = await startService();
+    service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1" } });
     imports.push(await measureImport(service, rows));
     say(`imported ${ENTITIES} entities (${rows.source}): ${imports.at(-1)?.rowsPerSecond.toFixed(0)} rows/s`);
   }
@@ -89,7 +91,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   say("the contenders read, write and refuse alike");
 
   const load = all.use(startLoad());
-  const consumers = [all.use(startWatchers(WATCHERS))];
+  const consumers = [all.use(startWatchers(WATCHERS)), all.use(startEndpoint())];
   const measure = (contender: Contender, setting: Setting, time = { warmUpSeconds, seconds }) =>
     load.run({
       ...time,
@@ -262,6 +264,31 @@ export function startWatchers(count: number): Consumer {
       await watchers.run({ kind: "stop" });
     },
     [Symbol.asyncDispose]: () => watchers[Symbol.asyncDispose](),
+  };
+}
+
+/**
+ * A webhook endpoint. Deliveries give way to calls, so that most of what was written meanwhile still waits when the
+ * load ends: that some have come is checked here, that none is lost in test/webhook-deliveries.test.ts.
+ */
+function startEndpoint(): Consumer {
+  const receiver = startJobs<object, Received>("receiver.ts");
+  let remove: (() => Promise<void>) | undefined;
+  return {
+    pid: receiver.pid,
+    async begin({ port }, apiKey) {
+      const { webhooks } = createEntityClient({ baseUrl: `http://127.0.0.1:${port}`, apiKey });
+      const before = await receiver.run({});
+      const { endpoint } = await webhooks.createWebhookEndpoint({
+        endpoint: { url: `http://127.0.0.1:${before.port}/`, displayName: "bench" },
+      });
+      remove = async () => {
+        if ((await receiver.run({})).requests === before.requests) throw new Error("no webhook was delivered");
+        await webhooks.deleteWebhookEndpoint({ endpointId: endpoint?.id ?? "" });
+      };
+    },
+    end: async () => remove?.(),
+    [Symbol.asyncDispose]: () => receiver[Symbol.asyncDispose](),
   };
 }
 

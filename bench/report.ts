@@ -8,7 +8,7 @@ export interface Row {
   /** In flight; for pgbench, clients. */
   concurrency: number;
   organizations: number;
-  /** Of the service alone, while ten watchers get every event. */
+  /** Of the service alone, while ten watchers get every event, and a webhook endpoint. */
   isConsumed?: boolean;
   /** Rows of an import, else calls or transactions. */
   perSecond: number;
@@ -35,7 +35,7 @@ export const RATIOS = {
   "update.64/guide": "UpdateEntity, 64 in flight: requests/s, times those of the guide's way",
   "update.64/pgbench": "UpdateEntity, 64 in flight: updates/s, times those of pgbench with 16 clients",
   "update.64/watched":
-    "UpdateEntity, 64 in flight: updates/s with ten watchers, times those without; 1 when watching is free",
+    "UpdateEntity, 64 in flight: updates/s with ten watchers and a webhook endpoint, over those without; 1 when they are free",
   "import/pgbench": "ImportEntities: rows/s, times pgbench's updates/s",
 } as const;
 
@@ -120,7 +120,7 @@ export function tableOf(rows: readonly Row[], ratios: Ratios): string {
     "memory MiB",
   ];
   const cells = rows.map((row) => [
-    `${row.operation}${row.organizations > 1 ? ` (${row.organizations} organizations)` : ""}${row.isConsumed ? " (ten watch)" : ""}`,
+    `${row.operation}${row.organizations > 1 ? ` (${row.organizations} organizations)` : ""}${row.isConsumed ? " (ten watch, one webhook)" : ""}`,
     String(row.concurrency),
     row.contender,
     fixed(row.perSecond, 0),
