@@ -134,10 +134,10 @@ async function main(): Promise<void> {
   await client.webhooks.createWebhookEndpoint({ endpoint: { url: receiver.url, displayName: "bench" } });
   await load.run({ ...job, warmUpSeconds: 0, seconds: BACKLOG_SECONDS });
   await sleep(1_000);
-  const [from, cpu] = [receiver.requests, receiver.ids.size];
+  const [requests, ids] = [receiver.requests, receiver.ids.size];
   await sleep(5_000);
   say(
-    `a backlog: ${((receiver.requests - from) / 5).toFixed(0)} deliveries/s, ${receiver.ids.size - cpu - (receiver.requests - from)} of them twice`,
+    `a backlog: ${((receiver.requests - requests) / 5).toFixed(0)} deliveries/s, ${receiver.requests - requests - (receiver.ids.size - ids)} of them twice`,
   );
   receiver.close();
 }
