@@ -1,11 +1,10 @@
 // What webhooks cost and how soon they come: npm run bench:webhooks
-// The rate of writes with one endpoint and with ten watchers besides, in turn with none; how fast a backlog is
-// delivered on a service that does nothing else; and the time from a change to its arrival. The receiver, as the
-// watchers, runs on the same cores.
+// The rate of writes with one endpoint and with none, in turn; how fast a backlog is delivered on a service that does
+// nothing else; and the time from a change to its arrival. The receiver runs on the same cores.
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
+import { createEntityClient } from "../clients/typescript/index.ts";
 import { startLoad } from "./bench.ts";
 import { fill } from "./fill.ts";
 import { startService } from "./processes.ts";
@@ -40,24 +39,6 @@ async function startReceiver() {
     server.closeAllConnections();
   };
   return state;
-}
-
-function watch(client: EntityClient) {
-  const abort = new AbortController();
-  const run = async () => {
-    let position = "";
-    while (!abort.signal.aborted) {
-      try {
-        for await (const message of client.entities.watchEntities({ position }, { signal: abort.signal })) {
-          ({ position } = message);
-        }
-      } catch {
-        // Too slow, or stopped: from the last position on.
-      }
-    }
-  };
-  void run();
-  return () => abort.abort();
 }
 
 async function main(): Promise<void> {
@@ -100,16 +81,15 @@ async function main(): Promise<void> {
   );
 
   await client.webhooks.deleteWebhookEndpoint({ endpointId });
-  const kinds = ["none", "endpoint", "watchers", "both"] as const;
-  const rates = { none: [], endpoint: [], watchers: [], both: [] } as Record<(typeof kinds)[number], number[]>;
-  const cpus = { none: [], endpoint: [], watchers: [], both: [] } as typeof rates;
+  const kinds = ["none", "endpoint"] as const;
+  const rates = { none: [], endpoint: [] } as Record<(typeof kinds)[number], number[]>;
+  const cpus = { none: [], endpoint: [] } as typeof rates;
   for (let round = 0; round < ROUNDS; round++) {
     for (const kind of kinds) {
-      const hasEndpoint = kind === "endpoint" || kind === "both";
-      const made = hasEndpoint
-        ? await client.webhooks.createWebhookEndpoint({ endpoint: { url: receiver.url, displayName: "bench" } })
-        : undefined;
-      const stops = kind === "watchers" || kind === "both" ? Array.from({ length: 10 }, () => watch(connect())) : [];
+      const made =
+        kind === "endpoint"
+          ? await client.webhooks.createWebhookEndpoint({ endpoint: { url: receiver.url, displayName: "bench" } })
+          : undefined;
       const before = receiver.requests;
       const measured = await load.run(job);
       rates[kind].push(measured.requestsPerSecond);
@@ -119,17 +99,13 @@ async function main(): Promise<void> {
       say(
         `  ${kind}: ${measured.requestsPerSecond.toFixed(0)} writes/s, ${cpu.toFixed(0)} us of CPU each, ${sent} deliveries/s meanwhile`,
       );
-      for (const stop of stops) stop();
       if (made !== undefined) await client.webhooks.deleteWebhookEndpoint({ endpointId: made.endpoint?.id ?? "" });
       await sleep(2_000);
     }
   }
-  const share = (kind: (typeof kinds)[number]) => (median(rates[kind]) / median(rates.none)).toFixed(2);
-  const effort = (kind: (typeof kinds)[number]) => (median(cpus.none) / median(cpus[kind])).toFixed(2);
-  say(
-    `CPU of a write alone, of one beside an endpoint: ${effort("endpoint")}, ten watchers: ${effort("watchers")}, both: ${effort("both")}`,
-  );
-  say(`writes beside one endpoint: ${share("endpoint")}, ten watchers: ${share("watchers")}, both: ${share("both")}`);
+  const over = (values: typeof rates) => median(values.endpoint) / median(values.none);
+  say(`CPU of a write beside an endpoint, over that of one alone: ${over(cpus).toFixed(2)}`);
+  say(`writes/s beside an endpoint, over those without: ${over(rates).toFixed(2)}`);
 
   await client.webhooks.createWebhookEndpoint({ endpoint: { url: receiver.url, displayName: "bench" } });
   await load.run({ ...job, warmUpSeconds: 0, seconds: BACKLOG_SECONDS });
