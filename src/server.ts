@@ -170,7 +170,8 @@ export async function listenOn(
     async open() {
       checks = setInterval(check, READINESS_CHECK_MS).unref();
       await check();
-      if (config.nats !== undefined) sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
+      if (config.nats !== undefined && !shutdown.signal.aborted)
+        sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
     },
     async [Symbol.asyncDispose]() {
       clearInterval(checks);

@@ -308,6 +308,25 @@ export async function enqueue(
   );
 }
 
+/** Which of the events the endpoint has come past on its way through the log. */
+export async function findPassed(
+  db: Statements,
+  organizationId: string,
+  endpointId: string,
+  eventIds: readonly string[],
+): Promise<Set<string>> {
+  const rows = await db.execute<{ id: string }[]>(
+    `select v.id from webhook_endpoint e
+     join feed_epoch f on f.id = e.position_epoch
+     join entity_event v on v.organization_id = $1 and v.id = any($3::uuid[])
+     where e.organization_id = $1 and e.id = $2 and e.catch_up_at is null
+       and (v.epoch < f.number
+         or v.epoch = f.number and v.xid < e.position_xmax and v.xid <> all(e.position_running))`,
+    [organizationId, endpointId, eventIds],
+  );
+  return new Set(rows.map((row) => row.id));
+}
+
 /** Deliveries that are finished begin anew, those that are pending are due now. releaseNext must follow for their subjects, which are told. */
 export async function beginAnew(
   db: Statements,

@@ -17,6 +17,9 @@ const MAX_FAILURES = 6;
 const MAX_EVENTS = 4_000;
 const MAX_BYTES = 8 * 1024 * 1024;
 
+/** What the database may recover from. */
+const PASSING = new Set(["DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED", "WRITE_CONFLICT"]);
+
 export interface Live {
   /** Begins to watch; disposing ends it. */
   join(): Joined;
@@ -72,7 +75,7 @@ export function createLive(source: {
           failures = 0;
         } catch (error) {
           failures += 1;
-          const isPassing = error instanceof DomainError && error.reason === "DATABASE_UNAVAILABLE";
+          const isPassing = error instanceof DomainError && PASSING.has(error.reason);
           if (!isPassing || failures === MAX_FAILURES) throw error;
           await sleep(50 * 2 ** failures);
           continue;

@@ -79,20 +79,22 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
     // All that were there a moment ago have been pruned.
     if (ends === undefined) throw positionExpired();
     const within = { to: end.from, after: ends.before, until: ends.last };
-    return rest(organizationId, head, { epoch, from, within });
+    // Nothing of the range has come yet: what was pruned since it was looked at is missing, however old.
+    return rest(organizationId, head, { epoch, from, within }, { epoch, from });
   }
 
-  /** The next page of a range that was begun. */
+  /** The next page of a range that was begun; `known` is behind all that has come of it. */
   async function rest(
     organizationId: string,
     head: Head,
     position: Position & { within: NonNullable<Position["within"]> },
+    known: Position = position,
   ): Promise<Page> {
     const { epoch, from, within } = position;
     const { to, after, until } = within;
     const range = { epoch: head.epoch.number, from, to };
     const read = await sourceOf(orm, organizationId).ordered(range, { after, until, limit: PAGE_EVENTS });
-    const rows = kept(head, position, read);
+    const rows = kept(head, known, read);
     const at = (place: Place): Position => ({ epoch, from, within: { to, after: place, until } });
     const last = rows.at(-1);
     const isEnd = rows.length < PAGE_EVENTS || last === undefined;

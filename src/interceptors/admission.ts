@@ -15,8 +15,11 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
 } {
   const inFlight = new Set<ContextValues>();
   const watches = new Set<ContextValues>();
+  /** A caller may leave while its key is looked up: whoever has left is let in no more. */
+  const released = new WeakSet<ContextValues>();
   return {
     admit(call, isEndless) {
+      if (released.has(call)) throw new DomainError("CANCELLED", "The caller went away before the answer");
       const [calls, max, what] = isEndless
         ? [watches, maxWatches, "Too many callers watch"]
         : [inFlight, maxInFlight, "Too many calls are in flight"];
@@ -26,6 +29,7 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
     release(call) {
       inFlight.delete(call);
       watches.delete(call);
+      released.add(call);
     },
     inFlight: () => inFlight.size,
   };

@@ -309,7 +309,11 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
             const events = await webhooks.readEventsByTime(em, organizationId, { after, until: to }, pageSize + 1);
             const page = events.slice(0, pageSize);
             const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, page);
-            await webhooks.enqueue(em, organizationId, endpointId, deliveries, aheadOf());
+            // What the endpoint has not come to yet comes in its turn, behind what is before it.
+            const eventIds = deliveries.map(({ eventId }) => eventId);
+            const passed = await webhooks.findPassed(em, organizationId, endpointId, eventIds);
+            const behind = deliveries.filter(({ eventId }) => passed.has(eventId));
+            await webhooks.enqueue(em, organizationId, endpointId, behind, aheadOf());
             wanted = deliveries.map(({ id }) => id);
             const last = page.at(-1);
             if (events.length > page.length && last !== undefined) {
@@ -317,7 +321,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
             }
           }
           const begun = await webhooks.beginAnew(em, organizationId, endpointId, wanted, aheadOf());
-          if (begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
+          if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
           const subjects = begun.map(({ subjectId }) => subjectId);
           await webhooks.releaseNext(em, organizationId, endpointId, subjects, aheadOf());
           return { deliveries: begun.length, nextPageToken };

@@ -177,11 +177,11 @@ export class GrpcCall implements CallHead {
       if (this.#over) return;
       size += chunk.length;
       if (first === undefined) first = chunk;
+      // A prefix that comes in pieces is put together at once, and all else once, in the end.
+      else if (first.length < PREFIX_BYTES) first = Buffer.concat([first, chunk]);
       else (more ??= [first]).push(chunk);
-      const head =
-        more === undefined ? first : size >= PREFIX_BYTES && first.length < PREFIX_BYTES ? Buffer.concat(more) : first;
       const { readMaxBytes } = this.#route;
-      if (head.length >= PREFIX_BYTES && Math.max(head.readUInt32BE(1), size - PREFIX_BYTES) > readMaxBytes) {
+      if (first.length >= PREFIX_BYTES && Math.max(first.readUInt32BE(1), size - PREFIX_BYTES) > readMaxBytes) {
         const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
         this.fail(new ConnectError(which, Code.ResourceExhausted));
       }
@@ -284,7 +284,7 @@ export class GrpcCall implements CallHead {
 
   /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */
   write(bytes: Buffer): boolean {
-    if (this.#over) return true;
+    if (this.#over || this.#stream.closed) return true;
     this.#respond();
     return this.#stream.write(bytes);
   }
@@ -364,7 +364,8 @@ export class GrpcCall implements CallHead {
     const stream = this.#stream;
     this.#leave();
     const outcome = this.#options.outcomeOf(error);
-    if (stream.destroyed) return this.#count(outcome);
+    // One that its caller has reset without an error is closed first, and nothing can be sent on it either.
+    if (stream.destroyed || stream.closed) return this.#count(outcome);
     const trailers = this.#answerTrailers(error);
     // A failure before the first message is one frame, but for headers that must stay apart from the status.
     if (body === undefined && !stream.headersSent && (this.method.methodKind === "unary" || !this.#responseHeader)) {

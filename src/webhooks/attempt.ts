@@ -11,6 +11,9 @@ export interface Attempted {
   verdict: Verdict;
 }
 
+/** The error of a delivery whose event was removed before it was sent. */
+export const EVENT_REMOVED = "EVENT_REMOVED";
+
 /** Sends the delivery once. Undefined when it was given up half way, and nobody knows what came of it. */
 export async function attempt(
   shared: { sender: Sender; userAgent: string; attempted(result: AttemptResult, latencyMs: number): void },
@@ -26,7 +29,7 @@ export async function attempt(
       : JSON.stringify(delivery.payload);
   // Old events are removed in the end, whoever still waits for them.
   if (body === undefined) {
-    const outcome = { at, status: 0, error: "EVENT_REMOVED", latencyMs: 0 };
+    const outcome = { at, status: 0, error: EVENT_REMOVED, latencyMs: 0 };
     shared.attempted("given_up", 0);
     return {
       outcome: { id, subjectId, number, attempt: outcome, state: "FAILED", nextAttemptAt: null },

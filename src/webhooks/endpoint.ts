@@ -11,7 +11,7 @@ import * as webhooks from "../db/webhooks.ts";
 import type { Instant } from "../domain/time.ts";
 import { type DisabledReason, ENDPOINT_DISABLED, endpointDisabled, failedForTooLong } from "../domain/webhook.ts";
 import type { Pages } from "../feed/pages.ts";
-import { type Attempted, attempt } from "./attempt.ts";
+import { type Attempted, attempt, EVENT_REMOVED } from "./attempt.ts";
 import { type Batch, readBacklog } from "./backlog.ts";
 import type { AttemptResult } from "./metrics.ts";
 import type { Pace } from "./pace.ts";
@@ -95,21 +95,25 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       while (endpoint !== undefined && !(isEnding() && isQuiet())) {
         const begun = performance.now();
         try {
+          // What was in the row when a round failed, nobody knows; what is in `done` is written again.
+          if (errors > 0) endpoint = await take();
+          if (endpoint === undefined) break;
           const worked = await round(endpoint);
           errors = 0;
           if (worked || !isQuiet()) usedAt = performance.now();
         } catch (error) {
           if (errors === 0) shared.failed(endpointId, error);
-          await sleep(RETRY_MS * 2 ** Math.min(errors++, 4));
-          // What is in the row now, nobody knows; what is in `done` is written again.
           ready.length = 0;
           [mayHaveEvents, mayHaveDue] = [true, true];
-          endpoint = await take().catch(() => endpoint);
+          await sleep(RETRY_MS * 2 ** Math.min(errors++, 4), undefined, { signal: given.signal }).catch(() => {});
+          // The time that the end of the process leaves is over: others take what is not written.
+          if (given.signal.aborted) break;
           continue;
         }
         if (endpoint === undefined) break;
         start(endpoint);
-        if (isQuiet() && ready.length === 0 && performance.now() - usedAt > shared.idleMs()) break;
+        const isIdle = isQuiet() && ready.length === 0 && !hasRoom();
+        if (isIdle && performance.now() - usedAt > shared.idleMs()) break;
         await untilThereIsSomething(begun);
       }
       if (endpoint !== undefined) await giveBack();
@@ -121,6 +125,13 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   }
 
   const isQuiet = () => underWay.size === 0 && done.length === 0;
+  const pausedMs = () => Math.max(0, Number((endpoint?.pausedUntil ?? 0n) - now()) / 1_000);
+  /** There may be something to fetch, and it would be sent. A queue that is full waits for what is in it. */
+  const hasRoom = () =>
+    pausedMs() === 0 &&
+    !isEnding() &&
+    ready.length < FEW_READY &&
+    (mayHaveDue || (mayHaveEvents && pending.count < MAX_PENDING));
   /** Starts nothing more; what is under way is waited for, under the lease. */
   const isEnding = () => isStopping || (endpoint !== undefined && !endpoint.isEnabled && !endpoint.isDeleted);
 
@@ -200,8 +211,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
         webhooks.releaseNext(db, organizationId, endpointId, subjects, ahead()),
         limit === 0 ? [] : webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
       ]);
-      // What was chosen by the filters of before is chosen again.
-      if (batch !== undefined && row.etag !== current.etag) throw new EndpointChanged();
+      // What was chosen by the filters of before is chosen again; and who was enabled anew begins without failures.
+      if (row.etag !== current.etag) throw new EndpointChanged();
       if (disable !== undefined && row.isEnabled) await tellDisabled(db, disable);
       return { row, due };
     });
@@ -212,6 +223,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     let { failures, failingSince, pausedUntil } = current;
     let disable: DisabledReason | undefined;
     for (const { outcome, verdict } of attempts) {
+      // Of an event that is gone nothing was sent.
+      if (outcome.attempt.error === EVENT_REMOVED) continue;
       if (verdict.kind === "DELIVERED") [failures, failingSince] = [0, undefined];
       else {
         failures += 1;
@@ -249,20 +262,33 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     }
   }
 
+  /** May a request go out now? Of a lease that has nearly run out, nobody knows whose it is. */
+  const maySend = () =>
+    endpoint !== undefined &&
+    !endpoint.isDeleted &&
+    !isEnding() &&
+    pausedMs() === 0 &&
+    performance.now() - readAt < 2 * RENEW_MS;
+
   function start(current: webhooks.LeasedEndpoint): void {
-    if (current.isDeleted || (current.pausedUntil !== undefined && current.pausedUntil > now())) {
+    if (current.isDeleted || pausedMs() > 0) {
       // Still due when the pause is over.
       ready.length = 0;
       mayHaveDue = true;
       return;
     }
-    // Of a lease that has nearly run out, nobody knows whose it is.
-    while (underWay.size < CONCURRENCY && !isEnding() && performance.now() - readAt < 2 * RENEW_MS) {
+    // One that fails is tried one by one: its time-outs take the places of no others.
+    const places = current.failures === 0 ? CONCURRENCY : 1;
+    while (underWay.size < places && maySend()) {
       const delivery = ready.shift();
       if (delivery === undefined) return;
       const sent = shared.pace
         .run(async () => {
-          if (isEnding() || endpoint === undefined) return;
+          // Its turn may have come late.
+          if (endpoint === undefined || !maySend()) {
+            mayHaveDue = true;
+            return;
+          }
           const attempted = await attempt(shared, delivery, { endpoint, now, signal: given.signal });
           if (attempted !== undefined) done.push(attempted);
         })
@@ -280,22 +306,19 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     for (;;) {
       if (isEnding() && isQuiet()) return;
       const time = performance.now();
-      const pausedUntil = endpoint?.pausedUntil ?? 0n;
-      const pausedMs = Math.max(0, Number(pausedUntil - now()) / 1_000);
-      const isPaused = pausedMs > 0;
-      const hasRoom = !isPaused && !isEnding() && ready.length < FEW_READY && (mayHaveDue || mayHaveEvents);
+      const paused = pausedMs();
       const gatherMs = shared.pace.isBusy() ? GATHER_BUSY_MS : GATHER_MS;
-      const dueAt = done.length > 0 || hasRoom ? begun + gatherMs : renewAt;
+      const dueAt = done.length > 0 || hasRoom() ? begun + gatherMs : renewAt;
       if (time >= dueAt) {
         if (time >= renewAt) [mayHaveDue, mayHaveEvents] = [true, true];
         return;
       }
       // Nothing is under way: nothing to gather for.
       if (!shared.pace.isBusy() && done.length > 0 && underWay.size === 0 && ready.length === 0) return;
-      if (ready.length > 0 && underWay.size < CONCURRENCY && endpoint !== undefined && !isPaused) start(endpoint);
+      if (ready.length > 0 && endpoint !== undefined && paused === 0) start(endpoint);
       const woken = Promise.withResolvers<void>();
       wakeUp = woken.resolve;
-      const timer = setTimeout(woken.resolve, isPaused ? Math.min(dueAt - time, pausedMs) : dueAt - time);
+      const timer = setTimeout(woken.resolve, paused > 0 ? Math.min(dueAt - time, paused) : dueAt - time);
       await woken.promise;
       clearTimeout(timer);
     }
@@ -314,8 +337,12 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   async function remove(): Promise<boolean> {
     const more = await shared.connections(() =>
-      pipelined(shared.orm, organizationId, (db) => webhooks.removeSome(db, lease, DELETED_ROWS)),
+      pipelined(shared.orm, organizationId, async (db) =>
+        // Behind the lease, which locks the row: two that remove would each think that the other's rows are gone.
+        (await webhooks.takeLease(db, lease)) === undefined ? false : webhooks.removeSome(db, lease, DELETED_ROWS),
+      ),
     );
+    readAt = performance.now();
     done = [];
     if (!more) endpoint = undefined;
     return true;

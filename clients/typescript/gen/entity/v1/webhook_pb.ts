@@ -20,8 +20,8 @@ export const file_entity_v1_webhook: GenFile = /*@__PURE__*/
  * Where the events of the organization are sent, as POST requests signed as the
  * Standard Webhooks specification says: `webhook-id`, `webhook-timestamp` and
  * `webhook-signature`. An answer of 2xx within the time limit (15 s by default)
- * delivers; every other one is tried again, eight times in all over some three
- * days. Every event is delivered at least once: the webhook-id tells one that
+ * delivers; every other one is tried again, eight times in all over 24
+ * hours. Every event is delivered at least once: the webhook-id tells one that
  * came before. The events of an entity come in the order of its versions: the
  * next one waits until the one before is delivered or given up.
  *
@@ -447,7 +447,8 @@ export const WebhookDeliveryState = {
   DELIVERED: 2,
 
   /**
-   * Given up, after the last attempt or because the endpoint answered 410.
+   * Given up, after the last attempt, because the endpoint answered 410, or
+   * because the event was pruned before it could be sent (EVENT_REMOVED).
    *
    * @generated from enum value: WEBHOOK_DELIVERY_STATE_FAILED = 3;
    */

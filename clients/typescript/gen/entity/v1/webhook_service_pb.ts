@@ -658,7 +658,8 @@ export const WebhookService: GenService<{
     output: typeof RotateWebhookSecretResponseSchema;
   },
   /**
-   * Lists deliveries, those of the newest events first.
+   * Lists deliveries, those of the newest events first. What has been delivered
+   * or given up is forgotten after 30 days, unless the operator says otherwise.
    *
    * @generated from rpc entity.v1.WebhookService.ListWebhookDeliveries
    */
@@ -671,8 +672,9 @@ export const WebhookService: GenService<{
    * Sends events again, each with its old webhook-id and in the order of its
    * entity: those of the deliveries that are named, or every event of the log
    * recorded in a range of time that the endpoint's filters accept. They begin
-   * their attempts anew; one that is pending is tried now. A delivery of the
-   * entity that is under way comes first. Atomic per call; a range is worked off
+   * their attempts anew; one whose turn it is is tried now, one that waits behind
+   * another of its entity comes after it. Events that the endpoint has not come
+   * to yet come in their turn. Atomic per call; a range is worked off
    * in several calls, a page of its events in each. Deliveries of a disabled
    * endpoint wait until it is enabled.
    *
