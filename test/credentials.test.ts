@@ -194,6 +194,37 @@ describe("admission", () => {
     session.destroy();
   });
 
+  test.each([
+    ["unary gRPC", path("GetEntity")],
+    ["Connect", { ":path": "/entity.v1.EntityService/GetEntity", "content-type": "application/proto" }],
+  ])("a caller who leaves while its key is looked up has no place: %s", async (_, call) => {
+    const looked = Promise.withResolvers<void>();
+    let isFirst = true;
+    await using own = await startServer({
+      limits: { maxInFlight: 1 },
+      async findCaller() {
+        if (isFirst) {
+          isFirst = false;
+          await looked.promise;
+        }
+        return { organizationId: "org-1", apiKeyId: "key-1", scopes: new Set(["entities:read"]) };
+      },
+    });
+    const session = connect(own.url);
+    const request = session.request({ ":method": "POST", authorization: "Bearer one", ...call });
+    request.on("error", () => {});
+    request.end(EMPTY);
+    await sleep(100);
+    session.destroy();
+    await sleep(100);
+    looked.resolve();
+    await sleep(100);
+    await withSession(own.url, async (other) => {
+      const answer = await h2Call(other, { ...path("ListEntities"), authorization: "Bearer two" }, EMPTY);
+      expect(answer.trailers["grpc-status"]).toBe("0");
+    });
+  });
+
   test("the place of a caller who left is free again", async () => {
     await using own = await startServer({
       limits: { maxInFlight: 1 },

@@ -476,6 +476,23 @@ describe("deliveries", () => {
     expect(receiver.to(at)).toHaveLength(8);
   });
 
+  test("a replay of what an endpoint has not come to yet does not overtake what is before it (rule 66)", async () => {
+    const { client } = await service.newOrganization();
+    const person = await newPerson(client);
+    const at = path();
+    const endpoint = await newEndpoint(client, receiver.url(at), { state: WebhookEndpointState.DISABLED });
+    for (const name of ["b", "c", "d"]) await client.entities.updateEntity({ lookup: byId(person), entity: { name } });
+    const from = (await lastEventOf(client, person)).recordedAt as never;
+    await client.webhooks.replayWebhookDeliveries({ endpointId: endpoint.id, ...all, from });
+    await client.webhooks.updateWebhookEndpoint({
+      endpointId: endpoint.id,
+      endpoint: { state: WebhookEndpointState.ENABLED },
+    });
+    await arrived(at, 3);
+    await quietly();
+    expect(receiver.to(at).map(({ version }) => version)).toEqual([2, 3, 4]);
+  });
+
   test("a replay of a range sends every event of it that the filters accept, from before the endpoint too", async () => {
     const { client } = await service.newOrganization();
     const [person, company] = [await newPerson(client), await newPerson(client, { type: EntityType.COMPANY })];
