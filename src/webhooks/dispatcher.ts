@@ -64,6 +64,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     aheadMs,
     pace: createPace({ inFlight: options.inFlight, concurrency: CONCURRENCY }),
     connections: createSlots(options.connections),
+    backlogs: createSlots(1),
     // Where endpoints wait for a place, nobody keeps one for nothing.
     idleMs: () => (running.size < MAX_ENDPOINTS / 2 ? IDLE_MS : 0),
     userAgent: `EntityService/${options.version}`,

@@ -29,6 +29,8 @@ export interface Shared {
   pace: Pace;
   /** Bounds the connections to the database. */
   connections<T>(work: () => Promise<T>): Promise<T>;
+  /** The same for readers of the log, which may take long. */
+  backlogs<T>(work: () => Promise<T>): Promise<T>;
   /** How long an endpoint without work is kept, in milliseconds. */
   idleMs(): number;
   userAgent: string;
@@ -152,7 +154,13 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     let batch: Batch | undefined;
     if (wantsMore && mayHaveEvents && wasShort && pending.count < MAX_PENDING) {
       mayHaveEvents = false;
-      batch = await shared.connections(() => readBacklog(shared, lease, current, () => shared.expired(endpointId)));
+      // As long as it may take: with the lease kept, and nobody else kept waiting.
+      const keeping = setInterval(() => void take().catch(() => {}), RENEW_MS);
+      try {
+        batch = await shared.backlogs(() => readBacklog(shared, lease, current, () => shared.expired(endpointId)));
+      } finally {
+        clearInterval(keeping);
+      }
     }
     const written = [...done];
     const rest = afterwards(current, written);
