@@ -271,7 +271,7 @@ export function startWatchers(count: number): Consumer {
  * A webhook endpoint. Deliveries give way to calls, so that most of what was written meanwhile still waits when the
  * load ends: that some have come is checked here, that none is lost in test/webhook-deliveries.test.ts.
  */
-function startEndpoint(): Consumer {
+export function startEndpoint(): Consumer {
   const receiver = startJobs<object, Received>("receiver.ts");
   let remove: (() => Promise<void>) | undefined;
   return {

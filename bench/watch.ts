@@ -1,10 +1,11 @@
 // What watching costs and how soon it tells: npm run bench:watch
 // Memory of 1,000 idle watchers; the time from a change to its event at 1,000 writes/s; the events that one
-// watcher takes, when it is behind and when it keeps up; and the rate of writes with ten watchers and without.
+// watcher takes, when it is behind and when it keeps up; and the rate of writes with ten
+// watchers and a webhook endpoint, and without.
 import { setTimeout as sleep } from "node:timers/promises";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { createEntityClient, type EntityClient, errorInfo } from "../clients/typescript/index.ts";
-import { startLoad, startWatchers, whileConsumed } from "./bench.ts";
+import { startEndpoint, startLoad, startWatchers, whileConsumed } from "./bench.ts";
 import { fill } from "./fill.ts";
 import type { Measurement } from "./load.ts";
 import { cpuOf, memoryOf, type Service, startService } from "./processes.ts";
@@ -141,24 +142,26 @@ const jobOf = (service: Service, apiKey: string) => ({
   seconds: 3,
 });
 
-/** Writes to one organization, watched by ten at once and by none, in turn. */
+/** Writes to one organization, watched by ten at once and sent to a webhook endpoint, and by none, in turn. */
 async function besideWatchers(service: Service, apiKey: string): Promise<void> {
   await using load = startLoad();
   await using watchers = startWatchers(WATCHERS);
+  await using endpoint = startEndpoint();
+  const consumers = [watchers, endpoint];
   const found = { without: [] as Beside[], with: [] as Beside[] };
   const job = { ...jobOf(service, apiKey), seconds: 3 };
-  await whileConsumed([watchers], service, apiKey, () => load.run(job));
+  await whileConsumed(consumers, service, apiKey, () => load.run(job));
   for (let round = 0; round < ROUNDS; round++) {
     found.without.push({ ...(await load.run(job)), watchersCpu: 0 });
     const before = cpuOf(watchers.pid);
-    const watched = await whileConsumed([watchers], service, apiKey, () => load.run(job));
+    const watched = await whileConsumed(consumers, service, apiKey, () => load.run(job));
     const share = job.seconds / (job.seconds + job.warmUpSeconds);
     found.with.push({ ...watched, watchersCpu: ((cpuOf(watchers.pid) - before) / watched.calls) * share });
   }
   for (const [name, measured] of Object.entries(found)) {
     const each = (of: (one: Beside) => number) => median(measured.map(of)).toFixed(0);
     say(
-      `${name} ${WATCHERS} watchers: ${each((one) => one.requestsPerSecond)} updates/s; CPU of each: server ${each((one) => one.serverCpu)} us, ` +
+      `${name} ${WATCHERS} watchers and a webhook endpoint: ${each((one) => one.requestsPerSecond)} updates/s; CPU of each: server ${each((one) => one.serverCpu)} us, ` +
         `database ${each((one) => one.databaseCpu)} us, load ${each((one) => one.loadCpu)} us, watchers ${each((one) => one.watchersCpu)} us`,
     );
   }
@@ -169,7 +172,7 @@ async function besideWatchers(service: Service, apiKey: string): Promise<void> {
 }
 
 async function main(only: string | undefined): Promise<void> {
-  await using service = await startService();
+  await using service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1" } });
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const parts = {

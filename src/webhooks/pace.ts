@@ -5,7 +5,7 @@ import { createSlots } from "../db/slots.ts";
 /** Calls in flight from which on deliveries give way. */
 const BUSY_CALLS = 8;
 /** Between the starts of two deliveries meanwhile. */
-const SPACING_MS = 10;
+const SPACING_MS = 20;
 
 export interface Pace {
   isBusy(): boolean;
