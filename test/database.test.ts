@@ -709,6 +709,10 @@ describe("the driver", () => {
     expect(await one("select $1::jsonb as v", [{ [value]: [value] }])).toEqual({ v: { [value]: [value] } });
   });
 
+  test("compiles no statements: the few rows that they read are there long before", async () => {
+    expect(await orm.em.fork().execute("select current_setting('jit') as jit")).toEqual([{ jit: "off" }]);
+  });
+
   test("keeps an escaped question mark as the operator of jsonb", async () => {
     expect(await one("select ('{\"a\":1}'::jsonb \\? ?) as v, '{\"b\":1}'::jsonb \\? 'a' as w", ["a"])).toEqual({
       v: true,
