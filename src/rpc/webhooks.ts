@@ -25,6 +25,7 @@ import {
   UpdateWebhookEndpointResponseSchema,
   type WebhookService,
 } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
+import { NO_ID } from "../db/feed.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { read, transaction } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
@@ -35,7 +36,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
 import { ENDPOINT_DISABLED, type Subscription, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { decodePosition } from "../feed/position.ts";
-import { deliveriesTo, NO_ID, storedPosition } from "../webhooks/backlog.ts";
+import { deliveriesTo, storedPosition } from "../webhooks/backlog.ts";
 import { newSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";

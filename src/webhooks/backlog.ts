@@ -1,6 +1,7 @@
 // What of the log an endpoint has not come to yet: the next events, as its deliveries, with the place where the log
 // goes on behind them. The log is the queue; only what is about to be sent becomes a row.
 
+import { NO_ID } from "../db/feed.ts";
 import type { Orm } from "../db/orm.ts";
 import type { ListedEvent } from "../db/queries.ts";
 import { readStatements } from "../db/transaction.ts";
@@ -30,8 +31,6 @@ export interface Batch {
 }
 
 const PAGE_EVENTS = 500;
-/** Before every id. */
-export const NO_ID = "00000000-0000-0000-0000-000000000000";
 /** An event is committed at most so long after its recorded_at: statements and idle transactions have their limits. */
 const COMMIT_MARGIN = 60_000_000n;
 
