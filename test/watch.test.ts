@@ -1,6 +1,7 @@
 // WatchEntities: what everybody who needs to know is told (section G of the rules, and the contract's table).
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { crc32 } from "node:zlib";
 import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -294,10 +295,34 @@ describe("positions", () => {
       return `${position.slice(0, i)}${other}${position.slice(i + 1)}`;
     });
     const garbage = ["x", "=", " ", "AAAA", "%00", `${position}A`, `${position}=`, ` ${position}`, position.slice(1)];
-    const forged = ["", "1", "1 x 5", `2 ${randomUUID()} 5`, `1 ${randomUUID()} 5-7`, `1 ${randomUUID()} 5-1,2`].map(
-      // Whoever can make the digest: what stands behind it is looked at all the same.
-      (text) => Buffer.from(`${position.slice(0, 16)}${text}`).toString("base64url"),
-    );
+    const bytes = Buffer.from(position, "base64url");
+    const numbers = bytes.subarray(21, -1);
+    // Whoever can make the checksum: what stands behind it is looked at all the same.
+    const forged = [
+      ["nothing", 4],
+      ["another version", 4, [9], bytes.subarray(5)],
+      ["the end within the epoch", 12],
+      ["no snapshot", 21],
+      ["a snapshot from before every transaction", 21, [0, 0, 0]],
+      ["running transactions that are not there", 21, [5, 3, 2, 1]],
+      ["running transactions that are not in order", 21, [5, 2, 1, 2, 0]],
+      ["running transactions from before every transaction", 21, [5, 1, 6, 0]],
+      ["very many running transactions", 21, [5, ...Array(8).fill(0xff), 0x7f]],
+      ["a number that is too large", 21, Array(12).fill(0xff)],
+      ["a number in more bytes than it takes", 21, [0x85, 0x00, 0, 0]],
+      ["another kind", 21, numbers, [3]],
+      ["a range that ends before it begins", 21, numbers, [1, 1, 0], Array(32).fill(0)],
+      ["the end within a range", 21, numbers, [1], numbers, Array(31).fill(0)],
+      ["a time of nobody's calendar", 21, numbers, [1], numbers, Array(16).fill(0x7f), Array(16).fill(0)],
+      ["more than a position", 21, numbers, [0], [0]],
+    ].map(([, length, ...rest]) => {
+      const made = Buffer.concat([
+        bytes.subarray(0, length as number),
+        ...rest.map((one) => Buffer.from(one as number[])),
+      ]);
+      made.writeUInt32BE(crc32(made.subarray(4), crc32(a.id)));
+      return made.toString("base64url");
+    });
     for (const text of [...edited.filter((_, i) => i % 9 === 0), ...garbage, ...forged]) {
       expect(await watchRefusal(a.client, { position: text }), text).toMatchObject({
         code: Code.InvalidArgument,

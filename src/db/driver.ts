@@ -22,6 +22,10 @@ export class CommitUnknownError extends Error {
 }
 
 const MAX_NAMED_STATEMENTS = 500;
+/** The OID of text[], which pg's types do not list. */
+const TEXT_ARRAY = 1009 as Parameters<pg.Client["getTypeParser"]>[0];
+/** Nothing in it is quoted, empty, null or an array of its own. */
+const PLAIN_ARRAY = /^\{(?!\w*NULL)[\w.:-]+(?:,(?!\w*NULL)[\w.:-]+)*\}$/i;
 const SQLSTATE = /^[0-9A-Z]{5}$/;
 /** Class 08 and 57P0x: the connection ended, which at a COMMIT says nothing of its outcome. */
 const CONNECTION_ENDED = /^(08|57P0)/;
@@ -84,6 +88,13 @@ export class NamedStatementClient extends pg.Client {
   /** Counts the migrations that this connection has met: each makes all names new. */
   #generation = 0;
   #gathering = false;
+
+  constructor(config?: string | pg.ClientConfig) {
+    super(config);
+    const parse = this.getTypeParser(TEXT_ARRAY) as (text: string) => string[];
+    // Every event has two, nearly always such as need no parser.
+    this.setTypeParser(TEXT_ARRAY, (text) => (PLAIN_ARRAY.test(text) ? text.slice(1, -1).split(",") : parse(text)));
+  }
 
   // The callback and submittable forms of pg pass through untouched; Kysely uses the promise form.
   // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg.Client.query cannot be restated by a subclass

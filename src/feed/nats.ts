@@ -13,7 +13,7 @@ import type { Logger } from "../log.ts";
 import { toEventMessage } from "./event-message.ts";
 import { connectJetStream, type JetStream, type JetStreamOptions } from "./jetstream.ts";
 import { createPages, type Page } from "./pages.ts";
-import { decodePosition, encodePosition, type Position } from "./position.ts";
+import { decodePosition, encodePosition, isLost, type Position } from "./position.ts";
 
 /** The sink's name in the database, to which its positions are bound. */
 const SINK = "nats";
@@ -88,7 +88,7 @@ export function startNatsSink(
   /** Publishes until that fails, or the sink is another's, or the end; then lets go of it. */
   async function publishFrom(stored: string | undefined, held: number): Promise<void> {
     let jetStream: JetStream | undefined;
-    let position = stored === undefined ? await beginning() : decodePosition(SINK, stored);
+    let position = stored === undefined ? await beginning() : await known(stored);
     let heldUntil = held;
     let kept = Promise.resolve();
     /** Stores the position and prolongs the hold; one after the other, so that no older position comes last. */
@@ -108,10 +108,7 @@ export function startNatsSink(
         const began = performance.now();
         const page = await read(position);
         if (page === undefined) {
-          log.warn(
-            "the log is not the one that was published to NATS, as after a restore: all of it is published again",
-          );
-          position = await beginning();
+          position = await beginningAgain();
           await keep();
           continue;
         }
@@ -145,9 +142,23 @@ export function startNatsSink(
     try {
       return await pages.read(SINK, position);
     } catch (error) {
-      if (error instanceof DomainError && error.reason === "POSITION_EXPIRED") return undefined;
+      if (isLost(error)) return undefined;
       throw error;
     }
+  }
+
+  async function known(stored: string): Promise<Position> {
+    try {
+      return decodePosition(SINK, stored);
+    } catch (error) {
+      if (isLost(error)) return beginningAgain();
+      throw error;
+    }
+  }
+
+  function beginningAgain(): Promise<Position> {
+    log.warn("nobody can tell how far the log was published to NATS, as after a restore: all of it is published again");
+    return beginning();
   }
 
   async function beginning(): Promise<Position> {

@@ -2,13 +2,12 @@
 // carry: of two that overlap, the one with the lower number may come later, and who goes on behind the higher
 // one misses it. So a position names the set of transactions that were committed, which is a snapshot; and
 // within what came between two of them, how far the watch has come.
-import { hash } from "node:crypto";
+import { crc32 } from "node:zlib";
 import type { Place } from "../db/feed.ts";
 import type { Horizon } from "../db/horizon.ts";
 import { covers, type Snapshot, upTo } from "../db/snapshot.ts";
 import { DomainError } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { parseUuid } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 
 export interface Position {
@@ -20,35 +19,43 @@ export interface Position {
   within?: { to: Snapshot; after: Place; until: Instant } | undefined;
 }
 
-/** Of one snapshot: a position, and a page token with one in it, stay within the limit of any string. */
-const MAX_SNAPSHOT_LENGTH = 1_000;
-const DIGEST_LENGTH = 16;
-const VERSION = "1";
+/** Bytes of one snapshot: a position, and a page token with one in it, stay within the limit of any string. */
+const MAX_SNAPSHOT_BYTES = 1_000;
+const VERSION = 2;
+const CHECKSUM_BYTES = 4;
+const UUID_BYTES = 16;
+const TIME_BYTES = 8;
+/** What may follow the snapshot that all positions have: a range and the place in it, with or without whose it is. */
+const NO_RANGE = 0;
+const RANGE = 1;
+const RANGE_OF_ALL = 2;
 
-/** The text of a position, bound to the organization. The digest is no secret: what it stands before is checked like anything that a caller sends. */
+/**
+ * The text of a position, bound to the organization by its checksum. That is no secret: what it stands before is
+ * checked like anything that a caller sends. Base64url of: checksum, version, epoch, `from`, the kind of what follows;
+ * of a range `to`, `until`, and the time, the id and perhaps the organization of `after`.
+ */
 export function encodePosition(organizationId: string, { epoch, from, within }: Position): string {
-  const to = within && shorten(within.to);
-  const begin = shorten(from);
-  // One that was shortened more than the other must not make a range that ends before it begins.
-  const parts = [VERSION, epoch, textOf(to === undefined || covers(to, begin) ? begin : upTo(to.xmax, begin))];
-  if (within !== undefined && to !== undefined) {
-    const { after, until } = within;
-    parts.push(textOf(to), String(after.recordedAt), after.id, String(until));
-    if (after.organizationId !== undefined) parts.push(after.organizationId);
+  const after = within?.after;
+  const head = headOf(organizationId, epoch, from, within);
+  const start = CHECKSUM_BYTES + head.bytes.length;
+  const placeBytes = after === undefined ? 0 : TIME_BYTES + UUID_BYTES * (after.organizationId === undefined ? 1 : 2);
+  const bytes = Buffer.allocUnsafe(start + placeBytes);
+  head.bytes.copy(bytes, CHECKSUM_BYTES);
+  if (after !== undefined) {
+    bytes.writeBigInt64BE(after.recordedAt, start);
+    writeUuid(bytes, after.id, start + TIME_BYTES);
+    if (after.organizationId !== undefined) writeUuid(bytes, after.organizationId, start + TIME_BYTES + UUID_BYTES);
   }
-  const text = parts.join(" ");
-  return Buffer.from(digest(organizationId, text) + text, "latin1").toString("base64url");
+  bytes.writeUInt32BE(crc32(bytes.subarray(start), head.checksum));
+  return bytes.toString("base64url");
 }
 
 /** Throws POSITION_INVALID: garbage, another organization's, or edited. */
 export function decodePosition(organizationId: string, position: string): Position {
-  const decoded = Buffer.from(position.slice(0, LIMITS.string), "base64url").toString("latin1");
-  const text = decoded.slice(DIGEST_LENGTH);
-  // Decoding passes over what is not base64url: written again, it must be what came.
-  const isWhole = Buffer.from(decoded, "latin1").toString("base64url") === position;
-  const isOurs = isWhole && decoded.slice(0, DIGEST_LENGTH) === digest(organizationId, text);
-  const parsed = isOurs ? parse(text) : undefined;
-  if (parsed === undefined) {
+  const parsed = parse(Buffer.from(position.slice(0, LIMITS.string), "base64url"));
+  // Written again it must be what came: the checksum, and nothing that decoding passes over.
+  if (parsed === undefined || encodePosition(organizationId, parsed) !== position) {
     throw new DomainError("POSITION_INVALID", "The position is not one of this organization", { field: "position" }, [
       { field: "position", description: "must be the position of a message, or the watch_position of a list" },
     ]);
@@ -73,49 +80,139 @@ export function positionExpired(): DomainError {
   );
 }
 
-const digest = (organizationId: string, text: string) =>
-  hash("sha256", `${organizationId} ${text}`, "base64url").slice(0, DIGEST_LENGTH);
+/** Nobody can tell what came behind the position: it has expired, or it was stored in a form that is written no more. */
+export const isLost = (error: unknown): boolean =>
+  error instanceof DomainError && (error.reason === "POSITION_EXPIRED" || error.reason === "POSITION_INVALID");
 
-function parse(text: string): Position | undefined {
-  const parts = text.split(" ");
-  const [version, epoch = "", fromText = "", toText = "", recordedAt = "", id = "", until = "", organizationId] = parts;
-  const from = parseSnapshotText(fromText);
-  if (version !== VERSION || parseUuid(epoch) !== epoch || from === undefined) return undefined;
-  if (parts.length === 3) return { epoch, from };
-  const to = parseSnapshotText(toText);
-  if (to === undefined || !covers(to, from)) return undefined;
-  if (!isTime(recordedAt) || !isTime(until) || parseUuid(id) !== id) return undefined;
-  const after: Place = { recordedAt: BigInt(recordedAt), id };
-  if (organizationId !== undefined) {
-    if (parts.length !== 8 || parseUuid(organizationId) !== organizationId) return undefined;
-    after.organizationId = organizationId;
+/** What all positions of a page begin with, and the checksum of that. */
+interface PositionHead {
+  of: readonly unknown[];
+  bytes: Buffer;
+  checksum: number;
+}
+
+/** The last one: positions are made a page at a time. */
+let last: PositionHead | undefined;
+
+function headOf(organizationId: string, epoch: string, from: Snapshot, within: Position["within"]): PositionHead {
+  const kind = within === undefined ? NO_RANGE : within.after.organizationId === undefined ? RANGE : RANGE_OF_ALL;
+  const of = [organizationId, epoch, from, within?.to, within?.until, kind];
+  if (last?.of.every((one, i) => one === of[i])) return last;
+  const to = within && shorten(within.to);
+  const begin = shorten(from);
+  const id = Buffer.alloc(UUID_BYTES);
+  writeUuid(id, epoch, 0);
+  // One that was shortened more than the other must not make a range that ends before it begins.
+  const numbers = snapshotBytes(to === undefined || covers(to, begin) ? begin : upTo(to.xmax, begin));
+  const parts = [Buffer.of(VERSION), id, Buffer.from(numbers), Buffer.of(kind)];
+  if (within !== undefined && to !== undefined) {
+    const until = Buffer.alloc(TIME_BYTES);
+    until.writeBigInt64BE(within.until);
+    parts.push(Buffer.from(snapshotBytes(to)), until);
   }
-  return { epoch, from, within: { to, after, until: BigInt(until) } };
+  const bytes = Buffer.concat(parts);
+  last = { of, bytes, checksum: crc32(bytes, crc32(organizationId)) };
+  return last;
+}
+
+function parse(bytes: Buffer): Position | undefined {
+  try {
+    return read(new Cursor(bytes));
+  } catch (error) {
+    // It ended too soon.
+    if (error instanceof RangeError) return undefined;
+    throw error;
+  }
+}
+
+function read(bytes: Cursor): Position | undefined {
+  bytes.skip(CHECKSUM_BYTES);
+  if (bytes.byte() !== VERSION) return undefined;
+  const epoch = bytes.uuid();
+  const from = readSnapshot(bytes);
+  const kind = bytes.byte();
+  if (from === undefined || kind > RANGE_OF_ALL) return undefined;
+  if (kind === NO_RANGE) return { epoch, from };
+  const to = readSnapshot(bytes);
+  if (to === undefined || !covers(to, from)) return undefined;
+  const until = bytes.time();
+  const after: Place = { recordedAt: bytes.time(), id: bytes.uuid() };
+  if (kind === RANGE_OF_ALL) after.organizationId = bytes.uuid();
+  return isTime(until) && isTime(after.recordedAt) ? { epoch, from, within: { to, after, until } } : undefined;
 }
 
 /** The years 1 to 9999, which the database and the contract know. */
-const isTime = (text: string) =>
-  /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n;
-
-/** The upper end, and how far below it each running one is: `1000-7,3`. */
-function textOf({ xmax, running }: Snapshot): string {
-  return running.length === 0 ? String(xmax) : `${xmax}-${running.map((xid) => xmax - xid).join(",")}`;
-}
+const isTime = (time: Instant) => time >= -62_135_596_800_000_000n && time < 253_402_300_800_000_000n;
 
 /** Of very many running transactions an older set, which ends at one of them: then something comes twice, and nothing is lost. */
 function shorten(snapshot: Snapshot): Snapshot {
   const { running } = snapshot;
   const bound = running[Math.floor(running.length * 0.9)];
-  return textOf(snapshot).length <= MAX_SNAPSHOT_LENGTH || bound === undefined
+  return snapshotBytes(snapshot).length <= MAX_SNAPSHOT_BYTES || bound === undefined
     ? snapshot
     : shorten(upTo(bound, snapshot));
 }
 
-function parseSnapshotText(text: string): Snapshot | undefined {
-  const [, upper, below] = /^([1-9]\d{0,17})(?:-(\d{1,18}(?:,\d{1,18})*))?$/.exec(text) ?? [];
-  if (upper === undefined) return undefined;
-  const xmax = BigInt(upper);
-  const running = (below === undefined ? [] : below.split(",")).map((offset) => xmax - BigInt(offset));
+/** The upper end, how many are running, and how far below the end each is: numbers of seven bits a byte, the lowest first. */
+function snapshotBytes({ xmax, running }: Snapshot): number[] {
+  const bytes: number[] = [];
+  for (const number of [xmax, BigInt(running.length), ...running.map((xid) => xmax - xid)]) {
+    let rest = number;
+    for (; rest > 0x7fn; rest >>= 7n) bytes.push(Number(rest & 0x7fn) | 0x80);
+    bytes.push(Number(rest));
+  }
+  return bytes;
+}
+
+function readSnapshot(bytes: Cursor): Snapshot | undefined {
+  const xmax = bytes.number();
+  const running: bigint[] = [];
+  for (let count = bytes.number(); count > 0n; count--) running.push(xmax - bytes.number());
   const isOrdered = running.every((xid, i) => xid > (running[i - 1] ?? 0n) && xid < xmax);
-  return isOrdered ? { xmax, running } : undefined;
+  return xmax > 0n && isOrdered ? { xmax, running } : undefined;
+}
+
+function writeUuid(bytes: Buffer, id: string, at: number): void {
+  bytes.write(id.replaceAll("-", ""), at, UUID_BYTES, "hex");
+}
+
+/** Reads one thing after the other. Throws a RangeError at the end. */
+class Cursor {
+  readonly #bytes: Buffer;
+  #at = 0;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  skip(length: number): number {
+    this.#at += length;
+    return this.#at - length;
+  }
+
+  byte(): number {
+    return this.#bytes.readUInt8(this.skip(1));
+  }
+
+  time(): Instant {
+    return this.#bytes.readBigInt64BE(this.skip(TIME_BYTES));
+  }
+
+  uuid(): string {
+    const at = this.skip(UUID_BYTES);
+    if (this.#at > this.#bytes.length) throw new RangeError("the bytes end within an id");
+    const hex = this.#bytes.toString("hex", at, this.#at);
+    return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  }
+
+  /** Below 2^63. */
+  number(): bigint {
+    let number = 0n;
+    for (let shift = 0n; shift < 63n; shift += 7n) {
+      const byte = this.byte();
+      number |= BigInt(byte & 0x7f) << shift;
+      if (byte <= 0x7f) return number;
+    }
+    throw new RangeError("the number is too large");
+  }
 }

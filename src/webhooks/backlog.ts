@@ -13,11 +13,10 @@ import {
   readEventsByTime,
   type StoredPosition,
 } from "../db/webhooks.ts";
-import { DomainError } from "../domain/errors.ts";
 import type { Instant } from "../domain/time.ts";
 import { deliveriesOf, type Subscription } from "../domain/webhook.ts";
 import type { Pages } from "../feed/pages.ts";
-import { decodePosition, encodePosition, type Position } from "../feed/position.ts";
+import { decodePosition, encodePosition, isLost, type Position } from "../feed/position.ts";
 
 /** Some of the backlog. */
 export interface Batch {
@@ -64,7 +63,7 @@ export function deliveriesTo(
 
 /**
  * Reads on from where the endpoint is. Where the position has expired, since the database was restored or old events
- * were removed, nobody can tell what came behind it: all from its time on is gone through again, by time. What was
+ * were removed, or is of a form that is written no more, nobody can tell what came behind it: all from its time on is gone through again, by time. What was
  * delivered has its row with the same id, and stays delivered; `expired` is called.
  */
 export async function readBacklog(
@@ -100,7 +99,7 @@ export async function readBacklog(
       more: page.more,
     };
   } catch (error) {
-    if (!(error instanceof DomainError) || error.reason !== "POSITION_EXPIRED") throw error;
+    if (!isLost(error)) throw error;
     expired();
     return {
       deliveries: [],

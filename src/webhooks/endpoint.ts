@@ -60,7 +60,7 @@ const MANY_READY = 64;
 const MAX_PENDING = 10_000;
 /** Between two rounds that write outcomes; while the process is busy with calls, they gather for longer. */
 const GATHER_MS = 10;
-const GATHER_BUSY_MS = 100;
+const GATHER_BUSY_MS = 250;
 /** A lease lasts three of these. */
 const RENEW_MS = 5_000;
 const RETRY_MS = 500;
