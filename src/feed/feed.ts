@@ -4,7 +4,7 @@ import type { Orm } from "../db/orm.ts";
 import { createSlots } from "../db/slots.ts";
 import { DomainError } from "../domain/errors.ts";
 import { createLive, type Joined, type Live } from "./live.ts";
-import { createPages, type Delivery, type Filter } from "./pages.ts";
+import { createPages, type Delivery, type Filter, type Page } from "./pages.ts";
 import { encodePosition, type Position } from "./position.ts";
 
 export interface WatchOptions {
@@ -88,7 +88,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
       at = start;
       yield checkpoint(start);
       for (let taken = 0; !signal.aborted; taken++) {
-        const page = await joined.next(due(), signal);
+        let page: Page | "behind" | "idle" | undefined = await joined.next(due(), signal);
         if (page === "behind" && taken > 0) throw tooSlow(sent.position);
         // Behind before it began: the way here was long.
         if (page === "behind") break;
@@ -96,8 +96,10 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
           if (!signal.aborted) yield checkpoint(joined.head() ?? at);
           continue;
         }
-        yield* marked(page.deliveries(filter));
         at = page.end;
+        yield* marked(page.deliveries(filter));
+        // Not held while the next one is waited for, when its memory would grow old.
+        page = undefined;
       }
     }
   }

@@ -122,18 +122,24 @@ export function createLive(source: {
 
   function push(page: Page): void {
     pages.push(page);
-    // What everybody has taken, and what is too much.
-    let taken = first + pages.length;
-    for (const { next } of watchers) if (next !== undefined && next < taken) taken = next;
+    dropTaken();
     let events = pages.reduce((sum, one) => sum + one.size, 0);
     let bytes = pages.reduce((sum, one) => sum + one.bytes, 0);
-    while (pages.length > 1 && (first < taken || events > MAX_EVENTS || bytes > MAX_BYTES)) {
+    while (pages.length > 1 && (events > MAX_EVENTS || bytes > MAX_BYTES)) {
       const gone = pages.shift();
       events -= gone?.size ?? 0;
       bytes -= gone?.bytes ?? 0;
       first += 1;
     }
     for (const watcher of watchers) watcher.notify();
+  }
+
+  /** Lets go of what everybody has taken, at once: memory that is used for a moment costs the collector next to nothing. */
+  function dropTaken(): void {
+    let taken = first + pages.length;
+    for (const { next } of watchers) if (next !== undefined && next < taken) taken = next;
+    pages.splice(0, taken - first);
+    first = Math.max(first, taken);
   }
 
   return {
@@ -159,6 +165,7 @@ export function createLive(source: {
             const page = pages[watcher.next - first];
             if (page !== undefined) {
               watcher.next += 1;
+              dropTaken();
               return page;
             }
             const ms = until - performance.now();

@@ -47,15 +47,20 @@ export function serverStreamingAnswer(
       unwatch();
       abandon(pages);
     });
-    for (;;) {
+    /** Whether there may be more. A function of its own, so that no page is held while the next one is waited for. */
+    const sendPage = async () => {
       const page = await pages.next();
-      if (page.done === true) return call.end();
+      if (page.done === true) {
+        call.end();
+        return false;
+      }
       const frames = framesOf(page.value, toMessage);
       for (let i = 0, chunk = frames(0); chunk !== undefined && !call.isOver; chunk = frames(++i)) {
         if (!call.write(chunk)) await call.drained();
       }
-      if (call.isOver) return;
-    }
+      return !call.isOver;
+    };
+    while (await sendPage());
   };
 }
 
