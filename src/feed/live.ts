@@ -4,11 +4,13 @@ import { DomainError } from "../domain/errors.ts";
 import type { Page } from "./pages.ts";
 import type { Position } from "./position.ts";
 
-/** Between two reads, in milliseconds: while events come, and at most when none have come for a while. */
+/** Milliseconds to the next read at least, behind a page of so many events: each read has its price, which many share. */
+const PAUSES = [
+  { events: 100, ms: 100 },
+  { events: 20, ms: 50 },
+];
 const SHORTEST_MS = 20;
-/** While so many events come in a page: each read has a price, and nobody sees the difference. */
-const BUSY_EVENTS = 20;
-const BUSY_MS = 50;
+/** To the next read where nobody wakes the reader: behind events, and when none have come for a while. */
 const FIRST_MS = 50;
 const LONGEST_MS = 150;
 /** Failures of the database in a row before the watchers are told. */
@@ -94,7 +96,7 @@ export function createLive(source: {
         if (page?.more) continue;
         const size = page?.size ?? 0;
         waitMs = size > 0 ? FIRST_MS : Math.min(LONGEST_MS, waitMs * 1.2);
-        await pause(size < BUSY_EVENTS ? SHORTEST_MS : BUSY_MS, waitMs);
+        await pause(PAUSES.find(({ events }) => size >= events)?.ms ?? SHORTEST_MS, waitMs);
       }
     } catch (error) {
       for (const watcher of watchers) {

@@ -4,8 +4,9 @@ import { createSlots } from "../db/slots.ts";
 
 /** Calls in flight from which on deliveries give way. */
 const BUSY_CALLS = 8;
-/** Between the starts of two deliveries meanwhile. */
-const SPACING_MS = 20;
+/** Milliseconds between the starts of two deliveries meanwhile, for each call in flight; and at most. */
+const SPACING_MS = 1;
+const MAX_SPACING_MS = 64;
 
 export interface Pace {
   isBusy(): boolean;
@@ -23,7 +24,7 @@ export function createPace({ inFlight, concurrency }: { inFlight: () => number; 
       slots(async () => {
         if (isBusy()) {
           const now = performance.now();
-          next = Math.max(now, next) + SPACING_MS;
+          next = Math.max(now, next) + Math.min(inFlight() * SPACING_MS, MAX_SPACING_MS);
           await sleep(next - now);
         }
         await work();
