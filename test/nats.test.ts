@@ -447,6 +447,22 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     expect((await nats.messages()).length).toBe(before + 1);
     expect(of("as after a restore")).toHaveLength(1);
   });
+
+  it("gets all of it again, and the log says so, when the stored position is of a form that is written no more", async () => {
+    const nats = lend(await startNatsServer());
+    const { log, of } = logged();
+    const service = lend(await startService({ config: natsOf(nats), log }));
+    const organization = await service.newOrganization();
+    await burst([organization]);
+    expect(await problems(service, nats)).toEqual([]);
+    // As when another process had it for a second.
+    await service.sql(
+      `update feed_sink set position = 'MSA5ZmQ4OTRlMQ', holder = gen_random_uuid(), held_until = clock_timestamp() + interval '1 second'`,
+    );
+    await newPerson(organization.client);
+    await expect.poll(() => of("nobody can tell how far").length, WAIT).toBe(1);
+    expect(await problems(service, nats)).toEqual([]);
+  });
 });
 
 describe("NATS_URL", () => {
