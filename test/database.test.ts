@@ -709,6 +709,19 @@ describe("the driver", () => {
     expect(await one("select $1::jsonb as v", [{ [value]: [value] }])).toEqual({ v: { [value]: [value] } });
   });
 
+  test.each([
+    [[]],
+    [["a"]],
+    [["name", "entity_data.person", "2026-01-01", "x:1", "é"]],
+    [["NULL", "null", "nullable", "x_NULL"]],
+    [["a", "b c", ""]],
+    [["a,b", "{c}", "d"]],
+    [["a", null]],
+    [[null]],
+  ])("reads the array %j as it is", async (array) => {
+    expect(await one("select $1::text[] as v", [array])).toEqual({ v: array });
+  });
+
   test("compiles no statements: the few rows that they read are there long before", async () => {
     expect(await orm.em.fork().execute("select current_setting('jit') as jit")).toEqual([{ jit: "off" }]);
   });

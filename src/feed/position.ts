@@ -166,8 +166,11 @@ function snapshotBytes({ xmax, running }: Snapshot): number[] {
 
 function readSnapshot(bytes: Cursor): Snapshot | undefined {
   const xmax = bytes.number();
+  const count = bytes.number();
+  // No position names more, and it would take long to compare them.
+  if (count > MAX_SNAPSHOT_BYTES) return undefined;
   const running: bigint[] = [];
-  for (let count = bytes.number(); count > 0n; count--) running.push(xmax - bytes.number());
+  while (running.length < count) running.push(xmax - bytes.number());
   const isOrdered = running.every((xid, i) => xid > (running[i - 1] ?? 0n) && xid < xmax);
   return xmax > 0n && isOrdered ? { xmax, running } : undefined;
 }
