@@ -1,5 +1,6 @@
 // The parts of the feed on their own: the shared reader at the live end, the checker of the torture test, and
 // the plans of the feed's statements.
+import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, it } from "vitest";
@@ -10,7 +11,7 @@ import { parseSnapshot } from "../src/db/snapshot.ts";
 import { DomainError } from "../src/domain/errors.ts";
 import { createLive } from "../src/feed/live.ts";
 import { createPages, type Page } from "../src/feed/pages.ts";
-import type { Position } from "../src/feed/position.ts";
+import { decodePosition, encodePosition, type Position } from "../src/feed/position.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, newPerson } from "./given.ts";
 import { startService } from "./harness.ts";
@@ -190,6 +191,34 @@ describe("the checker of watchers", () => {
   ])("%s", (_, streams, kinds) => {
     const found = watchProblems(streams, log).map((problem) => /^\w+/.exec(problem)?.[0]);
     expect(found.toSorted()).toEqual(kinds.toSorted());
+  });
+});
+
+describe("positions one after the other", () => {
+  const ids = Array.from({ length: 6 }, () => randomUUID());
+  const [epoch = "", id = "", organizationId = "", one = "", two = "", other = ""] = ids;
+  const from = { xmax: 1_000n, running: [7n, 900n, 999n] };
+  const to = { xmax: 40_000_000_000n, running: [39_999_999_000n] };
+  const after = { recordedAt: 1_700_000_000_000_001n, id };
+  const until = 1_700_000_000_000_900n;
+  const within = { to, after, until };
+
+  it.each<[string, string, Position]>([
+    ["a place within the range", one, { epoch, from, within: { ...within, after: { recordedAt: -1n, id: other } } }],
+    ["another end of the range", one, { epoch, from, within: { ...within, to: { xmax: 1_001n, running: [] } } }],
+    ["another time of its last", one, { epoch, from, within: { ...within, until: until + 1n } }],
+    ["whose the place is", one, { epoch, from, within: { ...within, after: { ...after, organizationId } } }],
+    ["another begin", one, { epoch, from: { xmax: 1_000n, running: [] }, within }],
+    ["another epoch", one, { epoch: other, from, within }],
+    ["no range", one, { epoch, from }],
+    ["another organization", two, { epoch, from, within }],
+  ])("that differ in %s are different, and each is read as it was", (_, whose, position) => {
+    const first = encodePosition(one, { epoch, from, within });
+    const second = encodePosition(whose, position);
+    expect(second).not.toBe(first);
+    expect(decodePosition(whose, second)).toEqual(position);
+    expect(decodePosition(one, first)).toEqual({ epoch, from, within });
+    expect(second).toMatch(/^[\w-]{1,140}$/);
   });
 });
 
