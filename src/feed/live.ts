@@ -60,6 +60,7 @@ export function createLive(source: {
   let head: Position | undefined;
   let isRunning = false;
   let isWoken = false;
+  let isDropping = false;
   let wakeUp = () => {};
 
   async function run(): Promise<void> {
@@ -136,12 +137,22 @@ export function createLive(source: {
     for (const watcher of watchers) watcher.notify();
   }
 
-  /** Lets go of what everybody has taken, at once: memory that is used for a moment costs the collector next to nothing. */
+  /** Lets go of what everybody has taken: memory that is used for a moment costs the collector next to nothing. */
   function dropTaken(): void {
     let taken = first + pages.length;
     for (const { next } of watchers) if (next !== undefined && next < taken) taken = next;
     pages.splice(0, taken - first);
     first = Math.max(first, taken);
+  }
+
+  /** Once for all who take a page in the same turn of the event loop: it looks at every watcher. */
+  function dropSoon(): void {
+    if (isDropping) return;
+    isDropping = true;
+    setImmediate(() => {
+      isDropping = false;
+      dropTaken();
+    });
   }
 
   return {
@@ -167,7 +178,7 @@ export function createLive(source: {
             const page = pages[watcher.next - first];
             if (page !== undefined) {
               watcher.next += 1;
-              dropTaken();
+              dropSoon();
               return page;
             }
             const ms = until - performance.now();
