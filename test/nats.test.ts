@@ -63,6 +63,17 @@ async function burst(organizations: TestOrganization[], { entities = 10, changes
   );
 }
 
+/** A service whose log is in the stream, with what its own log says. */
+async function givenPublished() {
+  const nats = lend(await startNatsServer());
+  const { log, of } = logged();
+  const service = lend(await startService({ config: natsOf(nats), log }));
+  const organization = await service.newOrganization();
+  await burst([organization]);
+  expect(await problems(service, nats)).toEqual([]);
+  return { nats, service, organization, of };
+}
+
 /** The log as it must arrive: by event id, subject and body. */
 async function theLog(service: TestService) {
   const rows = await service.sql<{ row: Record<string, unknown> }>("select to_jsonb(v) as row from entity_event v");
@@ -430,12 +441,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
   });
 
   it("gets all of it again, and the log says so, when the database was restored: nothing is skipped", async () => {
-    const nats = lend(await startNatsServer());
-    const { log, of } = logged();
-    const service = lend(await startService({ config: natsOf(nats), log }));
-    const organization = await service.newOrganization();
-    await burst([organization]);
-    expect(await problems(service, nats)).toEqual([]);
+    const { nats, service, organization, of } = await givenPublished();
     const before = (await nats.messages()).length;
     // A stream without the ids of what it has, as it is minutes later.
     await using connection = await nats.connect();
@@ -449,12 +455,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
   });
 
   it("gets all of it again, and the log says so, when the stored position is of a form that is written no more", async () => {
-    const nats = lend(await startNatsServer());
-    const { log, of } = logged();
-    const service = lend(await startService({ config: natsOf(nats), log }));
-    const organization = await service.newOrganization();
-    await burst([organization]);
-    expect(await problems(service, nats)).toEqual([]);
+    const { nats, service, organization, of } = await givenPublished();
     // As when another process had it for a second.
     await service.sql(
       `update feed_sink set position = 'MSA5ZmQ4OTRlMQ', holder = gen_random_uuid(), held_until = clock_timestamp() + interval '1 second'`,

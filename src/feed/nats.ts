@@ -88,7 +88,10 @@ export function startNatsSink(
   /** Publishes until that fails, or the sink is another's, or the end; then lets go of it. */
   async function publishFrom(stored: string | undefined, held: number): Promise<void> {
     let jetStream: JetStream | undefined;
-    let position = stored === undefined ? await beginning() : await known(stored);
+    let position =
+      stored === undefined
+        ? await beginning()
+        : ((await unlessLost(() => decodePosition(SINK, stored))) ?? (await beginningAgain()));
     let heldUntil = held;
     let kept = Promise.resolve();
     /** Stores the position and prolongs the hold; one after the other, so that no older position comes last. */
@@ -106,7 +109,7 @@ export function startNatsSink(
     try {
       while (!signal.aborted && performance.now() < heldUntil) {
         const began = performance.now();
-        const page = await read(position);
+        const page = await unlessLost(() => pages.read(SINK, position));
         if (page === undefined) {
           position = await beginningAgain();
           await keep();
@@ -137,25 +140,6 @@ export function startNatsSink(
     }
   }
 
-  /** Undefined where nobody can tell any more what came behind the position. */
-  async function read(position: Position): Promise<Page | undefined> {
-    try {
-      return await pages.read(SINK, position);
-    } catch (error) {
-      if (isLost(error)) return undefined;
-      throw error;
-    }
-  }
-
-  async function known(stored: string): Promise<Position> {
-    try {
-      return decodePosition(SINK, stored);
-    } catch (error) {
-      if (isLost(error)) return beginningAgain();
-      throw error;
-    }
-  }
-
   function beginningAgain(): Promise<Position> {
     log.warn("nobody can tell how far the log was published to NATS, as after a restore: all of it is published again");
     return beginning();
@@ -172,6 +156,16 @@ export function startNatsSink(
       await running;
     },
   };
+}
+
+/** Undefined where nobody can tell any more what came behind the position. */
+async function unlessLost<T>(work: () => T | Promise<T>): Promise<T | undefined> {
+  try {
+    return await work();
+  } catch (error) {
+    if (isLost(error)) return undefined;
+    throw error;
+  }
 }
 
 function oldestOf(page: Page): number {

@@ -128,12 +128,10 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   const isQuiet = () => underWay.size === 0 && done.length === 0;
   const pausedMs = () => Math.max(0, Number((endpoint?.pausedUntil ?? 0n) - now()) / 1_000);
-  /** There may be something to fetch, and it would be sent. A queue that is full waits for what is in it. */
-  const hasRoom = () =>
-    pausedMs() === 0 &&
-    !isEnding() &&
-    ready.length < FEW_READY &&
-    (mayHaveDue || (mayHaveEvents && pending.count < MAX_PENDING));
+  /** What is fetched would be sent soon. */
+  const wantsMore = () => pausedMs() === 0 && !isEnding() && ready.length < FEW_READY;
+  /** And there may be something to fetch. A queue that is full waits for what is in it. */
+  const hasRoom = () => wantsMore() && (mayHaveDue || (mayHaveEvents && pending.count < MAX_PENDING));
   /** Starts nothing more; what is under way is waited for, under the lease. */
   const isEnding = () => isStopping || (endpoint !== undefined && !endpoint.isEnabled && !endpoint.isDeleted);
 
@@ -148,11 +146,10 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   /** One transaction. Whether there was anything to do. */
   async function round(current: webhooks.LeasedEndpoint): Promise<boolean> {
     if (current.isDeleted) return remove();
-    const isPaused = current.pausedUntil !== undefined && current.pausedUntil > now();
-    const wantsMore = !isPaused && !isEnding() && ready.length < FEW_READY;
+    const fetches = wantsMore();
     await count();
     let batch: Batch | undefined;
-    if (wantsMore && mayHaveEvents && wasShort && pending.count < MAX_PENDING) {
+    if (fetches && mayHaveEvents && wasShort && pending.count < MAX_PENDING) {
       mayHaveEvents = false;
       // As long as it may take: with the lease kept, and nobody else kept waiting.
       const keeping = setInterval(() => void take().catch(() => {}), RENEW_MS);
@@ -165,8 +162,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const written = [...done];
     const rest = afterwards(current, written);
     const inHand = [...ready.map(({ id }) => id), ...underWay.keys()];
-    if (wantsMore) mayHaveDue = false;
-    const limit = wantsMore ? MANY_READY - ready.length : 0;
+    if (fetches) mayHaveDue = false;
+    const limit = fetches ? MANY_READY - ready.length : 0;
     let after: { row: webhooks.LeasedEndpoint; due: webhooks.DueDelivery[] };
     try {
       after = await shared.connections(() => write(current, written, batch, rest, { inHand, limit }));
@@ -187,8 +184,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       endpoint = { ...row, isEnabled: false };
     }
     ready.push(...due);
-    if (wantsMore) wasShort = due.length < limit;
-    mayHaveDue ||= wantsMore && !wasShort;
+    if (fetches) wasShort = due.length < limit;
+    mayHaveDue ||= fetches && !wasShort;
     mayHaveEvents ||= batch?.more ?? false;
     return batch !== undefined || written.length > 0 || due.length > 0;
   }
