@@ -113,12 +113,20 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     _flags: number,
     rawHeaders: string[],
   ): void => {
-    const bytes = rawHeaders.reduce((sum, text) => sum + text.length, 0);
-    if (bytes <= MAX_HEADER_BYTES && options.stream?.(stream, headers)) return;
-    const request = new Http2ServerRequest(stream, headers, {}, rawHeaders);
-    const response = new Http2ServerResponse(stream);
-    if (headers.expect === "100-continue") response.writeContinue();
-    onRequest(request, response);
+    // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
+    if (stream.destroyed || stream.closed) return;
+    try {
+      const bytes = rawHeaders.reduce((sum, text) => sum + text.length, 0);
+      if (bytes <= MAX_HEADER_BYTES && options.stream?.(stream, headers)) return;
+      const request = new Http2ServerRequest(stream, headers, {}, rawHeaders);
+      const response = new Http2ServerResponse(stream);
+      if (headers.expect === "100-continue") response.writeContinue();
+      onRequest(request, response);
+    } catch (error) {
+      // Nothing that a caller sends may end the process.
+      log.error({ code: (error as NodeJS.ErrnoException).code }, "a stream could not be served");
+      stream.destroy();
+    }
   };
 
   function trackHttp1(request: IncomingMessage, response: ServerResponse): void {
