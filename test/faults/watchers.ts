@@ -1,0 +1,133 @@
+// Watchers that live through everything: each remembers its position, and goes on from it, on any process, whatever ended
+// its stream. Told that the position has expired it lists again, as the README says.
+import { setTimeout as sleep } from "node:timers/promises";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { type EntityEvent, EntityType, EventType, errorInfo } from "../../clients/typescript/index.ts";
+import { microseconds, type World } from "./callers.ts";
+import type { Organization } from "./organization.ts";
+import type { Service } from "./service.ts";
+
+export interface SentEvent {
+  id: string;
+  entityId: string;
+  version: number;
+  requestId: string;
+}
+
+export interface Filter {
+  name: string;
+  types?: EventType[];
+  entityTypes?: EntityType[];
+  entityId?: string;
+}
+
+export interface Watcher {
+  organization: Organization;
+  filter: Filter;
+  /** What came in each stream. */
+  streams: SentEvent[][];
+  /** What each list showed: of each entity, up to when. The first is that of its beginning. */
+  lists: Map<string, bigint>[];
+  /** Times at which it was told to list again. */
+  told: number[];
+  stop(): Promise<void>;
+}
+
+/** A stream may end with these. */
+const ENDS = new Set(["DATABASE_UNAVAILABLE", "WATCH_TOO_SLOW", "POSITION_EXPIRED", "OVERLOADED", "DEADLINE_EXCEEDED"]);
+const SLACK_MS = 1_000;
+
+export const FILTERS: readonly Filter[] = [
+  { name: "all" },
+  { name: "all, on the other process" },
+  { name: "created and deleted", types: [EventType.CREATED, EventType.DELETED] },
+  { name: "companies", entityTypes: [EntityType.COMPANY] },
+];
+
+export function startWatcher(world: World, organization: Organization, filter: Filter, number: number): Watcher {
+  const { services, checks, random } = world;
+  const abort = new AbortController();
+  const clients = new Map(services.map((service) => [service, organization.client(service.baseUrl)]));
+  const watcher: Watcher = { organization, filter, streams: [], lists: [], told: [], stop };
+  let position = "";
+
+  /** Lists all, remembers up to when each entity is known, and the position behind the list. */
+  async function list(service: Service): Promise<void> {
+    const shown = new Map<string, bigint>();
+    const { entities } = clients.get(service) as ReturnType<Organization["client"]>;
+    let [pageToken, watchPosition] = ["", ""];
+    do {
+      const page = await entities.listEntities({ pageSize: 500, pageToken, showDeleted: true });
+      for (const { id, updatedAt } of page.entities) shown.set(id, microseconds(updatedAt));
+      ({ nextPageToken: pageToken, watchPosition } = page);
+    } while (pageToken !== "");
+    watcher.lists.push(shown);
+    position = watchPosition;
+  }
+
+  async function watch(service: Service): Promise<void> {
+    const { entities } = clients.get(service) as ReturnType<Organization["client"]>;
+    const stream: SentEvent[] = [];
+    watcher.streams.push(stream);
+    const request = {
+      position,
+      types: filter.types ?? [],
+      entityTypes: filter.entityTypes ?? [],
+      ...(filter.entityId === undefined
+        ? {}
+        : { lookup: { by: { case: "entityId" as const, value: filter.entityId } } }),
+    };
+    for await (const message of entities.watchEntities(request, { signal: abort.signal })) {
+      ({ position } = message);
+      if (message.event !== undefined) stream.push(sent(message.event));
+    }
+  }
+
+  async function run(): Promise<void> {
+    for (let turn = number; !abort.signal.aborted; turn++) {
+      const service = services[turn % services.length] as Service;
+      const began = performance.now();
+      try {
+        checks.typed.count();
+        if (position === "") await list(service);
+        await watch(service);
+      } catch (error) {
+        if (abort.signal.aborted) return;
+        ended(error, service, began);
+      }
+      await sleep(50 + 200 * random());
+    }
+  }
+
+  function ended(error: unknown, service: Service, began: number): void {
+    const now = performance.now();
+    const info = errorInfo(error);
+    const name = `a watch (${filter.name}) on ${service.name}, during ${world.fault()}`;
+    if (info === undefined) {
+      const { code, rawMessage } = ConnectError.from(error);
+      const isDown = service.down.some(({ from, to }) => from <= now + SLACK_MS && to >= now - SLACK_MS);
+      if (!isDown && now - began < 8_000 && code === Code.DeadlineExceeded) return;
+      if (!isDown) checks.typed.fail(`${name} ended untyped: ${Code[code]} ${rawMessage}`);
+      return;
+    }
+    if (!ENDS.has(info.reason))
+      checks.typed.fail(
+        `${name} ended with ${info.reason} ${JSON.stringify(info.metadata)}\n      its log: ${service.errors.at(-1)?.slice(0, 1_500) ?? ""}`,
+      );
+    if (info.reason !== "POSITION_EXPIRED") return;
+    watcher.told.push(now);
+    position = "";
+  }
+
+  const running = run();
+  async function stop(): Promise<void> {
+    abort.abort();
+    await running;
+  }
+  return watcher;
+}
+
+const sent = ({ id, entityId, entityVersion, requestId }: EntityEvent): SentEvent => ({
+  ...{ id, entityId, requestId },
+  version: Number(entityVersion),
+});
