@@ -43,6 +43,8 @@ export interface Callers {
   entityIds(organization: Organization): string[];
   /** One call that the service refuses after it has begun a transaction. */
   refusedWrite(organization: Organization, service: Service): Promise<void>;
+  /** One user event of an entity, until it is known what became of it. */
+  record(organization: Organization, entityId: string): Promise<void>;
 }
 
 /** After these a call is tried again; whatever else is final. */
@@ -50,7 +52,7 @@ const RETRY = new Set(["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "OVERLOADED", "
 const READS_END_IN = new Set(["DATABASE_UNAVAILABLE", "OVERLOADED", "DEADLINE_EXCEEDED"]);
 /** A caller that may not yet have noticed, in milliseconds. */
 const SLACK_MS = 1_000;
-const PAUSE_MS = 30;
+const PAUSE_MS = 40;
 /** Of one call, once nothing is in its way. */
 const SETTLE_MS = 60_000;
 
@@ -74,12 +76,10 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
   ): string {
     const ended = performance.now();
     const info = errorInfo(error);
-    const problem = (what: string) => {
-      const log = service.errors.at(-1)?.slice(0, 1_500) ?? "";
-      checks.typed.fail(
-        `${method} on ${service.name} during ${world.fault()}: ${what}${log === "" ? "" : `\n      its log: ${log}`}`,
+    const problem = (what: string) =>
+      checks.typed.fail(`${method} on ${service.name} during ${world.fault()}: ${what}`, () =>
+        service.logOf(info?.metadata.request_id),
       );
-    };
     if (info === undefined) {
       const connectError = ConnectError.from(error);
       // The client's own clock: the answer may be on its way.
@@ -122,13 +122,13 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
       intent.attempts.push({ service, began, ended, outcome });
       // A refusal that is right says that writes are worked on, too.
       const isDone = outcome === "OK" || accepted.has(outcome);
-      if (!intent.isRehearsal) journal.writes.push({ service, organization, method, began, ended, isDone });
+      journal.writes.push({ service, organization, method, began, ended, isDone, isRehearsal: intent.isRehearsal });
       if (outcome === "OK") return response;
       if (!RETRY.has(outcome) && !["lost", "late", "INTERNAL", "CANCELLED"].includes(outcome)) {
         intent.refused = outcome;
         return undefined;
       }
-      if (performance.now() - overAt > SETTLE_MS) return undefined;
+      if (intent.requestId === "" || performance.now() - overAt > SETTLE_MS) return undefined;
       await sleep(Math.min(400, 40 * 1.5 ** tries) * (0.5 + random()));
       service = services[(services.indexOf(service) + 1) % services.length] as Service;
     }
@@ -151,18 +151,24 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     one.answer = { entityId: entity.id, updatedAt: microseconds(entity.updatedAt), changed };
   };
 
-  async function create(organization: Organization, clients: Map<Service, EntityClient>): Promise<void> {
+  async function create(
+    organization: Organization,
+    clients: Map<Service, EntityClient>,
+    isOnce = false,
+  ): Promise<void> {
     const one = intent(organization, "CreateEntity", undefined);
     const { canary, personal } = organization;
+    if (isOnce) one.requestId = "";
     const { token, requestId } = one;
     const isPerson = random() < 0.6;
-    one.externalId = `${canary}-${token}`;
+    // Without either nothing but the service's own care keeps it from being made twice.
+    if (!isOnce) one.externalId = `${canary}-${token}`;
     const taxId = `${personal}-${token}`;
     const response = await settle(one, clients, (client) =>
       client.entities.createEntity({
         requestId,
         entity: {
-          externalId: one.externalId as string,
+          externalId: one.externalId ?? "",
           type: isPerson ? EntityType.PERSON : EntityType.COMPANY,
           countryCode: "ZZ",
           name: `${personal} ${canary} ${token}`,
@@ -194,6 +200,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
         ? pick([EntityStatus.ACTIVE, EntityStatus.UNDER_REVIEW, EntityStatus.INACTIVE])
         : EntityStatus.UNSPECIFIED;
     const isByTaxId = random() < 0.1;
+    const attributes = { token, [`k${Math.floor(random() * 5)}`]: token };
     const response = await settle(
       one,
       clients,
@@ -203,7 +210,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
           lookup: { by: isByTaxId ? { case: "taxId", value: entity.taxId } : { case: "entityId", value: entity.id } },
           entity: {
             name: `${organization.personal} ${organization.canary} ${token}`,
-            ...{ status, attributes: { token, [`k${Math.floor(random() * 5)}`]: token } },
+            ...{ status, attributes },
             metadata: { canary: organization.canary },
           },
         }),
@@ -294,7 +301,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
   async function recordUserEvents(
     organization: Organization,
     clients: Map<Service, EntityClient>,
-    entity: Known,
+    entity: Pick<Known, "id">,
   ): Promise<void> {
     const one = intent(organization, "RecordUserEvents", entity.id);
     const at = { seconds: BigInt(Math.floor(Date.now() / 1000)), nanos: 0 };
@@ -362,7 +369,8 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     const roll = random();
     // The same few for half of the calls: writers meet.
     const entity = random() < 0.5 ? pick(entities.slice(0, 8)) : pick(entities);
-    if (entity === undefined || roll < 0.1) return create(organization, clients);
+    if (entity === undefined || roll < 0.07) return create(organization, clients);
+    if (roll < 0.1) return create(organization, clients, true);
     if (roll < 0.48) return update(organization, clients, entity);
     if (roll < 0.51) return update(organization, clients, entity, { isRehearsal: true });
     if (roll < 0.54) return update(organization, clients, entity, { isStale: true });
@@ -463,6 +471,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
       await all;
     },
     entityIds: (organization) => (known.get(organization) as Known[]).slice(0, 8).map(({ id }) => id),
+    record: (organization, id) => recordUserEvents(organization, clientsOf(organization), { id }),
     async refusedWrite(organization, service) {
       const entity = known.get(organization)?.[0];
       if (entity === undefined) return;

@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from "node:util";
 import { EventType } from "../../clients/typescript/index.ts";
 import type { World } from "./callers.ts";
 import type { Check } from "./checks.ts";
-import { type Intent, wasUnknown } from "./journal.ts";
+import { type Intent, type Write, wasUnknown } from "./journal.ts";
 import type { Postgres } from "./postgres.ts";
 import type { Filter, Watcher } from "./watchers.ts";
 
@@ -66,7 +66,15 @@ export async function checkDatabase(postgres: Postgres, world: World, log: reado
   );
   const recorded = await readRecorded(postgres, world);
   const asked = new Map(journal.intents.map((intent) => [intent.requestId, intent]));
-  for (const intent of journal.intents) checkIntent(world, intent, byRequest.get(intent.requestId) ?? [], recorded);
+  const byToken = new Map<string, LoggedEvent[]>();
+  for (const event of log.filter(({ requestId }) => requestId === null)) {
+    const token = String((event.newValues.attributes as { token?: string } | undefined)?.token);
+    byToken.set(token, [...(byToken.get(token) ?? []), event]);
+  }
+  for (const intent of journal.intents) {
+    const events = intent.requestId === "" ? byToken.get(intent.token) : byRequest.get(intent.requestId);
+    checkIntent(world, intent, events ?? [], recorded);
+  }
   for (const [requestId, events] of byRequest) {
     checks.once.count();
     if (!asked.has(requestId))
@@ -106,6 +114,13 @@ function checkIntent({ checks }: World, intent: Intent, events: LoggedEvent[], r
   if (intent.isRehearsal) {
     checks.refused.count();
     if (found > 0) fail(checks.refused, "was a rehearsal, and is written");
+    return;
+  }
+  if (intent.requestId === "" && answer === undefined && refused === undefined) {
+    checks.once.count();
+    if (found > 1) fail(checks.once, `is there ${found} times, and was asked for once, without a request_id`);
+    // DATABASE_UNAVAILABLE says that nothing was written.
+    if (found > 0 && !isUnknown) fail(checks.refused, "was refused, and is written");
     return;
   }
   if (answer === undefined && refused === undefined) {
@@ -151,7 +166,7 @@ async function readEntities(postgres: Postgres, { organizations }: World): Promi
         entityData: row.entity_data === null ? undefined : { [row.type]: row.entity_data },
         attributes: Object.keys(row.attributes).length === 0 ? undefined : row.attributes,
         metadata: Object.keys(row.metadata).length === 0 ? undefined : row.metadata,
-        externalIds: row.external_ids?.map(([id]: [string]) => id),
+        externalIds: row.external_ids.length === 0 ? undefined : row.external_ids.map(([id]: [string]) => id),
         isDeleted: row.deleted !== null,
       };
       return [row.id, { id: row.id, version: Number(row.version), externalId: row.external_id, values }];
@@ -230,13 +245,53 @@ async function checkCopies(
     ["user_event", "entity_id", "entity_external_id"],
   ] as const) {
     const [row] = await postgres.sql(
-      `select count(*)::int as rows, count(*) filter (where t.${copy} is distinct from e.external_id)::int as stale
+      `select count(*)::int as rows, count(*) filter (where t.${copy} <> e.external_id)::int as stale
        from ${table} t join entity e on e.organization_id = t.organization_id and e.id = t.${entity}
        where t.organization_id = any($1::uuid[])`,
       [ids],
     );
     checks.copies.count(row?.rows);
     if (row?.stale > 0) checks.copies.fail(`${row?.stale} of ${row?.rows} rows of ${table} have an old ${copy}`);
+  }
+}
+
+// --- Time ---------------------------------------------------------------------------------------
+
+/** A few seconds, in which a process may not yet know. */
+const HEALTH_MS = 6_000;
+const LEAST_WRITES = 5;
+
+/** No process says SERVING for longer than that while none of the writes that it ends succeeds. */
+export function checkHealth({ checks, services, journal }: World, describe: (at: number) => string): void {
+  for (const service of services) {
+    const writes = journal.writes
+      .filter((write) => write.service === service && !write.isRehearsal)
+      .sort((a, b) => a.ended - b.ended);
+    /** The stretches between two writes that succeeded. */
+    let failing: Write[] = [];
+    const judge = (until: number) => {
+      const [first] = failing;
+      if (first === undefined || failing.length < LEAST_WRITES) return;
+      const samples = service.health.filter(({ at }) => at >= first.ended + HEALTH_MS && at <= until);
+      checks.health.count(samples.length);
+      const wrong = samples.filter(({ isServing }) => isServing);
+      if (wrong.length === 0) return;
+      const seconds = ((until - first.ended) / 1000).toFixed(1);
+      checks.health.fail(
+        `${service.name} said SERVING ${wrong.length} of ${samples.length} times after ${HEALTH_MS / 1000} s without a write, ${seconds} s in all, ${describe(first.ended)}`,
+      );
+    };
+    for (const write of writes) {
+      if (!write.isDone) {
+        failing.push(write);
+        continue;
+      }
+      // One that succeeded was at work since it began.
+      judge(write.began);
+      failing = [];
+    }
+    judge(failing.at(-1)?.ended ?? 0);
+    checks.health.count(service.health.length);
   }
 }
 
@@ -271,7 +326,7 @@ export function checkWatcher(
   { checks }: World,
   watcher: Watcher,
   log: readonly LoggedEvent[],
-  describeTime: (at: bigint) => string,
+  describe: (at: number) => string,
 ): void {
   const { organization, filter, streams, told } = watcher;
   const name = `${organization.name}, ${filter.name}`;
@@ -279,7 +334,9 @@ export function checkWatcher(
   const missing = missingOf(watcher, log);
   checks.watched.count(log.filter((event) => event.organizationId === organization.id && fits(filter, event)).length);
   if (missing.length > 0) {
-    const times = [...new Set(missing.map(({ at }) => describeTime(at)))].join("; ");
+    const times = [...new Set(missing.map(({ at }) => describe(Number(at / 1000n) - performance.timeOrigin)))].join(
+      "; ",
+    );
     checks.watched.fail(`${name}: ${missing.length} events never came, written ${times} (told ${told.length} times)`);
   }
   for (const [number, stream] of streams.entries()) {

@@ -4,11 +4,10 @@ export interface Check {
   name: string;
   /** Looked at once more. */
   count(times?: number): void;
-  fail(what: string): void;
+  /** `more` is asked for at the end: a log may be late. */
+  fail(what: string, more?: () => string): void;
   looked: number;
-  failures: string[];
-  /** Why it could not be looked at in this run. */
-  left?: string;
+  failures: { what: string; more: () => string }[];
 }
 
 /** The names are those that the planted bugs expect. */
@@ -48,7 +47,7 @@ export function createChecks(): Checks {
         looked: 0,
         failures: [],
         count: (times = 1) => void (check.looked += times),
-        fail: (what) => void check.failures.push(what),
+        fail: (what, more = () => "") => void check.failures.push({ what, more }),
       };
       return [key, check];
     }),

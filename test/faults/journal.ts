@@ -23,6 +23,7 @@ export interface Attempt {
 export interface Intent {
   organization: Organization;
   method: Method;
+  /** Empty: it is made once, and what became of it may stay unknown. */
   requestId: string;
   /** In the values that it writes, and in no others. */
   token: string;
@@ -54,6 +55,7 @@ export interface Write {
   began: number;
   ended: number;
   isDone: boolean;
+  isRehearsal: boolean;
 }
 
 export interface Journal {

@@ -9,7 +9,7 @@ const COMMIT = /^\s*commit\b/i;
 /** How the network is: as it should be, silent, or closed. */
 type Mode = "pass" | "silent" | "refuse";
 
-export interface Proxy extends AsyncDisposable {
+export interface DatabaseProxy extends AsyncDisposable {
   port: number;
   /** Where connections go from now on. */
   target: number;
@@ -29,7 +29,7 @@ interface Pair {
   server: Socket;
 }
 
-export async function startProxy(target: number): Promise<Proxy> {
+export async function startProxy(target: number): Promise<DatabaseProxy> {
   const pairs = new Set<Pair>();
   let mode: Mode = "pass";
   let [commitsToLose, answersToLose] = [0, 0];
@@ -116,7 +116,7 @@ export async function startProxy(target: number): Promise<Proxy> {
   listener.listen(0, "127.0.0.1");
   await once(listener, "listening");
 
-  const proxy: Proxy = {
+  const proxy: DatabaseProxy = {
     port: (listener.address() as AddressInfo).port,
     target,
     delayMs: 0,

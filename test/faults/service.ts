@@ -19,12 +19,16 @@ export interface Service {
   /** When calls to it may be lost without a word: from a signal until it listens again. */
   down: { from: number; to: number }[];
   health: Sample[];
+  /** How many lines it has logged. */
+  lines: number;
   /** Lines of its log with an error, newest last. */
   errors: string[];
   /** Values that no line may have, and those lines that did. */
   leaks: string[];
   /** How often it ended, or hung, without being asked to. */
   ended: string[];
+  /** What it logged of a call that failed by a defect; empty where there is none. */
+  logOf(requestId: string | undefined): string;
   isUp(): boolean;
   kill(): Promise<void>;
   /** SIGTERM; how long it took, in milliseconds. */
@@ -64,9 +68,14 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     baseUrl,
     down: [],
     health: [],
+    lines: 0,
     errors: [],
     leaks: [],
     ended: [],
+    logOf: (requestId) => {
+      const line = service.errors.find((one) => requestId && one.includes(requestId) && one.includes('"frames"'));
+      return line === undefined ? "" : causesOf(JSON.parse(line).error).join(", by ");
+    },
     isUp: () => !service.down.some(({ to }) => to === Number.POSITIVE_INFINITY),
     kill: () => end("SIGKILL").then(() => {}),
     terminate: () => end("SIGTERM"),
@@ -130,6 +139,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   }
 
   function read(line: string): void {
+    service.lines += 1;
     if (options.secrets.some((secret) => line.includes(secret))) service.leaks.push(line);
     if (/"level":(50|60)\b|"level":"(error|fatal)"/.test(line)) service.errors.push(line);
     if (!line.startsWith("{") && line.trim() !== "") service.errors.push(line);
@@ -178,4 +188,17 @@ export async function startService(options: ServiceOptions): Promise<Service> {
       await exited;
     },
   });
+}
+
+interface LoggedError {
+  name: string;
+  code?: string;
+  frames: string[];
+  cause?: LoggedError;
+}
+
+function causesOf({ name, code, frames, cause }: LoggedError): string[] {
+  const frame = frames.find((one) => !one.includes("node_modules")) ?? frames[0] ?? "";
+  const here = `${[name, code].filter(Boolean).join(" ")} ${frame.replace(/file:\/\/.*?\/(?=src\/)/, "")}`;
+  return [here, ...(cause === undefined ? [] : causesOf(cause))];
 }

@@ -111,8 +111,8 @@ export function startWatcher(world: World, organization: Organization, filter: F
       return;
     }
     if (!ENDS.has(info.reason))
-      checks.typed.fail(
-        `${name} ended with ${info.reason} ${JSON.stringify(info.metadata)}\n      its log: ${service.errors.at(-1)?.slice(0, 1_500) ?? ""}`,
+      checks.typed.fail(`${name} ended with ${info.reason} ${JSON.stringify(info.metadata)}`, () =>
+        service.logOf(info.metadata.request_id),
       );
     if (info.reason !== "POSITION_EXPIRED") return;
     watcher.told.push(now);
