@@ -54,7 +54,7 @@ const READS_END_IN = new Set(["DATABASE_UNAVAILABLE", "OVERLOADED", "DEADLINE_EX
 const SLACK_MS = 1_000;
 const PAUSE_MS = 40;
 /** Of one call, once nothing is in its way. */
-const SETTLE_MS = 60_000;
+const SETTLE_MS = Number(process.env.SETTLE_MS ?? 60_000);
 
 export function startCallers(world: World, { perOrganization }: { perOrganization: number }): Callers {
   const { services, organizations, journal, checks, random } = world;
@@ -454,6 +454,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
   const all = Promise.all(running);
   all.catch(() => {});
 
+  const refusing = new Map<string, EntityClient>();
   return {
     async pause() {
       gate ??= Promise.withResolvers();
@@ -479,10 +480,10 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
         lookup: { by: { case: "entityId" as const, value: entity.id } },
         ...{ etag: newRequestId(), requestId: newRequestId(), entity: { name: "never" } },
       };
-      await organization
-        .client(service.baseUrl)
-        .entities.updateEntity(request)
-        .catch(() => {});
+      const key = `${organization.name} ${service.name}`;
+      const client = refusing.get(key) ?? organization.client(service.baseUrl);
+      refusing.set(key, client);
+      await client.entities.updateEntity(request, { timeoutMs: 2_000 }).catch(() => {});
     },
   };
 }

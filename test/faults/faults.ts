@@ -71,15 +71,19 @@ export const FAULTS: readonly Fault[] = [
       // What was rolled back last is in no log that a crash leaves: its ids are given out again.
       await callers.pause();
       await sleep(between(random, 300, 900));
-      for (let round = 0; round < 6; round++) {
-        const refused = world.organizations.map((one) => callers.refusedWrite(one, pick(random, world.services)));
-        await Promise.all(refused);
-      }
-      await sleep(between(random, 150, 400));
+      let isOver = false;
+      // One after the other, alone: those of a group are taken back and committed. Watchers and webhooks go on meanwhile.
+      const refused = world.organizations.flatMap((organization) =>
+        world.services.map(async (service) => {
+          while (!isOver) await callers.refusedWrite(organization, service);
+        }),
+      );
+      await sleep(between(random, 400, 1_200));
+      isOver = true;
       await postgres.stop("immediate");
       const starting = postgres.start();
       callers.resume();
-      await starting;
+      await Promise.all([starting, ...refused]);
     },
   },
   {
