@@ -86,11 +86,17 @@ type Implementation = Record<string, unknown>;
 export interface Served {
   handlers: Map<string, UniversalHandler>;
   grpc: Map<string, GrpcRoute>;
-  /** Who calls, by when, and is there room: before the body. Throws what it refuses. */
+  /** Who calls, and by when: before the body. Throws what it refuses. */
   gate: (call: CallHead) => Promise<void> | void;
+  /** Is there room: when the request is complete. Throws OVERLOADED. */
+  enter: (method: DescMethod, values: ContextValues) => void;
+  limitsOf: (method: DescMethod) => { readMaxBytes: number; maxTimeoutMs: number };
 }
 
-/** `admit` throws for a call too many; it is not asked for health and reflection. */
+/**
+ * `admit` throws for a call too many; it is not asked for health and reflection. A call takes its place when its
+ * request is complete, a stream of requests when its first message is: whoever sends headers alone holds none.
+ */
 export function createHandlers(
   options: HandlerOptions,
   admit: (call: ContextValues, isEndless: boolean) => void,
@@ -103,13 +109,12 @@ export function createHandlers(
 
   const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
   const gate = (call: CallHead): Promise<void> | void => {
-    const enter = () => {
-      beginDeadline(call);
-      // Without a key nobody can take the places of those who have one.
-      if (!open.has(call.service)) admit(call.values, endless.has(call.method));
-    };
     const checked = check(call);
-    return checked === undefined ? enter() : checked.then(enter);
+    return checked === undefined ? beginDeadline(call) : checked.then(() => beginDeadline(call));
+  };
+  const enter: Served["enter"] = (method, values) => {
+    // Without a key nobody can take the places of those who have one.
+    if (!open.has(method.parent)) admit(values, endless.has(method));
   };
   const requestGate = async (context: HandlerContext) => {
     try {
@@ -147,6 +152,7 @@ export function createHandlers(
       whileAllowed({ watchKey, methods: recheckedMethods }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
+      atFirstMessage(enter),
       ...(options.interceptors ?? []),
     ],
   });
@@ -191,7 +197,26 @@ export function createHandlers(
       }
     }
   }
-  return { handlers: new Map(router.handlers.map((handler) => [handler.requestPath, handler])), grpc, gate };
+  const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return { handlers, grpc, gate, enter, limitsOf };
+}
+
+/** A stream of requests takes its place with the first of them. */
+function atFirstMessage(enter: Served["enter"]): Interceptor {
+  async function* entering<T>(messages: AsyncIterable<T>, begin: () => void) {
+    let isFirst = true;
+    for await (const message of messages) {
+      if (isFirst) begin();
+      isFirst = false;
+      yield message;
+    }
+  }
+  return (next) => (request) => {
+    const { methodKind } = request.method;
+    if (!request.stream || (methodKind !== "client_streaming" && methodKind !== "bidi_streaming")) return next(request);
+    const begin = () => enter(request.method, request.contextValues);
+    return next({ ...request, message: entering(request.message, begin) });
+  };
 }
 
 /** The services that need no key. */

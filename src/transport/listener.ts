@@ -113,6 +113,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     _flags: number,
     rawHeaders: string[],
   ): void => {
+    // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
+    stream.on("error", () => {});
     // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
     if (stream.destroyed || stream.closed) return;
     try {
