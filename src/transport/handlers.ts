@@ -62,6 +62,8 @@ export interface HandlerOptions {
     | "streamIdleTimeoutMs"
     | "unaryPath"
   >;
+  /** A stream without a key (health, reflection) lasts so long at most, in milliseconds; default: half an hour. */
+  keylessStreamMs?: number;
   /** Where calls are counted and GET /metrics reads; default: in this process alone. */
   metrics?: MetricsSource | undefined;
   log: Logger;
@@ -77,6 +79,8 @@ const WRITE_MAX_BYTES = 64 * 1024 * 1024;
 /** The longest deadline that the caller of a stream may name: imports and watches outlive a unary call. */
 const MAX_STREAM_TIMEOUT_MS = 3_600_000;
 
+const KEYLESS_STREAM_MS = 1_800_000;
+
 /** With the time that an answer about a key is remembered: a revoked one ends its streams within 5 s. */
 const RECHECK_MS = 800;
 
@@ -90,7 +94,7 @@ export interface Served {
   gate: (call: CallHead) => Promise<void> | void;
 }
 
-/** `admit` throws for a call too many; it is not asked for health and reflection. */
+/** `admit` throws for a call too many. */
 export function createHandlers(
   options: HandlerOptions,
   admit: (call: ContextValues, isEndless: boolean) => void,
@@ -99,14 +103,18 @@ export function createHandlers(
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
+  const keylessMs = options.keylessStreamMs ?? KEYLESS_STREAM_MS;
+  /** Not all at once: those that began together would come back together. */
+  const keylessStreamMs = () => keylessMs * (0.9 + Math.random() / 10);
   const check = credentials({ findCaller: options.findCaller, services: served.keys(), open: open.keys() });
 
   const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
+  /** Those that hold a place for as long as their caller likes. A health watch has its own last word at the shutdown. */
+  const streams = new Set<DescMethod>([...endless, Health.method.watch]);
   const gate = (call: CallHead): Promise<void> | void => {
     const enter = () => {
       beginDeadline(call);
-      // Without a key nobody can take the places of those who have one.
-      if (!open.has(call.service)) admit(call.values, endless.has(call.method));
+      admit(call.values, streams.has(call.method));
     };
     const checked = check(call);
     return checked === undefined ? enter() : checked.then(enter);
@@ -119,6 +127,7 @@ export function createHandlers(
         values: context.values,
         header: context.requestHeader,
         timeoutMs: () => context.timeoutMs(),
+        hasLeft: () => context.signal.aborted,
       });
     } catch (error) {
       // Outside the interceptors the library takes a ConnectError only.
@@ -145,7 +154,7 @@ export function createHandlers(
     interceptors: [
       errors({ log, present }),
       whileAllowed({ watchKey, methods: recheckedMethods }),
-      deadline(limits),
+      deadline({ ...limits, streamTimeoutMs: ({ service }) => (open.has(service) ? keylessStreamMs() : undefined) }),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       ...(options.interceptors ?? []),
     ],
@@ -156,7 +165,11 @@ export function createHandlers(
   const limitsOf = (method: DescMethod) => ({
     readMaxBytes: large.has(method) ? limits.maxBatchMessageBytes : limits.maxMessageBytes,
     maxTimeoutMs:
-      method.methodKind === "unary" ? limits.maxTimeoutMs : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
+      method.methodKind === "unary"
+        ? limits.maxTimeoutMs
+        : open.has(method.parent)
+          ? keylessMs
+          : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
@@ -180,7 +193,9 @@ export function createHandlers(
         grpc.set(path, {
           ...limitsOf(method),
           method: method as DescMethodServerStreaming,
-          defaultTimeoutMs: undefined,
+          get defaultTimeoutMs() {
+            return open.has(service) ? keylessStreamMs() : undefined;
+          },
           answer: serverStreamingAnswer(
             method as DescMethodServerStreaming,
             serve,
