@@ -33,7 +33,10 @@ interface ServiceRouter {
 /** Registers the services. */
 export function routes(
   router: ServiceRouter,
-  deps: Deps & Parameters<typeof organizationRpcs>[0] & Parameters<typeof webhookRpcs>[0],
+  deps: Deps &
+    Parameters<typeof importRpcs>[0] &
+    Parameters<typeof organizationRpcs>[0] &
+    Parameters<typeof webhookRpcs>[0],
 ): void {
   router.service(EntityService, {
     ...entityRpcs(deps),

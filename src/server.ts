@@ -43,6 +43,8 @@ const { version: VERSION } = JSON.parse(readFileSync(new URL("../package.json", 
   version: string;
 };
 const READINESS_CHECK_MS = 2_000;
+/** Calls of one organization that wait for their turn at the database, of one kind. */
+const MAX_WAITING = 1_000;
 
 /** The service in this process alone; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
 export async function startServer(
@@ -101,9 +103,12 @@ export async function listenOn(
   log: Logger,
   options: { metrics?: MetricsSource } & WebhookClock = {},
 ): Promise<Endpoint> {
-  const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
-  // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
-  const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
+  const callers = cachedCallers((key) => findApiKey(orm, key));
+  // Whoever may wait for a lock holds a connection: a quarter of them is left to those who do not.
+  const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
+  const busySlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
+  const readSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
+  const importSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
   const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)) });
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
@@ -115,9 +120,13 @@ export async function listenOn(
   const deps = {
     orm,
     reader: createReader(orm),
-    writer: createWriter(orm, slots, committed),
+    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, committed }),
     feed,
     slots,
+    readSlots,
+    // An import holds its place for as long as its caller likes.
+    maxImports: Math.max(1, Math.floor(config.maxInFlight / 4)),
+    importSlots,
     clock: Date.now,
     forgetCallers: callers.forget,
     webhookUrls: allow,
@@ -161,9 +170,14 @@ export async function listenOn(
 
   let checks: NodeJS.Timeout | undefined;
   let sink: AsyncDisposable | undefined;
-  const check = async () => {
-    const ready = await isReady(orm);
-    if (!shutdown.signal.aborted) readiness.set(ready);
+  let checking: Promise<void> | undefined;
+  /** One look at a time: a database that hangs is not asked by ever more. */
+  const check = () => {
+    checking ??= isReady(orm).then((ready) => {
+      checking = undefined;
+      if (!shutdown.signal.aborted) readiness.set(ready);
+    });
+    return checking;
   };
   return {
     port: listener.port,
@@ -190,7 +204,7 @@ export async function listenOn(
 /** Ready: the database answers, and every migration is in. */
 async function isReady(orm: Orm): Promise<boolean> {
   try {
-    return (await pendingMigrations(forOrganization(orm, DEFAULT_ORGANIZATION_ID))).length === 0;
+    return (await pendingMigrations(orm)).length === 0;
   } catch {
     return false;
   }

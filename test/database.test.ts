@@ -601,7 +601,7 @@ describe("migrations", () => {
       try {
         const em = forOrganization(orm, randomUUID());
         await assertSafeRole(em);
-        expect(await pendingMigrations(em)).toEqual([]);
+        expect(await pendingMigrations(orm)).toEqual([]);
         expect(await em.execute("select current_user as role, session_user as login")).toEqual([
           { role: "entity_service", login },
         ]);

@@ -27,17 +27,17 @@ export const newSecret = (): string => `es_${randomBytes(32).toString("base64url
 
 export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
 
-/** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations. */
+/** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations, beside the pool. */
 export async function findApiKey(
   orm: Orm,
   secret: string,
 ): Promise<{ organizationId: string; apiKeyId: string; scopes: ReadonlySet<string> } | null> {
   try {
-    const [key] = await orm.em
-      .fork()
-      .execute<{ organization_id: string; id: string; scopes: string[] }[]>("select * from find_api_key($1)", [
-        digestOf(secret),
-      ]);
+    const { rows } = await orm.aside.query<{ organization_id: string; id: string; scopes: string[] }>(
+      "select * from find_api_key($1)",
+      [digestOf(secret)],
+    );
+    const [key] = rows;
     if (key === undefined) return null;
     return { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
   } catch (error) {

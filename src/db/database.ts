@@ -2,7 +2,7 @@
 // pool of the run-time role.
 import pg from "pg";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
-import { createOrm, type DatabaseAddress, migrate, type Orm, RUNTIME_ROLE } from "./orm.ts";
+import { ASIDE_CONNECTIONS, createOrm, type DatabaseAddress, migrate, type Orm, RUNTIME_ROLE } from "./orm.ts";
 
 const EMBEDDED_DATABASE = "entity_service";
 /** Connections of the embedded server beside those of the pools: migrations, and a pool whose process has just died. */
@@ -56,7 +56,7 @@ export async function openDatabase(config: DatabaseConfig, log: (line: string) =
 
 /** The server has room for the pools of all processes. */
 function startEmbedded(config: DatabaseConfig, log: (line: string) => void): Promise<EmbeddedPostgres> {
-  const connections = Math.max(100, config.workers * config.poolSize + SPARE_CONNECTIONS);
+  const connections = Math.max(100, config.workers * (config.poolSize + ASIDE_CONNECTIONS) + SPARE_CONNECTIONS);
   return startEmbeddedPostgres({
     directory: config.dataDir,
     settings: { max_connections: String(connections) },

@@ -21,7 +21,13 @@ export interface OrmOptions {
   lockTimeoutMs: number;
 }
 
-export type Orm = MikroORM<BoundPostgreSqlDriver>;
+export type Orm = MikroORM<BoundPostgreSqlDriver> & {
+  /** Connections beside the pool, for what must not wait behind calls: the lookup of keys, and readiness. */
+  aside: pg.Pool;
+};
+
+/** Connections of `aside`: two lookups of unknown keys at once, one of known ones, and the look for readiness. */
+export const ASIDE_CONNECTIONS = 4;
 
 const connection = (address: DatabaseAddress) =>
   "url" in address
@@ -50,7 +56,24 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
   };
   const names = Object.keys(settings);
   const applySettings = `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")}`;
-  return new MikroORM({
+  const aside = new pg.Pool({
+    ...("url" in address ? urlOf(address) : address),
+    max: ASIDE_CONNECTIONS,
+    connectionTimeoutMillis: 2_000,
+    idleTimeoutMillis: 60_000,
+    maxLifetimeSeconds: 1_800,
+    query_timeout: options.statementTimeoutMs + 1_000,
+    application_name: "entity-service",
+    onConnect: async (client: pg.ClientBase) => {
+      await client.query(
+        applySettings,
+        names.flatMap((name) => [name, settings[name]]),
+      );
+    },
+  });
+  // Of a connection that breaks while nobody uses it; the next query opens another.
+  aside.on("error", () => {});
+  const orm = new MikroORM({
     ...connection(address),
     driver: BoundPostgreSqlDriver,
     driverOptions: {
@@ -84,7 +107,15 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     debug: false,
     // The service logs once, at its edge; MikroORM's own lines would carry SQL.
     logger: () => {},
-  } as never) as unknown as Orm;
+  } as never) as unknown as MikroORM<BoundPostgreSqlDriver>;
+  const close = orm.close.bind(orm);
+  return Object.assign(orm, {
+    aside,
+    async close(force?: boolean) {
+      if (!aside.ended) await aside.end();
+      await close(force);
+    },
+  });
 }
 
 /** An entity manager whose every transaction sees one organization alone. */
@@ -133,9 +164,9 @@ export async function migrate(owner: DatabaseAddress, runtimeUser?: string): Pro
   }
 }
 
-/** The migrations that the database has not yet had. Reads as the run-time role. */
-export async function pendingMigrations(em: EntityManager): Promise<string[]> {
-  const rows = await em.execute<{ name: string }[]>("select name from schema_migration where name = any($1)", [
+/** The migrations that the database has not yet had. Reads as the run-time role, beside the pool. */
+export async function pendingMigrations({ aside }: Orm): Promise<string[]> {
+  const { rows } = await aside.query("select name from schema_migration where name = any($1)", [
     MIGRATIONS.map((migration) => migration.name),
   ]);
   const done = new Set(rows.map((row) => row.name));

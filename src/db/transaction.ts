@@ -37,8 +37,17 @@ export interface TransactionOptions {
   /** Do everything, deferred constraints included, then roll back. */
   validateOnly?: boolean;
   /** Ended: no further attempt. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
+  /** How long the caller has waited for its turn, in milliseconds: it waits for locks for so much less. */
+  waitedMs?: number | undefined;
 }
+
+/** A turn that came within this took nothing off the time for locks that is worth a statement. */
+const SOON_MS = 100;
+/** In milliseconds, whatever was waited before: rows that are free then are taken. */
+const LEAST_LOCK_MS = 50;
+const SHORTEN_LOCK_TIMEOUT = `select set_config('lock_timeout', greatest(setting::int - $1, ${LEAST_LOCK_MS})::text, true)
+  from pg_settings where name = 'lock_timeout'`;
 
 /**
  * Runs `work` as a MikroORM unit of work that sees `organizationId` alone. READ COMMITTED; a deadlock or a
@@ -49,11 +58,12 @@ export async function transaction<T>(
   orm: Orm,
   organizationId: string,
   work: (em: EntityManager) => Promise<T>,
-  { validateOnly = false, signal }: TransactionOptions = {},
+  { validateOnly = false, signal, waitedMs = 0 }: TransactionOptions = {},
 ): Promise<T> {
   return attempts(signal, async () => {
     try {
       return await forOrganization(orm, organizationId).transactional(async (em) => {
+        if (waitedMs > SOON_MS) await em.execute(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
         const value = await work(em as EntityManager);
         if (!validateOnly) return value;
         await em.execute("set constraints all immediate");
@@ -75,7 +85,7 @@ export async function pipelined<T>(
   orm: Orm,
   organizationId: string,
   work: (pipeline: Pipeline) => Promise<T>,
-  { validateOnly = false, signal }: TransactionOptions = {},
+  { validateOnly = false, signal, waitedMs = 0 }: TransactionOptions = {},
 ): Promise<T> {
   const pool = await poolOf(orm);
   return attempts(signal, async () => {
@@ -93,6 +103,7 @@ export async function pipelined<T>(
       // Not plain "begin", which the driver treats as Kysely's.
       void send("begin read write");
       void send(SET_ORGANIZATION.text, [organizationId]);
+      if (waitedMs > SOON_MS) void send(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
       const value = await work({
         execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
         send: (text, values) => void send(text, values),

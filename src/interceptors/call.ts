@@ -31,3 +31,9 @@ export function callOf(values: ContextValues): CallContext {
   if (call === undefined) throw new Error("the request gate did not run");
   return call;
 }
+
+/** The connection that the call came on: callers without a key are told apart by it. */
+export const connectionKey = createContextKey<object | undefined>(undefined, { description: "connection" });
+
+/** Bytes of the request, where it has arrived as a whole. */
+export const requestBytesKey = createContextKey(0, { description: "requestBytes" });

@@ -23,7 +23,6 @@ import {
 import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import * as activity from "../db/activity.ts";
 import { findEntities } from "../db/queries.ts";
-import { read } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { canonicalJson, type JsonObject } from "../domain/json.ts";
@@ -49,7 +48,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf } from "./write.ts";
+import { type Deps, idempotent, organizationOf, readInTurn } from "./write.ts";
 
 export function activityRpcs(deps: Deps) {
   return {
@@ -120,7 +119,7 @@ export function activityRpcs(deps: Deps) {
         ListTransactionsRequestSchema,
         request,
       );
-      const rows = await read(deps.orm, organizationId, (em) =>
+      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         activity.listTransactions(em, organizationId, entityId, cursor, pageSize + 1),
       );
       const page = rows.slice(0, pageSize);
@@ -166,7 +165,7 @@ export function activityRpcs(deps: Deps) {
         ListUserEventsRequestSchema,
         request,
       );
-      const rows = await read(deps.orm, organizationId, (em) =>
+      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         activity.listUserEvents(em, organizationId, entityId, cursor, pageSize + 1),
       );
       const page = rows.slice(0, pageSize);
@@ -304,7 +303,7 @@ async function openList<Desc extends typeof ListTransactionsRequestSchema | type
   const query = queryOf(desc, request, organizationId);
   const token = fromPageToken(query, request.pageToken, ["instant", "id"]);
   const cursor = token === undefined ? undefined : { at: BigInt(token[0] ?? "0"), id: token[1] ?? "" };
-  const entityId = await read(deps.orm, organizationId, (em) => findOne(em, organizationId, lookup));
+  const entityId = await readInTurn(deps, ctx, organizationId, (em) => findOne(em, organizationId, lookup));
   return { entityId, organizationId, query, cursor, pageSize };
 }
 

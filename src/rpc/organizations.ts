@@ -18,7 +18,6 @@ import {
 import { DEFAULT_ORGANIZATION_ID, digestOf, newSecret, SCOPES } from "../db/api-keys.ts";
 import { holdPruning } from "../db/retention.ts";
 import { ApiKeyRow, OrganizationRow } from "../db/schema.ts";
-import { read, transaction } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -26,7 +25,7 @@ import { nameProblem, parseUuid, trim } from "../domain/text.ts";
 import { callOf } from "../interceptors/call.ts";
 import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf, toPageToken } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf } from "./write.ts";
+import { type Deps, idempotent, organizationOf, readInTurn, writeInTurn } from "./write.ts";
 
 const POLICIES = {
   MUTABLE_WITH_REASON: ExternalIdPolicy.MUTABLE_WITH_REASON,
@@ -75,7 +74,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       violations.throwIfAny();
       assertReachable(ctx, organizationId);
-      const row = await read(deps.orm, organizationId, (em) => em.findOne(OrganizationRow, { organizationId }));
+      const row = await readInTurn(deps, ctx, organizationId, (em) => em.findOne(OrganizationRow, { organizationId }));
       if (row === null) throw notFound("organization_id", "Organization");
       return { organization: toProto(row) };
     },
@@ -84,7 +83,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const pageSize = parsePageSize(request.pageSize);
       const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0] ?? null;
-      const rows = await read(deps.orm, organizationOf(ctx), async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationOf(ctx), async (em) => {
         const found = await em.execute<Record<string, unknown>[]>(
           "select * from list_organizations($1::uuid, $2::int)",
           [after, pageSize + 1],
@@ -187,9 +186,10 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       }
 
       const secret = newSecret();
-      const row = await transaction(
-        deps.orm,
-        organizationId,
+      const row = await writeInTurn(
+        deps,
+        ctx,
+        { organizationId: organizationId, validateOnly: request.validateOnly },
         async (em) => {
           if ((await em.count(OrganizationRow, { organizationId })) === 0)
             throw notFound("organization_id", "Organization");
@@ -204,7 +204,6 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
           await em.persist(key).flush();
           return key;
         },
-        { validateOnly: request.validateOnly, signal: ctx.signal },
       );
       return { apiKey: keyToProto(row), secret: request.validateOnly ? "" : secret };
     },
@@ -217,7 +216,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
       assertReachable(ctx, organizationId);
-      const rows = await read(deps.orm, organizationId, async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0)
           throw notFound("organization_id", "Organization");
         return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {

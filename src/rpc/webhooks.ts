@@ -27,7 +27,6 @@ import {
 } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { NO_ID } from "../db/feed.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
-import { read, transaction } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import * as webhooks from "../db/webhooks.ts";
 import type { EntityType as EntityTypeName } from "../domain/entity.ts";
@@ -51,7 +50,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, findEntityId, idempotent, organizationOf } from "./write.ts";
+import { type Deps, findEntityId, idempotent, organizationOf, readInTurn, writeInTurn } from "./write.ts";
 
 const STATES = { ENABLED: WebhookEndpointState.ENABLED, DISABLED: WebhookEndpointState.DISABLED } as const;
 const STATUS_CHANGES = { ALONE: WebhookStatusChanges.ALONE, ALWAYS: WebhookStatusChanges.ALWAYS } as const;
@@ -89,9 +88,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const head = decodePosition(organizationId, await deps.feed.position(organizationId));
       const position = storedPosition(organizationId, head);
       const secret = newSecret();
-      const row = await transaction(
-        deps.orm,
-        organizationId,
+      const row = await writeInTurn(
+        deps,
+        ctx,
+        { organizationId: organizationId, validateOnly: request.validateOnly },
         async (em) => {
           // One after the other, for the count; entities refer to the row meanwhile.
           await em.execute("select from organization where organization_id = $1 for no key update", [organizationId]);
@@ -118,7 +118,6 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           await em.persist(made).flush();
           return made;
         },
-        { validateOnly: request.validateOnly, signal: ctx.signal },
       );
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
     },
@@ -127,7 +126,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const violations = new Violations();
       const id = parseId(request.endpointId, violations);
       violations.throwIfAny();
-      const row = await read(deps.orm, organizationOf(ctx), (em) => findEndpoint(em, organizationOf(ctx), id));
+      const row = await readInTurn(deps, ctx, organizationOf(ctx), (em) => findEndpoint(em, organizationOf(ctx), id));
       return { endpoint: toProto(row, deps.clock()) };
     },
 
@@ -136,7 +135,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListWebhookEndpointsRequestSchema, request, organizationId);
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
-      const rows = await read(deps.orm, organizationId, (em) =>
+      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         em.find(
           WebhookEndpointRow,
           { organizationId, deletedAt: null, ...(after === undefined ? {} : { id: { $gt: after } }) },
@@ -213,20 +212,15 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       violations.throwIfAny();
       const lifetimeMs = Number(seconds) * 1000 + Math.floor(nanos / 1e6);
       const secret = newSecret();
-      const row = await transaction(
-        deps.orm,
-        organizationOf(ctx),
-        async (em) => {
-          const endpoint = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
-          const isKept = lifetimeMs > 0;
-          endpoint.previousSecret = isKept ? endpoint.secret : null;
-          endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
-          endpoint.secret = secret;
-          await save(em, endpoint, deps.clock());
-          return endpoint;
-        },
-        { validateOnly: request.validateOnly, signal: ctx.signal },
-      );
+      const row = await writeInTurn(deps, ctx, { validateOnly: request.validateOnly }, async (em) => {
+        const endpoint = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
+        const isKept = lifetimeMs > 0;
+        endpoint.previousSecret = isKept ? endpoint.secret : null;
+        endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
+        endpoint.secret = secret;
+        await save(em, endpoint, deps.clock());
+        return endpoint;
+      });
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
     },
 
@@ -246,7 +240,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const query = queryOf(ListWebhookDeliveriesRequestSchema, request, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
       const entityId = lookup === undefined ? undefined : await findEntityId(deps, ctx, lookup);
-      const rows = await read(deps.orm, organizationId, async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if (endpointId !== undefined) await findEndpoint(em, organizationId, endpointId);
         return webhooks.listDeliveries(em, organizationId, {
           endpointId,

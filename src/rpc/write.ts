@@ -14,7 +14,7 @@ import type { Orm } from "../db/orm.ts";
 import type { Reader } from "../db/reader.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
 import type { Slots } from "../db/slots.ts";
-import { transaction } from "../db/transaction.ts";
+import { read, transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
 import type { EntityState } from "../domain/entity.ts";
@@ -34,8 +34,10 @@ export interface Deps {
   writer: Writer;
   /** The events, as they are committed. */
   feed: Feed;
-  /** Bounds the writes that run alone and may wait for locks. */
+  /** Bounds the writes that run alone and may wait for locks: use `writeInTurn`. */
   slots: Slots;
+  /** Bounds the reads that run alone: use `readInTurn`. */
+  readSlots: Slots;
   /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */
   clock: () => number;
 }
@@ -59,9 +61,36 @@ export function authorOf(ctx: HandlerContext): Author {
 
 export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
 
+/** Reads of one organization, when it is the turn of the caller's; given up when the caller leaves before that. */
+export function readInTurn<T>(
+  { orm, readSlots }: Deps,
+  ctx: HandlerContext,
+  organizationId: string,
+  work: (em: EntityManager) => Promise<T>,
+): Promise<T> {
+  return readSlots(organizationOf(ctx), () => read(orm, organizationId, work), { signal: ctx.signal });
+}
+
+/**
+ * A write that runs alone and may wait for rows that others hold: one transaction of `organizationId`, when it is the
+ * turn of the caller's. What it waits for its turn, it does not wait for locks; it is given up when the caller leaves.
+ */
+export function writeInTurn<T>(
+  { orm, slots }: Deps,
+  ctx: HandlerContext,
+  { organizationId = organizationOf(ctx), validateOnly }: { organizationId?: string; validateOnly: boolean },
+  work: (em: EntityManager) => Promise<T>,
+): Promise<T> {
+  const { signal } = ctx;
+  const since = performance.now();
+  const run = () =>
+    transaction(orm, organizationId, work, { validateOnly, signal, waitedMs: performance.now() - since });
+  return slots(organizationOf(ctx), run, { signal });
+}
+
 /** The entity that a lookup names now, deleted or not. */
 export async function findEntityId({ reader }: Deps, ctx: HandlerContext, lookup: Lookup): Promise<string> {
-  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup]);
+  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup], ctx.signal);
   const id = resolve(lookup, hits);
   if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
   return id;
@@ -127,7 +156,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
  * organization the request names: with another one it is another request, and a new one is not there yet.
  */
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
-  { orm, slots }: Deps,
+  deps: Deps,
   ctx: HandlerContext,
   call: {
     input: I;
@@ -149,24 +178,17 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
     requestId === undefined
       ? undefined
       : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
-  const attempt = () =>
-    transaction(
-      orm,
-      own,
-      async (em) => {
-        const [claim] = await claimRequests(em, own, [key]);
-        if (typeof claim === "object" && "refused" in claim) throw claim.refused;
-        if (typeof claim === "object") {
-          ctx.responseHeader.set("idempotent-replay", "true");
-          return fromBinary(output, claim.answer);
-        }
-        await enter(em, organizationId);
-        const answer = create(output, await work(em));
-        await enter(em, own);
-        if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
-        return answer;
-      },
-      { validateOnly: request.validateOnly, signal: ctx.signal },
-    );
-  return slots(attempt);
+  return writeInTurn(deps, ctx, { organizationId: own, validateOnly: request.validateOnly }, async (em) => {
+    const [claim] = await claimRequests(em, own, [key]);
+    if (typeof claim === "object" && "refused" in claim) throw claim.refused;
+    if (typeof claim === "object") {
+      ctx.responseHeader.set("idempotent-replay", "true");
+      return fromBinary(output, claim.answer);
+    }
+    await enter(em, organizationId);
+    const answer = create(output, await work(em));
+    await enter(em, own);
+    if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
+    return answer;
+  });
 }

@@ -10,7 +10,7 @@ import { findTrailerError, parseTimeout as parseGrpcTimeout } from "@connectrpc/
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { reasonOf } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
-import { requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
@@ -45,6 +45,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     const requestId = crypto.randomUUID();
     const limit = { expiresAt: performance.now() + limits.bodyTimeoutMs };
     const values = createContextValues().set(requestIdKey, requestId).set(bodyLimit, limit);
+    values.set(connectionKey, "stream" in request ? request.stream.session : request.socket);
     const end = begin(watch, handler?.method, request, response, values, () => calls.release(values));
     response.setHeader("x-request-id", requestId);
     if (handler === undefined) {

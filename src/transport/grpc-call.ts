@@ -23,7 +23,7 @@ import {
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import type { ByteBudget } from "./byte-budget.ts";
@@ -120,6 +120,7 @@ export class GrpcCall implements CallHead {
     this.#headers = headers;
     this.method = route.method;
     this.service = route.method.parent;
+    if (stream.session !== undefined) this.values.set(connectionKey, stream.session);
     this.header = { get: (name) => textOf(headers[name]), [Symbol.iterator]: () => pairsOf(headers) };
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
     this.#expiresAt = performance.now() + options.limits.bodyTimeoutMs;
@@ -166,6 +167,10 @@ export class GrpcCall implements CallHead {
   /** Milliseconds that are left of the deadline that the caller names; undefined where it names none. */
   timeoutMs(): number | undefined {
     return this.#headers["grpc-timeout"] === undefined ? undefined : Math.max(0, this.#expiresAt - performance.now());
+  }
+
+  hasLeft(): boolean {
+    return this.#over;
   }
 
   #deadline(): number | undefined | ConnectError {

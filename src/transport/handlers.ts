@@ -62,6 +62,8 @@ export interface HandlerOptions {
     | "streamIdleTimeoutMs"
     | "unaryPath"
   >;
+  /** A stream without a key (health, reflection) lasts so long at most, in milliseconds; default: half an hour. */
+  keylessStreamMs?: number;
   /** Where calls are counted and GET /metrics reads; default: in this process alone. */
   metrics?: MetricsSource | undefined;
   log: Logger;
@@ -76,6 +78,8 @@ export interface ServiceRouter {
 const WRITE_MAX_BYTES = 64 * 1024 * 1024;
 /** The longest deadline that the caller of a stream may name: imports and watches outlive a unary call. */
 const MAX_STREAM_TIMEOUT_MS = 3_600_000;
+
+const KEYLESS_STREAM_MS = 1_800_000;
 
 /** With the time that an answer about a key is remembered: a revoked one ends its streams within 5 s. */
 const RECHECK_MS = 800;
@@ -94,8 +98,8 @@ export interface Served {
 }
 
 /**
- * `admit` throws for a call too many; it is not asked for health and reflection. A call takes its place when its
- * request is complete, a stream of requests when its first message is: whoever sends headers alone holds none.
+ * `admit` throws for a call too many. A call takes its place when its request is complete, a stream of requests when
+ * its first message is: whoever sends headers alone holds none.
  */
 export function createHandlers(
   options: HandlerOptions,
@@ -105,17 +109,19 @@ export function createHandlers(
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
+  const keylessMs = options.keylessStreamMs ?? KEYLESS_STREAM_MS;
+  /** Not all at once: those that began together would come back together. */
+  const keylessStreamMs = () => keylessMs * (0.9 + Math.random() / 10);
   const check = credentials({ findCaller: options.findCaller, services: served.keys(), open: open.keys() });
 
   const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
+  /** Those that hold a place for as long as their caller likes. A health watch has its own last word at the shutdown. */
+  const streams = new Set<DescMethod>([...endless, Health.method.watch]);
   const gate = (call: CallHead): Promise<void> | void => {
     const checked = check(call);
     return checked === undefined ? beginDeadline(call) : checked.then(() => beginDeadline(call));
   };
-  const enter: Served["enter"] = (method, values) => {
-    // Without a key nobody can take the places of those who have one.
-    if (!open.has(method.parent)) admit(values, endless.has(method));
-  };
+  const enter: Served["enter"] = (method, values) => admit(values, streams.has(method));
   const requestGate = async (context: HandlerContext) => {
     try {
       await gate({
@@ -124,6 +130,7 @@ export function createHandlers(
         values: context.values,
         header: context.requestHeader,
         timeoutMs: () => context.timeoutMs(),
+        hasLeft: () => context.signal.aborted,
       });
     } catch (error) {
       // Outside the interceptors the library takes a ConnectError only.
@@ -150,7 +157,7 @@ export function createHandlers(
     interceptors: [
       errors({ log, present }),
       whileAllowed({ watchKey, methods: recheckedMethods }),
-      deadline(limits),
+      deadline({ ...limits, streamTimeoutMs: ({ service }) => (open.has(service) ? keylessStreamMs() : undefined) }),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       atFirstMessage(enter),
       ...(options.interceptors ?? []),
@@ -162,7 +169,11 @@ export function createHandlers(
   const limitsOf = (method: DescMethod) => ({
     readMaxBytes: large.has(method) ? limits.maxBatchMessageBytes : limits.maxMessageBytes,
     maxTimeoutMs:
-      method.methodKind === "unary" ? limits.maxTimeoutMs : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
+      method.methodKind === "unary"
+        ? limits.maxTimeoutMs
+        : open.has(method.parent)
+          ? keylessMs
+          : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
@@ -186,7 +197,9 @@ export function createHandlers(
         grpc.set(path, {
           ...limitsOf(method),
           method: method as DescMethodServerStreaming,
-          defaultTimeoutMs: undefined,
+          get defaultTimeoutMs() {
+            return open.has(service) ? keylessStreamMs() : undefined;
+          },
           answer: serverStreamingAnswer(
             method as DescMethodServerStreaming,
             serve,
