@@ -127,7 +127,10 @@ export function createHandlers(
   };
 
   const watchKey = keyWatch(check, RECHECK_MS);
-  const recheckedMethods = new Set(options.endless);
+  // A unary call ends by its deadline; every stream may outlive its key.
+  const rechecked = new Set(
+    [...served.keys()].flatMap(({ methods }) => methods.filter(({ methodKind }) => methodKind !== "unary")),
+  );
   const router = createConnectRouter({
     requestGate,
     acceptCompression: [compressionGzip],
@@ -144,7 +147,7 @@ export function createHandlers(
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log, present }),
-      whileAllowed({ watchKey, methods: recheckedMethods }),
+      whileAllowed({ watchKey, methods: rechecked }),
       deadline(limits),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       ...(options.interceptors ?? []),
@@ -185,7 +188,7 @@ export function createHandlers(
             method as DescMethodServerStreaming,
             serve,
             around,
-            recheckedMethods.has(method) ? watchKey : undefined,
+            rechecked.has(method) ? watchKey : undefined,
           ),
         });
       }

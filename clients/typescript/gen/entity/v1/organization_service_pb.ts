@@ -533,7 +533,8 @@ export const OrganizationService: GenService<{
     output: typeof ListApiKeysResponseSchema;
   },
   /**
-   * Revokes a key: it is refused within 5 s. A revoked one: no change.
+   * Revokes a key: it is refused within 5 s, and every stream that it began,
+   * imports too, has ended by then. A revoked one: no change.
    *
    * @generated from rpc entity.v1.OrganizationService.RevokeApiKey
    */
