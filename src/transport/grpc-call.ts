@@ -23,10 +23,11 @@ import {
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { requestIdKey } from "../interceptors/call.ts";
+import { peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { peerOf } from "./peer.ts";
 
 /** An RPC as this path serves it. */
 export interface GrpcRoute {
@@ -86,7 +87,7 @@ export class GrpcCall implements CallHead {
   readonly service;
   readonly method;
   readonly requestId = crypto.randomUUID();
-  readonly values: ContextValues = createContextValues().set(requestIdKey, this.requestId);
+  readonly values: ContextValues;
   readonly header: HeaderSource;
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
@@ -113,6 +114,8 @@ export class GrpcCall implements CallHead {
     this.#headers = headers;
     this.method = route.method;
     this.service = route.method.parent;
+    const peer = peerOf(stream.session?.socket);
+    this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
     this.header = { get: (name) => textOf(headers[name]), [Symbol.iterator]: () => pairsOf(headers) };
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
     this.#expiresAt = performance.now() + options.limits.bodyTimeoutMs;
