@@ -328,6 +328,7 @@ describe("the catalogue", () => {
       "entity_directory organization": "select",
       "entity_directory request_record": "delete, select",
       "entity_directory webhook_delivery": "delete, select",
+      "entity_service administration_event": "insert, select",
       "entity_service api_key": "insert, select, update",
       "entity_service entity": "insert, select, update",
       "entity_service entity_event": "insert, select",

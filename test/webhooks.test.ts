@@ -166,7 +166,7 @@ describe("endpoints", () => {
 
   test("a repeated request_id gets the first answer (rule 39)", async () => {
     const headers = captureHeaders();
-    const client = await own.clientWith(["webhooks:admin"], { interceptors: [headers.interceptor] });
+    const client = await own.clientWith(["webhooks:admin", "entities:read"], { interceptors: [headers.interceptor] });
     const { id: endpointId } = await newEndpoint(client, nowhere);
     const request = { endpointId, endpoint: { displayName: "once" }, requestId: randomUUID() };
     const first = await client.webhooks.updateWebhookEndpoint(request);

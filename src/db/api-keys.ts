@@ -1,6 +1,8 @@
 // API keys: a secret is shown once and stored as its SHA-256, which is enough for 256 random bits.
 import { createHash, randomBytes } from "node:crypto";
 import { LockMode } from "@mikro-orm/core";
+import { changedValues } from "../domain/administration.ts";
+import { insertAdministrationEvent } from "./administration.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { ApiKeyRow, OrganizationRow } from "./schema.ts";
 import { toReason } from "./transaction.ts";
@@ -67,15 +69,15 @@ export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<s
     const there = await tx.count(ApiKeyRow, digest === undefined ? {} : { digest });
     if (there > 0) return undefined;
     const secret = wanted ?? newSecret();
-    tx.persist(
-      tx.create(ApiKeyRow, {
-        organizationId: DEFAULT_ORGANIZATION_ID,
-        id: newId(),
-        digest: digestOf(secret),
-        displayName: "bootstrap",
-        scopes: [...SCOPES],
-      } as never),
-    );
+    const key = { id: newId(), displayName: "bootstrap", scopes: [...SCOPES] };
+    const row = { organizationId: DEFAULT_ORGANIZATION_ID, digest: digestOf(secret), ...key };
+    await tx.persist(tx.create(ApiKeyRow, row as never)).flush();
+    await insertAdministrationEvent(tx, DEFAULT_ORGANIZATION_ID, {
+      ...{ type: "API_KEY_CREATED", subjectId: key.id },
+      ...{ actor: key.id, principal: key.id, source: "start" },
+      ...{ requestId: undefined, callId: undefined, peer: undefined },
+      ...changedValues({}, { displayName: key.displayName, scopes: key.scopes }),
+    });
     return wanted === undefined ? secret : undefined;
   });
 }

@@ -1,9 +1,9 @@
 // Who calls, and may they: decided from the headers, before a byte of the body is read.
 import { type DescMethod, type DescService, getOption } from "@bufbuild/protobuf";
 import type { ContextValues } from "@connectrpc/connect";
-import { required_scope } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
+import { also_required_scope, required_scope } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
 import { DomainError, invalidField, type Reason } from "../domain/errors.ts";
-import { type Caller, callContext, requestIdKey } from "./call.ts";
+import { type Caller, callContext, peerKey, requestIdKey } from "./call.ts";
 import { within } from "./deadline.ts";
 
 /**
@@ -46,8 +46,8 @@ const LOOKUP_TIMEOUT_MS = 5_000;
 
 /**
  * Refuses a call with UNAUTHENTICATED, PERMISSION_DENIED, VALIDATION_ERROR, DATABASE_UNAVAILABLE or OVERLOADED, in
- * this order, or sets `callContext`. The scope of each RPC is its option (entity.v1.required_scope); an
- * RPC without one is refused. `open` services need no key.
+ * this order, or sets `callContext`. The scopes of each RPC are its options (entity.v1.required_scope) and
+ * (entity.v1.also_required_scope); an RPC without the first is refused. `open` services need no key.
  */
 export function credentials(options: {
   findCaller: FindCaller;
@@ -55,18 +55,22 @@ export function credentials(options: {
   open: Iterable<DescService>;
 }): (call: CallHead) => Promise<void> | void {
   const open = new Set(Array.from(options.open, (service) => service.typeName));
-  const scopes = new Map<DescMethod, string>();
+  const scopes = new Map<DescMethod, string[]>();
   for (const service of options.services) {
-    for (const method of service.methods) scopes.set(method, getOption(method, required_scope));
+    for (const method of service.methods) {
+      const also = getOption(method, also_required_scope);
+      scopes.set(method, [getOption(method, required_scope), ...(also === "" ? [] : [also])]);
+    }
   }
 
   const admit = (call: CallHead, caller: Caller) => {
-    authorize(caller, scopes.get(call.method) ?? "");
+    for (const scope of scopes.get(call.method) ?? [""]) authorize(caller, scope);
     call.values.set(callContext, {
       caller,
       actor: actorOf(call.header),
       source: sourceOf(call.header),
       requestId: call.values.get(requestIdKey),
+      peer: call.values.get(peerKey),
     });
     checkBinaryMetadata(call.header);
   };

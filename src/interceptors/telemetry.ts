@@ -3,7 +3,7 @@
 import type { ContextValues } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { callContext, requestIdKey } from "./call.ts";
+import { callContext, peerKey, requestIdKey } from "./call.ts";
 import { callLog } from "./call-log.ts";
 
 /** How a call ended: "OK" or the gRPC name of its code, and the reason of ErrorInfo where there is one. */
@@ -82,6 +82,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
           durationMs: Math.round(durationMs * 100) / 100,
           organizationId: caller?.organizationId,
           apiKeyId: caller?.apiKeyId,
+          peer: values.get(peerKey) || undefined,
           requestId: values.get(requestIdKey),
           traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
         };

@@ -1,5 +1,5 @@
-// The gate checks a key once, before the call. A stream without an end outlives that: here it is checked again
-// and again, and a stream whose key is revoked, has expired or lost its scope ends with the reason.
+// The gate checks a key once, before the call. A stream, of requests as of responses, outlives that: here it is
+// checked again and again, and a stream whose key is revoked, has expired or lost its scope ends with the reason.
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { Interceptor, StreamRequest } from "@connectrpc/connect";
 import { createLinkedAbortController } from "@connectrpc/connect/protocol";

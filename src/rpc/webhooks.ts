@@ -29,10 +29,13 @@ import { NO_ID } from "../db/feed.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
 import * as webhooks from "../db/webhooks.ts";
+import { withoutQuery } from "../domain/administration.ts";
 import type { EntityType as EntityTypeName } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
+import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
+import { instantToText } from "../domain/time.ts";
 import { ENDPOINT_DISABLED, type Subscription, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { decodePosition } from "../feed/position.ts";
 import { deliveriesTo, storedPosition } from "../webhooks/backlog.ts";
@@ -50,7 +53,15 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, findEntityId, idempotent, organizationOf, readInTurn, writeInTurn } from "./write.ts";
+import {
+  type Deps,
+  findEntityId,
+  idempotent,
+  organizationOf,
+  readInTurn,
+  recordAdministration,
+  writeInTurn,
+} from "./write.ts";
 
 const STATES = { ENABLED: WebhookEndpointState.ENABLED, DISABLED: WebhookEndpointState.DISABLED } as const;
 const STATUS_CHANGES = { ALONE: WebhookStatusChanges.ALONE, ALWAYS: WebhookStatusChanges.ALWAYS } as const;
@@ -116,6 +127,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
             positionRunning: position.snapshot.running.map(String),
           } as never);
           await em.persist(made).flush();
+          await recordAdministration(em, ctx, organizationId, {
+            ...{ type: "WEBHOOK_ENDPOINT_CREATED", subjectId: made.id },
+            ...{ before: {}, after: valuesOf(made) },
+          });
           return made;
         },
       );
@@ -170,9 +185,15 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         { input: UpdateWebhookEndpointRequestSchema, output: UpdateWebhookEndpointResponseSchema, request, requestId },
         async (em) => {
           const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
-          const before = JSON.stringify(row);
+          const [before, told] = [JSON.stringify(row), valuesOf(row)];
           Object.assign(row, changesOf(row, values, new Date(deps.clock())));
-          if (JSON.stringify(row) !== before) await save(em, row, deps.clock());
+          if (JSON.stringify(row) !== before) {
+            await save(em, row, deps.clock());
+            await recordAdministration(em, ctx, organizationOf(ctx), {
+              ...{ type: "WEBHOOK_ENDPOINT_UPDATED", subjectId: id, requestId },
+              ...{ before: told, after: valuesOf(row) },
+            });
+          }
           return { endpoint: toProto(row, deps.clock()) };
         },
       );
@@ -194,6 +215,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           row.etag = newId();
           [row.secret, row.previousSecret, row.previousSecretExpiresAt] = ["", null, null];
           await em.flush();
+          await recordAdministration(em, ctx, organizationOf(ctx), {
+            ...{ type: "WEBHOOK_ENDPOINT_DELETED", subjectId: id, requestId },
+            ...{ before: valuesOf(row), after: {} },
+          });
           return {};
         },
       );
@@ -219,6 +244,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
         endpoint.secret = secret;
         await save(em, endpoint, deps.clock());
+        await recordAdministration(em, ctx, organizationOf(ctx), {
+          ...{ type: "WEBHOOK_SECRET_ROTATED", subjectId: id, before: {} },
+          after: { previousSecretExpiresAt: endpoint.previousSecretExpiresAt?.toISOString() ?? null },
+        });
         return endpoint;
       });
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
@@ -319,6 +348,13 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
           const subjects = begun.map(({ subjectId }) => subjectId);
           await webhooks.releaseNext(em, organizationId, endpointId, subjects, aheadOf());
+          await recordAdministration(em, ctx, organizationId, {
+            ...{ type: "WEBHOOK_DELIVERIES_REPLAYED", subjectId: endpointId, requestId, before: {} },
+            after: {
+              deliveries: begun.length,
+              ...(isRange && { from: instantToText(from), to: instantToText(to) }),
+            },
+          });
           return { deliveries: begun.length, nextPageToken };
         },
       );
@@ -438,6 +474,17 @@ async function save(em: EntityManager, row: WebhookEndpointRow, now: number): Pr
   row.updatedAt = new Date(Math.max(now, row.updatedAt.getTime() + 1));
   await em.flush();
 }
+
+/** What the trail tells of an endpoint. */
+const valuesOf = (row: WebhookEndpointRow): JsonObject => ({
+  url: withoutQuery(row.url),
+  displayName: row.displayName,
+  description: row.description === "" ? null : row.description,
+  eventTypes: row.eventTypes,
+  entityTypes: row.entityTypes,
+  statusChanges: row.statusChanges,
+  state: row.state,
+});
 
 // --- Responses ----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import {
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { EntityManager } from "@mikro-orm/postgresql";
+import { insertAdministrationEvent } from "../db/administration.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Reader } from "../db/reader.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
@@ -17,8 +18,10 @@ import type { Slots } from "../db/slots.ts";
 import { read, transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
+import { type AdministrationEventName, changedValues } from "../domain/administration.ts";
 import type { EntityState } from "../domain/entity.ts";
 import { notFound } from "../domain/errors.ts";
+import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import type { Feed } from "../feed/feed.ts";
 import { callOf } from "../interceptors/call.ts";
@@ -59,6 +62,28 @@ export function authorOf(ctx: HandlerContext): Author {
   };
 }
 
+/** Writes down what the call changed, in the transaction of the change. */
+export async function recordAdministration(
+  em: EntityManager,
+  ctx: HandlerContext,
+  organizationId: string,
+  act: {
+    type: AdministrationEventName;
+    subjectId: string;
+    before: JsonObject;
+    after: JsonObject;
+    requestId?: string | undefined;
+  },
+): Promise<void> {
+  const { type, subjectId, before, after, requestId } = act;
+  const { requestId: callId, peer } = callOf(ctx.values);
+  const values = changedValues(before, after);
+  await insertAdministrationEvent(em, organizationId, {
+    ...authorOf(ctx),
+    ...{ requestId, callId, peer, type, subjectId, ...values },
+  });
+}
+
 export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
 
 /** Reads of one organization, when it is the turn of the caller's; given up when the caller leaves before that. */
@@ -86,6 +111,18 @@ export function writeInTurn<T>(
   const run = () =>
     transaction(orm, organizationId, work, { validateOnly, signal, waitedMs: performance.now() - since });
   return slots(organizationOf(ctx), run, { signal });
+}
+
+export const isOperator = (ctx: HandlerContext): boolean => callOf(ctx.values).caller.scopes.has("operator");
+
+/** The organization that a request names: the caller's own when empty. */
+export function parseOrganizationId(ctx: HandlerContext, organizationId: string, violations: Violations): string {
+  return parseOptionalUuid(organizationId, "organization_id", violations) ?? organizationOf(ctx);
+}
+
+/** Another organization than one's own is there for operators only. After validation (rule 13). */
+export function assertReachable(ctx: HandlerContext, organizationId: string): void {
+  if (organizationId !== organizationOf(ctx) && !isOperator(ctx)) throw notFound("organization_id", "Organization");
 }
 
 /** The entity that a lookup names now, deleted or not. */

@@ -10,13 +10,14 @@ import { findTrailerError, parseTimeout as parseGrpcTimeout } from "@connectrpc/
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { reasonOf } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
-import { connectionKey, requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
+import { peerOf } from "./peer.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
@@ -44,8 +45,11 @@ export function createAdapter(options: HandlerOptions): Adapter {
   function serveCall(handler: UniversalHandler | undefined, request: NodeRequest, response: NodeResponse): void {
     const requestId = crypto.randomUUID();
     const limit = { expiresAt: performance.now() + limits.bodyTimeoutMs };
-    const values = createContextValues().set(requestIdKey, requestId).set(bodyLimit, limit);
-    values.set(connectionKey, "stream" in request ? request.stream.session : request.socket);
+    const values = createContextValues()
+      .set(requestIdKey, requestId)
+      .set(peerKey, peerOf(request.socket))
+      .set(bodyLimit, limit)
+      .set(connectionKey, "stream" in request ? request.stream.session : request.socket);
     const end = begin(watch, handler?.method, request, response, values, () => calls.release(values));
     response.setHeader("x-request-id", requestId);
     if (handler === undefined) {

@@ -23,11 +23,12 @@ import {
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { connectionKey, requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { peerOf } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
 
 /** An RPC as this path serves it. */
@@ -92,7 +93,7 @@ export class GrpcCall implements CallHead {
   readonly service;
   readonly method;
   readonly requestId = crypto.randomUUID();
-  readonly values: ContextValues = createContextValues().set(requestIdKey, this.requestId);
+  readonly values: ContextValues;
   readonly header: HeaderSource;
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
@@ -120,6 +121,8 @@ export class GrpcCall implements CallHead {
     this.#headers = headers;
     this.method = route.method;
     this.service = route.method.parent;
+    const peer = peerOf(stream.session?.socket);
+    this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
     if (stream.session !== undefined) this.values.set(connectionKey, stream.session);
     this.header = { get: (name) => textOf(headers[name]), [Symbol.iterator]: () => pairsOf(headers) };
     this.#finish = options.begin({ method: route.method, headers, values: this.values });

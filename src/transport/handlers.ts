@@ -139,7 +139,10 @@ export function createHandlers(
   };
 
   const watchKey = keyWatch(check, RECHECK_MS);
-  const recheckedMethods = new Set(options.endless);
+  // A unary call ends by its deadline; every stream may outlive its key.
+  const rechecked = new Set(
+    [...served.keys()].flatMap(({ methods }) => methods.filter(({ methodKind }) => methodKind !== "unary")),
+  );
   const router = createConnectRouter({
     requestGate,
     acceptCompression: [compressionGzip],
@@ -156,7 +159,7 @@ export function createHandlers(
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log, present }),
-      whileAllowed({ watchKey, methods: recheckedMethods }),
+      whileAllowed({ watchKey, methods: rechecked }),
       deadline({ ...limits, streamTimeoutMs: ({ service }) => (open.has(service) ? keylessStreamMs() : undefined) }),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
       atFirstMessage(enter),
@@ -204,7 +207,7 @@ export function createHandlers(
             method as DescMethodServerStreaming,
             serve,
             around,
-            recheckedMethods.has(method) ? watchKey : undefined,
+            rechecked.has(method) ? watchKey : undefined,
           ),
         });
       }
