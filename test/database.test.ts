@@ -102,10 +102,10 @@ describe("the catalogue", () => {
       "select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1",
     );
     const tables = TABLES.map((table) => table.meta.tableName);
-    // schema_migration is the deployment's, feed_epoch the database's own, feed_sink of those to whom the log of all
+    // schema_migration is the deployment's, feed_epoch, feed_start and feed_mark the database's own, feed_sink of those to whom the log of all
     // is published; they hold no data of anybody.
     expect(rows).toEqual(
-      [...tables, "feed_epoch", "feed_sink", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
+      [...tables, "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
     );
     expect(await tenantTables(sql)).toEqual(tables.sort());
   });
@@ -228,6 +228,7 @@ describe("the catalogue", () => {
       // Written so that the planner cannot take it for the primary key; it holds organization_id all the same.
       { name: "external_id_copy", columns: ["primary_of", "external_id", "organization_id"] },
       { name: "feed_sink_pkey", columns: ["name"] },
+      { name: "feed_start_pkey", columns: ["id"] },
     ]);
   });
 
@@ -237,7 +238,7 @@ describe("the catalogue", () => {
        where t.relnamespace = 'public'::regnamespace and t.relname <> 'schema_migration'
          and not exists (select from pg_attribute a where a.attrelid = t.oid and a.attname = 'organization_id' and a.attnum = any(i.indkey::int2[])) order by 1`,
     );
-    expect(rows).toEqual([{ name: "api_key_digest" }, { name: "feed_sink_pkey" }]);
+    expect(rows).toEqual([{ name: "api_key_digest" }, { name: "feed_sink_pkey" }, { name: "feed_start_pkey" }]);
   });
 
   test("no foreign key reaches over the wall, nor deletes or changes anything on its own", async () => {
@@ -249,7 +250,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only five that see across, three that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only six that see across, three that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -277,9 +278,12 @@ describe("the catalogue", () => {
     expect(rows).toEqual([
       { name: "feed_cluster()", ...ofFeed, definer: false },
       { name: "find_api_key(bytea)", ...common },
+      { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
       { name: "log_times(integer,xid8,xid8,xid8[],xid8[],uuid,integer,integer)", ...common },
+      // What a standby that takes over is known to have: changes one row, which says what is committed.
+      { name: "mark_feed()", ...ofFeed },
       { name: "move_feed_epoch()", ...ofFeed },
       // Their argument is how many rows at once; which may go they decide, and the policies above.
       { name: "prune_events(integer)", ...common, volatile: "v" },
@@ -336,6 +340,7 @@ describe("the catalogue", () => {
       "entity_service external_id": "delete, insert, select, update",
       "entity_service feed_epoch": "select",
       "entity_service feed_sink": "insert, select, update",
+      "entity_service feed_start": "select",
       "entity_service organization": "insert, select, update",
       "entity_service request_record": "delete, insert, select, update",
       "entity_service schema_migration": "select",
@@ -382,7 +387,9 @@ describe("the catalogue", () => {
       // What the rows of MikroORM do not have.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
         'drop table if exists "feed_epoch" cascade',
+        'drop table if exists "feed_mark" cascade',
         'drop table if exists "feed_sink" cascade',
+        'drop table if exists "feed_start" cascade',
         'drop table if exists "schema_migration" cascade',
         'alter table "external_id" drop column "primary_of"',
       ]);

@@ -333,7 +333,7 @@ describe("order, and each once", () => {
 
 test.each([
   // The cluster is another, and with it the epoch. What was written before it is in an old one.
-  ["expired, as after a restore", "update feed_epoch set cluster = 'another'"],
+  ["expired, as after a restore", "update feed_epoch set cluster = 'another', started_at = '-infinity'"],
   ["of a form that is written no more", "update webhook_endpoint set position = 'MSA5ZmQ4OTRlMQ'"],
 ])(
   "a position that is %s: the log is gone through again, and what was delivered is not sent again",

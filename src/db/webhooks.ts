@@ -317,7 +317,7 @@ export async function findPassed(
 ): Promise<Set<string>> {
   const rows = await db.execute<{ id: string }[]>(
     `select v.id from webhook_endpoint e
-     join feed_epoch f on f.id = e.position_epoch
+     join (select id, number from feed_epoch union all select id, number from feed_start) f on f.id = e.position_epoch
      join entity_event v on v.organization_id = $1 and v.id = any($3::uuid[])
      where e.organization_id = $1 and e.id = $2 and e.catch_up_at is null
        and (v.epoch < f.number

@@ -6,6 +6,7 @@ import { Webhooks } from "./20261124070000_webhooks.ts";
 import { Retention } from "./20261124150000_retention.ts";
 import { WebhookLog } from "./20261124160000_webhook_log.ts";
 import { AdministrationEvents } from "./20261126120000_administration_event.ts";
+import { FeedStarts } from "./20261126204500_feed_starts.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
@@ -15,4 +16,5 @@ export const MIGRATIONS = [
   { name: "20261124150000_retention", class: Retention },
   { name: "20261124160000_webhook_log", class: WebhookLog },
   { name: "20261126120000_administration_event", class: AdministrationEvents },
+  { name: "20261126204500_feed_starts", class: FeedStarts },
 ];
