@@ -7,7 +7,7 @@ import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
-import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
+import { assertSafeRole, forOrganization, isServable, type Orm } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { startPruner } from "./db/retention.ts";
 import { createSlots } from "./db/slots.ts";
@@ -187,10 +187,10 @@ export async function listenOn(
   };
 }
 
-/** Ready: the database answers, and every migration is in. */
+/** Ready: the database answers, can be written, and has every migration. */
 async function isReady(orm: Orm): Promise<boolean> {
   try {
-    return (await pendingMigrations(forOrganization(orm, DEFAULT_ORGANIZATION_ID))).length === 0;
+    return await isServable(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   } catch {
     return false;
   }

@@ -41,7 +41,7 @@ export async function findApiKey(
     if (key === undefined) return null;
     return { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 

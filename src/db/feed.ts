@@ -102,7 +102,7 @@ async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
   try {
     await forOrganization(orm, organizationId).execute("select move_feed_epoch()");
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 

@@ -3,7 +3,7 @@ import { MikroORM } from "@mikro-orm/core";
 import { Migrator } from "@mikro-orm/migrations";
 import type { EntityManager, PostgreSqlConnection } from "@mikro-orm/postgresql";
 import pg from "pg";
-import { BoundPostgreSqlDriver, NamedStatementClient } from "./driver.ts";
+import { BoundPostgreSqlDriver, NamedStatementClient, NoConnectionError } from "./driver.ts";
 import { MIGRATIONS } from "./migrations/index.ts";
 import { TABLES } from "./schema.ts";
 
@@ -14,6 +14,9 @@ export const RUNTIME_ROLE = "entity_service";
 export type DatabaseAddress =
   | { url: string }
   | { host: string; port: number; user: string; database: string; password?: string };
+
+/** A standby, or a primary whose transactions are read-only. */
+const CANNOT_WRITE = "pg_is_in_recovery() or current_setting('transaction_read_only')::bool";
 
 export interface OrmOptions {
   poolSize: number;
@@ -49,7 +52,9 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     role: RUNTIME_ROLE,
   };
   const names = Object.keys(settings);
-  const applySettings = `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")}`;
+  // And is it the primary? A standby never enters the pool: a primary does not become one under its connections.
+  const applySettings = `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")},
+    ${CANNOT_WRITE} as cannot_write`;
   return new MikroORM({
     ...connection(address),
     driver: BoundPostgreSqlDriver,
@@ -67,13 +72,18 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       pipeline: true,
       // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
       onConnect: async (client: NamedStatementClient) => {
-        await Promise.all([
-          client.query(
-            applySettings,
-            names.flatMap((name) => [name, settings[name]]),
-          ),
-          client.prepareOrganization(),
-        ]);
+        try {
+          const [{ rows }] = await Promise.all([
+            client.query(
+              applySettings,
+              names.flatMap((name) => [name, settings[name]]),
+            ),
+            client.prepareOrganization(),
+          ]);
+          if (rows[0].cannot_write) throw new Error("the database cannot be written: a standby, or made read-only");
+        } catch (cause) {
+          throw new NoConnectionError(cause);
+        }
       },
     },
     entities: TABLES,
@@ -131,6 +141,12 @@ export async function migrate(owner: DatabaseAddress, runtimeUser?: string): Pro
     await orm.close(true);
     await lock.end();
   }
+}
+
+/** Whether the database can be written and has every migration: then it can be served. */
+export async function isServable(em: EntityManager): Promise<boolean> {
+  const [row] = await em.execute<{ cannot_write: boolean }[]>(`select ${CANNOT_WRITE} as cannot_write`);
+  return row?.cannot_write === false && (await pendingMigrations(em)).length === 0;
 }
 
 /** The migrations that the database has not yet had. Reads as the run-time role. */
