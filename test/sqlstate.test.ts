@@ -164,12 +164,15 @@ test("a login that is refused for a while: DATABASE_UNAVAILABLE, and afterwards 
       [`alter database ${name} rename to ${name}_away`, `alter database ${name}_away rename to ${name}`],
       [`revoke connect on database ${name} from public`, `grant connect on database ${name} to public`],
     ] as const) {
-      const away = async () => {
-        await admin.query(
-          "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()",
+      const end = () =>
+        admin.query(
+          "select pg_terminate_backend(pid) from pg_stat_activity where datname like $1 || '%' and pid <> pg_backend_pid()",
           [name],
         );
+      const away = async () => {
+        await end();
         await admin.query(close);
+        await end();
       };
       await expect
         .poll(

@@ -144,3 +144,8 @@ export function isPlanChange(error: unknown): boolean {
   const found = serverErrorOf(error);
   return found !== undefined && meaningOf(found) === PLAN_CHANGED;
 }
+
+/** The server refused it for want of a right. */
+export function isRightMissing(error: unknown): boolean {
+  return serverErrorOf(error)?.code === "42501";
+}
