@@ -1,15 +1,16 @@
 // The composition root: database, RPCs, transport; and the order in which they begin and end.
 import { readFileSync } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
-import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
+import { forOrganization, isServable, type Orm } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { startPruner } from "./db/retention.ts";
+import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
 import { createFeed } from "./feed/feed.ts";
@@ -19,6 +20,7 @@ import { describe } from "./interceptors/errors.ts";
 import { type MetricsSource, ownMetrics } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
+import { writeSecretFile } from "./secret-file.ts";
 import { createAdapter } from "./transport/adapter.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
@@ -79,14 +81,24 @@ function allowList(config: Config): AllowList {
 export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
   allowList(config);
   await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
+  if (config.nats !== undefined) await assertMayPublish(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   // Before anybody has a position: has the database been restored?
   await readHead(orm, DEFAULT_ORGANIZATION_ID);
-  const secret = await bootstrap(orm, config.bootstrapApiKey);
-  if (secret === undefined) return undefined;
   const file = join(config.dataDir, "bootstrap-key");
-  await mkdir(config.dataDir, { recursive: true });
-  await writeFile(file, `${secret}\n`, { mode: 0o600 });
-  return { secret, file };
+  const secret = await bootstrap(orm, config.bootstrapApiKey, (made) => keepSecret(file, made));
+  return secret === undefined ? undefined : { secret, file };
+}
+
+async function keepSecret(file: string, secret: string): Promise<void> {
+  try {
+    await writeSecretFile(file, `${secret}\n`, new Date());
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code ?? "it failed";
+    throw new ConfigError(
+      `the first API key cannot be written to ${file} (${code}), and none was made: set BOOTSTRAP_API_KEY to a key of your own, or DATA_DIR to a folder that can be written`,
+      { cause },
+    );
+  }
 }
 
 /** The port, served by this process. */
@@ -201,10 +213,10 @@ export async function listenOn(
   };
 }
 
-/** Ready: the database answers, and every migration is in. */
+/** Ready: the database answers, can be written, and has every migration. */
 async function isReady(orm: Orm): Promise<boolean> {
   try {
-    return (await pendingMigrations(orm)).length === 0;
+    return await isServable(orm);
   } catch {
     return false;
   }

@@ -43,15 +43,20 @@ export async function findApiKey(
     if (key === undefined) return null;
     return { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 
 /**
- * Makes sure of the organization `default` and of a key that can do everything: `wanted` where it is given,
- * else a new one when the database has none. Returns the secret that it made, if it made one.
+ * Makes sure of the organization `default` and of a key that can do everything: `wanted` where it is given, else a new
+ * one when the database has none. A new one is committed only after `keep` has taken its secret: where that fails
+ * nothing is left behind, and the next start makes one. Returns the secret that it made, if it made one.
  */
-export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<string | undefined> {
+export async function bootstrap(
+  orm: Orm,
+  wanted: string | undefined,
+  keep: (secret: string) => Promise<void>,
+): Promise<string | undefined> {
   const em = forOrganization(orm, DEFAULT_ORGANIZATION_ID);
   return em.transactional(async (tx) => {
     await tx.execute(
@@ -78,6 +83,8 @@ export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<s
       ...{ requestId: undefined, callId: undefined, peer: undefined },
       ...changedValues({}, { displayName: key.displayName, scopes: key.scopes }),
     });
-    return wanted === undefined ? secret : undefined;
+    if (wanted !== undefined) return undefined;
+    await keep(secret);
+    return secret;
   });
 }

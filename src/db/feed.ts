@@ -168,7 +168,7 @@ async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
     // The start itself is the first that is certain of it.
     await markFeed(orm, organizationId);
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 

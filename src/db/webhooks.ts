@@ -109,7 +109,7 @@ export async function listWork(
       );
     return rows.map((row) => ({ organizationId: row.organization_id, endpointId: row.endpoint_id }));
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 
