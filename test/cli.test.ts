@@ -252,7 +252,7 @@ describe("import", () => {
         `{"externalId":"bad-7","type":"ENTITY_TYPE_PERSON","name":"${canary}","name":"${canary}","countryCode":"AR"}`,
         ["VALIDATION_ERROR"],
       ],
-      [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR"]],
+      [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR", "entity.attributes"]],
       [person("bad-15", { attributes: deeper as object }), ["VALIDATION_ERROR", `entity.attributes${".a".repeat(33)}`]],
       [person("bad-9", { metadata: { a: `${canary}\u0000` } }), ["VALIDATION_ERROR", "entity.metadata.a"]],
       [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],

@@ -4,7 +4,7 @@ import { open } from "node:fs/promises";
 import { fromJsonString } from "@bufbuild/protobuf";
 import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { DomainError, invalidField } from "../domain/errors.ts";
-import type { JsonObject } from "../domain/json.ts";
+import { isObject, type JsonObject } from "../domain/json.ts";
 
 /** A longer line is no row: it is skipped without being kept. */
 const MAX_LINE_BYTES = 16 * 1024 * 1024;
@@ -106,10 +106,6 @@ export function objectOf(text: string | DomainError): JsonObject {
     throw new DomainError("VALIDATION_ERROR", "A key is given twice in one object of the line");
   }
   return value;
-}
-
-export function isObject(value: unknown): value is JsonObject {
-  return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
 /** A member that must be a string, if it is there. */
