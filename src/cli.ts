@@ -8,11 +8,10 @@ import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
-import { eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
+import { bareValue, eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
-import { parseUuid } from "./domain/text.ts";
 
 /** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used. */
 export async function run(args: string[], env: Env): Promise<number> {
@@ -185,9 +184,7 @@ function withLookup(command: Command): Command {
     .option("--tax-id <number>", "the entity by its tax id; punctuation does not count")
     .allowExcessArguments()
     .hook("preAction", ({ args: [value] }) => {
-      if (value === undefined) return;
-      const option = parseUuid(value) === null ? "--external-id" : "--id";
-      throw new ConfigError(`${command.name()} takes no bare value: did you mean ${option} ${value}?`);
+      if (value !== undefined) throw bareValue(command.name(), value);
     });
 }
 
