@@ -39,7 +39,7 @@ const mayImport: Record<string, string[]> = {
   ],
   "src/cli/import.ts": [
     ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
-    ...["src/interceptors/foreign-errors.ts", "src/rpc/well-formed.ts"],
+    ...["src/interceptors/json-requests.ts", "src/rpc/well-formed.ts"],
   ],
   "src/config.ts": [],
   "src/paged.ts": [],

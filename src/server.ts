@@ -54,6 +54,7 @@ export async function startServer(
   log: Logger,
   options: { database?: Database } & WebhookClock = {},
 ): Promise<Server> {
+  assertSettings(config);
   await using starting = new AsyncDisposableStack();
   const database = options.database ?? starting.use(await openDatabase(config, (line) => log.info(line)));
   const bootstrapKey = await prepare(database.orm, config);
@@ -68,6 +69,11 @@ export async function startServer(
   };
 }
 
+/** Before anything is made: throws ConfigError for what readConfig cannot tell. */
+export function assertSettings(config: Config): void {
+  allowList(config);
+}
+
 /** Throws ConfigError. */
 function allowList(config: Config): AllowList {
   try {
@@ -79,7 +85,6 @@ function allowList(config: Config): AllowList {
 
 /** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
 export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
-  allowList(config);
   await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   if (config.nats !== undefined) await assertMayPublish(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   // Before anybody has a position: has the database been restored?

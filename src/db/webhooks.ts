@@ -149,6 +149,7 @@ export interface EndpointChange {
   catchUp: CatchUp | undefined;
   failures: number;
   failingSince: Instant | undefined;
+  /** Undefined: unchanged, since a replay may have lifted a pause meanwhile. */
   pausedUntil: Instant | undefined;
 }
 
@@ -165,7 +166,7 @@ export async function renewLease(
        position_xmax = coalesce($6::xid8, position_xmax), position_running = coalesce($7::xid8[], position_running),
        position_at = $8::timestamptz,
        catch_up_at = $9::timestamptz, catch_up_id = $10::uuid, catch_up_until = $11::timestamptz,
-       failures = $12::int, failing_since = $13::timestamptz, paused_until = $14::timestamptz
+       failures = $12::int, failing_since = $13::timestamptz, paused_until = coalesce($14::timestamptz, paused_until)
      where organization_id = $1 and id = $2 and lease_holder = $3
      returning ${RETURNING}`,
     [

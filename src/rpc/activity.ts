@@ -24,18 +24,12 @@ import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity
 import * as activity from "../db/activity.ts";
 import { findEntities } from "../db/queries.ts";
 import { newId } from "../db/uuid.ts";
+import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
-import {
-  countryCodeProblem,
-  identifierProblem,
-  nameProblem,
-  parseCountryCode,
-  textProblem,
-  trim,
-} from "../domain/text.ts";
+import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import {
   fromPageToken,
@@ -231,7 +225,7 @@ function parseTransaction(item: Transaction, at: string, violations: Violations)
 
 function parseParty(party: Party | undefined, at: string, violations: Violations): ParsedParty {
   if (party === undefined) return { lookup: undefined, name: null, country: null };
-  violations.check(`${at}.name`, nameProblem(party.name));
+  if (party.name !== "") violations.check(`${at}.name`, nameProblem(party.name));
   if (party.country !== "") violations.check(`${at}.country`, countryCodeProblem(party.country));
   return {
     lookup: parseOneOf(

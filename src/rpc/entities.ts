@@ -16,12 +16,13 @@ import {
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type FoundEntities, listEntities } from "../db/queries.ts";
 import type { Command, Outcome } from "../db/unit-of-work.ts";
+import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
-import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
+import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
 import {

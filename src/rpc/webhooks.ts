@@ -344,6 +344,9 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
               nextPageToken = toPageToken(query, [String(last.recordedAt), last.id]);
             }
           }
+          // Whoever replays says that the receiver is back, whatever it asked for.
+          endpoint.pausedUntil = null;
+          await em.flush();
           const begun = await webhooks.beginAnew(em, organizationId, endpointId, wanted, aheadOf());
           if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
           const subjects = begun.map(({ subjectId }) => subjectId);
@@ -463,6 +466,8 @@ async function findEndpoint(
 
 /** What the values change; a change of the state brings more with it. */
 function changesOf(row: WebhookEndpointRow, values: Partial<Values>, now: Date): Partial<WebhookEndpointRow> {
+  // Another receiver asked for the pause.
+  if (values.url !== undefined && values.url !== row.url) row.pausedUntil = null;
   if (values.state === undefined || values.state === row.state) return values;
   if (values.state === "DISABLED") return { ...values, disabledReason: "REQUESTED", disabledAt: now };
   // It begins with a clean slate, and goes on where it stopped.

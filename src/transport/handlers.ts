@@ -26,6 +26,7 @@ import { requestIdKey } from "../interceptors/call.ts";
 import { type CallHead, credentials, type FindCaller } from "../interceptors/credentials.ts";
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, type Present, presentable } from "../interceptors/errors.ts";
+import { jsonDecoder } from "../interceptors/json-requests.ts";
 import type { MetricsSource } from "../interceptors/telemetry.ts";
 import { keyWatch, whileAllowed } from "../interceptors/while-allowed.ts";
 import type { GrpcRoute } from "./grpc-call.ts";
@@ -138,6 +139,15 @@ export function createHandlers(
     }
   };
 
+  // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
+  const registry = createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file));
+  const jsonOptions = (method: DescMethod): object => ({
+    ignoreUnknownFields: false,
+    registry,
+    // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
+    textDecoder: jsonDecoder(method.input),
+  });
+
   const watchKey = keyWatch(check, RECHECK_MS);
   // A unary call ends by its deadline; every stream may outlive its key.
   const rechecked = new Set(
@@ -149,13 +159,6 @@ export function createHandlers(
     readMaxBytes: limits.maxMessageBytes,
     writeMaxBytes: WRITE_MAX_BYTES,
     maxTimeoutMs: limits.maxTimeoutMs,
-    // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    jsonOptions: {
-      ignoreUnknownFields: false,
-      textDecoder: new TextDecoder("utf-8", { fatal: true }),
-      // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
-      registry: createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file)),
-    } as object,
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log, present }),
@@ -187,7 +190,7 @@ export function createHandlers(
     for (const method of service.methods) {
       const rpc = implementation[method.localName];
       const serve = typeof rpc === "function" ? rpc.bind(implementation) : notServed;
-      router.rpc(method, serve as MethodImpl<DescMethod>, limitsOf(method));
+      router.rpc(method, serve as MethodImpl<DescMethod>, { ...limitsOf(method), jsonOptions: jsonOptions(method) });
       const path = `/${service.typeName}/${method.name}`;
       if (method.methodKind === "unary") {
         grpc.set(path, {

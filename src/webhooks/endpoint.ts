@@ -233,7 +233,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   /** What attempts do to the endpoint: its row of failures, its pause, its end. */
   function afterwards(current: webhooks.LeasedEndpoint, attempts: readonly Attempted[]) {
-    let { failures, failingSince, pausedUntil } = current;
+    let { failures, failingSince } = current;
+    let pausedUntil: Instant | undefined;
     let disable: DisabledReason | undefined;
     for (const { outcome, verdict } of attempts) {
       // Of an event that is gone nothing was sent.
@@ -246,7 +247,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       if (verdict.kind === "GONE") disable = "GONE";
       if (verdict.kind === "FAILED" && verdict.pausesEndpoint) {
         const until = outcome.attempt.at + BigInt(outcome.attempt.latencyMs + verdict.retryAfterMs) * 1_000n;
-        if (pausedUntil === undefined || until > pausedUntil) pausedUntil = until;
+        if (until > (pausedUntil ?? current.pausedUntil ?? 0n)) pausedUntil = until;
       }
     }
     if (failingSince !== undefined && failedForTooLong({ failures, firstFailureAt: failingSince }, now())) {

@@ -5,7 +5,7 @@ const TENANT_TABLES = [
   ...["organization", "api_key", "entity", "external_id", "entity_event", "event_horizon", "transaction", "user_event"],
   ...["request_record", "webhook_endpoint", "webhook_delivery", "administration_event"],
 ];
-const OTHER_TABLES = ["feed_epoch", "feed_start", "feed_sink", "schema_migration"];
+const OTHER_TABLES = ["feed_epoch", "feed_start", "feed_mark", "feed_sink", "schema_migration"];
 
 const PUBLISHING = [
   "read_log(int, xid8, xid8, xid8[], xid8[], int)",

@@ -587,6 +587,26 @@ export const ReplayWebhookDeliveriesResponseSchema: GenMessage<ReplayWebhookDeli
  * the key that made it is revoked or expires, and ends when it is disabled or
  * deleted. ListAdministrationEvents shows which key made it or changed it.
  *
+ * The body of a delivery is a JSON object. Every one of an entity has
+ *   event          entity.created, entity.updated, entity.status_changed,
+ *                  entity.deleted or entity.undeleted
+ *   entityId       a UUID
+ *   externalId     the primary external id after the change, or null
+ *   id             that of the event, as ListEntityEvents has it
+ *   entityVersion  the entity's version after the change: from 1, without a gap
+ *   timestamp      of the change, ISO 8601 in UTC, up to microseconds
+ *   changedBy      the actor: x-actor-id of the call, or the id of its API key
+ *   reason         of the change, or null
+ *   source         x-source of the call, "api" where it has none
+ * entity.status_changed has, in lower case,
+ *   oldStatus, newStatus
+ * and the others have, as ListEntityEvents answers them,
+ *   updatedFields  names of the changed fields, such as "entityData"
+ *   previousValues, newValues  their values before and after; an absent one
+ *                  was or is not set
+ * webhook_endpoint.disabled has event, endpointId, reason ("requested", "gone"
+ * or "failing") and timestamp. Fields may be added: ignore unknown ones.
+ *
  * @generated from service entity.v1.WebhookService
  */
 export const WebhookService: GenService<{
@@ -680,7 +700,8 @@ export const WebhookService: GenService<{
    * another of its entity comes after it. Events that the endpoint has not come
    * to yet come in their turn. Atomic per call; a range is worked off
    * in several calls, a page of its events in each. Deliveries of a disabled
-   * endpoint wait until it is enabled.
+   * endpoint wait until it is enabled. A pause that the receiver asked for
+   * (Retry-After) ends.
    *
    * @generated from rpc entity.v1.WebhookService.ReplayWebhookDeliveries
    */
