@@ -1,8 +1,12 @@
 // The one table reason → status code, and the only file that builds an error of the wire.
 import { create } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
+import { anyPack, durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RetryInfoSchema,
+} from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
 import type { DomainError, Reason } from "./domain/errors.ts";
 
@@ -26,7 +30,7 @@ export const CODE: Record<Reason, Code> = {
   WRITE_CONFLICT: Code.Aborted,
   UNAUTHENTICATED: Code.Unauthenticated,
   PERMISSION_DENIED: Code.PermissionDenied,
-  OVERLOADED: Code.ResourceExhausted,
+  OVERLOADED: Code.Unavailable,
   MESSAGE_TOO_LARGE: Code.ResourceExhausted,
   DATABASE_UNAVAILABLE: Code.Unavailable,
   COMMIT_UNKNOWN: Code.Unavailable,
@@ -39,15 +43,22 @@ export const CODE: Record<Reason, Code> = {
   WATCH_TOO_SLOW: Code.ResourceExhausted,
 };
 
-/** The error as it goes on the wire: status, text, google.rpc.ErrorInfo, google.rpc.BadRequest where fields are at fault. */
+/**
+ * The error as it goes on the wire: status, text, google.rpc.ErrorInfo, google.rpc.BadRequest where fields are at fault.
+ * OVERLOADED says when to come back in the two ways that clients act on by themselves: google.rpc.RetryInfo, and the
+ * pushback of gRPC's retries.
+ */
 export function toConnectError(error: DomainError): ConnectError {
-  const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema; value: Record<string, unknown> }[] = [
-    { desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata: error.metadata } },
-  ];
+  const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema | typeof RetryInfoSchema; value: object }[] =
+    [{ desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata: error.metadata } }];
   if (error.violations.length > 0) {
     details.push({ desc: BadRequestSchema, value: { fieldViolations: error.violations.map((v) => ({ ...v })) } });
   }
-  return new ConnectError(error.message, CODE[error.reason], undefined, details as never, error);
+  const retryAfterMs = error.reason === "OVERLOADED" ? Number(error.metadata.retry_after_ms) : undefined;
+  if (retryAfterMs !== undefined)
+    details.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
+  const metadata = retryAfterMs === undefined ? undefined : { "grpc-retry-pushback-ms": String(retryAfterMs) };
+  return new ConnectError(error.message, CODE[error.reason], metadata, details as never, error);
 }
 
 /** The reason of an error that is ours, as clients see it; undefined for any other. */

@@ -211,6 +211,7 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   UpdateOrganization: () => ({ organization: {} }),
   CreateApiKey: () => ({ displayName: "x", scopes: ["admin"], validateOnly: true }),
   ListApiKeys: () => ({}),
+  ListAdministrationEvents: () => ({}),
   RevokeApiKey: () => ({ apiKeyId: service.organization.apiKeyId, validateOnly: true }),
   CreateWebhookEndpoint: () => ({ endpoint: { url: "https://example.com/", displayName: "x" }, validateOnly: true }),
   GetWebhookEndpoint: () => ({ endpointId }),

@@ -15,14 +15,14 @@ import {
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type FoundEntities, listEntities } from "../db/queries.ts";
-import { read } from "../db/transaction.ts";
 import type { Command, Outcome } from "../db/unit-of-work.ts";
+import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
-import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
+import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
 import {
@@ -44,10 +44,11 @@ import {
   toPageToken,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, existing, organizationOf, parseWrite, write } from "./write.ts";
+import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
 
 export function entityRpcs(deps: Deps) {
-  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => deps.reader.find(organizationOf(ctx), lookups);
+  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) =>
+    deps.reader.find(organizationOf(ctx), lookups, ctx.signal);
 
   return {
     async createEntity(request, ctx) {
@@ -129,7 +130,7 @@ export function entityRpcs(deps: Deps) {
       // Before the rows: what is committed in between is in the watch, and perhaps in the list too.
       const watchPosition = givenPosition ?? (await deps.feed.position(organizationId));
 
-      const entities = await read(deps.orm, organizationId, (em) =>
+      const entities = await readInTurn(deps, ctx, organizationId, (em) =>
         listEntities(em, organizationId, {
           after,
           limit: pageSize + 1,

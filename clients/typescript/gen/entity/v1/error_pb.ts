@@ -161,8 +161,10 @@ export const ErrorReason = {
   PERMISSION_DENIED: 16,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls are in flight: retry after the delay.
-   * metadata: retry_after_ms.
+   * UNAVAILABLE. There is no room: calls, watches, imports, waiting writes and
+   * bytes in hand are bounded, and organizations and API keys have shares of
+   * them. Nothing was done: retry after the delay, which google.rpc.RetryInfo
+   * and the header grpc-retry-pushback-ms name too. metadata: retry_after_ms.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 17;
    */

@@ -63,7 +63,9 @@ export type WebhookEndpoint = Message<"entity.v1.WebhookEndpoint"> & {
   /**
    * Events that are sent: entity.created, entity.updated, entity.status_changed,
    * entity.deleted, entity.undeleted, and webhook_endpoint.disabled, which tells
-   * of the organization's other endpoints. Empty: every one of entities.
+   * of the organization's other endpoints. Empty: every one of entities. With
+   * entity.updated and without entity.status_changed, a change of the status
+   * alone is sent as entity.updated.
    *
    * @generated from field: repeated string event_types = 5;
    */
