@@ -1,6 +1,6 @@
 // A PostgreSQL of the run's own, with fsync, to be crashed, restarted, filled and replaced by its standby. Debian's 15 where
 // it is, else the embedded one, which has no pg_basebackup and so no standby.
-import { type ChildProcess, execFile, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   appendFileSync,
@@ -118,6 +118,8 @@ const running = new Set<ChildProcess>();
 /** At the end of this process, however it comes. */
 export function killPostgres(): void {
   for (const child of running) child.kill("SIGQUIT");
+  // Their folders can go when they have.
+  if (running.size > 0) spawnSync("sleep", ["1"]);
 }
 
 /** What the folders and commands of PostgreSQL need to be of its user. */
