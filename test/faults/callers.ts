@@ -382,8 +382,8 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     return read(clients, entity);
   }
 
-  const clientsOf = (organization: Organization) =>
-    new Map(services.map((service) => [service, organization.client(service.baseUrl)]));
+  const clientsOf = (organization: Organization, protocol?: "http/1.1") =>
+    new Map(services.map((service) => [service, organization.client(service.baseUrl, protocol)]));
 
   async function whileOpen(work: () => Promise<void>): Promise<void> {
     while (!isOver) {
@@ -399,8 +399,8 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     }
   }
 
-  async function call(organization: Organization): Promise<void> {
-    const clients = clientsOf(organization);
+  async function call(organization: Organization, number: number): Promise<void> {
+    const clients = clientsOf(organization, number === 0 ? "http/1.1" : undefined);
     await whileOpen(() => act(organization, clients));
   }
 
@@ -448,7 +448,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
   }
 
   const running = organizations.flatMap((organization) => [
-    ...Array.from({ length: perOrganization }, () => call(organization)),
+    ...Array.from({ length: perOrganization }, (_, number) => call(organization, number)),
     importRows(organization),
   ]);
   const all = Promise.all(running);

@@ -1,8 +1,14 @@
 // An organization of the run: its key, its clients to each process, and the words that must never leave it.
 import { randomBytes, randomUUID } from "node:crypto";
 import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import { ConnectError, type Interceptor } from "@connectrpc/connect";
-import { createEntityClient, type EntityClient } from "../../clients/typescript/index.ts";
+import { ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import {
+  ActivityService,
+  createEntityClient,
+  type EntityClient,
+  EntityService,
+} from "../../clients/typescript/index.ts";
 import type { Check } from "./checks.ts";
 
 export interface Organization {
@@ -14,7 +20,7 @@ export interface Organization {
   /** In its names and tax ids, which no log may hold. */
   personal: string;
   /** A client of its key, on a connection of its own; whatever it is sent is searched for the canaries of others. */
-  client(baseUrl: string): EntityClient;
+  client(baseUrl: string, protocol?: "grpc" | "http/1.1"): EntityClient;
   /** Searched likewise. */
   inspect(where: string, bytes: Uint8Array): void;
 }
@@ -96,8 +102,24 @@ export async function createOrganization(
     id,
     apiKey: secret,
     ...words,
-    client: (baseUrl) =>
-      createEntityClient({ baseUrl, apiKey: secret, defaultTimeoutMs: 8_000, interceptors: [inspecting] }),
+    client(baseUrl, protocol = "grpc") {
+      const client = createEntityClient({
+        ...{ baseUrl, apiKey: secret, defaultTimeoutMs: 8_000, interceptors: [inspecting] },
+      });
+      if (protocol === "grpc") return client;
+      const authorizing: Interceptor = (next) => (request) => {
+        request.header.set("authorization", `Bearer ${secret}`);
+        return next(request);
+      };
+      const transport = createConnectTransport({
+        ...{ baseUrl, httpVersion: "1.1", defaultTimeoutMs: 8_000, interceptors: [inspecting, authorizing] },
+      });
+      return {
+        ...client,
+        entities: createClient(EntityService, transport),
+        activity: createClient(ActivityService, transport),
+      };
+    },
     inspect,
   };
 }

@@ -4,6 +4,8 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 
 const SSL_REQUEST = 80877103;
+/** For the answers to what was sent before. */
+const ANSWERED_MS = 20;
 const COMMIT = /^\s*commit\b/i;
 
 /** How the network is: as it should be, silent, or closed. */
@@ -92,8 +94,8 @@ export async function startProxy(target: number): Promise<DatabaseProxy> {
     ) => {
       if (isLosing) return;
       isLosing = isOver;
-      // What came before is passed on, then both ends are closed.
-      if (bytes.length > 0 || isOver) send(bytes, isOver ? end : undefined);
+      // What came before is passed on, and answered, then both ends are closed.
+      if (bytes.length > 0 || isOver) send(bytes, isOver ? () => setTimeout(end, ANSWERED_MS) : undefined);
     };
     let startup = Buffer.alloc(0);
     client.on("data", (chunk: Buffer) => {

@@ -47,6 +47,8 @@ const RECOVERY_MS = 10_000;
 /** For webhooks: 5 s after a first attempt that failed, 15 for the lease of a process that died, and a queue. */
 const CATCH_UP_MS = Number(process.env.CATCH_UP_MS ?? 45_000);
 const SHOWN = 12;
+/** By then a request has arrived, in milliseconds. */
+const SENT_MS = 100;
 
 interface Run {
   fault: string;
@@ -184,6 +186,7 @@ async function faults(): Promise<number> {
   }
 
   await sleep(1_000);
+  for (const watcher of watchers) watcher.hurry();
   await callers.stop();
   const log = await caughtUp(postgres, world, watchers, receiver);
   await Promise.all(watchers.map((watcher) => watcher.stop()));
@@ -197,6 +200,7 @@ async function faults(): Promise<number> {
     checkWatcher(world, watcher, log, during);
     checkTold(world, watcher, runs);
   }
+  checkDrains(world);
   for (const each of services) checkProcess(world, each);
   await proxy[Symbol.asyncDispose]();
   await postgres.stop("fast");
@@ -241,6 +245,26 @@ function checkTold({ checks }: World, { organization, filter, told }: Watcher, r
     // Positions of before are gone once; whoever was told has one of after.
     if (runs.some(({ fault, from }) => fault === "promotion" && from <= at)) continue;
     checks.told.fail(`${organization.name}, ${filter.name}: ${duringFault(runs)(at)}`);
+  }
+}
+
+/** A call that was under way when its process was told to end is answered. */
+function checkDrains({ checks, journal, services }: World): void {
+  for (const service of services) {
+    for (const { from } of service.down.filter(({ signal }) => signal === "SIGTERM")) {
+      const crossing = journal.intents.flatMap(({ method, attempts }) =>
+        attempts
+          .filter((one) => one.service === service && one.began < from - SENT_MS && one.ended > from)
+          .map((one) => ({ method, ...one })),
+      );
+      checks.drain.count(crossing.length);
+      for (const { method, outcome, ended } of crossing) {
+        if (outcome !== "lost") continue;
+        checks.drain.fail(
+          `${method}, under way when ${service.name} was told to end, was lost ${(ended - from).toFixed(0)} ms after`,
+        );
+      }
+    }
   }
 }
 

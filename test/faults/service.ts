@@ -17,7 +17,7 @@ export interface Service {
   name: string;
   baseUrl: string;
   /** When calls to it may be lost without a word: from a signal until it listens again. */
-  down: { from: number; to: number }[];
+  down: { from: number; to: number; signal?: NodeJS.Signals }[];
   health: Sample[];
   /** How many lines it has logged. */
   lines: number;
@@ -96,7 +96,6 @@ export async function startService(options: ServiceOptions): Promise<Service> {
         PORT: String(port),
         BOOTSTRAP_API_KEY: options.bootstrapKey,
         WEBHOOK_ALLOW: "127.0.0.1",
-        DRAIN_TIMEOUT_MS: "5000",
       },
       stdio: ["ignore", "pipe", "pipe"],
     });
@@ -150,13 +149,13 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     const began = performance.now();
     if (ending === undefined || ending.exitCode !== null || ending.signalCode !== null) return 0;
     asked = true;
-    service.down.push({ from: began, to: Number.POSITIVE_INFINITY });
+    service.down.push({ from: began, to: Number.POSITIVE_INFINITY, signal });
     const gone = once(ending, "exit");
     ending.kill(signal);
     const timer = setTimeout(() => {
       service.ended.push(`${name} does not end after ${signal}`);
       ending.kill("SIGKILL");
-    }, 15_000);
+    }, 30_000);
     await gone;
     clearTimeout(timer);
     return performance.now() - began;

@@ -19,6 +19,8 @@ export interface Filter {
   types?: EventType[];
   entityTypes?: EntityType[];
   entityId?: string;
+  /** Reads a little every few seconds while faults come. */
+  isSlow?: boolean;
 }
 
 export interface Watcher {
@@ -28,6 +30,8 @@ export interface Watcher {
   streams: SentEvent[][];
   /** What each list showed: of each entity, up to when. The first is that of its beginning. */
   lists: Map<string, bigint>[];
+  /** No longer slow. */
+  hurry(): void;
   /** Times at which it was told to list again. */
   told: number[];
   stop(): Promise<void>;
@@ -36,19 +40,27 @@ export interface Watcher {
 /** A stream may end with these. */
 const ENDS = new Set(["DATABASE_UNAVAILABLE", "WATCH_TOO_SLOW", "POSITION_EXPIRED", "OVERLOADED", "DEADLINE_EXCEEDED"]);
 const SLACK_MS = 1_000;
+/** Slower than events come: what waits for it fills the way to it. */
+const SLOW_EVENTS = 10;
+const SLOW_MS = 4_000;
 
 export const FILTERS: readonly Filter[] = [
   { name: "all" },
   { name: "all, on the other process" },
   { name: "created and deleted", types: [EventType.CREATED, EventType.DELETED] },
   { name: "companies", entityTypes: [EntityType.COMPANY] },
+  { name: "all, read slowly", isSlow: true },
 ];
 
 export function startWatcher(world: World, organization: Organization, filter: Filter, number: number): Watcher {
   const { services, checks, random } = world;
   const abort = new AbortController();
   const clients = new Map(services.map((service) => [service, organization.client(service.baseUrl)]));
-  const watcher: Watcher = { organization, filter, streams: [], lists: [], told: [], stop };
+  const hurry = new AbortController();
+  const watcher: Watcher = {
+    ...{ organization, filter, streams: [], lists: [], told: [], stop },
+    hurry: () => hurry.abort(),
+  };
   let position = "";
 
   /** Lists all, remembers up to when each entity is known, and the position behind the list. */
@@ -68,6 +80,7 @@ export function startWatcher(world: World, organization: Organization, filter: F
   async function watch(service: Service): Promise<void> {
     const { entities } = clients.get(service) as ReturnType<Organization["client"]>;
     const stream: SentEvent[] = [];
+    let taken = 0;
     watcher.streams.push(stream);
     const request = {
       position,
@@ -80,6 +93,9 @@ export function startWatcher(world: World, organization: Organization, filter: F
     for await (const message of entities.watchEntities(request, { signal: abort.signal })) {
       ({ position } = message);
       if (message.event !== undefined) stream.push(sent(message.event));
+      if (filter.isSlow && !hurry.signal.aborted && ++taken % SLOW_EVENTS === 0) {
+        await sleep(SLOW_MS, undefined, { signal: hurry.signal }).catch(() => {});
+      }
     }
   }
 
