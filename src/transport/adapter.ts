@@ -16,6 +16,7 @@ import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemet
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
+import { withFewValues } from "./message-bytes.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, bodyWithin } from "./request-body.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
@@ -80,7 +81,12 @@ export function createAdapter(options: HandlerOptions): Adapter {
     const { method } = handler;
     const one = method.methodKind === "unary" || method.methodKind === "server_streaming";
     const chunks = call.body as AsyncIterable<Uint8Array>;
-    const body = one ? bodyWithin(chunks, limit) : bodyUntilAnswered(chunks, response);
+    const body = withFewValues(one ? bodyWithin(chunks, limit) : bodyUntilAnswered(chunks, response), {
+      input: method.input,
+      contentType: call.header.get("content-type") ?? "",
+      encoding: call.header.get("content-encoding"),
+      readMaxBytes: limits.maxBatchMessageBytes,
+    });
     const answered = await handler({ ...call, body });
     const protocol = protocolOf(call.header.get("content-type") ?? "");
     if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);

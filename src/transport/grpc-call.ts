@@ -27,6 +27,7 @@ import { requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { assertFewValues } from "./values.ts";
 
 /** An RPC as this path serves it. */
 export interface GrpcRoute {
@@ -428,6 +429,7 @@ function envelope(body: Buffer, kind: string): Buffer {
 }
 
 function decode(input: DescMessage, bytes: Uint8Array): Message {
+  assertFewValues(input, bytes);
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {
