@@ -30,6 +30,7 @@ import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
 import { peerOf } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
+import { assertFewValues } from "./values.ts";
 
 /** An RPC as this path serves it. */
 export interface GrpcRoute {
@@ -447,6 +448,7 @@ function envelope(body: Buffer, kind: string): Buffer {
 }
 
 function decode(input: DescMessage, bytes: Uint8Array): Message {
+  assertFewValues(input, bytes);
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {
