@@ -57,7 +57,7 @@ export function toConnectError(error: DomainError): ConnectError {
   const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema | typeof RetryInfoSchema; value: object }[] =
     [{ desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata } }];
   if (violations.length > 0) details.push({ desc: BadRequestSchema, value: { fieldViolations: violations } });
-  const retryAfterMs = error.reason === "OVERLOADED" ? Number(error.metadata.retry_after_ms) : undefined;
+  const retryAfterMs = error.reason === "OVERLOADED" ? Number(error.metadata.retry_after_ms) || undefined : undefined;
   if (retryAfterMs !== undefined)
     details.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
   const headers = retryAfterMs === undefined ? undefined : { "grpc-retry-pushback-ms": String(retryAfterMs) };

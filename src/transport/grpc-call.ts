@@ -28,6 +28,7 @@ import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { assertKinds } from "./kindless.ts";
 import { peerOf } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
 import { assertFewValues } from "./values.ts";
@@ -449,6 +450,7 @@ function envelope(body: Buffer, kind: string): Buffer {
 
 function decode(input: DescMessage, bytes: Uint8Array): Message {
   assertFewValues(input, bytes);
+  assertKinds(input, bytes);
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {
