@@ -8,7 +8,7 @@ import {
   RetryInfoSchema,
 } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
-import type { DomainError, Reason } from "./domain/errors.ts";
+import { type DomainError, type Reason, withoutStack } from "./domain/errors.ts";
 
 /** `domain` of every google.rpc.ErrorInfo that the service sends. */
 export const ERROR_DOMAIN = "entity.v1";
@@ -58,7 +58,8 @@ export function toConnectError(error: DomainError): ConnectError {
   if (retryAfterMs !== undefined)
     details.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
   const metadata = retryAfterMs === undefined ? undefined : { "grpc-retry-pushback-ms": String(retryAfterMs) };
-  return new ConnectError(error.message, CODE[error.reason], metadata, details as never, error);
+  // The stack is that of the cause.
+  return withoutStack(() => new ConnectError(error.message, CODE[error.reason], metadata, details as never, error));
 }
 
 /** The reason of an error that is ours, as clients see it; undefined for any other. */

@@ -2,7 +2,7 @@
 // (`expected bigint: Juan Perez ...`), so nothing of them goes on but type and field names, which are ours.
 import { type DescEnum, type DescField, type DescMessage, type DescMethod, ScalarType } from "@bufbuild/protobuf";
 import { Code, type ConnectError } from "@connectrpc/connect";
-import { DomainError, invalidField } from "../domain/errors.ts";
+import { callerLeft, DomainError, invalidField } from "../domain/errors.ts";
 import { isFieldIn, pathIn, typeIn } from "./field-paths.ts";
 
 /** A name of a field that the contract does not have is repeated only where it looks like one. */
@@ -23,7 +23,7 @@ export function foreignError(error: ConnectError, method: DescMethod): DomainErr
       return new DomainError("DEADLINE_EXCEEDED", "The call took longer than its deadline");
     case Code.Canceled:
     case Code.Aborted:
-      return new DomainError("CANCELLED", "The caller went away before the answer");
+      return callerLeft();
     case Code.Internal:
       if (text.startsWith("received compressed envelope, ")) {
         // The gRPC compression specification asks for INTERNAL, though the caller is at fault.
