@@ -8,7 +8,7 @@ import {
   RetryInfoSchema,
 } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
-import type { DomainError, Reason, Violation } from "./domain/errors.ts";
+import { type DomainError, type Reason, type Violation, withoutStack } from "./domain/errors.ts";
 
 /** `domain` of every google.rpc.ErrorInfo that the service sends. */
 export const ERROR_DOMAIN = "entity.v1";
@@ -61,7 +61,8 @@ export function toConnectError(error: DomainError): ConnectError {
   if (retryAfterMs !== undefined)
     details.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
   const headers = retryAfterMs === undefined ? undefined : { "grpc-retry-pushback-ms": String(retryAfterMs) };
-  return new ConnectError(message, CODE[error.reason], headers, details as never, error);
+  // The stack is that of the cause.
+  return withoutStack(() => new ConnectError(message, CODE[error.reason], headers, details as never, error));
 }
 
 /** Bytes of the text, which is sent twice, once percent-encoded; of one value; of all values together. */

@@ -21,7 +21,7 @@ import {
   type UnaryRequest,
 } from "@connectrpc/connect";
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
-import { DomainError } from "../domain/errors.ts";
+import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
 import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
@@ -407,7 +407,7 @@ export class GrpcCall implements CallHead {
   #close(): void {
     if (!this.#over) {
       this.#leave();
-      this.#abortWith(toConnectError(new DomainError("CANCELLED", "The caller went away before the answer")));
+      this.#abortWith(toConnectError(callerLeft()));
       this.#count({ code: "CANCELLED", reason: "CANCELLED" });
     }
   }
