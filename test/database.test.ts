@@ -502,7 +502,7 @@ describe("the run-time role, by hand", () => {
         [row?.row],
       );
       await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
-      if (["entity_event", "event_horizon"].includes(table)) continue;
+      if (["administration_event", "entity_event", "event_horizon"].includes(table)) continue;
       const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
       await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
       const touched = await client.query(
@@ -520,6 +520,8 @@ describe("the run-time role, by hand", () => {
     const refused = { code: "42501" };
     await expect(client.query("update entity_event set reason = 'x'")).rejects.toMatchObject(refused);
     await expect(client.query("delete from entity_event")).rejects.toMatchObject(refused);
+    await expect(client.query("update administration_event set actor = 'x'")).rejects.toMatchObject(refused);
+    await expect(client.query("delete from administration_event")).rejects.toMatchObject(refused);
     for (const table of await tenantTables(sql)) {
       await expect(client.query(`truncate "${table}"`), table).rejects.toMatchObject(refused);
       await expect(client.query(`truncate "${table}" cascade`), table).rejects.toMatchObject(refused);
