@@ -20,11 +20,18 @@ const LOOKUP = "entity.v1.EntityLookup";
 /** A key that the contract does not have is repeated only where it can hardly be a value: a tax id or an external id has digits. */
 const FIELD_LIKE = /^[A-Za-z][A-Za-z_]{0,63}$/;
 
-/** For the library, which takes its decoder of UTF-8 from its options: throws the refusal of a request that is not valid JSON of `request`. */
-export function jsonDecoder(request: DescMessage): { decode(bytes?: Uint8Array): string } {
+/**
+ * For the library, which takes its decoder of UTF-8 from its options: throws the refusal of a request that is not valid
+ * JSON of `request`, or what `look` throws at the bytes before that.
+ */
+export function jsonDecoder(
+  request: DescMessage,
+  look: (bytes: Uint8Array) => void,
+): { decode(bytes?: Uint8Array): string } {
   const utf8 = new TextDecoder("utf-8", { fatal: true });
   return {
-    decode(bytes) {
+    decode(bytes = new Uint8Array()) {
+      look(bytes);
       let text: string;
       try {
         text = utf8.decode(bytes);

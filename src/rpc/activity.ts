@@ -180,8 +180,7 @@ interface ParsedParty {
 }
 
 function checkBatch(field: string, length: number, violations: Violations): void {
-  if (length < 1 || length > LIMITS.batch)
-    violations.add(field, `must have at least 1 and at most ${LIMITS.batch} items`);
+  if (length < 1) violations.add(field, "must have at least 1 item");
 }
 
 function refuseTwice(

@@ -86,11 +86,7 @@ export function entityRpcs(deps: Deps) {
     },
 
     async batchGetEntities(request, ctx) {
-      if (request.lookups.length < 1 || request.lookups.length > LIMITS.batch) {
-        throw invalidField("lookups", `must have at least 1 and at most ${LIMITS.batch} items`, {
-          limit: String(LIMITS.batch),
-        });
-      }
+      if (request.lookups.length < 1) throw invalidField("lookups", "must have at least 1 item");
       const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
       const readMask = parseReadMask(request.readMask);
       const found = await find(ctx, lookups);
@@ -111,11 +107,7 @@ export function entityRpcs(deps: Deps) {
       const pageSize = parsePageSize(request.pageSize);
       const readMask = parseReadMask(request.readMask);
       if (request.taxId !== "") violations.check("tax_id", taxIdProblem(request.taxId));
-      if (request.countryCodes.length > 250) violations.add("country_codes", "must not have more than 250 items");
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
-      if (request.externalIds.length > LIMITS.batch) {
-        violations.add("external_ids", `must not have more than ${LIMITS.batch} items`);
-      }
       request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
       violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
       const statuses = request.statuses.map((status, i) => {

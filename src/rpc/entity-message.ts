@@ -20,7 +20,6 @@ import type * as domain from "../domain/entity.ts";
 import { primaryOf } from "../domain/entity.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
-import { LIMITS } from "../domain/limits.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { dateProblem, nameProblem, parseUuid, trim } from "../domain/text.ts";
 import { parseExternalId, taxIdProblem, toTimestamp } from "./request.ts";
@@ -325,9 +324,6 @@ function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
   }
   if (kind.case === "company") {
     const { tradingNames, employees } = kind.value;
-    if (tradingNames.length > LIMITS.tradingNames) {
-      violations.add(`${path}.trading_names`, `must not have more than ${LIMITS.tradingNames} items`);
-    }
     tradingNames.forEach((name, i) => presentText(name, `${path}.trading_names[${i}]`, violations));
     if (tradingNames.length > 0) entries.push(["tradingNames", tradingNames]);
     if (employees !== undefined) {

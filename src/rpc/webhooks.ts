@@ -300,7 +300,6 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         if (id === null) violations.add(`delivery_ids[${i}]`, "must be a UUID of the form 8-4-4-4-12");
         return id ?? "";
       });
-      if (ids.length > LIMITS.batch) violations.add("delivery_ids", `must have at most ${LIMITS.batch} items`);
       const from = request.from && fromTimestamp(request.from);
       const to = request.to && fromTimestamp(request.to);
       const pageSize = parsePageSize(request.pageSize);

@@ -17,6 +17,7 @@ import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
+import { withFewValues } from "./message-bytes.ts";
 import { peerOf } from "./peer.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
 
@@ -95,9 +96,15 @@ export function createAdapter(options: HandlerOptions): Adapter {
       budget: requestBytes,
       connection: connectionOf(response),
     };
-    const body = one
+    const whole = one
       ? wholeBody(chunks, limit, reading, () => enter(method, values))
       : wholeMessages(bodyUntilAnswered(chunks, response), reading);
+    const body = withFewValues(whole, {
+      input: method.input,
+      contentType: call.header.get("content-type") ?? "",
+      encoding: call.header.get("content-encoding"),
+      readMaxBytes: reading.readMaxBytes,
+    });
     const answered = await handler({ ...call, body });
     if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);
     const requestId = values.get(requestIdKey);

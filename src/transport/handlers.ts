@@ -35,6 +35,7 @@ import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
 import { serverStreamingAnswer } from "./server-streaming.ts";
 import { unaryAnswer } from "./unary.ts";
+import { assertFewJsonValues } from "./values.ts";
 
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
@@ -75,8 +76,8 @@ export interface ServiceRouter {
   service<T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>): void;
 }
 
-/** A page of 1000 entities with full attributes is larger than any request. */
-const WRITE_MAX_BYTES = 64 * 1024 * 1024;
+/** Pages and batches end at LIMITS.pageBytes, as binary messages; JSON may be as large again. */
+const WRITE_MAX_BYTES = 8 * 1024 * 1024;
 /** The longest deadline that the caller of a stream may name: imports and watches outlive a unary call. */
 const MAX_STREAM_TIMEOUT_MS = 3_600_000;
 
@@ -145,7 +146,7 @@ export function createHandlers(
     ignoreUnknownFields: false,
     registry,
     // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    textDecoder: jsonDecoder(method.input),
+    textDecoder: jsonDecoder(method.input, assertFewJsonValues),
   });
 
   const watchKey = keyWatch(check, RECHECK_MS);

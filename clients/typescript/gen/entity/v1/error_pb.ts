@@ -34,7 +34,9 @@ export const ErrorReason = {
   /**
    * INVALID_ARGUMENT. A field is missing, malformed, unknown or over its limit.
    * metadata: field, and limit where there is one. google.rpc.BadRequest lists
-   * every field at fault. A request that cannot be decoded is one of these.
+   * the fields at fault, the first 20 at most and no more than an error has room
+   * for: how many there are beside them is in more_violations. A request that
+   * cannot be decoded is one of these.
    *
    * @generated from enum value: ERROR_REASON_VALIDATION_ERROR = 1;
    */
@@ -171,8 +173,10 @@ export const ErrorReason = {
   OVERLOADED: 17,
 
   /**
-   * RESOURCE_EXHAUSTED. The message is larger than the limit of the RPC.
-   * metadata: limit_bytes.
+   * RESOURCE_EXHAUSTED. The message is larger than the limit of the RPC, or
+   * holds more values than a message may; in the results of a batch, the item
+   * has no room in the answer: ask for it in another call. metadata: limit_bytes
+   * or limit_values.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_TOO_LARGE = 18;
    */
