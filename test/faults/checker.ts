@@ -264,15 +264,18 @@ const LEAST_WRITES = 5;
 /** No process says SERVING for longer than that while none of the writes that it ends succeeds. */
 export function checkHealth({ checks, services, journal }: World, describe: (at: number) => string): void {
   for (const service of services) {
+    // A process that is not there says nothing, nor what it said before.
+    const isDown = ({ began, ended }: Write) => service.down.some(({ from, to }) => from <= ended && to >= began);
     const writes = journal.writes
-      .filter((write) => write.service === service && !write.isRehearsal)
+      .filter((write) => write.service === service && !write.isRehearsal && !isDown(write))
       .sort((a, b) => a.ended - b.ended);
     /** The stretches between two writes that succeeded. */
     let failing: Write[] = [];
     const judge = (until: number) => {
       const [first] = failing;
       if (first === undefined || failing.length < LEAST_WRITES) return;
-      const samples = service.health.filter(({ at }) => at >= first.ended + HEALTH_MS && at <= until);
+      const since = Math.max(first.ended, ...service.down.map(({ to }) => to).filter((to) => to <= until));
+      const samples = service.health.filter(({ at }) => at >= since + HEALTH_MS && at <= until);
       checks.health.count(samples.length);
       const wrong = samples.filter(({ isServing }) => isServing);
       if (wrong.length === 0) return;

@@ -46,6 +46,8 @@ const PER_ORGANIZATION = 6;
 const RECOVERY_MS = 10_000;
 /** For webhooks: 5 s after a first attempt that failed, 15 for the lease of a process that died, and a queue. */
 const CATCH_UP_MS = Number(process.env.CATCH_UP_MS ?? 45_000);
+/** Entities of each organization before the first fault. */
+const WARM = 8;
 const SHOWN = 12;
 /** By then a request has arrived, in milliseconds. */
 const SENT_MS = 100;
@@ -160,7 +162,8 @@ async function faults(): Promise<number> {
   say(`disk full: ${scene.disk.how}`);
   if (noStandby !== undefined) say(`promotion: left out, ${noStandby}`);
 
-  await sleep(2_000);
+  // Something to lock, to hold and to lose.
+  while (organizations.some((organization) => callers.entityIds(organization).length < WARM)) await sleep(100);
   const delay = monitorEventLoopDelay({ resolution: 20 });
   delay.enable();
   const began = performance.now();
