@@ -14,8 +14,12 @@ export interface Outcome {
 export interface CallStart {
   /** "entity.v1.EntityService/GetEntity", or undefined for a path that is no RPC. */
   method: string | undefined;
+  /** A stream without an end of its own: that its caller leaves is how it ends. */
+  isEndless: boolean;
   protocol: string;
   traceparent: string | undefined;
+  /** The caller's own x-request-id, whatever is in it. */
+  callerRequestId: string | string[] | undefined;
   values: ContextValues;
 }
 
@@ -35,6 +39,7 @@ export interface MetricsSource {
 const WARNINGS = new Set(["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"]);
 const FAILURES = new Set(["INTERNAL", "UNKNOWN", "DATA_LOSS"]);
 
+const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
 /** Version 00 and later ones; an id of zeros is invalid (W3C Trace Context, 3.2.2). */
 const TRACEPARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-|$)/;
 
@@ -54,6 +59,11 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
     help: "Calls that have begun and not ended",
     registers: [registry],
   });
+  const watches = new Gauge({
+    name: "entity_service_watches_open",
+    help: "Streams without an end of their own that are open: watches of entities and of health, reflection",
+    registers: [registry],
+  });
   const errors = new Counter({
     name: "entity_service_rpc_errors_total",
     help: "Calls that ended with an error",
@@ -62,14 +72,16 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   });
 
   return {
-    begin({ method = "unknown", protocol, traceparent, values }) {
+    begin({ method = "unknown", isEndless, protocol, traceparent, callerRequestId, values }) {
       const start = performance.now();
       inFlight.inc();
+      if (isEndless) watches.inc();
       return ({ code, reason }) => {
         const durationMs = performance.now() - start;
         inFlight.dec();
+        if (isEndless) watches.dec();
         duration.observe({ method, code }, durationMs / 1000);
-        if (code !== "OK") errors.inc({ method, reason: reason ?? code });
+        if (code !== "OK" && !(isEndless && code === "CANCELLED")) errors.inc({ method, reason: reason ?? code });
         const level = FAILURES.has(code) ? "error" : WARNINGS.has(code) ? "warn" : "info";
         const caller = values.get(callContext)?.caller;
         log[level](
@@ -82,6 +94,8 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
             organizationId: caller?.organizationId,
             apiKeyId: caller?.apiKeyId,
             requestId: values.get(requestIdKey),
+            callerRequestId:
+              typeof callerRequestId === "string" && REQUEST_ID.test(callerRequestId) ? callerRequestId : undefined,
             traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
           },
           "call",
