@@ -11,34 +11,17 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
-import { envelope, h2Call, KEY, Kinds, rawCall, startServer, type TestServer, withSession } from "./transport-harness.ts";
-
-const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-const TYPE = { data: 0, headers: 1, priority: 2, reset: 3, settings: 4, push: 5, ping: 6, goaway: 7, window: 8, more: 9 };
-const END_STREAM = 1;
-const END_HEADERS = 4;
-
-function frame(type: number, flags: number, stream: number, payload: Uint8Array = new Uint8Array()): Buffer {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head[3] = type;
-  head[4] = flags;
-  head.writeUInt32BE(stream >>> 0, 5);
-  return Buffer.concat([head, payload]);
-}
-
-/** HPACK without its tables: a length of more than 126 takes a second byte. */
-function literal(name: string, value: string): Buffer {
-  const text = (value: string) => {
-    const bytes = Buffer.from(value, "latin1");
-    const length = bytes.length < 127 ? [bytes.length] : [127, bytes.length - 127];
-    return Buffer.concat([Buffer.from(length), bytes]);
-  };
-  return Buffer.concat([Buffer.of(0), text(name), text(value)]);
-}
-
-const headerBlock = (headers: Record<string, string | undefined>) =>
-  Buffer.concat(Object.entries(headers).map(([name, value]) => (value === undefined ? Buffer.of() : literal(name, value))));
+import { END_HEADERS, END_STREAM, frame, headerBlock, literal, PREFACE, reset, TYPE } from "./frames.ts";
+import {
+  envelope,
+  h2Call,
+  KEY,
+  Kinds,
+  rawCall,
+  startServer,
+  type TestServer,
+  withSession,
+} from "./transport-harness.ts";
 
 const SERVICES = [EntityService, Kinds, Health, ServerReflection];
 const PATHS = [
@@ -60,8 +43,6 @@ const TYPES = [
   "text/plain",
   "",
 ];
-
-const reset = (stream: number, code: number) => frame(TYPE.reset, 0, stream, Buffer.of(0, 0, 0, code));
 
 /** What comes in one packet with the headers of a call, on stream `id`. */
 const ENDINGS: Record<string, (id: number, block: Buffer) => Buffer[]> = {
@@ -126,7 +107,11 @@ beforeAll(async () => {
     ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"],
     ...["-subj", "/CN=localhost", "-keyout", join(folder, "key.pem"), "-out", join(folder, "cert.pem")],
   ]);
-  const options = { handlers: handlers as never, limits: { bodyTimeoutMs: 1_000, streamIdleTimeoutMs: 1_000 }, answerTimeoutMs: 500 };
+  const options = {
+    handlers: handlers as never,
+    limits: { bodyTimeoutMs: 1_000, streamIdleTimeoutMs: 1_000 },
+    answerTimeoutMs: 500,
+  };
   cleartext = await startServer(options);
   secure = await startServer({ ...options, tls: { cert: pem("cert.pem"), key: pem("key.pem"), clientCa: undefined } });
   process.on("uncaughtException", catchIt);
@@ -210,7 +195,9 @@ describe.each(["cleartext", "TLS"])("in one packet with the headers of any call,
             ...more,
           });
           const last = calls.at(-1) as Buffer[];
-          last.push(...(ENDINGS[ending]?.(1 + 2 * (last.length / (ENDINGS[ending]?.(1, block).length ?? 1)), block) ?? []));
+          last.push(
+            ...(ENDINGS[ending]?.(1 + 2 * (last.length / (ENDINGS[ending]?.(1, block).length ?? 1)), block) ?? []),
+          );
           if (last.length > 200) calls.push([]);
         }
       }
@@ -264,7 +251,8 @@ test("streams of every protocol and kind that are reset at random moments leave 
           });
           stream.on("error", () => {});
           stream.resume();
-          if (random() < 0.8) stream.write(/json/.test(type) && !/connect/.test(type) ? "{}" : envelope(new Uint8Array()));
+          if (random() < 0.8)
+            stream.write(/json/.test(type) && !/connect/.test(type) ? "{}" : envelope(new Uint8Array()));
           if (random() < 0.8) stream.end();
           setTimeout(() => stream.close([0, 2, 8][Math.floor(random() * 3)]), random() * 20);
         }
@@ -301,16 +289,28 @@ test.each([1, 2, 3, 4, 5, 6])("random frames, seed %i", async (seed) => {
     return headers;
   };
   for (let connection = 0; connection < 40; connection += 1) {
-    const parts = [PREFACE, frame(TYPE.settings, 0, 0, random() < 0.3 ? Buffer.of(0, 4, 0, 0, 0, random() * 50) : undefined)];
+    const parts = [
+      PREFACE,
+      frame(TYPE.settings, 0, 0, random() < 0.3 ? Buffer.of(0, 4, 0, 0, 0, random() * 50) : undefined),
+    ];
     let last = -1;
     const id = () => (last < 1 || random() < 0.3 ? (last += 2) : 1 + 2 * Math.floor((random() * (last + 1)) / 2));
     for (let i = 0; i < 60; i += 1) {
       const kind = random();
-      if (kind < 0.35 || last < 1) parts.push(frame(TYPE.headers, END_HEADERS | (random() < 0.3 ? END_STREAM : 0), (last += 2), block()));
+      if (kind < 0.35 || last < 1)
+        parts.push(frame(TYPE.headers, END_HEADERS | (random() < 0.3 ? END_STREAM : 0), (last += 2), block()));
       else if (kind < 0.6)
-        parts.push(frame(TYPE.data, random() < 0.5 ? END_STREAM : 0, id(), random() < 0.7 ? envelope(new Uint8Array()) : bytes(40)));
+        parts.push(
+          frame(
+            TYPE.data,
+            random() < 0.5 ? END_STREAM : 0,
+            id(),
+            random() < 0.7 ? envelope(new Uint8Array()) : bytes(40),
+          ),
+        );
       else if (kind < 0.8) parts.push(reset(id(), pick([0, 1, 2, 5, 7, 8, 11])));
-      else if (kind < 0.86) parts.push(frame(TYPE.window, 0, random() < 0.5 ? 0 : id(), Buffer.of(0, 0, random() * 4, 255)));
+      else if (kind < 0.86)
+        parts.push(frame(TYPE.window, 0, random() < 0.5 ? 0 : id(), Buffer.of(0, 0, random() * 4, 255)));
       else if (kind < 0.9) parts.push(frame(TYPE.ping, 0, 0, Buffer.alloc(8)));
       else if (kind < 0.94) parts.push(frame(TYPE.headers, END_HEADERS | END_STREAM, id(), literal("x-trailer", "1")));
       else if (kind < 0.97) parts.push(frame(TYPE.priority, 0, id(), Buffer.of(0, 0, 0, 0, 16)));

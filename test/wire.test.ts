@@ -2,9 +2,13 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:http2";
 import { type AddressInfo, createConnection, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { connect as connectTls } from "node:tls";
 import { gzipSync } from "node:zlib";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { endStreamFromJson, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
+import { trailerParse } from "@connectrpc/connect/protocol-grpc-web";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import * as grpc from "@grpc/grpc-js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -17,13 +21,16 @@ import {
 import { DomainError, invalidField } from "../src/domain/errors.ts";
 import { toStatus } from "../src/errors.ts";
 import { paged } from "../src/paged.ts";
+import { END_HEADERS, END_STREAM, frame, headerBlock, PREFACE, TYPE } from "./frames.ts";
 import {
+  type Answer,
   envelope,
   grpcRefusal,
   h2Call,
   KEY,
   Kinds,
   READ_KEY,
+  type Refusal,
   rawCall,
   refusalOf,
   startServer,
@@ -53,6 +60,27 @@ const transports: Record<string, (url: string) => Transport> = {
   "gRPC-Web over HTTP/2": (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: "2" }),
 };
 const headers = { authorization: `Bearer ${KEY}` };
+
+/** A unary gRPC call on a connection of its own, as bytes. */
+const http2Call = (path: string, authorization: string[]) =>
+  Buffer.concat([
+    PREFACE,
+    frame(TYPE.settings, 0, 0),
+    frame(
+      TYPE.headers,
+      END_HEADERS,
+      1,
+      headerBlock({
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "a",
+        "content-type": "application/grpc",
+        authorization,
+      }),
+    ),
+    frame(TYPE.data, END_STREAM, 1, envelope(new Uint8Array())),
+  ]);
 
 async function alive(): Promise<void> {
   const client = createClient(EntityService, createGrpcTransport({ baseUrl: server.url }));
@@ -285,22 +313,29 @@ describe("malformed HTTP", () => {
     ["", 404],
   ];
 
-  test.each(SHAPES)("an unknown RPC is refused in the protocol of its content-type, with what to do: %j", async (type, status) => {
-    const head = { "content-type": type };
-    await withSession(server.url, async (session) => {
-      const answer = await h2Call(session, { ...head, ":path": "/entity.v1.EntityService/getEntitie" }, envelope(request));
-      expect(answer.status).toBe(status);
-      const near = refusalIn(type, answer);
-      expect(near).toMatchObject({ code: Code.Unimplemented, reason: "UNIMPLEMENTED", domain: "entity.v1" });
-      expect(near.message).toMatch(/did you mean \/entity\.v1\.EntityService\/GetEntity\?/);
-      for (const path of ["/Juan.Perez/Juan", "/", `/${"x".repeat(5_000)}`]) {
-        const far = refusalIn(type, await h2Call(session, { ...head, ":path": path }, envelope(request)));
-        expect(far).toMatchObject({ code: Code.Unimplemented, reason: "UNIMPLEMENTED" });
-        expect(far.message).not.toMatch(/Juan|xxx|did you mean/);
-        expect(far.message).toMatch(/reflection/);
-      }
-    });
-  });
+  test.each(SHAPES)(
+    "an unknown RPC is refused in the protocol of its content-type, with what to do: %j",
+    async (type, status) => {
+      const head = { "content-type": type };
+      await withSession(server.url, async (session) => {
+        const answer = await h2Call(
+          session,
+          { ...head, ":path": "/entity.v1.EntityService/getEntitie" },
+          envelope(request),
+        );
+        expect(answer.status).toBe(status);
+        const near = refusalIn(type, answer);
+        expect(near).toMatchObject({ code: Code.Unimplemented, reason: "UNIMPLEMENTED", domain: "entity.v1" });
+        expect(near.message).toMatch(/did you mean \/entity\.v1\.EntityService\/GetEntity\?/);
+        for (const path of ["/Juan.Perez/Juan", "/", `/${"x".repeat(5_000)}`]) {
+          const far = refusalIn(type, await h2Call(session, { ...head, ":path": path }, envelope(request)));
+          expect(far).toMatchObject({ code: Code.Unimplemented, reason: "UNIMPLEMENTED" });
+          expect(far.message).not.toMatch(/Juan|xxx|did you mean/);
+          expect(far.message).toMatch(/reflection/);
+        }
+      });
+    },
+  );
 
   test.each([
     ["/entity.v1.EntityServce/GetEntity", "/entity.v1.EntityService/GetEntity"],
@@ -331,7 +366,10 @@ describe("malformed HTTP", () => {
     const answer = await withSession(server.url, (session) => h2Call(session, { ":path": path, ":method": "GET" }));
     expect(answer.status).toBe(405);
     expect(answer.headers.allow).toBe("POST");
-    expect(refusalIn("", answer)).toMatchObject({ reason: "VALIDATION_ERROR", message: expect.stringContaining("POST") });
+    expect(refusalIn("", answer)).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      message: expect.stringContaining("POST"),
+    });
     expect(
       (await withSession(server.url, (session) => h2Call(session, { ":path": "/", ":method": "GET" }))).status,
     ).toBe(404);
@@ -354,9 +392,10 @@ describe("malformed HTTP", () => {
       [KEY, KEY],
     ]) {
       if (version === "2") {
+        await using own = await startServer();
         const authorization = keys.map((key) => `Bearer ${key}`);
-        const bytes = await rawHttp2(server.port, GET, authorization);
-        expect(bytes).toMatch(/UNAUTHENTICATED|API key is needed/);
+        await rawCall(own.port, http2Call(GET, authorization), 50);
+        await expect.poll(() => own.calls()).toMatchObject([{ code: "UNAUTHENTICATED" }]);
       } else {
         const lines = keys.map((key) => `authorization: Bearer ${key}\r\n`).join("");
         const head = `POST ${GET} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n${lines}content-length: 2\r\n\r\n{}`;
@@ -374,7 +413,9 @@ describe("malformed HTTP", () => {
         }),
     );
     for (const error of await Promise.all(tries)) expect(error.code).toMatch(/ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION/);
-    await expect.poll(() => own.lines.filter((line) => line.includes("tls_on_cleartext")).length).toBe(1);
+    const told = () => own.lines.filter((line) => line.includes("tls_on_cleartext"));
+    await expect.poll(() => told().length, { timeout: 3_000 }).toBe(1);
+    expect(JSON.parse(told()[0] as string)).toMatchObject({ level: 40, tls_on_cleartext: 3 });
     expect(own.lines.join("")).toContain("use http");
   });
 

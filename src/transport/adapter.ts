@@ -88,6 +88,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
       // A caller who expected a bidirectional stream over HTTP/1.1 may wait for ever on an open connection.
       if (status === 505) response.setHeader("connection", "close");
       writeRefusal(response, { protocol, contentType }, refusal, status);
+      takenInTime(response);
     };
     const contentType = request.headers["content-type"] ?? "";
     const protocol = request.method === "POST" ? protocolOf(contentType) : undefined;
@@ -110,7 +111,21 @@ export function createAdapter(options: HandlerOptions): Adapter {
       if (response.headersSent) return response.destroy();
       end(outcomeOf(presented));
       writeRefusal(response, { protocol, contentType }, presented);
+      takenInTime(response);
     });
+  }
+
+  /** Not even the reason would reach a caller who does not read. */
+  function giveUp(response: NodeResponse): void {
+    answers.tally.note("answer_not_taken");
+    if ("stream" in response) response.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    else response.destroy();
+  }
+
+  /** For answers of one piece, once they are written. */
+  function takenInTime(response: NodeResponse): void {
+    const timer = setTimeout(() => giveUp(response), answers.timeoutMs).unref();
+    response.once("close", () => clearTimeout(timer));
   }
 
   interface Answering {
@@ -159,10 +174,8 @@ export function createAdapter(options: HandlerOptions): Adapter {
       shutdownSignal: limitsOf(method).shutdownSignal,
       whenOver: (listener) => response.once("close", listener),
       giveUp() {
-        answers.tally.note("answer_not_taken");
         end(NOT_TAKEN);
-        if ("stream" in response) response.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-        else response.destroy();
+        giveUp(response);
       },
     });
     await universalResponseToNodeResponse({ ...presented, body: taken }, response as never);
@@ -196,8 +209,10 @@ export function createAdapter(options: HandlerOptions): Adapter {
     request.on("error", () => {});
     response.on("error", () => {});
     const path = request.url?.split("?", 1)[0] ?? "";
-    if (path === "/metrics" && request.method === "GET") serveMetrics(watch, response);
-    else serveCall(path, request, response);
+    if (path === "/metrics" && request.method === "GET") {
+      serveMetrics(watch, response);
+      takenInTime(response);
+    } else serveCall(path, request, response);
   };
   const { inFlight } = calls;
   return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };

@@ -32,7 +32,13 @@ export const NOT_TAKEN = { code: "RESOURCE_EXHAUSTED", reason: "ANSWER_NOT_TAKEN
  */
 export async function* inTime(
   body: AsyncIterable<Uint8Array>,
-  { limits, connection, giveUp, whenOver, shutdownSignal }: {
+  {
+    limits,
+    connection,
+    giveUp,
+    whenOver,
+    shutdownSignal,
+  }: {
     limits: AnswerLimits;
     connection: object;
     giveUp: () => void;

@@ -19,7 +19,8 @@ const ENDED = new Set([
   "ERR_STREAM_PREMATURE_CLOSE",
 ]);
 
-export const isEndedByCaller = (error: unknown): boolean => ENDED.has((error as NodeJS.ErrnoException | null)?.code ?? "");
+export const isEndedByCaller = (error: unknown): boolean =>
+  ENDED.has((error as NodeJS.ErrnoException | null)?.code ?? "");
 
 export function createGuard(log: Logger): Guard {
   return (callback, failed) =>

@@ -32,8 +32,8 @@ import type { GrpcRoute } from "./grpc-call.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
-import type { Tally } from "./tally.ts";
 import { serverStreamingAnswer } from "./server-streaming.ts";
+import type { Tally } from "./tally.ts";
 import { unaryAnswer } from "./unary.ts";
 
 export interface HandlerOptions {

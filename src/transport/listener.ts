@@ -79,6 +79,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
 
   const onRequest = guard(
     (request: NodeRequest, response: NodeResponse) => {
+      joinKeys(request.headers, request.rawHeaders);
       if (!("stream" in request)) {
         if (!http1.begin(request, response as ServerResponse)) return;
       } else if (sizeOf(request.rawHeaders) > MAX_HEADER_BYTES) {
@@ -100,6 +101,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       stream.on("error", () => {});
       // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
       if (stream.destroyed || stream.closed) return;
+      joinKeys(headers, rawHeaders);
       if (sizeOf(rawHeaders) <= MAX_HEADER_BYTES && options.stream?.(stream, headers)) return;
       const request = new Http2ServerRequest(stream, headers, {}, rawHeaders);
       const response = new Http2ServerResponse(stream);
@@ -218,3 +220,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
 }
 
 const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);
+
+/** Node keeps the first of two headers authorization, proxies and others the last: both, so that none is valid. */
+function joinKeys(headers: IncomingHttpHeaders, rawHeaders: string[]): void {
+  let keys: string[] | undefined;
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i] as string;
+    if (name.length === 13 && name.toLowerCase() === "authorization") (keys ??= []).push(rawHeaders[i + 1] as string);
+  }
+  if (keys !== undefined && keys.length > 1) headers.authorization = keys.join(", ");
+}
