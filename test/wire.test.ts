@@ -591,11 +591,13 @@ describe("deadlines", () => {
           },
           async *importEntities(requests, context) {
             tell(requests, context);
+            yield {};
           },
         },
         kinds: {
           async *repeat(request, context) {
             tell(request, context);
+            yield {};
           },
         },
       });

@@ -113,3 +113,25 @@ export function ownMetrics(): MetricsSource {
   const registry = new Registry();
   return { registry, text: () => registry.metrics() };
 }
+
+/** What is running, and whether it says SERVING: two gauges. */
+export function registerBuild(
+  registry: Registry,
+  { version, readiness }: { version: string; readiness: { ready(): boolean } },
+): void {
+  new Gauge({
+    name: "entity_service_build_info",
+    help: "1, with the version of the service and of Node",
+    labelNames: ["version", "node"],
+    registers: [registry],
+    aggregator: "first",
+  }).set({ version, node: process.version }, 1);
+  new Gauge({
+    name: "entity_service_ready",
+    help: "1 where the process says SERVING; of several, how many do",
+    registers: [registry],
+    collect() {
+      this.set(readiness.ready() ? 1 : 0);
+    },
+  });
+}

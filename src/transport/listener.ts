@@ -48,6 +48,8 @@ export interface Listener extends AsyncDisposable {
   port: number;
   /** Stops accepting, lets calls in flight end, cuts off what remains after the time. Resolves when every connection is closed. */
   drain(timeoutMs: number): Promise<void>;
+  /** Connections and streams that are open. */
+  open(): { connections: number; streams: number };
 }
 
 /** Keep-alive probes find callers that vanished without a word. */
@@ -128,9 +130,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   // The second (not in the types yet) is for workers: when all have so many, they would hand a further connection to
   // each other without end.
   Object.assign(server, { maxConnections, dropMaxConnection: true });
-  server.on("error", (error: NodeJS.ErrnoException) => log.error({ code: error.code }, "listener failed"));
   server.listen({ port: options.port, host: options.host });
   await once(server, "listening");
+  server.on("error", (error: NodeJS.ErrnoException) => log.error({ code: error.code }, "listener failed"));
 
   function cleartext(): Server {
     const http2Server = createHttp2Server(HTTP2_LIMITS);
@@ -216,7 +218,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     clearTimeout(cut);
   }
 
-  return { port: (server.address() as AddressInfo).port, drain, [Symbol.asyncDispose]: () => drain(0) };
+  const open = () => ({ connections: sockets.size, streams: sessions.streams() });
+  return { port: (server.address() as AddressInfo).port, drain, open, [Symbol.asyncDispose]: () => drain(0) };
 }
 
 const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);

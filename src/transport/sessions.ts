@@ -54,7 +54,8 @@ export interface Sessions {
   /** Asks every connection to go, now and as they come. */
   retireAll(): void;
   destroyAll(): void;
-  open(): number;
+  /** Streams that are open. */
+  streams(): number;
 }
 
 export function createSessions(options: {
@@ -158,7 +159,7 @@ export function createSessions(options: {
       clearInterval(sweep);
       for (const session of sessions.keys()) session.destroy();
     },
-    open: () => sessions.size,
+    streams: () => streams.size,
   };
 }
 
