@@ -91,6 +91,7 @@ interface ServerOptions {
   findCaller?: HandlerOptions["findCaller"];
   tls?: ListenOptions["tls"];
   listener?: Partial<ListenOptions>;
+  answerTimeoutMs?: number;
 }
 
 export async function startServer(options: ServerOptions = {}) {
@@ -145,6 +146,7 @@ export async function startServer(options: ServerOptions = {}) {
       unaryPath: process.env.UNARY_PATH !== "off",
       ...options.limits,
     },
+    ...(options.answerTimeoutMs !== undefined && { answerTimeoutMs: options.answerTimeoutMs }),
     log,
   });
   const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, ...adapter, log, ...options.listener });
