@@ -5,7 +5,7 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 
 const SSL_REQUEST = 80877103;
 /** For the answers to what was sent before. */
-const ANSWERED_MS = 20;
+const ANSWERED_MS = 200;
 const COMMIT = /^\s*commit\b/i;
 
 /** How the network is: as it should be, silent, or closed. */
@@ -54,7 +54,6 @@ export async function startProxy(target: number): Promise<DatabaseProxy> {
     const statements = new Map<string, boolean>();
     const portals = new Set<string>();
     let isStarted = false;
-    let isLosing = false;
 
     const isCommit = (type: string, body: Buffer): boolean => {
       const text = (from: number) => body.toString("utf8", from, body.indexOf(0, from));
@@ -88,18 +87,22 @@ export async function startProxy(target: number): Promise<DatabaseProxy> {
 
     const toServer = sendLater(server, () => proxy.delayMs);
     const toClient = sendLater(client, () => proxy.delayMs);
-    const pass = (
-      { bytes, isOver }: { bytes: Buffer; isOver: boolean },
-      send: (bytes: Buffer, then?: () => void) => void,
-    ) => {
-      if (isLosing) return;
-      isLosing = isOver;
-      // What came before is passed on, and answered, then both ends are closed.
-      if (bytes.length > 0 || isOver) send(bytes, isOver ? () => setTimeout(end, ANSWERED_MS) : undefined);
+    /** What came before is passed on, and answered, before both ends are closed. */
+    const passing = (accept: (chunk: Buffer) => { bytes: Buffer; isOver: boolean }, send: Send) => {
+      let isOver = false;
+      return (chunk: Buffer) => {
+        if (isOver) return;
+        const accepted = accept(chunk);
+        ({ isOver } = accepted);
+        if (isOver) send(accepted.bytes, () => setTimeout(end, ANSWERED_MS));
+        else if (accepted.bytes.length > 0) send(accepted.bytes);
+      };
     };
+    const passToServer = passing(fromClient, toServer);
+    const passToClient = passing(fromServer, toClient);
     let startup = Buffer.alloc(0);
     client.on("data", (chunk: Buffer) => {
-      if (isStarted) return pass(fromClient(chunk), toServer);
+      if (isStarted) return passToServer(chunk);
       startup = Buffer.concat([startup, chunk]);
       while (!isStarted && startup.length >= 8 && startup.length >= startup.readInt32BE(0)) {
         const message = startup.subarray(0, startup.readInt32BE(0));
@@ -108,11 +111,11 @@ export async function startProxy(target: number): Promise<DatabaseProxy> {
         else {
           isStarted = true;
           toServer(message);
-          pass(fromClient(startup), toServer);
+          passToServer(startup);
         }
       }
     });
-    server.on("data", (chunk: Buffer) => pass(fromServer(chunk), toClient));
+    server.on("data", (chunk: Buffer) => passToClient(chunk));
     if (mode === "silent") for (const socket of [client, server]) socket.pause();
   });
   listener.listen(0, "127.0.0.1");
@@ -172,8 +175,10 @@ function messages(accepts: (type: string, message: Buffer) => boolean) {
   };
 }
 
+type Send = (bytes: Buffer, then?: () => void) => void;
+
 /** Writes in order, each after the delay of its time. */
-function sendLater(socket: Socket, delayMs: () => number) {
+function sendLater(socket: Socket, delayMs: () => number): Send {
   let lastAt = 0;
   let waiting = 0;
   const write = (bytes: Buffer, then?: () => void) => {
