@@ -22,6 +22,8 @@ export interface Bound {
 export interface Part<T> {
   rows: T[];
   isCut: boolean;
+  /** What the rows hold; undefined where nobody has measured it. */
+  bytes?: number;
 }
 
 /**
@@ -35,6 +37,10 @@ export const withinBytes = (select: string, bytes: number, order = ""): string =
    where q.bytes_before < ${Math.ceil(bytes)} ${order === "" ? "" : `order by ${order}`}`;
 
 export function partOf<T>(rows: readonly unknown[], toRow: (row: never) => T): Part<T> {
-  const [first] = rows as { row_count: string }[];
-  return { rows: rows.map((row) => toRow(row as never)), isCut: Number(first?.row_count ?? 0) > rows.length };
+  const measured = rows as { row_count: string; bytes: number | string }[];
+  return {
+    rows: rows.map((row) => toRow(row as never)),
+    isCut: Number(measured[0]?.row_count ?? 0) > rows.length,
+    bytes: measured.reduce((sum, { bytes }) => sum + Number(bytes), 0),
+  };
 }

@@ -1,9 +1,9 @@
 // The statements of the event feed: where the log ends now, and what was committed between two snapshots.
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { type Bound, bytesOf, type Part, partOf, withinBytes } from "./bytes.ts";
+import { type Bound, type Part, partOf, withinBytes } from "./bytes.ts";
 import { type Horizon, readHorizon } from "./horizon.ts";
 import { forOrganization, type Orm } from "./orm.ts";
-import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
+import { EVENT_BYTES, type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
 import { BEGINNING, endedBetween, isSame, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
 import { readStatements, toReason } from "./transaction.ts";
 
@@ -111,7 +111,7 @@ async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
 export const COLUMNS = `v.organization_id, v.id, v.entity_id, v.entity_version, v.entity_type, v.type, v.external_id,
   v.external_ids, v.updated_fields, v.previous_values, v.new_values, v.actor, v.principal, v.source, v.reason,
   v.request_id, v.metadata, v.recorded_at, v.occurred_at,
-  ${bytesOf("v", ["previous_values", "new_values", "external_ids", "metadata", "reason"])} as bytes`;
+  ${EVENT_BYTES} as bytes`;
 export const toRow = (row: Record<string, unknown>): FeedRow => ({
   organizationId: row.organization_id as string,
   event: toListedEvent(row),
