@@ -285,10 +285,11 @@ describe("the statements", () => {
           return [] as T;
         },
       };
-      const page = { after: { recordedAt: 1n, id: id }, until: 4_000_000_000_000_000n, limit: 500 };
+      const bound = { rows: 500, bytes: 1_000_000 };
+      const page = { after: { recordedAt: 1n, id: id }, until: 4_000_000_000_000_000n, ...bound };
       for (const analysed of [false, true]) {
         if (analysed) await service.sql("analyze");
-        await readRange(explain, id, range, 500);
+        await readRange(explain, id, range, bound);
         await readOrdered(explain, id, range, page);
       }
       expect(plans).toHaveLength(6);
