@@ -285,6 +285,7 @@ describe("the catalogue", () => {
       // What a standby that takes over is known to have: changes one row, which says what is committed.
       { name: "mark_feed()", ...ofFeed },
       { name: "move_feed_epoch()", ...ofFeed },
+      { name: "note_feed_start()", ...ofFeed },
       // Their argument is how many rows at once; which may go they decide, and the policies above.
       { name: "prune_events(integer)", ...common, volatile: "v" },
       { name: "prune_request_records(integer)", ...common, volatile: "v" },
