@@ -387,7 +387,6 @@ describe("the catalogue", () => {
       // What the rows of MikroORM do not have.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
         'drop table if exists "feed_epoch" cascade',
-        'drop table if exists "feed_mark" cascade',
         'drop table if exists "feed_sink" cascade',
         'drop table if exists "feed_start" cascade',
         'drop table if exists "schema_migration" cascade',
