@@ -91,7 +91,7 @@ export interface LastXids {
 }
 
 /** What was pruned was there: its horizon counts like an event. */
-const lastXidsOf = (organizationId: string): LastXids => ({
+export const lastXidsOf = (organizationId: string): LastXids => ({
   present: `
     (select e.xid from entity_event e where e.organization_id = $1 and e.epoch = f.number order by e.xid desc limit 1),
     (select h.xid from event_horizon h where h.organization_id = $1 and h.epoch = f.number)`,

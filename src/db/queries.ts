@@ -644,7 +644,8 @@ export function insertEvents(db: Pipeline, organizationId: string, events: Event
        $10::jsonb[], $11::jsonb[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::uuid[], $17::jsonb[],
        $18::timestamptz[], $19::timestamptz[])
        as v(id, entity_id, entity_version, entity_type, type, external_id, external_ids, updated_fields,
-         previous_values, new_values, actor, principal, source, reason, request_id, metadata, recorded_at, occurred_at)`,
+         previous_values, new_values, actor, principal, source, reason, request_id, metadata, recorded_at, occurred_at)
+     where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)`,
     [
       organizationId,
       events.map((e) => e.id),
