@@ -403,6 +403,8 @@ describe("failover", () => {
     expect(await refusal(watch())).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
     // Nothing is cut: no connection to the standby may be left.
     forwarder.lead(primary);
+    // But for what was on its way there just now.
+    await sleep(300);
     expect((await client.entities.updateEntity({ lookup, entity: { name: "Eva" } })).entity?.name).toBe("Eva");
     await expect.poll(status, { timeout: 5_000 }).toBe("SERVING");
     const told = await outcomes(served, lookup);
