@@ -1,7 +1,11 @@
 // Who may have a place, and whose turn it is: by order and counts, without a database.
-import { type ContextValues, createContextValues } from "@connectrpc/connect";
+import { readdir, readFile } from "node:fs/promises";
+import { Code, type ConnectError, type ContextValues, createClient, createContextValues } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import pino from "pino";
 import { describe, expect, test, vi } from "vitest";
+import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
+import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
 import { createSlots } from "../src/db/slots.ts";
 import { createShares } from "../src/domain/shares.ts";
 import { admission } from "../src/interceptors/admission.ts";
@@ -9,6 +13,7 @@ import { cachedCallers } from "../src/interceptors/cached-callers.ts";
 import { callContext, connectionKey, requestBytesKey } from "../src/interceptors/call.ts";
 import { callLog } from "../src/interceptors/call-log.ts";
 import { createPace } from "../src/webhooks/pace.ts";
+import { refusalOf, startServer } from "./transport-harness.ts";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
@@ -362,4 +367,53 @@ test("of refusals of one kind the first is logged at once and whole, the others 
   } finally {
     vi.useRealTimers();
   }
+});
+
+describe("streams without a key have an age", () => {
+  test.each([
+    ["gRPC", createGrpcTransport],
+    ["gRPC-Web", (options: { baseUrl: string }) => createGrpcWebTransport({ ...options, httpVersion: "2" })],
+    ["Connect", (options: { baseUrl: string }) => createConnectTransport({ ...options, httpVersion: "2" })],
+  ])("a health watch by %s", async (_, transport) => {
+    await using server = await startServer({ keylessStreamMs: 300 });
+    const watch = createClient(Health, transport({ baseUrl: server.url }))
+      .watch({})
+      [Symbol.asyncIterator]();
+    expect((await watch.next()).value).toMatchObject({ status: 1 });
+    const error = await watch.next().catch((ended: unknown) => ended);
+    expect(refusalOf(error as ConnectError)).toMatchObject({
+      code: Code.DeadlineExceeded,
+      reason: "DEADLINE_EXCEEDED",
+    });
+  });
+
+  test("reflection, however long its caller goes on asking", async () => {
+    await using server = await startServer({ keylessStreamMs: 300 });
+    const client = createClient(ServerReflection, createGrpcTransport({ baseUrl: server.url }));
+    async function* asking() {
+      for (;;) {
+        yield { messageRequest: { case: "listServices" as const, value: "" } };
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }
+    let answers = 0;
+    const reading = async () => {
+      for await (const _ of client.serverReflectionInfo(asking())) answers += 1;
+    };
+    const error = await reading().catch((ended: unknown) => ended);
+    expect(refusalOf(error as ConnectError)).toMatchObject({ reason: "DEADLINE_EXCEEDED" });
+    expect(answers).toBeGreaterThan(0);
+  });
+});
+
+test("no family of RPCs goes to the database but in its turn", async () => {
+  const folder = new URL("../src/rpc/", import.meta.url);
+  const direct: string[] = [];
+  for (const name of await readdir(folder)) {
+    const source = await readFile(new URL(name, folder), "utf8");
+    // write.ts has readInTurn and writeInTurn; the reader, the writer and the feed take turns themselves.
+    if (name !== "write.ts" && /db\/(transaction|orm)\.ts"|\borm\.em\b/.test(source)) direct.push(name);
+    if (/\bwriteGroup\w*\(/.test(source) && !/\w*[sS]lots\(/.test(source)) direct.push(name);
+  }
+  expect(direct).toEqual([]);
 });

@@ -89,6 +89,7 @@ interface ServerOptions {
   findCaller?: HandlerOptions["findCaller"];
   tls?: ListenOptions["tls"];
   listener?: Partial<ListenOptions>;
+  keylessStreamMs?: number;
 }
 
 export async function startServer(options: ServerOptions = {}) {
@@ -129,6 +130,7 @@ export async function startServer(options: ServerOptions = {}) {
     readiness,
     shutdownSignal: shutdown.signal,
     endless: options.endless ?? [],
+    ...(options.keylessStreamMs !== undefined && { keylessStreamMs: options.keylessStreamMs }),
     large: [EntityService.method.batchGetEntities, EntityService.method.importEntities],
     limits: {
       maxInFlight: 64,

@@ -144,7 +144,12 @@ async function writeCommands(
     }
     let attempt: (Result | "later" | "busy")[];
     try {
-      attempt = await pipelined(orm, organizationId, (db) => runThoseWaitedFor(db, organizationId, group, skip), options);
+      attempt = await pipelined(
+        orm,
+        organizationId,
+        (db) => runThoseWaitedFor(db, organizationId, group, skip),
+        options,
+      );
     } catch (error) {
       if (isFailureOfAll(error)) {
         for (const index of waiting) results[index] = { kind: "failed", error };
