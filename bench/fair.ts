@@ -9,7 +9,10 @@ import type { AddressInfo } from "node:net";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
 import pg from "pg";
+import { Health, HealthCheckResponse_ServingStatus } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import {
   createEntityClient,
   type EntityClient,
@@ -199,6 +202,26 @@ async function measure(side: Organization, work: Work) {
   return running;
 }
 
+/** Asks for health all the time, on a connection of its own, until it is stopped. Answers how long each answer took. */
+function askForHealth(port: number) {
+  const health = createClient(Health, createGrpcTransport({ baseUrl: `http://127.0.0.1:${port}` }));
+  const took: number[] = [];
+  let isOver = false;
+  const asking = (async () => {
+    while (!isOver) {
+      const begun = performance.now();
+      const { status } = await health.check({});
+      took.push(status === HealthCheckResponse_ServingStatus.SERVING ? performance.now() - begun : Number.NaN);
+      await sleep(20);
+    }
+  })();
+  return async () => {
+    isOver = true;
+    await asking;
+    return took;
+  };
+}
+
 async function main(): Promise<void> {
   await using service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1" } });
   const [quietKey = "", noisyKey = ""] = await fill(service, { organizations: 2, entitiesEach: ENTITIES });
@@ -229,12 +252,15 @@ async function main(): Promise<void> {
     if (holds) stack.use(await hold(service.address, other.ids));
     const tails = { quiet: [] as number[], noisy: [] as number[] };
     const failures = new Set<string>();
+    const health: number[] = [];
     await measure(side, work);
     for (let round = 0; round < ROUNDS; round++) {
       tails.quiet.push(p99((await measure(side, work)).took));
       await tell(name);
       await sleep(1_000);
+      const stopAsking = askForHealth(service.port);
       const noisy = await measure(side, work);
+      health.push(...(await stopAsking()));
       tails.noisy.push(p99(noisy.took));
       for (const failure of noisy.failures.keys()) failures.add(failure);
       await tell("");
@@ -242,7 +268,7 @@ async function main(): Promise<void> {
     const [quiet, noisy] = [median(tails.quiet), median(tails.noisy)];
     const ratio = noisy / quiet;
     say(
-      `${name}: p99 ${quiet.toFixed(1)} ms alone, ${noisy.toFixed(1)} ms beside another's ten times as much: ${ratio.toFixed(2)}${ratio < MOST ? "" : ", too much"}${failures.size === 0 ? "" : `; failed: ${[...failures].join("; ")}`}`,
+      `${name}: p99 ${quiet.toFixed(1)} ms alone, ${noisy.toFixed(1)} ms beside another's ten times as much: ${ratio.toFixed(2)}${ratio < MOST ? "" : ", too much"}; health p99 ${p99(health).toFixed(1)} ms${failures.size === 0 ? "" : `; failed: ${[...failures].join("; ")}`}`,
     );
   }
   child.kill();
