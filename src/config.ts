@@ -189,7 +189,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     logLevel,
     unaryPath: flag("UNARY_PATH", true),
     poolSize,
-    maxInFlight: integer("MAX_IN_FLIGHT", 256, 1, 100_000),
+    maxInFlight: integer("MAX_IN_FLIGHT", 512, 1, 100_000),
     maxWatches: integer("MAX_WATCHES", 2_000, 1, 100_000),
     maxMessageBytes: integer("MAX_MESSAGE_BYTES", 1024 * 1024, 1024, 64 * 1024 * 1024),
     maxBatchMessageBytes: integer("MAX_BATCH_MESSAGE_BYTES", 4 * 1024 * 1024, 1024, 64 * 1024 * 1024),

@@ -8,6 +8,7 @@ import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
+import { measurePool } from "./db/metrics.ts";
 import { dropWaiting, forOrganization, isServable, type Orm } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { startPruner } from "./db/retention.ts";
@@ -144,6 +145,7 @@ export async function listenOn(
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
   const metrics = options.metrics ?? ownMetrics();
+  await measurePool(orm, metrics.registry);
   const committed = (organizationId: string) => {
     feed.committed(organizationId);
     dispatcher.committed(organizationId);

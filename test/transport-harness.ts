@@ -92,6 +92,7 @@ interface ServerOptions {
   tls?: ListenOptions["tls"];
   listener?: Partial<ListenOptions>;
   answerTimeoutMs?: number;
+  keylessStreamMs?: number;
 }
 
 export async function startServer(options: ServerOptions = {}) {
@@ -132,6 +133,7 @@ export async function startServer(options: ServerOptions = {}) {
     readiness,
     shutdownSignal: shutdown.signal,
     endless: options.endless ?? [],
+    ...(options.keylessStreamMs !== undefined && { keylessStreamMs: options.keylessStreamMs }),
     large: [EntityService.method.batchGetEntities, EntityService.method.importEntities],
     limits: {
       maxInFlight: 64,
