@@ -229,12 +229,15 @@ async function serve(config: Config): Promise<void> {
   const stopped = Promise.withResolvers<string>();
   // From the first moment: a signal during the start ends it in good order too.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => stopped.resolve(signal));
+  let reload = () => {};
+  process.on("SIGHUP", () => reload());
   const { createLogger } = await import("./log.ts");
   const log = createLogger(config.logLevel);
   const server =
     config.workers > 1
       ? await (await import("./cluster.ts")).startCluster(config, log)
       : await (await import("./server.ts")).startServer(config, log);
+  ({ reload } = server);
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
     log.info({ file }, "made an API key for the new database");

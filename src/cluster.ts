@@ -25,6 +25,7 @@ export type ToWorker =
   | ({ kind: "start" } & Start)
   | { kind: "open" }
   | { kind: "drain" }
+  | { kind: "reload" }
   | { kind: "report" }
   | { kind: "sum"; id: number; text: string };
 
@@ -63,7 +64,7 @@ export async function startCluster(config: Config, log: Logger): Promise<Server>
   const failure = await Promise.race([workers.opened, failed]);
   if (failure !== undefined) throw new Error(failure);
   const started = starting.move();
-  return { port, bootstrapKey, failed, [Symbol.asyncDispose]: () => started.disposeAsync() };
+  return { port, reload: workers.reload, bootstrapKey, failed, [Symbol.asyncDispose]: () => started.disposeAsync() };
 }
 
 /** The port that PORT=0 comes to, for workers that are started later too. Rejects where it cannot be had. */
@@ -80,6 +81,8 @@ interface Workers extends AsyncDisposable {
   opened: Promise<void>;
   /** Resolves, with the reason, when there is no use in starting another one. */
   failed: Promise<string>;
+  /** Tells all. */
+  reload(): void;
 }
 
 function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger): Workers {
@@ -184,7 +187,10 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
   // callers come with few connections that last.
   cluster.schedulingPolicy = cluster.SCHED_RR;
   for (let number = 1; number <= config.workers; number++) startWorker(number);
-  return { opened: opened.promise, failed: failed.promise, [Symbol.asyncDispose]: stop };
+  const reload = () => {
+    for (const one of running.values()) tell(one, { kind: "reload" });
+  };
+  return { opened: opened.promise, failed: failed.promise, reload, [Symbol.asyncDispose]: stop };
 }
 
 function tell({ worker }: Running, message: ToWorker): void {

@@ -1,6 +1,6 @@
 // The composition root: database, RPCs, transport; and the order in which they begin and end.
 import { readFileSync } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { type Config, ConfigError } from "./config.ts";
@@ -20,6 +20,7 @@ import { type MetricsSource, ownMetrics } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { createAdapter } from "./transport/adapter.ts";
+import { readTls, watchTls } from "./transport/certificates.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
 import { createDispatcher } from "./webhooks/dispatcher.ts";
@@ -28,6 +29,8 @@ import { type AllowList, parseAllowList } from "./webhooks/url.ts";
 
 export interface Server extends AsyncDisposable {
   port: number;
+  /** Reads again what may have changed: the files of TLS. */
+  reload(): void;
   /** The secret of the key that was made for an empty database, and the file it was written to. */
   bootstrapKey: { secret: string; file: string } | undefined;
   /** Resolves when the service cannot go on, with the reason. */
@@ -58,6 +61,7 @@ export async function startServer(
   const started = starting.move();
   return {
     port: endpoint.port,
+    reload: endpoint.reload,
     bootstrapKey,
     failed: database.lost,
     [Symbol.asyncDispose]: () => started.disposeAsync(),
@@ -92,6 +96,7 @@ export interface Endpoint extends AsyncDisposable {
   port: number;
   /** Says SERVING from now on, for as long as the database answers. Calls are served before that too. */
   open(): Promise<void>;
+  reload(): void;
 }
 
 /** Serves what `prepare` has prepared; needs no database to begin. Disposing drains. */
@@ -125,11 +130,7 @@ export async function listenOn(
   };
   const readiness = createReadiness();
   const shutdown = new AbortController();
-  const tls = config.tls && {
-    cert: await readFile(config.tls.cert, "utf8"),
-    key: await readFile(config.tls.key, "utf8"),
-    clientCa: config.tls.clientCa === undefined ? undefined : await readFile(config.tls.clientCa, "utf8"),
-  };
+  const tls = config.tls && (await readTls(config.tls));
   const { inFlight, ...adapter } = createAdapter({
     services: (router) => routes(router, deps),
     interceptors: [wellFormed],
@@ -143,6 +144,8 @@ export async function listenOn(
     log,
   });
   const listener = await listen({ host: config.host, port: config.port, tls, log, ...adapter });
+  const certificates =
+    config.tls && tls && watchTls(config.tls, tls, { everyMs: config.tlsReloadMs, use: listener.setTls, log });
   const sender = createSender({ allow, timeoutMs: config.webhookTimeoutMs });
   const dispatcher = createDispatcher({
     orm,
@@ -173,8 +176,10 @@ export async function listenOn(
       if (config.nats !== undefined && !shutdown.signal.aborted)
         sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
     },
+    reload: async () => certificates?.check(),
     async [Symbol.asyncDispose]() {
       clearInterval(checks);
+      certificates?.[Symbol.dispose]();
       readiness.set(false);
       shutdown.abort();
       await Promise.all([
