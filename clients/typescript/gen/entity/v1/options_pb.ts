@@ -11,7 +11,7 @@ import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
  * Describes the file entity/v1/options.proto.
  */
 export const file_entity_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChdlbnRpdHkvdjEvb3B0aW9ucy5wcm90bxIJZW50aXR5LnYxOkcKDnJlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/YgDIAEoCVINcmVxdWlyZWRTY29wZTpQChNhbHNvX3JlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/ogDIAEoCVIRYWxzb1JlcXVpcmVkU2NvcGViBnByb3RvMw", [file_google_protobuf_descriptor]);
+  fileDesc("ChdlbnRpdHkvdjEvb3B0aW9ucy5wcm90bxIJZW50aXR5LnYxOkcKDnJlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/YgDIAEoCVINcmVxdWlyZWRTY29wZTpQChNhbHNvX3JlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/ogDIAEoCVIRYWxzb1JlcXVpcmVkU2NvcGVCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * One of: entities:read, entities:write, external_ids:change,
