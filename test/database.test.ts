@@ -105,7 +105,9 @@ describe("the catalogue", () => {
     // schema_migration is the deployment's, feed_epoch, feed_start and feed_mark the database's own, feed_sink of those to whom the log of all
     // is published; they hold no data of anybody.
     expect(rows).toEqual(
-      [...tables, "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
+      [...tables, "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"]
+        .sort()
+        .map((relname) => ({ relname, relkind: "r" })),
     );
     expect(await tenantTables(sql)).toEqual(tables.sort());
   });
