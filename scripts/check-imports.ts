@@ -18,7 +18,7 @@ interface Diagnostic {
 const root = fileURLToPath(new URL("..", import.meta.url));
 const rpcFiles = (await readdir(join(root, "src/rpc"))).map((name) => name.replace(/\.ts$/, ""));
 const rootFiles = (await readdir(join(root, "src"))).filter((name) => name.endsWith(".ts"));
-const sharedRpc = ["entity-message", "message", "request", "violations", "well-formed", "write"];
+const sharedRpc = ["entity-message", "message", "page", "request", "violations", "well-formed", "write"];
 const families = rpcFiles.filter((name) => !sharedRpc.includes(name)).map((name) => `src/rpc/${name}.ts`);
 const shared = sharedRpc.map((name) => `src/rpc/${name}.ts`);
 

@@ -17,6 +17,7 @@ import {
   WebhookEndpointState,
   WebhookService,
 } from "../clients/typescript/index.ts";
+import { peerOf } from "../src/transport/peer.ts";
 import { newPerson, unique } from "./given.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
@@ -380,5 +381,17 @@ describe("the log", () => {
     const calls = lines.map((line) => JSON.parse(line)).filter((line) => line.msg === "call");
     expect(new Set(calls.map(({ protocol }) => protocol))).toEqual(new Set(["grpc", "connect"]));
     expect(new Set(calls.map(({ peer }) => peer))).toEqual(new Set(["127.0.0.1"]));
+  });
+
+  it("has an IPv4 address as it is written, on a socket of IPv6 too, and none of a connection that is gone", () => {
+    expect(
+      ["::ffff:192.0.2.7", "192.0.2.7", "2001:db8::1", undefined].map((remoteAddress) => peerOf({ remoteAddress })),
+    ).toEqual(["192.0.2.7", "192.0.2.7", "2001:db8::1", ""]);
+    const ended = {
+      get remoteAddress(): string {
+        throw new Error("ERR_HTTP2_SOCKET_UNBOUND");
+      },
+    };
+    expect([peerOf(ended), peerOf(undefined)]).toEqual(["", ""]);
   });
 });

@@ -132,6 +132,17 @@ export async function startService(
   };
 }
 
+/** For a process that serves the same database: it logs in as the run-time role, and migrates as the owner. */
+export function databaseEnvironment({ database }: TestService): {
+  DATABASE_URL: string;
+  MIGRATION_DATABASE_URL: string;
+} {
+  const { host, port, user, password, database: name } = database;
+  const url = (...login: string[]) =>
+    `postgres://${login.map(encodeURIComponent).join(":")}@${encodeURIComponent(host)}:${port}/${name}`;
+  return { DATABASE_URL: url("entity_service", RUNTIME_PASSWORD), MIGRATION_DATABASE_URL: url(user, password) };
+}
+
 /** Takes entities out of the database that a test has altered behind the service's back, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(

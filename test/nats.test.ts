@@ -17,7 +17,7 @@ import { instantToText, parseInstant } from "../src/domain/time.ts";
 import { type LogLine, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, newPerson, together } from "./given.ts";
-import { startService, type TestOrganization, type TestService } from "./harness.ts";
+import { databaseEnvironment, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { type NatsServer, natsServerMissing, type Stored, startNatsServer } from "./nats-server.ts";
 import { startOther } from "./wall-harness.ts";
 import { type Seen, watchProblems } from "./watch-checker.ts";
@@ -166,13 +166,8 @@ async function writer(service: TestService, organizationId: string) {
 const names = (count: number) => Array.from({ length: count }, () => `name ${randomUUID()}`);
 
 /** The environment of a service process on the database of a test. */
-function environmentOn({ database, organization }: TestService): Record<string, string> {
-  const { host, port, user, password, database: name } = database;
-  const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`;
-  return {
-    DATABASE_URL: `postgres://${login}@${encodeURIComponent(host)}:${port}/${name}`,
-    BOOTSTRAP_API_KEY: organization.apiKey,
-  };
+function environmentOn(service: TestService): Record<string, string> {
+  return { ...databaseEnvironment(service), BOOTSTRAP_API_KEY: service.organization.apiKey };
 }
 
 /** How many events a service, or all its workers, has published. */

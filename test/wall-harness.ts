@@ -10,7 +10,7 @@ import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { inject } from "vitest";
 import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
 import { type Config, readConfig } from "../src/config.ts";
-import { createOrm } from "../src/db/orm.ts";
+import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/log.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
@@ -165,6 +165,8 @@ export async function startOther(
   options: { config?: Partial<Config>; log?: Logger; address?: { host: string; port: number } } = {},
 ): Promise<OtherServer> {
   const { host, port, database } = service.database;
+  // As a start with NATS_URL does.
+  if (options.config?.nats !== undefined) await migrate(service.database, { publishes: true });
   const config: Config = {
     ...readConfig({ UNARY_PATH: process.env.UNARY_PATH }),
     port: 0,

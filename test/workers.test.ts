@@ -18,7 +18,7 @@ import {
 import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
 import { type LogLine, type ServiceProcess, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { byExternalId, byId, eventsOf, newPerson, tally, together, unique } from "./given.ts";
-import { captureHeaders, refusal, startService, type TestService } from "./harness.ts";
+import { captureHeaders, databaseEnvironment, refusal, startService, type TestService } from "./harness.ts";
 
 const CALLERS = 64;
 /** Enough for a machine that has other things to do; nothing here is a measure of speed. */
@@ -39,10 +39,8 @@ afterAll(async () => {
 
 /** The environment of a service on the database of the tests. */
 function onDatabase(env: Record<string, string> = {}): Record<string, string> {
-  const { host, port, user, password, database: name } = database.database;
-  const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`;
   return {
-    DATABASE_URL: `postgres://${login}@${encodeURIComponent(host)}:${port}/${name}`,
+    ...databaseEnvironment(database),
     BOOTSTRAP_API_KEY: database.organization.apiKey,
     DATA_DIR: folder.path,
     PORT: "0",

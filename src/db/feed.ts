@@ -98,7 +98,7 @@ export const lastXidsOf = (organizationId: string): LastXids => ({
   // Whoever wrote before the next start was known to the database is told by the time.
   ended: `
     (select e.xid from entity_event e where e.organization_id = $1 and e.epoch = s.number
-       and e.xid < s.next_xid and e.recorded_at < s.next_started_at order by e.xid desc limit 1),
+       and e.xid < s.next_xid and case when e.recorded_at < s.next_started_at then true else false end order by e.xid desc limit 1),
     (select h.xid from event_horizon h where h.organization_id = $1 and h.epoch = s.number and h.xid < s.next_xid)`,
   values: [organizationId],
 });
@@ -142,7 +142,7 @@ export async function headOf(db: Statements, { present, values }: LastXids): Pro
   >(
     `select f.number, f.id, pg_is_in_recovery() as standby,
        f.started_at = pg_postmaster_start_time() and f.log = 'public.entity_event'::regclass
-         and f.database = (select d.oid from pg_database d where d.datname = current_database()) as here,
+         and f.place = pg_relation_filepath('pg_catalog.pg_class') as here,
        greatest(f.xid, ${present})::text as last, pg_current_snapshot()::text as snapshot
      from feed_epoch f`,
     values,

@@ -2,5 +2,11 @@
 import type { Socket } from "node:net";
 
 /** The IP address at the other end, "" where the connection is gone; an IPv4 address in its own form on a socket of IPv6 too. */
-export const peerOf = (socket: Pick<Socket, "remoteAddress"> | undefined): string =>
-  socket?.remoteAddress?.replace(/^::ffff:(?=\d+\.)/, "") ?? "";
+export function peerOf(socket: Pick<Socket, "remoteAddress"> | undefined): string {
+  try {
+    return socket?.remoteAddress?.replace(/^::ffff:(?=\d+\.)/, "") ?? "";
+  } catch {
+    // The socket of an HTTP/2 session that has ended throws.
+    return "";
+  }
+}

@@ -8,13 +8,14 @@ export class FeedStarts extends Migration {
   override name = "20261126204500_feed_starts";
 
   override up(): void {
-    // From now on the id is another with every start of the cluster. started_at, database and log tell a reader of the
-    // row at little cost that it is not of this start, or not of this log: that of a copy, or of a restored dump. xid is
+    // From now on the id is another with every start of the cluster. started_at, place and log tell a reader of the
+    // row at little cost that it is not of this start, or not of this log: that of a copy, or of a restored dump. (The
+    // place of a catalogue's file has the database's oid in it, and is known without a look into pg_database.) xid is
     // of the transaction that wrote the row. Whoever has a position of before cannot tell what it rests on.
     this.addSql(`
       alter table feed_epoch
         add column started_at timestamptz not null default '-infinity',
-        add column database oid not null default 0,
+        add column place text not null default '',
         add column log oid not null default 0,
         add column xid xid8 not null default '0'`);
     this.addSql(`update feed_epoch set id = gen_random_uuid()`);
@@ -51,7 +52,7 @@ export class FeedStarts extends Migration {
         mark public.feed_mark;
         here text := public.feed_cluster();
         began timestamptz := pg_postmaster_start_time();
-        own_database oid := (select oid from pg_database where datname = current_database());
+        own_place text := pg_relation_filepath('pg_catalog.pg_class');
         own_log oid := 'public.entity_event'::regclass;
         own_xid xid8;
         is_same_log bool;
@@ -59,7 +60,7 @@ export class FeedStarts extends Migration {
         next int;
       begin
         select * into strict last from public.feed_epoch for update;
-        if last.cluster = here and last.started_at = began and last.database = own_database and last.log = own_log then
+        if last.cluster = here and last.started_at = began and last.place = own_place and last.log = own_log then
           return;
         end if;
         own_xid := pg_current_xact_id();
@@ -75,7 +76,7 @@ export class FeedStarts extends Migration {
           delete from public.feed_start;
         end if;
         update public.feed_epoch set number = next, id = gen_random_uuid(), cluster = here, started_at = began,
-          database = own_database, log = own_log, xid = own_xid;
+          place = own_place, log = own_log, xid = own_xid;
         if not is_same_log then
           execute format('alter table public.entity_event alter column epoch set default %s', next);
         end if;
@@ -108,7 +109,8 @@ export class FeedStarts extends Migration {
     this.addSql(`revoke all on function mark_feed() from public`);
     this.addSql(`grant execute on function mark_feed() to entity_service`);
 
-    // The last transaction, of those below one and with events of before a time, that wrote to the log of anybody.
+    // The last transaction, of those below one and with events of before a time, that wrote to the log of anybody. The planner
+    // cannot look into a CASE: it would be tempted by the index of the times, and sort the log.
     this.addSql(`
       create function last_log_xid(of_epoch int, below xid8, before timestamptz) returns xid8
       language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -116,7 +118,8 @@ export class FeedStarts extends Migration {
         select max(t.xid) from (
           select (
             select e.xid from public.entity_event e
-            where e.organization_id = o.organization_id and e.epoch = of_epoch and e.xid < below and e.recorded_at < before
+            where e.organization_id = o.organization_id and e.epoch = of_epoch and e.xid < below
+              and case when e.recorded_at < before then true else false end
             order by e.xid desc limit 1) as xid
           from public.organization o
           union all
