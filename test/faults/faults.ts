@@ -71,16 +71,26 @@ export const FAULTS: readonly Fault[] = [
       // What was rolled back last is in no log that a crash leaves: its ids are given out again.
       await callers.pause();
       await sleep(between(random, 300, 900));
+      // Each look of the webhooks for work ends in a commit, which would make the ids before it durable.
+      const holder = await postgres.connect();
+      await holder.query("begin");
+      await holder.query("lock table webhook_endpoint in share row exclusive mode");
       let isOver = false;
-      // One after the other, alone: those of a group are taken back and committed. Watchers and webhooks go on meanwhile.
+      // One after the other, alone: those of a group are taken back and committed. Watchers go on meanwhile.
       const refused = world.organizations.flatMap((organization) =>
         world.services.map(async (service) => {
-          while (!isOver) await callers.refusedWrite(organization, service);
+          while (!isOver) {
+            await callers.refusedWrite(organization, service);
+            // Not so many that the WAL writer has a reason to flush before its time.
+            await sleep(100);
+          }
         }),
       );
-      await sleep(between(random, 400, 1_200));
+      // Until every watcher has a position of just now: a checkpoint comes after 5 s without events.
+      await sleep(between(random, 5_500, 7_000));
       isOver = true;
       await postgres.stop("immediate");
+      await holder.end().catch(() => {});
       const starting = postgres.start();
       callers.resume();
       await Promise.all([starting, ...refused]);
