@@ -93,6 +93,19 @@ const PLANTED: readonly Planted[] = [
     finds: ["watched"],
   },
   {
+    name: "a position rests on transactions that left nothing behind",
+    changes: [
+      {
+        file: "src/db/durable.ts",
+        from: "export const durableEnd = (snapshot: Snapshot, lastXid: bigint): Snapshot => upTo(lastXid + 1n, snapshot);",
+        to: "export const durableEnd = (snapshot: Snapshot, lastXid: bigint): Snapshot => (lastXid ? snapshot : upTo(lastXid, snapshot));",
+      },
+    ],
+    faults: "crash, ids given again",
+    seconds: 20,
+    finds: ["watched", "streams", "told"],
+  },
+  {
     name: "webhooks do not wait for each other",
     changes: [
       {
