@@ -81,11 +81,17 @@ function secretOf(header: HeaderSource): string {
 }
 
 async function authenticate(secret: string, call: CallHead, findCaller: FindCaller): Promise<Caller> {
-  const timeoutMs = Math.min(call.timeoutMs() ?? LOOKUP_TIMEOUT_MS, LOOKUP_TIMEOUT_MS);
+  const leftMs = call.timeoutMs() ?? Number.POSITIVE_INFINITY;
+  const tooLate = () =>
+    leftMs < LOOKUP_TIMEOUT_MS
+      ? new DomainError("DEADLINE_EXCEEDED", "The deadline passed while the API key was checked")
+      : new Error("the lookup of the API key took too long");
   let caller: Caller | null;
   try {
-    caller = await within(findCaller(secret), timeoutMs, () => new Error("the lookup of the API key took too long"));
+    caller = await within(findCaller(secret), Math.min(leftMs, LOOKUP_TIMEOUT_MS), tooLate);
   } catch (cause) {
+    // Not the database's doing: its caller gave it no more time.
+    if (cause instanceof DomainError && cause.reason === "DEADLINE_EXCEEDED") throw cause;
     throw new DomainError(
       "DATABASE_UNAVAILABLE",
       "The API key cannot be checked at the moment: retry",
