@@ -20,7 +20,7 @@ import type { Tls } from "./certificates.ts";
 import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
-import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
+import { allowGoodbye, createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
 import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
 import { createTally, type Tally } from "./tally.ts";
 
@@ -130,6 +130,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const onSession = guard(sessions.track, (session) => session.destroy());
 
   const trackSocket = (socket: Socket) => {
+    allowGoodbye(socket);
     sockets.add(socket);
     socket.on("error", () => {});
     socket.once("close", () => {
@@ -198,7 +199,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     server.on("stream", onStream);
     server.on("session", onSession);
     server.on("connection", trackSocket);
-    server.on("secureConnection", (socket) => {
+    // Before Node makes a session of it.
+    server.prependListener("secureConnection", (socket) => {
       trackSocket(socket);
       if (socket.alpnProtocol !== "h2") http1.track(socket);
     });
@@ -210,11 +212,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   }
 
   async function drain(timeoutMs: number): Promise<void> {
+    sessions.retireAll();
+    http1.retireAll();
     // Whoever has connected already, and is not accepted yet, is served: the loop accepts before it comes here.
     await nextTurn();
     const closed = new Promise((resolve) => server.close(resolve));
-    sessions.retireAll();
-    http1.retireAll();
     const silent = setTimeout(() => {
       for (const socket of undecided) socket.destroy();
     }, LINGER_MS);

@@ -1,10 +1,6 @@
 // HTTP/2 connections: their limits, their age, and how they are told to go without losing a call.
-import {
-  constants,
-  type ServerOptions as Http2Options,
-  type ServerHttp2Session,
-  type ServerHttp2Stream,
-} from "node:http2";
+import type { ServerOptions as Http2Options, ServerHttp2Session, ServerHttp2Stream } from "node:http2";
+import type { Socket } from "node:net";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
 
@@ -17,8 +13,22 @@ const GOAWAY_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
 const MAX_STREAMS = 1_000;
-/** The highest id of a stream: a GOAWAY that names it refuses none. */
-const LAST_STREAM = 2 ** 31 - 1;
+/** GOAWAY, without an error, that names the highest id of a stream: it refuses none (RFC 9113, 6.8). */
+const GOODBYE = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+
+interface Goodbye {
+  writeGoodbye?(): void;
+}
+
+/**
+ * Lets `retire` write a frame past the session, between those that it writes itself: after session.goaway() nghttp2 takes
+ * no further stream from the moment on in which none is open (nghttp2_session_want_read), and PINGs would overtake it.
+ * Before the session begins.
+ */
+export function allowGoodbye(socket: Socket): void {
+  const goodbye: Goodbye = { writeGoodbye: () => void (socket.writable && socket.write(GOODBYE)) };
+  Object.assign(socket, goodbye);
+}
 
 /**
  * Node refuses a stream over one of these limits with ENHANCE_YOUR_CALM, and ends the whole connection after
@@ -125,7 +135,7 @@ export function createSessions(options: {
       if (connection === undefined || session.closed || session.destroyed || connection.retiring) return;
       connection.retiring = true;
       tally.note("goaway_sent");
-      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM);
+      (session.socket as unknown as Goodbye).writeGoodbye?.();
       const quietMs = Math.min(2 * (connection.roundTripMs ?? QUIET_MS) + QUIET_MS, GOAWAY_LIMIT_MS);
       const quiet = setInterval(() => {
         if (connection.calls === 0) close(session);
