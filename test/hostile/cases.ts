@@ -146,26 +146,56 @@ async function pipelinedGuesses(one: Case, connections: number, each: number, fo
 
 const invalidItems = (count: number) => Buffer.alloc(2 * count, Buffer.from([0x0a, 0]));
 
-const CASES: Record<string, (one: Case) => Promise<unknown>> = {
-  async kill(one) {
+/** HEADERS and RST_STREAM in one packet, once for each code. */
+async function resetAtOnce(one: Case, path: string, headers: Record<string, string>, codes: number[]): Promise<void> {
+  for (const code of codes) {
     using connection = await open(one.port);
-    const block = headerBlock({
-      ":method": "POST",
-      ":scheme": "http",
-      ":path": "/",
-      ":authority": "a",
-      expect: "100-continue",
-    });
+    const block = headerBlock({ ":method": "POST", ":scheme": "http", ":path": path, ":authority": "a", ...headers });
     await connection.send(
       Buffer.concat([
         PREFACE,
         settings(),
         frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, block),
-        frame(FRAME.RST_STREAM, 0, 1, CANCEL),
+        frame(FRAME.RST_STREAM, 0, 1, uint32(code)),
       ]),
     );
     one.sent(1);
-    await sleep(500);
+    await connection.closed(100);
+  }
+  await sleep(200);
+}
+
+const CASES: Record<string, (one: Case) => Promise<unknown>> = {
+  kill: (one) => resetAtOnce(one, "/", { expect: "100-continue" }, [8]),
+  // With these codes the stream emits an error.
+  "kill by a reset with an error": async (one) => {
+    for (const path of ["/", GET, "/grpc.health.v1.Health/Watch"])
+      await resetAtOnce(one, path, {}, [1, 2, 3, 5, 9, 11, 13, 99]);
+  },
+  "kill by a broken frame": async (one) => {
+    // A call and, in the same packet, what ends its connection.
+    for (const path of ["/", GET, "/grpc.health.v1.Health/Watch"]) {
+      for (const end of [
+        frame(FRAME.SETTINGS, 0, 1),
+        frame(FRAME.WINDOW_UPDATE, 0, 1, uint32(0)),
+        frame(FRAME.DATA, 0, 0),
+        frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, Buffer.from([0xff, 0xff])),
+        frame(FRAME.PUSH_PROMISE, 0, 1, uint32(2)),
+        frame(FRAME.GOAWAY, 0, 1, Buffer.alloc(8)),
+      ]) {
+        using connection = await open(one.port);
+        await connection.send(
+          Buffer.concat([
+            PREFACE,
+            settings(),
+            frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, callHead(path, one.party.keys.read)),
+            end,
+          ]),
+        );
+        one.sent(1);
+        await connection.closed(100);
+      }
+    }
   },
   violations: (one) =>
     grpc(

@@ -98,7 +98,12 @@ async function run({ port, good }: Ground): Promise<void> {
           continue;
         }
         const { code, details } = error as grpc.ServiceError;
-        one.error = `${grpc.status[code] ?? code}: ${details}`.slice(0, 120);
+        // Without what differs from one to the next.
+        one.error =
+          `${grpc.status[code] ?? code}: ${details.replace(/(?<=Deadline exceeded|Error:|error:).*/, "")}`.slice(
+            0,
+            120,
+          );
       }
       break;
     }
