@@ -1,17 +1,21 @@
-# The service on an image that brings Node 24. Not built by .ci/run: no container engine there.
+# The service, on the Node of its packages: what runs is what package-lock.json names by hash, the same as elsewhere. Of
+# the image it takes Debian and npm; name yours by digest (--build-arg IMAGE=node:24-bookworm-slim@sha256:...) to have
+# that pinned too. Not built by .ci/run: no container engine there.
 #
 #   docker build -t entity-service .
 #   docker run -p 50051:50051 -e DATABASE_URL=postgres://... entity-service
 #
 # Without DATABASE_URL the service keeps a PostgreSQL of its own in /data: mount a volume there, give it memory of its
 # own (--shm-size=256m), and let it stop in its own time (--stop-timeout 30).
-FROM node:24-bookworm-slim AS packages
+ARG IMAGE=node:24-bookworm-slim
+FROM $IMAGE AS packages
 WORKDIR /app
 COPY package.json package-lock.json ./
 # The install scripts link the libraries of the embedded PostgreSQL.
 RUN npm ci --omit=dev --no-audit --no-fund && npm cache clean --force
 
-FROM node:24-bookworm-slim
+FROM $IMAGE
+ENV PATH=/app/node_modules/.bin:$PATH
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=50051 DATA_DIR=/data MALLOC_ARENA_MAX=2
 WORKDIR /app
 COPY --from=packages /app/node_modules node_modules

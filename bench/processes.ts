@@ -10,7 +10,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
-import { RUNTIME_ROLE } from "../src/db/orm.ts";
+import { RUNTIME_ROLE } from "../src/db/roles.ts";
 
 const EMBEDDED = { database: "entity_service", owner: "entity_owner" };
 const START_LIMIT_MS = 60_000;

@@ -39,10 +39,11 @@ const mayImport: Record<string, string[]> = {
   ],
   "src/cli/import.ts": [
     ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
-    ...["src/interceptors/foreign-errors.ts", "src/rpc/well-formed.ts"],
+    ...["src/interceptors/json-requests.ts", "src/rpc/well-formed.ts"],
   ],
   "src/config.ts": [],
   "src/paged.ts": [],
+  "src/secret-file.ts": [],
   "src/log.ts": [],
   "src/cluster.ts": ["src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", "src/db/orm.ts"],
   "src/worker.ts": [
@@ -50,7 +51,7 @@ const mayImport: Record<string, string[]> = {
     ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
   ],
   "src/server.ts": [
-    ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts"],
+    ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
     ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
   ],
   "src/routes.ts": ["src/rpc/", generated],

@@ -8,7 +8,7 @@ import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
-import { eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
+import { bareValue, eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
@@ -46,7 +46,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
     .addHelpText("after", HELP);
 
   program
-    .command("serve", { isDefault: true })
+    .command("serve")
     .description("start the service")
     .action(() => serve(readConfig(env)));
 
@@ -62,7 +62,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
   program
     .command("import")
     .description("create or update entities from a file, found by their external_id; safe to run again")
-    .argument("<file>", "NDJSON, the JSON form of an Entity a line; - for standard input")
+    .argument("<file>", "NDJSON, the JSON form of an Entity a line, gzip or not; - for standard input")
     .option("--errors <file>", "where rows that failed are told of (default: FILE.errors.ndjson)")
     .option("--dry-run", "check every row and write nothing", false)
     .option("--reason <text>", "the reason of rows that have none")
@@ -89,7 +89,8 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
 
   withLookup(program.command("get").description("print one entity as JSON")).action(async (options: LookupOptions) => {
     const lookup = lookupOf(options);
-    if (lookup === undefined) throw new ConfigError("give one of --id, --external-id, --tax-id");
+    if (lookup === undefined)
+      throw new ConfigError("give one of --id, --external-id, --tax-id, such as --external-id customer-1");
     await printEntity(connect(env), lookup);
   });
 
@@ -180,7 +181,11 @@ function withLookup(command: Command): Command {
   return command
     .option("--id <uuid>", "the entity by its id")
     .option("--external-id <id>", "the entity by one of its external ids")
-    .option("--tax-id <number>", "the entity by its tax id; punctuation does not count");
+    .option("--tax-id <number>", "the entity by its tax id; punctuation does not count")
+    .allowExcessArguments()
+    .hook("preAction", ({ args: [value] }) => {
+      if (value !== undefined) throw bareValue(command.name(), value);
+    });
 }
 
 function typesOf(names: string[] = []): EventType[] {
@@ -258,7 +263,8 @@ kept in 'additional'; any other unknown key fails its row. Rows that fail do not
 
 Examples:
   entity-service import entities.ndjson --dry-run
-  zcat entities.ndjson.gz | entity-service import - --errors errors.ndjson --reason "first load"`;
+  entity-service import entities.ndjson.gz --errors errors.ndjson --reason "first load"
+  jq -c '.[]' array.json | entity-service import -`;
 
 const WATCH_HELP = `
 Runs until it is stopped, and goes on where it was when the service restarts.

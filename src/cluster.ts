@@ -9,7 +9,7 @@ import type { Config } from "./config.ts";
 import { openDatabase } from "./db/database.ts";
 import type { DatabaseAddress } from "./db/orm.ts";
 import type { Logger } from "./log.ts";
-import { prepare, type Server } from "./server.ts";
+import { assertSettings, prepare, type Server } from "./server.ts";
 
 /** What a worker cannot read from the environment: PORT=0 is one port for all, and the embedded server is the primary's. */
 export interface Start {
@@ -54,6 +54,7 @@ interface Running {
 
 /** The service in several processes; all of them serve when this resolves. Disposing drains them, then the database. */
 export async function startCluster(config: Config, log: Logger): Promise<Server> {
+  assertSettings(config);
   await using starting = new AsyncDisposableStack();
   const database = starting.use(await openDatabase(config, (line) => log.info(line)));
   const bootstrapKey = await prepare(database.orm, config);

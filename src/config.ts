@@ -66,6 +66,32 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
+/** What is wrong with the URL of a database, without a part of it: it holds a password. */
+function databaseUrlProblem(value: string): string | undefined {
+  const [, hosts] = /^postgres(?:ql)?:\/\/(?:[^/?#]*@)?([^/?#]*)/.exec(value) ?? [];
+  if (hosts === undefined) return "must be a URL that begins with postgres:// or postgresql://";
+  const url = URL.parse(value);
+  if (hosts.includes(",") || url?.searchParams.get("host")?.includes(",")) {
+    return "names several hosts: name one, such as a proxy or a DNS name that leads to the primary. Every connection is checked to be one to the primary";
+  }
+  if (url === null) return "cannot be read as a URL: special characters in user and password must be percent-encoded";
+  const [mode, authority] = ["sslmode", "sslrootcert"].map((name) => url.searchParams.get(name));
+  if (mode === null) {
+    return authority === null ? undefined : "has sslrootcert without sslmode: add sslmode=verify-full";
+  }
+  if (mode === "allow" || mode === "prefer") {
+    return `has sslmode=${mode}, by which whoever is in between may choose that nothing is encrypted: use require, verify-ca, verify-full or disable`;
+  }
+  if (!["disable", "require", "verify-ca", "verify-full"].includes(mode as string)) {
+    return "has an sslmode that is none of disable, require, verify-ca, verify-full";
+  }
+  if (mode === "verify-ca" && authority === null)
+    return "has sslmode=verify-ca, which needs sslrootcert=/path/to/ca.pem";
+  if (mode !== "verify-full" && authority === "system")
+    return `has sslrootcert=system, which needs sslmode=verify-full`;
+  return undefined;
+}
+
 /** Reads the environment. Throws ConfigError on the first variable that cannot be used. */
 export function readConfig(env: Record<string, string | undefined>): Config {
   const text = (name: string) => (env[name] === "" ? undefined : env[name]);
@@ -85,9 +111,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
   };
   const url = (name: string) => {
     const value = text(name);
-    if (value !== undefined && !(/^postgres(ql)?:\/\//.test(value) && URL.canParse(value))) {
-      throw new ConfigError(`${name} must be a URL that begins with postgres:// or postgresql://`);
-    }
+    const problem = value === undefined ? undefined : databaseUrlProblem(value);
+    if (problem !== undefined) throw new ConfigError(`${name} ${problem}`);
     return value;
   };
 

@@ -1,10 +1,14 @@
 // The one table reason → status code, and the only file that builds an error of the wire.
 import { create } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
+import { anyPack, durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema, ErrorInfoSchema } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RetryInfoSchema,
+} from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
-import type { DomainError, Reason } from "./domain/errors.ts";
+import type { DomainError, Reason, Violation } from "./domain/errors.ts";
 
 /** `domain` of every google.rpc.ErrorInfo that the service sends. */
 export const ERROR_DOMAIN = "entity.v1";
@@ -26,7 +30,7 @@ export const CODE: Record<Reason, Code> = {
   WRITE_CONFLICT: Code.Aborted,
   UNAUTHENTICATED: Code.Unauthenticated,
   PERMISSION_DENIED: Code.PermissionDenied,
-  OVERLOADED: Code.ResourceExhausted,
+  OVERLOADED: Code.Unavailable,
   MESSAGE_TOO_LARGE: Code.ResourceExhausted,
   DATABASE_UNAVAILABLE: Code.Unavailable,
   COMMIT_UNKNOWN: Code.Unavailable,
@@ -39,15 +43,71 @@ export const CODE: Record<Reason, Code> = {
   WATCH_TOO_SLOW: Code.ResourceExhausted,
 };
 
-/** The error as it goes on the wire: status, text, google.rpc.ErrorInfo, google.rpc.BadRequest where fields are at fault. */
+/**
+ * The error as it goes on the wire: status, text, google.rpc.ErrorInfo, google.rpc.BadRequest where fields are at fault.
+ * OVERLOADED says when to come back in the two ways that clients act on by themselves: google.rpc.RetryInfo, and the
+ * pushback of gRPC's retries.
+ *
+ * Over gRPC all of it is trailers, which clients and proxies bound at a few kB: it stays under 3 kB as it is sent,
+ * whatever the rule that refused says. Fields that have no room are counted in `more_violations`.
+ */
 export function toConnectError(error: DomainError): ConnectError {
-  const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema; value: Record<string, unknown> }[] = [
-    { desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata: error.metadata } },
-  ];
-  if (error.violations.length > 0) {
-    details.push({ desc: BadRequestSchema, value: { fieldViolations: error.violations.map((v) => ({ ...v })) } });
+  const message = shorten(error.message, MESSAGE_BYTES);
+  const { metadata, violations } = withRoom(error);
+  const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema | typeof RetryInfoSchema; value: object }[] =
+    [{ desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata } }];
+  if (violations.length > 0) details.push({ desc: BadRequestSchema, value: { fieldViolations: violations } });
+  const retryAfterMs = error.reason === "OVERLOADED" ? Number(error.metadata.retry_after_ms) : undefined;
+  if (retryAfterMs !== undefined)
+    details.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
+  const headers = retryAfterMs === undefined ? undefined : { "grpc-retry-pushback-ms": String(retryAfterMs) };
+  return new ConnectError(message, CODE[error.reason], headers, details as never, error);
+}
+
+/** Bytes of the text, which is sent twice, once percent-encoded; of one value; of all values together. */
+const MESSAGE_BYTES = 200;
+const VALUE_BYTES = 160;
+const DETAILS_BYTES = 1_250;
+/** Tags and lengths of two texts and of what they are in. */
+const ITEM_BYTES = 9;
+/** Good for something only as a whole: left out where they have no room. */
+const WHOLE: ReadonlySet<string> = new Set(["candidates", "position"]);
+
+/** What of an error has room: its metadata first, then the fields at fault, in order. */
+function withRoom(error: DomainError): { metadata: Record<string, string>; violations: Violation[] } {
+  const { more_violations: uncounted = "0", ...given } = error.metadata;
+  let room = DETAILS_BYTES;
+  const fits = (a: string, b: string) => {
+    const bytes = Buffer.byteLength(a) + Buffer.byteLength(b) + ITEM_BYTES;
+    if (bytes > room) return false;
+    room -= bytes;
+    return true;
+  };
+  const metadata: Record<string, string> = {};
+  const wholeFirst = ([a]: [string, string], [b]: [string, string]) => Number(WHOLE.has(b)) - Number(WHOLE.has(a));
+  for (const [key, value] of Object.entries(given).sort(wholeFirst)) {
+    const shown = WHOLE.has(key) ? value : shorten(value, VALUE_BYTES);
+    if (fits(key, shown)) metadata[key] = shown;
   }
-  return new ConnectError(error.message, CODE[error.reason], undefined, details as never, error);
+  const violations: Violation[] = [];
+  for (const { field, description } of error.violations) {
+    const shown = { field: shorten(field, VALUE_BYTES), description: shorten(description, VALUE_BYTES) };
+    if (!fits(shown.field, shown.description)) break;
+    violations.push(shown);
+  }
+  const more = Number(uncounted) + error.violations.length - violations.length;
+  if (more > 0) metadata.more_violations = String(more);
+  return { metadata, violations };
+}
+
+/** The text, without its end where it is longer. */
+function shorten(text: string, bytes: number): string {
+  if (Buffer.byteLength(text) <= bytes) return text;
+  const cut = Buffer.from(text)
+    .subarray(0, bytes - 3)
+    .toString();
+  // A character that was cut through is one that cannot be read.
+  return `${cut.replace(/\ufffd+$/, "")}...`;
 }
 
 /** The reason of an error that is ours, as clients see it; undefined for any other. */

@@ -6,6 +6,7 @@ import { EntityService } from "../clients/typescript/gen/entity/v1/entity_servic
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { activityRpcs } from "./rpc/activity.ts";
+import { administrationRpcs } from "./rpc/administration.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
@@ -33,7 +34,10 @@ interface ServiceRouter {
 /** Registers the services. */
 export function routes(
   router: ServiceRouter,
-  deps: Deps & Parameters<typeof organizationRpcs>[0] & Parameters<typeof webhookRpcs>[0],
+  deps: Deps &
+    Parameters<typeof importRpcs>[0] &
+    Parameters<typeof organizationRpcs>[0] &
+    Parameters<typeof webhookRpcs>[0],
 ): void {
   router.service(EntityService, {
     ...entityRpcs(deps),
@@ -42,6 +46,9 @@ export function routes(
     ...importRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
-  router.service(OrganizationService, organizationRpcs(deps) satisfies ServiceImpl<typeof OrganizationService>);
+  router.service(OrganizationService, {
+    ...organizationRpcs(deps),
+    ...administrationRpcs(deps),
+  } satisfies ServiceImpl<typeof OrganizationService>);
   router.service(WebhookService, webhookRpcs(deps) satisfies ServiceImpl<typeof WebhookService>);
 }

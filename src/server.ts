@@ -1,15 +1,16 @@
 // The composition root: database, RPCs, transport; and the order in which they begin and end.
 import { readFileSync } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
-import { assertSafeRole, forOrganization, type Orm, pendingMigrations } from "./db/orm.ts";
+import { forOrganization, isServable, type Orm } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { startPruner } from "./db/retention.ts";
+import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
 import { createSlots } from "./db/slots.ts";
 import { createWriter } from "./db/writer.ts";
 import { createFeed } from "./feed/feed.ts";
@@ -19,6 +20,7 @@ import { describe } from "./interceptors/errors.ts";
 import { type MetricsSource, ownMetrics } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
+import { writeSecretFile } from "./secret-file.ts";
 import { createAdapter } from "./transport/adapter.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
@@ -43,6 +45,8 @@ const { version: VERSION } = JSON.parse(readFileSync(new URL("../package.json", 
   version: string;
 };
 const READINESS_CHECK_MS = 2_000;
+/** Calls of one organization that wait for their turn at the database, of one kind. */
+const MAX_WAITING = 1_000;
 
 /** The service in this process alone; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
 export async function startServer(
@@ -50,6 +54,7 @@ export async function startServer(
   log: Logger,
   options: { database?: Database } & WebhookClock = {},
 ): Promise<Server> {
+  assertSettings(config);
   await using starting = new AsyncDisposableStack();
   const database = options.database ?? starting.use(await openDatabase(config, (line) => log.info(line)));
   const bootstrapKey = await prepare(database.orm, config);
@@ -64,6 +69,11 @@ export async function startServer(
   };
 }
 
+/** Before anything is made: throws ConfigError for what readConfig cannot tell. */
+export function assertSettings(config: Config): void {
+  allowList(config);
+}
+
 /** Throws ConfigError. */
 function allowList(config: Config): AllowList {
   try {
@@ -75,16 +85,25 @@ function allowList(config: Config): AllowList {
 
 /** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
 export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
-  allowList(config);
   await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
+  if (config.nats !== undefined) await assertMayPublish(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
   // Before anybody has a position: has the database been restored?
   await readHead(orm, DEFAULT_ORGANIZATION_ID);
-  const secret = await bootstrap(orm, config.bootstrapApiKey);
-  if (secret === undefined) return undefined;
   const file = join(config.dataDir, "bootstrap-key");
-  await mkdir(config.dataDir, { recursive: true });
-  await writeFile(file, `${secret}\n`, { mode: 0o600 });
-  return { secret, file };
+  const secret = await bootstrap(orm, config.bootstrapApiKey, (made) => keepSecret(file, made));
+  return secret === undefined ? undefined : { secret, file };
+}
+
+async function keepSecret(file: string, secret: string): Promise<void> {
+  try {
+    await writeSecretFile(file, `${secret}\n`, new Date());
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code ?? "it failed";
+    throw new ConfigError(
+      `the first API key cannot be written to ${file} (${code}), and none was made: set BOOTSTRAP_API_KEY to a key of your own, or DATA_DIR to a folder that can be written`,
+      { cause },
+    );
+  }
 }
 
 /** The port, served by this process. */
@@ -101,9 +120,12 @@ export async function listenOn(
   log: Logger,
   options: { metrics?: MetricsSource } & WebhookClock = {},
 ): Promise<Endpoint> {
-  const callers = cachedCallers((key) => findApiKey(orm, key), { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
-  // Whoever may wait for a lock holds a connection: half of them are left to those who do not.
-  const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)));
+  const callers = cachedCallers((key) => findApiKey(orm, key));
+  // Whoever may wait for a lock holds a connection: a quarter of them is left to those who do not.
+  const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
+  const busySlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
+  const readSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
+  const importSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
   const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)) });
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
@@ -115,9 +137,13 @@ export async function listenOn(
   const deps = {
     orm,
     reader: createReader(orm),
-    writer: createWriter(orm, slots, committed),
+    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, committed }),
     feed,
     slots,
+    readSlots,
+    // An import holds its place for as long as its caller likes.
+    maxImports: Math.max(1, Math.floor(config.maxInFlight / 4)),
+    importSlots,
     clock: Date.now,
     forgetCallers: callers.forget,
     webhookUrls: allow,
@@ -161,9 +187,14 @@ export async function listenOn(
 
   let checks: NodeJS.Timeout | undefined;
   let sink: AsyncDisposable | undefined;
-  const check = async () => {
-    const ready = await isReady(orm);
-    if (!shutdown.signal.aborted) readiness.set(ready);
+  let checking: Promise<void> | undefined;
+  /** One look at a time: a database that hangs is not asked by ever more. */
+  const check = () => {
+    checking ??= isReady(orm).then((ready) => {
+      checking = undefined;
+      if (!shutdown.signal.aborted) readiness.set(ready);
+    });
+    return checking;
   };
   return {
     port: listener.port,
@@ -187,10 +218,10 @@ export async function listenOn(
   };
 }
 
-/** Ready: the database answers, and every migration is in. */
+/** Ready: the database answers, can be written, and has every migration. */
 async function isReady(orm: Orm): Promise<boolean> {
   try {
-    return (await pendingMigrations(forOrganization(orm, DEFAULT_ORGANIZATION_ID))).length === 0;
+    return await isServable(orm);
   } catch {
     return false;
   }

@@ -18,7 +18,7 @@ export interface CliOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
   /** Standard input; without it there is none. */
-  stdin?: string;
+  stdin?: string | Uint8Array;
   /** In a process group of its own, as a terminal would have it. */
   detached?: boolean;
 }

@@ -5,6 +5,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http2";
 import { PassThrough } from "node:stream";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type Entity, EntityType, TaxIdCheck } from "../clients/typescript/index.ts";
 import { showProgress } from "../src/cli/report.ts";
@@ -116,6 +117,46 @@ describe("the command line", () => {
     expect(code).toBe(1);
     expect(stderr).toMatch(/^entity-service: UNAUTHENTICATED: .*ENTITY_SERVICE_API_KEY.*\n$/);
     expect(stderr).not.toContain("not-a-key");
+  });
+});
+
+describe("a command that is nearly right", () => {
+  it("without a command: the help, and no service is started", async () => {
+    const { code, stderr } = await run([]);
+    expect(code).toBe(2);
+    expect(stderr).toContain("Usage: entity-service");
+    expect(existsSync(`${folder.path}/.data`)).toBe(false);
+  });
+
+  it.each([
+    [["imprt", "a.ndjson"], "error: unknown command 'imprt'\n(Did you mean import?)"],
+    [["frobnicate"], "error: unknown command 'frobnicate'"],
+    [["get", "--extrnal-id", "a"], "(Did you mean --external-id?)"],
+    [["get", "newc-1"], "get takes no bare value: did you mean --external-id newc-1?"],
+    [["events", randomUUID()], "events takes no bare value: did you mean --id "],
+    [["get"], "give one of --id, --external-id, --tax-id, such as --external-id customer-1"],
+  ])("%j", async (args, said) => {
+    const { code, stderr } = await run(args);
+    expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining(said) });
+  });
+
+  it("https where the service speaks no TLS", async () => {
+    const url = service.baseUrl.replace("http:", "https:");
+    const { code, stderr } = await run(["get", "--external-id", "a"], { env: { ENTITY_SERVICE_URL: url } });
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: expect.stringContaining(`what listens at ${url} speaks no TLS, so use http:// in place of https://`),
+    });
+  });
+
+  it("a setting that cannot be used is refused before anything is made", async () => {
+    for (const workers of ["1", "2"]) {
+      const dataDir = `${folder.path}/data`;
+      const env = { WEBHOOK_ALLOW: "127.0.0.1, a b", DATA_DIR: dataDir, PORT: "0", WORKERS: workers };
+      const { code, stderr } = await run(["serve"], { env });
+      expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining("WEBHOOK_ALLOW: entry 2") });
+      expect(existsSync(dataDir)).toBe(false);
+    }
   });
 });
 
@@ -252,7 +293,7 @@ describe("import", () => {
         `{"externalId":"bad-7","type":"ENTITY_TYPE_PERSON","name":"${canary}","name":"${canary}","countryCode":"AR"}`,
         ["VALIDATION_ERROR"],
       ],
-      [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR"]],
+      [person("bad-8", { attributes: deep }), ["VALIDATION_ERROR", "entity.attributes"]],
       [person("bad-15", { attributes: deeper as object }), ["VALIDATION_ERROR", `entity.attributes${".a".repeat(33)}`]],
       [person("bad-9", { metadata: { a: `${canary}\u0000` } }), ["VALIDATION_ERROR", "entity.metadata.a"]],
       [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],
@@ -312,6 +353,55 @@ describe("import", () => {
       { line: 2, message: "The line is not valid UTF-8" },
     ]);
     expect((await find("bytes-2")).name).toBe("Zoë");
+  });
+
+  it("a file that is packed by gzip is read, one that is cut off ends the run and says so", async () => {
+    const packed = gzipSync(await readFile(EXAMPLES));
+    const file = `${folder.path}/examples.ndjson.gz`;
+    await writeFile(file, packed);
+    expect(await run(["import", file, "--dry-run"])).toMatchObject({ code: 0, stderr: "" });
+    expect(await run(["import", "-", "--dry-run"], { stdin: packed })).toMatchObject({ code: 0 });
+    await writeFile(file, packed.subarray(0, packed.length / 2));
+    const cut = await run(["import", file, "--dry-run"]);
+    expect({ code: cut.code, stderr: cut.stderr }).toEqual({
+      code: 1,
+      stderr: expect.stringContaining("unexpected end of file"),
+    });
+  });
+
+  it.each([
+    [
+      "UTF-16 with a mark",
+      Buffer.from(`\ufeff${JSON.stringify(person("u-1"))}\n`, "utf16le"),
+      "is UTF-16: write it as UTF-8",
+    ],
+    [
+      "UTF-16 without one",
+      Buffer.from(`${JSON.stringify(person("u-1"))}\n`, "utf16le"),
+      "is UTF-16: write it as UTF-8",
+    ],
+    [
+      "one JSON array",
+      Buffer.from(JSON.stringify([person("u-1")], null, 2)),
+      "is one JSON array: write an object a line",
+    ],
+    ["an array, packed", gzipSync(JSON.stringify([person("u-1")])), "is one JSON array: write an object a line"],
+    ["CSV", Buffer.from('external_id,name\nu-1,"Ana, the first"\n'), "looks like CSV: write a JSON object a line"],
+    [
+      "CSV with semicolons",
+      Buffer.from('"external id";name\r\nu-1;Ana\r\n'),
+      "looks like CSV: write a JSON object a line",
+    ],
+  ])("a file of another kind is one sentence and no file of errors: %s", async (_, bytes, said) => {
+    const file = `${folder.path}/other`;
+    await writeFile(file, bytes);
+    for (const [args, stdin] of [[["import", file]], [["import", "-", "--errors", "e"], bytes]] as const) {
+      const { code, stdout, stderr } = await run([...args], stdin === undefined ? {} : { stdin });
+      expect({ code, stdout, stderr }).toEqual({ code: 1, stdout: "", stderr: expect.stringContaining(said) });
+      expect(stderr.split("\n")).toHaveLength(2);
+    }
+    expect(existsSync(`${file}.errors.ndjson`)).toBe(false);
+    expect(existsSync(`${folder.path}/e`)).toBe(false);
   });
 
   it("keys such as __proto__ are kept, in a person and in an address (rule 74)", async () => {

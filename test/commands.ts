@@ -298,6 +298,7 @@ export async function call(
       actor: author === 0 ? undefined : "maria",
       source: author === 0 ? undefined : "crm",
       requestId: "",
+      peer: "",
     }),
   });
   const handlers = { ...entityRpcs(deps), ...externalIdRpcs(deps) } as unknown as Record<

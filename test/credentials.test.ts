@@ -83,7 +83,7 @@ describe("the key", () => {
     const answer = await withSession(own.url, (session) =>
       h2Call(session, { ...path("GetEntity"), "grpc-timeout": "200m" }, EMPTY),
     );
-    expect(grpcRefusal(answer)).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
+    expect(grpcRefusal(answer)).toMatchObject({ reason: "DEADLINE_EXCEEDED" });
   });
 });
 
@@ -162,7 +162,28 @@ describe("the caller's word on itself", () => {
 });
 
 describe("admission", () => {
-  test("a call too many is OVERLOADED before its body, health is answered all the while", async () => {
+  test.each([
+    ["unary gRPC", path("GetEntity")],
+    ["a stream of responses", path("WatchEntities")],
+    ["a stream of requests", path("ImportEntities")],
+    ["Connect", { ":path": "/entity.v1.EntityService/GetEntity", "content-type": "application/proto" }],
+    ["gRPC-Web", { ":path": "/entity.v1.EntityService/GetEntity", "content-type": "application/grpc-web+proto" }],
+  ])("requests that are not complete hold no place: %s", async (_, head) => {
+    await using own = await startServer({ limits: { maxInFlight: 1, maxWatches: 1 } });
+    await withSession(own.url, async (session) => {
+      const open = [1, 2, 3].map(() => {
+        const stream = session.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...head });
+        stream.on("error", () => {});
+        stream.write(Buffer.of(0));
+        return stream;
+      });
+      await expect.poll(() => own.lookups.length).toBe(3);
+      expect((await h2Call(session, path("ListEntities"), EMPTY)).trailers["grpc-status"]).toBe("0");
+      for (const stream of open) stream.close(8);
+    });
+  });
+
+  test("a call too many is OVERLOADED, health is answered all the while", async () => {
     await using own = await startServer({
       limits: { maxInFlight: 2 },
       handlers: { getEntity: () => sleep(500, {}) },
@@ -170,8 +191,8 @@ describe("admission", () => {
     await withSession(own.url, async (session) => {
       const busy = [1, 2].map(() => h2Call(session, path("GetEntity"), EMPTY));
       await sleep(100);
-      const refused = await h2Call(session, path("GetEntity"), new Uint8Array(), { end: false });
-      expect(grpcRefusal(refused)).toMatchObject({ code: Code.ResourceExhausted, reason: "OVERLOADED" });
+      const refused = await h2Call(session, path("GetEntity"), EMPTY);
+      expect(grpcRefusal(refused)).toMatchObject({ code: Code.Unavailable, reason: "OVERLOADED" });
       expect(Number(grpcRefusal(refused).metadata.retry_after_ms)).toBeGreaterThan(0);
       const health = createClient(Health, createGrpcTransport({ baseUrl: own.url }));
       expect((await health.check({})).status).toBe(1);

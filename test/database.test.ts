@@ -16,7 +16,8 @@ import {
 } from "../clients/typescript/index.ts";
 import { CommitUnknownError } from "../src/db/driver.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
-import { assertSafeRole, createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
+import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
+import { assertSafeRole } from "../src/db/roles.ts";
 import { TABLES } from "../src/db/schema.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -102,10 +103,12 @@ describe("the catalogue", () => {
       "select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1",
     );
     const tables = TABLES.map((table) => table.meta.tableName);
-    // schema_migration is the deployment's, feed_epoch the database's own, feed_sink of those to whom the log of all
+    // schema_migration is the deployment's, feed_epoch, feed_start and feed_mark the database's own, feed_sink of those to whom the log of all
     // is published; they hold no data of anybody.
     expect(rows).toEqual(
-      [...tables, "feed_epoch", "feed_sink", "schema_migration"].sort().map((relname) => ({ relname, relkind: "r" })),
+      [...tables, "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"]
+        .sort()
+        .map((relname) => ({ relname, relkind: "r" })),
     );
     expect(await tenantTables(sql)).toEqual(tables.sort());
   });
@@ -164,13 +167,17 @@ describe("the catalogue", () => {
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
       may("webhook_delivery", "retention", "DELETE", "(finished_at < (clock_timestamp() - '24:00:00'::interval))"),
     ];
+    const backup = tenant.map(({ tablename: table }) => ({
+      ...may(table, "backup", "SELECT", "true"),
+      roles: "{entity_backup}",
+    }));
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
     expect(rows.map((row) => ({ ...row, qual: row.qual.replace(/\s+/g, " ") }))).toEqual(
-      [...tenant, ...directory, ...pruning].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
+      [...tenant, ...directory, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
     );
   });
 
-  test.each(["entity_service", "entity_directory"])(
+  test.each(["entity_service", "entity_directory", "entity_backup"])(
     "%s owns no table, is in no other role, and bypasses nothing",
     async (role) => {
       const [row] = await sql("select * from pg_roles where rolname = $1", [role]);
@@ -193,13 +200,39 @@ describe("the catalogue", () => {
     },
   );
 
-  test("nobody is entity_directory, and it cannot log in", async () => {
+  test.each(["entity_directory", "entity_backup"])("nobody is %s, and it cannot log in", async (role) => {
+    expect(await sql("select member::regrole::text from pg_auth_members where roleid = $1::regrole", [role])).toEqual(
+      [],
+    );
+    expect(await sql("select rolcanlogin from pg_roles where rolname = $1", [role])).toEqual([{ rolcanlogin: false }]);
+  });
+
+  test("a backup misses no table: entity_backup may read all of each, and change nothing", async () => {
+    const tables = await sql<{ name: string; wall: boolean }>(
+      "select relname as name, relrowsecurity as wall from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') order by 1",
+    );
+    expect(tables.length).toBeGreaterThan(10);
+    const whole = await sql<{ name: string }>(
+      `select tablename as name from pg_policies where policyname = 'backup' and permissive = 'PERMISSIVE'
+         and roles = '{entity_backup}' and cmd = 'SELECT' and qual = 'true' order by 1`,
+    );
+    expect(whole.map(({ name }) => name)).toEqual(tables.filter(({ wall }) => wall).map(({ name }) => name));
+    for (const { name } of tables) {
+      const rights = await sql<{ right: string }>(
+        `select r as right from unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) r
+         where has_table_privilege('entity_backup', $1, r)`,
+        [name],
+      );
+      expect(
+        rights.map(({ right }) => right),
+        name,
+      ).toEqual(["select"]);
+    }
     expect(
-      await sql("select member::regrole::text from pg_auth_members where roleid = 'entity_directory'::regrole"),
+      await sql(
+        "select sequencename from pg_sequences where schemaname = 'public' and not has_sequence_privilege('entity_backup', 'public.' || quote_ident(sequencename), 'select')",
+      ),
     ).toEqual([]);
-    expect(await sql("select rolcanlogin from pg_roles where rolname = 'entity_directory'")).toEqual([
-      { rolcanlogin: false },
-    ]);
   });
 
   test("every key, unique index and foreign key begins with organization_id", async () => {
@@ -228,6 +261,7 @@ describe("the catalogue", () => {
       // Written so that the planner cannot take it for the primary key; it holds organization_id all the same.
       { name: "external_id_copy", columns: ["primary_of", "external_id", "organization_id"] },
       { name: "feed_sink_pkey", columns: ["name"] },
+      { name: "feed_start_pkey", columns: ["id"] },
     ]);
   });
 
@@ -237,7 +271,7 @@ describe("the catalogue", () => {
        where t.relnamespace = 'public'::regnamespace and t.relname <> 'schema_migration'
          and not exists (select from pg_attribute a where a.attrelid = t.oid and a.attname = 'organization_id' and a.attnum = any(i.indkey::int2[])) order by 1`,
     );
-    expect(rows).toEqual([{ name: "api_key_digest" }, { name: "feed_sink_pkey" }]);
+    expect(rows).toEqual([{ name: "api_key_digest" }, { name: "feed_sink_pkey" }, { name: "feed_start_pkey" }]);
   });
 
   test("no foreign key reaches over the wall, nor deletes or changes anything on its own", async () => {
@@ -249,7 +283,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only five that see across, three that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only six that see across, three that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -277,15 +311,23 @@ describe("the catalogue", () => {
     expect(rows).toEqual([
       { name: "feed_cluster()", ...ofFeed, definer: false },
       { name: "find_api_key(bytea)", ...common },
+      { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
-      { name: "log_times(integer,xid8,xid8,xid8[],xid8[],uuid,integer,integer)", ...common },
+      // Only where the log is published does the service get the right to these two.
+      {
+        name: "log_times(integer,xid8,xid8,xid8[],xid8[],uuid,integer,integer)",
+        ...common,
+        callers: ["entity_directory"],
+      },
+      // What a standby that takes over is known to have: changes one row, which says what is committed.
+      { name: "mark_feed()", ...ofFeed },
       { name: "move_feed_epoch()", ...ofFeed },
       // Their argument is how many rows at once; which may go they decide, and the policies above.
       { name: "prune_events(integer)", ...common, volatile: "v" },
       { name: "prune_request_records(integer)", ...common, volatile: "v" },
       { name: "prune_webhook_deliveries(integer,integer)", ...common, volatile: "v" },
-      { name: "read_log(integer,xid8,xid8,xid8[],xid8[],integer)", ...common },
+      { name: "read_log(integer,xid8,xid8,xid8[],xid8[],integer)", ...common, callers: ["entity_directory"] },
     ]);
   });
 
@@ -322,12 +364,28 @@ describe("the catalogue", () => {
        where c.relnamespace = 'public'::regnamespace and a.grantee <> c.relowner group by 1, 2 order by 1, 2`,
     );
     expect(Object.fromEntries(rows.map((row) => [`${row.grantee} ${row.relname}`, row.privileges]))).toEqual({
+      "entity_backup api_key": "select",
+      "entity_backup entity": "select",
+      "entity_backup entity_event": "select",
+      "entity_backup event_horizon": "select",
+      "entity_backup external_id": "select",
+      "entity_backup feed_epoch": "select",
+      "entity_backup feed_sink": "select",
+      "entity_backup organization": "select",
+      "entity_backup request_record": "select",
+      "entity_backup schema_migration": "select",
+      "entity_backup schema_migration_id_seq": "select",
+      "entity_backup transaction": "select",
+      "entity_backup user_event": "select",
+      "entity_backup webhook_delivery": "select",
+      "entity_backup webhook_endpoint": "select",
       "entity_directory api_key": "select",
       "entity_directory entity_event": "delete, select",
       "entity_directory event_horizon": "insert, select, update",
       "entity_directory organization": "select",
       "entity_directory request_record": "delete, select",
       "entity_directory webhook_delivery": "delete, select",
+      "entity_service administration_event": "insert, select",
       "entity_service api_key": "insert, select, update",
       "entity_service entity": "insert, select, update",
       "entity_service entity_event": "insert, select",
@@ -335,6 +393,7 @@ describe("the catalogue", () => {
       "entity_service external_id": "delete, insert, select, update",
       "entity_service feed_epoch": "select",
       "entity_service feed_sink": "insert, select, update",
+      "entity_service feed_start": "select",
       "entity_service organization": "insert, select, update",
       "entity_service request_record": "delete, insert, select, update",
       "entity_service schema_migration": "select",
@@ -381,7 +440,9 @@ describe("the catalogue", () => {
       // What the rows of MikroORM do not have.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
         'drop table if exists "feed_epoch" cascade',
+        'drop table if exists "feed_mark" cascade',
         'drop table if exists "feed_sink" cascade',
+        'drop table if exists "feed_start" cascade',
         'drop table if exists "schema_migration" cascade',
         'alter table "external_id" drop column "primary_of"',
       ]);
@@ -593,7 +654,9 @@ describe("migrations", () => {
       // The roles are there already, made by the superuser of this cluster: a createrole owner must be given them.
       await admin.query(`grant entity_service, entity_directory to ${owner} with admin option`);
       await admin.query(`alter database ${address.database} owner to ${owner}`);
-      expect(await migrate({ ...address, user: owner, password: "p" }, login)).toHaveLength(MIGRATIONS.length);
+      expect(await migrate({ ...address, user: owner, password: "p" }, { runtimeUser: login })).toHaveLength(
+        MIGRATIONS.length,
+      );
       const orm = createOrm(
         { ...address, user: login, password: "p" },
         { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 },
@@ -601,7 +664,7 @@ describe("migrations", () => {
       try {
         const em = forOrganization(orm, randomUUID());
         await assertSafeRole(em);
-        expect(await pendingMigrations(em)).toEqual([]);
+        expect(await pendingMigrations(orm)).toEqual([]);
         expect(await em.execute("select current_user as role, session_user as login")).toEqual([
           { role: "entity_service", login },
         ]);
@@ -618,42 +681,72 @@ describe("migrations", () => {
 });
 
 describe("start-up", () => {
+  const ormOf = (login: { user: string; password: string }) =>
+    createOrm({ ...service.database, ...login }, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+  const isSafe = async (login: { user: string; password: string }) => {
+    await using other = { orm: ormOf(login), [Symbol.asyncDispose]: () => other.orm.close(true) };
+    await assertSafeRole(forOrganization(other.orm, a.id));
+  };
+  /** As another role than the one that every connection takes. */
   const asRole = async (role: string) => {
-    await using other = { orm: ormOf(), [Symbol.asyncDispose]: () => other.orm.close(true) };
+    await using other = { orm: ormOf(service.database), [Symbol.asyncDispose]: () => other.orm.close(true) };
     await forOrganization(other.orm, a.id).transactional(async (em) => {
       await em.execute(`set local role ${role}`);
       await assertSafeRole(em as never);
     });
   };
-  const ormOf = () => createOrm(service.database, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
+  const withRole = async (attributes: string, more: string, run: (role: string) => Promise<void>) => {
+    const role = `unsafe_${randomUUID().slice(0, 8)}`;
+    await sql(`create role ${role} login password 'p' ${attributes}`);
+    try {
+      await sql(`grant usage on schema public to ${role}`);
+      for (const statement of more.split(";").filter(Boolean)) await sql(statement.replaceAll("ROLE", role));
+      await run(role);
+    } finally {
+      await sql(`reassign owned by ${role} to ${service.database.user}`);
+      await sql(`drop owned by ${role}`);
+      await sql(`drop role ${role}`);
+    }
+  };
 
   test("the run-time role is safe", async () => {
-    await asRole("entity_service");
+    await isSafe({ user: "entity_service", password: RUNTIME_PASSWORD });
   });
 
-  test("a superuser is refused, even as run-time user of the URL it becomes the role", async () => {
+  test("a superuser is refused as run-time role, and as the login that becomes it: RESET ROLE would leave the wall", async () => {
     await expect(asRole(service.database.user)).rejects.toThrow(/must not own tables nor bypass/);
-    await using other = { orm: ormOf(), [Symbol.asyncDispose]: () => other.orm.close(true) };
+    await expect(isSafe(service.database)).rejects.toThrow(
+      /is a superuser: .* create role entity_login login password '...'; grant entity_service to entity_login; .*MIGRATION_DATABASE_URL/,
+    );
+    await using other = { orm: ormOf(service.database), [Symbol.asyncDispose]: () => other.orm.close(true) };
     expect(await forOrganization(other.orm, a.id).execute("select current_user as role")).toEqual([
       { role: "entity_service" },
     ]);
   });
 
   test.each([
+    ["a login that bypasses row level security", "bypassrls", "grant entity_service to ROLE"],
+    ["a login that can become a superuser", "", "grant entity_service to ROLE; grant OWNER to ROLE"],
+    ["a login that can run programs", "", "grant entity_service, pg_execute_server_program to ROLE"],
+    ["a login for backups", "", "grant entity_service, entity_backup to ROLE"],
+    ["a login that is entity_directory", "", "grant entity_service, entity_directory to ROLE"],
+  ])("%s is refused", async (_, attributes, more) => {
+    await withRole(attributes, more.replace("OWNER", `"${service.database.user}"`), async (role) => {
+      await expect(isSafe({ user: role, password: "p" })).rejects.toThrow(/one RESET ROLE would leave the wall/);
+    });
+  });
+
+  test("a login of its own is served", async () => {
+    await withRole("", "grant entity_service to ROLE", (role) => isSafe({ user: role, password: "p" }));
+  });
+
+  test.each([
     ["a role that bypasses row level security", "bypassrls", ""],
     ["the owner of a table", "", "alter table user_event owner to ROLE"],
-  ])("%s is refused", async (_, attribute, more) => {
-    const role = `unsafe_${randomUUID().slice(0, 8)}`;
-    await sql(`create role ${role} ${attribute}`);
-    try {
-      if (more !== "") await sql(more.replace("ROLE", role));
-      await sql(`grant usage on schema public to ${role}`);
+  ])("%s is refused", async (_, attributes, more) => {
+    await withRole(attributes, more, async (role) => {
       await expect(asRole(role)).rejects.toThrow(/must not own tables nor bypass/);
-    } finally {
-      await sql(`reassign owned by ${role} to ${service.database.user}`);
-      await sql(`drop owned by ${role}`);
-      await sql(`drop role ${role}`);
-    }
+    });
   });
 
   test("synchronous_commit off is refused: acknowledged writes could be lost", async () => {

@@ -13,7 +13,7 @@ import {
 } from "../clients/typescript/index.ts";
 import { type Config, readConfig } from "../src/config.ts";
 import { DEFAULT_ORGANIZATION_ID, SCOPES } from "../src/db/api-keys.ts";
-import { createOrm } from "../src/db/orm.ts";
+import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/log.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
@@ -52,6 +52,8 @@ export async function startService(
   const owner = new pg.Client({ ...server, database: "postgres" });
   await owner.connect();
   await owner.query(`create database ${name} template ${server.template}`);
+  // As a start with NATS_URL does.
+  if (options.config?.nats !== undefined) await migrate({ ...server, database: name }, { publishes: true });
   const admin = new pg.Pool({ ...server, database: name, max: 4 });
   // The pool ends before its connections have: dropping the database meets them.
   admin.on("error", () => {});

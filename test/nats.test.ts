@@ -212,7 +212,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await burst(organizations, { entities: 2, changes: 2 });
     // As if they had been written before the feed, and before the database was restored.
     await service.sql("update entity_event set xid = '0' where entity_version = 1");
-    await service.sql("update feed_epoch set cluster = 'another'");
+    await service.sql("update feed_epoch set cluster = 'another', started_at = '-infinity'");
     await newPerson(big.client);
     await big.client.entities.listEntities({});
     await burst([big], { entities: 10, changes: 60 });
@@ -447,7 +447,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await using connection = await nats.connect();
     const manager = await jetstreamManager(connection);
     await manager.streams.delete("ENTITY_EVENTS");
-    await service.sql("update feed_epoch set cluster = 'another'");
+    await service.sql("update feed_epoch set cluster = 'another', started_at = '-infinity'");
     await newPerson(organization.client);
     expect(await problems(service, nats)).toEqual([]);
     expect((await nats.messages()).length).toBe(before + 1);

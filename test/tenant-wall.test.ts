@@ -523,6 +523,14 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       },
     ],
   },
+  ListAdministrationEvents: {
+    paged: true,
+    cases: [
+      { by: "organization id", request: (names) => ({ organizationId: names.organizationId }), expect: "NOT_FOUND" },
+      { by: "subject", request: (names) => ({ subjectId: names.apiKeyId }), expect: "FREE" },
+      { by: "principal", request: (names) => ({ principal: names.apiKeyId }), expect: "FREE" },
+    ],
+  },
   ListApiKeys: {
     paged: true,
     cases: [
@@ -796,6 +804,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
+  await page("ListAdministrationEvents", {}, client.organizations.listAdministrationEvents);
   await page("ListWebhookEndpoints", {}, client.webhooks.listWebhookEndpoints);
   await page("ListWebhookDeliveries", { lookup }, client.webhooks.listWebhookDeliveries);
   await page("ReplayWebhookDeliveries", { endpointId, ...range }, client.webhooks.replayWebhookDeliveries);
@@ -863,6 +872,7 @@ test("every column of A's that can hold text holds a canary, so that the scan me
       "position_running",
     ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
+    ...["administration_event.type", "administration_event.peer"],
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
     `select c.table_name, c.column_name, c.data_type from information_schema.columns c
@@ -1052,7 +1062,7 @@ test("the same id in both organizations: each has its own, and its own activity"
 test("B reads all that it can read, and no byte that it ever received is of A's", async () => {
   for (const rpc of [
     ...["ListEntities", "ListEntityEvents", "GetOrganization", "ListApiKeys"],
-    ...["ListWebhookEndpoints", "ListWebhookDeliveries"],
+    ...["ListAdministrationEvents", "ListWebhookEndpoints", "ListWebhookDeliveries"],
   ]) {
     const method = METHODS.get(rpc) as DescMethod;
     const all =
@@ -1072,6 +1082,8 @@ test("B reads all that it can read, and no byte that it ever received is of A's"
   expect(leaks).toEqual([]);
   // The one that B took for itself.
   idsOfA.delete(own.freeRequestId);
+  // The operator's key, who administers both.
+  idsOfA.delete(service.organization.apiKeyId);
   for (const id of idsOfA)
     expect(
       received.filter((text) => text.includes(id)).map((text) => text.slice(0, 300)),

@@ -32,7 +32,7 @@ const caller = (...scopes: string[]): Caller => ({
 });
 const ALL = ["entities:read", "entities:write", "external_ids:change", "operator"];
 
-/** One field of each kind that the contract of the day lacks, and a server stream. */
+/** One field and one stream of each kind that the contract of the day may lack. */
 export const Kinds = kindsService();
 
 function kindsService(): DescService {
@@ -69,6 +69,8 @@ function kindsService(): DescService {
         method: [
           { name: "Echo", ...method },
           { name: "Repeat", ...method, serverStreaming: true },
+          { name: "Collect", ...method, clientStreaming: true },
+          { name: "Converse", ...method, clientStreaming: true, serverStreaming: true },
           { name: "Closed", inputType: method.inputType, outputType: method.outputType },
         ],
       },

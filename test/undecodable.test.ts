@@ -78,7 +78,7 @@ describe("Connect with JSON", () => {
       "a type in two places",
       "CreateEntity",
       { entity: { entityData: { person: { address: { street: 5 } } } } },
-      "Address.street",
+      "entity.entity_data.person.address.street",
       "must be a string",
     ],
     [
@@ -107,7 +107,7 @@ describe("Connect with JSON", () => {
       "a timestamp in many places",
       "CreateEntity",
       { occurredAt: CANARY },
-      "Timestamp",
+      "occurred_at",
       "must be a time as in 2026-01-31T12:00:00Z, from year 1 to 9999",
     ],
     [
@@ -117,7 +117,7 @@ describe("Connect with JSON", () => {
       "read_mask",
       "must be field paths in lowerCamelCase, separated by commas",
     ],
-    ["a Struct", "CreateEntity", { entity: { attributes: CANARY } }, "Struct", "must be an object"],
+    ["a Struct", "CreateEntity", { entity: { attributes: CANARY } }, "entity.attributes", "must be an object"],
     ["a message", "CreateEntity", { entity: CANARY }, "entity", "must be an object"],
     ["a list", "ListEntities", { countryCodes: CANARY }, "country_codes", "must be a list"],
     [
@@ -127,17 +127,65 @@ describe("Connect with JSON", () => {
       "country_codes[1]",
       "must be a string",
     ],
-    ["a null in a list", "ListEntities", { countryCodes: [null] }, "country_codes", "must not hold null"],
+    ["a null in a list", "ListEntities", { countryCodes: [null] }, "country_codes[0]", "must not be null"],
     [
       "a lookup of a batch",
       "BatchGetEntities",
       { lookups: [{ taxId: [CANARY] }] },
-      "lookups.tax_id",
+      "lookups[0].tax_id",
       "must be a string",
     ],
     ["a lone surrogate", "CreateEntity", { reason: "\ud800" }, "reason", "must be a string of valid Unicode"],
-    ["an unknown key", "CreateEntity", { entity: { nam: CANARY } }, "entity.nam", "there is no such field"],
-    ["an unknown key at the top", "CreateEntity", { "x-1": CANARY }, "x-1", "there is no such field"],
+    [
+      "an unknown key",
+      "CreateEntity",
+      { entity: { nam: CANARY } },
+      "entity.nam",
+      "there is no such field: did you mean entity.name?",
+    ],
+    ["an unknown key at the top", "CreateEntity", { flag: CANARY }, "flag", "there is no such field"],
+    [
+      "a field that is further in",
+      "GetEntity",
+      { externalId: CANARY },
+      "externalId",
+      "there is no such field: did you mean lookup.external_id?",
+    ],
+    [
+      "two letters that changed places",
+      "CreateEntity",
+      { entity: { naem: CANARY } },
+      "entity.naem",
+      "there is no such field: did you mean entity.name?",
+    ],
+    [
+      "a key of a company that the contract does not list",
+      "CreateEntity",
+      { entity: { entityData: { company: { revenue: 5 } } } },
+      "entity.entity_data.company.revenue",
+      "there is no such field: keys of your own belong in entity.entity_data.company.additional",
+    ],
+    [
+      "an item's field",
+      "BatchGetEntities",
+      { lookups: [{ taxId: "1" }, { taxId: 10.5 }] },
+      "lookups[1].tax_id",
+      "must be a string",
+    ],
+    [
+      "a day that no calendar has",
+      "CreateEntity",
+      { occurredAt: "2024-02-30T00:00:00Z", entity: { attributes: { a: "2024-02-30T00:00:00Z" } } },
+      "occurred_at",
+      "must be a day of the calendar",
+    ],
+    [
+      "an hour that no day has",
+      "ListEntities",
+      { updatedAfter: "2024-01-01T24:00:00Z" },
+      "updated_after",
+      "must be a time of the calendar, with hours from 00 to 23",
+    ],
     [
       "an unknown key that is a value",
       "CreateEntity",
@@ -200,8 +248,19 @@ describe("Connect with JSON", () => {
       `{"entity":{"attributes":{"${CANARY}":1,"${CANARY}":2}}}`,
       "A key is given twice in one object of the request",
     ],
-    ["no JSON", `{"reason": ${CANARY}}`, "The request is not a valid entity.v1.CreateEntityRequest"],
-    ["another root", `"${CANARY}"`, "The request is not a valid entity.v1.CreateEntityRequest"],
+    ["no JSON", `{"reason": ${CANARY}}`, "The request is not JSON: a value should be at offset 11"],
+    [
+      "a comma too many",
+      `{"reason":"${CANARY}",}`,
+      "The request is not JSON: there is a comma too many before offset 23",
+    ],
+    ["half a request", `{"reason":"${CANARY}`, "The request is not JSON: it ends before a value"],
+    ["another root", `"${CANARY}"`, "The request is not a valid entity.v1.CreateEntityRequest: it must be an object"],
+    [
+      "an unknown key that may be a tax id",
+      '{"entity":{"ESB58378431":1}}',
+      "entity: has a field that the contract does not have",
+    ],
     [
       "an unknown key at the top that is a value",
       `{"${CANARY}":1}`,
@@ -210,7 +269,7 @@ describe("Connect with JSON", () => {
     [
       "deep nesting",
       `{"entity":{"attributes":${'{"a":'.repeat(200)}1${"}".repeat(200)}}}`,
-      "The request is nested too deeply",
+      "entity.attributes: must not be nested deeper than 32 levels",
     ],
   ])("%s", async (_, body, message) => {
     expect(await json(`${ENTITIES}/CreateEntity`, body)).toMatchObject({ reason: "VALIDATION_ERROR", message });
@@ -232,8 +291,15 @@ describe("Connect with JSON", () => {
     );
     expect(refusal).toMatchObject({
       reason: "VALIDATION_ERROR",
-      message: "The request is not a valid entity.v1.CreateEntityRequest",
+      message: "The request is not valid UTF-8",
     });
+  });
+
+  test("a text that looks like a time of no calendar is a text", async () => {
+    const body = JSON.stringify({ reason: "on 2024-02-30T24:00:00Z", lookup: { externalId: "2023-02-29T00:00:00Z" } });
+    const head = { ":path": `${ENTITIES}/DeleteEntity`, "content-type": "application/json" };
+    const answer = await withSession(server.url, (session) => h2Call(session, head, Buffer.from(body)));
+    expect(connectError(answer)).toMatchObject({ reason: "UNIMPLEMENTED" });
   });
 
   test("the status fits the code, also of a long answer to a caller who reads gzip", async () => {

@@ -504,7 +504,7 @@ describe("the end of a watch", () => {
     await using first = watching(own.client);
     await using second = watching(own.client);
     await Promise.all([first.started(), second.started()]);
-    expect(await watchRefusal(own.client, {})).toMatchObject({ reason: "OVERLOADED", code: Code.ResourceExhausted });
+    expect(await watchRefusal(own.client, {})).toMatchObject({ reason: "OVERLOADED", code: Code.Unavailable });
     await newPerson(own.client);
     await second.stop();
     const again = async () => {

@@ -153,6 +153,28 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
     await eventually(() => receiver.to("/busy").length === 5 || `${receiver.to("/busy").length} came`);
   });
 
+  test.each(["a replay", "a new url"])("%s ends the hold that a receiver asked for", async (how) => {
+    await using service = await startWithClock();
+    await using receiver = await startReceiver(() => ({ status: 503, headers: { "retry-after": "86400" } }));
+    const { client } = service;
+    const endpoint = await newEndpoint(client, receiver.url("/old"));
+    await newPerson(client);
+    await eventually(async () => (await deliveriesOf(client, endpoint))[0]?.attempts.length === 1);
+    receiver.answer = () => 200;
+    await newPerson(client, { name: "Eva" });
+    await quietly();
+    expect(receiver.requests).toHaveLength(1);
+    const [first] = (await deliveriesOf(client, endpoint)).slice(-1);
+    if (how === "a replay") {
+      await client.webhooks.replayWebhookDeliveries({ endpointId: endpoint.id, deliveryIds: [first?.id ?? ""] });
+      await eventually(() => receiver.to("/old").length === 3 || `${receiver.to("/old").length} came`, 15_000);
+    } else {
+      await client.webhooks.updateWebhookEndpoint({ endpointId: endpoint.id, endpoint: { url: receiver.url("/new") } });
+      // The first one waits for its own next attempt.
+      await eventually(() => receiver.to("/new").length === 1 || `${receiver.to("/new").length} came`, 15_000);
+    }
+  });
+
   test("a hundred failures in a row disable only after three days, and a success begins anew", {
     timeout: 30_000,
   }, async () => {
@@ -333,7 +355,7 @@ describe("order, and each once", () => {
 
 test.each([
   // The cluster is another, and with it the epoch. What was written before it is in an old one.
-  ["expired, as after a restore", "update feed_epoch set cluster = 'another'"],
+  ["expired, as after a restore", "update feed_epoch set cluster = 'another', started_at = '-infinity'"],
   ["of a form that is written no more", "update webhook_endpoint set position = 'MSA5ZmQ4OTRlMQ'"],
 ])(
   "a position that is %s: the log is gone through again, and what was delivered is not sent again",

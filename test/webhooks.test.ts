@@ -166,7 +166,7 @@ describe("endpoints", () => {
 
   test("a repeated request_id gets the first answer (rule 39)", async () => {
     const headers = captureHeaders();
-    const client = await own.clientWith(["webhooks:admin"], { interceptors: [headers.interceptor] });
+    const client = await own.clientWith(["webhooks:admin", "entities:read"], { interceptors: [headers.interceptor] });
     const { id: endpointId } = await newEndpoint(client, nowhere);
     const request = { endpointId, endpoint: { displayName: "once" }, requestId: randomUUID() };
     const first = await client.webhooks.updateWebhookEndpoint(request);
@@ -217,6 +217,12 @@ describe("what is sent", () => {
       updatedFields: ["name", "status"],
       previousValues: { name: "Ana Souza", status: "active" },
       newValues: { name: "Ana Lima", status: "blocked" },
+      id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      entityVersion: 2,
+      timestamp: expect.any(String),
+      changedBy: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      reason: "Sanctions",
+      source: "api",
     });
     expect(updated?.headers).toMatchObject({
       "content-type": "application/json",
@@ -245,6 +251,9 @@ describe("what is sent", () => {
       reason: "Failed screening",
       changedBy: "user-7",
       timestamp: expect.any(String),
+      id: event.id,
+      entityVersion: 2,
+      source: "api",
     });
     const { seconds = 0n, nanos = 0 } = event.recordedAt ?? {};
     expect(request?.json.timestamp).toBe(instantToText(seconds * 1_000_000n + BigInt(nanos) / 1_000n));

@@ -49,6 +49,8 @@ function explain(error: unknown, env: Env): string {
   if (info === undefined) {
     const network = networkCode(error);
     if (network === undefined) return `${error.message} (at ${urlOf(env)})`;
+    const speaks = otherScheme(network, urlOf(env));
+    if (speaks !== undefined) return `${speaks} (${network}): set ENTITY_SERVICE_URL accordingly`;
     return `nothing answers at ${urlOf(env)} (${network}): start the service with 'entity-service serve', or set ENTITY_SERVICE_URL to where it is`;
   }
   const others = info.fieldViolations
@@ -74,6 +76,14 @@ function cureOf(reason: string, metadata: Record<string, string>): string | unde
     default:
       return undefined;
   }
+}
+
+/** What to say where the one side speaks TLS and the other does not. */
+function otherScheme(code: string, url: string): string | undefined {
+  const isTls = url.startsWith("https:");
+  if (isTls && /^(EPROTO|ERR_SSL_.*|ECONNRESET)$/.test(code))
+    return `what listens at ${url} speaks no TLS, so use http:// in place of https://`;
+  return undefined;
 }
 
 /** Node's word for a connection that failed. */

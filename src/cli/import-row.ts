@@ -8,10 +8,10 @@ import {
   PersonDataSchema,
 } from "../../clients/typescript/index.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
-import type { JsonObject, JsonValue } from "../domain/json.ts";
-import { undecodableJson } from "../interceptors/foreign-errors.ts";
+import { isObject, type JsonObject, type JsonValue } from "../domain/json.ts";
+import { jsonProblem } from "../interceptors/json-requests.ts";
 import { assertWellFormed } from "../rpc/well-formed.ts";
-import { isObject, type Line, objectOf } from "./lines.ts";
+import { type Line, objectOf } from "./lines.ts";
 
 /** What the service takes in one message. One that is larger would end the stream, and with it the import. */
 const MAX_ROW_BYTES = 4 * 1024 * 1024;
@@ -29,12 +29,9 @@ export function importRowOf(
   const members = Object.entries(objectOf(line.text));
   const entity = Object.fromEntries(members.filter(([key]) => !ROW_KEYS.has(key)));
   const json = { ...Object.fromEntries(members.filter(([key]) => ROW_KEYS.has(key))), entity: withAdditional(entity) };
-  let request: ImportEntitiesRequest;
-  try {
-    request = fromJson(ImportEntitiesRequestSchema, json);
-  } catch (error) {
-    throw undecodableJson(error, ImportEntitiesRequestSchema);
-  }
+  const problem = jsonProblem(ImportEntitiesRequestSchema, json);
+  if (problem !== undefined) throw problem;
+  const request: ImportEntitiesRequest = fromJson(ImportEntitiesRequestSchema, json);
   if (request.reason === "" && options.reason !== undefined) request.reason = options.reason;
   request.validateOnly = options.dryRun;
   // Beyond these limits there are rows that cannot even be decoded at the other end.

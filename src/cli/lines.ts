@@ -1,10 +1,12 @@
 // A file of rows: one JSON object a line, read in constant memory at the pace of whoever takes the lines.
 import { createReadStream } from "node:fs";
 import { open } from "node:fs/promises";
+import { pipeline, Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
 import { fromJsonString } from "@bufbuild/protobuf";
 import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { DomainError, invalidField } from "../domain/errors.ts";
-import type { JsonObject } from "../domain/json.ts";
+import { isObject, type JsonObject } from "../domain/json.ts";
 
 /** A longer line is no row: it is skipped without being kept. */
 const MAX_LINE_BYTES = 16 * 1024 * 1024;
@@ -27,17 +29,66 @@ export interface Source {
 
 /** Opens FILE, or standard input for `-`. Throws what the system says when it cannot be read. */
 export async function openSource(file: string): Promise<Source> {
-  if (file === "-") return { stream: process.stdin, bytes: undefined };
+  if (file === "-") return { stream: rowsIn("standard input", process.stdin), bytes: undefined };
   const handle = await open(file);
   const stat = await handle.stat();
   if (stat.isDirectory()) {
     await handle.close();
     throw new Error(`${file} is a folder, not a file of rows`);
   }
+  const start = Buffer.alloc(2);
+  const isGzip = stat.isFile() && (await handle.read(start, 0, 2, 0)).bytesRead === 2 && start.equals(GZIP);
   return {
-    stream: createReadStream(file, { fd: handle, highWaterMark: 256 * 1024 }),
-    bytes: stat.isFile() ? stat.size : undefined,
+    stream: rowsIn(file, createReadStream(file, { fd: handle, start: 0, highWaterMark: 256 * 1024 })),
+    // Of a compressed file it is not known how many there will be.
+    bytes: stat.isFile() && !isGzip ? stat.size : undefined,
   };
+}
+
+const GZIP = Buffer.of(0x1f, 0x8b);
+
+/** The bytes of rows, unpacked where they are gzip. Throws for a file of another kind, with what to do: each of its lines would be refused. */
+async function* rowsIn(file: string, stream: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const chunks = stream[Symbol.asyncIterator]();
+  let start = Buffer.alloc(0);
+  while (start.length < START_BYTES) {
+    const next = await chunks.next();
+    if (next.done === true) break;
+    start = Buffer.concat([start, next.value]);
+  }
+  const all = (async function* () {
+    yield start;
+    yield* { [Symbol.asyncIterator]: () => chunks };
+  })();
+  if (start.subarray(0, 2).equals(GZIP)) {
+    const unpacked = createGunzip();
+    pipeline(Readable.from(all), unpacked, () => {});
+    yield* rowsIn(file, unpacked);
+    return;
+  }
+  const problem = otherFormat(start);
+  if (problem !== undefined) throw new Error(`${file} ${problem}`);
+  yield* all;
+}
+
+/** Enough to tell by what a file is. */
+const START_BYTES = 4_096;
+
+/** What a file is that is no NDJSON, and the cure; undefined where its first bytes may be a row. */
+function otherFormat(start: Buffer): string | undefined {
+  const [first, second] = start;
+  const isUtf16 = (first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff);
+  if (isUtf16 || (start.length > 1 && (first === 0) !== (second === 0)))
+    return "is UTF-16: write it as UTF-8 (in Windows PowerShell with Out-File -Encoding utf8, not with >)";
+  const text = start
+    .toString("utf8")
+    .replace(/^\ufeff/, "")
+    .trimStart();
+  if (text.startsWith("[")) return "is one JSON array: write an object a line, as jq -c '.[]' does";
+  const [line = ""] = text.split("\n", 1);
+  if (/^[^{}"]*("[^"]*")?[^{}"]*[,;\t]/.test(line) && !/[{}]/.test(line))
+    return "looks like CSV: write a JSON object a line, with the names of the columns as keys";
+  return undefined;
 }
 
 export async function* linesOf(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Line> {
@@ -106,10 +157,6 @@ export function objectOf(text: string | DomainError): JsonObject {
     throw new DomainError("VALIDATION_ERROR", "A key is given twice in one object of the line");
   }
   return value;
-}
-
-export function isObject(value: unknown): value is JsonObject {
-  return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
 /** A member that must be a string, if it is there. */

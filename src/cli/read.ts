@@ -12,6 +12,7 @@ import {
   EventTypeSchema,
 } from "../../clients/typescript/index.ts";
 import { ConfigError } from "../config.ts";
+import { parseUuid } from "../domain/text.ts";
 import { CALL } from "./connection.ts";
 
 /** Undefined when no option names an entity. Throws ConfigError when several do. */
@@ -26,6 +27,12 @@ export function lookupOf(options: { id?: string; externalId?: string; taxId?: st
   if (given.length > 1) throw new ConfigError("give only one of --id, --external-id, --tax-id");
   const [by] = given;
   return by && create(EntityLookupSchema, { by: { case: by.case, value: by.value ?? "" } });
+}
+
+/** For `get customer-1`: what it may have been meant for. */
+export function bareValue(command: string, value: string): ConfigError {
+  const option = parseUuid(value) === null ? "--external-id" : "--id";
+  return new ConfigError(`${command} takes no bare value: did you mean ${option} ${value}?`);
 }
 
 export async function printEntity(client: EntityClient, lookup: EntityLookup): Promise<void> {

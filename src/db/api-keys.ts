@@ -1,6 +1,8 @@
 // API keys: a secret is shown once and stored as its SHA-256, which is enough for 256 random bits.
 import { createHash, randomBytes } from "node:crypto";
 import { LockMode } from "@mikro-orm/core";
+import { changedValues } from "../domain/administration.ts";
+import { insertAdministrationEvent } from "./administration.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { ApiKeyRow, OrganizationRow } from "./schema.ts";
 import { toReason } from "./transaction.ts";
@@ -27,29 +29,34 @@ export const newSecret = (): string => `es_${randomBytes(32).toString("base64url
 
 export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
 
-/** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations. */
+/** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations, beside the pool. */
 export async function findApiKey(
   orm: Orm,
   secret: string,
 ): Promise<{ organizationId: string; apiKeyId: string; scopes: ReadonlySet<string> } | null> {
   try {
-    const [key] = await orm.em
-      .fork()
-      .execute<{ organization_id: string; id: string; scopes: string[] }[]>("select * from find_api_key($1)", [
-        digestOf(secret),
-      ]);
+    const { rows } = await orm.aside.query<{ organization_id: string; id: string; scopes: string[] }>(
+      "select * from find_api_key($1)",
+      [digestOf(secret)],
+    );
+    const [key] = rows;
     if (key === undefined) return null;
     return { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 
 /**
- * Makes sure of the organization `default` and of a key that can do everything: `wanted` where it is given,
- * else a new one when the database has none. Returns the secret that it made, if it made one.
+ * Makes sure of the organization `default` and of a key that can do everything: `wanted` where it is given, else a new
+ * one when the database has none. A new one is committed only after `keep` has taken its secret: where that fails
+ * nothing is left behind, and the next start makes one. Returns the secret that it made, if it made one.
  */
-export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<string | undefined> {
+export async function bootstrap(
+  orm: Orm,
+  wanted: string | undefined,
+  keep: (secret: string) => Promise<void>,
+): Promise<string | undefined> {
   const em = forOrganization(orm, DEFAULT_ORGANIZATION_ID);
   return em.transactional(async (tx) => {
     await tx.execute(
@@ -67,15 +74,17 @@ export async function bootstrap(orm: Orm, wanted: string | undefined): Promise<s
     const there = await tx.count(ApiKeyRow, digest === undefined ? {} : { digest });
     if (there > 0) return undefined;
     const secret = wanted ?? newSecret();
-    tx.persist(
-      tx.create(ApiKeyRow, {
-        organizationId: DEFAULT_ORGANIZATION_ID,
-        id: newId(),
-        digest: digestOf(secret),
-        displayName: "bootstrap",
-        scopes: [...SCOPES],
-      } as never),
-    );
-    return wanted === undefined ? secret : undefined;
+    const key = { id: newId(), displayName: "bootstrap", scopes: [...SCOPES] };
+    const row = { organizationId: DEFAULT_ORGANIZATION_ID, digest: digestOf(secret), ...key };
+    await tx.persist(tx.create(ApiKeyRow, row as never)).flush();
+    await insertAdministrationEvent(tx, DEFAULT_ORGANIZATION_ID, {
+      ...{ type: "API_KEY_CREATED", subjectId: key.id },
+      ...{ actor: key.id, principal: key.id, source: "start" },
+      ...{ requestId: undefined, callId: undefined, peer: undefined },
+      ...changedValues({}, { displayName: key.displayName, scopes: key.scopes }),
+    });
+    if (wanted !== undefined) return undefined;
+    await keep(secret);
+    return secret;
   });
 }

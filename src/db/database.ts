@@ -1,8 +1,11 @@
 // The database that the service uses: the embedded server, or the one of DATABASE_URL; migrated, with a
 // pool of the run-time role.
 import pg from "pg";
+import { clientConfig, type DatabaseAddress, userOf } from "./address.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
-import { createOrm, type DatabaseAddress, migrate, type Orm, RUNTIME_ROLE } from "./orm.ts";
+import { ASIDE_CONNECTIONS, createOrm, migrate, type Orm } from "./orm.ts";
+import { probe } from "./probe.ts";
+import { RUNTIME_ROLE } from "./roles.ts";
 
 const EMBEDDED_DATABASE = "entity_service";
 /** Connections of the embedded server beside those of the pools: migrations, and a pool whose process has just died. */
@@ -28,14 +31,16 @@ export interface DatabaseConfig {
   poolSize: number;
   statementTimeoutMs: number;
   lockTimeoutMs: number;
+  /** Set where the log of all organizations is published. */
+  nats?: object | undefined;
 }
 
 /** Starts the embedded server where there is no DATABASE_URL, and brings the schema up to date. */
 export async function openDatabase(config: DatabaseConfig, log: (line: string) => void): Promise<OpenedDatabase> {
   const embedded = config.databaseUrl === undefined ? await startEmbedded(config, log) : undefined;
   try {
-    const { owner, runtime } = embedded === undefined ? addressesOf(config) : await addressesIn(embedded);
-    const ran = await migrate(owner, await userOf(runtime));
+    const { owner, runtime } = embedded === undefined ? await probedAddresses(config) : await addressesIn(embedded);
+    const ran = await migrate(owner, { ...migrationOf(config, runtime), log });
     if (embedded !== undefined) await allowLogin(owner);
     if (ran.length > 0) log(`migrated: ${ran.join(", ")}`);
     const orm = createOrm(runtime, config);
@@ -56,7 +61,7 @@ export async function openDatabase(config: DatabaseConfig, log: (line: string) =
 
 /** The server has room for the pools of all processes. */
 function startEmbedded(config: DatabaseConfig, log: (line: string) => void): Promise<EmbeddedPostgres> {
-  const connections = Math.max(100, config.workers * config.poolSize + SPARE_CONNECTIONS);
+  const connections = Math.max(100, config.workers * (config.poolSize + ASIDE_CONNECTIONS) + SPARE_CONNECTIONS);
   return startEmbeddedPostgres({
     directory: config.dataDir,
     settings: { max_connections: String(connections) },
@@ -78,14 +83,28 @@ export async function migrateOnly(config: DatabaseConfig, log: (line: string) =>
     await allowLogin(owner);
     return ran;
   }
-  const { owner, runtime } = addressesOf(config);
-  return migrate(owner, await userOf(runtime));
+  const { owner, runtime } = await probedAddresses(config);
+  return migrate(owner, { ...migrationOf(config, runtime), log });
 }
 
-function addressesOf(config: DatabaseConfig): { owner: DatabaseAddress; runtime: DatabaseAddress } {
-  const url = config.databaseUrl as string;
-  return { owner: { url: config.migrationDatabaseUrl ?? url }, runtime: { url } };
+/** Each is asked before anything is done: what it says names the variable that has to be changed. */
+async function probedAddresses({
+  databaseUrl,
+  migrationDatabaseUrl,
+}: DatabaseConfig): Promise<{ owner: DatabaseAddress; runtime: DatabaseAddress }> {
+  const runtime = { url: databaseUrl as string };
+  await probe("DATABASE_URL", runtime);
+  if (migrationDatabaseUrl === undefined) return { owner: runtime, runtime };
+  const owner = { url: migrationDatabaseUrl };
+  await probe("MIGRATION_DATABASE_URL", owner);
+  return { owner, runtime };
 }
+
+const migrationOf = ({ nats }: DatabaseConfig, runtime: DatabaseAddress) => ({
+  // On the embedded server the service logs in as the run-time role.
+  runtimeUser: "url" in runtime ? userOf(runtime) : undefined,
+  publishes: nats !== undefined,
+});
 
 async function addressesIn(embedded: EmbeddedPostgres): Promise<{ owner: DatabaseAddress; runtime: DatabaseAddress }> {
   const server = { host: embedded.socketDir, port: embedded.port };
@@ -104,14 +123,8 @@ async function allowLogin(owner: DatabaseAddress): Promise<void> {
   await client.query(`alter role ${RUNTIME_ROLE} login`);
 }
 
-async function userOf(address: DatabaseAddress): Promise<string | undefined> {
-  if (!("url" in address)) return undefined;
-  const user = decodeURIComponent(new URL(address.url).username);
-  return user === "" ? undefined : user;
-}
-
 async function connect(address: DatabaseAddress): Promise<pg.Client & AsyncDisposable> {
-  const client = new pg.Client("url" in address ? { connectionString: address.url } : address);
+  const client = new pg.Client(clientConfig(address));
   await client.connect();
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
 }

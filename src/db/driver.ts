@@ -15,10 +15,23 @@ import { PostgreSqlConnection, PostgreSqlDriver } from "@mikro-orm/postgresql";
 import { NativeQueryBuilder } from "@mikro-orm/sql";
 import { CompiledQuery, type Kysely } from "kysely";
 import pg from "pg";
+import { isPlanChange, meaningOf, serverErrorOf } from "./sqlstate.ts";
 
 /** COMMIT was sent and its answer is lost: the transaction is there or it is not. */
 export class CommitUnknownError extends Error {
   override readonly name = "CommitUnknownError";
+}
+
+export const NO_CONNECTION = "NO_CONNECTION";
+
+/** A connection could not be made, or not be made what it has to be. Told by its code, which MikroORM's errors copy. */
+export class NoConnectionError extends Error {
+  override readonly name = "NoConnectionError";
+  readonly code = NO_CONNECTION;
+
+  constructor(cause: unknown) {
+    super("no connection to the database", { cause });
+  }
 }
 
 const MAX_NAMED_STATEMENTS = 500;
@@ -26,11 +39,7 @@ const MAX_NAMED_STATEMENTS = 500;
 const TEXT_ARRAY = 1009 as Parameters<pg.Client["getTypeParser"]>[0];
 /** Nothing in it is quoted, empty, null or an array of its own. */
 const PLAIN_ARRAY = /^\{(?!\w*NULL)[\w.:-]+(?:,(?!\w*NULL)[\w.:-]+)*\}$/i;
-const SQLSTATE = /^[0-9A-Z]{5}$/;
-/** Class 08 and 57P0x: the connection ended, which at a COMMIT says nothing of its outcome. */
-const CONNECTION_ENDED = /^(08|57P0)/;
-/** The result type of a cached plan changed, after a migration: safe to try again, nothing was done. */
-export const CACHED_PLAN_CHANGED = "0A000";
+/** What a transaction answers to everything after an error. */
 const IN_FAILED_TRANSACTION = "25P02";
 
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
@@ -96,6 +105,13 @@ export class NamedStatementClient extends pg.Client {
     this.setTypeParser(TEXT_ARRAY, (text) => (PLAIN_ARRAY.test(text) ? text.slice(1, -1).split(",") : parse(text)));
   }
 
+  // The pool uses the callback form.
+  // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg.Client.connect cannot be restated by a subclass
+  override connect(callback?: (...args: any[]) => void): any {
+    if (callback === undefined) return super.connect();
+    return super.connect((error: Error | null) => callback(error ? new NoConnectionError(error) : null));
+  }
+
   // The callback and submittable forms of pg pass through untouched; Kysely uses the promise form.
   // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg.Client.query cannot be restated by a subclass
   override query(...args: any[]): any {
@@ -104,12 +120,19 @@ export class NamedStatementClient extends pg.Client {
     if (text === "begin" || text.startsWith("start transaction")) return this.#begin(text);
     if (text === "rollback") return this.#rollback();
     return this.send(text, values).catch((error: unknown) => {
-      if ((error as pg.DatabaseError).code !== CACHED_PLAN_CHANGED) throw error;
+      if (!isPlanChange(error)) throw this.#leaveIfUnfit(error);
       // Within a transaction this fails like everything after an error: whoever began it begins it again.
       return this.send(text, values).catch((second: unknown) => {
-        throw (second as pg.DatabaseError).code === IN_FAILED_TRANSACTION ? error : second;
+        throw (second as pg.DatabaseError).code === IN_FAILED_TRANSACTION ? error : this.#leaveIfUnfit(second);
       });
     });
+  }
+
+  /** Kysely gives its connections back whatever happened on them: one that must not be used again ends itself. */
+  #leaveIfUnfit(error: unknown): unknown {
+    const found = serverErrorOf(error);
+    if (found !== undefined && meaningOf(found).connection !== "keep") this.end().catch(() => {});
+    return error;
   }
 
   /**
@@ -151,7 +174,7 @@ export class NamedStatementClient extends pg.Client {
     try {
       return await send(this.#nameOf(text));
     } catch (error) {
-      if ((error as pg.DatabaseError).code === CACHED_PLAN_CHANGED) {
+      if (isPlanChange(error)) {
         this.#names.clear();
         this.#generation++;
       }
@@ -196,8 +219,8 @@ export class NamedStatementClient extends pg.Client {
     try {
       result = await super.query("commit");
     } catch (error) {
-      const code = (error as pg.DatabaseError).code;
-      if (code !== undefined && SQLSTATE.test(code) && !CONNECTION_ENDED.test(code)) throw error;
+      const found = serverErrorOf(error);
+      if (found !== undefined && meaningOf(found).connection !== "ended") throw error;
       throw new CommitUnknownError("the connection was lost during the commit", { cause: error });
     }
     // A COMMIT of a failed transaction is answered ROLLBACK, which the driver takes for success.

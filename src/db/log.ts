@@ -6,10 +6,12 @@ import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
 import {
   COLUMNS,
   type FeedRow,
+  type LastXids,
   NO_ID,
   organizationLog,
   type Place,
   type Range,
+  readEnded,
   readHead,
   type Source,
   toRow,
@@ -24,6 +26,12 @@ const SCAN_ROWS = 500;
 /** The years 1 to 9999. */
 const FIRST_TIME = -62_135_596_800_000_000n;
 const LAST_TIME = 253_402_300_799_999_999n;
+
+const LAST_XIDS: LastXids = {
+  present: "last_log_xid(f.number, '18446744073709551615', 'infinity')",
+  ended: "last_log_xid(s.number, s.next_xid, s.next_started_at)",
+  values: [],
+};
 
 interface Found {
   organizationId: string;
@@ -72,7 +80,8 @@ export function wholeLog(orm: Orm): Source {
   }
 
   return {
-    head: () => readHead(orm, DEFAULT_ORGANIZATION_ID),
+    head: () => readHead(orm, DEFAULT_ORGANIZATION_ID, LAST_XIDS),
+    ended: (start) => readEnded(orm, DEFAULT_ORGANIZATION_ID, start, LAST_XIDS),
 
     async range(range, limit) {
       // From the beginning on there are events that no transaction of this epoch has written.

@@ -1,19 +1,18 @@
 // Opens the database: the run-time connection pool under MikroORM, and the migrations of the owner role.
+import { setTimeout as sleep } from "node:timers/promises";
 import { MikroORM } from "@mikro-orm/core";
 import { Migrator } from "@mikro-orm/migrations";
 import type { EntityManager, PostgreSqlConnection } from "@mikro-orm/postgresql";
 import pg from "pg";
-import { BoundPostgreSqlDriver, NamedStatementClient } from "./driver.ts";
+import { clientConfig, type DatabaseAddress, userOf } from "./address.ts";
+import { BoundPostgreSqlDriver, NamedStatementClient, NoConnectionError } from "./driver.ts";
 import { MIGRATIONS } from "./migrations/index.ts";
+import { CANNOT_WRITE, DatabaseStartError } from "./probe.ts";
+import { letBecomeRuntimeRole, letPublish, RUNTIME_ROLE, rolesMissing } from "./roles.ts";
 import { TABLES } from "./schema.ts";
+import { isRightMissing } from "./sqlstate.ts";
 
-/** The role that every run-time statement runs as: it owns nothing and cannot bypass row level security. */
-export const RUNTIME_ROLE = "entity_service";
-
-/** Where a database is: a URL, or a socket folder with the rest. */
-export type DatabaseAddress =
-  | { url: string }
-  | { host: string; port: number; user: string; database: string; password?: string };
+export type { DatabaseAddress } from "./address.ts";
 
 export interface OrmOptions {
   poolSize: number;
@@ -21,21 +20,26 @@ export interface OrmOptions {
   lockTimeoutMs: number;
 }
 
-export type Orm = MikroORM<BoundPostgreSqlDriver>;
+export type Orm = MikroORM<BoundPostgreSqlDriver> & {
+  /** Connections beside the pool, for what must not wait behind calls: the lookup of keys, and readiness. */
+  aside: pg.Pool;
+};
 
+/** Connections of `aside`: two lookups of unknown keys at once, one of known ones, and the look for readiness. */
+export const ASIDE_CONNECTIONS = 4;
+
+/** For MikroORM, which passes over the folder of a socket and the settings of TLS in a URL: pg itself reads it as a whole. */
 const connection = (address: DatabaseAddress) =>
   "url" in address
-    ? { clientUrl: address.url }
+    ? { clientUrl: address.url, driverOptions: clientConfig(address) }
     : {
         host: address.host,
         port: address.port,
         user: address.user,
         dbName: address.database,
         password: address.password ?? "",
+        driverOptions: {},
       };
-
-/** Read by pg as a whole: MikroORM alone would pass over the folder of a socket and the settings of TLS. */
-const urlOf = (address: DatabaseAddress) => ("url" in address ? { connectionString: address.url } : {});
 
 /** The pool of run-time connections, each under RUNTIME_ROLE, with its limits of time. Connects lazily. */
 export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
@@ -49,12 +53,32 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     role: RUNTIME_ROLE,
   };
   const names = Object.keys(settings);
-  const applySettings = `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")}`;
-  return new MikroORM({
-    ...connection(address),
+  // And is it the primary? A standby never enters the pool: a primary does not become one under its connections.
+  const applySettings = `select ${names.map((_, i) => `set_config($${2 * i + 1}, $${2 * i + 2}, false)`).join(", ")},
+    ${CANNOT_WRITE} as cannot_write`;
+  const aside = new pg.Pool({
+    ...clientConfig(address),
+    max: ASIDE_CONNECTIONS,
+    connectionTimeoutMillis: 2_000,
+    idleTimeoutMillis: 60_000,
+    maxLifetimeSeconds: 1_800,
+    query_timeout: options.statementTimeoutMs + 1_000,
+    application_name: "entity-service",
+    onConnect: async (client: pg.ClientBase) => {
+      await client.query(
+        applySettings,
+        names.flatMap((name) => [name, settings[name]]),
+      );
+    },
+  });
+  // Of a connection that breaks while nobody uses it; the next query opens another.
+  aside.on("error", () => {});
+  const { driverOptions, ...where } = connection(address);
+  const orm = new MikroORM({
+    ...where,
     driver: BoundPostgreSqlDriver,
     driverOptions: {
-      ...urlOf(address),
+      ...driverOptions,
       Client: NamedStatementClient,
       max: options.poolSize,
       connectionTimeoutMillis: 2_000,
@@ -67,13 +91,18 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       pipeline: true,
       // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
       onConnect: async (client: NamedStatementClient) => {
-        await Promise.all([
-          client.query(
-            applySettings,
-            names.flatMap((name) => [name, settings[name]]),
-          ),
-          client.prepareOrganization(),
-        ]);
+        try {
+          const [{ rows }] = await Promise.all([
+            client.query(
+              applySettings,
+              names.flatMap((name) => [name, settings[name]]),
+            ),
+            client.prepareOrganization(),
+          ]);
+          if (rows[0].cannot_write) throw new Error("the database cannot be written: a standby, or made read-only");
+        } catch (cause) {
+          throw new NoConnectionError(cause);
+        }
       },
     },
     entities: TABLES,
@@ -84,7 +113,15 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     debug: false,
     // The service logs once, at its edge; MikroORM's own lines would carry SQL.
     logger: () => {},
-  } as never) as unknown as Orm;
+  } as never) as unknown as MikroORM<BoundPostgreSqlDriver>;
+  const close = orm.close.bind(orm);
+  return Object.assign(orm, {
+    aside,
+    async close(force?: boolean) {
+      if (!aside.ended) await aside.end();
+      await close(force);
+    },
+  });
 }
 
 /** An entity manager whose every transaction sees one organization alone. */
@@ -103,18 +140,32 @@ export function poolOf(
 
 /** Arbitrary, the same in every process: whoever migrates holds this advisory lock. */
 const MIGRATION_LOCK = 7_216_354_871;
+const LOCK_RETRY_MS = 200;
+const LOCK_LINE_MS = 10_000;
+
+export interface MigrateOptions {
+  /** Who is to run the service, where it is another than the owner or the owner itself. */
+  runtimeUser?: string | undefined;
+  /** The log of all organizations is published: the run-time role may read it. */
+  publishes?: boolean;
+  /** For another process that migrates, in milliseconds. */
+  waitMs?: number;
+  log?: (line: string) => void;
+}
 
 /**
- * Brings the database up to date as its owner, one process at a time, and lets `runtimeUser` (where it is
- * another) become the run-time role. Returns the names of the migrations that ran.
+ * Brings the database up to date as its owner, one process at a time, and lets `runtimeUser` become the run-time role.
+ * Returns the names of the migrations that ran. Throws DatabaseStartError where a right is missing, or the lock.
  */
-export async function migrate(owner: DatabaseAddress, runtimeUser?: string): Promise<string[]> {
-  const lock = new pg.Client("url" in owner ? { connectionString: owner.url } : owner);
+export async function migrate(owner: DatabaseAddress, options: MigrateOptions = {}): Promise<string[]> {
+  const { runtimeUser, publishes = false, waitMs = 300_000, log = () => {} } = options;
+  const lock = new pg.Client(clientConfig(owner));
   await lock.connect();
+  const { driverOptions, ...where } = connection(owner);
   const orm = new MikroORM({
-    ...connection(owner),
+    ...where,
     driver: BoundPostgreSqlDriver,
-    driverOptions: { ...urlOf(owner), max: 2 },
+    driverOptions: { ...driverOptions, max: 2 },
     entities: TABLES,
     extensions: [Migrator],
     ensureDatabase: false,
@@ -123,48 +174,60 @@ export async function migrate(owner: DatabaseAddress, runtimeUser?: string): Pro
     migrations: { tableName: "schema_migration", migrationsList: MIGRATIONS, snapshot: false, silent: true },
   } as never) as unknown as MikroORM;
   try {
-    await lock.query("select pg_advisory_lock($1)", [MIGRATION_LOCK]);
+    await takeMigrationLock(lock, waitMs, log);
     const ran = await orm.migrator.up();
     if (runtimeUser !== undefined) await letBecomeRuntimeRole(lock, runtimeUser);
+    if (publishes) await letPublish(lock);
+    await lock.query("select pg_advisory_unlock($1)", [MIGRATION_LOCK]);
     return ran.map((migration) => migration.name);
+  } catch (error) {
+    if (error instanceof DatabaseStartError || !isRightMissing(error)) throw error;
+    throw new DatabaseStartError(rolesMissing(userOf(owner) ?? "that owns the tables"), { cause: error });
   } finally {
     await orm.close(true);
     await lock.end();
   }
 }
 
-/** The migrations that the database has not yet had. Reads as the run-time role. */
-export async function pendingMigrations(em: EntityManager): Promise<string[]> {
-  const rows = await em.execute<{ name: string }[]>("select name from schema_migration where name = any($1)", [
+/** Never waits in silence: whoever holds it may be a process that hangs, or a pooler that kept its session. */
+async function takeMigrationLock(client: pg.Client, waitMs: number, log: (line: string) => void): Promise<void> {
+  const from = performance.now();
+  let nextLine = 0;
+  for (;;) {
+    const { rows } = await client.query("select pg_try_advisory_lock($1) as taken", [MIGRATION_LOCK]);
+    if (rows[0].taken) return;
+    const waited = performance.now() - from;
+    if (waited >= waitMs) {
+      const { rows: holders } = await client.query(
+        `select l.pid, a.application_name as name, host(a.client_addr) as host from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+         where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+           and l.database = (select oid from pg_database where datname = current_database())
+           and l.classid::bigint << 32 | l.objid::bigint = $1`,
+        [MIGRATION_LOCK],
+      );
+      throw new DatabaseStartError(
+        `another process has been migrating this database for ${Math.round(waited / 1_000)} s, PostgreSQL's process ${holders.map(({ pid }) => pid).join(", ")}: start again when it has ended, or end it with select pg_terminate_backend(pid)`,
+      );
+    }
+    if (waited >= nextLine) {
+      log("waits for another process that is migrating the database");
+      nextLine += LOCK_LINE_MS;
+    }
+    await sleep(LOCK_RETRY_MS);
+  }
+}
+
+/** Whether the database can be written and has every migration: then it can be served. Asked beside the pool. */
+export async function isServable(orm: Orm): Promise<boolean> {
+  const { rows } = await orm.aside.query(`select ${CANNOT_WRITE} as cannot_write`);
+  return rows[0]?.cannot_write === false && (await pendingMigrations(orm)).length === 0;
+}
+
+/** The migrations that the database has not yet had. Reads as the run-time role, beside the pool. */
+export async function pendingMigrations({ aside }: Orm): Promise<string[]> {
+  const { rows } = await aside.query("select name from schema_migration where name = any($1)", [
     MIGRATIONS.map((migration) => migration.name),
   ]);
   const done = new Set(rows.map((row) => row.name));
   return MIGRATIONS.map((migration) => migration.name).filter((name) => !done.has(name));
-}
-
-async function letBecomeRuntimeRole(client: pg.Client, user: string): Promise<void> {
-  const { rows } = await client.query(
-    "select pg_has_role($1, $2, 'member') as member from pg_roles where rolname = $1",
-    [user, RUNTIME_ROLE],
-  );
-  if (rows[0]?.member === false) {
-    await client.query(`grant ${RUNTIME_ROLE} to ${pg.escapeIdentifier(user)}`);
-  }
-}
-
-/** Throws when the run-time role could see or change what it must not, or when commits would not be durable. */
-export async function assertSafeRole(em: EntityManager): Promise<void> {
-  const [row] = await em.execute<
-    { user: string; superuser: boolean; bypass: boolean; owns: boolean; commit: string }[]
-  >(
-    `select current_user as "user", r.rolsuper as superuser, r.rolbypassrls as bypass,
-            exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                    where c.relowner = r.oid and n.nspname = 'public') as owns,
-            current_setting('synchronous_commit') as commit
-     from pg_roles r where r.rolname = current_user`,
-  );
-  if (row === undefined || row.superuser || row.bypass || row.owns) {
-    throw new Error(`the run-time role must not own tables nor bypass row level security: connect as ${RUNTIME_ROLE}`);
-  }
-  if (row.commit === "off") throw new Error("synchronous_commit is off: acknowledged writes could be lost");
 }

@@ -1,13 +1,17 @@
 // Reads that meet join: lookups that arrive while a read of their organization is under way wait for the
 // next one and share its statement. An idle reader goes at once, a busy one makes one round trip for many.
+import { overloaded } from "../domain/errors.ts";
 import { type Lookup, lookupKeys } from "../domain/lookup.ts";
 import type { Orm } from "./orm.ts";
 import { type FoundEntities, findEntities, type Keys } from "./queries.ts";
 import { readStatements } from "./transaction.ts";
 
 export interface Reader {
-  /** What answers to the lookups, of one moment; more may be in it, of other callers of the organization. */
-  find(organizationId: string, lookups: readonly Lookup[]): Promise<FoundEntities>;
+  /**
+   * What answers to the lookups, of one moment; more may be in it, of other callers of the organization. Rejects with
+   * OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn.
+   */
+  find(organizationId: string, lookups: readonly Lookup[], signal?: AbortSignal): Promise<FoundEntities>;
 }
 
 /** Reads of one organization at a time; two, so that one is on its way while the other is decoded. */
@@ -15,8 +19,12 @@ const READS_PER_ORGANIZATION = 2;
 /** Keys of one statement, about; the rest waits for the next. */
 const MAX_KEYS = 1_000;
 
+/** Reads of one organization that wait. */
+const MAX_WAITING = 1_000;
+
 interface Waiting {
   lookups: readonly Lookup[];
+  signal: AbortSignal | undefined;
   resolve: (found: FoundEntities) => void;
   reject: (error: unknown) => void;
 }
@@ -31,10 +39,15 @@ export function createReader(orm: Orm): Reader {
       let count = 0;
       while (queue.waiting.length > 0 && (count === 0 || count + (queue.waiting[0]?.lookups.length ?? 0) <= MAX_KEYS)) {
         const next = queue.waiting.shift() as Waiting;
+        if (next.signal?.aborted) {
+          next.reject(next.signal.reason);
+          continue;
+        }
         for (const lookup of next.lookups) lookupKeys(lookup, keys);
         count += next.lookups.length;
         joined.push(next);
       }
+      if (joined.length === 0) continue;
       try {
         const found = await readStatements(orm, organizationId, (db) => findEntities(db, organizationId, unique(keys)));
         for (const { resolve } of joined) resolve(found);
@@ -47,14 +60,24 @@ export function createReader(orm: Orm): Reader {
   }
 
   return {
-    find(organizationId, lookups) {
+    find(organizationId, lookups, signal) {
       let queue = queues.get(organizationId);
       if (queue === undefined) {
         queue = { waiting: [], running: 0 };
         queues.set(organizationId, queue);
       }
       const { waiting } = queue;
-      const found = new Promise<FoundEntities>((resolve, reject) => waiting.push({ lookups, resolve, reject }));
+      if (waiting.length >= MAX_WAITING) {
+        queue.waiting = waiting.filter((one) => {
+          if (one.signal?.aborted) one.reject(one.signal.reason);
+          return !one.signal?.aborted;
+        });
+        if (queue.waiting.length >= MAX_WAITING) {
+          return Promise.reject(overloaded("Too many reads of the organization wait"));
+        }
+      }
+      const into = queue.waiting;
+      const found = new Promise<FoundEntities>((resolve, reject) => into.push({ lookups, signal, resolve, reject }));
       if (queue.running < READS_PER_ORGANIZATION) {
         queue.running += 1;
         const starting = queue;

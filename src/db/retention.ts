@@ -81,7 +81,7 @@ export function startPruner(orm: Orm, options: PrunerOptions): AsyncDisposable {
         try {
           await prune(one);
         } catch (error) {
-          const reason = toReason(error);
+          const reason = toReason(error, "write");
           log.warn(
             { reason: reason instanceof DomainError ? reason.reason : "INTERNAL", code: sqlState(error) },
             `could not prune ${one.what}`,

@@ -242,6 +242,27 @@ export const WebhookDeliveryRow = defineEntity({
   },
 });
 
+/** Written and read by the statements of administration.ts. */
+export const AdministrationEventRow = defineEntity({
+  name: "AdministrationEventRow",
+  tableName: "administration_event",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    type: code(),
+    subjectId: p.uuid(),
+    previousValues: p.json(),
+    newValues: p.json(),
+    actor: p.text(),
+    principal: p.uuid(),
+    source: p.text(),
+    requestId: p.uuid().nullable(),
+    callId: p.uuid().nullable(),
+    peer: p.text().nullable(),
+    recordedAt: instant().defaultRaw("clock_timestamp()"),
+  },
+});
+
 /** Every table of the service. */
 export const TABLES = [
   OrganizationRow,
@@ -255,4 +276,5 @@ export const TABLES = [
   RequestRecordRow,
   WebhookEndpointRow,
   WebhookDeliveryRow,
+  AdministrationEventRow,
 ];

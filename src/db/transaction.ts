@@ -2,13 +2,12 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { CACHED_PLAN_CHANGED, CommitUnknownError, SET_ORGANIZATION } from "./driver.ts";
+import { CommitUnknownError, NO_CONNECTION, SET_ORGANIZATION } from "./driver.ts";
 import { forOrganization, type Orm, poolOf } from "./orm.ts";
 import type { Pipeline, Statements } from "./queries.ts";
+import { ENDED, IN_DOUBT, type Meaning, meaningOf, PLAN_CHANGED, serverErrorOf } from "./sqlstate.ts";
 
 const MAX_ATTEMPTS = 4;
-/** Thrown by PostgreSQL at one of two transactions that cannot both be: run it again. */
-const SERIALIZATION = new Set(["40001", "40P01"]);
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
 const MAX_PLAN_CHANGES = 20;
 
@@ -37,8 +36,17 @@ export interface TransactionOptions {
   /** Do everything, deferred constraints included, then roll back. */
   validateOnly?: boolean;
   /** Ended: no further attempt. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
+  /** How long the caller has waited for its turn, in milliseconds: it waits for locks for so much less. */
+  waitedMs?: number | undefined;
 }
+
+/** A turn that came within this took nothing off the time for locks that is worth a statement. */
+const SOON_MS = 100;
+/** In milliseconds, whatever was waited before: rows that are free then are taken. */
+const LEAST_LOCK_MS = 50;
+const SHORTEN_LOCK_TIMEOUT = `select set_config('lock_timeout', greatest(setting::int - $1, ${LEAST_LOCK_MS})::text, true)
+  from pg_settings where name = 'lock_timeout'`;
 
 /**
  * Runs `work` as a MikroORM unit of work that sees `organizationId` alone. READ COMMITTED; a deadlock or a
@@ -49,11 +57,12 @@ export async function transaction<T>(
   orm: Orm,
   organizationId: string,
   work: (em: EntityManager) => Promise<T>,
-  { validateOnly = false, signal }: TransactionOptions = {},
+  { validateOnly = false, signal, waitedMs = 0 }: TransactionOptions = {},
 ): Promise<T> {
-  return attempts(signal, async () => {
+  return attempts("write", signal, async () => {
     try {
       return await forOrganization(orm, organizationId).transactional(async (em) => {
+        if (waitedMs > SOON_MS) await em.execute(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
         const value = await work(em as EntityManager);
         if (!validateOnly) return value;
         await em.execute("set constraints all immediate");
@@ -75,10 +84,10 @@ export async function pipelined<T>(
   orm: Orm,
   organizationId: string,
   work: (pipeline: Pipeline) => Promise<T>,
-  { validateOnly = false, signal }: TransactionOptions = {},
+  { validateOnly = false, signal, waitedMs = 0 }: TransactionOptions = {},
 ): Promise<T> {
   const pool = await poolOf(orm);
-  return attempts(signal, async () => {
+  return attempts("write", signal, async () => {
     const client = await pool.connect();
     let broken = true;
     const sent: Promise<unknown>[] = [];
@@ -90,9 +99,11 @@ export async function pipelined<T>(
       return result;
     };
     try {
-      // Not plain "begin", which the driver treats as Kysely's.
-      void send("begin read write");
+      // Not plain "begin", which the driver treats as Kysely's; nor "read write", which would overrule an administrator
+      // who made the database read-only.
+      void send("begin isolation level read committed");
       void send(SET_ORGANIZATION.text, [organizationId]);
+      if (waitedMs > SOON_MS) void send(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
       const value = await work({
         execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
         send: (text, values) => void send(text, values),
@@ -116,12 +127,12 @@ export async function pipelined<T>(
   });
 }
 
-/** The server refused a statement: the transaction is definitely not committed, and the connection lives. */
+/** The server refused a statement: the transaction is definitely not committed, and the connection can be used again. */
 function isStatementError(error: unknown): boolean {
-  const code = sqlState(error);
-  return (
-    (code !== undefined && !/^(08|57P)/.test(code)) || (error instanceof Error && /not committed/.test(error.message))
-  );
+  const found = serverErrorOf(error);
+  return found === undefined
+    ? error instanceof Error && /not committed/.test(error.message)
+    : meaningOf(found).connection === "keep";
 }
 
 /**
@@ -142,7 +153,7 @@ export async function readStatements<T>(
   work: (db: Statements) => Promise<T>,
 ): Promise<T> {
   const pool = await poolOf(orm);
-  return attempts(undefined, async () => {
+  return attempts("read", undefined, async () => {
     const client = await pool.connect();
     let failure: unknown;
     try {
@@ -159,7 +170,10 @@ export async function readStatements<T>(
   });
 }
 
-async function attempts<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
+/** Whether a call only reads, or writes: the same failure means less to the one. */
+export type Access = "read" | "write";
+
+async function attempts<T>(access: Access, signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
   let count = 0;
   let planChanges = 0;
   for (;;) {
@@ -167,10 +181,13 @@ async function attempts<T>(signal: AbortSignal | undefined, attempt: () => Promi
     try {
       return await attempt();
     } catch (error) {
-      const code = sqlState(error);
-      if (code === CACHED_PLAN_CHANGED && ++planChanges <= MAX_PLAN_CHANGES) continue;
-      if (code === undefined || !SERIALIZATION.has(code)) throw toReason(error);
-      if (++count === MAX_ATTEMPTS) throw conflict(error);
+      const meaning = whatHappened(error);
+      if (meaning?.again !== true) throw toReason(error, access);
+      if (meaning === PLAN_CHANGED) {
+        if (++planChanges > MAX_PLAN_CHANGES) throw toReason(error, access);
+        continue;
+      }
+      if (++count === MAX_ATTEMPTS) throw toReason(error, access);
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 20 * 2 ** count));
     }
   }
@@ -178,67 +195,60 @@ async function attempts<T>(signal: AbortSignal | undefined, attempt: () => Promi
 
 /** Reads of one organization, outside of any write. */
 export async function read<T>(orm: Orm, organizationId: string, work: (em: EntityManager) => Promise<T>): Promise<T> {
-  for (let planChanges = 0; ; ) {
-    try {
-      return await work(forOrganization(orm, organizationId));
-    } catch (error) {
-      if (sqlState(error) === CACHED_PLAN_CHANGED && ++planChanges <= MAX_PLAN_CHANGES) continue;
-      throw toReason(error);
-    }
-  }
-}
-
-function conflict(cause: unknown): DomainError {
-  return new DomainError(
-    "WRITE_CONFLICT",
-    "Another write held the rows for too long: retry",
-    { retry_after_ms: "100" },
-    [],
-    { cause },
-  );
+  return attempts("read", undefined, () => work(forOrganization(orm, organizationId)));
 }
 
 /** The database's own code of a failure, if it is one of its. */
-export function sqlState(error: unknown): string | undefined {
-  for (let e = error; e instanceof Error; e = e.cause) {
-    const code = (e as Error & { code?: unknown }).code;
-    if (typeof code === "string" && /^[0-9A-Z]{5}$/.test(code)) return code;
-  }
-  return undefined;
-}
+export const sqlState = (error: unknown): string | undefined => serverErrorOf(error)?.code;
 
 /** What a failure of the database means to the caller. Anything unknown stays as it is and ends as INTERNAL. */
-export function toReason(error: unknown): unknown {
+export function toReason(error: unknown, access: Access): unknown {
   if (!(error instanceof Error) || error instanceof DomainError) return error;
-  for (let e: unknown = error; e instanceof Error; e = e.cause) {
-    if (e instanceof CommitUnknownError) {
+  const options = { cause: error };
+  switch (whatHappened(error)?.[access]) {
+    case "DATABASE_UNAVAILABLE":
+      return new DomainError(
+        "DATABASE_UNAVAILABLE",
+        "The database does not answer: retry",
+        { retry_after_ms: "500" },
+        [],
+        options,
+      );
+    case "COMMIT_UNKNOWN":
       return new DomainError(
         "COMMIT_UNKNOWN",
         "The connection to the database was lost during the commit: retry with the same request_id",
         {},
         [],
-        { cause: error },
+        options,
       );
-    }
+    case "WRITE_CONFLICT":
+      return new DomainError(
+        "WRITE_CONFLICT",
+        "Another write held the rows for too long: retry",
+        { retry_after_ms: "100" },
+        [],
+        options,
+      );
+    case "DEADLINE_EXCEEDED":
+      return new DomainError("DEADLINE_EXCEEDED", "The database took too long", {}, [], options);
+    case "UNIQUE":
+      return new UniqueViolation(constraintOf(error) ?? "", options);
+    default:
+      return error;
   }
-  const code = sqlState(error);
-  if (code === "23505") return new UniqueViolation(constraintOf(error) ?? "", { cause: error });
-  if (code === "55P03" || (code !== undefined && SERIALIZATION.has(code))) return conflict(error);
-  if (code === "57014") {
-    return new DomainError("DEADLINE_EXCEEDED", "The database took too long", {}, [], { cause: error });
+}
+
+/** Undefined for what is no failure of the database. */
+function whatHappened(error: unknown): Meaning | undefined {
+  for (let e = error; e instanceof Error; e = e.cause) {
+    if (e instanceof DomainError) return undefined;
+    if (e instanceof CommitUnknownError) return IN_DOUBT;
+    if ((e as Error & { code?: unknown }).code === NO_CONNECTION) return ENDED;
   }
-  if (code === undefined ? isConnectionFailure(error) : /^(08|53|57P|58)/.test(code)) {
-    return new DomainError(
-      "DATABASE_UNAVAILABLE",
-      "The database does not answer: retry",
-      { retry_after_ms: "500" },
-      [],
-      {
-        cause: error,
-      },
-    );
-  }
-  return error;
+  const found = serverErrorOf(error);
+  if (found !== undefined) return meaningOf(found);
+  return isConnectionFailure(error) ? ENDED : undefined;
 }
 
 function constraintOf(error: unknown): string | undefined {
@@ -249,9 +259,9 @@ function constraintOf(error: unknown): string | undefined {
   return undefined;
 }
 
-/** `pg` throws plain errors for these, told apart by their text alone. */
-function isConnectionFailure(error: Error): boolean {
-  for (let e: unknown = error; e instanceof Error; e = e.cause) {
+/** A connection that ended without a word of the server: `pg` throws plain errors then, told apart by their text alone. */
+function isConnectionFailure(error: unknown): boolean {
+  for (let e = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
     if (typeof code === "string" && /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|AI_AGAIN|NOENT|HOST|NET)/.test(code)) return true;
     if (

@@ -89,8 +89,18 @@ export async function writeGroup(
   commands: readonly Command[],
   options: TransactionOptions = {},
 ): Promise<Result[]> {
-  const results = await writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
+  const results = await writeGroupWaiting(orm, organizationId, commands, options);
   return results.map((result) => (result === "busy" ? { kind: "refused", error: heldByOthers() } : result));
+}
+
+/** The same, where those whose entities were held for all of that time are "busy": they may try again. */
+export function writeGroupWaiting(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+  options: TransactionOptions = {},
+): Promise<(Result | "busy")[]> {
+  return writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
 }
 
 /** The same without waiting: commands on entities that others hold are "busy", and nothing of them is done. */
@@ -109,8 +119,11 @@ async function writeCommands(
   { skipLocked, ...options }: TransactionOptions & { skipLocked: boolean },
 ): Promise<(Result | "busy")[]> {
   const results = new Array<Result | "busy">(commands.length);
+  const begun = performance.now();
   const alone = async (index: number): Promise<Result> => {
-    const result = await writeAlone(orm, organizationId, commands[index] as Command, options);
+    // One after the other they wait no longer than one would.
+    const waitedMs = (options.waitedMs ?? 0) + performance.now() - begun;
+    const result = await writeAlone(orm, organizationId, commands[index] as Command, { ...options, waitedMs });
     results[index] = result;
     return result;
   };
@@ -217,7 +230,7 @@ const isRefusal = (error: unknown): error is DomainError =>
 const isConflict = (error: unknown): error is DomainError =>
   error instanceof DomainError && error.reason === "WRITE_CONFLICT";
 
-const heldByOthers = () =>
+export const heldByOthers = () =>
   new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", { retry_after_ms: "100" });
 
 /** One by one it would be no better: the database is away, or what was sent may be there already. */

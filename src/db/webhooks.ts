@@ -109,7 +109,7 @@ export async function listWork(
       );
     return rows.map((row) => ({ organizationId: row.organization_id, endpointId: row.endpoint_id }));
   } catch (error) {
-    throw toReason(error);
+    throw toReason(error, "read");
   }
 }
 
@@ -149,6 +149,7 @@ export interface EndpointChange {
   catchUp: CatchUp | undefined;
   failures: number;
   failingSince: Instant | undefined;
+  /** Undefined: unchanged, since a replay may have lifted a pause meanwhile. */
   pausedUntil: Instant | undefined;
 }
 
@@ -165,7 +166,7 @@ export async function renewLease(
        position_xmax = coalesce($6::xid8, position_xmax), position_running = coalesce($7::xid8[], position_running),
        position_at = $8::timestamptz,
        catch_up_at = $9::timestamptz, catch_up_id = $10::uuid, catch_up_until = $11::timestamptz,
-       failures = $12::int, failing_since = $13::timestamptz, paused_until = $14::timestamptz
+       failures = $12::int, failing_since = $13::timestamptz, paused_until = coalesce($14::timestamptz, paused_until)
      where organization_id = $1 and id = $2 and lease_holder = $3
      returning ${RETURNING}`,
     [
@@ -317,7 +318,7 @@ export async function findPassed(
 ): Promise<Set<string>> {
   const rows = await db.execute<{ id: string }[]>(
     `select v.id from webhook_endpoint e
-     join feed_epoch f on f.id = e.position_epoch
+     join (select id, number from feed_epoch union all select id, number from feed_start) f on f.id = e.position_epoch
      join entity_event v on v.organization_id = $1 and v.id = any($3::uuid[])
      where e.organization_id = $1 and e.id = $2 and e.catch_up_at is null
        and (v.epoch < f.number

@@ -1,12 +1,20 @@
 // Writes that meet commit together: commands that arrive while a unit of work of their organization is
 // under way form the next one. Group commit, one level up; each keeps its own answer and its own refusal.
+import { overloaded } from "../domain/errors.ts";
 import type { Orm } from "./orm.ts";
 import { createSlots, type Slots } from "./slots.ts";
 import type { TransactionOptions } from "./transaction.ts";
-import { type Command, type Result, writeGroup, writeGroupUnlessBusy } from "./unit-of-work.ts";
+import {
+  type Command,
+  heldByOthers,
+  type Result,
+  writeGroup,
+  writeGroupUnlessBusy,
+  writeGroupWaiting,
+} from "./unit-of-work.ts";
 
 export interface Writer {
-  /** What became of the command. Rejects for failures of the service or the database, and when the signal is aborted before its turn. */
+  /** What became of the command. Rejects for failures of the service or the database, with OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn. */
   write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Answered>;
 }
 
@@ -16,9 +24,24 @@ export type Answered = Exclude<Result, { kind: "failed" }>;
 /** Groups of one organization at a time: one decides while the other commits. */
 const GROUPS_PER_ORGANIZATION = 2;
 const MAX_GROUP = 128;
+/** Commands of one organization that wait. */
+const MAX_WAITING = 1_000;
+
+export interface WriterOptions {
+  /** Bounds the rehearsals, which run alone and may wait for locks. */
+  slots?: Slots;
+  /** Bounds the groups that wait for locks. */
+  busySlots?: Slots;
+  /** For how long a command waits for entities that others hold: that of the database session. */
+  lockTimeoutMs?: number;
+  /** Called after each transaction that may have written. */
+  committed?: (organizationId: string) => void;
+}
 
 interface Waiting {
   command: Command;
+  /** performance.now() when it came. */
+  since: number;
   resolve: (result: Answered) => void;
   reject: (error: unknown) => void;
 }
@@ -31,12 +54,8 @@ interface Queue {
   isWaiting: boolean;
 }
 
-/** `slots` bounds the rehearsals, which run alone; `committed` is called after each transaction that may have written. */
-export function createWriter(
-  orm: Orm,
-  slots: Slots = createSlots(1),
-  committed: (organizationId: string) => void = () => {},
-): Writer {
+export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
+  const { slots = createSlots(1), busySlots = createSlots(1), lockTimeoutMs = 2_000, committed = () => {} } = options;
   const queues = new Map<string, Queue>();
 
   async function run(organizationId: string, queue: Queue): Promise<void> {
@@ -54,10 +73,23 @@ export function createWriter(
     forget(organizationId, queue);
   }
 
-  /** One group of an organization waits for locks at a time, with one connection, however many there are. */
+  /**
+   * One group of an organization waits for locks at a time, with one connection, however many there are. It waits for
+   * no longer than its oldest command may; those that came later wait on with the next group.
+   */
   async function runBusy(organizationId: string, queue: Queue): Promise<void> {
     while (queue.busy.length > 0) {
-      await together(queue.busy.splice(0, MAX_GROUP), (commands) => writeGroup(orm, organizationId, commands));
+      await busySlots(organizationId, async () => {
+        const group = queue.busy.splice(0, MAX_GROUP);
+        const oldest = Math.min(...group.map(({ since }) => since));
+        const busy = await together(group, (commands) =>
+          writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
+        );
+        for (const one of busy) {
+          if (performance.now() - one.since < lockTimeoutMs) queue.busy.push(one);
+          else one.resolve({ kind: "refused", error: heldByOthers() });
+        }
+      });
       committed(organizationId);
     }
     queue.isWaiting = false;
@@ -73,7 +105,10 @@ export function createWriter(
       // Past its deadline a call is in no group. Once in one, its caller may leave, the group goes on.
       const command = { ...given, signal: options.signal };
       if (options.validateOnly) {
-        const [result] = await slots(() => writeGroup(orm, organizationId, [command], options));
+        const since = performance.now();
+        const rehearse = () =>
+          writeGroup(orm, organizationId, [command], { ...options, waitedMs: performance.now() - since });
+        const [result] = await slots(organizationId, rehearse, options);
         if (result?.kind === "failed") throw result.error;
         return result as Answered;
       }
@@ -82,8 +117,14 @@ export function createWriter(
         queue = { waiting: [], running: 0, busy: [], isWaiting: false };
         queues.set(organizationId, queue);
       }
-      const { waiting } = queue;
-      const written = new Promise<Answered>((resolve, reject) => waiting.push({ command, resolve, reject }));
+      const { waiting, busy } = queue;
+      if (waiting.length + busy.length >= MAX_WAITING) {
+        for (const list of [waiting, busy]) dropAborted(list);
+        if (waiting.length + busy.length >= MAX_WAITING) throw overloaded("Too many writes of the organization wait");
+      }
+      const written = new Promise<Answered>((resolve, reject) =>
+        waiting.push({ command, since: performance.now(), resolve, reject }),
+      );
       if (queue.running < GROUPS_PER_ORGANIZATION) {
         queue.running += 1;
         const starting = queue;
@@ -93,6 +134,15 @@ export function createWriter(
       return written;
     },
   };
+}
+
+/** Takes out those whose callers have left. */
+function dropAborted(list: Waiting[]): void {
+  for (const one of list.splice(0)) {
+    const { signal } = one.command;
+    if (signal?.aborted) one.reject(signal.reason);
+    else list.push(one);
+  }
 }
 
 /** Writes a group and tells each caller its end; those that are busy are handed back. */

@@ -1,11 +1,13 @@
 // The entity and the rules that change it. A rule takes plain data and returns the values after, or null
 // when nothing changes, or throws a DomainError. What is written and told of a change is derived from
 // the state before and after it (changedFields), never stated twice.
+
+import { parseCountryCode } from "./country.ts";
 import { DomainError, invalidField } from "./errors.ts";
 import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
 import { LIMITS } from "./limits.ts";
 import { checkTaxId, type TaxIdCheck, taxIdKey } from "./tax-id.ts";
-import { parseCountryCode, structProblem } from "./text.ts";
+import { structProblem } from "./text.ts";
 import { type Instant, instantToText } from "./time.ts";
 
 export type EntityType = "person" | "company";

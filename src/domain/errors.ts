@@ -72,3 +72,8 @@ export function invalidField(field: string, description: string, metadata: Recor
     { field, description },
   ]);
 }
+
+/** There is no room for the call, and nothing of it was done: `what` is there too much of. Its code is UNAVAILABLE, with google.rpc.RetryInfo. */
+export function overloaded(what: string, retryAfterMs = 500): DomainError {
+  return new DomainError("OVERLOADED", `${what}: retry`, { retry_after_ms: String(retryAfterMs) });
+}

@@ -6,6 +6,10 @@ export interface JsonObject {
   [key: string]: JsonValue;
 }
 
+export function isObject(value: unknown): value is JsonObject {
+  return value !== null && typeof value === "object" && !Array.isArray(value);
+}
+
 /** JSON text with sorted keys, the same for equal values. For values that passed structProblem: finite, not deeply nested. */
 export function canonicalJson(value: JsonValue): string {
   if (value === null || typeof value !== "object") return JSON.stringify(value);

@@ -13,10 +13,19 @@ export const LIMITS = {
   structBytes: 64 * 1024,
   structKeys: 200,
   structDepth: 32,
-  tradingNames: 200,
   pageSize: 1000,
   pageSizeDefault: 100,
   batch: 1000,
+  /** Paths of a field mask. */
+  maskPaths: 100,
+  /** Values of a request message, fields and items of lists and maps at any depth: what decoding costs goes by them. */
+  messageValues: 100_000,
+  /** Fields at fault that an error names; how many more there are it says as a number. */
+  violations: 20,
+  /** Where a page ends early: what its items take as a message. */
+  pageBytes: 3 * 1024 * 1024,
+  /** What the items of a batch take at most; those beyond are refused one by one. Clients of gRPC take 4 MiB. */
+  batchAnswerBytes: 3.5 * 1024 * 1024,
   /** For how long events are kept at least and at most, where they are not kept for ever. */
   retentionDaysMin: 7,
   retentionDaysMax: 36_500,

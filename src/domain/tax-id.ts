@@ -1,6 +1,7 @@
 // Tax ids: the key that they match by (rules 7 to 11) and what their country's rules say of them (rule 19).
 import { entityValidators, personValidators, stdnum, type Validator } from "stdnum";
 import { LIMITS } from "./limits.ts";
+import { dateProblem } from "./text.ts";
 
 export type TaxIdCheck = "valid" | "checksum_failed" | "unknown_format";
 
@@ -79,6 +80,7 @@ const NO_TAX_ID: Record<string, readonly string[]> = {
   AR: ["cbu"], // bank account
   AT: ["businessid", "vnr"], // court register, without check digit; social insurance
   CA: ["bc_bhn"], // health card
+  CZ: ["dic", "rc"], // czechNumber instead: stdnum counts the leading 6 in, and ends the remainder of 10 in 1985
   DE: ["passport", "pwnr", "svnr"], // passport, identity card (both change in a lifetime), pension insurance
   DO: ["ncf"], // receipt
   ES: ["nss"], // social security
@@ -99,16 +101,49 @@ const NO_TAX_ID: Record<string, readonly string[]> = {
 const PERSONS_ONLY: Record<string, readonly string[]> = { PE: ["ce"], PY: ["cedula"] };
 
 // What stdnum lacks.
-const MORE_FOR_PERSONS: Record<string, Validate> = {
-  // Cédula: 6 to 10 digits, no check digit. With a dash it is a NIT, which has one.
-  CO: (value, written) => ({ isValid: /^[1-9]\d{5,9}$/.test(value) && /^[\d., ]+$/.test(written) }),
-  // The usual 12 digits, or 10, without the sign between birth date and serial.
-  SE: (value) => {
-    const personnummer = stdnum["SE"]?.["personnummer"];
-    if (!personnummer || !/^\d{10}(\d\d)?$/.test(value)) return { isValid: false };
-    return personnummer.validate(`${value.slice(0, -4)}-${value.slice(-4)}`);
+const MORE: Record<TaxIdHolder, Record<string, Validate>> = {
+  company: { CZ: czechNumber },
+  person: {
+    CZ: czechNumber,
+    // Cédula: 6 to 10 digits, no check digit. With a dash it is a NIT, which has one.
+    CO: (value, written) => ({ isValid: /^[1-9]\d{5,9}$/.test(value) && /^[\d., ]+$/.test(written) }),
+    // The usual 12 digits, or 10, without the sign between birth date and serial.
+    SE: (value) => {
+      const personnummer = stdnum["SE"]?.["personnummer"];
+      if (!personnummer || !/^\d{10}(\d\d)?$/.test(value)) return { isValid: false };
+      return personnummer.validate(`${value.slice(0, -4)}-${value.slice(-4)}`);
+    },
   },
 };
+
+/**
+ * DIČ: the number of a company, of 8 digits; a person's birth number, of 9 or 10; or 9 digits that begin with 6, of a
+ * person whose birth number is not to be shown.
+ */
+function czechNumber(value: string): ReturnType<Validate> {
+  const number = value.replace(/^CZ/, "");
+  if (/^\d{8}$/.test(number)) return stdnum["CZ"]?.["dic"]?.validate(number) ?? { isValid: false };
+  if (/^6\d{8}$/.test(number)) {
+    const sum = [...number.slice(1, 8)].reduce((total, digit, i) => total + (8 - i) * Number(digit), 0);
+    return checked(number, String((8 - ((21 - (sum % 11)) % 11) + 10) % 10));
+  }
+  const parts = /^(\d\d)(\d\d)(\d\d)\d{3}(\d?)$/.exec(number);
+  if (parts === null) return { isValid: false };
+  const [year, month, day] = [Number(parts[1]), Number(parts[2]), Number(parts[3])];
+  const isLong = parts[4] !== "";
+  // Until 1953 without a check digit. Women's months have 50 more; where serials run out 20 are added.
+  if (!isLong && year > 53 && year < 80) return { isValid: false };
+  const century = isLong ? (year < 54 ? "20" : "19") : year < 80 ? "19" : "18";
+  const two = (part: number) => String(part).padStart(2, "0");
+  if (dateProblem(`${century}${two(year)}-${two((month % 50) % 20)}-${two(day)}`) !== null) return { isValid: false };
+  // A remainder of 10 has the check digit 0, after 1985 too.
+  return isLong ? checked(number, String((Number(number.slice(0, 9)) % 11) % 10)) : { isValid: true };
+}
+
+function checked(number: string, digit: string): ReturnType<Validate> {
+  if (number.endsWith(digit)) return { isValid: true };
+  return { isValid: false, error: Object.assign(new Error("wrong check digit"), { name: "InvalidChecksum" }) };
+}
 
 // Built once: per country, those of the holder's kind first.
 const VALIDATORS: Record<TaxIdHolder, ReadonlyMap<string, readonly Validate[]>> = {
@@ -130,7 +165,7 @@ function validatorsOf(country: string, type: TaxIdHolder, preferred: readonly Va
     ...(type === "company" ? (PERSONS_ONLY[country] ?? []).map((name) => named[name]?.validate) : []),
   ]);
   const all = new Set<Validate>([...preferred, ...Object.values(named)].map((validator) => validator.validate));
-  const more = MORE_FOR_PERSONS[country];
-  if (more && type === "person") all.add(more);
+  const more = MORE[type][country];
+  if (more) all.add(more);
   return [...all].filter((validate) => !leftOut.has(validate));
 }

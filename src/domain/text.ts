@@ -29,10 +29,14 @@ export function identifierProblem(value: string, max: number = LIMITS.externalId
   );
 }
 
-/** A name: one line. Joiners and direction marks stay, as scripts need them; overrides, embeddings and isolates reorder what is read. */
+/**
+ * A name (rule 14): one line with something that shows. Joiners and direction marks stay beside it, as scripts need
+ * them; overrides, embeddings and isolates reorder what is read.
+ */
 export function nameProblem(value: string, max: number = LIMITS.name): string | null {
   return (
     textProblem(value, { max }) ??
+    (SHOWS.test(value) ? null : "must have a character that shows, such as a letter or a digit") ??
     (BIDI_CONTROL.test(value) ? "must not contain bidirectional control characters" : null) ??
     (LINE_SEPARATOR.test(value) ? "must be one line" : null)
   );
@@ -43,8 +47,9 @@ const CONTROL = /\p{Cc}/u;
 const NONCHARACTER = /\p{Noncharacter_Code_Point}/u;
 const LINE_SEPARATOR = /[\u2028\u2029]/;
 const BIDI_CONTROL = /[\u202a-\u202e\u2066-\u2069]/;
-// Soft hyphen, zero-width space and joiners, word joiner, byte order mark; direction marks and controls.
-const INVISIBLE = /[\u00ad\u200b-\u200f\u2060\ufeff\u061c\u202a-\u202e\u2066-\u2069]/;
+// Joiners, variation selectors, direction marks, Hangul fillers and the like; and the blank pattern of Braille.
+const INVISIBLE = /[\p{Default_Ignorable_Code_Point}\u2800]/u;
+const SHOWS = /(?![\p{Default_Ignorable_Code_Point}\u2800])[\p{L}\p{N}\p{P}\p{S}]/u;
 
 function isLongerThan(value: string, max: number): boolean {
   if (value.length <= max) return false;
@@ -71,15 +76,6 @@ export function dateProblem(value: string, { notAfter }: { notAfter?: string } =
 function daysIn(year: number, month: number): number {
   if (month === 2) return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28;
   return month === 4 || month === 6 || month === 9 || month === 11 ? 30 : 31;
-}
-
-/** Two ASCII letters, upper-cased, or null. No table: `ZZ` is in use for unknown, and countries come and go. */
-export function parseCountryCode(value: string): string | null {
-  return /^[A-Za-z]{2}$/.test(value) ? value.toUpperCase() : null;
-}
-
-export function countryCodeProblem(value: string): string | null {
-  return parseCountryCode(value) === null ? "must be two letters, ISO 3166-1 alpha-2" : null;
 }
 
 /** A UUID of the form 8-4-4-4-12, lower-cased, or null: PostgreSQL also takes braces and missing dashes, one id has one spelling here. */

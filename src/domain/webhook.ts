@@ -23,14 +23,17 @@ export interface Subscription {
 
 /** What deliveries are made of: an event of the log. Texts that were not given are "". */
 export interface LoggedEvent {
+  readonly id: string;
   readonly type: EventType;
   readonly entityId: string;
+  readonly entityVersion: number;
   readonly entityType: EntityType;
   readonly externalId: string;
   readonly updatedFields: readonly string[];
   readonly previousValues: JsonObject;
   readonly newValues: JsonObject;
   readonly actor: string;
+  readonly source: string;
   readonly reason: string;
   readonly recordedAt: Instant;
 }
@@ -40,7 +43,11 @@ export function deliveriesOf(event: LoggedEvent, subscription: Subscription): We
   const { eventTypes, entityTypes } = subscription;
   if (entityTypes.length > 0 && !entityTypes.includes(event.entityType)) return [];
   const names = namesOf(event, subscription.statusChanges);
-  return eventTypes.length === 0 ? names : names.filter((name) => eventTypes.includes(name));
+  if (eventTypes.length === 0) return names;
+  // Whoever asks for updates alone hears of a change of the status too: a block must not be missed.
+  const isMissed = names.includes("entity.status_changed") && !eventTypes.includes("entity.status_changed");
+  const heard = isMissed && event.type === "ATTRIBUTE_CHANGED" ? [EVENT_NAMES[event.type]] : names;
+  return heard.filter((name) => eventTypes.includes(name));
 }
 
 function namesOf(event: LoggedEvent, statusChanges: Subscription["statusChanges"]): WebhookEvent[] {
@@ -52,27 +59,35 @@ function namesOf(event: LoggedEvent, statusChanges: Subscription["statusChanges"
 }
 
 /**
- * The body of a delivery: the fields that consumers of the REST API know, and no others. Every key is always there:
- * an external id or a reason that there is not is null, like every other absent value in these bodies, so that
- * nobody takes "" for an id. `timestamp` is the time of the change, that of the event (rule 66).
+ * The body of a delivery, as the comments of WebhookService in the contract have it: the fields that consumers of the
+ * REST API know, then who, when, why and which version, so that what orders events is under the signature. Every key
+ * is always there: an absent external id, reason or source is null, so that nobody takes "" for an id. `timestamp` is
+ * the time of the change, that of the event (rule 66).
  */
 export function bodyOf(name: WebhookEvent, event: LoggedEvent): string {
   const whose = { event: name, entityId: event.entityId, externalId: textOrNull(event.externalId) };
+  const trail = {
+    id: event.id,
+    entityVersion: event.entityVersion,
+    timestamp: instantToText(event.recordedAt),
+    changedBy: event.actor,
+    reason: textOrNull(event.reason),
+    source: textOrNull(event.source),
+  };
   const body: Record<string, JsonValue | readonly string[]> =
     name === "entity.status_changed"
       ? {
           ...whose,
           oldStatus: event.previousValues.status ?? null,
           newStatus: event.newValues.status ?? null,
-          reason: textOrNull(event.reason),
-          changedBy: event.actor,
-          timestamp: instantToText(event.recordedAt),
+          ...trail,
         }
       : {
           ...whose,
           updatedFields: event.updatedFields,
           previousValues: event.previousValues,
           newValues: event.newValues,
+          ...trail,
         };
   return JSON.stringify(body);
 }
@@ -91,8 +106,8 @@ const ATTEMPTS_MS = [0, 5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR,
 /** Attempts of a delivery, the first one included; after the last it has failed. */
 export const MAX_ATTEMPTS = ATTEMPTS_MS.length;
 
-/** The longest that a Retry-After is obeyed, in milliseconds. */
-const MAX_RETRY_AFTER_MS = 24 * HOUR;
+/** The longest that a Retry-After is obeyed, in milliseconds: a receiver that asks for a day would miss the day. */
+const MAX_RETRY_AFTER_MS = HOUR;
 
 /** Part of the gap before an attempt that it may come late, so that deliveries that failed together part. */
 const JITTER = 0.1;

@@ -30,19 +30,20 @@ export interface Feed {
 
 const CHECKPOINT_MS = 5_000;
 
-/** `readers` bounds the connections that live readers, and those who catch up, use at once: so many each. */
+/** `readers` bounds the connections that live readers, those who catch up, and those who ask for a position use at once: so many each. */
 export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
   const pages = createPages(orm);
   const lives = new Map<string, Live>();
   const polls = createSlots(readers);
   const catchUps = createSlots(readers);
+  const positions = createSlots(readers);
 
   function join(organizationId: string): Joined {
     let live = lives.get(organizationId);
     if (live === undefined) {
       live = createLive({
-        head: () => polls(() => pages.head(organizationId)),
-        read: (position) => polls(() => pages.read(organizationId, position)),
+        head: () => polls(organizationId, () => pages.head(organizationId)),
+        read: (position) => polls(organizationId, () => pages.read(organizationId, position)),
         ended: () => lives.delete(organizationId),
       });
       lives.set(organizationId, live);
@@ -69,7 +70,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
     /** All behind `from`, up to `to` or to the end of the log. */
     async function* catchUp(from: Position, to?: Position) {
       for (let [position, more] = [from, true]; more; ) {
-        const page = await catchUps(() => pages.read(organizationId, position, to));
+        const page = await catchUps(organizationId, () => pages.read(organizationId, position, to), { signal });
         if (signal.aborted) return;
         yield* marked(page.deliveries(filter));
         [position, more, at] = [page.end, page.more, page.end];
@@ -105,7 +106,8 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
   }
 
   return {
-    position: async (organizationId) => encodePosition(organizationId, await pages.head(organizationId)),
+    position: async (organizationId) =>
+      encodePosition(organizationId, await positions(organizationId, () => pages.head(organizationId))),
     watch,
     committed: (organizationId) => lives.get(organizationId)?.wake(),
   };

@@ -47,6 +47,15 @@ interface Watcher {
   failure: unknown;
 }
 
+/** `begin` is handed what ends it before its time. */
+async function interruptible(ms: number, begin: (end: () => void) => void): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  begin(resolve);
+  await promise;
+  clearTimeout(timer);
+}
+
 export function createLive(source: {
   head(): Promise<Position>;
   read(position: Position): Promise<Page>;
@@ -60,8 +69,11 @@ export function createLive(source: {
   let head: Position | undefined;
   let isRunning = false;
   let isWoken = false;
+  let isJoined = false;
   let isDropping = false;
+  /** End the pause that is under way: the one when events were committed, the other when somebody has joined. */
   let wakeUp = () => {};
+  let joinedNow = () => {};
 
   async function run(): Promise<void> {
     isRunning = true;
@@ -70,6 +82,7 @@ export function createLive(source: {
     try {
       while (watchers.size > 0) {
         isWoken = false;
+        isJoined = false;
         const asked = [...watchers].filter(({ next }) => next === undefined);
         let page: Page | undefined;
         try {
@@ -112,15 +125,11 @@ export function createLive(source: {
     }
   }
 
-  /** Not sooner than `leastMs`, however often it is woken: what is committed meanwhile is read together. */
+  /** Not sooner than `leastMs`, however often it is woken: what is committed meanwhile is read together. But whoever joins has no place to begin until the next read. */
   async function pause(leastMs: number, ms: number): Promise<void> {
-    await sleep(leastMs);
-    if (isWoken || ms <= leastMs) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, ms - leastMs);
-    wakeUp = resolve;
-    await promise;
-    clearTimeout(timer);
+    if (!isJoined) await interruptible(leastMs, (end) => (joinedNow = end));
+    if (isJoined || isWoken || ms <= leastMs) return;
+    await interruptible(ms - leastMs, (end) => (joinedNow = wakeUp = end));
   }
 
   function push(page: Page): void {
@@ -166,8 +175,9 @@ export function createLive(source: {
       // Whoever joins may leave before it starts.
       watcher.started.promise.catch(() => {});
       watchers.add(watcher);
-      if (!isRunning) void run();
-      else wakeUp();
+      isJoined = true;
+      if (isRunning) joinedNow();
+      else void run();
       return {
         start: watcher.started.promise,
         async next(until, signal) {

@@ -1,8 +1,11 @@
 // Reads the log from a position on, a page at a time. The order within a page, and over the pages of one
 // range, is that of time: the versions of an entity are in it, whichever of their transactions began first.
+import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
+import { isHere } from "../db/durable.ts";
 import {
   type FeedRow,
   type Head,
+  markFeed,
   organizationLog,
   type Place,
   type Range,
@@ -11,7 +14,7 @@ import {
 } from "../db/feed.ts";
 import type { Orm } from "../db/orm.ts";
 import type { ListedEvent } from "../db/queries.ts";
-import { covers, isSame } from "../db/snapshot.ts";
+import { BEGINNING, covers, isSame, type Snapshot } from "../db/snapshot.ts";
 import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
 
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
@@ -52,17 +55,37 @@ export interface Pages {
 }
 
 const PAGE_EVENTS = 500;
+/** Between two marks of how far the log is committed, while it grows. */
+const MARK_MS = 1_000;
 const EVERYTHING: Filter = { name: "", accepts: () => true };
 
 /** Pages of the logs of organizations; or, with another `sourceOf`, of what it gives for the key of a position. */
 export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Source = organizationLog): Pages {
+  /** What was last written down as committed, and when this was begun. */
+  let marked: { snapshot: Snapshot; at: number } = { snapshot: BEGINNING, at: Number.NEGATIVE_INFINITY };
+
+  async function headOf(source: Source): Promise<Head> {
+    const head = await source.head();
+    // Beside the reader, who need not wait: a position that is not covered is refused after a failover, no more.
+    if (performance.now() - marked.at >= MARK_MS && !covers(marked.snapshot, head.snapshot)) {
+      marked = { ...marked, at: performance.now() };
+      markFeed(orm, DEFAULT_ORGANIZATION_ID).then(
+        (snapshot) => (marked = { ...marked, snapshot: snapshot ?? marked.snapshot }),
+        () => {},
+      );
+    }
+    return head;
+  }
+
   async function read(organizationId: string, position: Position, to?: Position): Promise<Page> {
-    const { epoch, from } = position;
+    const { from } = position;
     const source = sourceOf(orm, organizationId);
     // Not even a range that was named before is taken on trust: the database may be another since then.
-    const head = await source.head();
-    const known = position.within?.to ?? to?.from ?? from;
-    if (head.epoch.id !== epoch || !covers(head.snapshot, known)) throw positionExpired();
+    const head = await headOf(source);
+    await assertHere(source, head, position);
+    if (to !== undefined) await assertHere(source, head, to);
+    // What is given out from here on is of this start.
+    const epoch = head.epoch.id;
     if (position.within !== undefined) return rest(organizationId, head, { ...position, within: position.within });
 
     const end = { epoch, from: to === undefined ? head.snapshot : to.from };
@@ -90,7 +113,8 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
     position: Position & { within: NonNullable<Position["within"]> },
     known: Position = position,
   ): Promise<Page> {
-    const { epoch, from, within } = position;
+    const { from, within } = position;
+    const epoch = head.epoch.id;
     const { to, after, until } = within;
     const range = { epoch: head.epoch.number, from, to };
     const read = await sourceOf(orm, organizationId).ordered(range, { after, until, limit: PAGE_EVENTS });
@@ -103,11 +127,18 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
 
   return {
     async head(organizationId) {
-      const { epoch, snapshot } = await sourceOf(orm, organizationId).head();
+      const { epoch, snapshot } = await headOf(sourceOf(orm, organizationId));
       return { epoch: epoch.id, from: snapshot };
     },
     read,
   };
+}
+
+/** Throws POSITION_EXPIRED where some of what is said to have come is not in the log, or means something else there. */
+async function assertHere(source: Source, head: Head, { epoch: start, from, within }: Position): Promise<void> {
+  const known = { start, snapshot: within?.to ?? from };
+  const ended = start === head.epoch.id ? undefined : await source.ended(start);
+  if (!isHere(known, head, ended)) throw positionExpired();
 }
 
 /** The rows, unless some that were behind the position may have been pruned. */

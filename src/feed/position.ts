@@ -11,7 +11,7 @@ import { LIMITS } from "../domain/limits.ts";
 import type { Instant } from "../domain/time.ts";
 
 export interface Position {
-  /** The id of the epoch: snapshots of another one mean nothing here. */
+  /** The id of the epoch, that is of the start of the cluster that gave the position: db/durable.ts says what it is good for in another one. */
   epoch: string;
   /** All of this has come. */
   from: Snapshot;

@@ -1,36 +1,79 @@
-// Sheds load early: a call too many is refused before its body is read, and says when to come back.
-// Streams without an end have places of their own: however many watch, other calls go on.
+// Sheds load early: a call too many is refused before it costs anything, and says when to come back. Organizations,
+// and keys within them, have shares of the places (domain/shares.ts): however much one sends, another finds room.
+// Streams without an end have places of their own, and so have callers without a key: health and reflection.
 import type { ContextValues } from "@connectrpc/connect";
-import { DomainError } from "../domain/errors.ts";
+import { DomainError, overloaded } from "../domain/errors.ts";
+import { createShares, type Owner, type Shares } from "../domain/shares.ts";
+import { callContext, connectionKey, requestBytesKey } from "./call.ts";
+
+/** Any organization may have so many calls while a place is free: small limits are not divided. */
+const LEAST = 4;
+/** Bytes of the requests that are in hand. */
+const MAX_REQUEST_BYTES = 128 * 1024 * 1024;
+/** Of callers without a key: calls, and streams, at once. A connection has a share of them as an organization has of the others. */
+const KEYLESS_CALLS = 128;
+const KEYLESS_STREAMS = 64;
+
+interface Place {
+  owner: Owner;
+  held: [Shares, size: number][];
+}
 
 /**
- * At most maxInFlight calls at once, and maxWatches streams without an end. `admit` throws OVERLOADED;
- * `release` may be called for any call, and more than once. A call is known by its context values.
+ * At most maxInFlight calls at once, and maxWatches streams without an end, divided into shares. `admit` throws
+ * OVERLOADED; `release` may be called for any call, and more than once. A call is known by its context values,
+ * which say whose it is.
  */
 export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; maxWatches: number }): {
   admit(call: ContextValues, isEndless: boolean): void;
   release(call: ContextValues): void;
-  /** Calls that are being answered; streams without an end are not counted. */
+  /** Calls that are being answered; streams without an end, and calls without a key, are not counted. */
   inFlight(): number;
 } {
-  const inFlight = new Set<ContextValues>();
-  const watches = new Set<ContextValues>();
-  /** A caller may leave while its key is looked up: whoever has left is let in no more. */
+  const calls = createShares(maxInFlight, LEAST);
+  const watches = createShares(maxWatches, LEAST);
+  const bytes = createShares(MAX_REQUEST_BYTES);
+  const keylessCalls = createShares(KEYLESS_CALLS, LEAST);
+  const keylessStreams = createShares(KEYLESS_STREAMS, LEAST);
+  const places = new Map<ContextValues, Place>();
+  /** A caller may leave while its key is looked up: no place is given to a caller that has left. */
   const released = new WeakSet<ContextValues>();
+  const nobody = {};
+
+  const wantedBy = (call: ContextValues, isEndless: boolean): [Owner, Shares, what: string] => {
+    const caller = call.get(callContext)?.caller;
+    if (caller === undefined) {
+      const owner = { organization: call.get(connectionKey) ?? nobody };
+      return isEndless
+        ? [owner, keylessStreams, "Too many streams without an API key are open"]
+        : [owner, keylessCalls, "Too many calls without an API key are in flight"];
+    }
+    const owner = { organization: caller.organizationId, part: caller.apiKeyId };
+    return isEndless ? [owner, watches, "Too many callers watch"] : [owner, calls, "Too many calls are in flight"];
+  };
+
   return {
     admit(call, isEndless) {
       if (released.has(call)) throw new DomainError("CANCELLED", "The caller went away before the answer");
-      const [calls, max, what] = isEndless
-        ? [watches, maxWatches, "Too many callers watch"]
-        : [inFlight, maxInFlight, "Too many calls are in flight"];
-      if (calls.size >= max) throw new DomainError("OVERLOADED", `${what}: retry`, { retry_after_ms: "500" });
-      calls.add(call);
+      const [owner, shares, what] = wantedBy(call, isEndless);
+      const size = call.get(requestBytesKey);
+      if (!shares.take(owner)) throw overloaded(what);
+      const place: Place = { owner, held: [[shares, 1]] };
+      if (size > 0) {
+        if (!bytes.take(owner, size)) {
+          shares.give(owner);
+          throw overloaded("Too many bytes of requests are in hand");
+        }
+        place.held.push([bytes, size]);
+      }
+      places.set(call, place);
     },
     release(call) {
-      inFlight.delete(call);
-      watches.delete(call);
+      const place = places.get(call);
+      for (const [shares, size] of place?.held ?? []) shares.give((place as Place).owner, size);
+      places.delete(call);
       released.add(call);
     },
-    inFlight: () => inFlight.size,
+    inFlight: () => calls.used(),
   };
 }

@@ -1,69 +1,155 @@
-// One lookup of a key serves the calls of the next seconds; a revoked key stops working within them.
+// One lookup of a key serves the calls of the next seconds; a revoked key stops working within them. Guessed keys have
+// a budget of their own: few lookups at once behind a short queue, so that those whose keys are known wait for none.
 import { hash } from "node:crypto";
+import { DomainError, overloaded } from "../domain/errors.ts";
 import type { Caller } from "./call.ts";
 import type { FindCaller } from "./credentials.ts";
 
-interface Cached {
-  caller: Caller | null;
-  expiresAt: number;
+interface Known {
+  caller: Caller;
+  /** performance.now() when the lookup that found it began. */
+  checkedAt: number;
+}
+
+interface Lookup {
+  key: string;
+  secret: string;
+  /** Those who wait for it. */
+  callers: (() => boolean)[];
+  answer: PromiseWithResolvers<Caller | null>;
+  /** forget() came in between: what it finds may be what was true before. */
+  isOutdated: boolean;
+}
+
+/** A lane of lookups: some at once, the others in order. */
+interface Lane {
+  waiting: Lookup[];
+  running: number;
+  max: number;
+  maxWaiting: number;
 }
 
 /**
- * Remembers what findCaller answered: a caller for positiveMs, null for negativeMs, errors never. Keyed by
- * the SHA-256 of the secret, so that no secret stays in memory. Lookups of one key at the same time share
- * one query. `max` bounds known and unknown keys each on their own: guessing does not push callers out.
- * `forget` empties it.
+ * Remembers what findCaller answered: a caller for positiveMs, null for negativeMs, errors never. Keyed by the SHA-256
+ * of the secret, so that no secret stays in memory. Lookups of one key at the same time share one query. A key that
+ * was good within recentMs is looked up by a lane of its own, and again before its time is over; of other keys
+ * `unknownLookups` are looked up at once, `maxWaiting` wait, and one more is refused with OVERLOADED. What waits is
+ * dropped when its callers have left. `max` bounds known and unknown keys each on their own, some 400 bytes a key:
+ * guessing does not push callers out. After `forget` every key is looked up again.
  */
 export function cachedCallers(
-  findCaller: FindCaller,
-  { positiveMs = 4_000, negativeMs = 1_000, max = 10_000 } = {},
+  findCaller: (secret: string) => Promise<Caller | null>,
+  {
+    positiveMs = 4_000,
+    negativeMs = 5_000,
+    recentMs = 600_000,
+    max = 10_000,
+    unknownLookups = 2,
+    maxWaiting = 256,
+  } = {},
 ): FindCaller & { forget(): void } {
-  const known = new Map<string, Cached>();
-  const unknown = new Map<string, Cached>();
-  let pending = new Map<string, Promise<Caller | null>>();
+  const known = new Map<string, Known>();
+  /** Until when the key is known to be none. */
+  const unknown = new Map<string, number>();
+  const pending = new Map<string, Lookup>();
+  const lanes = {
+    known: { waiting: [], running: 0, max: 1, maxWaiting: max } as Lane,
+    unknown: { waiting: [], running: 0, max: unknownLookups, maxWaiting } as Lane,
+  };
 
-  const remember = (key: string, caller: Caller | null) => {
-    const [cache, lifetimeMs] = caller === null ? [unknown, negativeMs] : [known, positiveMs];
+  function remember<V>(cache: Map<string, V>, key: string, value: V): void {
+    cache.delete(key);
     // A Map iterates in the order of insertion: the first key is the oldest.
     const oldest = cache.size >= max ? cache.keys().next().value : undefined;
     if (oldest !== undefined) cache.delete(oldest);
-    cache.set(key, { caller, expiresAt: performance.now() + lifetimeMs });
-  };
+    cache.set(key, value);
+  }
 
-  const lookUp = async (key: string, secret: string, lookups: typeof pending) => {
-    try {
-      const caller = await findCaller(secret);
-      // A lookup that forget() overtook may have read what was true before.
-      if (lookups === pending) remember(key, caller);
-      return caller;
-    } finally {
-      lookups.delete(key);
+  async function run(lane: Lane): Promise<void> {
+    lane.running += 1;
+    for (let next = lane.waiting.shift(); next !== undefined; next = lane.waiting.shift()) {
+      const { key, secret, answer } = next;
+      if (dropIfLeft(next)) continue;
+      const checkedAt = performance.now();
+      try {
+        const caller = await findCaller(secret);
+        if (!next.isOutdated && caller !== null) remember(known, key, { caller, checkedAt });
+        if (!next.isOutdated && caller === null) {
+          known.delete(key);
+          remember(unknown, key, performance.now() + negativeMs);
+        }
+        answer.resolve(caller);
+      } catch (error) {
+        answer.reject(error);
+      } finally {
+        if (pending.get(key) === next) pending.delete(key);
+      }
     }
-  };
+    lane.running -= 1;
+  }
 
-  const knownCaller = (secret: string): Caller | undefined => {
-    const cached = known.get(hash("sha256", secret, "base64"));
-    return cached !== undefined && cached.expiresAt > performance.now() ? (cached.caller ?? undefined) : undefined;
-  };
+  function dropIfLeft({ key, callers, answer }: Lookup): boolean {
+    if (!callers.every((hasLeft) => hasLeft())) return false;
+    pending.delete(key);
+    answer.reject(new DomainError("CANCELLED", "The caller went away before the answer"));
+    return true;
+  }
 
-  const find = async (secret: string): Promise<Caller | null> => {
+  function lookUp(key: string, secret: string, hasLeft: () => boolean): Promise<Caller | null> {
+    const joined = pending.get(key);
+    if (joined !== undefined) {
+      joined.callers.push(hasLeft);
+      return joined.answer.promise;
+    }
+    const since = known.get(key)?.checkedAt;
+    const lane = since !== undefined && performance.now() - since < recentMs ? lanes.known : lanes.unknown;
+    if (lane.waiting.length >= lane.maxWaiting) {
+      lane.waiting = lane.waiting.filter((one) => !dropIfLeft(one));
+      if (lane.waiting.length >= lane.maxWaiting) throw overloaded("Too many unknown API keys are looked up");
+    }
+    const lookup: Lookup = {
+      key,
+      secret,
+      callers: [hasLeft],
+      answer: Promise.withResolvers(),
+      isOutdated: false,
+    };
+    // Those who wait may have left.
+    lookup.answer.promise.catch(() => {});
+    pending.set(key, lookup);
+    lane.waiting.push(lookup);
+    if (lane.running < lane.max) void run(lane);
+    return lookup.answer.promise;
+  }
+
+  /** The caller where the answer is fresh; one that grows old is asked for again meanwhile. */
+  function fresh(key: string, secret: string): Caller | undefined {
+    const found = known.get(key);
+    if (found === undefined) return undefined;
+    const age = performance.now() - found.checkedAt;
+    if (age >= positiveMs) return undefined;
+    if (age >= positiveMs * 0.75 && !pending.has(key)) lookUp(key, secret, () => false).catch(() => {});
+    return found.caller;
+  }
+
+  const find = async (secret: string, hasLeft: () => boolean = () => false): Promise<Caller | null> => {
     const key = hash("sha256", secret, "base64");
-    const cached = known.get(key) ?? unknown.get(key);
-    if (cached !== undefined && cached.expiresAt > performance.now()) return cached.caller;
-    known.delete(key);
+    const caller = fresh(key, secret);
+    if (caller !== undefined) return caller;
+    const until = unknown.get(key);
+    if (until !== undefined && until > performance.now()) return null;
     unknown.delete(key);
-    let lookup = pending.get(key);
-    if (lookup === undefined) {
-      lookup = lookUp(key, secret, pending);
-      pending.set(key, lookup);
-    }
-    return lookup;
+    return lookUp(key, secret, hasLeft);
   };
 
   const forget = () => {
-    known.clear();
+    for (const [key, { caller }] of known) known.set(key, { caller, checkedAt: performance.now() - positiveMs });
     unknown.clear();
-    pending = new Map();
+    for (const lookup of pending.values()) lookup.isOutdated = true;
+    pending.clear();
   };
-  return Object.assign(find, { known: knownCaller, forget });
+  return Object.assign(find, {
+    known: (secret: string) => fresh(hash("sha256", secret, "base64"), secret),
+    forget,
+  });
 }

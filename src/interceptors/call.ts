@@ -17,6 +17,8 @@ export interface CallContext {
   source: string | undefined;
   /** Made here for each call: in its log lines, in INTERNAL errors and in the header `x-request-id`. Not the request_id of a request message. */
   requestId: string;
+  /** The IP address that the call came from; of a proxy in between, whose headers are not believed. */
+  peer: string;
 }
 
 /** Undefined for health and reflection, which need no key. */
@@ -25,9 +27,18 @@ export const callContext = createContextKey<CallContext | undefined>(undefined, 
 /** Set for every call, open ones as well. */
 export const requestIdKey = createContextKey("", { description: "requestId" });
 
+/** The IP address that a call came from, for every call. */
+export const peerKey = createContextKey("", { description: "peer" });
+
 /** The context of a call that passed the gate. Throws where there is none: an RPC was served without the gate. */
 export function callOf(values: ContextValues): CallContext {
   const call = values.get(callContext);
   if (call === undefined) throw new Error("the request gate did not run");
   return call;
 }
+
+/** The connection that the call came on: callers without a key are told apart by it. */
+export const connectionKey = createContextKey<object | undefined>(undefined, { description: "connection" });
+
+/** Bytes of the request, where it has arrived as a whole. */
+export const requestBytesKey = createContextKey(0, { description: "requestBytes" });

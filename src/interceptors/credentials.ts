@@ -1,13 +1,16 @@
 // Who calls, and may they: decided from the headers, before a byte of the body is read.
 import { type DescMethod, type DescService, getOption } from "@bufbuild/protobuf";
 import type { ContextValues } from "@connectrpc/connect";
-import { required_scope } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
-import { DomainError, invalidField } from "../domain/errors.ts";
-import { type Caller, callContext, requestIdKey } from "./call.ts";
+import { also_required_scope, required_scope } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
+import { DomainError, invalidField, type Reason } from "../domain/errors.ts";
+import { type Caller, callContext, peerKey, requestIdKey } from "./call.ts";
 import { within } from "./deadline.ts";
 
-/** Answers null for a key that is unknown, expired or revoked; throws when the database does not answer. */
-export type FindCaller = ((secret: string) => Promise<Caller | null>) & {
+/**
+ * Answers null for a key that is unknown, expired or revoked; throws when the database does not answer, and OVERLOADED
+ * where too many ask. A lookup whose caller has left may be given up.
+ */
+export type FindCaller = ((secret: string, hasLeft?: () => boolean) => Promise<Caller | null>) & {
   /** The caller where the answer is known and positive. */
   known?: (secret: string) => Caller | undefined;
 };
@@ -25,6 +28,8 @@ export interface CallHead {
   readonly header: HeaderSource;
   /** Milliseconds that are left, where the caller names a deadline. */
   timeoutMs(): number | undefined;
+  /** The call is over: nobody waits for its key. */
+  hasLeft?(): boolean;
 }
 
 /** token68 of RFC 9110: a comma, by which two headers are joined, is not in it. */
@@ -33,13 +38,16 @@ const BEARER = /^Bearer +([A-Za-z0-9._~+/=-]{1,256})$/i;
 const VISIBLE = /^[\x20-\x7e]+$/;
 const BASE64 = /^[A-Za-z0-9+/_-]*={0,2}$/;
 
+/** Refusals of a lookup that are no failure of the database. */
+const PASSED_ON: ReadonlySet<Reason> = new Set(["OVERLOADED", "CANCELLED", "DEADLINE_EXCEEDED"]);
+
 /** Time for findCaller to answer, where the caller names no shorter one, in milliseconds. */
 const LOOKUP_TIMEOUT_MS = 5_000;
 
 /**
- * Refuses a call with UNAUTHENTICATED, PERMISSION_DENIED, VALIDATION_ERROR or DATABASE_UNAVAILABLE, in
- * this order, or sets `callContext`. The scope of each RPC is its option (entity.v1.required_scope); an
- * RPC without one is refused. `open` services need no key.
+ * Refuses a call with UNAUTHENTICATED, PERMISSION_DENIED, VALIDATION_ERROR, DATABASE_UNAVAILABLE or OVERLOADED, in
+ * this order, or sets `callContext`. The scopes of each RPC are its options (entity.v1.required_scope) and
+ * (entity.v1.also_required_scope); an RPC without the first is refused. `open` services need no key.
  */
 export function credentials(options: {
   findCaller: FindCaller;
@@ -47,18 +55,22 @@ export function credentials(options: {
   open: Iterable<DescService>;
 }): (call: CallHead) => Promise<void> | void {
   const open = new Set(Array.from(options.open, (service) => service.typeName));
-  const scopes = new Map<DescMethod, string>();
+  const scopes = new Map<DescMethod, string[]>();
   for (const service of options.services) {
-    for (const method of service.methods) scopes.set(method, getOption(method, required_scope));
+    for (const method of service.methods) {
+      const also = getOption(method, also_required_scope);
+      scopes.set(method, [getOption(method, required_scope), ...(also === "" ? [] : [also])]);
+    }
   }
 
   const admit = (call: CallHead, caller: Caller) => {
-    authorize(caller, scopes.get(call.method) ?? "");
+    for (const scope of scopes.get(call.method) ?? [""]) authorize(caller, scope);
     call.values.set(callContext, {
       caller,
       actor: actorOf(call.header),
       source: sourceOf(call.header),
       requestId: call.values.get(requestIdKey),
+      peer: call.values.get(peerKey),
     });
     checkBinaryMetadata(call.header);
   };
@@ -81,11 +93,17 @@ function secretOf(header: HeaderSource): string {
 }
 
 async function authenticate(secret: string, call: CallHead, findCaller: FindCaller): Promise<Caller> {
-  const timeoutMs = Math.min(call.timeoutMs() ?? LOOKUP_TIMEOUT_MS, LOOKUP_TIMEOUT_MS);
+  const left = call.timeoutMs() ?? Number.POSITIVE_INFINITY;
+  const expired = () =>
+    left <= LOOKUP_TIMEOUT_MS
+      ? new DomainError("DEADLINE_EXCEEDED", "The call took longer than its deadline")
+      : new Error("the lookup of the API key took too long");
   let caller: Caller | null;
   try {
-    caller = await within(findCaller(secret), timeoutMs, () => new Error("the lookup of the API key took too long"));
+    const lookup = findCaller(secret, () => call.hasLeft?.() ?? false);
+    caller = await within(lookup, Math.min(left, LOOKUP_TIMEOUT_MS), expired);
   } catch (cause) {
+    if (cause instanceof DomainError && PASSED_ON.has(cause.reason)) throw cause;
     throw new DomainError(
       "DATABASE_UNAVAILABLE",
       "The API key cannot be checked at the moment: retry",

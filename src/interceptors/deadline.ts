@@ -18,12 +18,17 @@ export async function within<T>(promise: Promise<T>, timeoutMs: number, expired:
 }
 
 /**
- * A unary call that names no deadline has defaultTimeoutMs; a stream has one only where its caller names it.
+ * A unary call that names no deadline has defaultTimeoutMs; a stream has that of streamTimeoutMs, which may be none.
  * The call ends with the reason of its signal as soon as that is aborted: deadline, caller gone, shutdown.
  */
-export function deadline({ defaultTimeoutMs }: { defaultTimeoutMs: number }): Interceptor {
+export function deadline(options: {
+  defaultTimeoutMs: number;
+  streamTimeoutMs?: (request: StreamRequest) => number | undefined;
+}): Interceptor {
+  const timeoutMs = (request: UnaryRequest | StreamRequest) =>
+    request.stream ? options.streamTimeoutMs?.(request) : options.defaultTimeoutMs;
   return (next) => async (request) => {
-    const own = createDeadlineSignal(request.stream || namesDeadline(request) ? undefined : defaultTimeoutMs);
+    const own = createDeadlineSignal(namesDeadline(request) ? undefined : timeoutMs(request));
     const call = createLinkedAbortController(request.signal, own.signal);
     const end = () => {
       own.cleanup();

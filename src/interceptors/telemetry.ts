@@ -1,9 +1,10 @@
-// One log line and the metrics of each call, those that never reached an interceptor included. Nothing of
+// The log line (call-log.ts) and the metrics of each call, those that never reached an interceptor included. Nothing of
 // the request is in them: no message, no header but the ids that tie the line to its caller and its trace.
 import type { ContextValues } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { callContext, requestIdKey } from "./call.ts";
+import { callContext, peerKey, requestIdKey } from "./call.ts";
+import { callLog } from "./call-log.ts";
 
 /** How a call ended: "OK" or the gRPC name of its code, and the reason of ErrorInfo where there is one. */
 export interface Outcome {
@@ -61,6 +62,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
     registers: [registry],
   });
 
+  const logCall = callLog(log);
   return {
     begin({ method = "unknown", protocol, traceparent, values }) {
       const start = performance.now();
@@ -72,20 +74,19 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
         if (code !== "OK") errors.inc({ method, reason: reason ?? code });
         const level = FAILURES.has(code) ? "error" : WARNINGS.has(code) ? "warn" : "info";
         const caller = values.get(callContext)?.caller;
-        log[level](
-          {
-            method,
-            protocol,
-            code,
-            reason,
-            durationMs: Math.round(durationMs * 100) / 100,
-            organizationId: caller?.organizationId,
-            apiKeyId: caller?.apiKeyId,
-            requestId: values.get(requestIdKey),
-            traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
-          },
-          "call",
-        );
+        const line = {
+          method,
+          protocol,
+          code,
+          reason,
+          durationMs: Math.round(durationMs * 100) / 100,
+          organizationId: caller?.organizationId,
+          apiKeyId: caller?.apiKeyId,
+          peer: values.get(peerKey) || undefined,
+          requestId: values.get(requestIdKey),
+          traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
+        };
+        logCall(level, line, code !== "OK" && (caller === undefined || reason === "OVERLOADED"));
       };
     },
     async metrics() {

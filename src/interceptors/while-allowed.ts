@@ -1,13 +1,16 @@
-// The gate checks a key once, before the call. A stream without an end outlives that: here it is checked again
-// and again, and a stream whose key is revoked, has expired or lost its scope ends with the reason.
+// The gate checks a key once, before the call. A stream, of requests as of responses, outlives that: here it is
+// checked again and again, and a stream whose key is revoked, has expired or lost its scope ends with the reason.
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { Interceptor, StreamRequest } from "@connectrpc/connect";
 import { createLinkedAbortController } from "@connectrpc/connect/protocol";
-import { DomainError } from "../domain/errors.ts";
+import { DomainError, type Reason } from "../domain/errors.ts";
 import type { CallHead } from "./credentials.ts";
 
 /** Calls back once the key of a call is refused, at most; the returned function ends that. A database that does not answer refuses nothing: it is asked again. */
 export type WatchKey = (call: CallHead, refused: (error: DomainError) => void) => () => void;
+
+/** The key could not be looked up: that says nothing about it. */
+const PASSING: ReadonlySet<Reason> = new Set(["DATABASE_UNAVAILABLE", "OVERLOADED"]);
 
 /** `check` is that of the gate. */
 export function keyWatch(check: (call: CallHead) => Promise<void> | void, everyMs: number): WatchKey {
@@ -24,7 +27,7 @@ export function keyWatch(check: (call: CallHead) => Promise<void> | void, everyM
       try {
         await check(head);
       } catch (error) {
-        if (error instanceof DomainError && error.reason !== "DATABASE_UNAVAILABLE") refused(error);
+        if (error instanceof DomainError && !PASSING.has(error.reason)) refused(error);
       }
     }, everyMs);
     return () => clearInterval(timer);

@@ -23,20 +23,13 @@ import {
 import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import * as activity from "../db/activity.ts";
 import { findEntities } from "../db/queries.ts";
-import { read } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
+import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
-import {
-  countryCodeProblem,
-  identifierProblem,
-  nameProblem,
-  parseCountryCode,
-  textProblem,
-  trim,
-} from "../domain/text.ts";
+import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import {
   fromPageToken,
@@ -49,7 +42,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf } from "./write.ts";
+import { type Deps, idempotent, organizationOf, readInTurn } from "./write.ts";
 
 export function activityRpcs(deps: Deps) {
   return {
@@ -120,7 +113,7 @@ export function activityRpcs(deps: Deps) {
         ListTransactionsRequestSchema,
         request,
       );
-      const rows = await read(deps.orm, organizationId, (em) =>
+      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         activity.listTransactions(em, organizationId, entityId, cursor, pageSize + 1),
       );
       const page = rows.slice(0, pageSize);
@@ -166,7 +159,7 @@ export function activityRpcs(deps: Deps) {
         ListUserEventsRequestSchema,
         request,
       );
-      const rows = await read(deps.orm, organizationId, (em) =>
+      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         activity.listUserEvents(em, organizationId, entityId, cursor, pageSize + 1),
       );
       const page = rows.slice(0, pageSize);
@@ -187,8 +180,7 @@ interface ParsedParty {
 }
 
 function checkBatch(field: string, length: number, violations: Violations): void {
-  if (length < 1 || length > LIMITS.batch)
-    violations.add(field, `must have at least 1 and at most ${LIMITS.batch} items`);
+  if (length < 1) violations.add(field, "must have at least 1 item");
 }
 
 function refuseTwice(
@@ -232,7 +224,7 @@ function parseTransaction(item: Transaction, at: string, violations: Violations)
 
 function parseParty(party: Party | undefined, at: string, violations: Violations): ParsedParty {
   if (party === undefined) return { lookup: undefined, name: null, country: null };
-  violations.check(`${at}.name`, nameProblem(party.name));
+  if (party.name !== "") violations.check(`${at}.name`, nameProblem(party.name));
   if (party.country !== "") violations.check(`${at}.country`, countryCodeProblem(party.country));
   return {
     lookup: parseOneOf(
@@ -304,7 +296,7 @@ async function openList<Desc extends typeof ListTransactionsRequestSchema | type
   const query = queryOf(desc, request, organizationId);
   const token = fromPageToken(query, request.pageToken, ["instant", "id"]);
   const cursor = token === undefined ? undefined : { at: BigInt(token[0] ?? "0"), id: token[1] ?? "" };
-  const entityId = await read(deps.orm, organizationId, (em) => findOne(em, organizationId, lookup));
+  const entityId = await readInTurn(deps, ctx, organizationId, (em) => findOne(em, organizationId, lookup));
   return { entityId, organizationId, query, cursor, pageSize };
 }
 

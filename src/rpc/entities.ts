@@ -15,14 +15,14 @@ import {
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type FoundEntities, listEntities } from "../db/queries.ts";
-import { read } from "../db/transaction.ts";
 import type { Command, Outcome } from "../db/unit-of-work.ts";
+import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
-import { countryCodeProblem, identifierProblem, textProblem, trim } from "../domain/text.ts";
+import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
 import {
@@ -44,10 +44,11 @@ import {
   toPageToken,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, existing, organizationOf, parseWrite, write } from "./write.ts";
+import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
 
 export function entityRpcs(deps: Deps) {
-  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) => deps.reader.find(organizationOf(ctx), lookups);
+  const find = (ctx: HandlerContext, lookups: readonly Lookup[]) =>
+    deps.reader.find(organizationOf(ctx), lookups, ctx.signal);
 
   return {
     async createEntity(request, ctx) {
@@ -85,11 +86,7 @@ export function entityRpcs(deps: Deps) {
     },
 
     async batchGetEntities(request, ctx) {
-      if (request.lookups.length < 1 || request.lookups.length > LIMITS.batch) {
-        throw invalidField("lookups", `must have at least 1 and at most ${LIMITS.batch} items`, {
-          limit: String(LIMITS.batch),
-        });
-      }
+      if (request.lookups.length < 1) throw invalidField("lookups", "must have at least 1 item");
       const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
       const readMask = parseReadMask(request.readMask);
       const found = await find(ctx, lookups);
@@ -110,11 +107,7 @@ export function entityRpcs(deps: Deps) {
       const pageSize = parsePageSize(request.pageSize);
       const readMask = parseReadMask(request.readMask);
       if (request.taxId !== "") violations.check("tax_id", taxIdProblem(request.taxId));
-      if (request.countryCodes.length > 250) violations.add("country_codes", "must not have more than 250 items");
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
-      if (request.externalIds.length > LIMITS.batch) {
-        violations.add("external_ids", `must not have more than ${LIMITS.batch} items`);
-      }
       request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
       violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
       const statuses = request.statuses.map((status, i) => {
@@ -129,7 +122,7 @@ export function entityRpcs(deps: Deps) {
       // Before the rows: what is committed in between is in the watch, and perhaps in the list too.
       const watchPosition = givenPosition ?? (await deps.feed.position(organizationId));
 
-      const entities = await read(deps.orm, organizationId, (em) =>
+      const entities = await readInTurn(deps, ctx, organizationId, (em) =>
         listEntities(em, organizationId, {
           after,
           limit: pageSize + 1,

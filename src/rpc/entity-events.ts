@@ -8,7 +8,6 @@ import {
   WatchEntitiesRequestSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { type ListedEvent, listEvents } from "../db/queries.ts";
-import { read } from "../db/transaction.ts";
 import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
@@ -29,7 +28,7 @@ import {
 } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
-import { type Deps, findEntityId, organizationOf } from "./write.ts";
+import { type Deps, findEntityId, organizationOf, readInTurn } from "./write.ts";
 
 const TYPES: Record<EventName, EventType> = {
   CREATED: EventType.CREATED,
@@ -86,7 +85,7 @@ export function entityEventRpcs(deps: Deps) {
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id", "version"]);
 
       const entityId = await findId(ctx, lookup);
-      const events = await read(deps.orm, organizationId, (em) =>
+      const events = await readInTurn(deps, ctx, organizationId, (em) =>
         listEvents(em, organizationId, {
           entityId,
           types,

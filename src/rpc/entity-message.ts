@@ -15,13 +15,13 @@ import {
   PersonDataSchema,
   TaxIdCheck,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import type * as domain from "../domain/entity.ts";
 import { primaryOf } from "../domain/entity.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
-import { LIMITS } from "../domain/limits.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
-import { countryCodeProblem, dateProblem, nameProblem, parseCountryCode, parseUuid, trim } from "../domain/text.ts";
+import { dateProblem, nameProblem, parseUuid, trim } from "../domain/text.ts";
 import { parseExternalId, taxIdProblem, toTimestamp } from "./request.ts";
 import type { Violations } from "./violations.ts";
 
@@ -324,9 +324,6 @@ function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
   }
   if (kind.case === "company") {
     const { tradingNames, employees } = kind.value;
-    if (tradingNames.length > LIMITS.tradingNames) {
-      violations.add(`${path}.trading_names`, `must not have more than ${LIMITS.tradingNames} items`);
-    }
     tradingNames.forEach((name, i) => presentText(name, `${path}.trading_names[${i}]`, violations));
     if (tradingNames.length > 0) entries.push(["tradingNames", tradingNames]);
     if (employees !== undefined) {

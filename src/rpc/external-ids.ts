@@ -70,9 +70,7 @@ export function externalIdRpcs(deps: Deps) {
     async addExternalIds(request, ctx) {
       const lookup = parseLookup(request.lookup);
       const violations = new Violations();
-      if (request.externalIds.length < 1 || request.externalIds.length > LIMITS.externalIdsPerEntity) {
-        violations.add("external_ids", `must have at least 1 and at most ${LIMITS.externalIdsPerEntity} items`);
-      }
+      if (request.externalIds.length < 1) violations.add("external_ids", "must have at least 1 item");
       const items = request.externalIds.map((item, i) => {
         const at = `external_ids[${i}]`;
         violations.check(`${at}.type`, textProblem(item.type, { max: LIMITS.externalIdType }));

@@ -12,9 +12,11 @@ import {
   type ImportResult,
   ImportResultSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import type { Slots } from "../db/slots.ts";
 import { type Author, type Command, type Outcome, writeGroup } from "../db/unit-of-work.ts";
 import { newEntity, update } from "../domain/entity.ts";
-import { DomainError, invalidField } from "../domain/errors.ts";
+import { DomainError, invalidField, overloaded } from "../domain/errors.ts";
+import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
 import { externalIdFromProto, fromProto } from "./entity-message.ts";
@@ -26,10 +28,23 @@ import { authorOf, type Deps, organizationOf, parseWrite } from "./write.ts";
 /** Rows of one transaction: enough for set-based statements to pay, few enough for locks to be short. */
 const GROUP_ROWS = 250;
 
-export function importRpcs(deps: Deps) {
+export interface ImportDeps {
+  /** Imports that may be open at once. */
+  maxImports: number;
+  /** Bounds the groups that are written. */
+  importSlots: Slots;
+}
+
+/** Any organization may have so many open while there is a place: few places are not divided. */
+const LEAST_IMPORTS = 2;
+
+export function importRpcs(deps: Deps & ImportDeps) {
+  const imports = createShares(deps.maxImports, LEAST_IMPORTS);
   return {
     async *importEntities(requests, ctx) {
       const author = authorOf(ctx);
+      const organizationId = organizationOf(ctx);
+      using _place = enter(imports, { organization: organizationId, part: author.principal });
       const progress = create(ImportProgressSchema);
       let row = 0n;
       for await (const group of groupsOf(requests, GROUP_ROWS)) {
@@ -40,11 +55,17 @@ export function importRpcs(deps: Deps) {
         for (const part of runsOf(rows, ({ request }) => request.validateOnly)) {
           const commands = part.flatMap(({ command }) => (command instanceof DomainError ? [] : [command]));
           const validateOnly = part[0]?.request.validateOnly ?? false;
-          const written = await writeGroup(deps.orm, organizationOf(ctx), commands, {
-            validateOnly,
-            signal: ctx.signal,
-          });
-          deps.feed.committed(organizationOf(ctx));
+          // Each group in its turn: between two of them, other writes of the organization have theirs.
+          const { signal } = ctx;
+          const since = performance.now();
+          const run = () =>
+            writeGroup(deps.orm, organizationId, commands, {
+              validateOnly,
+              signal,
+              waitedMs: performance.now() - since,
+            });
+          const written = await deps.importSlots(organizationId, run, { signal });
+          deps.feed.committed(organizationId);
           const failure = written.find((result) => result.kind === "failed");
           if (failure !== undefined) throw failure.error;
           let next = 0;
@@ -67,6 +88,11 @@ export function importRpcs(deps: Deps) {
       }
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+function enter(imports: Shares, owner: Owner): Disposable {
+  if (!imports.take(owner)) throw overloaded("Too many imports are open");
+  return { [Symbol.dispose]: () => imports.give(owner) };
 }
 
 /** The write that a row asks for, or why there is none. */

@@ -1,7 +1,7 @@
 // OrganizationService: organizations and their API keys, through MikroORM's unit of work.
 import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
 import { ExternalIdPolicy, OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import {
@@ -18,15 +18,24 @@ import {
 import { DEFAULT_ORGANIZATION_ID, digestOf, newSecret, SCOPES } from "../db/api-keys.ts";
 import { holdPruning } from "../db/retention.ts";
 import { ApiKeyRow, OrganizationRow } from "../db/schema.ts";
-import { read, transaction } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
+import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, parseUuid, trim } from "../domain/text.ts";
-import { callOf } from "../interceptors/call.ts";
 import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf, toPageToken } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf } from "./write.ts";
+import {
+  assertReachable,
+  type Deps,
+  idempotent,
+  isOperator,
+  organizationOf,
+  parseOrganizationId,
+  readInTurn,
+  recordAdministration,
+  writeInTurn,
+} from "./write.ts";
 
 const POLICIES = {
   MUTABLE_WITH_REASON: ExternalIdPolicy.MUTABLE_WITH_REASON,
@@ -65,6 +74,10 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
             etag: newId(),
           } as never);
           await em.persist(row).flush();
+          await recordAdministration(em, ctx, organizationId, {
+            ...{ type: "ORGANIZATION_CREATED", subjectId: organizationId, requestId },
+            ...{ before: {}, after: valuesOf(row) },
+          });
           return { organization: toProto(row) };
         },
       );
@@ -75,7 +88,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       violations.throwIfAny();
       assertReachable(ctx, organizationId);
-      const row = await read(deps.orm, organizationId, (em) => em.findOne(OrganizationRow, { organizationId }));
+      const row = await readInTurn(deps, ctx, organizationId, (em) => em.findOne(OrganizationRow, { organizationId }));
       if (row === null) throw notFound("organization_id", "Organization");
       return { organization: toProto(row) };
     },
@@ -84,7 +97,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const pageSize = parsePageSize(request.pageSize);
       const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0] ?? null;
-      const rows = await read(deps.orm, organizationOf(ctx), async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationOf(ctx), async (em) => {
         const found = await em.execute<Record<string, unknown>[]>(
           "select * from list_organizations($1::uuid, $2::int)",
           [after, pageSize + 1],
@@ -148,12 +161,17 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
             (policy !== undefined && policy !== row.externalIdPolicy) ||
             (eventRetentionDays !== undefined && eventRetentionDays !== (row.eventRetentionDays ?? null));
           if (changes) {
+            const before = valuesOf(row);
             row.displayName = displayName ?? row.displayName;
             row.externalIdPolicy = policy ?? row.externalIdPolicy;
             if (eventRetentionDays !== undefined) row.eventRetentionDays = eventRetentionDays;
             row.etag = newId();
             row.updatedAt = new Date(Math.max(deps.clock(), row.updatedAt.getTime() + 1));
             await em.flush();
+            await recordAdministration(em, ctx, organizationId, {
+              ...{ type: "ORGANIZATION_UPDATED", subjectId: organizationId, requestId },
+              ...{ before, after: valuesOf(row) },
+            });
           }
           return { organization: toProto(row) };
         },
@@ -187,9 +205,10 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       }
 
       const secret = newSecret();
-      const row = await transaction(
-        deps.orm,
-        organizationId,
+      const row = await writeInTurn(
+        deps,
+        ctx,
+        { organizationId: organizationId, validateOnly: request.validateOnly },
         async (em) => {
           if ((await em.count(OrganizationRow, { organizationId })) === 0)
             throw notFound("organization_id", "Organization");
@@ -202,9 +221,12 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
             expiresAt: expiresAt ?? null,
           } as never);
           await em.persist(key).flush();
+          await recordAdministration(em, ctx, organizationId, {
+            ...{ type: "API_KEY_CREATED", subjectId: key.id },
+            ...{ before: {}, after: keyValuesOf(key) },
+          });
           return key;
         },
-        { validateOnly: request.validateOnly, signal: ctx.signal },
       );
       return { apiKey: keyToProto(row), secret: request.validateOnly ? "" : secret };
     },
@@ -217,7 +239,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
       assertReachable(ctx, organizationId);
-      const rows = await read(deps.orm, organizationId, async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0)
           throw notFound("organization_id", "Organization");
         return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {
@@ -249,8 +271,13 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
           if (key === null) throw notFound("api_key_id", "API key");
           const changed = key.revokedAt === null || key.revokedAt === undefined;
           if (changed) {
+            const before = keyValuesOf(key);
             key.revokedAt = new Date(deps.clock());
             await em.flush();
+            await recordAdministration(em, ctx, organizationId, {
+              ...{ type: "API_KEY_REVOKED", subjectId: id, requestId },
+              ...{ before, after: keyValuesOf(key) },
+            });
           }
           return { apiKey: keyToProto(key), changed };
         },
@@ -258,19 +285,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       deps.forgetCallers();
       return response;
     },
-  } satisfies ServiceImpl<typeof OrganizationService>;
-}
-
-const isOperator = (ctx: HandlerContext) => callOf(ctx.values).caller.scopes.has("operator");
-
-/** The organization that a request names: the caller's own when empty. */
-function parseOrganizationId(ctx: HandlerContext, organizationId: string, violations: Violations): string {
-  return parseOptionalUuid(organizationId, "organization_id", violations) ?? organizationOf(ctx);
-}
-
-/** Another organization than one's own is there for operators only. After validation (rule 13). */
-function assertReachable(ctx: HandlerContext, organizationId: string): void {
-  if (organizationId !== organizationOf(ctx) && !isOperator(ctx)) throw notFound("organization_id", "Organization");
+  } satisfies Partial<ServiceImpl<typeof OrganizationService>>;
 }
 
 function parseName(value: string, field: string, violations: Violations): string {
@@ -299,6 +314,21 @@ const toProto = (row: OrganizationRow) => ({
   etag: row.etag,
   createdAt: timestampFromDate(row.createdAt),
   updatedAt: timestampFromDate(row.updatedAt),
+});
+
+/** What the trail tells of an organization. */
+const valuesOf = ({ displayName, externalIdPolicy, eventRetentionDays }: OrganizationRow): JsonObject => ({
+  displayName,
+  externalIdPolicy,
+  eventRetentionDays: eventRetentionDays ?? null,
+});
+
+/** What the trail tells of a key. */
+const keyValuesOf = ({ displayName, scopes, expiresAt, revokedAt }: ApiKeyRow): JsonObject => ({
+  displayName,
+  scopes,
+  expiresAt: expiresAt?.toISOString() ?? null,
+  revokedAt: revokedAt?.toISOString() ?? null,
 });
 
 const keyToProto = (row: ApiKeyRow) => ({

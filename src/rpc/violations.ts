@@ -1,12 +1,16 @@
-// Collects what is wrong with a request, so that a caller hears of everything at once.
+// Collects what is wrong with a request, so that a caller hears of everything at once: the first by their fields, of
+// the others how many there are.
 import { DomainError, type Violation } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
 
 export class Violations {
   readonly #list: Violation[] = [];
+  #more = 0;
 
   /** Notes that `field`, a path of the request, is at fault. */
   add(field: string, description: string): void {
-    this.#list.push({ field, description });
+    if (this.#list.length < LIMITS.violations) this.#list.push({ field, description });
+    else this.#more += 1;
   }
 
   /** Notes `problem` where there is one. */
@@ -25,7 +29,11 @@ export class Violations {
     throw new DomainError(
       "VALIDATION_ERROR",
       `${first.field}: ${first.description}`,
-      { field: first.field, ...(limit === undefined ? {} : { limit }) },
+      {
+        field: first.field,
+        ...(limit === undefined ? {} : { limit }),
+        ...(this.#more === 0 ? {} : { more_violations: String(this.#more) }),
+      },
       this.#list,
     );
   }

@@ -27,13 +27,15 @@ import {
 } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { NO_ID } from "../db/feed.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
-import { read, transaction } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import * as webhooks from "../db/webhooks.ts";
+import { withoutQuery } from "../domain/administration.ts";
 import type { EntityType as EntityTypeName } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
+import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
+import { instantToText } from "../domain/time.ts";
 import { ENDPOINT_DISABLED, type Subscription, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { decodePosition } from "../feed/position.ts";
 import { deliveriesTo, storedPosition } from "../webhooks/backlog.ts";
@@ -51,7 +53,15 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, findEntityId, idempotent, organizationOf } from "./write.ts";
+import {
+  type Deps,
+  findEntityId,
+  idempotent,
+  organizationOf,
+  readInTurn,
+  recordAdministration,
+  writeInTurn,
+} from "./write.ts";
 
 const STATES = { ENABLED: WebhookEndpointState.ENABLED, DISABLED: WebhookEndpointState.DISABLED } as const;
 const STATUS_CHANGES = { ALONE: WebhookStatusChanges.ALONE, ALWAYS: WebhookStatusChanges.ALWAYS } as const;
@@ -89,9 +99,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const head = decodePosition(organizationId, await deps.feed.position(organizationId));
       const position = storedPosition(organizationId, head);
       const secret = newSecret();
-      const row = await transaction(
-        deps.orm,
-        organizationId,
+      const row = await writeInTurn(
+        deps,
+        ctx,
+        { organizationId: organizationId, validateOnly: request.validateOnly },
         async (em) => {
           // One after the other, for the count; entities refer to the row meanwhile.
           await em.execute("select from organization where organization_id = $1 for no key update", [organizationId]);
@@ -116,9 +127,12 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
             positionRunning: position.snapshot.running.map(String),
           } as never);
           await em.persist(made).flush();
+          await recordAdministration(em, ctx, organizationId, {
+            ...{ type: "WEBHOOK_ENDPOINT_CREATED", subjectId: made.id },
+            ...{ before: {}, after: valuesOf(made) },
+          });
           return made;
         },
-        { validateOnly: request.validateOnly, signal: ctx.signal },
       );
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
     },
@@ -127,7 +141,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const violations = new Violations();
       const id = parseId(request.endpointId, violations);
       violations.throwIfAny();
-      const row = await read(deps.orm, organizationOf(ctx), (em) => findEndpoint(em, organizationOf(ctx), id));
+      const row = await readInTurn(deps, ctx, organizationOf(ctx), (em) => findEndpoint(em, organizationOf(ctx), id));
       return { endpoint: toProto(row, deps.clock()) };
     },
 
@@ -136,7 +150,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListWebhookEndpointsRequestSchema, request, organizationId);
       const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
-      const rows = await read(deps.orm, organizationId, (em) =>
+      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         em.find(
           WebhookEndpointRow,
           { organizationId, deletedAt: null, ...(after === undefined ? {} : { id: { $gt: after } }) },
@@ -171,9 +185,15 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         { input: UpdateWebhookEndpointRequestSchema, output: UpdateWebhookEndpointResponseSchema, request, requestId },
         async (em) => {
           const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
-          const before = JSON.stringify(row);
+          const [before, told] = [JSON.stringify(row), valuesOf(row)];
           Object.assign(row, changesOf(row, values, new Date(deps.clock())));
-          if (JSON.stringify(row) !== before) await save(em, row, deps.clock());
+          if (JSON.stringify(row) !== before) {
+            await save(em, row, deps.clock());
+            await recordAdministration(em, ctx, organizationOf(ctx), {
+              ...{ type: "WEBHOOK_ENDPOINT_UPDATED", subjectId: id, requestId },
+              ...{ before: told, after: valuesOf(row) },
+            });
+          }
           return { endpoint: toProto(row, deps.clock()) };
         },
       );
@@ -195,6 +215,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           row.etag = newId();
           [row.secret, row.previousSecret, row.previousSecretExpiresAt] = ["", null, null];
           await em.flush();
+          await recordAdministration(em, ctx, organizationOf(ctx), {
+            ...{ type: "WEBHOOK_ENDPOINT_DELETED", subjectId: id, requestId },
+            ...{ before: valuesOf(row), after: {} },
+          });
           return {};
         },
       );
@@ -213,20 +237,19 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       violations.throwIfAny();
       const lifetimeMs = Number(seconds) * 1000 + Math.floor(nanos / 1e6);
       const secret = newSecret();
-      const row = await transaction(
-        deps.orm,
-        organizationOf(ctx),
-        async (em) => {
-          const endpoint = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
-          const isKept = lifetimeMs > 0;
-          endpoint.previousSecret = isKept ? endpoint.secret : null;
-          endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
-          endpoint.secret = secret;
-          await save(em, endpoint, deps.clock());
-          return endpoint;
-        },
-        { validateOnly: request.validateOnly, signal: ctx.signal },
-      );
+      const row = await writeInTurn(deps, ctx, { validateOnly: request.validateOnly }, async (em) => {
+        const endpoint = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
+        const isKept = lifetimeMs > 0;
+        endpoint.previousSecret = isKept ? endpoint.secret : null;
+        endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
+        endpoint.secret = secret;
+        await save(em, endpoint, deps.clock());
+        await recordAdministration(em, ctx, organizationOf(ctx), {
+          ...{ type: "WEBHOOK_SECRET_ROTATED", subjectId: id, before: {} },
+          after: { previousSecretExpiresAt: endpoint.previousSecretExpiresAt?.toISOString() ?? null },
+        });
+        return endpoint;
+      });
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
     },
 
@@ -246,7 +269,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const query = queryOf(ListWebhookDeliveriesRequestSchema, request, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
       const entityId = lookup === undefined ? undefined : await findEntityId(deps, ctx, lookup);
-      const rows = await read(deps.orm, organizationId, async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if (endpointId !== undefined) await findEndpoint(em, organizationId, endpointId);
         return webhooks.listDeliveries(em, organizationId, {
           endpointId,
@@ -277,7 +300,6 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         if (id === null) violations.add(`delivery_ids[${i}]`, "must be a UUID of the form 8-4-4-4-12");
         return id ?? "";
       });
-      if (ids.length > LIMITS.batch) violations.add("delivery_ids", `must have at most ${LIMITS.batch} items`);
       const from = request.from && fromTimestamp(request.from);
       const to = request.to && fromTimestamp(request.to);
       const pageSize = parsePageSize(request.pageSize);
@@ -321,10 +343,20 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
               nextPageToken = toPageToken(query, [String(last.recordedAt), last.id]);
             }
           }
+          // Whoever replays says that the receiver is back, whatever it asked for.
+          endpoint.pausedUntil = null;
+          await em.flush();
           const begun = await webhooks.beginAnew(em, organizationId, endpointId, wanted, aheadOf());
           if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
           const subjects = begun.map(({ subjectId }) => subjectId);
           await webhooks.releaseNext(em, organizationId, endpointId, subjects, aheadOf());
+          await recordAdministration(em, ctx, organizationId, {
+            ...{ type: "WEBHOOK_DELIVERIES_REPLAYED", subjectId: endpointId, requestId, before: {} },
+            after: {
+              deliveries: begun.length,
+              ...(isRange && { from: instantToText(from), to: instantToText(to) }),
+            },
+          });
           return { deliveries: begun.length, nextPageToken };
         },
       );
@@ -433,6 +465,8 @@ async function findEndpoint(
 
 /** What the values change; a change of the state brings more with it. */
 function changesOf(row: WebhookEndpointRow, values: Partial<Values>, now: Date): Partial<WebhookEndpointRow> {
+  // Another receiver asked for the pause.
+  if (values.url !== undefined && values.url !== row.url) row.pausedUntil = null;
   if (values.state === undefined || values.state === row.state) return values;
   if (values.state === "DISABLED") return { ...values, disabledReason: "REQUESTED", disabledAt: now };
   // It begins with a clean slate, and goes on where it stopped.
@@ -444,6 +478,17 @@ async function save(em: EntityManager, row: WebhookEndpointRow, now: number): Pr
   row.updatedAt = new Date(Math.max(now, row.updatedAt.getTime() + 1));
   await em.flush();
 }
+
+/** What the trail tells of an endpoint. */
+const valuesOf = (row: WebhookEndpointRow): JsonObject => ({
+  url: withoutQuery(row.url),
+  displayName: row.displayName,
+  description: row.description === "" ? null : row.description,
+  eventTypes: row.eventTypes,
+  entityTypes: row.entityTypes,
+  statusChanges: row.statusChanges,
+  state: row.state,
+});
 
 // --- Responses ----------------------------------------------------------------------------------
 

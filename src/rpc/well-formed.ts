@@ -1,9 +1,10 @@
 // Rule 73, for every field of every request: no NUL, no lone surrogates, no control characters, no
-// over-long strings, no Struct that JSON or the database would change. Walks the descriptors, so that a
+// over-long strings, no list of too many items, no Struct that JSON or the database would change. Walks the descriptors, so that a
 // new field is covered from its first day. The families add what is particular to a field.
-import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
+import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Interceptor } from "@connectrpc/connect";
+import { max_items } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { structProblem, textProblem, trim } from "../domain/text.ts";
@@ -26,11 +27,26 @@ export function assertWellFormed(desc: DescMessage, message: Message): void {
   violations.throwIfAny();
 }
 
+/** How many items a list or map of a request may have: what its proto says, and none where that says nothing. */
+export function maxItems(field: DescField): number {
+  let max = known.get(field);
+  if (max === undefined) {
+    max = field.parent.typeName === "google.protobuf.FieldMask" ? LIMITS.maskPaths : getOption(field, max_items);
+    known.set(field, max);
+  }
+  return max;
+}
+
+const known = new WeakMap<DescField, number>();
+
 function checkMessage(desc: DescMessage, message: Message, path: string, violations: Violations): void {
   for (const [field, value] of presentFields(desc, message)) {
     const at = path === "" ? field.name : `${path}.${field.name}`;
     if (Array.isArray(value)) {
-      value.forEach((item, index) => checkValue(field, item, `${at}[${index}]`, violations));
+      const max = maxItems(field);
+      if (value.length > max) violations.add(at, `must not have more than ${max} items`);
+      // Not looked into: what costs are the items.
+      else value.forEach((item, index) => checkValue(field, item, `${at}[${index}]`, violations));
     } else {
       checkValue(field, value, at, violations);
     }

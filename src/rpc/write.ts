@@ -10,15 +10,18 @@ import {
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { EntityManager } from "@mikro-orm/postgresql";
+import { insertAdministrationEvent } from "../db/administration.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Reader } from "../db/reader.ts";
 import { claimRequests, rememberAnswers } from "../db/requests.ts";
 import type { Slots } from "../db/slots.ts";
-import { transaction } from "../db/transaction.ts";
+import { read, transaction } from "../db/transaction.ts";
 import type { Author, Command, Outcome } from "../db/unit-of-work.ts";
 import type { Writer } from "../db/writer.ts";
+import { type AdministrationEventName, changedValues } from "../domain/administration.ts";
 import type { EntityState } from "../domain/entity.ts";
 import { notFound } from "../domain/errors.ts";
+import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import type { Feed } from "../feed/feed.ts";
 import { callOf } from "../interceptors/call.ts";
@@ -34,8 +37,10 @@ export interface Deps {
   writer: Writer;
   /** The events, as they are committed. */
   feed: Feed;
-  /** Bounds the writes that run alone and may wait for locks. */
+  /** Bounds the writes that run alone and may wait for locks: use `writeInTurn`. */
   slots: Slots;
+  /** Bounds the reads that run alone: use `readInTurn`. */
+  readSlots: Slots;
   /** Milliseconds since 1970, for checks of what the caller says of the future. What is stored is timed by the database. */
   clock: () => number;
 }
@@ -57,11 +62,72 @@ export function authorOf(ctx: HandlerContext): Author {
   };
 }
 
+/** Writes down what the call changed, in the transaction of the change. */
+export async function recordAdministration(
+  em: EntityManager,
+  ctx: HandlerContext,
+  organizationId: string,
+  act: {
+    type: AdministrationEventName;
+    subjectId: string;
+    before: JsonObject;
+    after: JsonObject;
+    requestId?: string | undefined;
+  },
+): Promise<void> {
+  const { type, subjectId, before, after, requestId } = act;
+  const { requestId: callId, peer } = callOf(ctx.values);
+  const values = changedValues(before, after);
+  await insertAdministrationEvent(em, organizationId, {
+    ...authorOf(ctx),
+    ...{ requestId, callId, peer, type, subjectId, ...values },
+  });
+}
+
 export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
+
+/** Reads of one organization, when it is the turn of the caller's; given up when the caller leaves before that. */
+export function readInTurn<T>(
+  { orm, readSlots }: Deps,
+  ctx: HandlerContext,
+  organizationId: string,
+  work: (em: EntityManager) => Promise<T>,
+): Promise<T> {
+  return readSlots(organizationOf(ctx), () => read(orm, organizationId, work), { signal: ctx.signal });
+}
+
+/**
+ * A write that runs alone and may wait for rows that others hold: one transaction of `organizationId`, when it is the
+ * turn of the caller's. What it waits for its turn, it does not wait for locks; it is given up when the caller leaves.
+ */
+export function writeInTurn<T>(
+  { orm, slots }: Deps,
+  ctx: HandlerContext,
+  { organizationId = organizationOf(ctx), validateOnly }: { organizationId?: string; validateOnly: boolean },
+  work: (em: EntityManager) => Promise<T>,
+): Promise<T> {
+  const { signal } = ctx;
+  const since = performance.now();
+  const run = () =>
+    transaction(orm, organizationId, work, { validateOnly, signal, waitedMs: performance.now() - since });
+  return slots(organizationOf(ctx), run, { signal });
+}
+
+export const isOperator = (ctx: HandlerContext): boolean => callOf(ctx.values).caller.scopes.has("operator");
+
+/** The organization that a request names: the caller's own when empty. */
+export function parseOrganizationId(ctx: HandlerContext, organizationId: string, violations: Violations): string {
+  return parseOptionalUuid(organizationId, "organization_id", violations) ?? organizationOf(ctx);
+}
+
+/** Another organization than one's own is there for operators only. After validation (rule 13). */
+export function assertReachable(ctx: HandlerContext, organizationId: string): void {
+  if (organizationId !== organizationOf(ctx) && !isOperator(ctx)) throw notFound("organization_id", "Organization");
+}
 
 /** The entity that a lookup names now, deleted or not. */
 export async function findEntityId({ reader }: Deps, ctx: HandlerContext, lookup: Lookup): Promise<string> {
-  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup]);
+  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup], ctx.signal);
   const id = resolve(lookup, hits);
   if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
   return id;
@@ -127,7 +193,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
  * organization the request names: with another one it is another request, and a new one is not there yet.
  */
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
-  { orm, slots }: Deps,
+  deps: Deps,
   ctx: HandlerContext,
   call: {
     input: I;
@@ -149,24 +215,17 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
     requestId === undefined
       ? undefined
       : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
-  const attempt = () =>
-    transaction(
-      orm,
-      own,
-      async (em) => {
-        const [claim] = await claimRequests(em, own, [key]);
-        if (typeof claim === "object" && "refused" in claim) throw claim.refused;
-        if (typeof claim === "object") {
-          ctx.responseHeader.set("idempotent-replay", "true");
-          return fromBinary(output, claim.answer);
-        }
-        await enter(em, organizationId);
-        const answer = create(output, await work(em));
-        await enter(em, own);
-        if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
-        return answer;
-      },
-      { validateOnly: request.validateOnly, signal: ctx.signal },
-    );
-  return slots(attempt);
+  return writeInTurn(deps, ctx, { organizationId: own, validateOnly: request.validateOnly }, async (em) => {
+    const [claim] = await claimRequests(em, own, [key]);
+    if (typeof claim === "object" && "refused" in claim) throw claim.refused;
+    if (typeof claim === "object") {
+      ctx.responseHeader.set("idempotent-replay", "true");
+      return fromBinary(output, claim.answer);
+    }
+    await enter(em, organizationId);
+    const answer = create(output, await work(em));
+    await enter(em, own);
+    if (key !== undefined) await rememberAnswers(em, own, [{ key, answer: toBinary(output, answer) }]);
+    return answer;
+  });
 }

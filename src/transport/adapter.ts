@@ -10,13 +10,16 @@ import { findTrailerError, parseTimeout as parseGrpcTimeout } from "@connectrpc/
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { reasonOf } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
-import { requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
+import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
-import { type BodyLimit, bodyLimit, bodyUntilAnswered, bodyWithin } from "./request-body.ts";
+import { withFewValues } from "./message-bytes.ts";
+import { peerOf } from "./peer.ts";
+import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
 export type NodeResponse = ServerResponse | Http2ServerResponse;
@@ -30,19 +33,24 @@ export interface Adapter {
   inFlight(): number;
 }
 
-const TIMER_MAX_MS = 2 ** 31 - 1;
+const MIN_REQUEST_BYTES = 16 * 1024 * 1024;
 
 /** Serves the services with health, reflection and GET /metrics, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
 export function createAdapter(options: HandlerOptions): Adapter {
   const { limits, log, metrics, present = presentable } = options;
   const calls = admission(limits);
   const watch = telemetry({ log, metrics });
-  const { handlers, grpc, gate } = createHandlers(options, calls.admit);
+  const { handlers, grpc, gate, enter, limitsOf } = createHandlers(options, calls.admit);
+  const requestBytes = requestBudget(limits);
 
   function serveCall(handler: UniversalHandler | undefined, request: NodeRequest, response: NodeResponse): void {
     const requestId = crypto.randomUUID();
     const limit = { expiresAt: performance.now() + limits.bodyTimeoutMs };
-    const values = createContextValues().set(requestIdKey, requestId).set(bodyLimit, limit);
+    const values = createContextValues()
+      .set(requestIdKey, requestId)
+      .set(peerKey, peerOf(request.socket))
+      .set(bodyLimit, limit)
+      .set(connectionKey, "stream" in request ? request.stream.session : request.socket);
     const end = begin(watch, handler?.method, request, response, values, () => calls.release(values));
     response.setHeader("x-request-id", requestId);
     if (handler === undefined) {
@@ -62,7 +70,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
       refuse(response, 400, end);
       return;
     }
-    capTimeout(call.header);
+    capTimeout(call.header, limitsOf(handler.method).maxTimeoutMs);
     answer(handler, call, limit, response, end).catch((error: unknown) => {
       present(error, { method: handler.method, requestId, log });
       if (response.headersSent) response.destroy();
@@ -80,11 +88,26 @@ export function createAdapter(options: HandlerOptions): Adapter {
     const { method } = handler;
     const one = method.methodKind === "unary" || method.methodKind === "server_streaming";
     const chunks = call.body as AsyncIterable<Uint8Array>;
-    const body = one ? bodyWithin(chunks, limit) : bodyUntilAnswered(chunks, response);
-    const answered = await handler({ ...call, body });
     const protocol = protocolOf(call.header.get("content-type") ?? "");
+    const values = call.contextValues as ContextValues;
+    const reading = {
+      readMaxBytes: limitsOf(method).readMaxBytes,
+      enveloped: protocol !== "connect",
+      budget: requestBytes,
+      connection: connectionOf(response),
+    };
+    const whole = one
+      ? wholeBody(chunks, limit, reading, () => enter(method, values))
+      : wholeMessages(bodyUntilAnswered(chunks, response), reading);
+    const body = withFewValues(whole, {
+      input: method.input,
+      contentType: call.header.get("content-type") ?? "",
+      encoding: call.header.get("content-encoding"),
+      readMaxBytes: reading.readMaxBytes,
+    });
+    const answered = await handler({ ...call, body });
     if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);
-    const requestId = call.contextValues?.get(requestIdKey) ?? "";
+    const requestId = values.get(requestIdKey);
     const presented = await withPresentableErrors(answered, protocol, {
       present: (error) => present(error, { method, requestId, log }),
       ended: (error) => end(outcomeOf(error)),
@@ -98,6 +121,8 @@ export function createAdapter(options: HandlerOptions): Adapter {
   const stream = grpcPath({
     routes: grpc,
     gate,
+    enter,
+    requestBytes,
     present: (error, call) => present(error, { ...call, log }),
     begin: ({ method, headers, values }) => {
       const { traceparent } = headers;
@@ -125,14 +150,26 @@ export function createAdapter(options: HandlerOptions): Adapter {
   return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };
 }
 
-/** The library starts a timer before it refuses a timeout over the maximum; one over 2^31 ms overflows, with a warning to stderr. */
-function capTimeout(header: Headers): void {
-  const overflows = ({ error, timeoutMs }: { error?: unknown; timeoutMs?: number }) =>
+/** A deadline over the maximum is as good as the maximum: the library would refuse it. */
+function capTimeout(header: Headers, maxMs: number): void {
+  const isOver = ({ error, timeoutMs }: { error?: unknown; timeoutMs?: number }) =>
     error !== undefined && timeoutMs !== undefined;
-  if (overflows(parseGrpcTimeout(header.get("grpc-timeout"), TIMER_MAX_MS))) header.set("grpc-timeout", "596H");
-  if (overflows(parseConnectTimeout(header.get("connect-timeout-ms"), TIMER_MAX_MS))) {
-    header.set("connect-timeout-ms", String(TIMER_MAX_MS));
+  if (isOver(parseGrpcTimeout(header.get("grpc-timeout"), maxMs))) header.set("grpc-timeout", `${maxMs}m`);
+  if (isOver(parseConnectTimeout(header.get("connect-timeout-ms"), maxMs))) {
+    header.set("connect-timeout-ms", String(maxMs));
   }
+}
+
+/** What of a connection stays the same for all its calls. */
+const connectionOf = (response: NodeResponse): object =>
+  ("stream" in response ? response.stream.session : response.socket) ?? response;
+
+/** For requests that are not complete: a few of the largest for one connection, several times that in all. */
+function requestBudget({ maxBatchMessageBytes }: { maxBatchMessageBytes: number }): ByteBudget {
+  return byteBudget({
+    perConnection: Math.max(MIN_REQUEST_BYTES, 4 * maxBatchMessageBytes),
+    total: 4 * Math.max(MIN_REQUEST_BYTES, 4 * maxBatchMessageBytes),
+  });
 }
 
 /** Begins the telemetry of a call; the returned function notes its outcome, which counts once the response is written. */

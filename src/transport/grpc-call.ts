@@ -23,10 +23,14 @@ import {
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
+import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { peerOf } from "./peer.ts";
+import { RequestBytes } from "./request-bytes.ts";
+import { assertFewValues } from "./values.ts";
 
 /** An RPC as this path serves it. */
 export interface GrpcRoute {
@@ -46,6 +50,10 @@ export type Answer = (call: GrpcCall, message: Message) => Promise<void>;
 export interface GrpcOptions {
   routes: ReadonlyMap<string, GrpcRoute>;
   gate: (call: CallHead) => Promise<void> | void;
+  /** Takes a place among the calls in flight, when the request is complete. Throws OVERLOADED. */
+  enter: (method: DescMethod, values: ContextValues) => void;
+  /** Where the bytes of incomplete requests are counted. */
+  requestBytes: ByteBudget;
   present: (error: unknown, call: { method: DescMethod; requestId: string }) => ConnectError;
   begin: (call: {
     method: DescMethod;
@@ -86,7 +94,7 @@ export class GrpcCall implements CallHead {
   readonly service;
   readonly method;
   readonly requestId = crypto.randomUUID();
-  readonly values: ContextValues = createContextValues().set(requestIdKey, this.requestId);
+  readonly values: ContextValues;
   readonly header: HeaderSource;
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
@@ -96,6 +104,7 @@ export class GrpcCall implements CallHead {
   readonly #shutDown = () => this.stop(this.#route.shutdownSignal?.reason);
   #expiresAt: number;
   #timer: NodeJS.Timeout;
+  #request: RequestBytes | undefined;
   #counted = true;
   #over = false;
   #whenOver: (() => void) | undefined;
@@ -113,6 +122,9 @@ export class GrpcCall implements CallHead {
     this.#headers = headers;
     this.method = route.method;
     this.service = route.method.parent;
+    const peer = peerOf(stream.session?.socket);
+    this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
+    if (stream.session !== undefined) this.values.set(connectionKey, stream.session);
     this.header = { get: (name) => textOf(headers[name]), [Symbol.iterator]: () => pairsOf(headers) };
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
     this.#expiresAt = performance.now() + options.limits.bodyTimeoutMs;
@@ -161,27 +173,34 @@ export class GrpcCall implements CallHead {
     return this.#headers["grpc-timeout"] === undefined ? undefined : Math.max(0, this.#expiresAt - performance.now());
   }
 
+  hasLeft(): boolean {
+    return this.#over;
+  }
+
   #deadline(): number | undefined | ConnectError {
     const text = textOf(this.#headers["grpc-timeout"]);
     if (text === null) return undefined;
-    const { timeoutMs, error } = parseTimeout(text, this.#route.maxTimeoutMs);
-    return error ?? timeoutMs;
+    const { maxTimeoutMs } = this.#route;
+    const { timeoutMs, error } = parseTimeout(text, maxTimeoutMs);
+    return timeoutMs === undefined ? error : Math.min(timeoutMs, maxTimeoutMs);
   }
 
   #read(started: number, deadlineMs: number): void {
+    // The caller left, or the time was up, while its key was looked up.
+    if (this.#over) return;
     const stream = this.#stream;
-    let first: Buffer | undefined;
-    let more: Buffer[] | undefined;
-    let size = 0;
+    const { readMaxBytes } = this.#route;
+    const bytes = new RequestBytes(this.#options.requestBytes, stream.session ?? stream);
+    this.#request = bytes;
     stream.on("data", (chunk: Buffer) => {
       if (this.#over) return;
-      size += chunk.length;
-      if (first === undefined) first = chunk;
-      // A prefix that comes in pieces is put together at once, and all else once, in the end.
-      else if (first.length < PREFIX_BYTES) first = Buffer.concat([first, chunk]);
-      else (more ??= [first]).push(chunk);
-      const { readMaxBytes } = this.#route;
-      if (first.length >= PREFIX_BYTES && Math.max(first.readUInt32BE(1), size - PREFIX_BYTES) > readMaxBytes) {
+      try {
+        bytes.add(chunk);
+      } catch (error) {
+        this.fail(error);
+        return;
+      }
+      if (Math.max(bytes.announced() ?? 0, bytes.size - PREFIX_BYTES) > readMaxBytes) {
         const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
         this.fail(new ConnectError(which, Code.ResourceExhausted));
       }
@@ -195,8 +214,7 @@ export class GrpcCall implements CallHead {
           Math.max(0, deadlineMs - (performance.now() - started)),
         );
       }
-      const body = more === undefined ? first : Buffer.concat(more);
-      this.#answer(body ?? Buffer.alloc(0)).catch((error: unknown) => this.fail(error));
+      this.#answer(bytes.take()).catch((error: unknown) => this.fail(error));
     };
     // A stream without a body says so at once, or never where it ends with its headers.
     if (stream.endAfterHeaders || stream.readableEnded) arrived();
@@ -204,6 +222,7 @@ export class GrpcCall implements CallHead {
   }
 
   async #answer(body: Buffer): Promise<void> {
+    this.#options.enter(this.method, this.values);
     const message = decode(this.method.input, envelope(body, this.method.methodKind.replace("_", "-")));
     await this.#route.answer(this, message);
   }
@@ -395,6 +414,7 @@ export class GrpcCall implements CallHead {
   #leave(): void {
     this.#over = true;
     clearTimeout(this.#timer);
+    this.#request?.release();
     this.#route.shutdownSignal?.removeEventListener("abort", this.#shutDown);
     this.#whenOver?.();
     this.#drained?.();
@@ -428,6 +448,7 @@ function envelope(body: Buffer, kind: string): Buffer {
 }
 
 function decode(input: DescMessage, bytes: Uint8Array): Message {
+  assertFewValues(input, bytes);
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {

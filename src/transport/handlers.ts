@@ -26,6 +26,7 @@ import { requestIdKey } from "../interceptors/call.ts";
 import { type CallHead, credentials, type FindCaller } from "../interceptors/credentials.ts";
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, type Present, presentable } from "../interceptors/errors.ts";
+import { jsonDecoder } from "../interceptors/json-requests.ts";
 import type { MetricsSource } from "../interceptors/telemetry.ts";
 import { keyWatch, whileAllowed } from "../interceptors/while-allowed.ts";
 import type { GrpcRoute } from "./grpc-call.ts";
@@ -34,6 +35,7 @@ import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
 import { serverStreamingAnswer } from "./server-streaming.ts";
 import { unaryAnswer } from "./unary.ts";
+import { assertFewJsonValues } from "./values.ts";
 
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
@@ -62,6 +64,8 @@ export interface HandlerOptions {
     | "streamIdleTimeoutMs"
     | "unaryPath"
   >;
+  /** A stream without a key (health, reflection) lasts so long at most, in milliseconds; default: half an hour. */
+  keylessStreamMs?: number;
   /** Where calls are counted and GET /metrics reads; default: in this process alone. */
   metrics?: MetricsSource | undefined;
   log: Logger;
@@ -72,10 +76,12 @@ export interface ServiceRouter {
   service<T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>): void;
 }
 
-/** A page of 1000 entities with full attributes is larger than any request. */
-const WRITE_MAX_BYTES = 64 * 1024 * 1024;
+/** Pages and batches end at LIMITS.pageBytes, as binary messages; JSON may be as large again. */
+const WRITE_MAX_BYTES = 8 * 1024 * 1024;
 /** The longest deadline that the caller of a stream may name: imports and watches outlive a unary call. */
 const MAX_STREAM_TIMEOUT_MS = 3_600_000;
+
+const KEYLESS_STREAM_MS = 1_800_000;
 
 /** With the time that an answer about a key is remembered: a revoked one ends its streams within 5 s. */
 const RECHECK_MS = 800;
@@ -86,11 +92,17 @@ type Implementation = Record<string, unknown>;
 export interface Served {
   handlers: Map<string, UniversalHandler>;
   grpc: Map<string, GrpcRoute>;
-  /** Who calls, by when, and is there room: before the body. Throws what it refuses. */
+  /** Who calls, and by when: before the body. Throws what it refuses. */
   gate: (call: CallHead) => Promise<void> | void;
+  /** Is there room: when the request is complete. Throws OVERLOADED. */
+  enter: (method: DescMethod, values: ContextValues) => void;
+  limitsOf: (method: DescMethod) => { readMaxBytes: number; maxTimeoutMs: number };
 }
 
-/** `admit` throws for a call too many; it is not asked for health and reflection. */
+/**
+ * `admit` throws for a call too many. A call takes its place when its request is complete, a stream of requests when
+ * its first message is: whoever sends headers alone holds none.
+ */
 export function createHandlers(
   options: HandlerOptions,
   admit: (call: ContextValues, isEndless: boolean) => void,
@@ -99,18 +111,19 @@ export function createHandlers(
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
+  const keylessMs = options.keylessStreamMs ?? KEYLESS_STREAM_MS;
+  /** Not all at once: those that began together would come back together. */
+  const keylessStreamMs = () => keylessMs * (0.9 + Math.random() / 10);
   const check = credentials({ findCaller: options.findCaller, services: served.keys(), open: open.keys() });
 
   const endless = new Set([...(options.endless ?? []), ...ServerReflection.methods, ...ServerReflectionAlpha.methods]);
+  /** Those that hold a place for as long as their caller likes. A health watch has its own last word at the shutdown. */
+  const streams = new Set<DescMethod>([...endless, Health.method.watch]);
   const gate = (call: CallHead): Promise<void> | void => {
-    const enter = () => {
-      beginDeadline(call);
-      // Without a key nobody can take the places of those who have one.
-      if (!open.has(call.service)) admit(call.values, endless.has(call.method));
-    };
     const checked = check(call);
-    return checked === undefined ? enter() : checked.then(enter);
+    return checked === undefined ? beginDeadline(call) : checked.then(() => beginDeadline(call));
   };
+  const enter: Served["enter"] = (method, values) => admit(values, streams.has(method));
   const requestGate = async (context: HandlerContext) => {
     try {
       await gate({
@@ -119,6 +132,7 @@ export function createHandlers(
         values: context.values,
         header: context.requestHeader,
         timeoutMs: () => context.timeoutMs(),
+        hasLeft: () => context.signal.aborted,
       });
     } catch (error) {
       // Outside the interceptors the library takes a ConnectError only.
@@ -126,27 +140,33 @@ export function createHandlers(
     }
   };
 
+  // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
+  const registry = createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file));
+  const jsonOptions = (method: DescMethod): object => ({
+    ignoreUnknownFields: false,
+    registry,
+    // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
+    textDecoder: jsonDecoder(method.input, assertFewJsonValues),
+  });
+
   const watchKey = keyWatch(check, RECHECK_MS);
-  const recheckedMethods = new Set(options.endless);
+  // A unary call ends by its deadline; every stream may outlive its key.
+  const rechecked = new Set(
+    [...served.keys()].flatMap(({ methods }) => methods.filter(({ methodKind }) => methodKind !== "unary")),
+  );
   const router = createConnectRouter({
     requestGate,
     acceptCompression: [compressionGzip],
     readMaxBytes: limits.maxMessageBytes,
     writeMaxBytes: WRITE_MAX_BYTES,
     maxTimeoutMs: limits.maxTimeoutMs,
-    // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    jsonOptions: {
-      ignoreUnknownFields: false,
-      textDecoder: new TextDecoder("utf-8", { fatal: true }),
-      // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
-      registry: createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file)),
-    } as object,
     binaryOptions: { readUnknownFields: false },
     interceptors: [
       errors({ log, present }),
-      whileAllowed({ watchKey, methods: recheckedMethods }),
-      deadline(limits),
+      whileAllowed({ watchKey, methods: rechecked }),
+      deadline({ ...limits, streamTimeoutMs: ({ service }) => (open.has(service) ? keylessStreamMs() : undefined) }),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
+      atFirstMessage(enter),
       ...(options.interceptors ?? []),
     ],
   });
@@ -156,7 +176,11 @@ export function createHandlers(
   const limitsOf = (method: DescMethod) => ({
     readMaxBytes: large.has(method) ? limits.maxBatchMessageBytes : limits.maxMessageBytes,
     maxTimeoutMs:
-      method.methodKind === "unary" ? limits.maxTimeoutMs : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
+      method.methodKind === "unary"
+        ? limits.maxTimeoutMs
+        : open.has(method.parent)
+          ? keylessMs
+          : Math.max(limits.maxTimeoutMs, MAX_STREAM_TIMEOUT_MS),
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
@@ -167,7 +191,7 @@ export function createHandlers(
     for (const method of service.methods) {
       const rpc = implementation[method.localName];
       const serve = typeof rpc === "function" ? rpc.bind(implementation) : notServed;
-      router.rpc(method, serve as MethodImpl<DescMethod>, limitsOf(method));
+      router.rpc(method, serve as MethodImpl<DescMethod>, { ...limitsOf(method), jsonOptions: jsonOptions(method) });
       const path = `/${service.typeName}/${method.name}`;
       if (method.methodKind === "unary") {
         grpc.set(path, {
@@ -180,18 +204,39 @@ export function createHandlers(
         grpc.set(path, {
           ...limitsOf(method),
           method: method as DescMethodServerStreaming,
-          defaultTimeoutMs: undefined,
+          get defaultTimeoutMs() {
+            return open.has(service) ? keylessStreamMs() : undefined;
+          },
           answer: serverStreamingAnswer(
             method as DescMethodServerStreaming,
             serve,
             around,
-            recheckedMethods.has(method) ? watchKey : undefined,
+            rechecked.has(method) ? watchKey : undefined,
           ),
         });
       }
     }
   }
-  return { handlers: new Map(router.handlers.map((handler) => [handler.requestPath, handler])), grpc, gate };
+  const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return { handlers, grpc, gate, enter, limitsOf };
+}
+
+/** A stream of requests takes its place with the first of them. */
+function atFirstMessage(enter: Served["enter"]): Interceptor {
+  async function* entering<T>(messages: AsyncIterable<T>, begin: () => void) {
+    let isFirst = true;
+    for await (const message of messages) {
+      if (isFirst) begin();
+      isFirst = false;
+      yield message;
+    }
+  }
+  return (next) => (request) => {
+    const { methodKind } = request.method;
+    if (!request.stream || (methodKind !== "client_streaming" && methodKind !== "bidi_streaming")) return next(request);
+    const begin = () => enter(request.method, request.contextValues);
+    return next({ ...request, message: entering(request.message, begin) });
+  };
 }
 
 /** The services that need no key. */

@@ -22,6 +22,7 @@ import {
 import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
 import type { Logger } from "pino";
 import type { Adapter, RequestHandler } from "./adapter.ts";
+import { createPipelining } from "./pipelining.ts";
 
 export interface ListenOptions {
   host: string;
@@ -59,6 +60,8 @@ const LAST_STREAM = 2 ** 31 - 1;
 /** Keep-alive probes find callers that vanished without a word. */
 const TCP = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
 const MAX_HEADER_BYTES = 16_384;
+/** Requests of an HTTP/1.1 connection that wait for the answer to the one before. */
+const MAX_PIPELINED = 32;
 const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
 const HTTP2_LIMITS: Http2Options = {
@@ -93,12 +96,17 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const sessions = new Set<ServerHttp2Session>();
   /** Calls in flight of each HTTP/1.1 connection. */
   const http1 = new Map<Socket, number>();
+  const inOrder = createPipelining(MAX_PIPELINED);
   let draining = false;
 
   const onRequest = (request: Parameters<RequestHandler>[0], response: Parameters<RequestHandler>[1]) => {
-    if (!("stream" in request)) trackHttp1(request, response as ServerResponse);
+    if (!("stream" in request)) {
+      trackHttp1(request, response as ServerResponse);
+      inOrder(request, response as ServerResponse, () => options.request(request, response));
+      return;
+    }
     // Node announces maxHeaderListSize to HTTP/2 callers but does not hold them to it.
-    else if (request.rawHeaders.reduce((bytes, text) => bytes + text.length, 0) > MAX_HEADER_BYTES) {
+    if (request.rawHeaders.reduce((bytes, text) => bytes + text.length, 0) > MAX_HEADER_BYTES) {
       response.statusCode = 431;
       response.end();
       return;
@@ -113,6 +121,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     _flags: number,
     rawHeaders: string[],
   ): void => {
+    // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
+    stream.on("error", () => {});
     // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
     if (stream.destroyed || stream.closed) return;
     try {

@@ -5,6 +5,9 @@ import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import { abandon, within } from "../interceptors/deadline.ts";
+import type { ByteBudget } from "./byte-budget.ts";
+import { PREFIX_BYTES } from "./encode.ts";
+import { RequestBytes } from "./request-bytes.ts";
 
 /** When the body must have arrived, in milliseconds of performance.now(). A gate may bring it forward. */
 export interface BodyLimit {
@@ -22,18 +25,83 @@ export function beginDeadline(context: Pick<CallHead, "timeoutMs" | "values">): 
   if (limit !== undefined) limit.expiresAt = Math.min(limit.expiresAt, performance.now() + timeoutMs);
 }
 
-/** The body's chunks; throws DEADLINE_EXCEEDED once the limit has passed before its end. */
-export async function* bodyWithin(body: AsyncIterable<Uint8Array>, limit: BodyLimit): AsyncGenerator<Uint8Array> {
+/** What a body is read with. */
+export interface BodyOptions {
+  /** Of one message. */
+  readMaxBytes: number;
+  /** Whether messages come behind a prefix that says their length, or the body is the message. */
+  enveloped: boolean;
+  /** Where its bytes are counted, and for which connection, as long as its message is not complete. */
+  budget: ByteBudget;
+  connection: object;
+}
+
+/**
+ * The body of a call with one request, in one piece, once it is complete; throws DEADLINE_EXCEEDED where that is later
+ * than the limit. `complete` is called then, and may refuse the call. What is too large is handed on as it is, for the
+ * library to refuse.
+ */
+export async function* wholeBody(
+  body: AsyncIterable<Uint8Array>,
+  limit: BodyLimit,
+  options: BodyOptions,
+  complete: () => void,
+): AsyncGenerator<Uint8Array> {
   const iterator = body[Symbol.asyncIterator]();
+  const bytes = new RequestBytes(options.budget, options.connection);
   try {
     for (;;) {
       const chunk = await within(iterator.next(), limit.expiresAt - performance.now(), expired);
-      if (chunk.done === true) return;
-      yield chunk.value;
+      if (chunk.done === true) break;
+      presentedAsConnectError(() => bytes.add(chunk.value));
+      if (isTooLarge(bytes, options)) yield bytes.take();
     }
+    presentedAsConnectError(complete);
+    if (bytes.size > 0) yield bytes.take();
   } finally {
+    bytes.release();
     abandon(iterator);
   }
+}
+
+/** The body of a stream of requests, each message in one piece: put together by the library, a message of very many chunks would be copied with each of them. */
+export async function* wholeMessages(
+  body: AsyncIterable<Uint8Array>,
+  { readMaxBytes, budget, connection }: BodyOptions,
+): AsyncGenerator<Uint8Array> {
+  const bytes = new RequestBytes(budget, connection);
+  try {
+    for await (const chunk of body) {
+      const whole = bytes.size === 0 ? wholeEnvelopes(chunk, readMaxBytes) : 0;
+      if (whole > 0) yield chunk.subarray(0, whole);
+      for (let rest = chunk.subarray(whole); rest.length > 0; ) {
+        const missing = bytes.missing();
+        presentedAsConnectError(() => bytes.add(rest.subarray(0, missing)));
+        rest = rest.subarray(missing);
+        if (bytes.missing() === 0 || (bytes.announced() ?? 0) > readMaxBytes) yield bytes.take();
+      }
+    }
+    if (bytes.size > 0) yield bytes.take();
+  } finally {
+    bytes.release();
+  }
+}
+
+/** How many bytes at the beginning of the chunk are envelopes that end within it. */
+function wholeEnvelopes(chunk: Uint8Array, readMaxBytes: number): number {
+  const view = new DataView(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+  let end = 0;
+  while (end + PREFIX_BYTES <= chunk.length) {
+    const length = view.getUint32(end + 1);
+    if (length > readMaxBytes || end + PREFIX_BYTES + length > chunk.length) break;
+    end += PREFIX_BYTES + length;
+  }
+  return end;
+}
+
+function isTooLarge(bytes: RequestBytes, { readMaxBytes, enveloped }: BodyOptions): boolean {
+  if (!enveloped) return bytes.size > readMaxBytes;
+  return Math.max(bytes.size - PREFIX_BYTES, bytes.announced() ?? 0) > readMaxBytes;
 }
 
 /**
@@ -53,6 +121,14 @@ export function bodyUntilAnswered(body: AsyncIterable<Uint8Array>, response: Eve
 }
 
 /** Outside the interceptors the library takes a ConnectError only. */
+function presentedAsConnectError(step: () => void): void {
+  try {
+    step();
+  } catch (error) {
+    throw error instanceof DomainError ? toConnectError(error) : error;
+  }
+}
+
 function expired(): ConnectError {
   return toConnectError(new DomainError("DEADLINE_EXCEEDED", "The request did not arrive in time"));
 }

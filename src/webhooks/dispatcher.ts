@@ -7,6 +7,7 @@ import type { Orm } from "../db/orm.ts";
 import { createSlots } from "../db/slots.ts";
 import { newId } from "../db/uuid.ts";
 import { listWork } from "../db/webhooks.ts";
+import { createShares } from "../domain/shares.ts";
 import { createPages } from "../feed/pages.ts";
 import { type RunningEndpoint, runEndpoint, type Shared } from "./endpoint.ts";
 import { webhookMetrics } from "./metrics.ts";
@@ -43,9 +44,12 @@ const IDLE_MS = 10_000;
 /** Endpoints that one look takes: the next look follows soon, and meanwhile other processes have theirs. */
 const TAKEN_AT_ONCE = 4;
 const NEXT_LOOK_MS = 50;
-/** Endpoints that one process serves at once, and requests at once. */
+/** The look itself, among the organizations. */
+const POLL = "poll";
+/** Endpoints that one process serves at once, and requests at once: organizations have shares of both. */
 const MAX_ENDPOINTS = 200;
 const CONCURRENCY = 64;
+const LEAST_ENDPOINTS = 2;
 
 /** Starts at once. */
 export function createDispatcher(options: DispatcherOptions): Dispatcher {
@@ -64,7 +68,8 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     aheadMs,
     pace: createPace({ inFlight: options.inFlight, concurrency: CONCURRENCY }),
     connections: createSlots(options.connections),
-    backlogs: createSlots(1),
+    // Of each organization one: reading the log may take long.
+    backlogs: createSlots(2),
     // Where endpoints wait for a place, nobody keeps one for nothing.
     idleMs: () => (running.size < MAX_ENDPOINTS / 2 ? IDLE_MS : 0),
     userAgent: `EntityService/${options.version}`,
@@ -74,6 +79,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     disabled: (endpointId, reason) => log.warn({ endpointId, reason }, "webhook endpoint disabled"),
     failed: (endpointId, error) => log.warn({ endpointId, error: describe(error) }, "webhooks wait for the database"),
   };
+  const places = createShares(MAX_ENDPOINTS, LEAST_ENDPOINTS);
   const stopped = new AbortController();
 
   async function poll(): Promise<void> {
@@ -82,13 +88,13 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
       const begin = performance.now();
       let taken = 0;
       try {
-        const work = await shared.connections(() =>
+        const work = await shared.connections(POLL, () =>
           listWork(orm, { holder: shared.holder, ahead: `${aheadMs()} milliseconds`, limit: MAX_ENDPOINTS }),
         );
         for (const { organizationId, endpointId } of work) {
           const one = running.get(endpointId);
           if (one !== undefined) one.wake();
-          else if (taken < TAKEN_AT_ONCE && running.size < MAX_ENDPOINTS && !stopped.signal.aborted) {
+          else if (taken < TAKEN_AT_ONCE && !stopped.signal.aborted && places.take({ organization: organizationId })) {
             taken += 1;
             serve(organizationId, endpointId);
           }
@@ -107,7 +113,10 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   function serve(organizationId: string, endpointId: string): void {
     const one = runEndpoint(shared, organizationId, endpointId);
     running.set(endpointId, one);
-    void one.ended.then(() => running.delete(endpointId));
+    void one.ended.then(() => {
+      running.delete(endpointId);
+      places.give({ organization: organizationId });
+    });
   }
 
   const polling = poll();

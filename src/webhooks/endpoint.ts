@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/queries.ts";
+import type { Slots } from "../db/slots.ts";
 import { pipelined, readStatements } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import * as webhooks from "../db/webhooks.ts";
@@ -28,9 +29,9 @@ export interface Shared {
   aheadMs(): number;
   pace: Pace;
   /** Bounds the connections to the database. */
-  connections<T>(work: () => Promise<T>): Promise<T>;
+  connections: Slots;
   /** The same for readers of the log, which may take long. */
-  backlogs<T>(work: () => Promise<T>): Promise<T>;
+  backlogs: Slots;
   /** How long an endpoint without work is kept, in milliseconds. */
   idleMs(): number;
   userAgent: string;
@@ -51,8 +52,10 @@ export interface RunningEndpoint {
   ended: Promise<void>;
 }
 
-/** Requests of one endpoint at once. */
+/** Requests of one endpoint at once; and where its last answer took SLOW_MS, or one has been waited for so long. */
 const CONCURRENCY = 16;
+const SLOW_CONCURRENCY = 2;
+const SLOW_MS = 2_000;
 /** Deliveries in hand that have not started: more are fetched below the one number, up to the other. */
 const FEW_READY = 16;
 const MANY_READY = 64;
@@ -73,6 +76,9 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   const given = new AbortController();
   const ready: webhooks.DueDelivery[] = [];
   const underWay = new Map<string, Promise<void>>();
+  /** When the requests that are under way were sent, the oldest first; and how long the last one took. */
+  const sentAt = new Map<string, number>();
+  let lastTookMs = 0;
   let done: Attempted[] = [];
   let endpoint: webhooks.LeasedEndpoint | undefined;
   /** The database's time when the row was read, and performance.now() then. */
@@ -136,7 +142,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   const isEnding = () => isStopping || (endpoint !== undefined && !endpoint.isEnabled && !endpoint.isDeleted);
 
   async function take(): Promise<webhooks.LeasedEndpoint | undefined> {
-    const row = await shared.connections(() =>
+    const row = await shared.connections(organizationId, () =>
       readStatements(shared.orm, organizationId, (db) => webhooks.takeLease(db, lease)),
     );
     readAt = performance.now();
@@ -154,7 +160,9 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       // As long as it may take: with the lease kept, and nobody else kept waiting.
       const keeping = setInterval(() => void take().catch(() => {}), RENEW_MS);
       try {
-        batch = await shared.backlogs(() => readBacklog(shared, lease, current, () => shared.expired(endpointId)));
+        batch = await shared.backlogs(organizationId, () =>
+          readBacklog(shared, lease, current, () => shared.expired(endpointId)),
+        );
       } finally {
         clearInterval(keeping);
       }
@@ -166,7 +174,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const limit = fetches ? MANY_READY - ready.length : 0;
     let after: { row: webhooks.LeasedEndpoint; due: webhooks.DueDelivery[] };
     try {
-      after = await shared.connections(() => write(current, written, batch, rest, { inHand, limit }));
+      after = await shared.connections(organizationId, () => write(current, written, batch, rest, { inHand, limit }));
     } catch (error) {
       if (error instanceof EndpointChanged) mayHaveEvents = true;
       else if (!(error instanceof LeaseLost)) throw error;
@@ -225,7 +233,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   /** What attempts do to the endpoint: its row of failures, its pause, its end. */
   function afterwards(current: webhooks.LeasedEndpoint, attempts: readonly Attempted[]) {
-    let { failures, failingSince, pausedUntil } = current;
+    let { failures, failingSince } = current;
+    let pausedUntil: Instant | undefined;
     let disable: DisabledReason | undefined;
     for (const { outcome, verdict } of attempts) {
       // Of an event that is gone nothing was sent.
@@ -238,7 +247,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       if (verdict.kind === "GONE") disable = "GONE";
       if (verdict.kind === "FAILED" && verdict.pausesEndpoint) {
         const until = outcome.attempt.at + BigInt(outcome.attempt.latencyMs + verdict.retryAfterMs) * 1_000n;
-        if (pausedUntil === undefined || until > pausedUntil) pausedUntil = until;
+        if (until > (pausedUntil ?? current.pausedUntil ?? 0n)) pausedUntil = until;
       }
     }
     if (failingSince !== undefined && failedForTooLong({ failures, firstFailureAt: failingSince }, now())) {
@@ -275,6 +284,12 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     pausedMs() === 0 &&
     performance.now() - readAt < 2 * RENEW_MS;
 
+  /** For how long the oldest request that is under way has had no answer. */
+  function waitedMs(): number {
+    const [oldest] = sentAt.values();
+    return oldest === undefined ? 0 : performance.now() - oldest;
+  }
+
   function start(current: webhooks.LeasedEndpoint): void {
     if (current.isDeleted || pausedMs() > 0) {
       // Still due when the pause is over.
@@ -283,22 +298,27 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       return;
     }
     // One that fails is tried one by one: its time-outs take the places of no others.
-    const places = current.failures === 0 ? CONCURRENCY : 1;
+    const isSlow = lastTookMs >= SLOW_MS || waitedMs() >= SLOW_MS;
+    const places = current.failures > 0 ? 1 : isSlow ? SLOW_CONCURRENCY : CONCURRENCY;
     while (underWay.size < places && maySend()) {
       const delivery = ready.shift();
       if (delivery === undefined) return;
       const sent = shared.pace
-        .run(async () => {
+        .run({ organizationId, isSlow }, async () => {
           // Its turn may have come late.
           if (endpoint === undefined || !maySend()) {
             mayHaveDue = true;
             return;
           }
+          sentAt.set(delivery.id, performance.now());
           const attempted = await attempt(shared, delivery, { endpoint, now, signal: given.signal });
           if (attempted !== undefined) done.push(attempted);
         })
         .finally(() => {
           underWay.delete(delivery.id);
+          const sent = sentAt.get(delivery.id);
+          if (sent !== undefined) lastTookMs = performance.now() - sent;
+          sentAt.delete(delivery.id);
           wakeUp();
         });
       underWay.set(delivery.id, sent);
@@ -333,7 +353,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const time = performance.now();
     if (countedAt > 0 && time - countedAt < RENEW_MS) return;
     countedAt = time;
-    pending = await shared.connections(() =>
+    pending = await shared.connections(organizationId, () =>
       readStatements(shared.orm, organizationId, (db) =>
         webhooks.countPending(db, organizationId, endpointId, MAX_PENDING),
       ),
@@ -341,7 +361,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   }
 
   async function remove(): Promise<boolean> {
-    const more = await shared.connections(() =>
+    const more = await shared.connections(organizationId, () =>
       pipelined(shared.orm, organizationId, async (db) =>
         // Behind the lease, which locks the row: two that remove would each think that the other's rows are gone.
         (await webhooks.takeLease(db, lease)) === undefined ? false : webhooks.removeSome(db, lease, DELETED_ROWS),
@@ -355,7 +375,9 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   async function giveBack(): Promise<void> {
     await shared
-      .connections(() => pipelined(shared.orm, organizationId, (db) => webhooks.giveLeaseBack(db, lease)))
+      .connections(organizationId, () =>
+        pipelined(shared.orm, organizationId, (db) => webhooks.giveLeaseBack(db, lease)),
+      )
       .catch((error) => shared.failed(endpointId, error));
   }
 

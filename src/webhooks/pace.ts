@@ -1,4 +1,5 @@
-// When deliveries may start: so many at once, and one after the other while the process has calls to answer.
+// When deliveries may start: so many at once, divided among organizations, and one after the other of each
+// organization while the process has calls to answer. A receiver that takes its time holds few places.
 import { setTimeout as sleep } from "node:timers/promises";
 import { createSlots } from "../db/slots.ts";
 
@@ -10,23 +11,32 @@ const MAX_SPACING_MS = 64;
 
 export interface Pace {
   isBusy(): boolean;
-  /** Does it when it is its turn. */
-  run(work: () => Promise<void>): Promise<void>;
+  /** Does it when it is its turn. Those to slow receivers have a share of their own within the organization's. */
+  run(of: { organizationId: string; isSlow: boolean }, work: () => Promise<void>): Promise<void>;
 }
 
 export function createPace({ inFlight, concurrency }: { inFlight: () => number; concurrency: number }): Pace {
   const slots = createSlots(concurrency);
   const isBusy = () => inFlight() >= BUSY_CALLS;
-  let next = 0;
+  /** When the next delivery of each organization may start. */
+  const next = new Map<string, number>();
+
+  async function giveWay(organizationId: string): Promise<void> {
+    const now = performance.now();
+    if (!isBusy()) {
+      next.delete(organizationId);
+      return;
+    }
+    const start = Math.max(now, next.get(organizationId) ?? 0);
+    next.set(organizationId, start + Math.min(inFlight() * SPACING_MS, MAX_SPACING_MS));
+    if (start > now) await sleep(start - now);
+  }
+
   return {
     isBusy,
-    run: (work) =>
-      slots(async () => {
-        if (isBusy()) {
-          const now = performance.now();
-          next = Math.max(now, next) + Math.min(inFlight() * SPACING_MS, MAX_SPACING_MS);
-          await sleep(next - now);
-        }
+    run: ({ organizationId, isSlow }, work) =>
+      slots({ organization: organizationId, part: isSlow ? "slow" : "quick" }, async () => {
+        await giveWay(organizationId);
         await work();
       }),
   };

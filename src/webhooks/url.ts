@@ -80,13 +80,20 @@ export function urlProblem(text: string, allow: AllowList): string | null {
   const url = new URL(text);
   const [host, port] = [hostOf(url), portOf(url)];
   const isNamed = allow.names(host, port);
-  if (url.protocol !== "https:" && !(url.protocol === "http:" && isNamed)) return "must begin with https://";
+  if (url.protocol !== "https:" && !(url.protocol === "http:" && isNamed)) {
+    return url.protocol === "http:"
+      ? "must begin with https://, unless the operator of the service names its host in WEBHOOK_ALLOW"
+      : "must begin with https://";
+  }
   if (url.username !== "" || url.password !== "") return "must not have a user or a password";
   if (url.href.includes("#")) return "must not have a fragment";
   if (isNamed) return null;
   if ((port < 1024 && port !== 443) || SERVICE_PORTS.has(port))
     return "must have port 443, or one from 1024 on that no well-known service uses";
-  if (isIP(host) !== 0) return isAllowedAddress(host, allow) ? null : "must not be an address that is not public";
+  if (isIP(host) !== 0)
+    return isAllowedAddress(host, allow)
+      ? null
+      : "must not be an address that is not public, unless the operator of the service names it in WEBHOOK_ALLOW";
   const labels = host.split(".");
   if (labels.length < 2 || labels.includes("")) return "must have a full domain name";
   if (SPECIAL_SUFFIXES.some((suffix) => host.endsWith(`.${suffix}`))) return "must have a public domain name";

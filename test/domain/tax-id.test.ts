@@ -224,3 +224,29 @@ describe("checkTaxId", () => {
 function chileanBodyWithK(): string {
   for (let body = 12_000_000; ; body++) if (stdnum["CL"]?.["rut"]?.validate(`${body}K`).isValid) return String(body);
 }
+
+describe("Czech numbers (made ones; python-stdnum says the same of 60,000 others)", () => {
+  it.each([
+    ...["965404/5600", "9361253210", "CZ696128894", "669688525"],
+    // Of persons whose birth number is not to be shown.
+    ...["621430443", "653200958", "642707478", "621219033"],
+    // A remainder of 10, women and overflowing serials too.
+    ...["6924242260", "3282187030", "1212285240", "1571210840"],
+    ...["387216211", "395503956", "998128914", "29560845", "01139975", "4305232041", "0209265122", "9104071592"],
+  ])("rule 19: %s is valid, whoever the holder is", (value) => {
+    expect(checkTaxId(value, "CZ", "person")).toBe("valid");
+    expect(checkTaxId(value, "CZ", "company")).toBe("valid");
+  });
+
+  it("rule 19: of ten check digits one is right", () => {
+    for (const front of ["62143044", "692424226", "430523204", "2956084"]) {
+      const checks = [..."0123456789"].map((digit) => checkTaxId(front + digit, "CZ", "person"));
+      expect(checks.filter((check) => check === "valid")).toHaveLength(1);
+      expect(checks.filter((check) => check === "checksum_failed")).toHaveLength(9);
+    }
+  });
+
+  it.each(["6013332960", "541301123", "6000000", "9913015604"])("rule 19: %s has no such form", (value) => {
+    expect(checkTaxId(value, "CZ", "person")).toBe("unknown_format");
+  });
+});

@@ -1,14 +1,13 @@
 import { existsSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { countryCodeProblem } from "../../src/domain/country.ts";
 import { canonicalJson, type JsonObject, type JsonValue } from "../../src/domain/json.ts";
 import { LIMITS } from "../../src/domain/limits.ts";
 import {
-  countryCodeProblem,
   dateProblem,
   identifierProblem,
   nameProblem,
-  parseCountryCode,
   parseUuid,
   structProblem,
   textProblem,
@@ -112,6 +111,13 @@ describe("identifierProblem", () => {
     "\u2067",
     "\u2068",
     "\u2069",
+    "\u3164",
+    "\u180e",
+    "\u2062",
+    "\ufe0f",
+    "\u2800",
+    "\u034f",
+    "\u{e0041}",
     "\u2028",
     "\u2029",
     "\n",
@@ -159,6 +165,14 @@ describe("nameProblem", () => {
     "rule 73: keeps what scripts need: %j",
     (value) => {
       expect(nameProblem(value)).toBeNull();
+    },
+  );
+
+  it.each(["\u3164", "\u2800", "\u200b", "\u200c\u200d", "\ufe0f", "\u00ad\u2062", "\u0301", "\u{e0041}"])(
+    "rule 14: %j shows nothing and is no name",
+    (value) => {
+      expect(nameProblem(value)).toBe("must have a character that shows, such as a letter or a digit");
+      expect(nameProblem(`${value}A`)).toBeNull();
     },
   );
 
@@ -221,26 +235,6 @@ describe("dateProblem", () => {
       if (dateProblem(new Date(day).toISOString().slice(0, 10)) !== null) expect.fail(new Date(day).toISOString());
     }
   });
-});
-
-describe("parseCountryCode", () => {
-  it.each([
-    ["ar", "AR"],
-    ["Br", "BR"],
-    ["ZZ", "ZZ"],
-    ["is", "IS"],
-  ])("rule 14: %s is %s", (value, code) => {
-    expect(parseCountryCode(value)).toBe(code);
-    expect(countryCodeProblem(value)).toBeNull();
-  });
-
-  it.each(["", "A", "ARG", "A1", "ÑA", "\u0131s", "\u212aR", " A", "AR\n", "ß"])(
-    "rule 14: %j is no country code",
-    (value) => {
-      expect(parseCountryCode(value)).toBeNull();
-      expect(countryCodeProblem(value)).not.toBeNull();
-    },
-  );
 });
 
 describe("parseUuid", () => {

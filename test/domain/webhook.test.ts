@@ -20,14 +20,17 @@ const all: Subscription = { eventTypes: [], entityTypes: [], statusChanges: "ALO
 const always: Subscription = { ...all, statusChanges: "ALWAYS" };
 
 const event = (values: Partial<LoggedEvent> = {}): LoggedEvent => ({
+  id: "0190a5f3-0000-7000-8000-00000000000e",
   type: "ATTRIBUTE_CHANGED",
   entityId: "0190a5f3-0000-7000-8000-000000000001",
+  entityVersion: 7,
   entityType: "person",
   externalId: "customer-12345",
   updatedFields: ["name", "entityData"],
   previousValues: { name: "John Doe", entityData: { person: { firstName: "John" } } },
   newValues: { name: "John Michael Doe", entityData: { person: { firstName: "John", middleName: "Michael" } } },
   actor: "user-uuid",
+  source: "crm",
   reason: "",
   recordedAt: NOW,
   ...values,
@@ -105,8 +108,17 @@ describe("what an event sends", () => {
     expect(deliveriesOf(combined, only(["entity.updated"]))).toEqual(["entity.updated"]);
     expect(deliveriesOf(combined, only(["entity.status_changed"]))).toEqual(["entity.status_changed"]);
     expect(deliveriesOf(combined, { ...only(["entity.status_changed"]), statusChanges: "ALONE" })).toEqual([]);
-    // Status alone is entity.status_changed: who asked for entity.updated alone is not told in its place.
-    expect(deliveriesOf(statusEvent(), only(["entity.updated"]))).toEqual([]);
+    // Nobody who asked for updates misses a block.
+    for (const subscription of [
+      only(["entity.updated"]),
+      { ...only(["entity.updated"]), statusChanges: "ALONE" },
+    ] as const) {
+      expect(deliveriesOf(statusEvent(), subscription)).toEqual(["entity.updated"]);
+      expect(deliveriesOf(statusEvent(), { ...subscription, eventTypes: ["entity.created"] })).toEqual([]);
+      expect(
+        deliveriesOf(statusEvent(), { ...subscription, eventTypes: ["entity.updated", "entity.status_changed"] }),
+      ).toEqual(["entity.status_changed"]);
+    }
     expect(deliveriesOf(statusEvent(), only(["entity.created", "entity.status_changed"]))).toEqual([
       "entity.status_changed",
     ]);
@@ -116,7 +128,7 @@ describe("what an event sends", () => {
 });
 
 describe("bodies", () => {
-  it("rule 65: entity.status_changed has the eight fields of the seed, and no other", () => {
+  it("rule 65: entity.status_changed has the eight fields of the seed, and what orders and explains it", () => {
     expect(JSON.parse(bodyOf("entity.status_changed", statusEvent()))).toStrictEqual({
       event: "entity.status_changed",
       entityId: "0190a5f3-0000-7000-8000-000000000001",
@@ -126,17 +138,20 @@ describe("bodies", () => {
       reason: "Failed sanctions screening",
       changedBy: "user-uuid",
       timestamp: "2025-12-24T15:30:00.000Z",
+      id: "0190a5f3-0000-7000-8000-00000000000e",
+      entityVersion: 7,
+      source: "crm",
     });
   });
 
-  it("rule 65: of a combined change it has the same eight fields", () => {
+  it("rule 65: of a combined change it has the same fields", () => {
     const body = JSON.parse(bodyOf("entity.status_changed", combined)) as Record<string, unknown>;
-    expect(Object.keys(body)).toHaveLength(8);
+    expect(Object.keys(body)).toEqual(Object.keys(JSON.parse(bodyOf("entity.status_changed", statusEvent()))));
     expect(body).toMatchObject({ oldStatus: "active", newStatus: "blocked" });
   });
 
   it.each(WEBHOOK_EVENTS.filter((name) => name !== "entity.status_changed"))(
-    "rule 64: %s has the six fields of the seed, and no other",
+    "rule 64: %s has the six fields of the seed, then who, when, why and which version",
     (name) => {
       const { entityId, externalId, updatedFields, previousValues, newValues } = combined;
       expect(JSON.parse(bodyOf(name, combined))).toStrictEqual({
@@ -146,13 +161,19 @@ describe("bodies", () => {
         updatedFields,
         previousValues,
         newValues,
+        id: "0190a5f3-0000-7000-8000-00000000000e",
+        entityVersion: 7,
+        timestamp: "2025-12-24T15:30:00.000Z",
+        changedBy: "user-uuid",
+        reason: null,
+        source: "crm",
       });
     },
   );
 
   it("rules 64 and 65: what there is not is null, and its key is there", () => {
-    const body = JSON.parse(bodyOf("entity.status_changed", statusEvent({ externalId: "", reason: "" })));
-    expect(body).toMatchObject({ externalId: null, reason: null });
+    const body = JSON.parse(bodyOf("entity.status_changed", statusEvent({ externalId: "", reason: "", source: "" })));
+    expect(body).toMatchObject({ externalId: null, reason: null, source: null });
     expect(JSON.parse(bodyOf("entity.updated", event({ externalId: "" })))).toMatchObject({ externalId: null });
   });
 
@@ -196,11 +217,11 @@ describe("attempts", () => {
     expect(dueAfter(1, { endedAt: NOW + 5n * SECOND })).toBe(10n * SECOND);
   });
 
-  it("rule 66: never before what Retry-After says, which is obeyed for a day at most", () => {
+  it("rule 66: never before what Retry-After says, which is obeyed for an hour at most", () => {
     const endedAt = NOW + SECOND;
     expect(dueAfter(1, { endedAt, retryAfterMs: 60_000 })).toBe(61n * SECOND);
     expect(dueAfter(1, { endedAt, retryAfterMs: 1_000 })).toBe(5n * SECOND);
-    expect(dueAfter(1, { endedAt, retryAfterMs: 1e15 })).toBe(86_401n * SECOND);
+    expect(dueAfter(1, { endedAt, retryAfterMs: 1e15 })).toBe(3_601n * SECOND);
   });
 
   it("rule 66: in any course of things the next attempt is after the last, and no sooner than the schedule", () => {
@@ -216,7 +237,7 @@ describe("attempts", () => {
         const ended = values.endedAt - NOW;
         expect(next).toBeGreaterThan(ended);
         expect(next).toBeGreaterThanOrEqual(dueAfter(attempts, { endedAt: NOW }) ?? 0n);
-        expect(next - ended).toBeGreaterThanOrEqual(BigInt(Math.min(values.retryAfterMs, 86_400_000)) * 1_000n);
+        expect(next - ended).toBeGreaterThanOrEqual(BigInt(Math.min(values.retryAfterMs, 3_600_000)) * 1_000n);
         // From the last one on, at most the longest gap with its jitter, or what Retry-After may ask for.
         expect(next - (ended > 36_000n * SECOND ? ended : 36_000n * SECOND)).toBeLessThanOrEqual(86_400n * SECOND);
       }),
@@ -243,14 +264,14 @@ describe("outcomes", () => {
   );
 
   it.each([429, 503])(
-    "rule 66: %i with Retry-After pauses the endpoint for a day at most, without it nothing",
+    "rule 66: %i with Retry-After pauses the endpoint for an hour at most, without it nothing",
     (status) => {
       expect(judge({ status, retryAfterMs: 7_000 })).toEqual({
         kind: "FAILED",
         retryAfterMs: 7_000,
         pausesEndpoint: true,
       });
-      expect(judge({ status, retryAfterMs: 9e12 })).toMatchObject({ retryAfterMs: 86_400_000, pausesEndpoint: true });
+      expect(judge({ status, retryAfterMs: 9e12 })).toMatchObject({ retryAfterMs: 3_600_000, pausesEndpoint: true });
       expect(judge({ status })).toEqual({ kind: "FAILED", retryAfterMs: 0, pausesEndpoint: false });
     },
   );

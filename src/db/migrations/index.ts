@@ -5,6 +5,9 @@ import { FeedSink } from "./20261124060000_feed_sink.ts";
 import { Webhooks } from "./20261124070000_webhooks.ts";
 import { Retention } from "./20261124150000_retention.ts";
 import { WebhookLog } from "./20261124160000_webhook_log.ts";
+import { AdministrationEvents } from "./20261126120000_administration_event.ts";
+import { FeedStarts } from "./20261126204500_feed_starts.ts";
+import { Backup } from "./20261126210000_backup.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
@@ -13,4 +16,7 @@ export const MIGRATIONS = [
   { name: "20261124070000_webhooks", class: Webhooks },
   { name: "20261124150000_retention", class: Retention },
   { name: "20261124160000_webhook_log", class: WebhookLog },
+  { name: "20261126120000_administration_event", class: AdministrationEvents },
+  { name: "20261126204500_feed_starts", class: FeedStarts },
+  { name: "20261126210000_backup", class: Backup },
 ];

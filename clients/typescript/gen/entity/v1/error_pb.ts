@@ -34,7 +34,9 @@ export const ErrorReason = {
   /**
    * INVALID_ARGUMENT. A field is missing, malformed, unknown or over its limit.
    * metadata: field, and limit where there is one. google.rpc.BadRequest lists
-   * every field at fault. A request that cannot be decoded is one of these.
+   * the fields at fault, the first 20 at most and no more than an error has room
+   * for: how many there are beside them is in more_violations. A request that
+   * cannot be decoded is one of these.
    *
    * @generated from enum value: ERROR_REASON_VALIDATION_ERROR = 1;
    */
@@ -161,16 +163,20 @@ export const ErrorReason = {
   PERMISSION_DENIED: 16,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls are in flight: retry after the delay.
-   * metadata: retry_after_ms.
+   * UNAVAILABLE. There is no room: calls, watches, imports, waiting writes and
+   * bytes in hand are bounded, and organizations and API keys have shares of
+   * them. Nothing was done: retry after the delay, which google.rpc.RetryInfo
+   * and the header grpc-retry-pushback-ms name too. metadata: retry_after_ms.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 17;
    */
   OVERLOADED: 17,
 
   /**
-   * RESOURCE_EXHAUSTED. The message is larger than the limit of the RPC.
-   * metadata: limit_bytes.
+   * RESOURCE_EXHAUSTED. The message is larger than the limit of the RPC, or
+   * holds more values than a message may; in the results of a batch, the item
+   * has no room in the answer: ask for it in another call. metadata: limit_bytes
+   * or limit_values.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_TOO_LARGE = 18;
    */

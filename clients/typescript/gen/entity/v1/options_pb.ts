@@ -4,14 +4,14 @@
 
 import type { GenExtension, GenFile } from "@bufbuild/protobuf/codegenv2";
 import { extDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
-import type { MethodOptions } from "@bufbuild/protobuf/wkt";
+import type { FieldOptions, MethodOptions } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file entity/v1/options.proto.
  */
 export const file_entity_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChdlbnRpdHkvdjEvb3B0aW9ucy5wcm90bxIJZW50aXR5LnYxOkcKDnJlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/YgDIAEoCVINcmVxdWlyZWRTY29wZWIGcHJvdG8z", [file_google_protobuf_descriptor]);
+  fileDesc("ChdlbnRpdHkvdjEvb3B0aW9ucy5wcm90bxIJZW50aXR5LnYxOkcKDnJlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/YgDIAEoCVINcmVxdWlyZWRTY29wZTpQChNhbHNvX3JlcXVpcmVkX3Njb3BlEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMY/ogDIAEoCVIRYWxzb1JlcXVpcmVkU2NvcGU6PAoJbWF4X2l0ZW1zEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxj+iAMgASgFUghtYXhJdGVtc2IGcHJvdG8z", [file_google_protobuf_descriptor]);
 
 /**
  * One of: entities:read, entities:write, external_ids:change,
@@ -21,4 +21,21 @@ export const file_entity_v1_options: GenFile = /*@__PURE__*/
  */
 export const required_scope: GenExtension<MethodOptions, string> = /*@__PURE__*/
   extDesc(file_entity_v1_options, 0);
+
+/**
+ * A scope that the key must carry beside required_scope: for an RPC through
+ * which its caller gets what another scope is for.
+ *
+ * @generated from extension: string also_required_scope = 50302;
+ */
+export const also_required_scope: GenExtension<MethodOptions, string> = /*@__PURE__*/
+  extDesc(file_entity_v1_options, 1);
+
+/**
+ * The largest number of items.
+ *
+ * @generated from extension: int32 max_items = 50302;
+ */
+export const max_items: GenExtension<FieldOptions, number> = /*@__PURE__*/
+  extDesc(file_entity_v1_options, 2);
 

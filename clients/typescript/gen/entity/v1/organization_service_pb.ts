@@ -4,6 +4,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { AdministrationEvent } from "./administration_event_pb.ts";
+import { file_entity_v1_administration_event } from "./administration_event_pb.ts";
 import { file_entity_v1_options } from "./options_pb.ts";
 import type { ApiKey, Organization } from "./organization_pb.ts";
 import { file_entity_v1_organization } from "./organization_pb.ts";
@@ -15,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file entity/v1/organization_service.proto.
  */
 export const file_entity_v1_organization_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRlbnRpdHkvdjEvb3JnYW5pemF0aW9uX3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSJ1ChlDcmVhdGVPcmdhbml6YXRpb25SZXF1ZXN0Ei0KDG9yZ2FuaXphdGlvbhgBIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24SEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIksKGkNyZWF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlEi0KDG9yZ2FuaXphdGlvbhgBIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24iMQoWR2V0T3JnYW5pemF0aW9uUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkiSAoXR2V0T3JnYW5pemF0aW9uUmVzcG9uc2USLQoMb3JnYW5pemF0aW9uGAEgASgLMhcuZW50aXR5LnYxLk9yZ2FuaXphdGlvbiJBChhMaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiZAoZTGlzdE9yZ2FuaXphdGlvbnNSZXNwb25zZRIuCg1vcmdhbml6YXRpb25zGAEgAygLMhcuZW50aXR5LnYxLk9yZ2FuaXphdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkizQEKGVVwZGF0ZU9yZ2FuaXphdGlvblJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEi0KDG9yZ2FuaXphdGlvbhgCIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24SLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIIksKGlVwZGF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlEi0KDG9yZ2FuaXphdGlvbhgBIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24imwEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIOCgZzY29wZXMYAyADKAkSLgoKZXhwaXJlc19hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNdmFsaWRhdGVfb25seRgFIAEoCCJKChRDcmVhdGVBcGlLZXlSZXNwb25zZRIiCgdhcGlfa2V5GAEgASgLMhEuZW50aXR5LnYxLkFwaUtleRIOCgZzZWNyZXQYAiABKAkiVAoSTGlzdEFwaUtleXNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJTChNMaXN0QXBpS2V5c1Jlc3BvbnNlEiMKCGFwaV9rZXlzGAEgAygLMhEuZW50aXR5LnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkibQoTUmV2b2tlQXBpS2V5UmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSEgoKYXBpX2tleV9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiXAoUUmV2b2tlQXBpS2V5UmVzcG9uc2USIgoHYXBpX2tleRgBIAEoCzIRLmVudGl0eS52MS5BcGlLZXkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkMu0FChNPcmdhbml6YXRpb25TZXJ2aWNlEnIKEkNyZWF0ZU9yZ2FuaXphdGlvbhIkLmVudGl0eS52MS5DcmVhdGVPcmdhbml6YXRpb25SZXF1ZXN0GiUuZW50aXR5LnYxLkNyZWF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlIg+QAgDqxxgIb3BlcmF0b3ISZgoPR2V0T3JnYW5pemF0aW9uEiEuZW50aXR5LnYxLkdldE9yZ2FuaXphdGlvblJlcXVlc3QaIi5lbnRpdHkudjEuR2V0T3JnYW5pemF0aW9uUmVzcG9uc2UiDJACAerHGAVhZG1pbhJvChFMaXN0T3JnYW5pemF0aW9ucxIjLmVudGl0eS52MS5MaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QaJC5lbnRpdHkudjEuTGlzdE9yZ2FuaXphdGlvbnNSZXNwb25zZSIPkAIB6scYCG9wZXJhdG9yEm8KElVwZGF0ZU9yZ2FuaXphdGlvbhIkLmVudGl0eS52MS5VcGRhdGVPcmdhbml6YXRpb25SZXF1ZXN0GiUuZW50aXR5LnYxLlVwZGF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlIgyQAgDqxxgFYWRtaW4SXQoMQ3JlYXRlQXBpS2V5Eh4uZW50aXR5LnYxLkNyZWF0ZUFwaUtleVJlcXVlc3QaHy5lbnRpdHkudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2UiDJACAOrHGAVhZG1pbhJaCgtMaXN0QXBpS2V5cxIdLmVudGl0eS52MS5MaXN0QXBpS2V5c1JlcXVlc3QaHi5lbnRpdHkudjEuTGlzdEFwaUtleXNSZXNwb25zZSIMkAIB6scYBWFkbWluEl0KDFJldm9rZUFwaUtleRIeLmVudGl0eS52MS5SZXZva2VBcGlLZXlSZXF1ZXN0Gh8uZW50aXR5LnYxLlJldm9rZUFwaUtleVJlc3BvbnNlIgyQAgLqxxgFYWRtaW5iBnByb3RvMw", [file_entity_v1_options, file_entity_v1_organization, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("CiRlbnRpdHkvdjEvb3JnYW5pemF0aW9uX3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSJ1ChlDcmVhdGVPcmdhbml6YXRpb25SZXF1ZXN0Ei0KDG9yZ2FuaXphdGlvbhgBIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24SEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIksKGkNyZWF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlEi0KDG9yZ2FuaXphdGlvbhgBIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24iMQoWR2V0T3JnYW5pemF0aW9uUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkiSAoXR2V0T3JnYW5pemF0aW9uUmVzcG9uc2USLQoMb3JnYW5pemF0aW9uGAEgASgLMhcuZW50aXR5LnYxLk9yZ2FuaXphdGlvbiJBChhMaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiZAoZTGlzdE9yZ2FuaXphdGlvbnNSZXNwb25zZRIuCg1vcmdhbml6YXRpb25zGAEgAygLMhcuZW50aXR5LnYxLk9yZ2FuaXphdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkizQEKGVVwZGF0ZU9yZ2FuaXphdGlvblJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEi0KDG9yZ2FuaXphdGlvbhgCIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24SLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIIksKGlVwZGF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlEi0KDG9yZ2FuaXphdGlvbhgBIAEoCzIXLmVudGl0eS52MS5Pcmdhbml6YXRpb24ioQEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIUCgZzY29wZXMYAyADKAlCBPDHGBQSLgoKZXhwaXJlc19hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNdmFsaWRhdGVfb25seRgFIAEoCCJKChRDcmVhdGVBcGlLZXlSZXNwb25zZRIiCgdhcGlfa2V5GAEgASgLMhEuZW50aXR5LnYxLkFwaUtleRIOCgZzZWNyZXQYAiABKAkiVAoSTGlzdEFwaUtleXNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJTChNMaXN0QXBpS2V5c1Jlc3BvbnNlEiMKCGFwaV9rZXlzGAEgAygLMhEuZW50aXR5LnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkibQoTUmV2b2tlQXBpS2V5UmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSEgoKYXBpX2tleV9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiXAoUUmV2b2tlQXBpS2V5UmVzcG9uc2USIgoHYXBpX2tleRgBIAEoCzIRLmVudGl0eS52MS5BcGlLZXkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkItoBCh9MaXN0QWRtaW5pc3RyYXRpb25FdmVudHNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRISCgpzdWJqZWN0X2lkGAIgASgJEhEKCXByaW5jaXBhbBgDIAEoCRIoCgRmcm9tGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAYgASgFEhIKCnBhZ2VfdG9rZW4YByABKAkiawogTGlzdEFkbWluaXN0cmF0aW9uRXZlbnRzUmVzcG9uc2USLgoGZXZlbnRzGAEgAygLMh4uZW50aXR5LnYxLkFkbWluaXN0cmF0aW9uRXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMvEGChNPcmdhbml6YXRpb25TZXJ2aWNlEnIKEkNyZWF0ZU9yZ2FuaXphdGlvbhIkLmVudGl0eS52MS5DcmVhdGVPcmdhbml6YXRpb25SZXF1ZXN0GiUuZW50aXR5LnYxLkNyZWF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlIg+QAgDqxxgIb3BlcmF0b3ISZgoPR2V0T3JnYW5pemF0aW9uEiEuZW50aXR5LnYxLkdldE9yZ2FuaXphdGlvblJlcXVlc3QaIi5lbnRpdHkudjEuR2V0T3JnYW5pemF0aW9uUmVzcG9uc2UiDJACAerHGAVhZG1pbhJvChFMaXN0T3JnYW5pemF0aW9ucxIjLmVudGl0eS52MS5MaXN0T3JnYW5pemF0aW9uc1JlcXVlc3QaJC5lbnRpdHkudjEuTGlzdE9yZ2FuaXphdGlvbnNSZXNwb25zZSIPkAIB6scYCG9wZXJhdG9yEm8KElVwZGF0ZU9yZ2FuaXphdGlvbhIkLmVudGl0eS52MS5VcGRhdGVPcmdhbml6YXRpb25SZXF1ZXN0GiUuZW50aXR5LnYxLlVwZGF0ZU9yZ2FuaXphdGlvblJlc3BvbnNlIgyQAgDqxxgFYWRtaW4SXQoMQ3JlYXRlQXBpS2V5Eh4uZW50aXR5LnYxLkNyZWF0ZUFwaUtleVJlcXVlc3QaHy5lbnRpdHkudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2UiDJACAOrHGAVhZG1pbhJaCgtMaXN0QXBpS2V5cxIdLmVudGl0eS52MS5MaXN0QXBpS2V5c1JlcXVlc3QaHi5lbnRpdHkudjEuTGlzdEFwaUtleXNSZXNwb25zZSIMkAIB6scYBWFkbWluEl0KDFJldm9rZUFwaUtleRIeLmVudGl0eS52MS5SZXZva2VBcGlLZXlSZXF1ZXN0Gh8uZW50aXR5LnYxLlJldm9rZUFwaUtleVJlc3BvbnNlIgyQAgLqxxgFYWRtaW4SgQEKGExpc3RBZG1pbmlzdHJhdGlvbkV2ZW50cxIqLmVudGl0eS52MS5MaXN0QWRtaW5pc3RyYXRpb25FdmVudHNSZXF1ZXN0GisuZW50aXR5LnYxLkxpc3RBZG1pbmlzdHJhdGlvbkV2ZW50c1Jlc3BvbnNlIgyQAgHqxxgFYWRtaW5iBnByb3RvMw", [file_entity_v1_administration_event, file_entity_v1_options, file_entity_v1_organization, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * Request of CreateOrganization.
@@ -271,7 +273,7 @@ export type CreateApiKeyRequest = Message<"entity.v1.CreateApiKeyRequest"> & {
   displayName: string;
 
   /**
-   * At least one scope. Only an operator can give `operator`, and only to a key
+   * 1 to 20 scopes. Only an operator can give `operator`, and only to a key
    * of the organization `default`.
    *
    * @generated from field: repeated string scopes = 3;
@@ -462,6 +464,97 @@ export const RevokeApiKeyResponseSchema: GenMessage<RevokeApiKeyResponse> = /*@_
   messageDesc(file_entity_v1_organization_service, 13);
 
 /**
+ * Request of ListAdministrationEvents.
+ *
+ * @generated from message entity.v1.ListAdministrationEventsRequest
+ */
+export type ListAdministrationEventsRequest = Message<"entity.v1.ListAdministrationEventsRequest"> & {
+  /**
+   * Whose; empty: the caller's own organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * Only those of this key, endpoint or organization.
+   *
+   * @generated from field: string subject_id = 2;
+   */
+  subjectId: string;
+
+  /**
+   * Only those by this API key.
+   *
+   * @generated from field: string principal = 3;
+   */
+  principal: string;
+
+  /**
+   * Only those recorded at this time or after it.
+   *
+   * @generated from field: google.protobuf.Timestamp from = 4;
+   */
+  from?: Timestamp | undefined;
+
+  /**
+   * Only those recorded before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp to = 5;
+   */
+  to?: Timestamp | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 6;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, for the same query.
+   *
+   * @generated from field: string page_token = 7;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListAdministrationEventsRequest.
+ * Use `create(ListAdministrationEventsRequestSchema)` to create a new message.
+ */
+export const ListAdministrationEventsRequestSchema: GenMessage<ListAdministrationEventsRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_organization_service, 14);
+
+/**
+ * Response of ListAdministrationEvents.
+ *
+ * @generated from message entity.v1.ListAdministrationEventsResponse
+ */
+export type ListAdministrationEventsResponse = Message<"entity.v1.ListAdministrationEventsResponse"> & {
+  /**
+   * The events, newest first.
+   *
+   * @generated from field: repeated entity.v1.AdministrationEvent events = 1;
+   */
+  events: AdministrationEvent[];
+
+  /**
+   * For the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListAdministrationEventsResponse.
+ * Use `create(ListAdministrationEventsResponseSchema)` to create a new message.
+ */
+export const ListAdministrationEventsResponseSchema: GenMessage<ListAdministrationEventsResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_organization_service, 15);
+
+/**
  * Organizations and their API keys. A key of the scope `operator` reaches every
  * organization; one of the scope `admin` its own alone, and another
  * organization's id is NOT_FOUND to it. An empty organization_id is the
@@ -533,7 +626,8 @@ export const OrganizationService: GenService<{
     output: typeof ListApiKeysResponseSchema;
   },
   /**
-   * Revokes a key: it is refused within 5 s. A revoked one: no change.
+   * Revokes a key: it is refused within 5 s, and every stream that it began,
+   * imports too, has ended by then. A revoked one: no change.
    *
    * @generated from rpc entity.v1.OrganizationService.RevokeApiKey
    */
@@ -541,6 +635,19 @@ export const OrganizationService: GenService<{
     methodKind: "unary";
     input: typeof RevokeApiKeyRequestSchema;
     output: typeof RevokeApiKeyResponseSchema;
+  },
+  /**
+   * Lists who made or revoked a key, made, changed or deleted a webhook endpoint,
+   * rotated its secret, had deliveries sent again, created or changed the
+   * organization: newest first. A page ends early where it would be larger than
+   * about 2 MiB.
+   *
+   * @generated from rpc entity.v1.OrganizationService.ListAdministrationEvents
+   */
+  listAdministrationEvents: {
+    methodKind: "unary";
+    input: typeof ListAdministrationEventsRequestSchema;
+    output: typeof ListAdministrationEventsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_entity_v1_organization_service, 0);

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file entity/v1/webhook_service.proto.
  */
 export const file_entity_v1_webhook_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9lbnRpdHkvdjEvd2ViaG9va19zZXJ2aWNlLnByb3RvEgllbnRpdHkudjEiYwocQ3JlYXRlV2ViaG9va0VuZHBvaW50UmVxdWVzdBIsCghlbmRwb2ludBgBIAEoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCCJdCh1DcmVhdGVXZWJob29rRW5kcG9pbnRSZXNwb25zZRIsCghlbmRwb2ludBgBIAEoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSDgoGc2VjcmV0GAIgASgJIjAKGUdldFdlYmhvb2tFbmRwb2ludFJlcXVlc3QSEwoLZW5kcG9pbnRfaWQYASABKAkiSgoaR2V0V2ViaG9va0VuZHBvaW50UmVzcG9uc2USLAoIZW5kcG9pbnQYASABKAsyGi5lbnRpdHkudjEuV2ViaG9va0VuZHBvaW50IkQKG0xpc3RXZWJob29rRW5kcG9pbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJmChxMaXN0V2ViaG9va0VuZHBvaW50c1Jlc3BvbnNlEi0KCWVuZHBvaW50cxgBIAMoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIssBChxVcGRhdGVXZWJob29rRW5kcG9pbnRSZXF1ZXN0EhMKC2VuZHBvaW50X2lkGAEgASgJEiwKCGVuZHBvaW50GAIgASgLMhouZW50aXR5LnYxLldlYmhvb2tFbmRwb2ludBIvCgt1cGRhdGVfbWFzaxgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgiTQodVXBkYXRlV2ViaG9va0VuZHBvaW50UmVzcG9uc2USLAoIZW5kcG9pbnQYASABKAsyGi5lbnRpdHkudjEuV2ViaG9va0VuZHBvaW50ImwKHERlbGV0ZVdlYmhvb2tFbmRwb2ludFJlcXVlc3QSEwoLZW5kcG9pbnRfaWQYASABKAkSDAoEZXRhZxgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiHwodRGVsZXRlV2ViaG9va0VuZHBvaW50UmVzcG9uc2UitQEKGlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0EhMKC2VuZHBvaW50X2lkGAEgASgJEkAKGHByZXZpb3VzX3NlY3JldF9saWZldGltZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAiAEBEgwKBGV0YWcYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCEIbChlfcHJldmlvdXNfc2VjcmV0X2xpZmV0aW1lIlsKG1JvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZRIsCghlbmRwb2ludBgBIAEoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSDgoGc2VjcmV0GAIgASgJIpsCChxMaXN0V2ViaG9va0RlbGl2ZXJpZXNSZXF1ZXN0EhMKC2VuZHBvaW50X2lkGAEgASgJEi8KBnN0YXRlcxgCIAMoDjIfLmVudGl0eS52MS5XZWJob29rRGVsaXZlcnlTdGF0ZRInCgZsb29rdXAYAyABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V2ZW50X3R5cGVzGAQgAygJEigKBGZyb20YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYByABKAUSEgoKcGFnZV90b2tlbhgIIAEoCSJoCh1MaXN0V2ViaG9va0RlbGl2ZXJpZXNSZXNwb25zZRIuCgpkZWxpdmVyaWVzGAEgAygLMhouZW50aXR5LnYxLldlYmhvb2tEZWxpdmVyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki7wEKHlJlcGxheVdlYmhvb2tEZWxpdmVyaWVzUmVxdWVzdBITCgtlbmRwb2ludF9pZBgBIAEoCRIUCgxkZWxpdmVyeV9pZHMYAiADKAkSKAoEZnJvbRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoCdG8YBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBhZ2Vfc2l6ZRgFIAEoBRISCgpwYWdlX3Rva2VuGAYgASgJEhIKCnJlcXVlc3RfaWQYByABKAkSFQoNdmFsaWRhdGVfb25seRgIIAEoCCJOCh9SZXBsYXlXZWJob29rRGVsaXZlcmllc1Jlc3BvbnNlEhIKCmRlbGl2ZXJpZXMYASABKAUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMqEICg5XZWJob29rU2VydmljZRKBAQoVQ3JlYXRlV2ViaG9va0VuZHBvaW50EicuZW50aXR5LnYxLkNyZWF0ZVdlYmhvb2tFbmRwb2ludFJlcXVlc3QaKC5lbnRpdHkudjEuQ3JlYXRlV2ViaG9va0VuZHBvaW50UmVzcG9uc2UiFZACAOrHGA53ZWJob29rczphZG1pbhJ4ChJHZXRXZWJob29rRW5kcG9pbnQSJC5lbnRpdHkudjEuR2V0V2ViaG9va0VuZHBvaW50UmVxdWVzdBolLmVudGl0eS52MS5HZXRXZWJob29rRW5kcG9pbnRSZXNwb25zZSIVkAIB6scYDndlYmhvb2tzOmFkbWluEn4KFExpc3RXZWJob29rRW5kcG9pbnRzEiYuZW50aXR5LnYxLkxpc3RXZWJob29rRW5kcG9pbnRzUmVxdWVzdBonLmVudGl0eS52MS5MaXN0V2ViaG9va0VuZHBvaW50c1Jlc3BvbnNlIhWQAgHqxxgOd2ViaG9va3M6YWRtaW4SgQEKFVVwZGF0ZVdlYmhvb2tFbmRwb2ludBInLmVudGl0eS52MS5VcGRhdGVXZWJob29rRW5kcG9pbnRSZXF1ZXN0GiguZW50aXR5LnYxLlVwZGF0ZVdlYmhvb2tFbmRwb2ludFJlc3BvbnNlIhWQAgDqxxgOd2ViaG9va3M6YWRtaW4SgQEKFURlbGV0ZVdlYmhvb2tFbmRwb2ludBInLmVudGl0eS52MS5EZWxldGVXZWJob29rRW5kcG9pbnRSZXF1ZXN0GiguZW50aXR5LnYxLkRlbGV0ZVdlYmhvb2tFbmRwb2ludFJlc3BvbnNlIhWQAgDqxxgOd2ViaG9va3M6YWRtaW4SewoTUm90YXRlV2ViaG9va1NlY3JldBIlLmVudGl0eS52MS5Sb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBomLmVudGl0eS52MS5Sb3RhdGVXZWJob29rU2VjcmV0UmVzcG9uc2UiFZACAOrHGA53ZWJob29rczphZG1pbhKBAQoVTGlzdFdlYmhvb2tEZWxpdmVyaWVzEicuZW50aXR5LnYxLkxpc3RXZWJob29rRGVsaXZlcmllc1JlcXVlc3QaKC5lbnRpdHkudjEuTGlzdFdlYmhvb2tEZWxpdmVyaWVzUmVzcG9uc2UiFZACAerHGA53ZWJob29rczphZG1pbhKHAQoXUmVwbGF5V2ViaG9va0RlbGl2ZXJpZXMSKS5lbnRpdHkudjEuUmVwbGF5V2ViaG9va0RlbGl2ZXJpZXNSZXF1ZXN0GiouZW50aXR5LnYxLlJlcGxheVdlYmhvb2tEZWxpdmVyaWVzUmVzcG9uc2UiFZACAOrHGA53ZWJob29rczphZG1pbmIGcHJvdG8z", [file_entity_v1_entity, file_entity_v1_options, file_entity_v1_webhook, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("Ch9lbnRpdHkvdjEvd2ViaG9va19zZXJ2aWNlLnByb3RvEgllbnRpdHkudjEiYwocQ3JlYXRlV2ViaG9va0VuZHBvaW50UmVxdWVzdBIsCghlbmRwb2ludBgBIAEoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSFQoNdmFsaWRhdGVfb25seRgCIAEoCCJdCh1DcmVhdGVXZWJob29rRW5kcG9pbnRSZXNwb25zZRIsCghlbmRwb2ludBgBIAEoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSDgoGc2VjcmV0GAIgASgJIjAKGUdldFdlYmhvb2tFbmRwb2ludFJlcXVlc3QSEwoLZW5kcG9pbnRfaWQYASABKAkiSgoaR2V0V2ViaG9va0VuZHBvaW50UmVzcG9uc2USLAoIZW5kcG9pbnQYASABKAsyGi5lbnRpdHkudjEuV2ViaG9va0VuZHBvaW50IkQKG0xpc3RXZWJob29rRW5kcG9pbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJmChxMaXN0V2ViaG9va0VuZHBvaW50c1Jlc3BvbnNlEi0KCWVuZHBvaW50cxgBIAMoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIssBChxVcGRhdGVXZWJob29rRW5kcG9pbnRSZXF1ZXN0EhMKC2VuZHBvaW50X2lkGAEgASgJEiwKCGVuZHBvaW50GAIgASgLMhouZW50aXR5LnYxLldlYmhvb2tFbmRwb2ludBIvCgt1cGRhdGVfbWFzaxgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgiTQodVXBkYXRlV2ViaG9va0VuZHBvaW50UmVzcG9uc2USLAoIZW5kcG9pbnQYASABKAsyGi5lbnRpdHkudjEuV2ViaG9va0VuZHBvaW50ImwKHERlbGV0ZVdlYmhvb2tFbmRwb2ludFJlcXVlc3QSEwoLZW5kcG9pbnRfaWQYASABKAkSDAoEZXRhZxgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiHwodRGVsZXRlV2ViaG9va0VuZHBvaW50UmVzcG9uc2UitQEKGlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0EhMKC2VuZHBvaW50X2lkGAEgASgJEkAKGHByZXZpb3VzX3NlY3JldF9saWZldGltZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAiAEBEgwKBGV0YWcYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCEIbChlfcHJldmlvdXNfc2VjcmV0X2xpZmV0aW1lIlsKG1JvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZRIsCghlbmRwb2ludBgBIAEoCzIaLmVudGl0eS52MS5XZWJob29rRW5kcG9pbnQSDgoGc2VjcmV0GAIgASgJIqcCChxMaXN0V2ViaG9va0RlbGl2ZXJpZXNSZXF1ZXN0EhMKC2VuZHBvaW50X2lkGAEgASgJEjUKBnN0YXRlcxgCIAMoDjIfLmVudGl0eS52MS5XZWJob29rRGVsaXZlcnlTdGF0ZUIE8McYAxInCgZsb29rdXAYAyABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhkKC2V2ZW50X3R5cGVzGAQgAygJQgTwxxgGEigKBGZyb20YBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYByABKAUSEgoKcGFnZV90b2tlbhgIIAEoCSJoCh1MaXN0V2ViaG9va0RlbGl2ZXJpZXNSZXNwb25zZRIuCgpkZWxpdmVyaWVzGAEgAygLMhouZW50aXR5LnYxLldlYmhvb2tEZWxpdmVyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki9gEKHlJlcGxheVdlYmhvb2tEZWxpdmVyaWVzUmVxdWVzdBITCgtlbmRwb2ludF9pZBgBIAEoCRIbCgxkZWxpdmVyeV9pZHMYAiADKAlCBfDHGOgHEigKBGZyb20YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCRISCgpyZXF1ZXN0X2lkGAcgASgJEhUKDXZhbGlkYXRlX29ubHkYCCABKAgiTgofUmVwbGF5V2ViaG9va0RlbGl2ZXJpZXNSZXNwb25zZRISCgpkZWxpdmVyaWVzGAEgASgFEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTLDCAoOV2ViaG9va1NlcnZpY2USkgEKFUNyZWF0ZVdlYmhvb2tFbmRwb2ludBInLmVudGl0eS52MS5DcmVhdGVXZWJob29rRW5kcG9pbnRSZXF1ZXN0GiguZW50aXR5LnYxLkNyZWF0ZVdlYmhvb2tFbmRwb2ludFJlc3BvbnNlIiaQAgDqxxgOd2ViaG9va3M6YWRtaW7yxxgNZW50aXRpZXM6cmVhZBJ4ChJHZXRXZWJob29rRW5kcG9pbnQSJC5lbnRpdHkudjEuR2V0V2ViaG9va0VuZHBvaW50UmVxdWVzdBolLmVudGl0eS52MS5HZXRXZWJob29rRW5kcG9pbnRSZXNwb25zZSIVkAIB6scYDndlYmhvb2tzOmFkbWluEn4KFExpc3RXZWJob29rRW5kcG9pbnRzEiYuZW50aXR5LnYxLkxpc3RXZWJob29rRW5kcG9pbnRzUmVxdWVzdBonLmVudGl0eS52MS5MaXN0V2ViaG9va0VuZHBvaW50c1Jlc3BvbnNlIhWQAgHqxxgOd2ViaG9va3M6YWRtaW4SkgEKFVVwZGF0ZVdlYmhvb2tFbmRwb2ludBInLmVudGl0eS52MS5VcGRhdGVXZWJob29rRW5kcG9pbnRSZXF1ZXN0GiguZW50aXR5LnYxLlVwZGF0ZVdlYmhvb2tFbmRwb2ludFJlc3BvbnNlIiaQAgDqxxgOd2ViaG9va3M6YWRtaW7yxxgNZW50aXRpZXM6cmVhZBKBAQoVRGVsZXRlV2ViaG9va0VuZHBvaW50EicuZW50aXR5LnYxLkRlbGV0ZVdlYmhvb2tFbmRwb2ludFJlcXVlc3QaKC5lbnRpdHkudjEuRGVsZXRlV2ViaG9va0VuZHBvaW50UmVzcG9uc2UiFZACAOrHGA53ZWJob29rczphZG1pbhJ7ChNSb3RhdGVXZWJob29rU2VjcmV0EiUuZW50aXR5LnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0GiYuZW50aXR5LnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZSIVkAIA6scYDndlYmhvb2tzOmFkbWluEoEBChVMaXN0V2ViaG9va0RlbGl2ZXJpZXMSJy5lbnRpdHkudjEuTGlzdFdlYmhvb2tEZWxpdmVyaWVzUmVxdWVzdBooLmVudGl0eS52MS5MaXN0V2ViaG9va0RlbGl2ZXJpZXNSZXNwb25zZSIVkAIB6scYDndlYmhvb2tzOmFkbWluEocBChdSZXBsYXlXZWJob29rRGVsaXZlcmllcxIpLmVudGl0eS52MS5SZXBsYXlXZWJob29rRGVsaXZlcmllc1JlcXVlc3QaKi5lbnRpdHkudjEuUmVwbGF5V2ViaG9va0RlbGl2ZXJpZXNSZXNwb25zZSIVkAIA6scYDndlYmhvb2tzOmFkbWluYgZwcm90bzM", [file_entity_v1_entity, file_entity_v1_options, file_entity_v1_webhook, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * Request of CreateWebhookEndpoint.
@@ -397,7 +397,7 @@ export type ListWebhookDeliveriesRequest = Message<"entity.v1.ListWebhookDeliver
   endpointId: string;
 
   /**
-   * Only those in one of these states. Empty: all.
+   * Only those in one of these states, at most 3. Empty: all.
    *
    * @generated from field: repeated entity.v1.WebhookDeliveryState states = 2;
    */
@@ -411,7 +411,8 @@ export type ListWebhookDeliveriesRequest = Message<"entity.v1.ListWebhookDeliver
   lookup?: EntityLookup | undefined;
 
   /**
-   * Only those that tell one of these, such as entity.updated. Empty: all.
+   * Only those that tell one of these, such as entity.updated, at most 6. Empty:
+   * all.
    *
    * @generated from field: repeated string event_types = 4;
    */
@@ -583,7 +584,29 @@ export const ReplayWebhookDeliveriesResponseSchema: GenMessage<ReplayWebhookDeli
 /**
  * Webhooks of the caller's organization: where its events are sent, and what
  * became of them. An endpoint's secret is answered by CreateWebhookEndpoint and
- * RotateWebhookSecret alone.
+ * RotateWebhookSecret alone. An endpoint is its organization's: it goes on when
+ * the key that made it is revoked or expires, and ends when it is disabled or
+ * deleted. ListAdministrationEvents shows which key made it or changed it.
+ *
+ * The body of a delivery is a JSON object. Every one of an entity has
+ *   event          entity.created, entity.updated, entity.status_changed,
+ *                  entity.deleted or entity.undeleted
+ *   entityId       a UUID
+ *   externalId     the primary external id after the change, or null
+ *   id             that of the event, as ListEntityEvents has it
+ *   entityVersion  the entity's version after the change: from 1, without a gap
+ *   timestamp      of the change, ISO 8601 in UTC, up to microseconds
+ *   changedBy      the actor: x-actor-id of the call, or the id of its API key
+ *   reason         of the change, or null
+ *   source         x-source of the call, "api" where it has none
+ * entity.status_changed has, in lower case,
+ *   oldStatus, newStatus
+ * and the others have, as ListEntityEvents answers them,
+ *   updatedFields  names of the changed fields, such as "entityData"
+ *   previousValues, newValues  their values before and after; an absent one
+ *                  was or is not set
+ * webhook_endpoint.disabled has event, endpointId, reason ("requested", "gone"
+ * or "failing") and timestamp. Fields may be added: ignore unknown ones.
  *
  * @generated from service entity.v1.WebhookService
  */
@@ -592,7 +615,8 @@ export const WebhookService: GenService<{
    * Makes an endpoint and answers its secret, once. It gets the events that are
    * recorded from then on. The answer is a secret, which is kept for no replay:
    * the call has no request_id, and a repeated one makes another endpoint. At
-   * most 100 of an organization: VALIDATION_ERROR.
+   * most 100 of an organization: VALIDATION_ERROR. Events hold personal data: the
+   * key needs entities:read too.
    *
    * @generated from rpc entity.v1.WebhookService.CreateWebhookEndpoint
    */
@@ -624,7 +648,8 @@ export const WebhookService: GenService<{
   /**
    * Changes an endpoint. A change of the filters concerns events that it has not
    * come to yet, one of the url every request from then on. Enabled again it goes
-   * on where it stopped. Errors: ETAG_MISMATCH.
+   * on where it stopped. Needs entities:read too, as CreateWebhookEndpoint does.
+   * Errors: ETAG_MISMATCH.
    *
    * @generated from rpc entity.v1.WebhookService.UpdateWebhookEndpoint
    */
@@ -676,7 +701,8 @@ export const WebhookService: GenService<{
    * another of its entity comes after it. Events that the endpoint has not come
    * to yet come in their turn. Atomic per call; a range is worked off
    * in several calls, a page of its events in each. Deliveries of a disabled
-   * endpoint wait until it is enabled.
+   * endpoint wait until it is enabled. A pause that the receiver asked for
+   * (Retry-After) ends.
    *
    * @generated from rpc entity.v1.WebhookService.ReplayWebhookDeliveries
    */

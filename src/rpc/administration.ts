@@ -1,0 +1,62 @@
+// OrganizationService: the trail of administration.
+import type { ServiceImpl } from "@connectrpc/connect";
+import { AdministrationEventType } from "../../clients/typescript/gen/entity/v1/administration_event_pb.ts";
+import {
+  ListAdministrationEventsRequestSchema,
+  type OrganizationService,
+} from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { type ListedAdministrationEvent, listAdministrationEvents } from "../db/administration.ts";
+import { OrganizationRow } from "../db/schema.ts";
+import { read } from "../db/transaction.ts";
+import { notFound } from "../domain/errors.ts";
+import {
+  fromPageToken,
+  fromTimestamp,
+  parseOptionalUuid,
+  parsePageSize,
+  queryOf,
+  toPageToken,
+  toTimestamp,
+} from "./request.ts";
+import { Violations } from "./violations.ts";
+import { assertReachable, type Deps, parseOrganizationId } from "./write.ts";
+
+export function administrationRpcs(deps: Deps) {
+  return {
+    async listAdministrationEvents(request, ctx) {
+      const pageSize = parsePageSize(request.pageSize);
+      const violations = new Violations();
+      const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
+      const subjectId = parseOptionalUuid(request.subjectId, "subject_id", violations);
+      const principal = parseOptionalUuid(request.principal, "principal", violations);
+      violations.throwIfAny();
+      const query = queryOf(ListAdministrationEventsRequestSchema, request, organizationId);
+      const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
+      assertReachable(ctx, organizationId);
+      const { events, more } = await read(deps.orm, organizationId, async (em) => {
+        if ((await em.count(OrganizationRow, { organizationId })) === 0)
+          throw notFound("organization_id", "Organization");
+        return listAdministrationEvents(em, organizationId, {
+          subjectId,
+          principal,
+          from: request.from === undefined ? undefined : fromTimestamp(request.from),
+          to: request.to === undefined ? undefined : fromTimestamp(request.to),
+          before: cursor && { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "" },
+          limit: pageSize,
+        });
+      });
+      const last = events.at(-1);
+      return {
+        events: events.map((event) => toProto(organizationId, event)),
+        nextPageToken: more && last !== undefined ? toPageToken(query, [String(last.recordedAt), last.id]) : "",
+      };
+    },
+  } satisfies Partial<ServiceImpl<typeof OrganizationService>>;
+}
+
+const toProto = (organizationId: string, event: ListedAdministrationEvent) => ({
+  ...event,
+  organizationId,
+  type: AdministrationEventType[event.type],
+  recordedAt: toTimestamp(event.recordedAt),
+});

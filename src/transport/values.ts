@@ -1,0 +1,178 @@
+// How many values a message holds, counted on its bytes before anything is made of them: what decoding costs, and what
+// its objects take, goes by their number and not by the size of the message. A MiB may hold a million of them.
+import type { DescField, DescMessage } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { DomainError } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { toConnectError } from "../errors.ts";
+
+/** Throws MESSAGE_TOO_LARGE where the message of this type has more than LIMITS.messageValues values, as ConnectError. */
+export function assertFewValues(desc: DescMessage, bytes: Uint8Array): void {
+  // Each takes a byte at least.
+  if (bytes.length <= LIMITS.messageValues) return;
+  const count = countValues(desc, bytes, LIMITS.messageValues);
+  if (count === undefined) throw new ConnectError("parse binary: malformed", Code.Internal);
+  if (count > LIMITS.messageValues) throw tooMany();
+}
+
+/** The same for JSON. */
+export function assertFewJsonValues(bytes: Uint8Array): void {
+  if (bytes.length <= LIMITS.messageValues) return;
+  if (countJsonValues(bytes, LIMITS.messageValues) > LIMITS.messageValues) throw tooMany();
+}
+
+function tooMany(): ConnectError {
+  const limit = String(LIMITS.messageValues);
+  return toConnectError(
+    new DomainError("MESSAGE_TOO_LARGE", `The request message holds more than ${limit} values: send fewer at once`, {
+      limit_values: limit,
+    }),
+  );
+}
+
+/** What is known of the fields of a message: whether a length-delimited one holds fields again, or a packed list. */
+interface Plan {
+  /** A value of a Struct has a field for its kind, and one to be in its list or map. */
+  weight: number;
+  fields: Map<number, Plan | Packed>;
+}
+type Packed = { itemBytes: number | "varint" };
+
+const plans = new WeakMap<DescMessage, Plan>();
+
+function planOf(desc: DescMessage): Plan {
+  const known = plans.get(desc);
+  if (known !== undefined) return known;
+  const weight = /^google\.protobuf\.(Struct|Value|ListValue)$/.test(desc.typeName) ? 0.5 : 1;
+  const plan: Plan = { weight, fields: new Map() };
+  // Before its fields, which may be of its own type.
+  plans.set(desc, plan);
+  for (const field of desc.fields) {
+    const inside = insideOf(field, weight);
+    if (inside !== undefined) plan.fields.set(field.number, inside);
+  }
+  return plan;
+}
+
+function insideOf(field: DescField, weight: number): Plan | Packed | undefined {
+  if (field.fieldKind === "map") {
+    const value = field.message === undefined ? undefined : planOf(field.message);
+    return { weight, fields: new Map(value === undefined ? [] : [[2, value]]) };
+  }
+  if (field.message !== undefined) return planOf(field.message);
+  if (field.fieldKind !== "list") return undefined;
+  // A reader takes a packed list, however the field is declared.
+  if (field.enum !== undefined) return { itemBytes: "varint" };
+  return PACKED[field.scalar ?? 0];
+}
+
+const VARINT: Packed = { itemBytes: "varint" };
+const FIXED32: Packed = { itemBytes: 4 };
+const FIXED64: Packed = { itemBytes: 8 };
+/** By ScalarType; not texts and bytes. */
+const PACKED: Record<number, Packed | undefined> = {
+  1: FIXED64,
+  2: FIXED32,
+  3: VARINT,
+  4: VARINT,
+  5: VARINT,
+  6: FIXED64,
+  7: FIXED32,
+  8: VARINT,
+  13: VARINT,
+  15: FIXED32,
+  16: FIXED64,
+  17: VARINT,
+  18: VARINT,
+};
+const UNKNOWN: Plan = { weight: 1, fields: new Map() };
+const MALFORMED = -1;
+
+/**
+ * The values of the message, or some number over `max`; undefined for bytes that are no message. Fields at any depth,
+ * unknown ones too, and items of packed lists.
+ */
+export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): number | undefined {
+  let at = 0;
+  let count = 0;
+  return walk(planOf(desc), bytes.length, 0) ? count : undefined;
+
+  /** False: malformed. */
+  function walk(plan: Plan, end: number, depth: number): boolean {
+    // Deeper than the decoder goes.
+    if (depth > 200) return false;
+    let groups = 0;
+    while (at < end) {
+      if (count > max) return true;
+      const tag = varint(end);
+      if (tag === MALFORMED) return false;
+      count += plan.weight;
+      // In a group, which no field of ours is, everything is unknown.
+      const { fields } = groups > 0 ? UNKNOWN : plan;
+      switch (tag & 7) {
+        case 0:
+          if (varint(end) === MALFORMED) return false;
+          break;
+        case 1:
+          at += 8;
+          break;
+        case 2: {
+          const length = varint(end);
+          if (length === MALFORMED || length > end - at) return false;
+          const inside = fields.get(tag >>> 3);
+          if (inside === undefined) at += length;
+          else if ("itemBytes" in inside) countPacked(inside, at + length);
+          else if (!walk(inside, at + length, depth + 1)) return false;
+          break;
+        }
+        case 3:
+          groups += 1;
+          break;
+        case 4:
+          if (groups === 0) return false;
+          groups -= 1;
+          break;
+        case 5:
+          at += 4;
+          break;
+        default:
+          return false;
+      }
+      if (at > end) return false;
+    }
+    return groups === 0;
+  }
+
+  function countPacked({ itemBytes }: Packed, end: number): void {
+    if (itemBytes === "varint") {
+      for (let i = at; i < end; i++) if ((bytes[i] as number) < 0x80) count += 1;
+    } else count += (end - at) / itemBytes;
+    at = end;
+  }
+
+  /** The low 32 bits, not negative. */
+  function varint(end: number): number {
+    let value = 0;
+    for (let shift = 0; shift < 70 && at < end; shift += 7) {
+      const byte = bytes[at++] as number;
+      if (shift < 35) value |= (byte & 0x7f) << shift;
+      if (byte < 0x80) return value >>> 0;
+    }
+    return MALFORMED;
+  }
+}
+
+const [QUOTE, COMMA, COLON, BACKSLASH, BRACKET, BRACE] = [...'",:\\[{'].map((sign) => sign.charCodeAt(0));
+
+/** The values and the names of fields, at least the half of them; or some number over `max`. */
+export function countJsonValues(bytes: Uint8Array, max: number): number {
+  let count = 0;
+  for (let i = 0; i < bytes.length && count <= max; i++) {
+    const byte = bytes[i];
+    if (byte === COMMA || byte === COLON || byte === BRACKET || byte === BRACE) count += 1;
+    else if (byte === QUOTE) {
+      for (i++; i < bytes.length && bytes[i] !== QUOTE; i++) if (bytes[i] === BACKSLASH) i++;
+    }
+  }
+  return count;
+}
