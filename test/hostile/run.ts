@@ -118,7 +118,7 @@ interface Good {
   calls: GoodCall[];
   missing: number;
   twice: number;
-  watches: string[];
+  watches: { at: number; why: string }[];
   lateMs: number;
 }
 
@@ -129,7 +129,7 @@ function startGood(ground: Ground): Good {
     good.calls.push(...calls);
     good.missing = missing;
     good.twice += twice;
-    good.watches.push(...watches);
+    good.watches.push(...watches.map((why) => ({ at: Date.now(), why })));
     good.lateMs = Math.max(good.lateMs, lateMs);
   });
   child.send(ground);
@@ -155,8 +155,14 @@ function goodBetween(good: Good, from: number, to: number) {
   };
 }
 
+const within = (turns: Turn[], from: number, to: number) => turns.filter((turn) => turn.to >= from && turn.from <= to);
+
+/**
+ * Turns of the service's own making: busy for long, most of their time. What was kept from its core for longer than it
+ * had it finds more to do at once than it would have found, and tells of the machine.
+ */
 const stallsOf = (turns: Turn[], from: number, to: number) =>
-  turns.filter((turn) => turn.busyMs > STALL_MS && turn.to >= from && turn.from <= to);
+  within(turns, from, to).filter(({ busyMs, wallMs }) => busyMs > STALL_MS && busyMs > wallMs / 2);
 
 /** The highest of the resident memory while it is looked at. */
 function watchMemory(service: Service) {
@@ -384,11 +390,10 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
       `    ${ms(turn.busyMs)} ms on the CPU (${ms(turn.wallMs)} by the clock, ${ms(turn.gcMs)} GC) at ${((turn.from - from) / 1000).toFixed(1)} s: ${listOf(suspects)}`,
     );
   }
-  const starved = (await service.turns()).filter(
-    (turn) => turn.from >= from && turn.wallMs > STALL_MS && turn.busyMs <= STALL_MS,
-  ).length;
+  const late = within(await service.turns(), from, to).filter(({ wallMs }) => wallMs > STALL_MS);
+  const kept = late.reduce((sum, { wallMs, busyMs }) => sum + wallMs - busyMs, 0);
   print(
-    `    ${starved} more were late by over ${STALL_MS} ms for want of a core; load ${loadavg()
+    `    ${late.length - stalls.length} more were late for want of a core, for ${ms(kept)} of ${to - from} ms; load ${loadavg()
       .map((load) => load.toFixed(1))
       .join(" ")} on ${cpus().length} cores`,
   );
@@ -484,13 +489,15 @@ function judgeGood(good: Good, from: number, to: number): void {
     share.failed === 0 ? undefined : `${share.failed} of ${share.calls}`,
     `${share.retries} retries after a delay that was asked for`,
   );
-  for (const [error, count] of share.errors) print(`    ${error} (${count})`);
+  for (const [error, count] of [...share.errors].sort(([, a], [, b]) => b - a).slice(0, 20))
+    print(`    ${error} (${count})`);
+  const watches = good.watches.filter(({ at }) => at >= from && at <= to);
   check(
     "the good client's watch misses nothing",
     good.missing + good.twice === 0 ? undefined : `${good.missing} updates never came, ${good.twice} came twice`,
-    `${good.watches.length} times watched again`,
+    `${watches.length} times watched again`,
   );
-  for (const why of new Set(good.watches)) print(`    ended: ${why}`);
+  for (const why of new Set(watches.map(({ why }) => why))) print(`    ended: ${why}`);
 }
 
 /** Inputs of failures, for who mends them. */
@@ -575,6 +582,8 @@ async function main(): Promise<void> {
   const good = startGood(ground);
   await sleep(2_500);
   const part = positionals[0];
+  const calm = goodBetween(good, Date.now() - 2_000, Date.now());
+  print(`the good client before all: ${calm.calls} calls, p50 ${ms(calm.p50)}, p99 ${ms(calm.p99)} ms`);
   if (part !== "attack") await runCases(service, ground, good);
   const ended = service.crashes.length;
   if (part !== "cases") await runAttack(service, ground, good);

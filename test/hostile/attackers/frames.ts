@@ -57,6 +57,8 @@ function session({ random, party }: Case): Buffer[] {
 
 function broken(bytes: Buffer, random: Random): Buffer {
   const made = Buffer.from(bytes);
+  // One that was cut short before.
+  if (made.length < 9) return made;
   switch (random.int(0, 6)) {
     case 0:
       made.writeUIntBE(random.pick([0, 1, made.length, 16_384, 16_385, 2 ** 24 - 1]), 0, 3);
