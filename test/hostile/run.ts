@@ -158,11 +158,11 @@ function goodBetween(good: Good, from: number, to: number) {
 const within = (turns: Turn[], from: number, to: number) => turns.filter((turn) => turn.to >= from && turn.from <= to);
 
 /**
- * Turns of the service's own making: busy for long, most of their time. What was kept from its core for longer than it
- * had it finds more to do at once than it would have found, and tells of the machine.
+ * Turns of the service's own making. What was kept from its core for longer than it had it finds more to do at once than it
+ * would have found: of those turns only the very long ones count, the others tell of the machine.
  */
 const stallsOf = (turns: Turn[], from: number, to: number) =>
-  within(turns, from, to).filter(({ busyMs, wallMs }) => busyMs > STALL_MS && busyMs > wallMs / 2);
+  within(turns, from, to).filter(({ busyMs, wallMs }) => busyMs > (busyMs > wallMs / 2 ? STALL_MS : 3 * STALL_MS));
 
 /** The highest of the resident memory while it is looked at. */
 function watchMemory(service: Service) {
@@ -224,9 +224,10 @@ async function judgeLines(
     lines += 1;
     if (line.includes(CANARY)) canary.push(line.slice(0, 400));
     try {
-      const { level, msg, method, code, reason } = JSON.parse(line);
-      if (level === "error" || level === "fatal")
-        count(errors, [level, msg, method, code, reason].filter((part) => part !== undefined).join(" "));
+      const { level, msg, code, reason, error } = JSON.parse(line);
+      if (level !== "error" && level !== "fatal") return;
+      const why = [error?.name, error?.code, error?.cause?.name, error?.cause?.code, ...(error?.frames ?? []).slice(0, 3)];
+      count(errors, [level, msg, code, reason, ...why].filter((part) => part !== undefined).join(" "));
     } catch {
       count(problems, line.slice(0, 120));
     }
