@@ -4,6 +4,7 @@ import cluster from "node:cluster";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { EventType } from "../clients/typescript/index.ts";
+import { listAdministration } from "./cli/administration.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
@@ -113,6 +114,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
     });
 
   addKeys(program, env);
+  addAdministration(program, env);
   addWebhooks(program, env);
   return { program, exitCode: () => code };
 }
@@ -147,6 +149,17 @@ function addKeys(program: Command, env: Env): void {
     .argument("<id>", "the key's id, as list shows it")
     .addOption(organization())
     .action((id: string, options: { organization: string }) => revokeKey(connect(env), id, options.organization));
+}
+
+function addAdministration(program: Command, env: Env): void {
+  program
+    .command("administration")
+    .description("print who made or revoked a key or an endpoint, or changed the organization, newest first")
+    .option("--organization <id>", "of which (default: the organization of your own)", "")
+    .option("--limit <n>", "how many at most", positive, 100)
+    .action(({ organization, limit }: { organization: string; limit: number }) =>
+      listAdministration(connect(env), { organizationId: organization, limit }),
+    );
 }
 
 function addWebhooks(program: Command, env: Env): void {

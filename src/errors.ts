@@ -8,7 +8,7 @@ import {
   RetryInfoSchema,
 } from "../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { type Status, StatusSchema } from "../clients/typescript/gen/google/rpc/status_pb.ts";
-import type { DomainError, Reason, Violation } from "./domain/errors.ts";
+import { type DomainError, type Reason, type Violation, withoutStack } from "./domain/errors.ts";
 
 /** `domain` of every google.rpc.ErrorInfo that the service sends. */
 export const ERROR_DOMAIN = "entity.v1";
@@ -57,11 +57,12 @@ export function toConnectError(error: DomainError): ConnectError {
   const details: { desc: typeof ErrorInfoSchema | typeof BadRequestSchema | typeof RetryInfoSchema; value: object }[] =
     [{ desc: ErrorInfoSchema, value: { reason: error.reason, domain: ERROR_DOMAIN, metadata } }];
   if (violations.length > 0) details.push({ desc: BadRequestSchema, value: { fieldViolations: violations } });
-  const retryAfterMs = error.reason === "OVERLOADED" ? Number(error.metadata.retry_after_ms) : undefined;
+  const retryAfterMs = error.reason === "OVERLOADED" ? Number(error.metadata.retry_after_ms) || undefined : undefined;
   if (retryAfterMs !== undefined)
     details.push({ desc: RetryInfoSchema, value: { retryDelay: durationFromMs(retryAfterMs) } });
   const headers = retryAfterMs === undefined ? undefined : { "grpc-retry-pushback-ms": String(retryAfterMs) };
-  return new ConnectError(message, CODE[error.reason], headers, details as never, error);
+  // The stack is that of the cause.
+  return withoutStack(() => new ConnectError(message, CODE[error.reason], headers, details as never, error));
 }
 
 /** Bytes of the text, which is sent twice, once percent-encoded; of one value; of all values together. */

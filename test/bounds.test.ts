@@ -1,10 +1,11 @@
 // No request costs more than its share: what it may hold is bounded before anything walks it, and so is what an error
 // says of it, on every path.
 import { gzipSync } from "node:zlib";
-import { create, type DescField, type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
+import { create, type DescField, type DescMessage, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
 import { reflect } from "@bufbuild/protobuf/reflect";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { EntitySchema } from "../clients/typescript/gen/entity/v1/entity_pb.ts";
 import {
   ActivityService,
   BadRequestSchema,
@@ -130,6 +131,18 @@ describe("values of a message", () => {
     // One after the other the same once more.
     expect(countValues(CreateEntityRequestSchema, Buffer.concat([bytes, bytes]), 1_000)).toBe(32);
     expect(countJsonValues(Buffer.from('{"a":[1,null,{"b":"c,:[{\\""}],"d":true}'), 1_000)).toBe(9);
+  });
+
+  test("a field whose tag has another wire type is malformed: the decoder would read it by its declaration, all the same", () => {
+    const entity = toBinary(EntitySchema, create(EntitySchema, { attributes: { a: [1, 2, 3], b: { c: "d" } } }));
+    // The length as a varint of four bytes, which one who believes the tag skips as a fixed32.
+    const length = Buffer.of(0x80 | entity.length, 0x80, 0x80, 0x00);
+    const field = CreateEntityRequestSchema.field.entity?.number ?? 0;
+    for (const wire of [0, 1, 5]) {
+      const bytes = Buffer.concat([Buffer.of((field << 3) | wire), length, entity]);
+      expect(Object.keys(fromBinary(CreateEntityRequestSchema, bytes).entity?.attributes ?? {})).toEqual(["a", "b"]);
+      expect(countValues(CreateEntityRequestSchema, bytes, 1_000)).toBeUndefined();
+    }
   });
 
   test("packed lists, unknown fields and groups are counted; what is no message is not", () => {

@@ -193,6 +193,14 @@ describe("keys", () => {
       .poll(async () => (await run(["keys", "list"], asKey)).stderr, { timeout: 10_000 })
       .toContain("UNAUTHENTICATED");
     expect((await run(["keys", "list"])).stdout).toMatch(new RegExp(`${id}.*revoked \\d{4}`));
+
+    const trail = await run(["administration", "--limit", "1000"]);
+    expect(trail).toMatchObject({ code: 0, stderr: "" });
+    const acts = trail.stdout.split("\n").filter((line) => line.includes(id));
+    expect(acts.map((line) => line.split("  ")[1])).toEqual(["API_KEY_REVOKED", "API_KEY_CREATED"]);
+    expect(acts[1]).toContain('"displayName":"night job"');
+    expect(trail.stdout).not.toContain(secret);
+    expect((await run(["administration", "--limit", "1"])).stdout.trim().split("\n")).toHaveLength(1);
   });
 
   it("of another organization, by an operator", async () => {

@@ -502,7 +502,7 @@ describe("the run-time role, by hand", () => {
         [row?.row],
       );
       await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
-      if (["entity_event", "event_horizon"].includes(table)) continue;
+      if (["administration_event", "entity_event", "event_horizon"].includes(table)) continue;
       const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
       await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
       const touched = await client.query(
@@ -520,6 +520,8 @@ describe("the run-time role, by hand", () => {
     const refused = { code: "42501" };
     await expect(client.query("update entity_event set reason = 'x'")).rejects.toMatchObject(refused);
     await expect(client.query("delete from entity_event")).rejects.toMatchObject(refused);
+    await expect(client.query("update administration_event set actor = 'x'")).rejects.toMatchObject(refused);
+    await expect(client.query("delete from administration_event")).rejects.toMatchObject(refused);
     for (const table of await tenantTables(sql)) {
       await expect(client.query(`truncate "${table}"`), table).rejects.toMatchObject(refused);
       await expect(client.query(`truncate "${table}" cascade`), table).rejects.toMatchObject(refused);
@@ -716,7 +718,7 @@ describe("start-up", () => {
   test("a superuser is refused as run-time role, and as the login that becomes it: RESET ROLE would leave the wall", async () => {
     await expect(asRole(service.database.user)).rejects.toThrow(/must not own tables nor bypass/);
     await expect(isSafe(service.database)).rejects.toThrow(
-      /is a superuser: .* create role entity_login login password '...'; grant entity_service to entity_login; .*MIGRATION_DATABASE_URL/,
+      /is a superuser: .* create role entity_login login password '...'; .*MIGRATION_DATABASE_URL/,
     );
     await using other = { orm: ormOf(service.database), [Symbol.asyncDispose]: () => other.orm.close(true) };
     expect(await forOrganization(other.orm, a.id).execute("select current_user as role")).toEqual([

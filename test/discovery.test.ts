@@ -148,7 +148,7 @@ describe.each<[string, typeof ServerReflection]>([
       "entity/v1/options.proto",
     );
     const all = await ask({ case: "allExtensionNumbersOfType", value: "google.protobuf.MethodOptions" });
-    expect(all).toMatchObject({ case: "allExtensionNumbersResponse", value: { extensionNumber: [50301] } });
+    expect(all).toMatchObject({ case: "allExtensionNumbersResponse", value: { extensionNumber: [50301, 50302] } });
   });
 
   test.each([

@@ -53,6 +53,6 @@ test("a link is not followed: where it leads nothing changes", async () => {
 
 test("a folder that cannot be written, a name that is a folder's: it rejects and leaves nothing", async () => {
   await writeFile(join(folder, "file"), "");
-  await expect(writeSecretFile(join(folder, "file", "key"), "new\n", NOW)).rejects.toMatchObject({ code: "ENOTDIR" });
+  await expect(writeSecretFile(join(folder, "file", "key"), "new\n", NOW)).rejects.toMatchObject({ code: "EEXIST" });
   expect(await readdir(folder)).toEqual(["file"]);
 });

@@ -5,7 +5,7 @@ import { clientConfig, type DatabaseAddress, userOf } from "./address.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { ASIDE_CONNECTIONS, createOrm, migrate, type Orm } from "./orm.ts";
 import { probe } from "./probe.ts";
-import { RUNTIME_ROLE } from "./roles.ts";
+import { assertSafeLogin, RUNTIME_ROLE } from "./roles.ts";
 
 const EMBEDDED_DATABASE = "entity_service";
 /** Connections of the embedded server beside those of the pools: migrations, and a pool whose process has just died. */
@@ -94,6 +94,11 @@ async function probedAddresses({
 }: DatabaseConfig): Promise<{ owner: DatabaseAddress; runtime: DatabaseAddress }> {
   const runtime = { url: databaseUrl as string };
   await probe("DATABASE_URL", runtime);
+  {
+    // Before anything is made that would be its own.
+    await using client = await connect(runtime);
+    await assertSafeLogin(client);
+  }
   if (migrationDatabaseUrl === undefined) return { owner: runtime, runtime };
   const owner = { url: migrationDatabaseUrl };
   await probe("MIGRATION_DATABASE_URL", owner);

@@ -15,6 +15,7 @@ export class DatabaseStartError extends Error {
 
 /** For a connection, and for an answer on it: a pooler that has no server to give lets its callers wait. */
 const LIMIT_MS = 10_000;
+const ROUNDS = 10;
 
 /** Throws DatabaseStartError. `variable` is the setting that names the address. */
 export async function probe(variable: string, address: DatabaseAddress): Promise<void> {
@@ -44,12 +45,18 @@ async function sharesServers(first: pg.Client, second: pg.Client): Promise<boole
   try {
     await first.query("select set_config('app.probe', $1, false)", [mark]);
     const before = await look(first);
-    // Inside a transaction a server connection is its own under any pooler: of those that are free the one used last.
-    await second.query("begin");
-    const other = await look(second);
-    if (before.mark !== mark || other.pid === before.pid || other.mark === mark) return true;
-    const after = await look(first);
-    return after.pid !== before.pid || after.mark !== mark;
+    if (before.mark !== mark) return true;
+    // Again and again: others who use the pooler may take the connection that would have shown it.
+    for (let round = 0; round < ROUNDS; round++) {
+      // Inside a transaction a server connection is its own under any pooler: of those that are free the one used last.
+      await second.query("begin");
+      const other = await look(second);
+      if (other.pid === before.pid || other.mark === mark) return true;
+      const after = await look(first);
+      if (after.pid !== before.pid || after.mark !== mark) return true;
+      await second.query("rollback");
+    }
+    return false;
   } catch (error) {
     // A pooler of single statements refuses BEGIN; one that has no second server connection does not answer.
     if (serverErrorOf(error) !== undefined || /timeout/i.test(String(error))) return true;

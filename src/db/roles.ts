@@ -61,12 +61,21 @@ export function rolesMissing(owner: string): string {
   );
 }
 
-interface Session {
-  role: string;
+/** What a login could do after RESET ROLE. */
+const LOGIN = `
+  with roles as (
+    select oid, rolname, rolsuper, rolbypassrls from pg_roles where pg_has_role(session_user, oid, 'member'))
+  select session_user as login,
+    (select rolsuper from pg_roles where rolname = session_user) as superuser,
+    (select min(rolname::text) from roles where rolsuper or rolbypassrls
+       or rolname in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) as bypass,
+    (select min(rolname::text) from roles where rolname in ('entity_directory', 'entity_backup')) as reads_all,
+    exists (select from roles where oid = coalesce(
+      (select c.relowner from pg_class c where c.relnamespace = 'public'::regnamespace and c.relname = 'entity'),
+      (select d.datdba from pg_database d where d.datname = current_database()))) as owns`;
+
+interface Login {
   login: string;
-  unsafe_role: boolean;
-  commit: string;
-  /** What the login itself could do after RESET ROLE. */
   superuser: boolean;
   bypass: string | null;
   reads_all: string | null;
@@ -74,38 +83,40 @@ interface Session {
 }
 
 /**
- * Throws when the run-time role, or the login behind it after RESET ROLE, could see or change what it must not, or when
- * commits would not be durable. The owner of the tables passes: forced row level security holds for it too, and it may
- * log in to alter them whatever the service does.
+ * Throws when the login of DATABASE_URL could leave the wall by RESET ROLE. The owner of the tables passes: forced row
+ * level security holds for it too, and it may log in to alter them whatever the service does.
+ */
+export async function assertSafeLogin(client: pg.Client): Promise<void> {
+  const { rows } = await client.query(LOGIN);
+  refuseUnsafe(rows[0]);
+}
+
+function refuseUnsafe({ login, superuser, bypass, reads_all, owns }: Login): void {
+  const reason =
+    (superuser && "is a superuser") ||
+    (bypass !== null && `is or can become ${bypass}, which row level security does not hold`) ||
+    (reads_all !== null && !owns && `is a member of ${reads_all}, which sees all organizations`);
+  if (!reason) return;
+  throw new DatabaseStartError(
+    `DATABASE_URL connects as ${login}, which ${reason}: one RESET ROLE would leave the wall between organizations. As the administrator of PostgreSQL make a login of its own: create role entity_login login password '...'; then set DATABASE_URL to entity_login, and MIGRATION_DATABASE_URL to the URL that DATABASE_URL is now`,
+  );
+}
+
+/**
+ * Throws when the run-time role, or the login behind it, could see or change what it must not, or when commits would not
+ * be durable.
  */
 export async function assertSafeRole(em: EntityManager): Promise<void> {
-  const [session] = await em.execute<Session[]>(
-    `with roles as (
-       select oid, rolname, rolsuper, rolbypassrls from pg_roles where pg_has_role(session_user, oid, 'member')),
-     owners as (select distinct c.relowner as oid from pg_class c where c.relnamespace = 'public'::regnamespace)
-     select current_user as role, session_user as login,
-       (select r.rolsuper or r.rolbypassrls or r.oid in (select oid from owners) from pg_roles r where r.rolname = current_user)
-         as unsafe_role,
-       current_setting('synchronous_commit') as commit,
-       (select rolsuper from pg_roles where rolname = session_user) as superuser,
-       (select min(rolname) from roles where rolsuper or rolbypassrls
-          or rolname in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) as bypass,
-       (select min(rolname) from roles where rolname in ('entity_directory', 'entity_backup')) as reads_all,
-       exists (select from roles where oid in (select oid from owners)) as owns`,
+  const [row] = await em.execute<{ unsafe: boolean; commit: string }[]>(
+    `select r.rolsuper or r.rolbypassrls or exists (
+         select from pg_class c where c.relowner = r.oid and c.relnamespace = 'public'::regnamespace) as unsafe,
+       current_setting('synchronous_commit') as commit
+     from pg_roles r where r.rolname = current_user`,
   );
-  if (session === undefined || session.unsafe_role) {
+  if (row === undefined || row.unsafe) {
     throw new Error(`the run-time role must not own tables nor bypass row level security: connect as ${RUNTIME_ROLE}`);
   }
-  const reason =
-    (session.superuser && "is a superuser") ||
-    (session.bypass !== null && `can become ${session.bypass}, which row level security does not hold`) ||
-    (session.reads_all !== null &&
-      !session.owns &&
-      `is a member of ${session.reads_all}, which sees all organizations`);
-  if (reason) {
-    throw new DatabaseStartError(
-      `DATABASE_URL connects as ${session.login}, which ${reason}: one RESET ROLE would leave the wall between organizations. As the administrator of PostgreSQL make a login of its own: create role entity_login login password '...'; grant ${RUNTIME_ROLE} to entity_login; then set DATABASE_URL to entity_login, and MIGRATION_DATABASE_URL to the URL that DATABASE_URL is now`,
-    );
-  }
-  if (session.commit === "off") throw new Error("synchronous_commit is off: acknowledged writes could be lost");
+  const [login] = await em.execute<Login[]>(LOGIN);
+  refuseUnsafe(login as Login);
+  if (row.commit === "off") throw new Error("synchronous_commit is off: acknowledged writes could be lost");
 }

@@ -73,7 +73,25 @@ export function invalidField(field: string, description: string, metadata: Recor
   ]);
 }
 
+/**
+ * An error without its stack, for refusals that may come in floods: where they were made says nothing that the reason
+ * does not, and to capture it costs more than all else that is done for such a call.
+ */
+export function withoutStack<T extends Error>(make: () => T): T {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    return make();
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
+/** The caller went away: whoever still works for it stops with this. */
+export const callerLeft = (): DomainError =>
+  withoutStack(() => new DomainError("CANCELLED", "The caller went away before the answer"));
+
 /** There is no room for the call, and nothing of it was done: `what` is there too much of. Its code is UNAVAILABLE, with google.rpc.RetryInfo. */
 export function overloaded(what: string, retryAfterMs = 500): DomainError {
-  return new DomainError("OVERLOADED", `${what}: retry`, { retry_after_ms: String(retryAfterMs) });
+  return withoutStack(() => new DomainError("OVERLOADED", `${what}: retry`, { retry_after_ms: String(retryAfterMs) }));
 }

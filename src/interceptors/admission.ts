@@ -2,7 +2,7 @@
 // and keys within them, have shares of the places (domain/shares.ts): however much one sends, another finds room.
 // Streams without an end have places of their own, and so have callers without a key: health and reflection.
 import type { ContextValues } from "@connectrpc/connect";
-import { DomainError, overloaded } from "../domain/errors.ts";
+import { callerLeft, overloaded } from "../domain/errors.ts";
 import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { callContext, connectionKey, requestBytesKey } from "./call.ts";
 
@@ -54,7 +54,7 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
 
   return {
     admit(call, isEndless) {
-      if (released.has(call)) throw new DomainError("CANCELLED", "The caller went away before the answer");
+      if (released.has(call)) throw callerLeft();
       const [owner, shares, what] = wantedBy(call, isEndless);
       const size = call.get(requestBytesKey);
       if (!shares.take(owner)) throw overloaded(what);

@@ -1,7 +1,7 @@
 // One lookup of a key serves the calls of the next seconds; a revoked key stops working within them. Guessed keys have
 // a budget of their own: few lookups at once behind a short queue, so that those whose keys are known wait for none.
 import { hash } from "node:crypto";
-import { DomainError, overloaded } from "../domain/errors.ts";
+import { callerLeft, overloaded } from "../domain/errors.ts";
 import type { Caller } from "./call.ts";
 import type { FindCaller } from "./credentials.ts";
 
@@ -27,7 +27,12 @@ interface Lane {
   running: number;
   max: number;
   maxWaiting: number;
+  /** performance.now() when those who had left were last looked for. */
+  sweptAt: number;
 }
+
+/** Between two looks for callers that have left, while the queue is full: each goes through all of it. */
+const SWEEP_MS = 20;
 
 /**
  * Remembers what findCaller answered: a caller for positiveMs, null for negativeMs, errors never. Keyed by the SHA-256
@@ -53,8 +58,8 @@ export function cachedCallers(
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
   const lanes = {
-    known: { waiting: [], running: 0, max: 1, maxWaiting: max } as Lane,
-    unknown: { waiting: [], running: 0, max: unknownLookups, maxWaiting } as Lane,
+    known: { waiting: [], running: 0, max: 1, maxWaiting: max, sweptAt: 0 } as Lane,
+    unknown: { waiting: [], running: 0, max: unknownLookups, maxWaiting, sweptAt: 0 } as Lane,
   };
 
   function remember<V>(cache: Map<string, V>, key: string, value: V): void {
@@ -91,7 +96,7 @@ export function cachedCallers(
   function dropIfLeft({ key, callers, answer }: Lookup): boolean {
     if (!callers.every((hasLeft) => hasLeft())) return false;
     pending.delete(key);
-    answer.reject(new DomainError("CANCELLED", "The caller went away before the answer"));
+    answer.reject(callerLeft());
     return true;
   }
 
@@ -104,7 +109,11 @@ export function cachedCallers(
     const since = known.get(key)?.checkedAt;
     const lane = since !== undefined && performance.now() - since < recentMs ? lanes.known : lanes.unknown;
     if (lane.waiting.length >= lane.maxWaiting) {
-      lane.waiting = lane.waiting.filter((one) => !dropIfLeft(one));
+      const now = performance.now();
+      if (now - lane.sweptAt >= SWEEP_MS) {
+        lane.sweptAt = now;
+        lane.waiting = lane.waiting.filter((one) => !dropIfLeft(one));
+      }
       if (lane.waiting.length >= lane.maxWaiting) throw overloaded("Too many unknown API keys are looked up");
     }
     const lookup: Lookup = {

@@ -2,7 +2,7 @@
 import { type DescMethod, type DescService, getOption } from "@bufbuild/protobuf";
 import type { ContextValues } from "@connectrpc/connect";
 import { also_required_scope, required_scope } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
-import { DomainError, invalidField, type Reason } from "../domain/errors.ts";
+import { DomainError, invalidField, type Reason, withoutStack } from "../domain/errors.ts";
 import { type Caller, callContext, peerKey, requestIdKey } from "./call.ts";
 import { within } from "./deadline.ts";
 
@@ -84,10 +84,12 @@ export function credentials(options: {
   };
 }
 
+const unauthenticated = (text: string) => withoutStack(() => new DomainError("UNAUTHENTICATED", text));
+
 function secretOf(header: HeaderSource): string {
   const secret = BEARER.exec(header.get("authorization") ?? "")?.[1];
   if (secret === undefined) {
-    throw new DomainError("UNAUTHENTICATED", "An API key is needed, in the header authorization: Bearer <key>");
+    throw unauthenticated("An API key is needed, in the header authorization: Bearer <key>");
   }
   return secret;
 }
@@ -112,7 +114,7 @@ async function authenticate(secret: string, call: CallHead, findCaller: FindCall
       { cause },
     );
   }
-  if (caller === null) throw new DomainError("UNAUTHENTICATED", "The API key is unknown, expired or revoked");
+  if (caller === null) throw unauthenticated("The API key is unknown, expired or revoked");
   return caller;
 }
 

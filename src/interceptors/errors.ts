@@ -2,7 +2,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { DomainError } from "../domain/errors.ts";
+import { callerLeft, DomainError } from "../domain/errors.ts";
 import { reasonOf, toConnectError } from "../errors.ts";
 import { requestIdKey } from "./call.ts";
 import { abandon } from "./deadline.ts";
@@ -37,7 +37,7 @@ export function presentable(error: unknown, { method, requestId, log }: ErrorCon
 function refusalOf(error: unknown, method: DescMethod): DomainError | undefined {
   if (error instanceof DomainError) return error;
   if (error instanceof ConnectError) return foreignError(error, method);
-  return isAbort(error) ? new DomainError("CANCELLED", "The caller went away before the answer") : undefined;
+  return isAbort(error) ? callerLeft() : undefined;
 }
 
 /** Outermost interceptor: covers handlers, rules, the reading of request streams and the writing of response streams. */

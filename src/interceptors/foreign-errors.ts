@@ -2,7 +2,7 @@
 // them goes on. Requests in JSON are refused by json-requests.ts, before the library reads them.
 import type { DescMessage, DescMethod } from "@bufbuild/protobuf";
 import { Code, type ConnectError } from "@connectrpc/connect";
-import { DomainError, invalidField } from "../domain/errors.ts";
+import { callerLeft, DomainError, invalidField } from "../domain/errors.ts";
 
 /** What a failure of the library means. Undefined: a defect, for the log and INTERNAL. */
 export function foreignError(error: ConnectError, method: DescMethod): DomainError | undefined {
@@ -18,7 +18,7 @@ export function foreignError(error: ConnectError, method: DescMethod): DomainErr
       return new DomainError("DEADLINE_EXCEEDED", "The call took longer than its deadline");
     case Code.Canceled:
     case Code.Aborted:
-      return new DomainError("CANCELLED", "The caller went away before the answer");
+      return callerLeft();
     case Code.Internal:
       if (text.startsWith("received compressed envelope, ")) {
         // The gRPC compression specification asks for INTERNAL, though the caller is at fault.

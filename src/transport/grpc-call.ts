@@ -21,13 +21,14 @@ import {
   type UnaryRequest,
 } from "@connectrpc/connect";
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
-import { DomainError } from "../domain/errors.ts";
+import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
 import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { assertKinds } from "./kindless.ts";
 import { peerOf } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
 import { assertFewValues } from "./values.ts";
@@ -406,7 +407,7 @@ export class GrpcCall implements CallHead {
   #close(): void {
     if (!this.#over) {
       this.#leave();
-      this.#abortWith(toConnectError(new DomainError("CANCELLED", "The caller went away before the answer")));
+      this.#abortWith(toConnectError(callerLeft()));
       this.#count({ code: "CANCELLED", reason: "CANCELLED" });
     }
   }
@@ -449,6 +450,7 @@ function envelope(body: Buffer, kind: string): Buffer {
 
 function decode(input: DescMessage, bytes: Uint8Array): Message {
   assertFewValues(input, bytes);
+  assertKinds(input, bytes);
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {

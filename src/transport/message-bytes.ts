@@ -2,6 +2,7 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import { compressionGzip } from "@connectrpc/connect-node";
 import { PREFIX_BYTES } from "./encode.ts";
+import { assertKinds } from "./kindless.ts";
 import { assertFewValues } from "./values.ts";
 
 /** What the headers of a call say of its messages. */
@@ -87,7 +88,12 @@ async function* rest(source: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Arr
 }
 
 async function check(message: Uint8Array, isCompressed: boolean, { input, readMaxBytes }: Form): Promise<void> {
-  if (!isCompressed) return assertFewValues(input, message);
+  if (!isCompressed) return look(input, message);
   const plain = await compressionGzip.decompress(new Uint8Array(message), readMaxBytes).catch(() => undefined);
-  if (plain !== undefined) assertFewValues(input, plain);
+  if (plain !== undefined) look(input, plain);
+}
+
+function look(input: DescMessage, message: Uint8Array): void {
+  assertFewValues(input, message);
+  assertKinds(input, message);
 }

@@ -1,6 +1,6 @@
 // How many values a message holds, counted on its bytes before anything is made of them: what decoding costs, and what
 // its objects take, goes by their number and not by the size of the message. A MiB may hold a million of them.
-import type { DescField, DescMessage } from "@bufbuild/protobuf";
+import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -11,9 +11,12 @@ export function assertFewValues(desc: DescMessage, bytes: Uint8Array): void {
   // Each takes a byte at least.
   if (bytes.length <= LIMITS.messageValues) return;
   const count = countValues(desc, bytes, LIMITS.messageValues);
-  if (count === undefined) throw new ConnectError("parse binary: malformed", Code.Internal);
+  if (count === undefined) throw malformed();
   if (count > LIMITS.messageValues) throw tooMany();
 }
+
+/** Bytes that are no message, as the library says it. */
+export const malformed = () => new ConnectError("parse binary: malformed", Code.Internal);
 
 /** The same for JSON. */
 export function assertFewJsonValues(bytes: Uint8Array): void {
@@ -30,13 +33,30 @@ function tooMany(): ConnectError {
   );
 }
 
-/** What is known of the fields of a message: whether a length-delimited one holds fields again, or a packed list. */
+/** What is known of the fields of a message. */
 interface Plan {
   /** A value of a Struct has a field for its kind, and one to be in its list or map. */
   weight: number;
-  fields: Map<number, Plan | Packed>;
+  fields: Map<number, Known>;
+}
+interface Known {
+  /** The wire type that it must have: the decoder reads a field by its declaration, whatever its tag says. */
+  wire: number;
+  /** What is in a length-delimited one: fields again, or the items of a packed list. */
+  inside?: Plan | Packed | undefined;
 }
 type Packed = { itemBytes: number | "varint" };
+
+const [VARINT_WIRE, FIXED64_WIRE, LENGTH_WIRE, FIXED32_WIRE] = [0, 1, 2, 5];
+
+/** The wire type of a field, by which it is read; that of one item where it is a list. */
+export function wireOf(field: DescField): number {
+  if (field.fieldKind === "map" || field.message !== undefined) return LENGTH_WIRE;
+  if (field.enum !== undefined) return VARINT_WIRE;
+  if (field.scalar === ScalarType.STRING || field.scalar === ScalarType.BYTES) return LENGTH_WIRE;
+  const itemBytes = PACKED[field.scalar ?? 0]?.itemBytes;
+  return itemBytes === 8 ? FIXED64_WIRE : itemBytes === 4 ? FIXED32_WIRE : VARINT_WIRE;
+}
 
 const plans = new WeakMap<DescMessage, Plan>();
 
@@ -48,16 +68,17 @@ function planOf(desc: DescMessage): Plan {
   // Before its fields, which may be of its own type.
   plans.set(desc, plan);
   for (const field of desc.fields) {
-    const inside = insideOf(field, weight);
-    if (inside !== undefined) plan.fields.set(field.number, inside);
+    plan.fields.set(field.number, { wire: wireOf(field), inside: insideOf(field, weight) });
   }
   return plan;
 }
 
 function insideOf(field: DescField, weight: number): Plan | Packed | undefined {
   if (field.fieldKind === "map") {
-    const value = field.message === undefined ? undefined : planOf(field.message);
-    return { weight, fields: new Map(value === undefined ? [] : [[2, value]]) };
+    // Keys are texts, in every map of the contract.
+    const fields = new Map<number, Known>([[1, { wire: LENGTH_WIRE }]]);
+    if (field.message !== undefined) fields.set(2, { wire: LENGTH_WIRE, inside: planOf(field.message) });
+    return { weight, fields };
   }
   if (field.message !== undefined) return planOf(field.message);
   if (field.fieldKind !== "list") return undefined;
@@ -85,6 +106,8 @@ const PACKED: Record<number, Packed | undefined> = {
   17: VARINT,
   18: VARINT,
 };
+const isPacked = ({ inside }: Known, wire: number) =>
+  wire === LENGTH_WIRE && inside !== undefined && "itemBytes" in inside;
 const UNKNOWN: Plan = { weight: 1, fields: new Map() };
 const MALFORMED = -1;
 
@@ -108,7 +131,8 @@ export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): 
       if (tag === MALFORMED) return false;
       count += plan.weight;
       // In a group, which no field of ours is, everything is unknown.
-      const { fields } = groups > 0 ? UNKNOWN : plan;
+      const known = (groups > 0 ? UNKNOWN : plan).fields.get(tag >>> 3);
+      if (known !== undefined && known.wire !== (tag & 7) && !isPacked(known, tag & 7)) return false;
       switch (tag & 7) {
         case 0:
           if (varint(end) === MALFORMED) return false;
@@ -119,7 +143,7 @@ export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): 
         case 2: {
           const length = varint(end);
           if (length === MALFORMED || length > end - at) return false;
-          const inside = fields.get(tag >>> 3);
+          const inside = known?.inside;
           if (inside === undefined) at += length;
           else if ("itemBytes" in inside) countPacked(inside, at + length);
           else if (!walk(inside, at + length, depth + 1)) return false;
