@@ -172,7 +172,8 @@ async function besideWatchers(service: Service, apiKey: string): Promise<void> {
 }
 
 async function main(only: string | undefined): Promise<void> {
-  await using service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1" } });
+  // One key holds all of the idle watchers: more than its share of the default.
+  await using service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1", MAX_WATCHES: "4000" } });
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const parts = {

@@ -35,23 +35,24 @@ const mayImport: Record<string, string[]> = {
   "src/main.ts": ["src/cli.ts"],
   "src/cli.ts": [
     ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/log.ts"],
-    ...["src/db/database.ts", client],
+    ...["src/signals.ts", "src/db/database.ts", client],
   ],
   "src/cli/import.ts": [
     ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
     ...["src/interceptors/json-requests.ts", "src/rpc/well-formed.ts"],
   ],
   "src/config.ts": [],
+  "src/signals.ts": [],
   "src/paged.ts": [],
   "src/secret-file.ts": [],
   "src/log.ts": [],
   "src/cluster.ts": ["src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", "src/db/orm.ts"],
   "src/worker.ts": [
-    ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/log.ts"],
+    ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/log.ts", "src/signals.ts"],
     ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
   ],
   "src/server.ts": [
-    ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
+    ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts", "src/signals.ts"],
     ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
   ],
   "src/routes.ts": ["src/rpc/", generated],

@@ -13,8 +13,9 @@ import { bareValue, eventTypeOf, lookupOf, printEntity, printEvents } from "./cl
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
+import { endWithin, FORCED_EXIT_CODE, heedSignals } from "./signals.ts";
 
-/** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used. */
+/** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used, 3 a service ended by force. */
 export async function run(args: string[], env: Env): Promise<number> {
   const { program, exitCode } = createProgram(env);
   try {
@@ -231,15 +232,15 @@ function time(text: string): Date {
 
 async function serve(config: Config): Promise<void> {
   if (config.workers > 1 && cluster.isWorker) return (await import("./worker.ts")).serveAsWorker(config);
-  const stopped = Promise.withResolvers<string>();
   // From the first moment: a signal during the start ends it in good order too.
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => stopped.resolve(signal));
+  const signals = heedSignals(["SIGTERM", "SIGINT"]);
   const { createLogger } = await import("./log.ts");
   const log = createLogger(config.logLevel);
-  const server =
+  const starting =
     config.workers > 1
-      ? await (await import("./cluster.ts")).startCluster(config, log)
-      : await (await import("./server.ts")).startServer(config, log);
+      ? (await import("./cluster.ts")).startCluster(config, log)
+      : (await import("./server.ts")).startServer(config, log);
+  const server = await starting;
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
     log.info({ file }, "made an API key for the new database");
@@ -247,11 +248,21 @@ async function serve(config: Config): Promise<void> {
   }
   const { host, workers } = config;
   log.info({ host, port: server.port, ...(workers > 1 && { workers }) }, "serving");
-  const reason = await Promise.race([stopped.promise, server.failed]);
+  const reason = await Promise.race([signals.stop, server.failed]);
   log.info({ reason }, "draining");
-  await server[Symbol.asyncDispose]();
+  const forced = await endWithin(async () => server[Symbol.asyncDispose](), {
+    timeoutMs: config.lameDuckMs + config.drainTimeoutMs,
+    force: signals.force,
+  });
+  if (forced !== undefined) {
+    log.error({ reason: forced, open: server.open() }, "ended by force");
+    await server.abandon();
+    process.exit(FORCED_EXIT_CODE);
+  }
   log.info("stopped");
   if (reason !== "SIGTERM" && reason !== "SIGINT") throw new Error(reason);
+  // Nothing is left to do, whatever a library may still keep a timer for.
+  process.exit(0);
 }
 
 const HELP = `
@@ -267,7 +278,8 @@ Examples:
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
-Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used.`;
+Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used,
+3 the service was ended by force: its log says what was still open.`;
 
 const IMPORT_HELP = `
 A line is the JSON form of an Entity, in snake_case or camelCase; reason, request_id and occurred_at may

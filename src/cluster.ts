@@ -9,7 +9,7 @@ import type { Config } from "./config.ts";
 import { openDatabase } from "./db/database.ts";
 import type { DatabaseAddress } from "./db/orm.ts";
 import type { Logger } from "./log.ts";
-import { assertSettings, prepare, type Server } from "./server.ts";
+import { assertSettings, prepare, type Server, whilePortIsTaken } from "./server.ts";
 
 /** What a worker cannot read from the environment: PORT=0 is one port for all, and the embedded server is the primary's. */
 export interface Start {
@@ -38,8 +38,6 @@ export type ToPrimary =
 
 /** One after the other without one that listened in between: the next would die too. */
 const MAX_FAILED_STARTS = 5;
-/** After the calls in flight had their time. */
-const END_LIMIT_MS = 5_000;
 const REPORT_LIMIT_MS = 2_000;
 
 interface Running {
@@ -58,19 +56,32 @@ export async function startCluster(config: Config, log: Logger): Promise<Server>
   await using starting = new AsyncDisposableStack();
   const database = starting.use(await openDatabase(config, (line) => log.info(line)));
   const bootstrapKey = await prepare(database.orm, config);
-  const port = await availablePort(config);
+  const port = await availablePort(config, log);
   const workers = starting.use(startWorkers(config, { port, address: database.address }, log));
   const failed = Promise.race([database.lost, workers.failed]);
   const failure = await Promise.race([workers.opened, failed]);
   if (failure !== undefined) throw new Error(failure);
   const started = starting.move();
-  return { port, bootstrapKey, failed, [Symbol.asyncDispose]: () => started.disposeAsync() };
+  return {
+    port,
+    bootstrapKey,
+    failed,
+    open: workers.open,
+    async abandon() {
+      workers.kill();
+      await database.stopServer();
+    },
+    [Symbol.asyncDispose]: () => started.disposeAsync(),
+  };
 }
 
 /** The port that PORT=0 comes to, for workers that are started later too. Rejects where it cannot be had. */
-async function availablePort({ host, port }: Config): Promise<number> {
-  const server = createServer().listen({ host, port });
-  await once(server, "listening");
+async function availablePort({ host, port }: Config, log: Logger): Promise<number> {
+  const server = await whilePortIsTaken(log, port, async () => {
+    const one = createServer().listen({ host, port });
+    await once(one, "listening");
+    return one;
+  });
   const { port: available } = server.address() as AddressInfo;
   await new Promise((resolve) => server.close(resolve));
   return available;
@@ -81,6 +92,9 @@ interface Workers extends AsyncDisposable {
   opened: Promise<void>;
   /** Resolves, with the reason, when there is no use in starting another one. */
   failed: Promise<string>;
+  /** Those that have not ended yet. */
+  open(): { workers: number };
+  kill(): void;
 }
 
 function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger): Workers {
@@ -171,12 +185,15 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
     phase = "stopping";
     if (running.size === 0) return;
     for (const one of running.values()) tell(one, { kind: "drain" });
-    const limit = setTimeout(() => {
-      for (const { number, worker } of running.values()) {
-        log.error({ number, pid: worker.process.pid }, "a worker did not end in time: killed");
-        worker.process.kill("SIGKILL");
-      }
-    }, config.drainTimeoutMs + END_LIMIT_MS);
+    const limit = setTimeout(
+      () => {
+        for (const { number, worker } of running.values()) {
+          log.error({ number, pid: worker.process.pid }, "a worker did not end in time: killed");
+          worker.process.kill("SIGKILL");
+        }
+      },
+      config.lameDuckMs + Math.max(0, config.drainTimeoutMs - 200),
+    );
     await ended.promise;
     clearTimeout(limit);
   }
@@ -185,7 +202,12 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
   // callers come with few connections that last.
   cluster.schedulingPolicy = cluster.SCHED_RR;
   for (let number = 1; number <= config.workers; number++) startWorker(number);
-  return { opened: opened.promise, failed: failed.promise, [Symbol.asyncDispose]: stop };
+  const kill = () => {
+    phase = "stopping";
+    for (const { worker } of running.values()) worker.process.kill("SIGKILL");
+  };
+  const open = () => ({ workers: running.size });
+  return { opened: opened.promise, failed: failed.promise, open, kill, [Symbol.asyncDispose]: stop };
 }
 
 function tell({ worker }: Running, message: ToWorker): void {

@@ -42,8 +42,12 @@ export interface Config {
   /** Time for a request body to arrive, and for the next row of an import, in milliseconds. */
   bodyTimeoutMs: number;
   streamIdleTimeoutMs: number;
-  /** Time for calls in flight to end after SIGTERM, in milliseconds. */
+  /** Time between NOT_SERVING and the drain, in which all is served as before, in milliseconds. */
+  lameDuckMs: number;
+  /** Time for calls in flight to end after that, and for the process with them, in milliseconds. */
   drainTimeoutMs: number;
+  /** Port of /metrics and /health without TLS and keys, of the host alone; undefined: none. */
+  metricsPort: number | undefined;
   /** How often old rows are looked for, in milliseconds, and how many go at once. */
   pruneIntervalMs: number;
   pruneRows: number;
@@ -185,7 +189,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     logLevel,
     unaryPath: flag("UNARY_PATH", true),
     poolSize,
-    maxInFlight: integer("MAX_IN_FLIGHT", 256, 1, 100_000),
+    maxInFlight: integer("MAX_IN_FLIGHT", 512, 1, 100_000),
     maxWatches: integer("MAX_WATCHES", 2_000, 1, 100_000),
     maxMessageBytes: integer("MAX_MESSAGE_BYTES", 1024 * 1024, 1024, 64 * 1024 * 1024),
     maxBatchMessageBytes: integer("MAX_BATCH_MESSAGE_BYTES", 4 * 1024 * 1024, 1024, 64 * 1024 * 1024),
@@ -193,6 +197,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     maxTimeoutMs: integer("MAX_TIMEOUT_MS", 60_000, 1, 3_600_000),
     bodyTimeoutMs: integer("BODY_TIMEOUT_MS", 10_000, 1, 3_600_000),
     streamIdleTimeoutMs: integer("STREAM_IDLE_TIMEOUT_MS", 60_000, 1, 3_600_000),
+    lameDuckMs: integer("LAME_DUCK_MS", 500, 0, 600_000),
+    metricsPort: text("METRICS_PORT") === undefined ? undefined : integer("METRICS_PORT", 0, 0, 65535),
     drainTimeoutMs: integer("DRAIN_TIMEOUT_MS", 20_000, 0, 3_600_000),
     pruneIntervalMs: integer("PRUNE_INTERVAL_MS", 60_000, 100, 86_400_000),
     pruneRows: integer("PRUNE_ROWS", 1_000, 1, 100_000),

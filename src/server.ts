@@ -2,12 +2,14 @@
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { readHead } from "./db/feed.ts";
-import { forOrganization, isServable, type Orm } from "./db/orm.ts";
+import { measurePool } from "./db/metrics.ts";
+import { dropWaiting, forOrganization, isServable, type Orm } from "./db/orm.ts";
 import { createReader } from "./db/reader.ts";
 import { startPruner } from "./db/retention.ts";
 import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
@@ -17,13 +19,16 @@ import { createFeed } from "./feed/feed.ts";
 import { startNatsSink } from "./feed/nats.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
 import { describe } from "./interceptors/errors.ts";
-import { type MetricsSource, ownMetrics } from "./interceptors/telemetry.ts";
+import { type MetricsSource, ownMetrics, registerBuild } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { wellFormed } from "./rpc/well-formed.ts";
 import { writeSecretFile } from "./secret-file.ts";
+import type { OpenThings } from "./signals.ts";
 import { createAdapter } from "./transport/adapter.ts";
+import { listenForAdmin } from "./transport/admin.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
+import { createTally } from "./transport/tally.ts";
 import { createDispatcher } from "./webhooks/dispatcher.ts";
 import { createSender } from "./webhooks/send.ts";
 import { type AllowList, parseAllowList } from "./webhooks/url.ts";
@@ -34,6 +39,10 @@ export interface Server extends AsyncDisposable {
   bootstrapKey: { secret: string; file: string } | undefined;
   /** Resolves when the service cannot go on, with the reason. */
   failed: Promise<string>;
+  /** What has not ended yet, by kind. */
+  open(): OpenThings;
+  /** Leaves what is in hand as it is, and ends the embedded database in good order: the process must end next. */
+  abandon(): Promise<void>;
 }
 
 /** How far the clock of the webhooks' schedule is ahead of the database's, in milliseconds: tests do not wait for days. */
@@ -56,15 +65,19 @@ export async function startServer(
 ): Promise<Server> {
   assertSettings(config);
   await using starting = new AsyncDisposableStack();
-  const database = options.database ?? starting.use(await openDatabase(config, (line) => log.info(line)));
+  const own = options.database === undefined ? await openDatabase(config, (line) => log.info(line)) : undefined;
+  if (own !== undefined) starting.use(own);
+  const database = (options.database ?? own) as Database;
   const bootstrapKey = await prepare(database.orm, config);
   const endpoint = starting.use(await listenOn(database.orm, config, log, options));
-  await endpoint.open();
+  await endpoint.begin();
   const started = starting.move();
   return {
     port: endpoint.port,
     bootstrapKey,
     failed: database.lost,
+    open: endpoint.open,
+    abandon: async () => own?.stopServer(),
     [Symbol.asyncDispose]: () => started.disposeAsync(),
   };
 }
@@ -110,7 +123,9 @@ async function keepSecret(file: string, secret: string): Promise<void> {
 export interface Endpoint extends AsyncDisposable {
   port: number;
   /** Says SERVING from now on, for as long as the database answers. Calls are served before that too. */
-  open(): Promise<void>;
+  begin(): Promise<void>;
+  /** What has not ended yet, by kind. */
+  open(): OpenThings;
 }
 
 /** Serves what `prepare` has prepared; needs no database to begin. Disposing drains. */
@@ -130,6 +145,7 @@ export async function listenOn(
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
   const metrics = options.metrics ?? ownMetrics();
+  await measurePool(orm, metrics.registry);
   const committed = (organizationId: string) => {
     feed.committed(organizationId);
     dispatcher.committed(organizationId);
@@ -156,6 +172,7 @@ export async function listenOn(
     key: await readFile(config.tls.key, "utf8"),
     clientCa: config.tls.clientCa === undefined ? undefined : await readFile(config.tls.clientCa, "utf8"),
   };
+  const tally = createTally({ log, registry: metrics.registry });
   const { inFlight, ...adapter } = createAdapter({
     services: (router) => routes(router, deps),
     interceptors: [wellFormed],
@@ -166,9 +183,16 @@ export async function listenOn(
     endless: ENDLESS_METHODS,
     limits: config,
     metrics,
+    tally,
     log,
   });
-  const listener = await listen({ host: config.host, port: config.port, tls, log, ...adapter });
+  const { host, port } = config;
+  const listener = await whilePortIsTaken(log, port, () => listen({ host, port, tls, tally, log, ...adapter }));
+  registerBuild(metrics.registry, { version: VERSION, readiness });
+  const admin =
+    config.metricsPort === undefined
+      ? undefined
+      : await listenForAdmin({ host: config.host, port: config.metricsPort, readiness, metrics, log });
   const sender = createSender({ allow, timeoutMs: config.webhookTimeoutMs });
   const dispatcher = createDispatcher({
     orm,
@@ -198,24 +222,48 @@ export async function listenOn(
   };
   return {
     port: listener.port,
-    async open() {
+    async begin() {
       checks = setInterval(check, READINESS_CHECK_MS).unref();
       await check();
       if (config.nats !== undefined && !shutdown.signal.aborted)
         sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
     },
+    open: () => ({ calls: inFlight(), ...listener.open() }),
     async [Symbol.asyncDispose]() {
       clearInterval(checks);
       readiness.set(false);
+      // Whoever asks for health every so often learns of it before the port is closed.
+      await sleep(config.lameDuckMs);
       shutdown.abort();
-      await Promise.all([
-        listener.drain(config.drainTimeoutMs),
-        dispatcher.drain(config.drainTimeoutMs),
-        pruner[Symbol.asyncDispose](),
-      ]);
-      await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose]()]);
+      const timeoutMs = Math.max(0, config.drainTimeoutMs - closingMs(config.drainTimeoutMs));
+      await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), pruner[Symbol.asyncDispose]()]);
+      // No caller is left. Whatever waits for the database now would hold up the end of the pool.
+      await dropWaiting(orm);
+      await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose](), admin?.[Symbol.asyncDispose]()]);
     },
   };
+}
+
+/** Of the time to drain, what is left for the database to be closed once the calls have ended or were cut off. */
+const closingMs = (drainTimeoutMs: number) => Math.min(3_000, drainTimeoutMs / 4);
+
+const PORT_WAIT_MS = 10_000;
+
+/**
+ * Tries again for some seconds where the port is taken: by the process that this one replaces, or, for the default port
+ * lies among those that Linux gives to outgoing connections, by one of these.
+ */
+export async function whilePortIsTaken<T>(log: Logger, port: number, begin: () => Promise<T>): Promise<T> {
+  const giveUpAt = performance.now() + PORT_WAIT_MS;
+  for (let isFirst = true; ; isFirst = false) {
+    try {
+      return await begin();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE" || performance.now() > giveUpAt) throw error;
+      if (isFirst) log.warn({ port, tryForMs: PORT_WAIT_MS }, "the port is in use: trying again");
+      await sleep(250);
+    }
+  }
 }
 
 /** Ready: the database answers, can be written, and has every migration. */

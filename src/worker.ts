@@ -7,6 +7,7 @@ import { createOrm } from "./db/orm.ts";
 import type { MetricsSource } from "./interceptors/telemetry.ts";
 import { createLogger } from "./log.ts";
 import { listenOn } from "./server.ts";
+import { endWithin, FORCED_EXIT_CODE, heedSignals } from "./signals.ts";
 
 /** Serves until the primary says so, is gone, or SIGTERM comes to this process; then drains. */
 export async function serveAsWorker(config: Config): Promise<void> {
@@ -17,7 +18,8 @@ export async function serveAsWorker(config: Config): Promise<void> {
 
   // At a terminal Ctrl-C comes to every process of the group: the primary heeds it, and tells the workers.
   process.on("SIGINT", () => {});
-  process.on("SIGTERM", () => stopped.resolve("SIGTERM"));
+  const signals = heedSignals(["SIGTERM"]);
+  void signals.stop.then(stopped.resolve);
   cluster.worker?.once("disconnect", () => {
     // Without this Node would end the process here, and the calls in it.
     if (cluster.worker !== undefined) cluster.worker.exitedAfterDisconnect = true;
@@ -42,8 +44,17 @@ export async function serveAsWorker(config: Config): Promise<void> {
     worker.defer(() => orm.close(true));
     const endpoint = worker.use(await listenOn(orm, { ...config, port: start.port }, log, { metrics }));
     tell({ kind: "listening" });
-    void opened.promise.then(() => endpoint.open()).then(() => tell({ kind: "open" }));
+    void opened.promise.then(() => endpoint.begin()).then(() => tell({ kind: "open" }));
     log.info({ reason: await stopped.promise }, "draining");
+    const forced = await endWithin(() => worker.disposeAsync(), {
+      // A little before the primary would kill it, so that its own line says what was open.
+      timeoutMs: config.lameDuckMs + Math.max(0, config.drainTimeoutMs - 500),
+      force: signals.force,
+    });
+    if (forced !== undefined) {
+      log.error({ reason: forced, open: endpoint.open() }, "ended by force");
+      process.exit(FORCED_EXIT_CODE);
+    }
   } finally {
     // The channel to the primary would keep the process.
     if (process.connected) process.disconnect();

@@ -1,10 +1,12 @@
 // Lends a PostgreSQL of a test's own, to be crashed, copied and put back: its own data folder, the embedded binaries;
 // and the service on it.
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { chmod, mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
+import { once } from "node:events";
+import { appendFile, chmod, chown, mkdtemp, open, readFile, realpath, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import pg from "pg";
 import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
@@ -65,9 +67,26 @@ export interface Cluster extends AsyncDisposable {
   copy(as?: "backup"): Promise<string>;
   /** A cluster on a copy of the files, as its own, started. */
   startCopy(files: string): Promise<Cluster>;
+  /** A standby of it, of a backup of its files, which follows it. */
+  startStandby(): Promise<Standby>;
   /** Puts copied files in the place of its own, while it is stopped. */
   putBack(files: string): Promise<void>;
 }
+
+/** Ends with the cluster that it is a standby of. */
+export interface Standby {
+  address(): DatabaseAddress & { host: string; port: number };
+  serve(): Promise<ServiceOn>;
+  /** Returns when it has all that the cluster has written by now. */
+  caughtUp(): Promise<void>;
+  /** From now on it gets no more of what the cluster writes. */
+  cutOff(): Promise<void>;
+  promote(): Promise<void>;
+}
+
+/** Why no standby can be started here, or undefined. */
+export const standbyMissing = () =>
+  process.platform === "linux" ? undefined : "a standby is started with the binary that /proc tells of";
 
 /** Uses up transaction ids of transactions that are rolled back. */
 export const rollBack = (count: number) =>
@@ -82,21 +101,49 @@ async function newFolder(prefix: string): Promise<string> {
 
 const filesOf = (directory: string) => realpath(join(directory, "postgres"));
 
+/** What root has written the server could not read. */
+async function giveToOwner(files: string, names: string[]): Promise<void> {
+  const { uid, gid } = await stat(files);
+  for (const name of names) await chown(join(files, name), uid, gid);
+}
+
 /** A new cluster, migrated, which flushes what nobody waits for seconds later: a crash loses it for sure. */
 export async function newCluster(): Promise<Cluster> {
   const directory = await newFolder("entity-cluster-");
   const cluster = clusterIn(directory);
   await cluster.start();
-  await cluster.sql(`create database ${DATABASE}`);
+  await queries({ ...cluster.owner(), database: "postgres" })(`create database ${DATABASE}`);
   await migrate(cluster.owner());
   await cluster.sql("alter role entity_service login");
   return cluster;
 }
 
+/** Each over a connection of its own. */
+const queries =
+  (address: pg.ClientConfig) =>
+  async <T = Record<string, any>>(text: string): Promise<T[]> => {
+    const client = new pg.Client(address);
+    client.on("error", () => {});
+    await client.connect();
+    try {
+      return (await client.query(text)).rows;
+    } finally {
+      await client.end();
+    }
+  };
+
+async function waitFor(done: () => Promise<boolean>): Promise<void> {
+  for (const until = performance.now() + 30_000; ; ) {
+    if (await done().catch(() => false)) return;
+    if (performance.now() > until) throw new Error("late");
+    await sleep(50);
+  }
+}
+
 function clusterIn(directory: string): Cluster & { owner(): DatabaseAddress } {
   let server: EmbeddedPostgres | undefined;
   const copies: string[] = [];
-  const others: Cluster[] = [];
+  const others: AsyncDisposable[] = [];
   const running = () => {
     if (server === undefined) throw new Error("the cluster does not run");
     return server;
@@ -112,17 +159,7 @@ function clusterIn(directory: string): Cluster & { owner(): DatabaseAddress } {
     owner: () => address(running().ownerUser),
     address: () => address("entity_service"),
     serve: () => serve(address("entity_service")),
-    async sql(text) {
-      const isOfCluster = text.startsWith("create database");
-      const client = new pg.Client(address(running().ownerUser, isOfCluster ? "postgres" : DATABASE));
-      await client.connect();
-      client.on("error", () => {});
-      try {
-        return (await client.query(text)).rows;
-      } finally {
-        await client.end();
-      }
-    },
+    sql: (text) => queries(address(running().ownerUser))(text),
     async crash() {
       process.kill(running().pid, "SIGQUIT");
       await running().exited;
@@ -156,6 +193,7 @@ function clusterIn(directory: string): Cluster & { owner(): DatabaseAddress } {
       // The log up to the end of the backup.
       await run("cp", ["-a", `${from}/pg_wal/.`, join(to, "pg_wal")]);
       await writeFile(join(to, "backup_label"), rows[0].labelfile);
+      await giveToOwner(to, ["backup_label"]);
       return copy;
     },
     async startCopy(files) {
@@ -164,13 +202,75 @@ function clusterIn(directory: string): Cluster & { owner(): DatabaseAddress } {
       await other.start();
       return other;
     },
+    async startStandby() {
+      const files = join(await this.copy("backup"), "postgres");
+      const primary = queries(address(running().ownerUser));
+      const { host, port, user } = address(running().ownerUser);
+      const own = { host: files, port, user, password: "", database: DATABASE };
+      const settings = {
+        primary_conninfo: `host=${host} port=${port} user=${user}`,
+        unix_socket_directories: files,
+        listen_addresses: "",
+      };
+      await appendFile(
+        join(files, "postgresql.auto.conf"),
+        Object.entries(settings)
+          .map(([name, value]) => `${name} = '${value}'\n`)
+          .join(""),
+      );
+      await writeFile(join(files, "standby.signal"), "");
+      await giveToOwner(files, ["standby.signal"]);
+      // Those of the server that was copied.
+      for (const name of ["postmaster.pid", ".s.PGSQL.5432", ".s.PGSQL.5432.lock"]) {
+        await rm(join(files, name), { force: true });
+      }
+      const { uid, gid } = await stat(files);
+      const log = join(files, "../standby.log");
+      const output = await open(log, "w");
+      const child = spawn(await realpath(`/proc/${running().pid}/exe`), ["-D", files, "-c", "shared_buffers=32MB"], {
+        cwd: "/",
+        stdio: ["ignore", "ignore", output.fd],
+        ...(process.getuid?.() === 0 ? { uid, gid } : {}),
+      });
+      const exited = once(child, "exit");
+      const sql = queries(own);
+      const until = (text: string) => waitFor(async () => (await sql<{ yes: boolean }>(text))[0]?.yes === true);
+      others.push({
+        async [Symbol.asyncDispose]() {
+          child.kill("SIGINT");
+          await exited;
+        },
+      });
+      await output.close();
+      await until("select true as yes").catch(async (cause: unknown) => {
+        throw new Error(`the standby did not start: ${await readFile(log, "utf8")}`, { cause });
+      });
+      const runtime = { ...own, user: "entity_service" };
+      return {
+        address: () => runtime,
+        serve: () => serve(runtime),
+        async caughtUp() {
+          const [row] = await primary<{ lsn: string }>("select pg_current_wal_flush_lsn()::text as lsn");
+          await until(`select pg_last_wal_replay_lsn() >= '${row?.lsn}' as yes`);
+        },
+        async cutOff() {
+          await sql("alter system set primary_conninfo = ''");
+          await sql("select pg_reload_conf()");
+          await until("select not exists (select from pg_stat_wal_receiver) as yes");
+        },
+        async promote() {
+          await sql("select pg_promote()");
+          await until("select not pg_is_in_recovery() as yes");
+        },
+      };
+    },
     async putBack(files) {
       const own = await filesOf(directory);
       await run("find", [own, "-mindepth", "1", "-delete"]);
       await run("cp", ["-a", `${await filesOf(files)}/.`, own]);
     },
     async [Symbol.asyncDispose]() {
-      for (const other of others) await other[Symbol.asyncDispose]();
+      for (const other of others.toReversed()) await other[Symbol.asyncDispose]();
       await server?.stop();
       for (const folder of [directory, ...copies]) await rm(folder, { recursive: true, force: true });
     },

@@ -4,11 +4,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { type EntityClient, errorInfo } from "../clients/typescript/index.ts";
-import { organizationLog } from "../src/db/feed.ts";
-import type { Orm } from "../src/db/orm.ts";
+import { organizationLog, readHead } from "../src/db/feed.ts";
+import { createOrm, type Orm } from "../src/db/orm.ts";
 import { parseSnapshot } from "../src/db/snapshot.ts";
 import { createPages, type Pages } from "../src/feed/pages.ts";
-import { type Cluster, newCluster, ORGANIZATION, rollBack } from "./clusters.ts";
+import { decodePosition } from "../src/feed/position.ts";
+import { type Cluster, newCluster, ORGANIZATION, rollBack, standbyMissing } from "./clusters.ts";
 import { byId, current, newPerson } from "./given.ts";
 import { watching } from "./watchers.ts";
 
@@ -46,6 +47,8 @@ function planted(orm: Orm, cluster: Cluster): Pages {
     };
   });
 }
+
+const versions = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, i) => from + i);
 
 const lent: AsyncDisposable[] = [];
 afterAll(async () => {
@@ -117,20 +120,20 @@ describe("a crash", () => {
 });
 
 describe("files that are put back (called C1)", () => {
-  it.each([0, 5, 30, 430])(
-    "with %i updates after: what came after the copy is POSITION_EXPIRED, and what came before goes on",
-    { timeout: 120_000 },
-    async (updates) => {
-      const { cluster, entity, service, again, end } = await given();
-      const before = await listed(service().client);
-      await end();
-      await cluster.stop();
-      const files = await cluster.copy();
-      await cluster.start();
-      let client = await again();
-      const between = await listed(client);
-      await rename(client, entity, 30);
-      const after = await listed(client);
+  it("what came after the copy is POSITION_EXPIRED, however many updates follow, and what came before goes on", {
+    timeout: 240_000,
+  }, async () => {
+    const { cluster, entity, service, again, end } = await given();
+    const before = await listed(service().client);
+    await end();
+    await cluster.stop();
+    const files = await cluster.copy();
+    await cluster.start();
+    let client = await again();
+    const between = await listed(client);
+    await rename(client, entity, 30);
+    const after = await listed(client);
+    for (const updates of [0, 5, 30, 430]) {
       await end();
       await cluster.stop();
       await cluster.putBack(files);
@@ -138,10 +141,89 @@ describe("files that are put back (called C1)", () => {
       client = await again();
       expect((await current(client, entity)).name).toBe("Ana Souza");
       await rename(client, entity, updates);
-      expect(await versionsFrom(client, after)).toBe("POSITION_EXPIRED");
+      expect(await versionsFrom(client, after), `${updates}`).toBe("POSITION_EXPIRED");
       expect(await versionsFrom(client, between), "of a start that the copy does not know").toBe("POSITION_EXPIRED");
-      expect(await versionsFrom(client, before)).toEqual(Array.from({ length: updates }, (_, i) => i + 2));
+      expect(await versionsFrom(client, before)).toEqual(versions(2, updates + 1));
+    }
+    const page = await planted(service().orm, cluster).read(ORGANIZATION, decodePosition(ORGANIZATION, after));
+    expect(page.size, "planted: most are skipped in silence").toBeLessThan(420);
+    await end();
+  });
+});
+
+describe.each(["backup", undefined] as const)("a copy of a running cluster (%s)", (as) => {
+  it("knows what came before it, and nothing of what came after, whichever of the two goes on", {
+    timeout: 120_000,
+  }, async () => {
+    const { cluster, entity, service, again, end } = await given();
+    const before = await listed(service().client);
+    await rename(service().client, entity, 3);
+    await cluster.sql("checkpoint");
+    const files = await cluster.copy(as);
+    await rename(service().client, entity, 30);
+    const after = await listed(service().client);
+    const fork = await cluster.startCopy(files);
+    await using copied = await fork.serve();
+    const forked = await listed(copied.client);
+    await rename(copied.client, entity, 60);
+    expect(await versionsFrom(copied.client, after)).toBe("POSITION_EXPIRED");
+    expect(await versionsFrom(copied.client, before)).toEqual(versions(2, 64));
+    expect(await versionsFrom(copied.client, forked)).toEqual(versions(5, 64));
+    await rename(service().client, entity, 1);
+    expect(await versionsFrom(service().client, after)).toEqual([35]);
+    expect(await versionsFrom(service().client, before)).toEqual(versions(2, 35));
+    expect(await versionsFrom(service().client, forked), "of the other one").toBe("POSITION_EXPIRED");
+    // And an ordinary restart costs nothing.
+    await end();
+    await cluster.stop();
+    await cluster.start();
+    const client = await again();
+    await rename(client, entity, 1);
+    expect(await versionsFrom(client, after)).toEqual([35, 36]);
+    expect(await versionsFrom(client, forked)).toBe("POSITION_EXPIRED");
+    await end();
+  });
+});
+
+const missing = standbyMissing();
+it.runIf(process.env.CI || missing === undefined)("a standby can be started here", () =>
+  expect(missing).toBeUndefined(),
+);
+describe.skipIf(missing !== undefined)("a standby that takes over", () => {
+  it.each([
+    { what: "has all", lost: 0 },
+    { what: "lacks what was committed last", lost: 5 },
+  ])(
+    "and $what: what it is known to have goes on, the rest is POSITION_EXPIRED",
+    { timeout: 120_000 },
+    async ({ lost }) => {
+      const { cluster, entity, service, end } = await given();
+      const standby = await cluster.startStandby();
+      const { client } = service();
+      const before = await listed(client);
+      await rename(client, entity, 3);
+      await sleep(1_100);
+      // It is written down as committed when somebody next looks where the log ends.
+      const known = await listed(client);
+      await sleep(300);
+      await standby.caughtUp();
+      const orm = createOrm(standby.address(), { poolSize: 1, statementTimeoutMs: 5_000, lockTimeoutMs: 1_000 });
+      await expect(readHead(orm, ORGANIZATION), "no positions from a standby").rejects.toMatchObject({
+        reason: "DATABASE_UNAVAILABLE",
+      });
+      await orm.close(true);
+      await standby.cutOff();
+      await rename(client, entity, lost);
+      const last = await listed(client);
       await end();
+      await cluster.stop();
+      await standby.promote();
+      await using other = await standby.serve();
+      // The ids of what was lost are given out again, and many more.
+      await rename(other.client, entity, 30);
+      expect(await versionsFrom(other.client, before)).toEqual(versions(2, 34));
+      expect(await versionsFrom(other.client, known)).toEqual(versions(5, 34));
+      expect(await versionsFrom(other.client, last)).toEqual(lost === 0 ? versions(5, 34) : "POSITION_EXPIRED");
     },
   );
 });

@@ -3,9 +3,9 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { readConfig } from "../src/config.ts";
-import { readOrdered, readRange } from "../src/db/feed.ts";
+import { headOf, lastXidsOf, readOrdered, readRange } from "../src/db/feed.ts";
 import { createOrm } from "../src/db/orm.ts";
 import { parseSnapshot } from "../src/db/snapshot.ts";
 import { DomainError } from "../src/domain/errors.ts";
@@ -119,6 +119,33 @@ describe("the live end", () => {
     }
     expect(log.reads - reads).toBeGreaterThan(1);
     expect(log.reads - reads).toBeLessThan(atMost);
+  });
+
+  it("is read at once for each who joins, whatever pause it is in, and once for those who join together", async () => {
+    const log = source();
+    const live = createLive(log);
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      // No timer ends: whoever had to wait for one would never start.
+      const start = async (count: number) => {
+        const joined = Array.from({ length: count }, () => live.join());
+        let started = 0;
+        for (const one of joined) void one.start.then(() => started++);
+        for (let turn = 0; turn < 20 && started < count; turn++) await new Promise((resolve) => setImmediate(resolve));
+        return { joined, started };
+      };
+      const first = await start(1);
+      const alone = log.reads;
+      let started = first.started;
+      for (let i = 0; i < 100; i++) started += (await start(1)).started;
+      expect(started).toBe(101);
+      expect(log.reads - alone).toBeLessThanOrEqual(100);
+      const together = log.reads;
+      expect((await start(100)).started).toBe(100);
+      expect(log.reads - together).toBeLessThanOrEqual(2);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it("keeps little for those who do not take it, and tells them that they are behind", async () => {
@@ -285,10 +312,11 @@ describe("the statements", () => {
           return [] as T;
         },
       };
-      const page = { after: { recordedAt: 1n, id: id }, until: 4_000_000_000_000_000n, limit: 500 };
+      const bound = { rows: 500, bytes: 1_000_000 };
+      const page = { after: { recordedAt: 1n, id: id }, until: 4_000_000_000_000_000n, ...bound };
       for (const analysed of [false, true]) {
         if (analysed) await service.sql("analyze");
-        await readRange(explain, id, range, 500);
+        await readRange(explain, id, range, bound);
         await readOrdered(explain, id, range, page);
       }
       expect(plans).toHaveLength(6);
@@ -296,6 +324,11 @@ describe("the statements", () => {
         expect(plan, String(i)).toContain(i % 3 === 2 ? "entity_event_recorded" : "entity_event_feed");
         expect(plan, String(i)).not.toContain("Seq Scan");
       }
+      // Where the log ends, which every poll asks: one entry of the index.
+      await service.sql("analyze");
+      await headOf(explain, lastXidsOf(id)).catch(() => {});
+      expect(plans.at(-1)).toMatch(/Index (Only )?Scan Backward using entity_event_feed/);
+      expect(plans.at(-1)).not.toMatch(/Seq Scan on entity_event/);
     } finally {
       await runtime.end();
       await service.sql("delete from entity_event where source = 'planted'");

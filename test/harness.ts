@@ -65,6 +65,7 @@ export async function startService(
     bootstrapApiKey,
     logLevel: "silent",
     drainTimeoutMs: 2_000,
+    lameDuckMs: 0,
     poolSize: 10,
     // Receivers of tests are on this machine.
     webhookAllow: "127.0.0.1",

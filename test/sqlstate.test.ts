@@ -200,3 +200,29 @@ test("a login that is refused for a while: DATABASE_UNAVAILABLE, and afterwards 
     await admin.end();
   }
 });
+
+test("GET /metrics tells of the pool: connections used and idle, who waits, how long each is held", async () => {
+  await using service = await startService({ config: { poolSize: 2 } });
+  const metric = async (name: string) => {
+    const text = await (await fetch(`${service.baseUrl}/metrics`)).text();
+    return Number(new RegExp(`^${name.replaceAll(/[{}]/g, "\\$&")} (.*)$`, "m").exec(text)?.[1]);
+  };
+  await service.client.entities.listEntities({});
+  const before = await metric("entity_service_database_held_seconds_count");
+  expect(before).toBeGreaterThan(0);
+  const holder = new pg.Client(service.database);
+  await holder.connect();
+  try {
+    await holder.query("begin; lock table entity in access exclusive mode");
+    const calls = Promise.allSettled(Array.from({ length: 6 }, () => service.client.entities.listEntities({})));
+    await expect.poll(() => metric('entity_service_database_connections{state="used"}')).toBe(2);
+    await expect.poll(() => metric("entity_service_database_waiting")).toBeGreaterThan(0);
+    await holder.query("rollback");
+    await calls;
+  } finally {
+    await holder.end();
+  }
+  await expect.poll(() => metric("entity_service_database_waiting")).toBe(0);
+  await expect.poll(() => metric('entity_service_database_connections{state="idle"}')).toBeGreaterThan(0);
+  expect(await metric("entity_service_database_held_seconds_count")).toBeGreaterThan(before);
+});

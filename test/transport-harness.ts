@@ -91,6 +91,8 @@ interface ServerOptions {
   findCaller?: HandlerOptions["findCaller"];
   tls?: ListenOptions["tls"];
   listener?: Partial<ListenOptions>;
+  answerTimeoutMs?: number;
+  keylessStreamMs?: number;
 }
 
 export async function startServer(options: ServerOptions = {}) {
@@ -131,6 +133,7 @@ export async function startServer(options: ServerOptions = {}) {
     readiness,
     shutdownSignal: shutdown.signal,
     endless: options.endless ?? [],
+    ...(options.keylessStreamMs !== undefined && { keylessStreamMs: options.keylessStreamMs }),
     large: [EntityService.method.batchGetEntities, EntityService.method.importEntities],
     limits: {
       maxInFlight: 64,
@@ -145,6 +148,7 @@ export async function startServer(options: ServerOptions = {}) {
       unaryPath: process.env.UNARY_PATH !== "off",
       ...options.limits,
     },
+    ...(options.answerTimeoutMs !== undefined && { answerTimeoutMs: options.answerTimeoutMs }),
     log,
   });
   const listener = await listen({ host: "127.0.0.1", port: 0, tls: options.tls, ...adapter, log, ...options.listener });

@@ -170,6 +170,7 @@ export async function startOther(
     port: 0,
     bootstrapApiKey: undefined,
     drainTimeoutMs: 2_000,
+    lameDuckMs: 0,
     poolSize: 5,
     webhookAllow: "127.0.0.1",
     ...options.config,

@@ -2,9 +2,13 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:http2";
 import { type AddressInfo, createConnection, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { connect as connectTls } from "node:tls";
 import { gzipSync } from "node:zlib";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { endStreamFromJson, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
+import { trailerParse } from "@connectrpc/connect/protocol-grpc-web";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import * as grpc from "@grpc/grpc-js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -17,13 +21,16 @@ import {
 import { DomainError, invalidField } from "../src/domain/errors.ts";
 import { toStatus } from "../src/errors.ts";
 import { paged } from "../src/paged.ts";
+import { END_HEADERS, END_STREAM, frame, headerBlock, PREFACE, TYPE } from "./frames.ts";
 import {
+  type Answer,
   envelope,
   grpcRefusal,
   h2Call,
   KEY,
   Kinds,
   READ_KEY,
+  type Refusal,
   rawCall,
   refusalOf,
   startServer,
@@ -53,6 +60,27 @@ const transports: Record<string, (url: string) => Transport> = {
   "gRPC-Web over HTTP/2": (baseUrl) => createGrpcWebTransport({ baseUrl, httpVersion: "2" }),
 };
 const headers = { authorization: `Bearer ${KEY}` };
+
+/** A unary gRPC call on a connection of its own, as bytes. */
+const http2Call = (path: string, authorization: string[]) =>
+  Buffer.concat([
+    PREFACE,
+    frame(TYPE.settings, 0, 0),
+    frame(
+      TYPE.headers,
+      END_HEADERS,
+      1,
+      headerBlock({
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "a",
+        "content-type": "application/grpc",
+        authorization,
+      }),
+    ),
+    frame(TYPE.data, END_STREAM, 1, envelope(new Uint8Array())),
+  ]);
 
 async function alive(): Promise<void> {
   const client = createClient(EntityService, createGrpcTransport({ baseUrl: server.url }));
@@ -228,11 +256,13 @@ describe("one port for every protocol", () => {
 });
 
 describe("malformed HTTP", () => {
-  test.each(["[", "a:b", "x:99999"])(":authority %s is refused with 400", async (authority) => {
-    const answer = await withSession(server.url, (session) =>
-      h2Call(session, { ...GRPC, ":authority": authority }, envelope(request)),
-    );
-    expect(answer.status).toBe(400);
+  test.each(["[", "a:b", "x:99999"])(":authority %s is refused", async (authority) => {
+    await withSession(server.url, async (session) => {
+      const answer = await h2Call(session, { ...GRPC, ":authority": authority }, envelope(request));
+      expect(grpcRefusal(answer)).toMatchObject({ code: Code.InvalidArgument, reason: "VALIDATION_ERROR" });
+      const json = { ...GRPC, "content-type": "application/json", ":authority": authority };
+      expect((await h2Call(session, json, Buffer.from("{}"))).status).toBe(400);
+    });
     await alive();
   });
 
@@ -258,31 +288,135 @@ describe("malformed HTTP", () => {
     await alive();
   });
 
-  test("an unknown RPC is 404, which gRPC clients read as UNIMPLEMENTED", async () => {
-    await withSession(server.url, async (session) => {
-      expect(
-        (await h2Call(session, { ...GRPC, ":path": "/entity.v1.EntityService/Juan" }, envelope(request))).status,
-      ).toBe(404);
-      expect(
-        (await h2Call(session, { ...GRPC, ":path": "//entity.v1.EntityService/GetEntity" }, envelope(request))).status,
-      ).toBe(404);
-    });
+  /** What every refusal has, in the shape of its protocol; `status` is that of HTTP. */
+  const refusalIn = (type: string, { headers, trailers, body }: Answer): Refusal => {
+    if (/^application\/grpc-web/.test(type)) {
+      const trailer = trailerParse(body.subarray(5));
+      return refusalOf(findTrailerError(trailer) as ConnectError);
+    }
+    if (/^application\/grpc/.test(type)) return grpcRefusal({ status: 200, headers, trailers, body });
+    const error = new ConnectError("unreadable");
+    if (/^application\/connect/.test(type)) return refusalOf(endStreamFromJson(body.subarray(5)).error ?? error);
+    return refusalOf(errorFromJsonBytes(body, undefined, error));
+  };
+
+  const SHAPES: [type: string, status: number][] = [
+    ["application/grpc", 200],
+    ["application/grpc+proto", 200],
+    ["application/grpc-web+proto", 200],
+    ["application/grpc-web+json", 200],
+    ["application/proto", 404],
+    ["application/json", 404],
+    ["application/connect+proto", 200],
+    ["application/connect+json", 200],
+    ["text/plain", 404],
+    ["", 404],
+  ];
+
+  test.each(SHAPES)(
+    "an unknown RPC is refused in the protocol of its content-type, with what to do: %j",
+    async (type, status) => {
+      const head = { "content-type": type };
+      await withSession(server.url, async (session) => {
+        const answer = await h2Call(
+          session,
+          { ...head, ":path": "/entity.v1.EntityService/getEntitie" },
+          envelope(request),
+        );
+        expect(answer.status).toBe(status);
+        const near = refusalIn(type, answer);
+        expect(near).toMatchObject({ code: Code.Unimplemented, reason: "UNIMPLEMENTED", domain: "entity.v1" });
+        expect(near.message).toMatch(/did you mean \/entity\.v1\.EntityService\/GetEntity\?/);
+        for (const path of ["/Juan.Perez/Juan", "/", `/${"x".repeat(5_000)}`]) {
+          const far = refusalIn(type, await h2Call(session, { ...head, ":path": path }, envelope(request)));
+          expect(far).toMatchObject({ code: Code.Unimplemented, reason: "UNIMPLEMENTED" });
+          expect(far.message).not.toMatch(/Juan|xxx|did you mean/);
+          expect(far.message).toMatch(/reflection/);
+        }
+      });
+    },
+  );
+
+  test.each([
+    ["/entity.v1.EntityServce/GetEntity", "/entity.v1.EntityService/GetEntity"],
+    ["//entity.v1.EntityService/GetEntity", "/entity.v1.EntityService/GetEntity"],
+    ["/entity.v1.EntityService/GETENTITY", "/entity.v1.EntityService/GetEntity"],
+    ["/grpc.health.v1.Health/Chek", "/grpc.health.v1.Health/Check"],
+  ])("%s: did you mean %s?", async (path, meant) => {
+    const answer = await withSession(server.url, (session) =>
+      h2Call(session, { ...GRPC, ":path": path }, envelope(request)),
+    );
+    expect(grpcRefusal(answer).message).toContain(`did you mean ${meant}?`);
   });
 
-  test("another content type is 415", async () => {
-    const answer = await withSession(server.url, (session) =>
-      h2Call(session, { ...GRPC, "content-type": "text/plain" }, envelope(request)),
-    );
-    expect(answer.status).toBe(415);
-  });
+  test.each(["text/plain", "application/grpc+xml", "application/x-www-form-urlencoded", ""])(
+    "the content type %j is 415, with what to send",
+    async (type) => {
+      const answer = await withSession(server.url, (session) =>
+        h2Call(session, { ...GRPC, "content-type": type }, envelope(request)),
+      );
+      expect(answer.status).toBe(415);
+      expect(refusalIn("", answer)).toMatchObject({ reason: "VALIDATION_ERROR", metadata: { field: "content-type" } });
+      expect(refusalIn("", answer).message).toContain("application/grpc");
+    },
+  );
 
   test("no RPC is served by GET: the request would stand in the URL", async () => {
     const path = `${GET}?encoding=json&message=%7B%7D&connect=v1`;
     const answer = await withSession(server.url, (session) => h2Call(session, { ":path": path, ":method": "GET" }));
     expect(answer.status).toBe(405);
+    expect(answer.headers.allow).toBe("POST");
+    expect(refusalIn("", answer)).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      message: expect.stringContaining("POST"),
+    });
     expect(
       (await withSession(server.url, (session) => h2Call(session, { ":path": "/", ":method": "GET" }))).status,
     ).toBe(404);
+  });
+
+  test("a stream of requests over HTTP/1.1 is told that it needs HTTP/2", async () => {
+    const received = await rawCall(
+      server.port,
+      `POST /entity.v1.EntityService/ImportEntities HTTP/1.1\r\nhost: a\r\ncontent-type: application/connect+json\r\ncontent-length: 0\r\n\r\n`,
+    );
+    expect(received).toMatch(/^HTTP\/1\.1 505 /);
+    expect(received).toMatch(/^connection: close\r$/im);
+    expect(received).toMatch(/needs HTTP\/2/);
+  });
+
+  test.each(["2", "1.1"])("two keys are refused over HTTP/%s, whichever of them is valid", async (version) => {
+    for (const keys of [
+      [KEY, "other"],
+      ["other", KEY],
+      [KEY, KEY],
+    ]) {
+      if (version === "2") {
+        await using own = await startServer();
+        const authorization = keys.map((key) => `Bearer ${key}`);
+        await rawCall(own.port, http2Call(GET, authorization), 50);
+        await expect.poll(() => own.calls()).toMatchObject([{ code: "UNAUTHENTICATED" }]);
+      } else {
+        const lines = keys.map((key) => `authorization: Bearer ${key}\r\n`).join("");
+        const head = `POST ${GET} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n${lines}content-length: 2\r\n\r\n{}`;
+        expect(await rawCall(server.port, head)).toMatch(/^HTTP\/1\.1 401 /);
+      }
+    }
+  });
+
+  test("https against a port without TLS is told so, and one line says it", async () => {
+    await using own = await startServer();
+    const tries = [1, 2, 3].map(
+      () =>
+        new Promise<NodeJS.ErrnoException>((resolve) => {
+          connectTls({ port: own.port, host: "127.0.0.1" }).on("error", resolve);
+        }),
+    );
+    for (const error of await Promise.all(tries)) expect(error.code).toMatch(/ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION/);
+    const told = () => own.lines.filter((line) => line.includes("tls_on_cleartext"));
+    await expect.poll(() => told().length, { timeout: 3_000 }).toBe(1);
+    expect(JSON.parse(told()[0] as string)).toMatchObject({ level: 40, tls_on_cleartext: 3 });
+    expect(own.lines.join("")).toContain("use http");
   });
 
   test("a header of 16 KiB is refused and the process lives", async () => {
@@ -457,11 +591,13 @@ describe("deadlines", () => {
           },
           async *importEntities(requests, context) {
             tell(requests, context);
+            yield {};
           },
         },
         kinds: {
           async *repeat(request, context) {
             tell(request, context);
+            yield {};
           },
         },
       });

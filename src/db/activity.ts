@@ -4,6 +4,7 @@ import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Bound, bytesOf, type Part, partOf, withinBytes } from "./bytes.ts";
 import { findHits, type Keys, type Statements, shareEntities } from "./queries.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
@@ -185,7 +186,8 @@ const SELECT_TRANSACTIONS = `
   select t.id, t.external_id, t.type, t.status, t.amount, t.currency, t.transacted_at, t.details, t.content_hash,
     t.origin_entity_id, coalesce(t.origin_external_id, o.external_id) as origin_external_id, t.origin_name, t.origin_country,
     t.destination_entity_id, coalesce(t.destination_external_id, d.external_id) as destination_external_id,
-    t.destination_name, t.destination_country
+    t.destination_name, t.destination_country,
+    ${bytesOf("t", ["details", "type", "status", "origin_name", "destination_name"])} as bytes
   from transaction t
   left join entity o on o.organization_id = t.organization_id and o.id = t.origin_entity_id
   left join entity d on d.organization_id = t.organization_id and d.id = t.destination_entity_id`;
@@ -219,19 +221,23 @@ export async function listTransactions(
   organizationId: string,
   entityId: string,
   before: Cursor | undefined,
-  limit: number,
-): Promise<StoredTransaction[]> {
+  bound: Bound,
+): Promise<Part<StoredTransaction>> {
   const older = before === undefined ? "" : "and (s.transacted_at, s.id) < ($4::timestamptz, $5::uuid)";
   const side = (name: string) =>
     `(select s.id from transaction s where s.organization_id = $1 and s.${name}_entity_id = $2 ${older}
       order by s.transacted_at desc, s.id desc limit $3)`;
   const rows = await db.execute<unknown[]>(
-    `${SELECT_TRANSACTIONS}
-     where t.organization_id = $1 and t.id in (${side("origin")} union ${side("destination")})
-     order by t.transacted_at desc, t.id desc limit $3`,
-    [organizationId, entityId, limit, ...(before === undefined ? [] : [instantToText(before.at), before.id])],
+    withinBytes(
+      `${SELECT_TRANSACTIONS}
+       where t.organization_id = $1 and t.id in (${side("origin")} union ${side("destination")})
+       order by t.transacted_at desc, t.id desc limit $3`,
+      bound.bytes,
+      "transacted_at desc, id desc",
+    ),
+    [organizationId, entityId, bound.rows, ...(before === undefined ? [] : [instantToText(before.at), before.id])],
   );
-  return rows.map(toTransaction);
+  return partOf(rows, toTransaction);
 }
 
 /** The user events of an entity, newest first. */
@@ -240,18 +246,22 @@ export async function listUserEvents(
   organizationId: string,
   entityId: string,
   before: Cursor | undefined,
-  limit: number,
-): Promise<StoredUserEvent[]> {
+  bound: Bound,
+): Promise<Part<StoredUserEvent>> {
   const older = before === undefined ? "" : "and (u.occurred_at, u.id) < ($4::timestamptz, $5::uuid)";
   const rows = await db.execute<Record<string, string | null>[]>(
-    `select u.id, u.entity_id, coalesce(u.entity_external_id, e.external_id) as entity_external_id, u.event_type,
-       u.occurred_at, u.payload
+    withinBytes(
+      `select u.id, u.entity_id, coalesce(u.entity_external_id, e.external_id) as entity_external_id, u.event_type,
+       u.occurred_at, u.payload, ${bytesOf("u", ["payload", "event_type"])} as bytes
      from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
      where u.organization_id = $1 and u.entity_id = $2 ${older}
      order by u.occurred_at desc, u.id desc limit $3`,
-    [organizationId, entityId, limit, ...(before === undefined ? [] : [instantToText(before.at), before.id])],
+      bound.bytes,
+      "occurred_at desc, id desc",
+    ),
+    [organizationId, entityId, bound.rows, ...(before === undefined ? [] : [instantToText(before.at), before.id])],
   );
-  return rows.map((row) => ({
+  return partOf(rows, (row: Record<string, string | null>) => ({
     id: row.id as string,
     entityId: row.entity_id as string,
     entityExternalId: row.entity_external_id ?? null,

@@ -20,6 +20,8 @@ export interface Database extends AsyncDisposable {
 /** A Database with the address of its pool, for pools of other processes. */
 export interface OpenedDatabase extends Database {
   address: DatabaseAddress;
+  /** Ends an embedded server in good order, whatever the pools have in hand; nothing else. */
+  stopServer(): Promise<void>;
 }
 
 /** What of the configuration the database needs; src/config.ts says what each is. */
@@ -48,6 +50,7 @@ export async function openDatabase(config: DatabaseConfig, log: (line: string) =
       orm,
       address: runtime,
       lost: embedded === undefined ? new Promise(() => {}) : lossOf(embedded),
+      stopServer: async () => embedded?.stop(),
       async [Symbol.asyncDispose]() {
         await orm.close(true);
         await embedded?.stop();

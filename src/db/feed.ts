@@ -1,10 +1,11 @@
 // The statements of the event feed: where the log ends now, and what was committed between two snapshots.
 import { DomainError } from "../domain/errors.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Bound, type Part, partOf, withinBytes } from "./bytes.ts";
 import { durableEnd, type EndedStart, reachedAtEnd } from "./durable.ts";
 import { type Horizon, readHorizon } from "./horizon.ts";
 import { forOrganization, type Orm } from "./orm.ts";
-import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
+import { EVENT_BYTES, type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
 import { BEGINNING, endedBetween, isSame, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
 import { readStatements, toReason } from "./transaction.ts";
 
@@ -30,7 +31,7 @@ export interface Place {
   organizationId?: string;
 }
 
-/** An event with about the bytes that it holds. */
+/** An event with the bytes that it holds, not compressed. */
 export interface FeedRow {
   organizationId: string;
   event: ListedEvent;
@@ -49,12 +50,12 @@ export interface Source {
   head(): Promise<Head>;
   /** What is known of a start before the present one. */
   ended(start: string): Promise<EndedStart | undefined>;
-  /** The events of a range, in no order; no rows where there are more than `limit`. */
-  range(range: Range, limit: number): Promise<Read<FeedRow[] | undefined>>;
+  /** The events of a range, in no order; no rows where there are more than the bound. */
+  range(range: Range, bound: Bound): Promise<Read<FeedRow[] | undefined>>;
   /** The place before the first event of a range that has some, and the time of the last; undefined where they are gone. */
   ends(range: Range): Promise<{ before: Place; last: Instant } | undefined>;
-  /** The events of a range behind `after` and up to the time `until`, in order. */
-  ordered(range: Range, options: { after: Place; until: Instant; limit: number }): Promise<Read<FeedRow[]>>;
+  /** The events of a range behind `after` and up to the time `until`, in order; cut too where there may be more. */
+  ordered(range: Range, options: { after: Place; until: Instant } & Bound): Promise<Read<Part<FeedRow>>>;
 }
 
 /** The log of one organization, read under its row level security. */
@@ -68,7 +69,7 @@ export function organizationLog(orm: Orm, organizationId: string): Source {
   return {
     head: () => readHead(orm, organizationId),
     ended: (start) => readEnded(orm, organizationId, start),
-    range: (range, limit) => read((db) => readRange(db, organizationId, range, limit)),
+    range: (range, bound) => read((db) => readRange(db, organizationId, range, bound)),
     async ends(range) {
       const times = await readTimes(orm, organizationId, range);
       return times && { before: { recordedAt: times.first, id: NO_ID }, last: times.last };
@@ -90,7 +91,7 @@ export interface LastXids {
 }
 
 /** What was pruned was there: its horizon counts like an event. */
-const lastXidsOf = (organizationId: string): LastXids => ({
+export const lastXidsOf = (organizationId: string): LastXids => ({
   present: `
     (select e.xid from entity_event e where e.organization_id = $1 and e.epoch = f.number order by e.xid desc limit 1),
     (select h.xid from event_horizon h where h.organization_id = $1 and h.epoch = f.number)`,
@@ -184,7 +185,7 @@ export async function markFeed(orm: Orm, organizationId: string): Promise<Snapsh
 export const COLUMNS = `v.organization_id, v.id, v.entity_id, v.entity_version, v.entity_type, v.type, v.external_id,
   v.external_ids, v.updated_fields, v.previous_values, v.new_values, v.actor, v.principal, v.source, v.reason,
   v.request_id, v.metadata, v.recorded_at, v.occurred_at,
-  pg_column_size(v.previous_values) + pg_column_size(v.new_values) as bytes`;
+  ${EVENT_BYTES} as bytes`;
 export const toRow = (row: Record<string, unknown>): FeedRow => ({
   organizationId: row.organization_id as string,
   event: toListedEvent(row),
@@ -202,30 +203,36 @@ const valuesOf = (organizationId: string, { epoch, from, to }: Range) => ({
   late: [organizationId, epoch, texts(endedBetween(from, to))],
 });
 
-/** The events of a range, in no order; undefined where there are more than `limit`. */
+/** The events of a range, in no order; undefined where there are more than the bound. */
 export async function readRange(
   db: Statements,
   organizationId: string,
   range: Range,
-  limit: number,
+  bound: Bound,
 ): Promise<FeedRow[] | undefined> {
   const values = valuesOf(organizationId, range);
   const late = endedBetween(range.from, range.to);
   // By the index, whose order this is: the planner has no reason to read all of the log and sort it.
   const rows = await Promise.all([
     db.execute<Record<string, never>[]>(
-      `select ${COLUMNS} from entity_event v where ${OF_RANGE} order by v.xid limit $6`,
-      [...values.range, limit + 1],
+      withinBytes(`select ${COLUMNS} from entity_event v where ${OF_RANGE} order by v.xid limit $6`, bound.bytes),
+      [...values.range, bound.rows + 1],
     ),
     late.length === 0
       ? []
       : db.execute<Record<string, never>[]>(
-          `select ${COLUMNS} from entity_event v where ${OF_LATE} order by v.xid limit $4`,
-          [...values.late, limit + 1],
+          withinBytes(`select ${COLUMNS} from entity_event v where ${OF_LATE} order by v.xid limit $4`, bound.bytes),
+          [...values.late, bound.rows + 1],
         ),
   ]);
-  const all = rows.flat();
-  return all.length > limit ? undefined : all.map(toRow);
+  return allWithin(rows, bound);
+}
+
+/** The rows of several statements, unless they are more than the bound. */
+export function allWithin(statements: readonly unknown[][], bound: Bound): FeedRow[] | undefined {
+  const parts = statements.map((rows) => partOf(rows, toRow));
+  const all = parts.flatMap(({ rows }) => rows);
+  return parts.some(({ isCut }) => isCut) || all.length > bound.rows ? undefined : all;
 }
 
 /** Rows that one statement looks at: it has to end within the statement's time. */
@@ -270,12 +277,13 @@ export async function readOrdered(
   db: Statements,
   organizationId: string,
   { epoch, from, to }: Range,
-  { after, until, limit }: { after: Place; until: Instant; limit: number },
-): Promise<FeedRow[]> {
+  { after, until, ...bound }: { after: Place; until: Instant } & Bound,
+): Promise<Part<FeedRow>> {
   // By the index of the times. The planner cannot look into a CASE: compared one by one, the columns would tempt
   // it to take the index of the feed and to sort the whole log for every page.
   const rows = await db.execute<Record<string, never>[]>(
-    `select ${COLUMNS} from entity_event v
+    withinBytes(
+      `select ${COLUMNS} from entity_event v
      where v.organization_id = $1
        and (v.recorded_at, v.id) > ($3::timestamptz, $4::uuid) and v.recorded_at <= $5::timestamptz
        and case when v.epoch = $2
@@ -283,6 +291,9 @@ export async function readOrdered(
            and ($7::pg_snapshot is null or not pg_visible_in_snapshot(v.xid, $7::pg_snapshot))
          else $7::pg_snapshot is null and v.epoch < $2 end
      order by v.recorded_at, v.id limit $8`,
+      bound.bytes,
+      "recorded_at, id",
+    ),
     [
       organizationId,
       epoch,
@@ -291,8 +302,9 @@ export async function readOrdered(
       instantToText(until),
       snapshotToText(to),
       isSame(from, BEGINNING) ? null : snapshotToText(from),
-      limit,
+      bound.rows,
     ],
   );
-  return rows.map(toRow);
+  const { rows: all, isCut } = partOf(rows, toRow);
+  return { rows: all, isCut: isCut || all.length === bound.rows };
 }

@@ -3,7 +3,9 @@
 // is read as the organization's own readers do, one organization after the other: each is in order of time.
 import { type Instant, parseInstant } from "../domain/time.ts";
 import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
+import { withinBytes } from "./bytes.ts";
 import {
+  allWithin,
   COLUMNS,
   type FeedRow,
   type LastXids,
@@ -14,7 +16,6 @@ import {
   readEnded,
   readHead,
   type Source,
-  toRow,
 } from "./feed.ts";
 import type { Orm } from "./orm.ts";
 import { BEGINNING, endedBetween, isSame } from "./snapshot.ts";
@@ -83,14 +84,14 @@ export function wholeLog(orm: Orm): Source {
     head: () => readHead(orm, DEFAULT_ORGANIZATION_ID, LAST_XIDS),
     ended: (start) => readEnded(orm, DEFAULT_ORGANIZATION_ID, start, LAST_XIDS),
 
-    async range(range, limit) {
+    async range(range, bound) {
       // From the beginning on there are events that no transaction of this epoch has written.
       if (isSame(range.from, BEGINNING)) return { rows: undefined };
-      const rows = await execute<Record<string, unknown>>(`select ${COLUMNS} from read_log($1, $2, $3, $4, $5, $6) v`, [
-        ...valuesOf(range),
-        limit + 1,
-      ]);
-      return { rows: rows.length > limit ? undefined : rows.map(toRow) };
+      const rows = await execute<Record<string, unknown>>(
+        withinBytes(`select ${COLUMNS} from read_log($1, $2, $3, $4, $5, $6) v`, bound.bytes),
+        [...valuesOf(range), bound.rows + 1],
+      );
+      return { rows: allWithin([rows], bound) };
     },
 
     async ends(range) {
@@ -100,24 +101,30 @@ export function wholeLog(orm: Orm): Source {
       return { before: { organizationId: NO_ID, ...before }, last: LAST_TIME };
     },
 
-    async ordered(range, { after, until, limit }) {
+    async ordered(range, { after, until, ...bound }) {
       const rows: FeedRow[] = [];
-      const read = async (place: Place) => {
+      let bytes = 0;
+      /** Whether there is room for more, and nothing left of this one. */
+      const read = async (place: Place): Promise<boolean> => {
         const log = organizationLog(orm, place.organizationId ?? NO_ID);
-        rows.push(...(await log.ordered(range, { after: place, until, limit: limit - rows.length })).rows);
+        const room = { rows: bound.rows - rows.length, bytes: bound.bytes - bytes };
+        const { rows: part } = await log.ordered(range, { after: place, until, ...room });
+        rows.push(...part.rows);
+        bytes += part.rows.reduce((sum, row) => sum + row.bytes, 0);
+        return !part.isCut && bytes < bound.bytes;
       };
-      await read(after);
+      let hasRoom = await read(after);
       let last = after.organizationId ?? NO_ID;
-      while (rows.length < limit) {
+      while (hasRoom) {
         const next = await nextOrganizations(range, last);
-        if (next.length === 0) break;
+        if (next.length === 0) return { rows: { rows, isCut: false } };
         for (const organization of next) {
-          if (rows.length === limit) break;
-          await read(await begin(range, organization));
+          if (!hasRoom) break;
+          hasRoom = await read(await begin(range, organization));
           last = organization.organizationId;
         }
       }
-      return { rows };
+      return { rows: { rows, isCut: true } };
     },
   };
 }

@@ -138,6 +138,18 @@ export function poolOf(
   return (orm.em.getDriver().getConnection() as unknown as PostgreSqlConnection).getNativeClient() as never;
 }
 
+/** What of the pool is not in its types. */
+interface Waiting {
+  _pendingQueue?: { callback: (error: Error) => void }[];
+}
+
+/** Refuses whoever waits for a connection of the pool: for when nobody is there to be answered any more. Answers how many. */
+export async function dropWaiting(orm: Orm): Promise<number> {
+  const waiting = ((await poolOf(orm)) as unknown as Waiting)._pendingQueue?.splice(0) ?? [];
+  for (const { callback } of waiting) callback(new Error("the service is ending"));
+  return waiting.length;
+}
+
 /** Arbitrary, the same in every process: whoever migrates holds this advisory lock. */
 const MIGRATION_LOCK = 7_216_354_871;
 const LOCK_RETRY_MS = 200;

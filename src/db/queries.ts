@@ -1,10 +1,12 @@
 // The hot statements, written by hand, each form one text for ever so that PostgreSQL plans it once. They run on
 // the transaction of the entity manager that they are given, under row level security; organization_id is
 // named all the same, since it is the first column of every index.
+
 import { type EntityState, type EventType, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Bound, bytesOf, type Part, partOf, withinBytes } from "./bytes.ts";
 import { readHorizon } from "./horizon.ts";
 import { jsonbArray } from "./jsonb-array.ts";
 
@@ -58,6 +60,12 @@ interface EntityRow {
 const ENTITY_COLUMNS = `e.organization_id, e.id, e.version, e.type, e.country_code, e.external_ids, e.name, e.tax_id,
   e.tax_id_check, e.status, e.nationality, e.risk_matrix_id, e.risk_score, e.entity_data, e.attributes, e.metadata,
   e.etag, e.created_at, e.updated_at, e.deleted_at`;
+
+/** Those of them that may be large. */
+const WIDE_COLUMNS = ["external_ids", "entity_data", "attributes", "metadata"];
+const ENTITY_BYTES = bytesOf("e", WIDE_COLUMNS);
+/** What an event holds, as `v`. */
+export const EVENT_BYTES = bytesOf("v", ["previous_values", "new_values", "external_ids", "metadata", "reason"]);
 
 /** The state of a row of ENTITY_COLUMNS. */
 export function toState(row: unknown): EntityState {
@@ -138,12 +146,20 @@ export async function findHits(db: Statements, organizationId: string, keys: Key
 export interface FoundEntities {
   hits: Hits;
   entities: Map<string, EntityState>;
+  /** Those that would have been too much at once: named, and not read. */
+  leftOut: ReadonlySet<string>;
 }
+
+/** Rows whose columns fit in FOUND_BYTES, however large they are: measuring would cost a lookup more than it saves. */
+const FEW_ROWS = 40;
+/** What entities that are found at once hold, but for the last of them. */
+const FOUND_BYTES = 4 * 1024 * 1024;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
   const entities = new Map<string, EntityState>();
+  const leftOut = new Set<string>();
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
@@ -152,24 +168,38 @@ export async function findEntities(db: Statements, organizationId: string, keys:
       `select 'entity_id' as by, u.id::text as key, u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`,
     );
   }
-  if (parts.length === 0) return { hits, entities };
-  const rows = await db.execute<{ by: string; key: string; id: string }[]>(
-    `select hit.by, hit.key, ${ENTITY_COLUMNS}
-     from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`,
+  if (parts.length === 0) return { hits, entities, leftOut };
+  const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * (LIMITS.candidates + 1);
+  const found = (measure: string) => `select hit.by, hit.key, ${ENTITY_COLUMNS} ${measure}
+     from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
+  const rows = await db.execute<{ by: string; key: string; id: string; is_left_out?: boolean }[]>(
+    mostRows <= FEW_ROWS ? found("") : withoutMost(found(`, ${ENTITY_BYTES} as bytes`)),
     values,
   );
   for (const row of rows) {
     if (row.by === "external_id") hits.externalIds.set(row.key, row.id);
     if (row.by === "tax_id") hits.taxIdKeys.set(row.key, [...(hits.taxIdKeys.get(row.key) ?? []), row.id]);
-    if (!entities.has(row.id)) entities.set(row.id, toState(row));
+    if (row.is_left_out) leftOut.add(row.id);
+    else if (!entities.has(row.id)) entities.set(row.id, toState(row));
   }
-  return { hits, entities };
+  for (const id of entities.keys()) leftOut.delete(id);
+  return { hits, entities, leftOut };
+}
+
+/** The rows of `select`, each with its `bytes`, without their wide columns behind the row that reaches FOUND_BYTES. */
+function withoutMost(select: string): string {
+  const wide = WIDE_COLUMNS.map((name) => `case when not e.is_left_out then e.${name} end as ${name}`);
+  const narrow = ENTITY_COLUMNS.split(",").filter((name) => !WIDE_COLUMNS.includes(name.trim().replace("e.", "")));
+  return `select e.by, e.key, ${[...narrow, ...wide].join(", ")}, e.is_left_out
+    from (
+      select q.*, sum(q.bytes) over (rows unbounded preceding) - q.bytes >= ${FOUND_BYTES} as is_left_out
+      from (${select}) q) e`;
 }
 
 /** Filters of a list; undefined or empty filters nothing. */
 export interface EntityFilter {
   after: string | undefined;
-  limit: number;
+  bound: Bound;
   type: string | undefined;
   statuses: string[];
   countryCodes: string[];
@@ -185,7 +215,7 @@ export async function listEntities(
   db: Statements,
   organizationId: string,
   filter: EntityFilter,
-): Promise<EntityState[]> {
+): Promise<Part<EntityState>> {
   const { updatedAfter } = filter;
   const entities = await listBy(db, organizationId, filter, { byLog: true });
   if (updatedAfter === undefined) return entities;
@@ -201,8 +231,8 @@ async function listBy(
   organizationId: string,
   filter: EntityFilter,
   { byLog }: { byLog: boolean },
-): Promise<EntityState[]> {
-  const values: unknown[] = [organizationId, filter.limit];
+): Promise<Part<EntityState>> {
+  const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["e.organization_id = $1"];
   if (filter.after !== undefined) where.push(`e.id > ${value(filter.after)}::uuid`);
@@ -232,10 +262,15 @@ async function listBy(
     );
   }
   const rows = await db.execute<unknown[]>(
-    `select ${ENTITY_COLUMNS} from entity e where ${where.join(" and ")} order by e.id limit $2`,
+    withinBytes(
+      `select ${ENTITY_COLUMNS}, ${ENTITY_BYTES} as bytes
+       from entity e where ${where.join(" and ")} order by e.id limit $2`,
+      filter.bound.bytes,
+      "id",
+    ),
     values,
   );
-  return rows.map((row) => toState(row));
+  return partOf(rows, toState);
 }
 
 /** The first text in code point order (collation "C") after all that begin with `prefix`, if there is one. */
@@ -281,12 +316,16 @@ export interface EventFilter {
   to: Instant | undefined;
   /** Only what is older than this event. */
   before: { recordedAt: Instant; id: string; entityVersion: string } | undefined;
-  limit: number;
+  bound: Bound;
 }
 
 /** Events, newest first. */
-export async function listEvents(db: Statements, organizationId: string, filter: EventFilter): Promise<ListedEvent[]> {
-  const values: unknown[] = [organizationId, filter.limit];
+export async function listEvents(
+  db: Statements,
+  organizationId: string,
+  filter: EventFilter,
+): Promise<Part<ListedEvent>> {
+  const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["v.organization_id = $1"];
   if (filter.entityId !== undefined) where.push(`v.entity_id = ${value(filter.entityId)}::uuid`);
@@ -305,10 +344,14 @@ export async function listEvents(db: Statements, organizationId: string, filter:
     where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
   const rows = await db.execute<Record<string, never>[]>(
-    `select v.* from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
+    withinBytes(
+      `select v.*, ${EVENT_BYTES} as bytes from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
+      filter.bound.bytes,
+      order.replaceAll("v.", ""),
+    ),
     values,
   );
-  return rows.map(toListedEvent);
+  return partOf(rows, toListedEvent);
 }
 
 /** The event of a row of entity_event. */
@@ -601,7 +644,8 @@ export function insertEvents(db: Pipeline, organizationId: string, events: Event
        $10::jsonb[], $11::jsonb[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::uuid[], $17::jsonb[],
        $18::timestamptz[], $19::timestamptz[])
        as v(id, entity_id, entity_version, entity_type, type, external_id, external_ids, updated_fields,
-         previous_values, new_values, actor, principal, source, reason, request_id, metadata, recorded_at, occurred_at)`,
+         previous_values, new_values, actor, principal, source, reason, request_id, metadata, recorded_at, occurred_at)
+     where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)`,
     [
       organizationId,
       events.map((e) => e.id),

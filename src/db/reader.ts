@@ -37,7 +37,7 @@ export function createReader(orm: Orm): Reader {
       const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
       const joined: Waiting[] = [];
       let count = 0;
-      while (queue.waiting.length > 0 && (count === 0 || count + (queue.waiting[0]?.lookups.length ?? 0) <= MAX_KEYS)) {
+      while (queue.waiting.length > 0 && (count === 0 || mayJoin(queue.waiting[0], count))) {
         const next = queue.waiting.shift() as Waiting;
         if (next.signal?.aborted) {
           next.reject(next.signal.reason);
@@ -50,7 +50,10 @@ export function createReader(orm: Orm): Reader {
       if (joined.length === 0) continue;
       try {
         const found = await readStatements(orm, organizationId, (db) => findEntities(db, organizationId, unique(keys)));
-        for (const { resolve } of joined) resolve(found);
+        // Not those whose own entity is among what was too much at once: they go first next time. A batch is answered.
+        const again = joined.filter(({ lookups: [one, more] }) => more === undefined && isLeftOut(one, found));
+        queue.waiting.unshift(...again);
+        for (const waiting of joined) if (!again.includes(waiting)) waiting.resolve(found);
       } catch (error) {
         for (const { reject } of joined) reject(error);
       }
@@ -88,6 +91,19 @@ export function createReader(orm: Orm): Reader {
     },
   };
 }
+
+function isLeftOut(lookup: Lookup | undefined, { hits, leftOut }: FoundEntities): boolean {
+  if (leftOut.size === 0 || lookup === undefined) return false;
+  const { by, key } = lookup;
+  if (by === "entity_id") return leftOut.has(key);
+  if (by === "external_id") return leftOut.has(hits.externalIds.get(key) ?? "");
+  // Of several nothing but their ids is wanted.
+  const [id, more] = hits.taxIdKeys.get(key) ?? [];
+  return id !== undefined && more === undefined && leftOut.has(id);
+}
+
+/** A batch goes alone: what it has room for is then its own. */
+const mayJoin = (next: Waiting | undefined, count: number) => next?.lookups.length === 1 && count < MAX_KEYS;
 
 function unique(keys: Keys): Keys {
   return {

@@ -144,7 +144,12 @@ async function writeCommands(
     }
     let attempt: (Result | "later" | "busy")[];
     try {
-      attempt = await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, group, skip), options);
+      attempt = await pipelined(
+        orm,
+        organizationId,
+        (db) => runThoseWaitedFor(db, organizationId, group, skip),
+        options,
+      );
     } catch (error) {
       if (isFailureOfAll(error)) {
         for (const index of waiting) results[index] = { kind: "failed", error };
@@ -236,6 +241,20 @@ export const heldByOthers = () =>
 /** One by one it would be no better: the database is away, or what was sent may be there already. */
 const isFailureOfAll = (error: unknown): boolean =>
   error instanceof DomainError && (error.reason === "DATABASE_UNAVAILABLE" || error.reason === "COMMIT_UNKNOWN");
+
+/** A connection may have been long in coming: those whose callers have left meanwhile are not begun. */
+async function runThoseWaitedFor(
+  db: queries.Pipeline,
+  organizationId: string,
+  commands: readonly Command[],
+  skipLocked: boolean,
+): Promise<(Result | "later" | "busy")[]> {
+  const live = commands.filter(({ signal }) => !signal?.aborted);
+  const results = live.length === 0 ? [] : await runGroup(db, organizationId, live, skipLocked);
+  if (live.length === commands.length) return results;
+  const byCommand = new Map(live.map((command, i) => [command, results[i]]));
+  return commands.map((command) => byCommand.get(command) ?? { kind: "failed", error: command.signal?.reason });
+}
 
 async function runGroup(
   db: queries.Pipeline,

@@ -6,9 +6,10 @@
 import { createHash } from "node:crypto";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Bound, bytesOf, type Part, partOf, withinBytes } from "./bytes.ts";
 import { jsonbArray } from "./jsonb-array.ts";
 import type { Orm } from "./orm.ts";
-import { type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
+import { EVENT_BYTES, type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
 import type { Snapshot } from "./snapshot.ts";
 import { toReason } from "./transaction.ts";
 
@@ -382,10 +383,12 @@ export async function readDue(
   organizationId: string,
   endpointId: string,
   { inHand, ahead, limit }: { inHand: string[]; ahead: string; limit: number },
-): Promise<DueDelivery[]> {
+): Promise<Part<DueDelivery>> {
   const rows = await db.execute<Record<string, unknown>[]>(
-    `select d.id as delivery_id, d.event as delivery_event, d.subject_id, d.entity_version as delivery_version,
-       d.attempt_count, d.first_attempt_at, d.payload, v.*
+    withinBytes(
+      `select d.id as delivery_id, d.event as delivery_event, d.subject_id, d.entity_version as delivery_version,
+       d.attempt_count, d.first_attempt_at, d.payload, d.next_attempt_at as due_at, d.recorded_at as due_recorded_at,
+       v.*, ${EVENT_BYTES} as bytes
      from (
        select * from webhook_delivery
        where organization_id = $1 and endpoint_id = $2 and state = 'PENDING'
@@ -394,9 +397,12 @@ export async function readDue(
      left join lateral (
        select * from entity_event where organization_id = $1 and id = d.event_id order by id limit 1) v on true
      order by d.next_attempt_at, d.recorded_at`,
+      DUE_BYTES,
+      "due_at, due_recorded_at",
+    ),
     [organizationId, endpointId, inHand, ahead, limit],
   );
-  return rows.map((row) => ({
+  return partOf(rows, (row: Record<string, unknown>) => ({
     id: row.delivery_id as string,
     event: row.delivery_event as string,
     subjectId: row.subject_id as string,
@@ -407,6 +413,9 @@ export async function readDue(
     logged: row.id === null ? undefined : toListedEvent(row),
   }));
 }
+
+/** Of the events of deliveries that are fetched at once. */
+const DUE_BYTES = 1024 * 1024;
 
 /** Attempts that a delivery keeps. */
 const KEPT_ATTEMPTS = 50;
@@ -466,15 +475,19 @@ export async function readEventsByTime(
   db: Statements,
   organizationId: string,
   { after, until }: CatchUp,
-  limit: number,
-): Promise<ListedEvent[]> {
+  bound: Bound,
+): Promise<Part<ListedEvent>> {
   const rows = await db.execute<Record<string, unknown>[]>(
-    `select v.* from entity_event v
+    withinBytes(
+      `select v.*, ${EVENT_BYTES} as bytes from entity_event v
      where v.organization_id = $1 and (v.recorded_at, v.id) > ($2::timestamptz, $3::uuid) and v.recorded_at < $4::timestamptz
      order by v.recorded_at, v.id limit $5`,
-    [organizationId, instantToText(after.recordedAt), after.id, instantToText(until), limit],
+      bound.bytes,
+      "recorded_at, id",
+    ),
+    [organizationId, instantToText(after.recordedAt), after.id, instantToText(until), bound.rows],
   );
-  return rows.map(toListedEvent);
+  return partOf(rows, toListedEvent);
 }
 
 // --- What callers list --------------------------------------------------------------------------
@@ -506,7 +519,7 @@ export interface DeliveryFilter {
   to: Instant | undefined;
   /** Only what is older than this. */
   before: { recordedAt: Instant; id: string } | undefined;
-  limit: number;
+  bound: Bound;
 }
 
 /** Deliveries of the endpoints that are there, those of the newest events first. */
@@ -514,8 +527,8 @@ export async function listDeliveries(
   db: Statements,
   organizationId: string,
   filter: DeliveryFilter,
-): Promise<ListedDelivery[]> {
-  const values: unknown[] = [organizationId, filter.limit];
+): Promise<Part<ListedDelivery>> {
+  const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["w.organization_id = $1 and w.endpoint_id = e.id"];
   // Literals, which the partial indexes of those few are found by.
@@ -530,16 +543,20 @@ export async function listDeliveries(
   }
   const endpoint = filter.endpointId === undefined ? "" : `and e.id = ${value(filter.endpointId)}::uuid`;
   const rows = await db.execute<Record<string, unknown>[]>(
-    `select d.* from webhook_endpoint e
+    withinBytes(
+      `select d.*, ${bytesOf("d", ["attempts"])} as bytes from webhook_endpoint e
      cross join lateral (
        select * from webhook_delivery w where ${where.join(" and ")}
        order by w.recorded_at desc, w.id desc limit $2) d
      where e.organization_id = $1 and e.deleted_at is null ${endpoint}
      order by d.recorded_at desc, d.id desc limit $2`,
+      filter.bound.bytes,
+      "recorded_at desc, id desc",
+    ),
     values,
   );
   const instant = (text: unknown) => (text === null ? undefined : parseInstant(text as string));
-  return rows.map((row) => ({
+  return partOf(rows, (row: Record<string, unknown>) => ({
     id: row.id as string,
     endpointId: row.endpoint_id as string,
     eventId: row.event_id as string,

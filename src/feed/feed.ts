@@ -3,8 +3,9 @@
 import type { Orm } from "../db/orm.ts";
 import { createSlots } from "../db/slots.ts";
 import { DomainError } from "../domain/errors.ts";
+import { createAllowance } from "./allowance.ts";
 import { createLive, type Joined, type Live } from "./live.ts";
-import { createPages, type Delivery, type Filter, type Page } from "./pages.ts";
+import { createPages, type Delivery, type Filter, PAGE_BYTES, type Page } from "./pages.ts";
 import { encodePosition, type Position } from "./position.ts";
 
 export interface WatchOptions {
@@ -29,6 +30,9 @@ export interface Feed {
 }
 
 const CHECKPOINT_MS = 5_000;
+/** Of the pages that watchers who catch up hold, each until it has sent its own; and how long one waits for its next. */
+const CATCH_UP_BYTES = 64 * 1024 * 1024;
+const CATCH_UP_WAIT_MS = 30_000;
 
 /** `readers` bounds the connections that live readers, those who catch up, and those who ask for a position use at once: so many each. */
 export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
@@ -37,6 +41,7 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
   const polls = createSlots(readers);
   const catchUps = createSlots(readers);
   const positions = createSlots(readers);
+  const room = createAllowance(CATCH_UP_BYTES);
 
   function join(organizationId: string): Joined {
     let live = lives.get(organizationId);
@@ -70,8 +75,11 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
     /** All behind `from`, up to `to` or to the end of the log. */
     async function* catchUp(from: Position, to?: Position) {
       for (let [position, more] = [from, true]; more; ) {
+        // Until the next page is asked for, which is when this one has been sent.
+        using held = await room.take(PAGE_BYTES, { waitMs: CATCH_UP_WAIT_MS, expired: crowded, signal });
         const page = await catchUps(organizationId, () => pages.read(organizationId, position, to), { signal });
         if (signal.aborted) return;
+        held.settle(page.bytes);
         yield* marked(page.deliveries(filter));
         [position, more, at] = [page.end, page.more, page.end];
         if (more && performance.now() >= due()) yield checkpoint(position);
@@ -111,6 +119,12 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
     watch,
     committed: (organizationId) => lives.get(organizationId)?.wake(),
   };
+}
+
+function crowded(): DomainError {
+  return new DomainError("OVERLOADED", "Too many watchers are behind and read slowly: retry", {
+    retry_after_ms: "5000",
+  });
 }
 
 function tooSlow(position: string): DomainError {

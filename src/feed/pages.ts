@@ -32,7 +32,7 @@ export interface Filter {
 /** Some events in order. */
 export interface Page {
   size: number;
-  /** About what the events hold. */
+  /** What the events hold. */
   bytes: number;
   event(index: number): ListedEvent;
   /** The events with whose they are. */
@@ -54,7 +54,9 @@ export interface Pages {
   read(organizationId: string, position: Position, to?: Position): Promise<Page>;
 }
 
-const PAGE_EVENTS = 500;
+/** Of a page: it is held for as long as the slowest of its readers takes. */
+export const PAGE_BYTES = 1024 * 1024;
+const BOUND = { rows: 500, bytes: PAGE_BYTES };
 /** Between two marks of how far the log is committed, while it grows. */
 const MARK_MS = 1_000;
 const EVERYTHING: Filter = { name: "", accepts: () => true };
@@ -91,7 +93,7 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
     const end = { epoch, from: to === undefined ? head.snapshot : to.from };
     if (isSame(from, end.from)) return pageOf(organizationId, [], end, () => end, false);
     const range: Range = { epoch: head.epoch.number, from, to: end.from };
-    const rows = kept(head, position, await source.range(range, PAGE_EVENTS));
+    const rows = kept(head, position, await source.range(range, BOUND));
     if (rows !== undefined) {
       const sorted = rows.sort(inOrder);
       const until = sorted.at(-1)?.event.recordedAt ?? 0n;
@@ -117,11 +119,11 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
     const epoch = head.epoch.id;
     const { to, after, until } = within;
     const range = { epoch: head.epoch.number, from, to };
-    const read = await sourceOf(orm, organizationId).ordered(range, { after, until, limit: PAGE_EVENTS });
-    const rows = kept(head, known, read);
+    const read = await sourceOf(orm, organizationId).ordered(range, { after, until, ...BOUND });
+    const { rows, isCut } = kept(head, known, read);
     const at = (place: Place): Position => ({ epoch, from, within: { to, after: place, until } });
     const last = rows.at(-1);
-    const isEnd = rows.length < PAGE_EVENTS || last === undefined;
+    const isEnd = !isCut || last === undefined;
     return pageOf(organizationId, rows, isEnd ? { epoch, from: to } : at(placeOf(last, after)), at, true);
   }
 

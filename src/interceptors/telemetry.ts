@@ -15,8 +15,12 @@ export interface Outcome {
 export interface CallStart {
   /** "entity.v1.EntityService/GetEntity", or undefined for a path that is no RPC. */
   method: string | undefined;
+  /** A stream without an end of its own: that its caller leaves is how it ends. */
+  isEndless: boolean;
   protocol: string;
   traceparent: string | undefined;
+  /** The caller's own x-request-id, whatever is in it. */
+  callerRequestId: string | string[] | undefined;
   values: ContextValues;
 }
 
@@ -36,6 +40,7 @@ export interface MetricsSource {
 const WARNINGS = new Set(["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"]);
 const FAILURES = new Set(["INTERNAL", "UNKNOWN", "DATA_LOSS"]);
 
+const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
 /** Version 00 and later ones; an id of zeros is invalid (W3C Trace Context, 3.2.2). */
 const TRACEPARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-|$)/;
 
@@ -55,6 +60,11 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
     help: "Calls that have begun and not ended",
     registers: [registry],
   });
+  const watches = new Gauge({
+    name: "entity_service_watches_open",
+    help: "Streams without an end of their own that are open: watches of entities and of health, reflection",
+    registers: [registry],
+  });
   const errors = new Counter({
     name: "entity_service_rpc_errors_total",
     help: "Calls that ended with an error",
@@ -64,14 +74,16 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
 
   const logCall = callLog(log);
   return {
-    begin({ method = "unknown", protocol, traceparent, values }) {
+    begin({ method = "unknown", isEndless, protocol, traceparent, callerRequestId, values }) {
       const start = performance.now();
       inFlight.inc();
+      if (isEndless) watches.inc();
       return ({ code, reason }) => {
         const durationMs = performance.now() - start;
         inFlight.dec();
+        if (isEndless) watches.dec();
         duration.observe({ method, code }, durationMs / 1000);
-        if (code !== "OK") errors.inc({ method, reason: reason ?? code });
+        if (code !== "OK" && !(isEndless && code === "CANCELLED")) errors.inc({ method, reason: reason ?? code });
         const level = FAILURES.has(code) ? "error" : WARNINGS.has(code) ? "warn" : "info";
         const caller = values.get(callContext)?.caller;
         const line = {
@@ -84,6 +96,8 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
           apiKeyId: caller?.apiKeyId,
           peer: values.get(peerKey) || undefined,
           requestId: values.get(requestIdKey),
+          callerRequestId:
+            typeof callerRequestId === "string" && REQUEST_ID.test(callerRequestId) ? callerRequestId : undefined,
           traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
         };
         logCall(level, line, code !== "OK" && (caller === undefined || reason === "OVERLOADED"));
@@ -99,4 +113,26 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
 export function ownMetrics(): MetricsSource {
   const registry = new Registry();
   return { registry, text: () => registry.metrics() };
+}
+
+/** What is running, and whether it says SERVING: two gauges. */
+export function registerBuild(
+  registry: Registry,
+  { version, readiness }: { version: string; readiness: { ready(): boolean } },
+): void {
+  new Gauge({
+    name: "entity_service_build_info",
+    help: "1, with the version of the service and of Node",
+    labelNames: ["version", "node"],
+    registers: [registry],
+    aggregator: "first",
+  }).set({ version, node: process.version }, 1);
+  new Gauge({
+    name: "entity_service_ready",
+    help: "1 where the process says SERVING; of several, how many do",
+    registers: [registry],
+    collect() {
+      this.set(readiness.ready() ? 1 : 0);
+    },
+  });
 }

@@ -3,11 +3,11 @@ import { createHash } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { EntityManager } from "@mikro-orm/postgresql";
-import type {
-  Party,
-  Transaction,
+import {
+  type Party,
+  type Transaction,
   TransactionSchema,
-  UserEvent,
+  type UserEvent,
   UserEventSchema,
 } from "../../clients/typescript/gen/entity/v1/activity_pb.ts";
 import {
@@ -30,7 +30,7 @@ import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
-import type { Instant } from "../domain/time.ts";
+import { boundOf, pageOf } from "./page.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -38,7 +38,6 @@ import {
   parseOptionalUuid,
   parsePageSize,
   queryOf,
-  toPageToken,
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
@@ -114,13 +113,16 @@ export function activityRpcs(deps: Deps) {
         request,
       );
       const rows = await readInTurn(deps, ctx, organizationId, (em) =>
-        activity.listTransactions(em, organizationId, entityId, cursor, pageSize + 1),
+        activity.listTransactions(em, organizationId, entityId, cursor, boundOf(pageSize)),
       );
-      const page = rows.slice(0, pageSize);
-      return {
-        transactions: page.map(transactionToProto),
-        nextPageToken: nextToken(query, rows.length > pageSize, page.at(-1), (row) => row.transactedAt),
-      };
+      const { items, nextPageToken } = pageOf(rows, {
+        query,
+        pageSize,
+        item: TransactionSchema,
+        present: transactionToProto,
+        cursor: (row) => [String(row.transactedAt), row.id],
+      });
+      return { transactions: items, nextPageToken };
     },
 
     async recordUserEvents(request, ctx) {
@@ -160,13 +162,16 @@ export function activityRpcs(deps: Deps) {
         request,
       );
       const rows = await readInTurn(deps, ctx, organizationId, (em) =>
-        activity.listUserEvents(em, organizationId, entityId, cursor, pageSize + 1),
+        activity.listUserEvents(em, organizationId, entityId, cursor, boundOf(pageSize)),
       );
-      const page = rows.slice(0, pageSize);
-      return {
-        userEvents: page.map(userEventToProto),
-        nextPageToken: nextToken(query, rows.length > pageSize, page.at(-1), (row) => row.occurredAt),
-      };
+      const { items, nextPageToken } = pageOf(rows, {
+        query,
+        pageSize,
+        item: UserEventSchema,
+        present: userEventToProto,
+        cursor: (row) => [String(row.occurredAt), row.id],
+      });
+      return { userEvents: items, nextPageToken };
     },
   } satisfies ServiceImpl<typeof ActivityService>;
 }
@@ -307,15 +312,6 @@ async function findOne(em: EntityManager, organizationId: string, lookup: Lookup
   const id = resolve(lookup, hits);
   if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
   return id;
-}
-
-function nextToken<T extends { id: string }>(
-  query: string,
-  more: boolean,
-  last: T | undefined,
-  at: (row: T) => Instant,
-): string {
-  return more && last !== undefined ? toPageToken(query, [String(at(last)), last.id]) : "";
 }
 
 // --- Responses ----------------------------------------------------------------------------------

@@ -1,7 +1,12 @@
 // EntityService: create, get, list, update, delete.
 import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import { type EntityLookup, EntitySchema, EntityType } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import {
+  type Entity,
+  type EntityLookup,
+  EntitySchema,
+  EntityType,
+} from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import {
   CreateEntityRequestSchema,
   CreateEntityResponseSchema,
@@ -14,6 +19,7 @@ import {
   UpdateEntityRequestSchema,
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { type FoundEntities, listEntities } from "../db/queries.ts";
 import type { Command, Outcome } from "../db/unit-of-work.ts";
 import { countryCodeProblem } from "../domain/country.ts";
@@ -33,6 +39,8 @@ import {
   toProto,
   typeFromProto,
 } from "./entity-message.ts";
+import { wireBytes } from "./message.ts";
+import { boundOf, pageOf } from "./page.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -41,7 +49,6 @@ import {
   parseReason,
   queryOf,
   taxIdProblem,
-  toPageToken,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
@@ -90,13 +97,28 @@ export function entityRpcs(deps: Deps) {
       const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
       const readMask = parseReadMask(request.readMask);
       const found = await find(ctx, lookups);
+      // The same one twice is made once, and counted as often as it is sent.
+      const made = new Map<string, { message: Entity; bytes: number }>();
+      const make = (entity: EntityState) => {
+        const message = toProto(entity, readMask);
+        const one = { message, bytes: wireBytes(EntitySchema, message) };
+        made.set(entity.id, one);
+        return one;
+      };
+      let room: number = LIMITS.batchAnswerBytes;
       return {
         results: lookups.map((lookup) => {
           try {
-            return { result: { case: "entity" as const, value: toProto(pick(lookup, found), readMask) } };
+            const entity = pick(lookup, found);
+            const { message, bytes } = made.get(entity.id) ?? make(entity);
+            if (bytes > room) throw noRoom();
+            room -= bytes;
+            return { result: { case: "entity" as const, value: message } };
           } catch (error) {
             if (!(error instanceof DomainError)) throw error;
-            return { result: { case: "error" as const, value: toStatus(error) } };
+            const value = toStatus(error);
+            room -= wireBytes(StatusSchema, value);
+            return { result: { case: "error" as const, value } };
           }
         }),
       };
@@ -125,7 +147,7 @@ export function entityRpcs(deps: Deps) {
       const entities = await readInTurn(deps, ctx, organizationId, (em) =>
         listEntities(em, organizationId, {
           after,
-          limit: pageSize + 1,
+          bound: boundOf(pageSize),
           type: request.type === EntityType.UNSPECIFIED ? undefined : typeFromProto(request.type),
           statuses,
           countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
@@ -136,12 +158,14 @@ export function entityRpcs(deps: Deps) {
           showDeleted: request.showDeleted,
         }),
       );
-      const page = entities.slice(0, pageSize);
-      return {
-        entities: page.map((entity) => toProto(entity, readMask)),
-        nextPageToken: entities.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? "", watchPosition]) : "",
-        watchPosition,
-      };
+      const { items, nextPageToken } = pageOf(entities, {
+        query,
+        pageSize,
+        item: EntitySchema,
+        present: (entity) => toProto(entity, readMask),
+        cursor: ({ id }) => [id, watchPosition],
+      });
+      return { entities: items, nextPageToken, watchPosition };
     },
 
     async updateEntity(request, ctx) {
@@ -209,9 +233,17 @@ export function entityRpcs(deps: Deps) {
 
 function pick(lookup: Lookup, found: FoundEntities): EntityState {
   const id = resolve(lookup, found.hits);
+  if (id !== undefined && found.leftOut.has(id)) throw noRoom();
   const entity = id === undefined ? undefined : found.entities.get(id);
   if (entity === undefined) throw notFound(lookup.by);
   return entity;
+}
+
+/** Of one item of a batch. */
+function noRoom(): DomainError {
+  return new DomainError("MESSAGE_TOO_LARGE", "The answer has no room for this item: ask for it in another call", {
+    limit_bytes: String(LIMITS.batchAnswerBytes),
+  });
 }
 
 function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: unknown }, violations: Violations): void {

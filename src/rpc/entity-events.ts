@@ -1,6 +1,6 @@
 // EntityService: the events of an entity, or of the organization.
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
+import { EntityEventSchema, EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import {
   type EntityService,
   ListEntityEventsRequestSchema,
@@ -16,6 +16,7 @@ import type { Delivery } from "../feed/pages.ts";
 import { decodePosition } from "../feed/position.ts";
 import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
+import { boundOf, pageOf } from "./page.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -23,7 +24,6 @@ import {
   parseOptionalUuid,
   parsePageSize,
   queryOf,
-  toPageToken,
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
@@ -98,18 +98,17 @@ export function entityEventRpcs(deps: Deps) {
             cursor === undefined
               ? undefined
               : { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "", entityVersion: cursor[2] ?? "0" },
-          limit: pageSize + 1,
+          bound: boundOf(pageSize),
         }),
       );
-      const page = events.slice(0, pageSize);
-      const last = page.at(-1);
-      return {
-        events: page.map(eventToProto),
-        nextPageToken:
-          events.length > pageSize && last !== undefined
-            ? toPageToken(query, [String(last.recordedAt), last.id, String(last.entityVersion)])
-            : "",
-      };
+      const { items, nextPageToken } = pageOf(events, {
+        query,
+        pageSize,
+        item: EntityEventSchema,
+        present: eventToProto,
+        cursor: ({ recordedAt, id, entityVersion }) => [String(recordedAt), id, String(entityVersion)],
+      });
+      return { events: items, nextPageToken };
     },
 
     watchEntities: (request, ctx) => paged(watch(request, ctx), deliveryToProto),

@@ -3,7 +3,11 @@ import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
-import { ExternalIdPolicy, OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
+import {
+  ApiKeySchema,
+  ExternalIdPolicy,
+  OrganizationSchema,
+} from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import {
   CreateOrganizationRequestSchema,
   CreateOrganizationResponseSchema,
@@ -23,7 +27,8 @@ import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, parseUuid, trim } from "../domain/text.ts";
-import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf, toPageToken } from "./request.ts";
+import { pageOf, whole } from "./page.ts";
+import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf } from "./request.ts";
 import { Violations } from "./violations.ts";
 import {
   assertReachable,
@@ -104,11 +109,14 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         );
         return found.map((row) => em.map(OrganizationRow, row as never));
       });
-      const page = rows.slice(0, pageSize);
-      return {
-        organizations: page.map(toProto),
-        nextPageToken: rows.length > pageSize ? toPageToken(query, [page.at(-1)?.organizationId ?? ""]) : "",
-      };
+      const { items, nextPageToken } = pageOf(whole(rows), {
+        query,
+        pageSize,
+        item: OrganizationSchema,
+        present: toProto,
+        cursor: (row) => [row.organizationId],
+      });
+      return { organizations: items, nextPageToken };
     },
 
     async updateOrganization(request, ctx) {
@@ -247,11 +255,14 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
           limit: pageSize + 1,
         });
       });
-      const page = rows.slice(0, pageSize);
-      return {
-        apiKeys: page.map(keyToProto),
-        nextPageToken: rows.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? ""]) : "",
-      };
+      const { items, nextPageToken } = pageOf(whole(rows), {
+        query,
+        pageSize,
+        item: ApiKeySchema,
+        present: keyToProto,
+        cursor: ({ id }) => [id],
+      });
+      return { apiKeys: items, nextPageToken };
     },
 
     async revokeApiKey(request, ctx) {

@@ -6,7 +6,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
 import type { EntityManager } from "@mikro-orm/postgresql";
 import {
-  type WebhookDeliverySchema,
+  WebhookDeliverySchema,
   WebhookDeliveryState,
   WebhookDisabledReason,
   type WebhookEndpoint,
@@ -42,6 +42,7 @@ import { deliveriesTo, storedPosition } from "../webhooks/backlog.ts";
 import { newSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
+import { boundOf, pageOf, whole } from "./page.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -157,11 +158,14 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           { orderBy: { id: "asc" }, limit: pageSize + 1 },
         ),
       );
-      const page = rows.slice(0, pageSize);
-      return {
-        endpoints: page.map((row) => toProto(row, deps.clock())),
-        nextPageToken: rows.length > pageSize ? toPageToken(query, [page.at(-1)?.id ?? ""]) : "",
-      };
+      const { items, nextPageToken } = pageOf(whole(rows), {
+        query,
+        pageSize,
+        item: WebhookEndpointSchema,
+        present: (row) => toProto(row, deps.clock()),
+        cursor: ({ id }) => [id],
+      });
+      return { endpoints: items, nextPageToken };
     },
 
     async updateWebhookEndpoint(request, ctx) {
@@ -279,16 +283,17 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           from: request.from === undefined ? undefined : fromTimestamp(request.from),
           to: request.to === undefined ? undefined : fromTimestamp(request.to),
           before: cursor && { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "" },
-          limit: pageSize + 1,
+          bound: boundOf(pageSize),
         });
       });
-      const page = rows.slice(0, pageSize);
-      const last = page.at(-1);
-      return {
-        deliveries: page.map(deliveryToProto),
-        nextPageToken:
-          rows.length > pageSize && last !== undefined ? toPageToken(query, [String(last.recordedAt), last.id]) : "",
-      };
+      const { items, nextPageToken } = pageOf(rows, {
+        query,
+        pageSize,
+        item: WebhookDeliverySchema,
+        present: deliveryToProto,
+        cursor: ({ recordedAt, id }) => [String(recordedAt), id],
+      });
+      return { deliveries: items, nextPageToken };
     },
 
     async replayWebhookDeliveries(request, ctx) {
@@ -329,8 +334,8 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           let nextPageToken = "";
           if (isRange) {
             const after = { recordedAt: BigInt(cursor?.[0] ?? from), id: cursor?.[1] ?? NO_ID };
-            const events = await webhooks.readEventsByTime(em, organizationId, { after, until: to }, pageSize + 1);
-            const page = events.slice(0, pageSize);
+            const events = await webhooks.readEventsByTime(em, organizationId, { after, until: to }, boundOf(pageSize));
+            const page = events.rows.slice(0, pageSize);
             const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, page);
             // What the endpoint has not come to yet comes in its turn, behind what is before it.
             const eventIds = deliveries.map(({ eventId }) => eventId);
@@ -339,7 +344,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
             await webhooks.enqueue(em, organizationId, endpointId, behind, aheadOf());
             wanted = deliveries.map(({ id }) => id);
             const last = page.at(-1);
-            if (events.length > page.length && last !== undefined) {
+            if ((events.isCut || events.rows.length > page.length) && last !== undefined) {
               nextPageToken = toPageToken(query, [String(last.recordedAt), last.id]);
             }
           }

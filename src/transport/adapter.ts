@@ -1,25 +1,35 @@
 // How an HTTP request becomes a call. Our own small connectNodeAdapter, of the library's public parts: that one
 // throws on a malformed authority (which ends the process), reads bodies for ever and lets its own errors pass.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Http2ServerRequest, Http2ServerResponse, IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
+import {
+  constants,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+  type IncomingHttpHeaders,
+  type ServerHttp2Stream,
+} from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectError, type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { codeToString, parseTimeout as parseConnectTimeout } from "@connectrpc/connect/protocol-connect";
 import { findTrailerError, parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
-import { reasonOf } from "../errors.ts";
+import { DomainError } from "../domain/errors.ts";
+import { reasonOf, toConnectError } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
 import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
+import { type AnswerLimits, inTime, NOT_TAKEN, unreadAnswers } from "./answer-limits.ts";
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
-import { protocolOf, withPresentableErrors } from "./error-bodies.ts";
+import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
 import { withFewValues } from "./message-bytes.ts";
 import { peerOf } from "./peer.ts";
+import { needsHttp2, noAuthority, noSuchRpc, noSuchType, notByGet, writeRefusal } from "./refusal.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
+import { createTally } from "./tally.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
 export type NodeResponse = ServerResponse | Http2ServerResponse;
@@ -34,16 +44,38 @@ export interface Adapter {
 }
 
 const MIN_REQUEST_BYTES = 16 * 1024 * 1024;
+/** Of answers that their callers have not taken yet. */
+const ANSWER_BYTES = { perConnection: 32 * 1024 * 1024, total: 96 * 1024 * 1024 };
+const ANSWER_TIMEOUT_MS = 30_000;
+const SHUTDOWN_LINGER_MS = 1_000;
 
 /** Serves the services with health, reflection and GET /metrics, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
 export function createAdapter(options: HandlerOptions): Adapter {
   const { limits, log, metrics, present = presentable } = options;
   const calls = admission(limits);
   const watch = telemetry({ log, metrics });
-  const { handlers, grpc, gate, enter, limitsOf } = createHandlers(options, calls.admit);
+  const { handlers, grpc, gate, enter, isOpen, limitsOf, methods } = createHandlers(options, calls.admit);
   const requestBytes = requestBudget(limits);
+  const answers: AnswerLimits = {
+    timeoutMs: options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS,
+    shutdownLingerMs: SHUTDOWN_LINGER_MS,
+    budget: byteBudget(ANSWER_BYTES),
+    tally: options.tally ?? createTally({ log }),
+  };
+  const isEndless = (method: DescMethod | undefined) =>
+    method !== undefined && limitsOf(method).shutdownSignal !== undefined;
 
-  function serveCall(handler: UniversalHandler | undefined, request: NodeRequest, response: NodeResponse): void {
+  /** A place for a call whose request is complete, unless answers that are not read hold the memory for its own. */
+  const enterIfRead = (method: DescMethod, values: ContextValues, connection: object) => {
+    if (!isOpen(method) && answers.budget.isSpent(connection)) {
+      answers.tally.note("over_budget");
+      throw unreadAnswers();
+    }
+    enter(method, values);
+  };
+
+  function serveCall(path: string, request: NodeRequest, response: NodeResponse): void {
+    const handler = handlers.get(path);
     const requestId = crypto.randomUUID();
     const limit = { expiresAt: performance.now() + limits.bodyTimeoutMs };
     const values = createContextValues()
@@ -51,53 +83,81 @@ export function createAdapter(options: HandlerOptions): Adapter {
       .set(peerKey, peerOf(request.socket))
       .set(bodyLimit, limit)
       .set(connectionKey, "stream" in request ? request.stream.session : request.socket);
-    const end = begin(watch, handler?.method, request, response, values, () => calls.release(values));
+    const end = begin(watch, handler?.method, isEndless(handler?.method), request, response, values, () =>
+      calls.release(values),
+    );
     response.setHeader("x-request-id", requestId);
-    if (handler === undefined) {
-      refuse(response, 404, end);
-      return;
-    }
+    const refuse = (error: DomainError, status: number, protocol?: Protocol) => {
+      const refusal = toConnectError(error);
+      end(outcomeOf(refusal));
+      if (status === 405) response.setHeader("allow", "POST");
+      // A caller who expected a bidirectional stream over HTTP/1.1 may wait for ever on an open connection.
+      if (status === 505) response.setHeader("connection", "close");
+      writeRefusal(response, { protocol, contentType }, refusal, status);
+      takenInTime(response);
+    };
+    const contentType = request.headers["content-type"] ?? "";
+    const protocol = request.method === "POST" ? protocolOf(contentType) : undefined;
+    if (handler === undefined) return refuse(noSuchRpc(path, methods), 404, protocol);
     // Connect would serve reads by GET: the request, personal data included, would stand in the URL.
-    if (request.method !== "POST") {
-      refuse(response, 405, end);
-      return;
-    }
+    if (request.method !== "POST") return refuse(notByGet(), 405);
+    if (protocol === undefined) return refuse(noSuchType(), 415);
     let call: UniversalServerRequest;
     try {
       call = universalRequestFromNodeRequest(request as never, response as never, undefined, values);
     } catch {
       // The :authority or Host is missing or none.
-      refuse(response, 400, end);
-      return;
+      return refuse(noAuthority(), 400, protocol);
     }
     capTimeout(call.header, limitsOf(handler.method).maxTimeoutMs);
-    answer(handler, call, limit, response, end).catch((error: unknown) => {
-      present(error, { method: handler.method, requestId, log });
-      if (response.headersSent) response.destroy();
-      else refuse(response, 500, end);
+    answer({ handler, call, protocol, limit, response, end, refuse }).catch((error: unknown) => {
+      // What is written to a caller who has gone fails, and is nobody's fault.
+      if (isGone(response)) return response.destroy();
+      const presented = present(error, { method: handler.method, requestId, log });
+      if (response.headersSent) return response.destroy();
+      end(outcomeOf(presented));
+      writeRefusal(response, { protocol, contentType }, presented);
+      takenInTime(response);
     });
   }
 
-  async function answer(
-    handler: UniversalHandler,
-    call: UniversalServerRequest,
-    limit: BodyLimit,
-    response: NodeResponse,
-    end: (outcome: Outcome) => void,
-  ): Promise<void> {
+  /** Not even the reason would reach a caller who does not read. */
+  function giveUp(response: NodeResponse): void {
+    answers.tally.note("answer_not_taken");
+    if ("stream" in response) response.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    else response.destroy();
+  }
+
+  /** For answers of one piece, once they are written. */
+  function takenInTime(response: NodeResponse): void {
+    const timer = setTimeout(() => giveUp(response), answers.timeoutMs).unref();
+    response.once("close", () => clearTimeout(timer));
+  }
+
+  interface Answering {
+    handler: UniversalHandler;
+    call: UniversalServerRequest;
+    protocol: Protocol;
+    limit: BodyLimit;
+    response: NodeResponse;
+    end: (outcome: Outcome) => void;
+    refuse: (error: DomainError, status: number) => void;
+  }
+
+  async function answer({ handler, call, protocol, limit, response, end, refuse }: Answering): Promise<void> {
     const { method } = handler;
     const one = method.methodKind === "unary" || method.methodKind === "server_streaming";
     const chunks = call.body as AsyncIterable<Uint8Array>;
-    const protocol = protocolOf(call.header.get("content-type") ?? "");
     const values = call.contextValues as ContextValues;
+    const connection = connectionOf(response);
     const reading = {
       readMaxBytes: limitsOf(method).readMaxBytes,
       enveloped: protocol !== "connect",
       budget: requestBytes,
-      connection: connectionOf(response),
+      connection,
     };
     const whole = one
-      ? wholeBody(chunks, limit, reading, () => enter(method, values))
+      ? wholeBody(chunks, limit, reading, () => enterIfRead(method, values, connection))
       : wholeMessages(bodyUntilAnswered(chunks, response), reading);
     const body = withFewValues(whole, {
       input: method.input,
@@ -105,30 +165,48 @@ export function createAdapter(options: HandlerOptions): Adapter {
       encoding: call.header.get("content-encoding"),
       readMaxBytes: reading.readMaxBytes,
     });
-    const answered = await handler({ ...call, body });
-    if (protocol === undefined || answered.body === undefined) return refuse(response, answered.status, end);
+    // The library's reason is what the reset's code may mean, such as INTERNAL: it would count as a defect of ours.
+    const left = new AbortController();
+    call.signal.addEventListener("abort", () => left.abort(callerGone()), { once: true });
+    const answered = await handler({ ...call, body, signal: left.signal });
+    if (answered.status === 415) return refuse(noSuchType(), 415);
+    if (answered.status === 505) return refuse(needsHttp2(), 505);
     const requestId = values.get(requestIdKey);
     const presented = await withPresentableErrors(answered, protocol, {
-      present: (error) => present(error, { method, requestId, log }),
+      present: (error) => (isGone(response) ? callerGone() : present(error, { method, requestId, log })),
       ended: (error) => end(outcomeOf(error)),
     });
+    if (method.methodKind !== "unary") response.setHeader("x-accel-buffering", "no");
     // Not where the caller may still be sending: connect-node leaves its half of a stream open whose answer ended with
     // its headers, and a process that has printed its error never ends.
     if (one && "stream" in response) endWithLastFrame(response.stream, presented);
-    await universalResponseToNodeResponse(presented, response as never);
+    const taken = inTime(presented.body ?? nothing(), {
+      limits: answers,
+      connection,
+      shutdownSignal: limitsOf(method).shutdownSignal,
+      whenOver: (listener) => response.once("close", listener),
+      giveUp() {
+        end(NOT_TAKEN);
+        giveUp(response);
+      },
+    });
+    await universalResponseToNodeResponse({ ...presented, body: taken }, response as never);
   }
 
   const stream = grpcPath({
     routes: grpc,
     gate,
-    enter,
+    enter: enterIfRead,
     requestBytes,
+    answers,
     present: (error, call) => present(error, { ...call, log }),
     begin: ({ method, headers, values }) => {
-      const { traceparent } = headers;
+      const { traceparent, "x-request-id": callerRequestId } = headers;
       return watch.begin({
         method: `${method.parent.typeName}/${method.name}`,
+        isEndless: isEndless(method),
         protocol: "grpc",
+        callerRequestId,
         traceparent: typeof traceparent === "string" ? traceparent : undefined,
         values,
       });
@@ -143,8 +221,10 @@ export function createAdapter(options: HandlerOptions): Adapter {
     request.on("error", () => {});
     response.on("error", () => {});
     const path = request.url?.split("?", 1)[0] ?? "";
-    if (path === "/metrics" && request.method === "GET") serveMetrics(watch, response);
-    else serveCall(handlers.get(path), request, response);
+    if (path === "/metrics" && request.method === "GET") {
+      serveMetrics(watch, response);
+      takenInTime(response);
+    } else serveCall(path, request, response);
   };
   const { inFlight } = calls;
   return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };
@@ -159,6 +239,13 @@ function capTimeout(header: Headers, maxMs: number): void {
     header.set("connect-timeout-ms", String(maxMs));
   }
 }
+
+const isGone = (response: NodeResponse): boolean =>
+  "stream" in response
+    ? response.stream.closed || response.stream.destroyed
+    : response.destroyed || response.socket?.destroyed === true;
+
+const callerGone = () => toConnectError(new DomainError("CANCELLED", "The caller went away before the answer"));
 
 /** What of a connection stays the same for all its calls. */
 const connectionOf = (response: NodeResponse): object =>
@@ -176,6 +263,7 @@ function requestBudget({ maxBatchMessageBytes }: { maxBatchMessageBytes: number 
 function begin(
   watch: Telemetry,
   method: DescMethod | undefined,
+  isEndless: boolean,
   request: NodeRequest,
   response: NodeResponse,
   values: ContextValues,
@@ -184,8 +272,10 @@ function begin(
   const traceparent = request.headers.traceparent;
   const finish = watch.begin({
     method: method && `${method.parent.typeName}/${method.name}`,
+    isEndless,
     protocol: protocolOf(request.headers["content-type"] ?? "") ?? "http",
     traceparent: typeof traceparent === "string" ? traceparent : undefined,
+    callerRequestId: request.headers["x-request-id"],
     values,
   });
   // A caller who goes away leaves a call without an outcome.
@@ -222,18 +312,7 @@ function endWithLastFrame(stream: ServerHttp2Stream, { header, trailer }: Univer
   };
 }
 
-/** Answers of HTTP alone: no protocol is spoken yet in which an error could have our shape. Clients read 404 as UNIMPLEMENTED. */
-function refuse(response: NodeResponse, status: number, end: (outcome: Outcome) => void): void {
-  end({
-    code: status === 404 ? "UNIMPLEMENTED" : status === 500 ? "INTERNAL" : "INVALID_ARGUMENT",
-    reason: `HTTP_${status}`,
-  });
-  response.statusCode = status;
-  if (status === 405) response.setHeader("allow", "POST");
-  // A caller who expected a bidirectional stream over HTTP/1.1 may wait for ever on an open connection.
-  if (status === 505) response.setHeader("connection", "close");
-  response.end();
-}
+async function* nothing(): AsyncGenerator<Uint8Array> {}
 
 function serveMetrics(watch: Telemetry, response: NodeResponse): void {
   watch.metrics().then(

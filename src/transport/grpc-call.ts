@@ -2,7 +2,7 @@
 // implementations as any other call, a fraction of the work around them. Headers, signals and context values are
 // made only when somebody asks for them. What is not for it falls through. Here is what calls with one request have
 // in common; how they are answered is in unary.ts and server-streaming.ts.
-import type { IncomingHttpHeaders, OutgoingHttpHeaders, ServerHttp2Stream } from "node:http2";
+import { constants, type IncomingHttpHeaders, type OutgoingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import {
   type DescMessage,
   type DescMethod,
@@ -11,6 +11,7 @@ import {
   fromBinary,
   type Message,
 } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
 import {
   Code,
   ConnectError,
@@ -26,8 +27,10 @@ import { toConnectError } from "../errors.ts";
 import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
+import { type AnswerLimits, NOT_TAKEN, PIECE_BYTES, SMALL_BYTES, unreadAnswers } from "./answer-limits.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
+import { isEndedByCaller } from "./guard.ts";
 import { assertKinds } from "./kindless.ts";
 import { peerOf } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
@@ -52,9 +55,10 @@ export interface GrpcOptions {
   routes: ReadonlyMap<string, GrpcRoute>;
   gate: (call: CallHead) => Promise<void> | void;
   /** Takes a place among the calls in flight, when the request is complete. Throws OVERLOADED. */
-  enter: (method: DescMethod, values: ContextValues) => void;
+  enter: (method: DescMethod, values: ContextValues, connection: object) => void;
   /** Where the bytes of incomplete requests are counted. */
   requestBytes: ByteBudget;
+  answers: AnswerLimits;
   present: (error: unknown, call: { method: DescMethod; requestId: string }) => ConnectError;
   begin: (call: {
     method: DescMethod;
@@ -67,6 +71,7 @@ export interface GrpcOptions {
   limits: { bodyTimeoutMs: number };
 }
 
+const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 const BINARY = { readUnknownFields: false };
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
 const LINGER_MS = 100;
@@ -102,11 +107,20 @@ export class GrpcCall implements CallHead {
   readonly #stream: ServerHttp2Stream;
   readonly #headers: IncomingHttpHeaders;
   readonly #finish: (outcome: Outcome) => void;
-  readonly #shutDown = () => this.stop(this.#route.shutdownSignal?.reason);
+  readonly #shutDown = () => {
+    this.stop(this.#route.shutdownSignal?.reason);
+    this.#takenWithin(this.#options.answers.shutdownLingerMs);
+  };
+  /** What bytes are counted for. */
+  readonly #connection: object;
   #expiresAt: number;
   #timer: NodeJS.Timeout;
   #request: RequestBytes | undefined;
   #counted = true;
+  /** How the call ended, once its answer is written and before it is taken. */
+  #outcome: Outcome | undefined;
+  /** Bytes of the answer in the budget of unread ones. */
+  #unread = 0;
   #over = false;
   #whenOver: (() => void) | undefined;
   #drained: (() => void) | undefined;
@@ -121,6 +135,7 @@ export class GrpcCall implements CallHead {
     this.#route = route;
     this.#stream = stream;
     this.#headers = headers;
+    this.#connection = stream.session ?? stream;
     this.method = route.method;
     this.service = route.method.parent;
     const peer = peerOf(stream.session?.socket);
@@ -191,7 +206,7 @@ export class GrpcCall implements CallHead {
     if (this.#over) return;
     const stream = this.#stream;
     const { readMaxBytes } = this.#route;
-    const bytes = new RequestBytes(this.#options.requestBytes, stream.session ?? stream);
+    const bytes = new RequestBytes(this.#options.requestBytes, this.#connection);
     this.#request = bytes;
     stream.on("data", (chunk: Buffer) => {
       if (this.#over) return;
@@ -223,7 +238,7 @@ export class GrpcCall implements CallHead {
   }
 
   async #answer(body: Buffer): Promise<void> {
-    this.#options.enter(this.method, this.values);
+    this.#options.enter(this.method, this.values, this.#connection);
     const message = decode(this.method.input, envelope(body, this.method.methodKind.replace("_", "-")));
     await this.#route.answer(this, message);
   }
@@ -309,20 +324,35 @@ export class GrpcCall implements CallHead {
     return this.#stream.write(bytes);
   }
 
-  /** Resolves when what was written has left, or when the call is over. */
+  /** Resolves when what was written has left, or when the call is over: it ends where that takes too long. */
   drained(): Promise<void> {
     const stream = this.#stream;
     const { promise, resolve } = Promise.withResolvers<void>();
     if (this.#over || !stream.writableNeedDrain) resolve();
     else {
-      this.#drained = resolve;
-      stream.once("drain", resolve);
+      const limit = setTimeout(() => this.#giveUp(), this.#options.answers.timeoutMs);
+      const taken = () => {
+        clearTimeout(limit);
+        resolve();
+      };
+      this.#drained = taken;
+      stream.once("drain", taken);
     }
     return promise;
   }
 
   /** Ends the call with its last bytes, if there are any. */
   end(body?: Buffer): void {
+    const { budget, tally } = this.#options.answers;
+    if (this.#over) return;
+    if (body !== undefined && body.length > SMALL_BYTES) {
+      if (this.method.idempotency !== NO_SIDE_EFFECTS) budget.add(this.#connection, body.length);
+      else if (!budget.take(this.#connection, body.length)) {
+        tally.note("over_budget");
+        throw unreadAnswers();
+      }
+      this.#unread = body.length;
+    }
     this.#conclude(undefined, body);
   }
 
@@ -358,6 +388,8 @@ export class GrpcCall implements CallHead {
       "content-type": "application/grpc+proto",
       "x-request-id": this.requestId,
     };
+    // nginx would keep what is streamed until it has some kilobytes.
+    if (this.method.methodKind !== "unary") headers["x-accel-buffering"] = "no";
     this.#responseHeader?.forEach((value, name) => {
       headers[name] = value;
     });
@@ -386,6 +418,17 @@ export class GrpcCall implements CallHead {
     const outcome = this.#options.outcomeOf(error);
     // One that its caller has reset without an error is closed first, and nothing can be sent on it either.
     if (stream.destroyed || stream.closed) return this.#count(outcome);
+    try {
+      this.#send(error, body, outcome);
+    } catch (failure) {
+      // Such as a header of the handler's that HTTP does not allow.
+      if (!isEndedByCaller(failure)) this.#outcome = this.#options.outcomeOf(this.#options.present(failure, this));
+      stream.destroy();
+    }
+  }
+
+  #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: Outcome): void {
+    const stream = this.#stream;
     const trailers = this.#answerTrailers(error);
     // A failure before the first message is one frame, but for headers that must stay apart from the status.
     if (body === undefined && !stream.headersSent && (this.method.methodKind === "unary" || !this.#responseHeader)) {
@@ -396,15 +439,46 @@ export class GrpcCall implements CallHead {
       return;
     }
     this.#respond();
-    stream.once("wantTrailers", () => stream.sendTrailers(trailers));
+    stream.once("wantTrailers", () => stream.closed || stream.sendTrailers(trailers));
+    // What its caller has not read yet holds its place: it ends when the stream closes.
+    this.#outcome = outcome;
+    this.#sendRest(body, 0);
+  }
+
+  /** The last bytes piece by piece, each when the one before was taken; and the end. */
+  #sendRest(body: Buffer | undefined, at: number): void {
+    const stream = this.#stream;
+    if (stream.destroyed || stream.closed) return;
+    this.#takenWithin(this.#options.answers.timeoutMs);
+    const next = at + PIECE_BYTES;
     if (body === undefined) stream.end();
-    else stream.end(body);
-    // What its caller has not read yet holds its place.
-    if (stream.writableLength === 0 || this.method.methodKind === "unary") this.#count(outcome);
-    else stream.once("close", () => this.#count(outcome));
+    else if (next >= body.length) stream.end(at === 0 ? body : body.subarray(at));
+    else {
+      stream.write(body.subarray(at, next));
+      stream.once("drain", () => this.#sendRest(body, next));
+    }
+  }
+
+  #takenWithin(timeoutMs: number): void {
+    if (!this.#counted || this.#stream.destroyed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#giveUp(), timeoutMs);
+  }
+
+  /** The caller does not read: not even the reason would reach it, so the stream is reset. */
+  #giveUp(): void {
+    this.#options.answers.tally.note("answer_not_taken");
+    if (!this.#over) this.#leave();
+    this.#abortWith(toConnectError(new DomainError("CANCELLED", "The caller does not read its answer")));
+    this.#outcome = NOT_TAKEN;
+    this.#stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
   }
 
   #close(): void {
+    clearTimeout(this.#timer);
+    if (this.#unread > 0) this.#options.answers.budget.give(this.#connection, this.#unread);
+    this.#unread = 0;
+    if (this.#outcome !== undefined) this.#count(this.#outcome);
     if (!this.#over) {
       this.#leave();
       this.#abortWith(toConnectError(callerLeft()));

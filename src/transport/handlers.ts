@@ -34,6 +34,7 @@ import { health, type Readiness, shuttingDown } from "./health.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
 import { serverStreamingAnswer } from "./server-streaming.ts";
+import type { Tally } from "./tally.ts";
 import { unaryAnswer } from "./unary.ts";
 import { assertFewJsonValues } from "./values.ts";
 
@@ -66,6 +67,10 @@ export interface HandlerOptions {
   >;
   /** A stream without a key (health, reflection) lasts so long at most, in milliseconds; default: half an hour. */
   keylessStreamMs?: number;
+  /** Time for a caller to take the next piece of an answer, in milliseconds. */
+  answerTimeoutMs?: number;
+  /** Where it is counted what happens before and after calls; default: in the log alone. */
+  tally?: Tally | undefined;
   /** Where calls are counted and GET /metrics reads; default: in this process alone. */
   metrics?: MetricsSource | undefined;
   log: Logger;
@@ -96,7 +101,15 @@ export interface Served {
   gate: (call: CallHead) => Promise<void> | void;
   /** Is there room: when the request is complete. Throws OVERLOADED. */
   enter: (method: DescMethod, values: ContextValues) => void;
-  limitsOf: (method: DescMethod) => { readMaxBytes: number; maxTimeoutMs: number };
+  /** Whether an RPC needs no key. */
+  isOpen: (method: DescMethod) => boolean;
+  /** `shutdownSignal` ends those that have no end of their own. */
+  limitsOf: (method: DescMethod) => {
+    readMaxBytes: number;
+    maxTimeoutMs: number;
+    shutdownSignal?: AbortSignal;
+  };
+  methods: DescMethod[];
 }
 
 /**
@@ -218,7 +231,8 @@ export function createHandlers(
     }
   }
   const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
-  return { handlers, grpc, gate, enter, limitsOf };
+  const methods = [...served.keys(), ...open.keys()].flatMap((service) => service.methods);
+  return { handlers, grpc, gate, enter, isOpen: (method) => open.has(method.parent), limitsOf, methods };
 }
 
 /** A stream of requests takes its place with the first of them. */

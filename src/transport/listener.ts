@@ -1,28 +1,26 @@
 // One port for HTTP/2 and HTTP/1.1. Node's cleartext HTTP/2 server refuses HTTP/1.1, so without TLS the first
 // bytes of a connection decide which of two servers gets it; with TLS the handshake does (ALPN).
 import { once } from "node:events";
+import { createServer as createHttp1Server, type ServerOptions as Http1Options, type ServerResponse } from "node:http";
 import {
-  createServer as createHttp1Server,
-  type ServerOptions as Http1Options,
-  type IncomingMessage,
-  type ServerResponse,
-} from "node:http";
-import {
-  constants,
   createServer as createHttp2Server,
   createSecureServer,
-  type ServerOptions as Http2Options,
   type Http2Server,
   Http2ServerRequest,
   Http2ServerResponse,
   type IncomingHttpHeaders,
-  type ServerHttp2Session,
   type ServerHttp2Stream,
 } from "node:http2";
 import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Logger } from "pino";
-import type { Adapter, RequestHandler } from "./adapter.ts";
+import type { Adapter, NodeRequest, NodeResponse, RequestHandler } from "./adapter.ts";
+import { createGuard } from "./guard.ts";
+import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
+import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
+import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
+import { createTally, type Tally } from "./tally.ts";
 
 export interface ListenOptions {
   host: string;
@@ -42,6 +40,8 @@ export interface ListenOptions {
   idleTimeoutMs?: number;
   /** Connections are asked to reconnect at this age, give or take a tenth, so that they spread over processes. */
   maxConnectionAgeMs?: number;
+  /** Where it is counted what happens to connections; default: in the log alone. */
+  tally?: Tally;
   log: Logger;
 }
 
@@ -49,30 +49,14 @@ export interface Listener extends AsyncDisposable {
   port: number;
   /** Stops accepting, lets calls in flight end, cuts off what remains after the time. Resolves when every connection is closed. */
   drain(timeoutMs: number): Promise<void>;
+  /** Connections and streams that are open. */
+  open(): { connections: number; streams: number };
 }
 
-/** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
-const LINGER_MS = 100;
-/** Between the word that no call should come any more and the end of those that come: a round trip and some. */
-const GOAWAY_MS = 200;
-/** The highest id of a stream: a GOAWAY that names it refuses none. */
-const LAST_STREAM = 2 ** 31 - 1;
 /** Keep-alive probes find callers that vanished without a word. */
 const TCP = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
-const MAX_HEADER_BYTES = 16_384;
 /** Requests of an HTTP/1.1 connection that wait for the answer to the one before. */
 const MAX_PIPELINED = 32;
-const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-
-const HTTP2_LIMITS: Http2Options = {
-  settings: { maxConcurrentStreams: 100, maxHeaderListSize: MAX_HEADER_BYTES },
-  maxSessionInvalidFrames: 50,
-  maxSessionRejectedStreams: 20,
-  // Rapid reset (CVE-2023-44487): both must be set to have effect. Lower ones would end the connection of
-  // an honest caller whose short deadlines pass while the service is slow.
-  streamResetBurst: 1_000,
-  streamResetRate: 33,
-};
 
 /** Listens; rejects where the port cannot be had. */
 export async function listen(options: ListenOptions): Promise<Listener> {
@@ -90,107 +74,57 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     keepAliveTimeout: idleTimeoutMs / 5,
     connectionsCheckingInterval: Math.min(headersTimeoutMs, 5_000),
   };
+  const { tally = createTally({ log }) } = options;
+  const guard = createGuard(log);
   const sockets = new Set<Socket>();
   /** Connections that have not said yet what they speak. */
   const undecided = new Set<Socket>();
-  const sessions = new Set<ServerHttp2Session>();
-  /** Calls in flight of each HTTP/1.1 connection. */
-  const http1 = new Map<Socket, number>();
-  const inOrder = createPipelining(MAX_PIPELINED);
-  let draining = false;
+  const http1 = createHttp1Connections();
+  const sessions = createSessions({ idleTimeoutMs, maxConnectionAgeMs, tally, guard });
 
-  const onRequest = (request: Parameters<RequestHandler>[0], response: Parameters<RequestHandler>[1]) => {
-    if (!("stream" in request)) {
-      trackHttp1(request, response as ServerResponse);
-      inOrder(request, response as ServerResponse, () => options.request(request, response));
-      return;
-    }
-    // Node announces maxHeaderListSize to HTTP/2 callers but does not hold them to it.
-    if (request.rawHeaders.reduce((bytes, text) => bytes + text.length, 0) > MAX_HEADER_BYTES) {
-      response.statusCode = 431;
-      response.end();
-      return;
-    }
-    options.request(request, response);
-  };
+  const inOrder = createPipelining(MAX_PIPELINED, () => tally.note("pipelined"));
+  const serve = guard(options.request, (_, response) => response.destroy());
+
+  const onRequest = guard(
+    (request: NodeRequest, response: NodeResponse) => {
+      joinKeys(request.headers, request.rawHeaders);
+      if (!("stream" in request)) {
+        http1.begin(request, response as ServerResponse);
+        inOrder(request, response as ServerResponse, () => serve(request, response));
+        return;
+      }
+      if (sizeOf(request.rawHeaders) > MAX_HEADER_BYTES) {
+        // Node announces maxHeaderListSize to HTTP/2 callers but does not hold them to it.
+        tally.note("headers_too_large");
+        response.statusCode = 431;
+        response.end();
+        return;
+      }
+      options.request(request, response);
+    },
+    (_, response) => response.destroy(),
+  );
 
   /** What Node does for a listener of "request", but for the streams that are served without one. */
-  const onStream = (
-    stream: ServerHttp2Stream,
-    headers: IncomingHttpHeaders,
-    _flags: number,
-    rawHeaders: string[],
-  ): void => {
-    // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
-    stream.on("error", () => {});
-    // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
-    if (stream.destroyed || stream.closed) return;
-    try {
-      const bytes = rawHeaders.reduce((sum, text) => sum + text.length, 0);
-      if (bytes <= MAX_HEADER_BYTES && options.stream?.(stream, headers)) return;
+  const onStream = guard(
+    (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _flags: number, rawHeaders: string[]) => {
+      // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
+      stream.on("error", () => {});
+      // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
+      if (stream.destroyed || stream.closed) return;
+      joinKeys(headers, rawHeaders);
+      if (sizeOf(rawHeaders) <= MAX_HEADER_BYTES && options.stream?.(stream, headers)) return;
       const request = new Http2ServerRequest(stream, headers, {}, rawHeaders);
       const response = new Http2ServerResponse(stream);
+      request.on("error", () => {});
+      response.on("error", () => {});
       if (headers.expect === "100-continue") response.writeContinue();
       onRequest(request, response);
-    } catch (error) {
-      // Nothing that a caller sends may end the process.
-      log.error({ code: (error as NodeJS.ErrnoException).code }, "a stream could not be served");
-      stream.destroy();
-    }
-  };
+    },
+    (stream) => stream.destroy(),
+  );
 
-  function trackHttp1(request: IncomingMessage, response: ServerResponse): void {
-    const { socket } = request;
-    http1.set(socket, (http1.get(socket) ?? 0) + 1);
-    if (draining) response.shouldKeepAlive = false;
-    const { writeHead } = response;
-    response.writeHead = ((...head: Parameters<typeof writeHead>) => {
-      if (!request.complete) closeAfterAnswer(socket, response);
-      return writeHead.apply(response, head);
-    }) as typeof writeHead;
-    response.once("close", () => {
-      const calls = (http1.get(socket) ?? 1) - 1;
-      if (http1.has(socket)) http1.set(socket, calls);
-      if (draining && calls === 0) socket.end();
-    });
-  }
-
-  function trackSession(session: ServerHttp2Session): void {
-    sessions.add(session);
-    let calls = 0;
-    const closeWhenIdle = () => setTimeout(() => retire(session), idleTimeoutMs).unref();
-    let idle = closeWhenIdle();
-    const age = setTimeout(() => retire(session), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
-    session.on("stream", (stream: ServerHttp2Stream) => {
-      calls += 1;
-      clearTimeout(idle);
-      stream.once("close", () => {
-        calls -= 1;
-        if (calls === 0 && !session.closed) idle = closeWhenIdle();
-      });
-      // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the
-      // session with it. close(NO_ERROR) and resume() cut the answer or do nothing.
-      stream.once("finish", () => {
-        setTimeout(() => {
-          if (!stream.destroyed && !stream.readableEnded) stream.destroy();
-        }, LINGER_MS).unref();
-      });
-    });
-    session.on("error", () => {});
-    session.once("close", () => {
-      sessions.delete(session);
-      clearTimeout(idle);
-      clearTimeout(age);
-    });
-    if (draining) retire(session);
-  }
-
-  /** Calls that cross the goodbye are served: refused, connect-node takes them for INTERNAL, and not for one to send again. */
-  function retire(session: ServerHttp2Session): void {
-    if (session.closed || session.destroyed) return;
-    session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM);
-    setTimeout(() => session.close(), GOAWAY_MS);
-  }
+  const onSession = guard(sessions.track, (session) => session.destroy());
 
   const trackSocket = (socket: Socket) => {
     sockets.add(socket);
@@ -198,7 +132,6 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     socket.once("close", () => {
       sockets.delete(socket);
       undecided.delete(socket);
-      http1.delete(socket);
     });
   };
 
@@ -206,28 +139,44 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   // The second (not in the types yet) is for workers: when all have so many, they would hand a further connection to
   // each other without end.
   Object.assign(server, { maxConnections, dropMaxConnection: true });
-  server.on("error", (error: NodeJS.ErrnoException) => log.error({ code: error.code }, "listener failed"));
   server.listen({ port: options.port, host: options.host });
   await once(server, "listening");
+  server.on("error", (error: NodeJS.ErrnoException) => log.error({ code: error.code }, "listener failed"));
 
   function cleartext(): Server {
     const http2Server = createHttp2Server(HTTP2_LIMITS);
     http2Server.on("stream", onStream);
     const http1Server = createHttp1Server(http1Limits, onRequest);
-    http2Server.on("session", trackSession);
+    http2Server.on("session", onSession);
     // It does not listen itself, but only then does it begin to watch headersTimeout and requestTimeout.
     http1Server.emit("listening");
-    return createNetServer({ ...TCP, allowHalfOpen: true }, (socket) => {
-      trackSocket(socket);
-      undecided.add(socket);
-      sniff(socket, headersTimeoutMs, (protocol) => {
+    const onSpoken = guard(
+      (socket: Socket, spoken: Spoken) => {
         undecided.delete(socket);
-        if (protocol === "h1") http1.set(socket, 0);
+        if (spoken === "tls") {
+          tally.note("tls_on_cleartext");
+          socket.end(TLS_ALERT, () => socket.destroy());
+          return;
+        }
+        if (spoken === "h1") http1.track(socket);
         // An HTTP/2 connection whose caller says goodbye has nothing more to tell.
         else socket.allowHalfOpen = false;
-        (protocol === "h2" ? http2Server : http1Server).emit("connection", socket);
-      });
-    });
+        (spoken === "h2" ? http2Server : http1Server).emit("connection", socket);
+      },
+      (socket) => socket.destroy(),
+    );
+    const onConnection = guard(
+      (socket: Socket) => {
+        trackSocket(socket);
+        undecided.add(socket);
+        sniff(socket, headersTimeoutMs, {
+          decide: (spoken) => onSpoken(socket, spoken),
+          silent: () => tally.note("silent"),
+        });
+      },
+      (socket) => socket.destroy(),
+    );
+    return createNetServer({ ...TCP, allowHalfOpen: true }, onConnection);
   }
 
   function secure({ cert, key, clientCa }: NonNullable<ListenOptions["tls"]>): Server {
@@ -246,69 +195,50 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     server.removeAllListeners("newListener");
     server.on("request", onRequest);
     server.on("stream", onStream);
-    server.on("session", trackSession);
+    server.on("session", onSession);
     server.on("connection", trackSocket);
     server.on("secureConnection", (socket) => {
       trackSocket(socket);
-      if (socket.alpnProtocol !== "h2") http1.set(socket, 0);
+      if (socket.alpnProtocol !== "h2") http1.track(socket);
     });
-    server.on("tlsClientError", (_, socket) => socket.destroy());
+    server.on("tlsClientError", (_, socket) => {
+      tally.note("tls_failed");
+      socket.destroy();
+    });
     return server as unknown as Server;
   }
 
   async function drain(timeoutMs: number): Promise<void> {
-    draining = true;
+    // Whoever has connected already, and is not accepted yet, is served: the loop accepts before it comes here.
+    await nextTurn();
     const closed = new Promise((resolve) => server.close(resolve));
-    for (const session of sessions) retire(session);
-    for (const [socket, calls] of http1) if (calls === 0) socket.destroy();
-    for (const socket of undecided) socket.destroy();
+    sessions.retireAll();
+    http1.retireAll();
+    const silent = setTimeout(() => {
+      for (const socket of undecided) socket.destroy();
+    }, LINGER_MS);
     const cut = setTimeout(() => {
-      for (const session of sessions) session.destroy();
+      log.warn({ connections: sockets.size }, "the time to drain is over: cutting off what is open");
+      sessions.destroyAll();
       for (const socket of sockets) socket.destroy();
     }, timeoutMs);
     await closed;
+    clearTimeout(silent);
     clearTimeout(cut);
   }
 
-  return { port: (server.address() as AddressInfo).port, drain, [Symbol.asyncDispose]: () => drain(0) };
+  const open = () => ({ connections: sockets.size, streams: sessions.streams() });
+  return { port: (server.address() as AddressInfo).port, drain, open, [Symbol.asyncDispose]: () => drain(0) };
 }
 
-/**
- * For an answer that comes before the end of its request: the unread rest would hold the connection, and the
- * caller, who may have written all of it, would put its next call behind. So the answer says that the connection
- * closes, and it closes in two steps: at once, the answer would be lost with what is unread (RFC 9112, 9.6).
- */
-function closeAfterAnswer(socket: Socket, response: ServerResponse): void {
-  response.shouldKeepAlive = false;
-  socket.destroySoon = () => {
-    socket.end();
-    setTimeout(() => socket.destroy(), LINGER_MS).unref();
-  };
-}
+const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);
 
-/** Tells by its first bytes whether a connection speaks HTTP/2, puts them back and says so. Silence is given up. */
-function sniff(socket: Socket, timeoutMs: number, decide: (protocol: "h1" | "h2") => void): void {
-  let seen = Buffer.alloc(0);
-  const timer = setTimeout(() => socket.destroy(), timeoutMs).unref();
-  const onReadable = () => {
-    const chunk: Buffer | null = socket.read();
-    if (chunk === null) return;
-    seen = Buffer.concat([seen, chunk]);
-    const length = Math.min(seen.length, PREFACE.length);
-    const matches = seen.subarray(0, length).equals(PREFACE.subarray(0, length));
-    if (matches && length < PREFACE.length) return;
-    stop();
-    socket.unshift(seen);
-    decide(matches ? "h2" : "h1");
-  };
-  const onEnd = () => socket.destroy();
-  const stop = () => {
-    clearTimeout(timer);
-    socket.off("readable", onReadable);
-    socket.off("end", onEnd);
-    socket.off("close", stop);
-  };
-  socket.on("readable", onReadable);
-  socket.on("end", onEnd);
-  socket.on("close", stop);
+/** Node keeps the first of two headers authorization, proxies and others the last: both, so that none is valid. */
+function joinKeys(headers: IncomingHttpHeaders, rawHeaders: string[]): void {
+  let keys: string[] | undefined;
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i] as string;
+    if (name.length === 13 && name.toLowerCase() === "authorization") (keys ??= []).push(rawHeaders[i + 1] as string);
+  }
+  if (keys !== undefined && keys.length > 1) headers.authorization = keys.join(", ");
 }

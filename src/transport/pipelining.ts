@@ -6,8 +6,8 @@ import type { Socket } from "node:net";
 /** Serves the request when those before it on its connection have their answers. */
 export type Pipelining = (request: IncomingMessage, response: ServerResponse, serve: () => void) => void;
 
-/** At most `max` requests of a connection wait. */
-export function createPipelining(max: number): Pipelining {
+/** At most `max` requests of a connection wait; at one too many `exceeded` is called, and the connection closed. */
+export function createPipelining(max: number, exceeded: () => void): Pipelining {
   const connections = new WeakMap<Socket, (() => void)[]>();
 
   return ({ socket }, response, serve) => {
@@ -15,6 +15,7 @@ export function createPipelining(max: number): Pipelining {
     if (socket.destroyed) return;
     const waiting = connections.get(socket);
     if (waiting !== undefined && waiting.length >= max) {
+      exceeded();
       waiting.length = 0;
       socket.destroy();
       return;

@@ -51,6 +51,13 @@ function answers(services: readonly DescService[]) {
   /** A method, field or enum value is found by its parent. */
   const fileOf = (symbol: string) =>
     (registry.get(symbol) ?? registry.get(symbol.slice(0, Math.max(0, symbol.lastIndexOf(".")))))?.file;
+  /** A file with all that it imports is some 30 kB: it is encoded once, not for everyone who asks. */
+  const described = new Map<DescFile | undefined, ReturnType<typeof describe>>();
+  const describeOnce = (file: DescFile | undefined) => {
+    const answer = described.get(file) ?? describe(file);
+    described.set(file, answer);
+    return answer;
+  };
   const extensionsOf = (typeName: string) =>
     Array.from(registry).filter((type) => type.kind === "extension" && type.extendee.typeName === typeName);
 
@@ -62,15 +69,15 @@ function answers(services: readonly DescService[]) {
           value: { service: services.map((service) => ({ name: service.typeName })) },
         } as const;
       case "fileByFilename":
-        return describe(files.get(request.value));
+        return describeOnce(files.get(request.value));
       case "fileContainingSymbol":
-        return describe(fileOf(request.value));
+        return describeOnce(fileOf(request.value));
       case "fileContainingExtension": {
         const { containingType, extensionNumber } = request.value;
         const found = extensionsOf(containingType).find(
           (type) => type.kind === "extension" && type.number === extensionNumber,
         );
-        return describe(found?.file);
+        return describeOnce(found?.file);
       }
       case "allExtensionNumbersOfType": {
         const baseTypeName = request.value;

@@ -29,7 +29,8 @@ export interface Batch {
   more: boolean;
 }
 
-const PAGE_EVENTS = 500;
+/** Of the log at once. */
+const BOUND = { rows: 500, bytes: 1024 * 1024 };
 /** An event is committed at most so long after its recorded_at: statements and idle transactions have their limits. */
 const COMMIT_MARGIN = 60_000_000n;
 
@@ -75,11 +76,11 @@ export async function readBacklog(
   const { catchUp, positionAt } = endpoint;
   const subscription = endpoint as Subscription;
   if (catchUp !== undefined) {
-    const events = await readStatements(orm, organizationId, (db) =>
-      readEventsByTime(db, organizationId, catchUp, PAGE_EVENTS),
+    const { rows: events, isCut } = await readStatements(orm, organizationId, (db) =>
+      readEventsByTime(db, organizationId, catchUp, BOUND),
     );
     const last = events.at(-1);
-    const more = events.length === PAGE_EVENTS && last !== undefined;
+    const more = (isCut || events.length === BOUND.rows) && last !== undefined;
     return {
       deliveries: deliveriesTo(endpointId, subscription, events),
       position: undefined,

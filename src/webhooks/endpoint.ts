@@ -3,6 +3,7 @@
 // endpoint's row, so that rounds, replays and changes of the endpoint follow each other, and fails once another
 // process has the lease.
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Part } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/queries.ts";
 import type { Slots } from "../db/slots.ts";
@@ -172,7 +173,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const inHand = [...ready.map(({ id }) => id), ...underWay.keys()];
     if (fetches) mayHaveDue = false;
     const limit = fetches ? MANY_READY - ready.length : 0;
-    let after: { row: webhooks.LeasedEndpoint; due: webhooks.DueDelivery[] };
+    let after: { row: webhooks.LeasedEndpoint; due: Part<webhooks.DueDelivery> };
     try {
       after = await shared.connections(organizationId, () => write(current, written, batch, rest, { inHand, limit }));
     } catch (error) {
@@ -182,7 +183,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       return true;
     }
     readAt = performance.now();
-    const { row, due } = after;
+    const { row } = after;
+    const { rows: due, isCut } = after.due;
     endpoint = row;
     done = done.slice(written.length);
     const finished = written.filter(({ outcome }) => outcome.state !== "PENDING");
@@ -192,7 +194,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       endpoint = { ...row, isEnabled: false };
     }
     ready.push(...due);
-    if (fetches) wasShort = due.length < limit;
+    if (fetches) wasShort = due.length < limit && !isCut;
     mayHaveDue ||= fetches && !wasShort;
     mayHaveEvents ||= batch?.more ?? false;
     return batch !== undefined || written.length > 0 || due.length > 0;
@@ -222,7 +224,9 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
         webhooks.writeOutcomes(db, organizationId, outcomes, ahead()),
         webhooks.enqueue(db, organizationId, endpointId, deliveries, ahead()),
         webhooks.releaseNext(db, organizationId, endpointId, subjects, ahead()),
-        limit === 0 ? [] : webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
+        limit === 0
+          ? { rows: [], isCut: false }
+          : webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
       ]);
       // What was chosen by the filters of before is chosen again; and who was enabled anew begins without failures.
       if (row.etag !== current.etag) throw new EndpointChanged();

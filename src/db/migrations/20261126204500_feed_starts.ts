@@ -81,6 +81,22 @@ export class FeedStarts extends Migration {
         end if;
         update public.feed_mark set start = (select id from public.feed_epoch), xid = own_xid, snapshot = pg_current_snapshot();
       end $$`);
+    // Called by whoever writes to the log in a start that is not yet known: what is written in it must not be taken for
+    // what the one before has reached. In another log all positions are expired anyway, and the default cannot be changed by
+    // a statement that inserts.
+    this.addSql(`
+      create function note_feed_start() returns bool
+      language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+      as $$
+      begin
+        if exists (select from public.feed_epoch f
+            where regexp_replace(f.cluster, '^([^/]*)/[^/]*', '\\1') = regexp_replace(public.feed_cluster(), '^([^/]*)/[^/]*', '\\1')) then
+          perform public.move_feed_epoch();
+        end if;
+        return true;
+      end $$`);
+    this.addSql(`revoke all on function note_feed_start() from public`);
+    this.addSql(`grant execute on function note_feed_start() to entity_service`);
     // What is committed by now is here from now on, whatever becomes of what is committed later.
     this.addSql(`
       create function mark_feed() returns setof public.feed_mark

@@ -115,7 +115,8 @@ export type ListTransactionsRequest = Message<"entity.v1.ListTransactionsRequest
   lookup?: EntityLookup | undefined;
 
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -234,7 +235,8 @@ export type ListUserEventsRequest = Message<"entity.v1.ListUserEventsRequest"> &
   lookup?: EntityLookup | undefined;
 
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 2;
    */

@@ -161,7 +161,9 @@ export const GetEntityResponseSchema: GenMessage<GetEntityResponse> = /*@__PURE_
  */
 export type BatchGetEntitiesRequest = Message<"entity.v1.BatchGetEntitiesRequest"> & {
   /**
-   * 1 to 1000 lookups; the same one twice is answered twice.
+   * 1 to 1000 lookups; the same one twice is answered twice. The answer has room
+   * for 3.5 MiB: an item beyond is MESSAGE_TOO_LARGE, to be asked for in another
+   * call.
    *
    * @generated from field: repeated entity.v1.EntityLookup lookups = 1;
    */
@@ -304,7 +306,8 @@ export type ListEntitiesRequest = Message<"entity.v1.ListEntitiesRequest"> & {
   showDeleted: boolean;
 
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 9;
    */
@@ -1020,7 +1023,8 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
   to?: Timestamp | undefined;
 
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 8;
    */

@@ -124,7 +124,8 @@ export const GetOrganizationResponseSchema: GenMessage<GetOrganizationResponse> 
  */
 export type ListOrganizationsRequest = Message<"entity.v1.ListOrganizationsRequest"> & {
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 1;
    */
@@ -344,7 +345,8 @@ export type ListApiKeysRequest = Message<"entity.v1.ListApiKeysRequest"> & {
   organizationId: string;
 
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 2;
    */

@@ -125,7 +125,8 @@ export const GetWebhookEndpointResponseSchema: GenMessage<GetWebhookEndpointResp
  */
 export type ListWebhookEndpointsRequest = Message<"entity.v1.ListWebhookEndpointsRequest"> & {
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 1;
    */
@@ -433,7 +434,8 @@ export type ListWebhookDeliveriesRequest = Message<"entity.v1.ListWebhookDeliver
   to?: Timestamp | undefined;
 
   /**
-   * How many at most: 100 when 0, capped at 1000.
+   * How many at most: 100 when 0, capped at 1000. A page may be shorter: it ends
+   * before about 3 MiB.
    *
    * @generated from field: int32 page_size = 7;
    */

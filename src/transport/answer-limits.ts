@@ -1,0 +1,82 @@
+// What is written to callers who do not read is bounded: in time by a limit for each piece, in bytes by a budget.
+import { DomainError } from "../domain/errors.ts";
+import type { ByteBudget } from "./byte-budget.ts";
+import type { Tally } from "./tally.ts";
+
+export interface AnswerLimits {
+  /** Time for a caller to take the next piece of an answer, in milliseconds; what is longer ends the call. */
+  timeoutMs: number;
+  /** Time for a caller to take the last word of a stream that the end of the process cuts off. */
+  shutdownLingerMs: number;
+  /** Bytes of answers that are not taken yet, of those larger than SMALL_BYTES. */
+  budget: ByteBudget;
+  tally: Tally;
+}
+
+/** What is given to a stream at once; the rest waits until that has left. */
+export const PIECE_BYTES = 128 * 1024;
+/** Smaller answers are refused to nobody: the number of calls bounds them. */
+export const SMALL_BYTES = 64 * 1024;
+
+export const unreadAnswers = (): DomainError =>
+  new DomainError("OVERLOADED", "Answers that were not read yet hold the memory for this one: read them, and retry", {
+    retry_after_ms: "500",
+  });
+
+/** How a call ends whose caller does not take the answer. */
+export const NOT_TAKEN = { code: "RESOURCE_EXHAUSTED", reason: "ANSWER_NOT_TAKEN" } as const;
+
+/**
+ * The body in pieces, each of which must be taken before the next is made; `giveUp` is called where one is not
+ * taken in time. Taken means: the next is asked for, and for the last, that `whenOver` calls back.
+ */
+export async function* inTime(
+  body: AsyncIterable<Uint8Array>,
+  {
+    limits,
+    connection,
+    giveUp,
+    whenOver,
+    shutdownSignal,
+  }: {
+    limits: AnswerLimits;
+    connection: object;
+    giveUp: () => void;
+    whenOver: (listener: () => void) => void;
+    shutdownSignal: AbortSignal | undefined;
+  },
+): AsyncGenerator<Uint8Array> {
+  let timer: NodeJS.Timeout | undefined;
+  let held = 0;
+  const start = () => {
+    clearTimeout(timer);
+    timer = setTimeout(giveUp, limits.timeoutMs);
+  };
+  const hurry = () => {
+    if (timer === undefined) return;
+    clearTimeout(timer);
+    timer = setTimeout(giveUp, limits.shutdownLingerMs);
+  };
+  const hold = (bytes: number) => {
+    if (bytes - held !== 0) limits.budget.add(connection, bytes - held);
+    held = bytes;
+  };
+  shutdownSignal?.addEventListener("abort", hurry);
+  whenOver(() => {
+    clearTimeout(timer);
+    hold(0);
+    shutdownSignal?.removeEventListener("abort", hurry);
+  });
+  for await (const chunk of body) {
+    if (chunk.length > SMALL_BYTES) hold(chunk.length);
+    for (let at = 0; at < chunk.length; at += PIECE_BYTES) {
+      start();
+      yield chunk.length <= PIECE_BYTES ? chunk : chunk.subarray(at, at + PIECE_BYTES);
+    }
+    clearTimeout(timer);
+    timer = undefined;
+    hold(0);
+  }
+  // For the end itself, which waits behind what was written last.
+  start();
+}
