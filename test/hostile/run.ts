@@ -226,7 +226,13 @@ async function judgeLines(
     try {
       const { level, msg, code, reason, error } = JSON.parse(line);
       if (level !== "error" && level !== "fatal") return;
-      const why = [error?.name, error?.code, error?.cause?.name, error?.cause?.code, ...(error?.frames ?? []).slice(0, 3)];
+      const why = [
+        error?.name,
+        error?.code,
+        error?.cause?.name,
+        error?.cause?.code,
+        ...(error?.frames ?? []).slice(0, 3),
+      ];
       count(errors, [level, msg, code, reason, ...why].filter((part) => part !== undefined).join(" "));
     } catch {
       count(problems, line.slice(0, 120));
