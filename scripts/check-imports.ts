@@ -52,14 +52,8 @@ const mayImport: Record<string, string[]> = {
     ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
   ],
   "src/server.ts": [
-    ...[
-      "src/config.ts",
-      "src/log.ts",
-      "src/routes.ts",
-      "src/rpc/well-formed.ts",
-      "src/secret-file.ts",
-      "src/signals.ts",
-    ],
+    ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts"],
+    ...["src/secret-file.ts", "src/signals.ts"],
     ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
   ],
   "src/routes.ts": ["src/rpc/", generated],

@@ -31,6 +31,8 @@ const LIST = "/entity.v1.EntityService/ListEntities";
 const BATCH = "/entity.v1.EntityService/BatchGetEntities";
 const RECORD = "/entity.v1.ActivityService/RecordTransactions";
 const LOOKUP = envelope(Buffer.from([0x0a, 0x03, 0x12, 0x01, 0x78]));
+/** `{list_services: ""}`. */
+const REFLECTION = envelope(Buffer.from([0x3a, 0]));
 /** Places that callers without a key may hold together, at most; whatever the service allows is below. */
 const MAX_OPEN = 2_000;
 
@@ -70,13 +72,14 @@ async function openStreams(
   head: Buffer,
   body: Buffer | undefined,
   holdMs: number,
+  isComplete = true,
 ): Promise<number> {
   const made = await Promise.all(Array.from({ length: connections }, () => open(one.port)));
   for (const connection of made) {
     const parts = [PREFACE, settings()];
     for (let i = 0; i < 100; i++) {
       parts.push(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1 + 2 * i, head));
-      if (body !== undefined) parts.push(frame(FRAME.DATA, FLAG.END_STREAM, 1 + 2 * i, body));
+      if (body !== undefined) parts.push(frame(FRAME.DATA, isComplete ? FLAG.END_STREAM : 0, 1 + 2 * i, body));
     }
     await connection.send(Buffer.concat(parts));
     one.sent(100);
@@ -339,7 +342,7 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
   "starve by imports": (one) =>
     openStreams(one, 3, callHead("/entity.v1.EntityService/ImportEntities", one.party.keys.all), undefined, 6_000),
   async healthwatch(one) {
-    const held = await openStreams(one, 60, callHead("/grpc.health.v1.Health/Watch"), envelope(Buffer.alloc(0)), 4_000);
+    const held = await openStreams(one, 60, callHead("/grpc.health.v1.Health/Watch"), envelope(Buffer.alloc(0)), 8_000);
     if (held > MAX_OPEN) one.failed(`${held} health watches at once without a key`);
   },
   async "reflection without end"(one) {
@@ -347,8 +350,9 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
       one,
       60,
       callHead("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
-      undefined,
-      4_000,
+      REFLECTION,
+      8_000,
+      false,
     );
     if (held > MAX_OPEN) one.failed(`${held} reflection streams at once without a key`);
   },
