@@ -18,6 +18,8 @@ if (base === undefined) {
     const archive = git("archive", base, "proto", "buf.yaml");
     execFileSync("tar", ["-x", "-C", before], { input: archive });
     cpSync(join(root, "third_party"), join(before, "third_party"), { recursive: true, dereference: true });
+    // So may be what is declared in proto/ beside the contract.
+    cpSync(join(root, "proto/google"), join(before, "proto/google"), { recursive: true, force: false });
     execFileSync(join(root, "node_modules/.bin/buf"), ["breaking", "--against", before], {
       cwd: root,
       stdio: "inherit",

@@ -8,7 +8,6 @@ const modules = new URL("../node_modules/", import.meta.url);
 const target = new URL("../third_party/", import.meta.url);
 
 const protos: Record<string, string> = {
-  "google/rpc/status.proto": "google-gax/build/protos/google/rpc/status.proto",
   "google/rpc/error_details.proto": "google-gax/build/protos/google/rpc/error_details.proto",
   "grpc/health/v1/health.proto": "grpc-health-check/proto/health/v1/health.proto",
   "grpc/reflection/v1/reflection.proto": "@grpc/reflection/build/proto/grpc/reflection/v1/reflection.proto",

@@ -224,7 +224,10 @@ const wholeNumber = (min: number, max: number) => (text: string) => {
 
 function time(text: string): Date {
   const date = new Date(text);
-  if (!/^\d{4}-\d\d-\d\dT.*(Z|[+-]\d\d:\d\d)$/.test(text) || Number.isNaN(date.getTime())) {
+  const day = new Date(text.slice(0, 10));
+  // A Date takes 30 February for the first of March.
+  const isDay = !Number.isNaN(day.getTime()) && day.toISOString().startsWith(text.slice(0, 10));
+  if (!/^\d{4}-\d\d-\d\dT.*(Z|[+-]\d\d:\d\d)$/.test(text) || Number.isNaN(date.getTime()) || !isDay) {
     throw new InvalidArgumentError("It must be a time with its zone, as in 2027-01-31T00:00:00Z.");
   }
   return date;
@@ -234,6 +237,8 @@ async function serve(config: Config): Promise<void> {
   if (config.workers > 1 && cluster.isWorker) return (await import("./worker.ts")).serveAsWorker(config);
   // From the first moment: a signal during the start ends it in good order too.
   const signals = heedSignals(["SIGTERM", "SIGINT"]);
+  let reload = () => {};
+  process.on("SIGHUP", () => reload());
   const { createLogger } = await import("./log.ts");
   const log = createLogger(config.logLevel);
   const starting =
@@ -241,6 +246,7 @@ async function serve(config: Config): Promise<void> {
       ? (await import("./cluster.ts")).startCluster(config, log)
       : (await import("./server.ts")).startServer(config, log);
   const server = await starting;
+  ({ reload } = server);
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
     log.info({ file }, "made an API key for the new database");

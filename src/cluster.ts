@@ -25,6 +25,7 @@ export type ToWorker =
   | ({ kind: "start" } & Start)
   | { kind: "open" }
   | { kind: "drain" }
+  | { kind: "reload" }
   | { kind: "report" }
   | { kind: "sum"; id: number; text: string };
 
@@ -64,6 +65,7 @@ export async function startCluster(config: Config, log: Logger): Promise<Server>
   const started = starting.move();
   return {
     port,
+    reload: workers.reload,
     bootstrapKey,
     failed,
     open: workers.open,
@@ -95,6 +97,8 @@ interface Workers extends AsyncDisposable {
   /** Those that have not ended yet. */
   open(): { workers: number };
   kill(): void;
+  /** Tells all. */
+  reload(): void;
 }
 
 function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger): Workers {
@@ -206,8 +210,11 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
     phase = "stopping";
     for (const { worker } of running.values()) worker.process.kill("SIGKILL");
   };
+  const reload = () => {
+    for (const one of running.values()) tell(one, { kind: "reload" });
+  };
   const open = () => ({ workers: running.size });
-  return { opened: opened.promise, failed: failed.promise, open, kill, [Symbol.asyncDispose]: stop };
+  return { opened: opened.promise, failed: failed.promise, open, kill, reload, [Symbol.asyncDispose]: stop };
 }
 
 function tell({ worker }: Running, message: ToWorker): void {

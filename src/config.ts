@@ -13,6 +13,8 @@ export interface Config {
   /** Processes that serve the port; over 1, one more holds the database and watches them. */
   workers: number;
   tls: { cert: string; key: string; clientCa: string | undefined } | undefined;
+  /** How often the files of TLS are read again, in milliseconds. */
+  tlsReloadMs: number;
   bootstrapApiKey: string | undefined;
   /** Where every event is published to; undefined: nowhere. */
   nats:
@@ -184,6 +186,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     port: integer("PORT", 50051, 0, 65535),
     workers,
     tls: cert !== undefined && key !== undefined ? { cert, key, clientCa } : undefined,
+    tlsReloadMs: integer("TLS_RELOAD_MS", 10_000, 100, 86_400_000),
     bootstrapApiKey,
     nats: nats(),
     logLevel,

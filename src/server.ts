@@ -1,6 +1,5 @@
 // The composition root: database, RPCs, transport; and the order in which they begin and end.
 import { readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
@@ -26,6 +25,7 @@ import { writeSecretFile } from "./secret-file.ts";
 import type { OpenThings } from "./signals.ts";
 import { createAdapter } from "./transport/adapter.ts";
 import { listenForAdmin } from "./transport/admin.ts";
+import { readTls, watchTls } from "./transport/certificates.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
 import { createTally } from "./transport/tally.ts";
@@ -35,6 +35,8 @@ import { type AllowList, parseAllowList } from "./webhooks/url.ts";
 
 export interface Server extends AsyncDisposable {
   port: number;
+  /** Reads again what may have changed: the files of TLS. */
+  reload(): void;
   /** The secret of the key that was made for an empty database, and the file it was written to. */
   bootstrapKey: { secret: string; file: string } | undefined;
   /** Resolves when the service cannot go on, with the reason. */
@@ -74,6 +76,7 @@ export async function startServer(
   const started = starting.move();
   return {
     port: endpoint.port,
+    reload: endpoint.reload,
     bootstrapKey,
     failed: database.lost,
     open: endpoint.open,
@@ -126,6 +129,7 @@ export interface Endpoint extends AsyncDisposable {
   begin(): Promise<void>;
   /** What has not ended yet, by kind. */
   open(): OpenThings;
+  reload(): void;
 }
 
 /** Serves what `prepare` has prepared; needs no database to begin. Disposing drains. */
@@ -167,11 +171,7 @@ export async function listenOn(
   };
   const readiness = createReadiness();
   const shutdown = new AbortController();
-  const tls = config.tls && {
-    cert: await readFile(config.tls.cert, "utf8"),
-    key: await readFile(config.tls.key, "utf8"),
-    clientCa: config.tls.clientCa === undefined ? undefined : await readFile(config.tls.clientCa, "utf8"),
-  };
+  const tls = config.tls && (await readTls(config.tls));
   const tally = createTally({ log, registry: metrics.registry });
   const { inFlight, ...adapter } = createAdapter({
     services: (router) => routes(router, deps),
@@ -188,6 +188,8 @@ export async function listenOn(
   });
   const { host, port } = config;
   const listener = await whilePortIsTaken(log, port, () => listen({ host, port, tls, tally, log, ...adapter }));
+  const certificates =
+    config.tls && tls && watchTls(config.tls, tls, { everyMs: config.tlsReloadMs, use: listener.setTls, log });
   registerBuild(metrics.registry, { version: VERSION, readiness });
   const admin =
     config.metricsPort === undefined
@@ -229,8 +231,10 @@ export async function listenOn(
         sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
     },
     open: () => ({ calls: inFlight(), ...listener.open() }),
+    reload: async () => certificates?.check(),
     async [Symbol.asyncDispose]() {
       clearInterval(checks);
+      certificates?.[Symbol.dispose]();
       readiness.set(false);
       // Whoever asks for health every so often learns of it before the port is closed.
       await sleep(config.lameDuckMs);

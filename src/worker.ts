@@ -20,6 +20,9 @@ export async function serveAsWorker(config: Config): Promise<void> {
   process.on("SIGINT", () => {});
   const signals = heedSignals(["SIGTERM"]);
   void signals.stop.then(stopped.resolve);
+  // As may SIGHUP; each worker reads its files itself.
+  let reload = () => {};
+  process.on("SIGHUP", () => reload());
   cluster.worker?.once("disconnect", () => {
     // Without this Node would end the process here, and the calls in it.
     if (cluster.worker !== undefined) cluster.worker.exitedAfterDisconnect = true;
@@ -30,6 +33,7 @@ export async function serveAsWorker(config: Config): Promise<void> {
     if (message.kind === "start") told.resolve(message);
     else if (message.kind === "open") opened.resolve();
     else if (message.kind === "drain") stopped.resolve("the service ends");
+    else if (message.kind === "reload") reload();
     else if (message.kind === "report") void metrics.report();
     else metrics.summed(message.id, message.text);
   });
@@ -43,6 +47,7 @@ export async function serveAsWorker(config: Config): Promise<void> {
     const orm = createOrm(start.address, config);
     worker.defer(() => orm.close(true));
     const endpoint = worker.use(await listenOn(orm, { ...config, port: start.port }, log, { metrics }));
+    ({ reload } = endpoint);
     tell({ kind: "listening" });
     void opened.promise.then(() => endpoint.begin()).then(() => tell({ kind: "open" }));
     log.info({ reason: await stopped.promise }, "draining");

@@ -13,9 +13,9 @@ const PACKAGE = `${ROOT}clients/typescript`;
 /** What a service would write: strict, every kind of thing that the package exports. */
 const CONSUMER = `
 import {
-  createEntityClient, type Entity, type EntityErrorInfo, EntitySchema, EntityStatus, EntityType, errorInfo, ImportOutcome,
+  Code, ConnectError, create, createEntityClient, type Entity, type EntityErrorInfo, EntitySchema, EntityStatus, EntityType,
+  errorInfo, ImportOutcome, timestampDate, toJson,
 } from "@entity-service/client";
-import { create } from "@bufbuild/protobuf";
 
 const { entities, organizations } = createEntityClient({
   baseUrl: process.env["URL"] ?? "", apiKey: process.env["KEY"] ?? "", actorId: "consumer", source: "package-test", defaultTimeoutMs: 5_000,
@@ -29,7 +29,10 @@ try {
   await entities.createEntity({ entity: wanted });
 } catch (error) {
   refused = errorInfo(error);
+  if (!(error instanceof ConnectError) || error.code !== Code.AlreadyExists) throw error;
 }
+const json = JSON.stringify(made.entity && toJson(EntitySchema, made.entity));
+const age = made.entity?.createdAt && Date.now() - timestampDate(made.entity.createdAt).getTime();
 const { results } = await entities.batchGetEntities({ lookups: [{ by: { case: "externalId", value: "nobody" } }] });
 const missing = results[0]?.result.case === "error" ? errorInfo(results[0].result.value) : undefined;
 
@@ -44,6 +47,7 @@ const { events } = await entities.listEntityEvents({ lookup: { by: { case: "exte
 const { apiKeys } = await organizations.listApiKeys({});
 console.log(JSON.stringify({
   status, refused, missing, outcomes, actor: events[0]?.actor, source: events[0]?.source, keys: apiKeys.length > 0,
+  json: JSON.parse(json ?? "").name, young: age !== undefined && Math.abs(age) < 3_600_000,
   none: errorInfo(new Error("other")) === undefined && errorInfo(undefined) === undefined,
 }));
 `;
@@ -88,7 +92,7 @@ describe("the package @entity-service/client", () => {
 
   const installed = () => `${folder.path}/node_modules/@entity-service/client`;
 
-  it("has the built client, its declarations, README and package.json, and nothing else", async () => {
+  it("has the built client, its declarations, README, LICENSE and package.json, and nothing else", async () => {
     const files = (await readdir(installed(), { recursive: true, withFileTypes: true })).filter((entry) =>
       entry.isFile(),
     );
@@ -96,9 +100,11 @@ describe("the package @entity-service/client", () => {
       `${entry.parentPath.slice(installed().length + 1)}/${entry.name}`.replace(/^\//, ""),
     );
     const other = names.filter(
-      (name) => !/^dist\/((index|errors)|gen\/(entity\/v1|google\/rpc)\/\w+_pb)\.(js|d\.ts)$/.test(name),
+      (name) =>
+        !/^dist\/((index|errors|leavable|unseen)|gen\/(entity\/v1|google\/rpc)\/\w+_pb)\.(js|d\.ts)$/.test(name),
     );
-    expect(other.toSorted()).toEqual(["README.md", "package.json"]);
+    expect(other.toSorted()).toEqual(["LICENSE", "README.md", "package.json"]);
+    expect(await readFile(`${installed()}/LICENSE`, "utf8")).toBe(await readFile(`${ROOT}LICENSE`, "utf8"));
     for (const name of names.filter((name) => name.endsWith(".js"))) {
       expect(names).toContain(name.replace(/\.js$/, ".d.ts"));
       expect(await readFile(`${installed()}/${name}`, "utf8")).not.toMatch(/from "\.[^"]*\.ts"/);
@@ -142,6 +148,8 @@ describe("the package @entity-service/client", () => {
       actor: "consumer",
       source: "package-test",
       keys: true,
+      json: "Ana",
+      young: true,
       none: true,
     });
   }, 120_000);

@@ -152,7 +152,7 @@ describe("admission", () => {
     const values = createContextValues().set(connectionKey, connection).set(requestBytesKey, bytes);
     if (organizationId !== undefined) {
       const caller = { organizationId, apiKeyId, scopes: new Set<string>() };
-      values.set(callContext, { caller, actor: undefined, source: undefined, requestId: "" });
+      values.set(callContext, { caller, actor: undefined, source: undefined, peer: "", requestId: "" });
     }
     return values;
   };

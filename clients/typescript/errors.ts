@@ -1,9 +1,9 @@
 // What the service says of a refusal, out of an error or out of an item of a batch.
-import { isMessage } from "@bufbuild/protobuf";
-import { anyUnpack } from "@bufbuild/protobuf/wkt";
+import { type DescMessage, isMessage, type MessageShape } from "@bufbuild/protobuf";
+import { anyUnpack, durationMs } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
-import { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
+import { StatusSchema } from "./gen/google/rpc/status_pb.ts";
 
 /** A refusal as the contract describes it. Holds no value of the request. */
 export interface EntityErrorInfo {
@@ -13,6 +13,8 @@ export interface EntityErrorInfo {
   metadata: Record<string, string>;
   /** The fields at fault, as paths of the request; empty when no field is. */
   fieldViolations: { field: string; description: string }[];
+  /** After so many milliseconds a retry makes sense, where the service says so. */
+  retryAfterMs?: number;
 }
 
 /**
@@ -20,23 +22,24 @@ export interface EntityErrorInfo {
  * Undefined when the service gave none: the connection failed, or it is no error of a call.
  */
 export function errorInfo(error: unknown): EntityErrorInfo | undefined {
-  const [infos, badRequests] =
-    error instanceof ConnectError
-      ? [error.findDetails(ErrorInfoSchema), error.findDetails(BadRequestSchema)]
-      : isMessage(error, StatusSchema)
-        ? [detailsOf(error, ErrorInfoSchema), detailsOf(error, BadRequestSchema)]
-        : [[], []];
-  const info = infos.find(({ domain }) => domain === "entity.v1");
+  const find = finder(error);
+  const info = find(ErrorInfoSchema).find(({ domain }) => domain === "entity.v1");
   if (info === undefined) return undefined;
+  const delay = find(RetryInfoSchema)[0]?.retryDelay;
+  const retryAfterMs = delay === undefined ? Number(info.metadata["retry_after_ms"] ?? Number.NaN) : durationMs(delay);
   return {
     reason: info.reason,
     metadata: { ...info.metadata },
-    fieldViolations: badRequests.flatMap((detail) =>
+    fieldViolations: find(BadRequestSchema).flatMap((detail) =>
       detail.fieldViolations.map(({ field, description }) => ({ field, description })),
     ),
+    ...(Number.isFinite(retryAfterMs) && { retryAfterMs }),
   };
 }
 
-function detailsOf<Desc extends typeof ErrorInfoSchema | typeof BadRequestSchema>(status: Status, desc: Desc) {
-  return status.details.flatMap((detail) => anyUnpack<Desc>(detail, desc) ?? []);
+/** Finds the details of a kind, in an error or in the status of an item. */
+function finder(error: unknown): <Desc extends DescMessage>(desc: Desc) => MessageShape<Desc>[] {
+  if (error instanceof ConnectError) return (desc) => error.findDetails(desc);
+  if (isMessage(error, StatusSchema)) return (desc) => error.details.flatMap((detail) => anyUnpack(detail, desc) ?? []);
+  return () => [];
 }

@@ -1,11 +1,18 @@
 // The client of EntityService for TypeScript and JavaScript on Node.
-import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import type { DescService } from "@bufbuild/protobuf";
+import { type Client, createClient, type Interceptor } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "./gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "./gen/entity/v1/organization_service_pb.ts";
 import { WebhookService } from "./gen/entity/v1/webhook_service_pb.ts";
+import { leavable } from "./leavable.ts";
+import { sendingAgain } from "./unseen.ts";
 
+// What is needed beside the messages, so that nobody has to install the same versions of the libraries.
+export { create, fromJson, isMessage, toJson } from "@bufbuild/protobuf";
+export { timestampDate, timestampFromDate, timestampNow } from "@bufbuild/protobuf/wkt";
+export { Code, ConnectError } from "@connectrpc/connect";
 export { type EntityErrorInfo, errorInfo } from "./errors.ts";
 export * from "./gen/entity/v1/activity_pb.ts";
 export * from "./gen/entity/v1/activity_service_pb.ts";
@@ -18,7 +25,7 @@ export * from "./gen/entity/v1/organization_pb.ts";
 export * from "./gen/entity/v1/organization_service_pb.ts";
 export * from "./gen/entity/v1/webhook_pb.ts";
 export * from "./gen/entity/v1/webhook_service_pb.ts";
-export { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
+export { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
 export { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
 
 export interface EntityClientOptions {
@@ -30,7 +37,7 @@ export interface EntityClientOptions {
   actorId?: string;
   /** Which system: becomes the `source` of events. Default: "api". */
   source?: string;
-  /** Deadline of each unary call, in milliseconds. Default: the service's, 10 s. Streams have none but their own `timeoutMs`. */
+  /** Deadline of each unary call, in milliseconds; 0: none but the service's. Default: 10 s. Streams have none but their own `timeoutMs`. */
   defaultTimeoutMs?: number;
   /** Further interceptors, outermost first. */
   interceptors?: Interceptor[];
@@ -43,6 +50,9 @@ export interface EntityClient {
   webhooks: Client<typeof WebhookService>;
 }
 
+const DEFAULT_TIMEOUT_MS = 10_000;
+const PING_MS = 20_000;
+
 /** Clients of all services over one HTTP/2 connection, which is opened by the first call. Errors are ConnectError with google.rpc.ErrorInfo. */
 export function createEntityClient(options: EntityClientOptions): EntityClient {
   const headers: Interceptor = (next) => (request) => {
@@ -54,17 +64,16 @@ export function createEntityClient(options: EntityClientOptions): EntityClient {
   const grpc = createGrpcTransport({
     baseUrl: options.baseUrl,
     interceptors: [...(options.interceptors ?? []), headers],
-    ...(options.defaultTimeoutMs === undefined ? {} : { defaultTimeoutMs: options.defaultTimeoutMs }),
+    // A server that says nothing any more ends a watch too, which has no deadline.
+    pingIntervalMs: PING_MS,
+    pingTimeoutMs: PING_MS / 2,
   });
-  const transport: Transport = {
-    unary: grpc.unary,
-    // An import takes as long as it takes; 0 is no deadline.
-    stream: (method, signal, timeoutMs, ...rest) => grpc.stream(method, signal, timeoutMs ?? 0, ...rest),
-  };
+  const transport = sendingAgain(grpc, options.defaultTimeoutMs ?? DEFAULT_TIMEOUT_MS);
+  const clientOf = <T extends DescService>(service: T) => leavable(service, createClient(service, transport));
   return {
-    entities: createClient(EntityService, transport),
-    activity: createClient(ActivityService, transport),
-    organizations: createClient(OrganizationService, transport),
-    webhooks: createClient(WebhookService, transport),
+    entities: clientOf(EntityService),
+    activity: clientOf(ActivityService),
+    organizations: clientOf(OrganizationService),
+    webhooks: clientOf(WebhookService),
   };
 }

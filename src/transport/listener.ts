@@ -13,8 +13,10 @@ import {
 } from "node:http2";
 import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import type { Server as TlsServer } from "node:tls";
 import type { Logger } from "pino";
 import type { Adapter, NodeRequest, NodeResponse, RequestHandler } from "./adapter.ts";
+import type { Tls } from "./certificates.ts";
 import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
@@ -26,8 +28,7 @@ export interface ListenOptions {
   host: string;
   /** 0: any free port. */
   port: number;
-  /** Contents of PEM files. With clientCa, only callers with a certificate of that authority are let in. */
-  tls?: { cert: string; key: string; clientCa: string | undefined } | undefined;
+  tls?: Tls | undefined;
   request: RequestHandler;
   /** Asked first for each HTTP/2 stream; false: it becomes a request. */
   stream?: Adapter["stream"];
@@ -47,6 +48,8 @@ export interface ListenOptions {
 
 export interface Listener extends AsyncDisposable {
   port: number;
+  /** From now on new connections get these; those that are there keep theirs. Throws where they cannot be used. */
+  setTls(tls: Tls): void;
   /** Stops accepting, lets calls in flight end, cuts off what remains after the time. Resolves when every connection is closed. */
   drain(timeoutMs: number): Promise<void>;
   /** Connections and streams that are open. */
@@ -179,15 +182,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     return createNetServer({ ...TCP, allowHalfOpen: true }, onConnection);
   }
 
-  function secure({ cert, key, clientCa }: NonNullable<ListenOptions["tls"]>): Server {
+  function secure(tls: Tls): Server {
     const server: Http2Server = createSecureServer({
       ...TCP,
       ...HTTP2_LIMITS,
       ...http1Limits,
-      cert,
-      key,
-      ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: true }),
-      minVersion: "TLSv1.2",
+      ...secureContext(tls),
+      ...(tls.clientCa !== undefined && { requestCert: true, rejectUnauthorized: true }),
       handshakeTimeout: headersTimeoutMs,
       allowHTTP1: true,
     } as never);
@@ -228,8 +229,19 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   }
 
   const open = () => ({ connections: sockets.size, streams: sessions.streams() });
-  return { port: (server.address() as AddressInfo).port, drain, open, [Symbol.asyncDispose]: () => drain(0) };
+  return {
+    port: (server.address() as AddressInfo).port,
+    setTls: (tls) => (server as unknown as TlsServer).setSecureContext(secureContext(tls)),
+    drain,
+    open,
+    [Symbol.asyncDispose]: () => drain(0),
+  };
 }
+
+const secureContext = ({ cert, key, clientCa }: Tls) => ({
+  ...{ cert, key, minVersion: "TLSv1.2" as const },
+  ...(clientCa !== undefined && { ca: clientCa }),
+});
 
 const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);
 
