@@ -209,9 +209,12 @@ describe("the drain", () => {
   );
 
   test.each([0, 130])(
-    "a connection that is retired serves every call that its caller sent before it heard of it, %i ms away",
+    "a connection that is retired with calls in flight serves all that its caller sent before it heard of it, %i ms away",
     async (delayMs) => {
-      await using own = await startServer({ listener: { maxConnectionAgeMs: 1_000 } });
+      await using own = await startServer({
+        listener: { maxConnectionAgeMs: 1_000 },
+        handlers: { getEntity: () => sleep(400, {}) },
+      });
       await using far = await slowProxy(own.port, delayMs);
       const { sent, answered, refused } = await steadyCaller(far.port);
       expect(sent.size).toBeGreaterThan(10);

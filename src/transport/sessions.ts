@@ -1,6 +1,10 @@
 // HTTP/2 connections: their limits, their age, and how they are told to go without losing a call.
-import type { ServerOptions as Http2Options, ServerHttp2Session, ServerHttp2Stream } from "node:http2";
-import type { Socket } from "node:net";
+import {
+  constants,
+  type ServerOptions as Http2Options,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from "node:http2";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
 
@@ -13,23 +17,12 @@ const GOAWAY_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
 const MAX_STREAMS = 1_000;
-/** GOAWAY, without an error, that names the highest id of a stream: it refuses none (RFC 9113, 6.8). */
-const GOODBYE = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
-
-interface Goodbye {
-  writeGoodbye?(): void;
-}
-
 /**
- * Lets `retire` write a frame past the session, between those that it writes itself: after session.goaway() nghttp2 takes
- * no further stream from the moment on in which none is open (nghttp2_session_want_read), and PINGs would overtake it.
- * Before the session begins.
+ * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 takes no further stream from the moment on
+ * in which none is open (nghttp2_session_want_read), and a frame written past the session ends the process: what a caller
+ * sends then, before it has heard of the GOAWAY, is not answered, and is safe to send again.
  */
-export function allowGoodbye(socket: Socket): void {
-  const goodbye: Goodbye = { writeGoodbye: () => void (socket.writable && socket.write(GOODBYE)) };
-  Object.assign(socket, goodbye);
-}
-
+const LAST_STREAM = 2 ** 31 - 1;
 /**
  * Node refuses a stream over one of these limits with ENHANCE_YOUR_CALM, and ends the whole connection after
  * maxSessionRejectedStreams; both hit calls that did nothing wrong. So they stand above what an honest caller reaches,
@@ -135,7 +128,7 @@ export function createSessions(options: {
       if (connection === undefined || session.closed || session.destroyed || connection.retiring) return;
       connection.retiring = true;
       tally.note("goaway_sent");
-      (session.socket as unknown as Goodbye).writeGoodbye?.();
+      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM);
       const quietMs = Math.min(2 * (connection.roundTripMs ?? QUIET_MS) + QUIET_MS, GOAWAY_LIMIT_MS);
       const quiet = setInterval(() => {
         if (connection.calls === 0) close(session);
@@ -145,9 +138,11 @@ export function createSessions(options: {
         clearInterval(quiet);
         clearTimeout(limit);
       });
-      session.ping((error) => {
-        if (error === null) close(session);
-      });
+      // PINGs overtake what else is on its way out: only the second one goes out behind the GOAWAY for certain.
+      const ping = (then: () => void) => {
+        if (!session.destroyed) session.ping((error) => error === null && then());
+      };
+      ping(() => ping(() => close(session)));
     },
     (session) => session.destroy(),
   );
