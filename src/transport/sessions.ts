@@ -18,9 +18,9 @@ const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
 const MAX_STREAMS = 1_000;
 /**
- * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 takes no further stream from the moment on
- * in which none is open (nghttp2_session_want_read), and a frame written past the session ends the process: what a caller
- * sends then, before it has heard of the GOAWAY, is not answered, and is safe to send again.
+ * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 may take no stream that arrives behind it:
+ * such a call is not answered when the connection closes, nobody has seen it, and it is safe to send again. A frame
+ * written past the session, which would spare that, ends the process by an assertion of Node.
  */
 const LAST_STREAM = 2 ** 31 - 1;
 /**
@@ -117,9 +117,8 @@ export function createSessions(options: {
   }
 
   /**
-   * Calls that cross the goodbye are served: refused, connect-node takes them for INTERNAL, and not for one to send
-   * again. The answer to a PING behind the GOAWAY says that its caller has heard it, and that all calls from before
-   * are here. Node's client answers no PING when it has heard the GOAWAY without a call in flight: then a round trip
+   * Calls in flight are served. The answer to a PING behind the GOAWAY says that its caller has heard it, and that
+   * nothing more will come. Node's client answers no PING when it has heard the GOAWAY without a call in flight: then a round trip
    * without a call says the same.
    */
   const retire = guard(
