@@ -20,7 +20,7 @@ import type { Tls } from "./certificates.ts";
 import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
-import { allowGoodbye, createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
+import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
 import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
 import { createTally, type Tally } from "./tally.ts";
 
@@ -130,7 +130,6 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const onSession = guard(sessions.track, (session) => session.destroy());
 
   const trackSocket = (socket: Socket) => {
-    allowGoodbye(socket);
     sockets.add(socket);
     socket.on("error", () => {});
     socket.once("close", () => {
@@ -199,8 +198,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     server.on("stream", onStream);
     server.on("session", onSession);
     server.on("connection", trackSocket);
-    // Before Node makes a session of it.
-    server.prependListener("secureConnection", (socket) => {
+    server.on("secureConnection", (socket) => {
       trackSocket(socket);
       if (socket.alpnProtocol !== "h2") http1.track(socket);
     });

@@ -1,6 +1,10 @@
 // HTTP/2 connections: their limits, their age, and how they are told to go without losing a call.
-import type { ServerOptions as Http2Options, ServerHttp2Session, ServerHttp2Stream } from "node:http2";
-import type { Socket } from "node:net";
+import {
+  constants,
+  type ServerOptions as Http2Options,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from "node:http2";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
 
@@ -13,23 +17,12 @@ const GOAWAY_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
 const MAX_STREAMS = 1_000;
-/** GOAWAY, without an error, that names the highest id of a stream: it refuses none (RFC 9113, 6.8). */
-const GOODBYE = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
-
-interface Goodbye {
-  writeGoodbye?(): void;
-}
-
 /**
- * Lets `retire` write a frame past the session, between those that it writes itself: after session.goaway() nghttp2 takes
- * no further stream from the moment on in which none is open (nghttp2_session_want_read), and PINGs would overtake it.
- * Before the session begins.
+ * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 may take no stream that arrives behind it:
+ * such a call is not answered when the connection closes, nobody has seen it, and it is safe to send again. A frame
+ * written past the session, which would spare that, ends the process by an assertion of Node.
  */
-export function allowGoodbye(socket: Socket): void {
-  const goodbye: Goodbye = { writeGoodbye: () => void (socket.writable && socket.write(GOODBYE)) };
-  Object.assign(socket, goodbye);
-}
-
+const LAST_STREAM = 2 ** 31 - 1;
 /**
  * Node refuses a stream over one of these limits with ENHANCE_YOUR_CALM, and ends the whole connection after
  * maxSessionRejectedStreams; both hit calls that did nothing wrong. So they stand above what an honest caller reaches,
@@ -124,9 +117,8 @@ export function createSessions(options: {
   }
 
   /**
-   * Calls that cross the goodbye are served: refused, connect-node takes them for INTERNAL, and not for one to send
-   * again. The answer to a PING behind the GOAWAY says that its caller has heard it, and that all calls from before
-   * are here. Node's client answers no PING when it has heard the GOAWAY without a call in flight: then a round trip
+   * Calls in flight are served. The answer to a PING behind the GOAWAY says that its caller has heard it, and that
+   * nothing more will come. Node's client answers no PING when it has heard the GOAWAY without a call in flight: then a round trip
    * without a call says the same.
    */
   const retire = guard(
@@ -135,7 +127,7 @@ export function createSessions(options: {
       if (connection === undefined || session.closed || session.destroyed || connection.retiring) return;
       connection.retiring = true;
       tally.note("goaway_sent");
-      (session.socket as unknown as Goodbye).writeGoodbye?.();
+      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM);
       const quietMs = Math.min(2 * (connection.roundTripMs ?? QUIET_MS) + QUIET_MS, GOAWAY_LIMIT_MS);
       const quiet = setInterval(() => {
         if (connection.calls === 0) close(session);
@@ -145,9 +137,11 @@ export function createSessions(options: {
         clearInterval(quiet);
         clearTimeout(limit);
       });
-      session.ping((error) => {
-        if (error === null) close(session);
-      });
+      // PINGs overtake what else is on its way out: only the second one goes out behind the GOAWAY for certain.
+      const ping = (then: () => void) => {
+        if (!session.destroyed) session.ping((error) => error === null && then());
+      };
+      ping(() => ping(() => close(session)));
     },
     (session) => session.destroy(),
   );
