@@ -64,7 +64,7 @@ const ODD_TEXTS = [
   "ß",
   "\uffff",
   "𝟙𝟚𝟛",
-  ["$", "{7*7}"].join(""),
+  "{{7*7}}",
   "../../etc/passwd",
   "9".repeat(400),
 ];
