@@ -78,7 +78,7 @@ describe("the key", () => {
     expect(own.lines.join("")).not.toContain(KEY);
   });
 
-  test("that the database does not answer for is given up by the caller's deadline", async () => {
+  test("that the database does not answer for is DEADLINE_EXCEEDED once the caller's deadline has passed", async () => {
     await using own = await startServer({ findCaller: () => new Promise(() => {}) });
     const answer = await withSession(own.url, (session) =>
       h2Call(session, { ...path("GetEntity"), "grpc-timeout": "200m" }, EMPTY),

@@ -72,6 +72,9 @@ interface Consumer {
   mayHaveLost: boolean;
 }
 
+/** Math.max knows no bigint. */
+const later = (a: bigint, b: bigint) => (a < b ? b : a);
+
 type Rule = "durable" | "raw snapshots" | "not capped" | "any start" | "no mark" | "late start";
 
 class Database {
@@ -263,7 +266,7 @@ class Database {
     this.#moveEpoch();
     const { epoch, events } = this.#state();
     const own = events.filter((one) => one.organization === organization && one.number === epoch.number);
-    const lastXid = own.reduce((last, { xid }) => (xid > last ? xid : last), epoch.xid);
+    const lastXid = own.reduce((last, { xid }) => later(xid, last), epoch.xid);
     const snapshot = this.#snapshot();
     const isRaw = this.#rule === "raw snapshots" || this.#rule === "not capped";
     return { epoch, snapshot: isRaw ? snapshot : durableEnd(snapshot, lastXid) };
@@ -276,7 +279,7 @@ class Database {
     const last = events
       .filter((one) => one.organization === organization && one.number === row.number)
       .filter(({ xid, recordedAt }) => xid < row.nextXid && recordedAt < row.nextStartedAt)
-      .reduce((max, { xid }) => (xid > max ? xid : max), row.xid);
+      .reduce((max, { xid }) => later(xid, max), row.xid);
     return { number: row.number, reached: reachedAtEnd({ lastXid: last, certain: row.certain }) };
   }
 
@@ -338,16 +341,19 @@ interface Step {
   run(database: Database): string | undefined;
 }
 const stepOf =
-  <T extends unknown[]>(name: string, run: (database: Database, ...values: T) => string | undefined | void) =>
+  <T extends unknown[]>(name: string, run: (database: Database, ...values: T) => unknown) =>
   (...values: T): Step => ({
     name: `${name}(${values})`,
-    run: (database) => run(database, ...values) ?? undefined,
+    run: (database) => {
+      const problem = run(database, ...values);
+      return typeof problem === "string" ? problem : undefined;
+    },
   });
 const weighted = <T extends unknown[]>(
   weight: number,
   name: string,
   values: fc.Arbitrary<T>,
-  run: (database: Database, ...values: T) => string | undefined | void,
+  run: (database: Database, ...values: T) => unknown,
 ) => ({ weight, arbitrary: values.map((given) => stepOf(name, run)(...given)) });
 const resume = (db: Database, which: number) => db.resume(which);
 const step = fc.oneof(

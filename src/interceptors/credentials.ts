@@ -98,7 +98,7 @@ async function authenticate(secret: string, call: CallHead, findCaller: FindCall
   const left = call.timeoutMs() ?? Number.POSITIVE_INFINITY;
   const expired = () =>
     left <= LOOKUP_TIMEOUT_MS
-      ? new DomainError("DEADLINE_EXCEEDED", "The call took longer than its deadline")
+      ? new DomainError("DEADLINE_EXCEEDED", "The deadline passed while the API key was checked")
       : new Error("the lookup of the API key took too long");
   let caller: Caller | null;
   try {

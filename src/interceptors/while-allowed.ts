@@ -41,8 +41,9 @@ export function whileAllowed(options: { watchKey: WatchKey; methods: ReadonlySet
     if (!request.stream || !methods.has(request.method)) return next(request);
     const call = createLinkedAbortController(request.signal);
     const unwatch = watchKey(headOf(request), (error) => call.abort(error));
-    // The library aborts the signal of a call when it has ended, however it did.
-    call.signal.addEventListener("abort", unwatch, { once: true });
+    // The library aborts the signal of a call when it has ended, however it did; the caller may have left before.
+    if (call.signal.aborted) unwatch();
+    else call.signal.addEventListener("abort", unwatch, { once: true });
     return next({ ...request, signal: call.signal });
   };
 }

@@ -17,7 +17,7 @@ import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from
 import { DomainError } from "../domain/errors.ts";
 import { reasonOf, toConnectError } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
-import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, inTime, NOT_TAKEN, unreadAnswers } from "./answer-limits.ts";
@@ -157,7 +157,10 @@ export function createAdapter(options: HandlerOptions): Adapter {
       connection,
     };
     const whole = one
-      ? wholeBody(chunks, limit, reading, () => enterIfRead(method, values, connection))
+      ? wholeBody(chunks, limit, reading, (bytes) => {
+          values.set(requestBytesKey, bytes);
+          enterIfRead(method, values, connection);
+        })
       : wholeMessages(bodyUntilAnswered(chunks, response), reading);
     const body = withFewValues(whole, {
       input: method.input,

@@ -24,7 +24,7 @@ import {
 import { parseTimeout, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import type { Outcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, NOT_TAKEN, PIECE_BYTES, SMALL_BYTES, unreadAnswers } from "./answer-limits.ts";
@@ -238,6 +238,7 @@ export class GrpcCall implements CallHead {
   }
 
   async #answer(body: Buffer): Promise<void> {
+    this.values.set(requestBytesKey, body.length);
     this.#options.enter(this.method, this.values, this.#connection);
     const message = decode(this.method.input, envelope(body, this.method.methodKind.replace("_", "-")));
     await this.#route.answer(this, message);

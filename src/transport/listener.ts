@@ -210,11 +210,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   }
 
   async function drain(timeoutMs: number): Promise<void> {
+    sessions.retireAll();
+    http1.retireAll();
     // Whoever has connected already, and is not accepted yet, is served: the loop accepts before it comes here.
     await nextTurn();
     const closed = new Promise((resolve) => server.close(resolve));
-    sessions.retireAll();
-    http1.retireAll();
     const silent = setTimeout(() => {
       for (const socket of undecided) socket.destroy();
     }, LINGER_MS);

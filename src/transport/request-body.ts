@@ -45,7 +45,7 @@ export async function* wholeBody(
   body: AsyncIterable<Uint8Array>,
   limit: BodyLimit,
   options: BodyOptions,
-  complete: () => void,
+  complete: (bytes: number) => void,
 ): AsyncGenerator<Uint8Array> {
   const iterator = body[Symbol.asyncIterator]();
   const bytes = new RequestBytes(options.budget, options.connection);
@@ -56,7 +56,7 @@ export async function* wholeBody(
       presentedAsConnectError(() => bytes.add(chunk.value));
       if (isTooLarge(bytes, options)) yield bytes.take();
     }
-    presentedAsConnectError(complete);
+    presentedAsConnectError(() => complete(bytes.size));
     if (bytes.size > 0) yield bytes.take();
   } finally {
     bytes.release();

@@ -17,9 +17,12 @@ const GOAWAY_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
 const MAX_STREAMS = 1_000;
-/** The highest id of a stream: a GOAWAY that names it refuses none. */
+/**
+ * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 may take no stream that arrives behind it:
+ * such a call is not answered when the connection closes, nobody has seen it, and it is safe to send again. A frame
+ * written past the session, which would spare that, ends the process by an assertion of Node.
+ */
 const LAST_STREAM = 2 ** 31 - 1;
-
 /**
  * Node refuses a stream over one of these limits with ENHANCE_YOUR_CALM, and ends the whole connection after
  * maxSessionRejectedStreams; both hit calls that did nothing wrong. So they stand above what an honest caller reaches,
@@ -114,9 +117,8 @@ export function createSessions(options: {
   }
 
   /**
-   * Calls that cross the goodbye are served: refused, connect-node takes them for INTERNAL, and not for one to send
-   * again. The answer to a PING behind the GOAWAY says that its caller has heard it, and that all calls from before
-   * are here. Node's client answers no PING when it has heard the GOAWAY without a call in flight: then a round trip
+   * Calls in flight are served. The answer to a PING behind the GOAWAY says that its caller has heard it, and that
+   * nothing more will come. Node's client answers no PING when it has heard the GOAWAY without a call in flight: then a round trip
    * without a call says the same.
    */
   const retire = guard(
@@ -135,9 +137,11 @@ export function createSessions(options: {
         clearInterval(quiet);
         clearTimeout(limit);
       });
-      session.ping((error) => {
-        if (error === null) close(session);
-      });
+      // PINGs overtake what else is on its way out: only the second one goes out behind the GOAWAY for certain.
+      const ping = (then: () => void) => {
+        if (!session.destroyed) session.ping((error) => error === null && then());
+      };
+      ping(() => ping(() => close(session)));
     },
     (session) => session.destroy(),
   );

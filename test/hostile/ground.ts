@@ -1,0 +1,93 @@
+// What the attackers find: organizations that are theirs, with keys of every scope and entities small and large,
+// and one that is the good client's.
+import { call, session } from "./answers.ts";
+import { BOOTSTRAP_KEY } from "./service.ts";
+
+export interface Party {
+  organizationId: string;
+  /** By what they may do: all, and each scope alone. */
+  keys: Record<"all" | "read" | "write" | "activity" | "webhooks" | "admin", string>;
+  entityIds: string[];
+}
+
+export interface Ground {
+  port: number;
+  seed: string;
+  good: Party;
+  /** One for each process of attackers: shares are an organization's. */
+  hostile: Party[];
+}
+
+export const SMALL = 40;
+export const LARGE = 4;
+/** External ids: `small-0` up to, and `big-0`. */
+const SCOPES = {
+  all: [
+    ...["entities:read", "entities:write", "external_ids:change", "activity:read", "activity:write", "webhooks:admin"],
+    "admin",
+  ],
+  read: ["entities:read"],
+  write: ["entities:write"],
+  activity: ["activity:read", "activity:write"],
+  webhooks: ["webhooks:admin"],
+  admin: ["admin"],
+} as const;
+
+/** Makes all of it. Throws where the service does not do as asked. */
+export async function makeGround(port: number, seed: string, hostile: number): Promise<Ground> {
+  const on = await session(port);
+  const ask = async (method: string, body: object, key = BOOTSTRAP_KEY): Promise<any> => {
+    const { http, body: said } = await call(on, {
+      path: `/entity.v1.${method}`,
+      headers: { "content-type": "application/json", authorization: `Bearer ${key}` },
+      body: Buffer.from(JSON.stringify(body)),
+    });
+    if (http !== 200) throw new Error(`${method}: HTTP ${http} ${said.toString("utf8").slice(0, 400)}`);
+    return JSON.parse(said.toString("utf8"));
+  };
+  const party = async (name: string): Promise<Party> => {
+    const { organization } = await ask("OrganizationService/CreateOrganization", {
+      organization: { displayName: name },
+    });
+    const keys: Record<string, string> = {};
+    for (const [of, scopes] of Object.entries(SCOPES)) {
+      const made = await ask("OrganizationService/CreateApiKey", {
+        organizationId: organization.id,
+        displayName: of,
+        scopes,
+      });
+      keys[of] = made.secret;
+    }
+    const entityIds: string[] = [];
+    const create = async (entity: object) => {
+      const made = await ask("EntityService/CreateEntity", { entity }, keys.all);
+      entityIds.push(made.entity.id);
+    };
+    for (let i = 0; i < SMALL; i++) {
+      await create({
+        externalId: `small-${i}`,
+        type: i % 2 === 0 ? "ENTITY_TYPE_PERSON" : "ENTITY_TYPE_COMPANY",
+        countryCode: "AR",
+        name: `Small ${i}`,
+        taxId: `20-${10_000_000 + i}-1`,
+      });
+    }
+    const much = () => Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`k${i}`, "x".repeat(4_050)]));
+    for (let i = 0; i < LARGE; i++) {
+      await create({
+        externalId: `big-${i}`,
+        type: "ENTITY_TYPE_PERSON",
+        countryCode: "AR",
+        name: `Big ${i}`,
+        attributes: much(),
+        metadata: much(),
+        entityData: { person: { firstName: "x", additional: much() } },
+      });
+    }
+    return { organizationId: organization.id, keys: keys as Party["keys"], entityIds };
+  };
+  const ground: Ground = { port, seed, good: await party("Good"), hostile: [] };
+  for (let i = 0; i < hostile; i++) ground.hostile.push(await party(`Hostile ${i}`));
+  on.destroy();
+  return ground;
+}
