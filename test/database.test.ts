@@ -365,13 +365,16 @@ describe("the catalogue", () => {
        where c.relnamespace = 'public'::regnamespace and a.grantee <> c.relowner group by 1, 2 order by 1, 2`,
     );
     expect(Object.fromEntries(rows.map((row) => [`${row.grantee} ${row.relname}`, row.privileges]))).toEqual({
+      "entity_backup administration_event": "select",
       "entity_backup api_key": "select",
       "entity_backup entity": "select",
       "entity_backup entity_event": "select",
       "entity_backup event_horizon": "select",
       "entity_backup external_id": "select",
       "entity_backup feed_epoch": "select",
+      "entity_backup feed_mark": "select",
       "entity_backup feed_sink": "select",
+      "entity_backup feed_start": "select",
       "entity_backup organization": "select",
       "entity_backup request_record": "select",
       "entity_backup schema_migration": "select",

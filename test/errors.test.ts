@@ -20,7 +20,14 @@ import type { Config } from "../src/config.ts";
 import type { Reason } from "../src/domain/errors.ts";
 import { CODE } from "../src/errors.ts";
 import { decodePosition, encodePosition } from "../src/feed/position.ts";
-import { type Refusal, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import {
+  NO_DEADLINE,
+  type Refusal,
+  refusal,
+  startService,
+  type TestOrganization,
+  type TestService,
+} from "./harness.ts";
 import {
   type DatabaseProxy,
   everythingIn,
@@ -93,7 +100,7 @@ afterAll(async () => {
 /** A new organization of the service: provocations do not meet. */
 const fresh = async (policy?: "IMMUTABLE") => (await service.newOrganization(policy)).client;
 const withKey = (baseUrl: string, apiKey: string, more: object = {}) =>
-  createEntityClient({ baseUrl, apiKey, actorId: "somebody", ...more });
+  createEntityClient({ baseUrl, apiKey, actorId: "somebody", ...NO_DEADLINE, ...more });
 
 /** Runs `work` against a service of its own settings. */
 async function on(
@@ -559,7 +566,9 @@ describe("rule 75", () => {
       "durationMs",
       "organizationId",
       "apiKeyId",
+      "peer",
       "requestId",
+      "callerRequestId",
       "traceId",
       "msg",
     ];

@@ -731,7 +731,7 @@ describe("reads that join", () => {
         ),
       ),
     );
-    expect(reasons).toEqual(Array(10).fill("WRITE_CONFLICT"));
+    expect(reasons).toEqual(Array(10).fill("DATABASE_UNAVAILABLE"));
     await other.query("rollback");
     expect((await find()).entities.get(id)?.name).toBe("read");
 

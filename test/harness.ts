@@ -18,6 +18,9 @@ import { createLogger, type Logger } from "../src/log.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 
+/** For clients of tests: the deadline is the service's own, which some tests shorten. */
+export const NO_DEADLINE = { defaultTimeoutMs: 0 };
+
 export interface TestOrganization {
   id: string;
   /** The secret and the id of a key with all scopes (operator for `default` alone). */
@@ -86,13 +89,13 @@ export async function startService(
     id,
     apiKey,
     apiKeyId,
-    client: createEntityClient({ baseUrl, apiKey }),
+    client: createEntityClient({ baseUrl, apiKey, ...NO_DEADLINE }),
     async clientWith(scopes, clientOptions) {
       const made = await operator.organizations.createApiKey({ organizationId: id, displayName: "test", scopes });
-      return createEntityClient({ baseUrl, apiKey: made.secret, ...clientOptions });
+      return createEntityClient({ baseUrl, apiKey: made.secret, ...NO_DEADLINE, ...clientOptions });
     },
   });
-  const operator = createEntityClient({ baseUrl, apiKey: bootstrapApiKey });
+  const operator = createEntityClient({ baseUrl, apiKey: bootstrapApiKey, ...NO_DEADLINE });
   const [bootstrapKey] = await sql("select id from api_key");
   const home = organization(DEFAULT_ORGANIZATION_ID, bootstrapApiKey, bootstrapKey.id, operator);
 

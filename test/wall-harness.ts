@@ -14,7 +14,7 @@ import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/log.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
-import type { TestService } from "./harness.ts";
+import { NO_DEADLINE, type TestService } from "./harness.ts";
 import { type Answer, envelope, h2Call, type Refusal, refusalOf } from "./transport-harness.ts";
 
 export type { Answer, Refusal };
@@ -189,7 +189,7 @@ export async function startOther(
     return {
       baseUrl,
       orm,
-      client: (apiKey) => createEntityClient({ baseUrl, apiKey }),
+      client: (apiKey) => createEntityClient({ baseUrl, apiKey, ...NO_DEADLINE }),
       async [Symbol.asyncDispose]() {
         await running[Symbol.asyncDispose]();
         await orm.close(true);

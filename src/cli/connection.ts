@@ -90,7 +90,7 @@ function otherScheme(code: string, url: string): string | undefined {
 export function networkCode(error: unknown): string | undefined {
   for (let e = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
-    if (typeof code === "string" && /^(E[A-Z]+|ERR_HTTP2_[A-Z_]+|ERR_SSL_[A-Z_]+|[A-Z_]*CERT[A-Z_]*)$/.test(code))
+    if (typeof code === "string" && /^(E[A-Z]+|ERR_HTTP2_[A-Z_]+|ERR_SSL_[A-Z0-9_]+|[A-Z_]*CERT[A-Z_]*)$/.test(code))
       return code;
     if (e instanceof AggregateError && e.errors.length > 0) return networkCode(e.errors[0]);
   }

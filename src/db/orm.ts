@@ -28,6 +28,8 @@ export type Orm = MikroORM<BoundPostgreSqlDriver> & {
 /** Connections of `aside`: two lookups of unknown keys at once, one of known ones, and the look for readiness. */
 export const ASIDE_CONNECTIONS = 4;
 
+const cannotBeWritten = () => new Error("the database cannot be written: a standby, or made read-only");
+
 /** For MikroORM, which passes over the folder of a socket and the settings of TLS in a URL: pg itself reads it as a whole. */
 const connection = (address: DatabaseAddress) =>
   "url" in address
@@ -65,10 +67,11 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     query_timeout: options.statementTimeoutMs + 1_000,
     application_name: "entity-service",
     onConnect: async (client: pg.ClientBase) => {
-      await client.query(
+      const { rows } = await client.query(
         applySettings,
         names.flatMap((name) => [name, settings[name]]),
       );
+      if (rows[0].cannot_write) throw new NoConnectionError(cannotBeWritten());
     },
   });
   // Of a connection that breaks while nobody uses it; the next query opens another.
@@ -99,7 +102,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
             ),
             client.prepareOrganization(),
           ]);
-          if (rows[0].cannot_write) throw new Error("the database cannot be written: a standby, or made read-only");
+          if (rows[0].cannot_write) throw cannotBeWritten();
         } catch (cause) {
           throw new NoConnectionError(cause);
         }

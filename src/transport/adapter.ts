@@ -24,7 +24,7 @@ import { type AnswerLimits, inTime, NOT_TAKEN, unreadAnswers } from "./answer-li
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { grpcPath } from "./grpc-call.ts";
-import { createHandlers, type HandlerOptions } from "./handlers.ts";
+import { createHandlers, type HandlerOptions, isStreamOfRequests } from "./handlers.ts";
 import { withFewValues } from "./message-bytes.ts";
 import { peerOf } from "./peer.ts";
 import { needsHttp2, noAuthority, noSuchRpc, noSuchType, notByGet, writeRefusal } from "./refusal.ts";
@@ -102,6 +102,15 @@ export function createAdapter(options: HandlerOptions): Adapter {
     // Connect would serve reads by GET: the request, personal data included, would stand in the URL.
     if (request.method !== "POST") return refuse(notByGet(), 405);
     if (protocol === undefined) return refuse(noSuchType(), 415);
+    // A stream of requests without a key takes its place with its headers, so that thousands that send nothing more hold
+    // none; and one too many is refused before the library has made a call of it, which costs ten times as much.
+    if (isOpen(handler.method) && isStreamOfRequests(handler.method)) {
+      try {
+        enter(handler.method, values);
+      } catch (error) {
+        return refuse(error as DomainError, 503, protocol);
+      }
+    }
     let call: UniversalServerRequest;
     try {
       call = universalRequestFromNodeRequest(request as never, response as never, undefined, values);

@@ -34,6 +34,7 @@ import { isEndedByCaller } from "./guard.ts";
 import { assertKinds } from "./kindless.ts";
 import { peerOf } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
+import { UNREAD_MS } from "./sessions.ts";
 import { assertFewValues } from "./values.ts";
 
 /** An RPC as this path serves it. */
@@ -73,8 +74,6 @@ export interface GrpcOptions {
 
 const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 const BINARY = { readUnknownFields: false };
-/** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
-const LINGER_MS = 100;
 
 /** Serves the stream and says true, or leaves it alone and says false. */
 export function grpcPath(options: GrpcOptions): (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean {
@@ -436,7 +435,7 @@ export class GrpcCall implements CallHead {
       this.#count(outcome);
       stream.respond({ ...this.#answerHeaders(), ...trailers }, { endStream: true });
       // The rest of a request that nobody reads would hold the stream.
-      if (!stream.readableEnded) setTimeout(() => stream.destroyed || stream.close(), LINGER_MS).unref();
+      if (!stream.readableEnded) setTimeout(() => stream.destroyed || stream.close(), UNREAD_MS).unref();
       return;
     }
     this.#respond();
@@ -477,6 +476,8 @@ export class GrpcCall implements CallHead {
 
   #close(): void {
     clearTimeout(this.#timer);
+    // Not before: one that has ended and is not read must not hold up the end of the process either.
+    this.#route.shutdownSignal?.removeEventListener("abort", this.#shutDown);
     if (this.#unread > 0) this.#options.answers.budget.give(this.#connection, this.#unread);
     this.#unread = 0;
     if (this.#outcome !== undefined) this.#count(this.#outcome);
@@ -491,7 +492,6 @@ export class GrpcCall implements CallHead {
     this.#over = true;
     clearTimeout(this.#timer);
     this.#request?.release();
-    this.#route.shutdownSignal?.removeEventListener("abort", this.#shutDown);
     this.#whenOver?.();
     this.#drained?.();
   }

@@ -179,7 +179,9 @@ export function createHandlers(
       whileAllowed({ watchKey, methods: rechecked }),
       deadline({ ...limits, streamTimeoutMs: ({ service }) => (open.has(service) ? keylessStreamMs() : undefined) }),
       messageIdleLimit({ idleMs: limits.streamIdleTimeoutMs }),
-      atFirstMessage(enter),
+      atFirstMessage((method, values) => {
+        if (!open.has(method.parent)) enter(method, values);
+      }),
       ...(options.interceptors ?? []),
     ],
   });
@@ -235,6 +237,9 @@ export function createHandlers(
   return { handlers, grpc, gate, enter, isOpen: (method) => open.has(method.parent), limitsOf, methods };
 }
 
+export const isStreamOfRequests = ({ methodKind }: DescMethod) =>
+  methodKind === "client_streaming" || methodKind === "bidi_streaming";
+
 /** A stream of requests takes its place with the first of them. */
 function atFirstMessage(enter: Served["enter"]): Interceptor {
   async function* entering<T>(messages: AsyncIterable<T>, begin: () => void) {
@@ -246,8 +251,7 @@ function atFirstMessage(enter: Served["enter"]): Interceptor {
     }
   }
   return (next) => (request) => {
-    const { methodKind } = request.method;
-    if (!request.stream || (methodKind !== "client_streaming" && methodKind !== "bidi_streaming")) return next(request);
+    if (!request.stream || !isStreamOfRequests(request.method)) return next(request);
     const begin = () => enter(request.method, request.contextValues);
     return next({ ...request, message: entering(request.message, begin) });
   };

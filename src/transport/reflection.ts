@@ -11,10 +11,14 @@ import type {
   ServerReflectionResponse,
 } from "../../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
 import type { ServerReflection as ServerReflectionAlpha } from "../../clients/typescript/gen/grpc/reflection/v1alpha/reflection_pb.ts";
+import { invalidField } from "../domain/errors.ts";
 import { CODE } from "../errors.ts";
 
 type Answer = ServerReflectionResponse["messageResponse"];
 type FileDescriptors = Extract<Answer, { case: "fileDescriptorResponse" }>;
+
+/** Of one stream. An answer may be a thousand times as large as its question; tools ask once for each symbol or file. */
+const MAX_QUESTIONS = 200;
 
 const NOT_FOUND = {
   case: "errorResponse",
@@ -31,7 +35,13 @@ export function reflection(services: readonly DescService[]): {
 } {
   const answer = answers(services);
   async function* serverReflectionInfo(requests: AsyncIterable<ServerReflectionRequest>) {
+    let questions = 0;
     for await (const request of requests) {
+      questions += 1;
+      if (questions > MAX_QUESTIONS)
+        throw invalidField("message_request", `a stream answers at most ${MAX_QUESTIONS} questions: open another`, {
+          limit: String(MAX_QUESTIONS),
+        });
       yield { validHost: request.host, originalRequest: request, messageResponse: answer(request.messageRequest) };
     }
   }

@@ -11,6 +11,11 @@ import type { Tally } from "./tally.ts";
 export const MAX_HEADER_BYTES = 16_384;
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
 export const LINGER_MS = 100;
+/**
+ * The same for an answer whose caller may still be sending its request, before the unread rest is given up. Node's client loses an answer that it has not read when the reset
+ * behind it arrives: time for one that is busy.
+ */
+export const UNREAD_MS = 1_000;
 /** The longest that a connection is waited for to have heard that no call should come any more. */
 const GOAWAY_LIMIT_MS = 5_000;
 /** And the shortest, where no call is in flight, on top of its round trip. */
@@ -102,7 +107,7 @@ export function createSessions(options: {
       stream.once("finish", () => {
         setTimeout(() => {
           if (!stream.destroyed && !stream.readableEnded) stream.destroy();
-        }, LINGER_MS).unref();
+        }, UNREAD_MS).unref();
       });
     });
     session.once("close", () => {
