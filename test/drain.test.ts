@@ -12,7 +12,7 @@ import { createOrm, dropWaiting, forOrganization } from "../src/db/orm.ts";
 import { whilePortIsTaken } from "../src/server.ts";
 import { endWithin, heedSignals } from "../src/signals.ts";
 import { startServiceProcess, temporaryFolder } from "./cli-process.ts";
-import { startService, type TestService } from "./harness.ts";
+import { databaseEnvironment, startService, type TestService } from "./harness.ts";
 import { envelope, KEY, startServer } from "./transport-harness.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
@@ -68,10 +68,8 @@ describe("a process", { timeout: 120_000 }, () => {
   afterAll(() => database[Symbol.asyncDispose]());
 
   const onDatabase = (env: Record<string, string>) => {
-    const { host, port, user, password, database: name } = database.database;
-    const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`;
     return {
-      DATABASE_URL: `postgres://${login}@${encodeURIComponent(host)}:${port}/${name}`,
+      ...databaseEnvironment(database),
       BOOTSTRAP_API_KEY: database.organization.apiKey,
       LAME_DUCK_MS: "0",
       STATEMENT_TIMEOUT_MS: "60000",

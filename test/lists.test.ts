@@ -220,7 +220,7 @@ describe("ListEntities by name_prefix", () => {
     "😀",
     "😀x",
     "😁",
-    "\u{10fffd}",
+    "\u{10fffd}w",
     "\u{10fffd}x",
     "x\u{10fffd}\u{10fffd}",
     "x\u{10fffd}",

@@ -150,7 +150,10 @@ describe("URLs", () => {
   });
 
   it.each([
-    ["http://hooks.example.com/", "must begin with https://"],
+    [
+      "http://hooks.example.com/",
+      "must begin with https://, unless the operator of the service names its host in WEBHOOK_ALLOW",
+    ],
     ["ftp://hooks.example.com/", "must begin with https://"],
     ["file:///etc/passwd", "must begin with https://"],
     ["gopher://hooks.example.com/", "must begin with https://"],

@@ -383,7 +383,7 @@ describe("the end", () => {
   });
 
   it("does not wait for ever for a worker that hangs", async () => {
-    const service = await serve(folder.path, onDatabase({ WORKERS: "2", DRAIN_TIMEOUT_MS: "100" }));
+    const service = await serve(folder.path, onDatabase({ WORKERS: "2", DRAIN_TIMEOUT_MS: "2000", LAME_DUCK_MS: "0" }));
     const processes = childrenOf(service.pid);
     process.kill(processes[0] as number, "SIGSTOP");
     process.kill(service.pid, "SIGTERM");

@@ -7,7 +7,6 @@ import {
 } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { type ListedAdministrationEvent, listAdministrationEvents } from "../db/administration.ts";
 import { OrganizationRow } from "../db/schema.ts";
-import { read } from "../db/transaction.ts";
 import { notFound } from "../domain/errors.ts";
 import {
   fromPageToken,
@@ -19,7 +18,7 @@ import {
   toTimestamp,
 } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { assertReachable, type Deps, parseOrganizationId } from "./write.ts";
+import { assertReachable, type Deps, parseOrganizationId, readInTurn } from "./write.ts";
 
 export function administrationRpcs(deps: Deps) {
   return {
@@ -33,7 +32,7 @@ export function administrationRpcs(deps: Deps) {
       const query = queryOf(ListAdministrationEventsRequestSchema, request, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
       assertReachable(ctx, organizationId);
-      const { events, more } = await read(deps.orm, organizationId, async (em) => {
+      const { events, more } = await readInTurn(deps, ctx, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0)
           throw notFound("organization_id", "Organization");
         return listAdministrationEvents(em, organizationId, {
