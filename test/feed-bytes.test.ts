@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type EntityClient, EntityType } from "../clients/typescript/index.ts";
 import { readConfig } from "../src/config.ts";
 import { wholeLog } from "../src/db/log.ts";
-import { createOrm, type Orm } from "../src/db/orm.ts";
+import { createOrm, migrate, type Orm } from "../src/db/orm.ts";
 import { readStatements } from "../src/db/transaction.ts";
 import { readEventsByTime } from "../src/db/webhooks.ts";
 import { createAllowance } from "../src/feed/allowance.ts";
@@ -38,6 +38,8 @@ async function importLarge(client: EntityClient): Promise<void> {
 
 beforeAll(async () => {
   service = await startService();
+  // As a start with NATS_URL does: the log of all organizations is read.
+  await migrate(service.database, { publishes: true });
   const { host, port, database } = service.database;
   orm = createOrm(
     { host, port, database, user: "entity_service", password: RUNTIME_PASSWORD },

@@ -214,7 +214,12 @@ test("GET /metrics tells of the pool: connections used and idle, who waits, how 
   await holder.connect();
   try {
     await holder.query("begin; lock table entity in access exclusive mode");
-    const calls = Promise.allSettled(Array.from({ length: 6 }, () => service.client.entities.listEntities({})));
+    // Lookups have two connections, and lists, which take turns, want another one.
+    const { entities } = service.client;
+    const lookup = (value: string) => entities.getEntity({ lookup: { by: { case: "externalId", value } } });
+    const first = lookup("a");
+    await expect.poll(() => metric('entity_service_database_connections{state="used"}')).toBe(1);
+    const calls = Promise.allSettled([first, lookup("b"), entities.listEntities({})]);
     await expect.poll(() => metric('entity_service_database_connections{state="used"}')).toBe(2);
     await expect.poll(() => metric("entity_service_database_waiting")).toBeGreaterThan(0);
     await holder.query("rollback");

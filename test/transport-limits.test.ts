@@ -113,14 +113,18 @@ describe("answers that nobody reads", () => {
 
   test("over HTTP/1.1 too", async () => {
     await using own = await startServer({
-      handlers: { getEntity: () => ({ entity: { id: "1", name: "x".repeat(40_000_000) } }) },
+      kinds: {
+        async *repeat() {
+          for (let i = 0; i < 10; i++) yield { texts: ["x".repeat(4_000_000)] };
+        },
+      },
       answerTimeoutMs: 700,
     });
     const socket = createConnection(own.port, "127.0.0.1");
     socket.on("error", () => {});
     socket.pause();
     socket.write(
-      `POST ${GET} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/proto\r\ncontent-length: 0\r\n\r\n`,
+      `POST /kinds.v1.KindsService/Repeat HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\ncontent-type: application/connect+proto\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0`,
     );
     await expect
       .poll(() => own.calls().some((line) => line.reason === "ANSWER_NOT_TAKEN"), { timeout: 10_000 })
