@@ -37,6 +37,7 @@ export interface MetricsSource {
   text(): Promise<string>;
 }
 
+const SAME_METRICS_MS = 100;
 const WARNINGS = new Set(["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"]);
 const FAILURES = new Set(["INTERNAL", "UNKNOWN", "DATA_LOSS"]);
 
@@ -73,6 +74,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   });
 
   const logCall = callLog(log);
+  let last: { at: number; text: Promise<string> } | undefined;
   return {
     begin({ method = "unknown", isEndless, protocol, traceparent, callerRequestId, values }) {
       const start = performance.now();
@@ -104,7 +106,10 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
       };
     },
     async metrics() {
-      return { contentType: registry.contentType, body: await metrics.text() };
+      // They take milliseconds to write, and need no key: whoever asks again at once gets the same.
+      const now = performance.now();
+      if (last === undefined || now - last.at > SAME_METRICS_MS) last = { at: now, text: metrics.text() };
+      return { contentType: registry.contentType, body: await last.text };
     },
   };
 }

@@ -23,6 +23,7 @@ import { createPipelining } from "./pipelining.ts";
 import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
 import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
 import { createTally, type Tally } from "./tally.ts";
+import { createTurns } from "./turns.ts";
 
 export interface ListenOptions {
   host: string;
@@ -85,6 +86,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const http1 = createHttp1Connections();
   const sessions = createSessions({ idleTimeoutMs, maxConnectionAgeMs, tally, guard });
 
+  const turns = createTurns();
   const inOrder = createPipelining(MAX_PIPELINED, () => tally.note("pipelined"));
   const serve = guard(options.request, (_, response) => response.destroy());
 
@@ -93,7 +95,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       joinKeys(request.headers, request.rawHeaders);
       if (!("stream" in request)) {
         http1.begin(request, response as ServerResponse);
-        inOrder(request, response as ServerResponse, () => serve(request, response));
+        inOrder(request, response as ServerResponse, () => turns(request.socket, () => serve(request, response)));
         return;
       }
       if (sizeOf(request.rawHeaders) > MAX_HEADER_BYTES) {
@@ -109,10 +111,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   );
 
   /** What Node does for a listener of "request", but for the streams that are served without one. */
-  const onStream = guard(
-    (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _flags: number, rawHeaders: string[]) => {
-      // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
-      stream.on("error", () => {});
+  const beginStream = guard(
+    (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, rawHeaders: string[]) => {
       // A caller may have reset it in the same packet: there is nothing to answer, and writing to it throws.
       if (stream.destroyed || stream.closed) return;
       joinKeys(headers, rawHeaders);
@@ -126,6 +126,11 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     },
     (stream) => stream.destroy(),
   );
+  const onStream = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _: number, rawHeaders: string[]) => {
+    // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
+    stream.on("error", () => {});
+    turns(stream.session ?? stream, () => beginStream(stream, headers, rawHeaders));
+  };
 
   const onSession = guard(sessions.track, (session) => session.destroy());
 
