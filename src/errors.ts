@@ -116,6 +116,11 @@ export function reasonOf(error: ConnectError): string | undefined {
   return error.findDetails(ErrorInfoSchema).find((info) => info.domain === ERROR_DOMAIN)?.reason;
 }
 
+/** Whether an error of ours says which field or header is at fault. */
+export function namesField(error: ConnectError): boolean {
+  return error.findDetails(ErrorInfoSchema).some(({ metadata }) => metadata.field !== undefined);
+}
+
 /** The same error as a value inside a response: an item of a batch, a row of an import. */
 export function toStatus(error: DomainError): Status {
   const { code, rawMessage, details } = toConnectError(error);

@@ -7,7 +7,7 @@ import { createTurns } from "../src/transport/turns.ts";
 function calls() {
   let time = 0;
   const begun: string[] = [];
-  const turns = createTurns(() => time);
+  const turns = createTurns(15, () => time);
   const arrive = (connection: object, name: string) =>
     turns(connection, () => {
       begun.push(name);
@@ -42,4 +42,16 @@ test("a flood of one connection is spread over turns, and the call of another is
   for (let i = 0; i < 4; i++) await nextTurn();
   expect(begun.filter((name) => name.startsWith("f"))).toEqual(Array.from({ length: 20 }, (_, i) => `f${i + 1}`));
   expect(begun).toHaveLength(22);
+});
+
+test("without a budget one begins in each turn", async () => {
+  const begun: number[] = [];
+  const turns = createTurns(0);
+  for (let i = 0; i < 3; i++) turns({}, () => begun.push(i));
+  expect(begun).toEqual([]);
+  await nextTurn();
+  expect(begun).toEqual([0]);
+  await nextTurn();
+  await nextTurn();
+  expect(begun).toEqual([0, 1, 2]);
 });

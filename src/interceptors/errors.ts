@@ -27,7 +27,7 @@ export function presentable(error: unknown, { method, requestId, log }: ErrorCon
     return toConnectError(new DomainError("INTERNAL", "internal error", { request_id: requestId }));
   }
   if (refusal.reason === "INTERNAL")
-    return toConnectError(new DomainError("INTERNAL", refusal.message, { request_id: requestId }));
+    return toConnectError(new DomainError("INTERNAL", refusal.message, { ...refusal.metadata, request_id: requestId }));
   if (refusal.reason === "DATABASE_UNAVAILABLE" || refusal.reason === "COMMIT_UNKNOWN") {
     log.warn({ ...where, error: describe(refusal) }, "database unavailable");
   }

@@ -22,7 +22,9 @@ export function foreignError(error: ConnectError, method: DescMethod): DomainErr
     case Code.Internal:
       if (text.startsWith("received compressed envelope, ")) {
         // The gRPC compression specification asks for INTERNAL, though the caller is at fault.
-        return new DomainError("INTERNAL", "The message is flagged as compressed, but the call names no encoding");
+        return new DomainError("INTERNAL", "The message is flagged as compressed, but the call names no encoding", {
+          field: "grpc-encoding",
+        });
       }
       return text.startsWith("parse binary: ") || text === "decompression failed"
         ? malformed(text, method.input)

@@ -10,6 +10,8 @@ import { callLog } from "./call-log.ts";
 export interface Outcome {
   code: string;
   reason?: string | undefined;
+  /** INTERNAL by the word of gRPC's specification, and not by a defect. */
+  isCallersFault?: boolean;
 }
 
 export interface CallStart {
@@ -80,13 +82,13 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
       const start = performance.now();
       inFlight.inc();
       if (isEndless) watches.inc();
-      return ({ code, reason }) => {
+      return ({ code, reason, isCallersFault = false }) => {
         const durationMs = performance.now() - start;
         inFlight.dec();
         if (isEndless) watches.dec();
         duration.observe({ method, code }, durationMs / 1000);
         if (code !== "OK" && !(isEndless && code === "CANCELLED")) errors.inc({ method, reason: reason ?? code });
-        const level = FAILURES.has(code) ? "error" : WARNINGS.has(code) ? "warn" : "info";
+        const level = FAILURES.has(code) && !isCallersFault ? "error" : WARNINGS.has(code) ? "warn" : "info";
         const caller = values.get(callContext)?.caller;
         const line = {
           method,

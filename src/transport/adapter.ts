@@ -15,7 +15,7 @@ import { codeToString, parseTimeout as parseConnectTimeout } from "@connectrpc/c
 import { findTrailerError, parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { DomainError } from "../domain/errors.ts";
-import { reasonOf, toConnectError } from "../errors.ts";
+import { namesField, reasonOf, toConnectError } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
 import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
@@ -343,5 +343,9 @@ function outcomeOf(error: ConnectError | undefined): Outcome {
   if (error === undefined) return { code: "OK" };
   const code = codeToString(error.code).toUpperCase();
   // The only code that gRPC spells otherwise.
-  return { code: code === "CANCELED" ? "CANCELLED" : code, reason: reasonOf(error) };
+  return {
+    code: code === "CANCELED" ? "CANCELLED" : code,
+    reason: reasonOf(error),
+    isCallersFault: code === "INTERNAL" && namesField(error),
+  };
 }

@@ -59,6 +59,8 @@ export interface Listener extends AsyncDisposable {
 
 /** Keep-alive probes find callers that vanished without a word. */
 const TCP = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
+/** For how long calls begin in one turn of the event loop, in milliseconds. */
+const CALLS_MS = 15;
 /** Requests of an HTTP/1.1 connection that wait for the answer to the one before. */
 const MAX_PIPELINED = 32;
 
@@ -86,7 +88,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const http1 = createHttp1Connections();
   const sessions = createSessions({ idleTimeoutMs, maxConnectionAgeMs, tally, guard });
 
-  const turns = createTurns();
+  const turns = createTurns(CALLS_MS);
+  const connectionTurns = createTurns(0);
   const inOrder = createPipelining(MAX_PIPELINED, () => tally.note("pipelined"));
   const serve = guard(options.request, (_, response) => response.destroy());
 
@@ -178,7 +181,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         trackSocket(socket);
         undecided.add(socket);
         sniff(socket, headersTimeoutMs, {
-          decide: (spoken) => onSpoken(socket, spoken),
+          // What has been read of it may be hundreds of requests.
+          decide: (spoken) => connectionTurns(socket, () => onSpoken(socket, spoken)),
           silent: () => tally.note("silent"),
         });
       },

@@ -246,7 +246,9 @@ function problemOfError(code: number, message: string, details: Buffer | undefin
     for (const { typeUrl, value } of packed) {
       if (typeUrl.endsWith("/google.rpc.BadRequest")) fromBinary(BadRequestSchema, value);
       if (!typeUrl.endsWith("/google.rpc.ErrorInfo")) continue;
-      const { reason, domain } = fromBinary(ErrorInfoSchema, value);
+      const { reason, domain, metadata } = fromBinary(ErrorInfoSchema, value);
+      // gRPC's specification wants INTERNAL for a message that is compressed by no named encoding.
+      if (reason === "INTERNAL" && metadata.field === "grpc-encoding") return undefined;
       return problemOfReason(reason, domain);
     }
   } catch {
