@@ -32,7 +32,7 @@ import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
 import { isEndedByCaller } from "./guard.ts";
 import { assertKinds } from "./kindless.ts";
-import { peerOf } from "./peer.ts";
+import { peerOfSession } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
 import { UNREAD_MS } from "./sessions.ts";
 import { assertFewValues } from "./values.ts";
@@ -95,7 +95,7 @@ export function grpcPath(options: GrpcOptions): (stream: ServerHttp2Stream, head
 const isAuthority = (authority: string | undefined) =>
   authority !== undefined && (/^[\w.-]+(:\d{1,4})?$/.test(authority) || URL.canParse(`http://${authority}`));
 
-export class GrpcCall implements CallHead {
+export class GrpcCall implements CallHead, HandlerContext {
   readonly service;
   readonly method;
   readonly requestId = crypto.randomUUID();
@@ -113,7 +113,7 @@ export class GrpcCall implements CallHead {
   /** What bytes are counted for. */
   readonly #connection: object;
   #expiresAt: number;
-  #timer: NodeJS.Timeout;
+  #timer: NodeJS.Timeout | undefined;
   #request: RequestBytes | undefined;
   #counted = true;
   /** How the call ended, once its answer is written and before it is taken. */
@@ -137,14 +137,12 @@ export class GrpcCall implements CallHead {
     this.#connection = stream.session ?? stream;
     this.method = route.method;
     this.service = route.method.parent;
-    const peer = peerOf(stream.session?.socket);
+    const peer = peerOfSession(stream.session);
     this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
     if (stream.session !== undefined) this.values.set(connectionKey, stream.session);
     this.header = { get: (name) => textOf(headers[name]), [Symbol.iterator]: () => pairsOf(headers) };
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
     this.#expiresAt = performance.now() + options.limits.bodyTimeoutMs;
-    this.#timer = setTimeout(() => {}, 0);
-    clearTimeout(this.#timer);
   }
 
   serve(): void {
@@ -247,53 +245,28 @@ export class GrpcCall implements CallHead {
   request(message: Message): UnaryRequest & { context: HandlerContext };
   request(message: AsyncIterable<Message>): StreamRequest & { context: HandlerContext };
   request(message: Message | AsyncIterable<Message>): unknown {
-    const call = this;
-    return {
-      stream: this.method.methodKind !== "unary",
-      service: this.service,
-      method: this.method,
-      requestMethod: "POST",
-      url: `http://${this.#headers[":authority"]}${this.#headers[":path"]}`,
-      message,
-      contextValues: this.values,
-      get header() {
-        return call.#lazyRequestHeader();
-      },
-      get signal() {
-        return call.#lazySignal();
-      },
-      context: this.#context(),
-    };
+    return new CallRequest(this, message);
   }
 
-  #context(): HandlerContext {
-    const call = this;
-    return {
-      service: this.service,
-      method: this.method,
-      requestMethod: "POST",
-      protocolName: "grpc",
-      url: this.#headers[":path"] as string,
-      values: this.values,
-      timeoutMs: () => call.timeoutMs(),
-      get signal() {
-        return call.#lazySignal();
-      },
-      get requestHeader() {
-        return call.#lazyRequestHeader();
-      },
-      get responseHeader() {
-        call.#responseHeader ??= new Headers();
-        return call.#responseHeader;
-      },
-      get responseTrailer() {
-        call.#responseTrailer ??= new Headers();
-        return call.#responseTrailer;
-      },
-    };
+  // What the implementation sees of the call. On the prototype, not in an object made for each: getters that are new with
+  // each call give its object a hidden class of its own, which keeps the call alive until the next full collection.
+  get requestMethod(): "POST" {
+    return "POST";
   }
 
-  #lazySignal(): AbortSignal {
+  get protocolName(): string {
+    return "grpc";
+  }
+
+  get url(): string {
+    return this.#headers[":path"] as string;
+  }
+
+  get authority(): string | undefined {
+    return this.#headers[":authority"];
+  }
+
+  get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
       if (this.#abortReason !== undefined) this.#abort.abort(this.#abortReason);
@@ -301,9 +274,19 @@ export class GrpcCall implements CallHead {
     return this.#abort.signal;
   }
 
-  #lazyRequestHeader(): Headers {
+  get requestHeader(): Headers {
     this.#requestHeader ??= new Headers([...pairsOf(this.#headers)]);
     return this.#requestHeader;
+  }
+
+  get responseHeader(): Headers {
+    this.#responseHeader ??= new Headers();
+    return this.#responseHeader;
+  }
+
+  get responseTrailer(): Headers {
+    this.#responseTrailer ??= new Headers();
+    return this.#responseTrailer;
   }
 
   /** Answered, or the caller is gone: there is nothing to do any more. */
@@ -542,5 +525,37 @@ function* pairsOf(headers: IncomingHttpHeaders): Generator<[string, string]> {
     if (name.startsWith(":")) continue;
     const value = textOf(headers[name]);
     if (value !== null) yield [name, value];
+  }
+}
+
+/** A call with its message, as interceptors pass it on. */
+class CallRequest {
+  readonly context: GrpcCall;
+  readonly message: Message | AsyncIterable<Message>;
+  readonly stream: boolean;
+  readonly service: GrpcCall["service"];
+  readonly method: GrpcCall["method"];
+  readonly requestMethod = "POST";
+  readonly contextValues: ContextValues;
+
+  constructor(call: GrpcCall, message: Message | AsyncIterable<Message>) {
+    this.context = call;
+    this.message = message;
+    this.stream = call.method.methodKind !== "unary";
+    this.service = call.service;
+    this.method = call.method;
+    this.contextValues = call.values;
+  }
+
+  get url(): string {
+    return `http://${this.context.authority}${this.context.url}`;
+  }
+
+  get header(): Headers {
+    return this.context.requestHeader;
+  }
+
+  get signal(): AbortSignal {
+    return this.context.signal;
   }
 }

@@ -1,4 +1,5 @@
 // Where a call comes from, for log and trail. Headers such as X-Forwarded-For are anybody's to write: not believed.
+import type { Http2Session } from "node:http2";
 import type { Socket } from "node:net";
 
 /** The IP address at the other end, "" where the connection is gone; an IPv4 address in its own form on a socket of IPv6 too. */
@@ -9,4 +10,17 @@ export function peerOf(socket: Pick<Socket, "remoteAddress"> | undefined): strin
     // The socket of an HTTP/2 session that has ended throws.
     return "";
   }
+}
+
+const ofSessions = new WeakMap<Http2Session, string>();
+
+/** The same for an HTTP/2 connection, asked once: its socket stands behind a proxy. */
+export function peerOfSession(session: Http2Session | undefined): string {
+  if (session === undefined) return "";
+  let peer = ofSessions.get(session);
+  if (peer === undefined) {
+    peer = peerOf(session.socket);
+    ofSessions.set(session, peer);
+  }
+  return peer;
 }

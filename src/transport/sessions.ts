@@ -105,6 +105,8 @@ export function createSessions(options: {
       // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the
       // session with it. close(NO_ERROR) and resume() cut the answer or do nothing.
       stream.once("finish", () => {
+        // A timer for each call would hold its stream for as long.
+        if (stream.readableEnded) return;
         setTimeout(() => {
           if (!stream.destroyed && !stream.readableEnded) stream.destroy();
         }, UNREAD_MS).unref();
