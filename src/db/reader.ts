@@ -11,7 +11,11 @@ export interface Reader {
    * What answers to the lookups, of one moment; more may be in it, of other callers of the organization. Rejects with
    * OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn.
    */
-  find(organizationId: string, lookups: readonly Lookup[], signal?: AbortSignal): Promise<FoundEntities>;
+  find(
+    organizationId: string,
+    lookups: readonly Lookup[],
+    signal?: Pick<AbortSignal, "aborted" | "reason">,
+  ): Promise<FoundEntities>;
 }
 
 /** Reads of one organization at a time; two, so that one is on its way while the other is decoded. */
@@ -24,7 +28,7 @@ const MAX_WAITING = 1_000;
 
 interface Waiting {
   lookups: readonly Lookup[];
-  signal: AbortSignal | undefined;
+  signal: Pick<AbortSignal, "aborted" | "reason"> | undefined;
   resolve: (found: FoundEntities) => void;
   reject: (error: unknown) => void;
 }

@@ -55,7 +55,7 @@ export interface Command {
   /** Makes the write safe to retry: `answer` of the first outcome is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
   /** Aborted, the command takes part in no transaction that begins after that. */
-  signal?: AbortSignal | undefined;
+  signal?: Pick<AbortSignal, "aborted" | "reason"> | undefined;
   /** The rule: pure, since it may run more than once. */
   decide: (entity: EntityState | null, world: World) => Change | null;
 }

@@ -103,7 +103,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   return {
     async write(organizationId, given, options = {}) {
       // Past its deadline a call is in no group. Once in one, its caller may leave, the group goes on.
-      const command = { ...given, signal: options.signal };
+      const command = { ...given, signal: given.signal ?? options.signal };
       if (options.validateOnly) {
         const since = performance.now();
         const rehearse = () =>

@@ -37,5 +37,11 @@ export function instantToText(instant: Instant): string {
 
 /** The latest calendar date that has begun anywhere on Earth (UTC+14) when the clock says `milliseconds`. */
 export function latestDate(milliseconds: number): string {
-  return new Date(milliseconds + 14 * 3_600_000).toISOString().slice(0, 10);
+  const day = Math.floor((milliseconds + 14 * 3_600_000) / DAY_MS);
+  if (day !== lastDay?.number) lastDay = { number: day, text: new Date(day * DAY_MS).toISOString().slice(0, 10) };
+  return lastDay.text;
 }
+
+const DAY_MS = 86_400_000;
+/** The day that was asked for last: every write asks for today. */
+let lastDay: { number: number; text: string } | undefined;

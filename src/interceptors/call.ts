@@ -1,5 +1,5 @@
 // What the service knows about the call at hand, beside its message.
-import { type ContextValues, createContextKey } from "@connectrpc/connect";
+import { type ContextValues, createContextKey, type HandlerContext } from "@connectrpc/connect";
 
 /** Who calls: one API key of one organization, with the scopes that it was given. */
 export interface Caller {
@@ -29,6 +29,11 @@ export const requestIdKey = createContextKey("", { description: "requestId" });
 
 /** The IP address that a call came from, for every call. */
 export const peerKey = createContextKey("", { description: "peer" });
+
+/** Whether the caller has left, for who asks now and then and need not be told: of a call that knows, without a signal. */
+export function departureOf(ctx: HandlerContext): Pick<AbortSignal, "aborted" | "reason"> {
+  return "aborted" in ctx ? (ctx as HandlerContext & Pick<AbortSignal, "aborted" | "reason">) : ctx.signal;
+}
 
 /** The context of a call that passed the gate. Throws where there is none: an RPC was served without the gate. */
 export function callOf(values: ContextValues): CallContext {

@@ -31,6 +31,7 @@ import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import { toStatus } from "../errors.ts";
+import { departureOf } from "../interceptors/call.ts";
 import {
   externalIdFromProto,
   fromProto,
@@ -55,7 +56,7 @@ import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } fr
 
 export function entityRpcs(deps: Deps) {
   const find = (ctx: HandlerContext, lookups: readonly Lookup[]) =>
-    deps.reader.find(organizationOf(ctx), lookups, ctx.signal);
+    deps.reader.find(organizationOf(ctx), lookups, departureOf(ctx));
 
   return {
     async createEntity(request, ctx) {

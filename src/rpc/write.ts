@@ -24,7 +24,7 @@ import { notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import type { Feed } from "../feed/feed.ts";
-import { callOf } from "../interceptors/call.ts";
+import { callOf, departureOf } from "../interceptors/call.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
 import type { Violations } from "./violations.ts";
 
@@ -127,7 +127,7 @@ export function assertReachable(ctx: HandlerContext, organizationId: string): vo
 
 /** The entity that a lookup names now, deleted or not. */
 export async function findEntityId({ reader }: Deps, ctx: HandlerContext, lookup: Lookup): Promise<string> {
-  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup], ctx.signal);
+  const { hits, entities } = await reader.find(organizationOf(ctx), [lookup], departureOf(ctx));
   const id = resolve(lookup, hits);
   if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
   return id;
@@ -169,6 +169,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
     {
       ...command,
       author: authorOf(ctx),
+      signal: departureOf(ctx),
       request:
         requestId === undefined
           ? undefined
@@ -179,7 +180,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
               answer: (outcome) => toBinary(output, answer(outcome)),
             },
     },
-    { validateOnly: request.validateOnly, signal: ctx.signal },
+    request.validateOnly ? { validateOnly: true, signal: ctx.signal } : {},
   );
   if (result.kind === "refused") throw result.error;
   if (result.kind === "done") return answer(result.outcome);

@@ -266,6 +266,15 @@ export class GrpcCall implements CallHead, HandlerContext {
     return this.#headers[":authority"];
   }
 
+  /** What `signal` would say, for who only asks: most calls need no AbortController. */
+  get aborted(): boolean {
+    return this.#abortReason !== undefined;
+  }
+
+  get reason(): unknown {
+    return this.#abortReason;
+  }
+
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
