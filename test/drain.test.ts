@@ -126,6 +126,28 @@ describe("a process", { timeout: 120_000 }, () => {
     await call;
   });
 
+  test("in its lame-duck time it says NOT_SERVING and serves as before, new connections and HTTP/1.1 too", async () => {
+    const folder = await temporaryFolder();
+    onTestFinished(() => folder[Symbol.asyncDispose]());
+    const service = await startServiceProcess(folder.path, onDatabase({ LAME_DUCK_MS: "4000" }));
+    const post = async (rpc: string, body: string) => {
+      const headers = { "content-type": "application/json", authorization: `Bearer ${service.apiKey}` };
+      return (await fetch(`${service.baseUrl}/${rpc}`, { method: "POST", headers, body })).json();
+    };
+    const health = () => post("grpc.health.v1.Health/Check", "{}");
+    expect(await health()).toMatchObject({ status: "SERVING" });
+    process.kill(service.pid, "SIGTERM");
+    await expect.poll(health).toMatchObject({ status: "NOT_SERVING" });
+    for (let i = 0; i < 5; i++) {
+      // A client of its own has a connection of its own.
+      await createEntityClient(service).entities.listEntities({ pageSize: 1 });
+      const refused = await post("entity.v1.EntityService/GetEntity", '{"lookup":{"externalId":"nobody"}}');
+      expect(refused).toMatchObject({ code: "not_found" });
+    }
+    expect(service.lines().some(({ msg }) => msg === "stopped")).toBe(false);
+    expect((await service.ended).code).toBe(0);
+  });
+
   test("what waits for a connection of the pool is refused when asked to", async () => {
     const orm = createOrm(database.database, { poolSize: 2, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 });
     onTestFinished(() => orm.close(true));
