@@ -17,6 +17,7 @@ import { createWriter } from "./db/writer.ts";
 import { createFeed } from "./feed/feed.ts";
 import { startNatsSink } from "./feed/nats.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
+import { within } from "./interceptors/deadline.ts";
 import { describe } from "./interceptors/errors.ts";
 import { type MetricsSource, ownMetrics, registerBuild } from "./interceptors/telemetry.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
@@ -214,13 +215,18 @@ export async function listenOn(
   let checks: NodeJS.Timeout | undefined;
   let sink: AsyncDisposable | undefined;
   let checking: Promise<void> | undefined;
-  /** One look at a time: a database that hangs is not asked by ever more. */
+  const setReady = (ready: boolean) => {
+    if (!shutdown.signal.aborted) readiness.set(ready);
+  };
+  /** One look at a time: a database that hangs is not asked by ever more. A look that hangs says what one that fails does. */
   const check = () => {
     checking ??= isReady(orm).then((ready) => {
       checking = undefined;
-      if (!shutdown.signal.aborted) readiness.set(ready);
+      setReady(ready);
     });
-    return checking;
+    return within(checking, READINESS_CHECK_MS, () => new Error("the database does not answer")).catch(() =>
+      setReady(false),
+    );
   };
   return {
     port: listener.port,
