@@ -20,7 +20,7 @@ import type { Tls } from "./certificates.ts";
 import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
-import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
+import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES, UNREAD_MS } from "./sessions.ts";
 import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
 import { createTally, type Tally } from "./tally.ts";
 import { createTurns } from "./turns.ts";
@@ -232,7 +232,16 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       sessions.destroyAll();
       for (const socket of sockets) socket.destroy();
     }, timeoutMs);
+    // What we have said goodbye to is not waited for: a caller who reads slowly answers late, one who is gone never.
+    const ended = new Set<Socket>();
+    const goodbyes = setInterval(() => {
+      for (const socket of sockets) {
+        if (ended.has(socket)) socket.destroy();
+        else if (socket.writableEnded) ended.add(socket);
+      }
+    }, UNREAD_MS);
     await closed;
+    clearInterval(goodbyes);
     clearTimeout(silent);
     clearTimeout(cut);
   }
