@@ -28,7 +28,7 @@ async function freshCluster(database: string) {
   const owner = new pg.Client({ ...address, database: "postgres" });
   await owner.connect();
   await owner.query(`create database ${database}`);
-  await owner.query("create role entity_service login; create role entity_directory");
+  await owner.query("create role entity_service login; create role entity_directory; create role entity_backup");
   await owner.query(`alter role entity_service password '${RUNTIME_PASSWORD}'`);
   await owner.end();
   return {
