@@ -93,7 +93,10 @@ export function createAdapter(options: HandlerOptions): Adapter {
       if (status === 405) response.setHeader("allow", "POST");
       // A caller who expected a bidirectional stream over HTTP/1.1 may wait for ever on an open connection.
       if (status === 505) response.setHeader("connection", "close");
-      writeRefusal(response, { protocol, contentType }, refusal, status);
+      if (options.bareRefusals) {
+        response.statusCode = status;
+        response.end();
+      } else writeRefusal(response, { protocol, contentType }, refusal, status);
       takenInTime(response);
     };
     const contentType = request.headers["content-type"] ?? "";

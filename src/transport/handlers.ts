@@ -67,6 +67,8 @@ export interface HandlerOptions {
   >;
   /** A stream without a key (health, reflection) lasts so long at most, in milliseconds; default: half an hour. */
   keylessStreamMs?: number;
+  /** Refuses what is no call with the HTTP status alone, as the conformance suite wants it; default: with an error of our shape. */
+  bareRefusals?: boolean;
   /** Time for a caller to take the next piece of an answer, in milliseconds. */
   answerTimeoutMs?: number;
   /** Where it is counted what happens before and after calls; default: in the log alone. */

@@ -80,6 +80,7 @@ async function listenOurs(service: DescService): Promise<number> {
     services: (router) => router.service(service, conformanceService(registry) as never),
     findCaller: async () => ({ organizationId: "conformance", apiKeyId: "conformance", scopes: new Set([SCOPE]) }),
     present: withoutDetailsOfOurs,
+    bareRefusals: true,
     readiness,
     shutdownSignal: new AbortController().signal,
     limits: {
