@@ -38,11 +38,24 @@ export function jsonDecoder(
       } catch {
         throw toConnectError(wholeRequest("The request is not valid UTF-8"));
       }
-      const problem = textProblem(request, text);
+      const problem = bytes.length > EXPLAINED_BYTES ? timeProblem(request, text) : textProblem(request, text);
       if (problem !== undefined) throw toConnectError(problem);
       return text;
     },
   };
+}
+
+/** Of a longer request the library alone says what is wrong: to decode it twice would keep others waiting. */
+const EXPLAINED_BYTES = 128 * 1024;
+
+/** A time that no calendar has, which the library would take for another. */
+function timeProblem(request: DescMessage, text: string): DomainError | undefined {
+  if (!namesImpossibleTime(text)) return undefined;
+  try {
+    return messageProblem(request, JSON.parse(text) as JsonValue, "", request);
+  } catch {
+    return wholeRequest("The request is not JSON");
+  }
 }
 
 /** What is wrong with a text as JSON of `request`; undefined where it decodes. */
