@@ -22,7 +22,7 @@ const LIVE_MS = 60_000;
 const READ_BYTES = 256 * 1024;
 
 /** Frames of HTTP/2 (RFC 9113) by their type, the flags of those sent here, and a window that never closes. */
-const [DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE] = [0, 1, 3, 4, 6, 8];
+const [DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE] = [0, 1, 3, 4, 8];
 const [ACK, END_STREAM, END_HEADERS] = [1, 1, 4];
 const WINDOW = 2 ** 31 - 1;
 const FRAME_HEAD = 9;
@@ -127,7 +127,6 @@ function frames(watcher: Watcher): (bytes: Buffer, length: number) => void {
     if (type === RST_STREAM || ((type === DATA || type === HEADERS) && (flags & END_STREAM) !== 0)) {
       throw new Error("a watch ended: they could not keep up, or the service failed");
     }
-    if (type === PING) throw new Error("a ping, which nobody answers here");
     if (type === SETTINGS && (flags & ACK) === 0) watcher.socket.write(frame(SETTINGS, ACK, 0, Buffer.alloc(0)));
   };
   return (bytes, length) => {

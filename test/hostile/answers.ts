@@ -234,6 +234,8 @@ function decode(text: string): string {
 }
 
 function problemOfError(code: number, message: string, details: Buffer | undefined, path: string): string | undefined {
+  // gRPC's specification wants INTERNAL for a message that is compressed by no named encoding.
+  if (code === 13 && message.startsWith("The message is flagged as compressed, but")) return undefined;
   if (code === 13 || code === 2 || code === 15) return `status ${code}: ${message.slice(0, 120)}`;
   if (message.includes(CANARY)) return "the message of the error repeats a value of the request";
   // Health and reflection are others' contracts, with statuses alone.
@@ -246,9 +248,7 @@ function problemOfError(code: number, message: string, details: Buffer | undefin
     for (const { typeUrl, value } of packed) {
       if (typeUrl.endsWith("/google.rpc.BadRequest")) fromBinary(BadRequestSchema, value);
       if (!typeUrl.endsWith("/google.rpc.ErrorInfo")) continue;
-      const { reason, domain, metadata } = fromBinary(ErrorInfoSchema, value);
-      // gRPC's specification wants INTERNAL for a message that is compressed by no named encoding.
-      if (reason === "INTERNAL" && metadata.field === "grpc-encoding") return undefined;
+      const { reason, domain } = fromBinary(ErrorInfoSchema, value);
       return problemOfReason(reason, domain);
     }
   } catch {
