@@ -124,7 +124,7 @@ export function startWatcher(world: World, organization: Organization, filter: F
     if (info === undefined) {
       const { code, rawMessage } = ConnectError.from(error);
       // Behind what it has not read no reason reaches it: after a while the service resets what nobody takes.
-      if (filter.isSlow && /ENHANCE_YOUR_CALM/.test(rawMessage)) return;
+      if (filter.isSlow && /ENHANCE_YOUR_CALM|error code CANCEL/.test(rawMessage)) return;
       const isDown = service.down.some(({ from, to }) => from <= now + SLACK_MS && to >= now - SLACK_MS);
       // The client's own clock, for the list: a watch has no deadline.
       if (now - began >= LIST_MS && code === Code.DeadlineExceeded) return;
