@@ -22,7 +22,7 @@ import { DomainError, type Reason } from "../src/domain/errors.ts";
 import { LIMITS } from "../src/domain/limits.ts";
 import { CODE, toConnectError, toStatus } from "../src/errors.ts";
 import { assertWellFormed, maxItems } from "../src/rpc/well-formed.ts";
-import { countJsonValues, countValues } from "../src/transport/values.ts";
+import { assertFewJsonValues, countValues, measureJson } from "../src/transport/values.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 import { Kinds } from "./transport-harness.ts";
 
@@ -130,7 +130,21 @@ describe("values of a message", () => {
     expect(countValues(CreateEntityRequestSchema, bytes, 1_000)).toBe(7 + 2 * 2 + 3 + 2);
     // One after the other the same once more.
     expect(countValues(CreateEntityRequestSchema, Buffer.concat([bytes, bytes]), 1_000)).toBe(32);
-    expect(countJsonValues(Buffer.from('{"a":[1,null,{"b":"c,:[{\\""}],"d":true}'), 1_000)).toBe(9);
+    const json = Buffer.from('{"a":[1,null,{"b":"c,:[{\\"","e":"123456"}],"d":-20.5e1}');
+    expect(measureJson(json, 1_000)).toEqual({ values: 11, digits: 4 });
+  });
+
+  test("a number of JSON with more digits than any needs is refused before it is read", () => {
+    const request = (digits: number) => Buffer.from(`{"pageSize":${"9".repeat(digits)},"${" ".repeat(100_000)}":1}`);
+    expect(() => assertFewJsonValues(request(1_000))).not.toThrow();
+    expect(() => assertFewJsonValues(request(1_001))).toThrow(/a number of more than 1000 digits/);
+    const text = (value: string) => Buffer.from(`["${value}","${" ".repeat(100_000)}"]`);
+    expect(() => assertFewJsonValues(text(`-${"9".repeat(1_001)}s`))).toThrow(/a number of more than 1000 digits/);
+    for (const value of ["9".repeat(1_001), `is ${"9".repeat(1_001)}s`, `${"9".repeat(1_000)}s`]) {
+      expect(() => assertFewJsonValues(text(value))).not.toThrow();
+    }
+    const list = Buffer.from(`[${"123,".repeat(50_000)}1]`);
+    expect(() => assertFewJsonValues(list)).not.toThrow();
   });
 
   test("a field whose tag has another wire type is malformed: the decoder would read it by its declaration, all the same", () => {

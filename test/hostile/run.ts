@@ -449,7 +449,7 @@ function listOf(suspects: Suspect[]): string {
     .join(" ");
 }
 
-/** Runs what was under way at each stall again, alone, to tell who it was. */
+/** Runs the latest of each attacker that were under way at a stall again, alone, to tell who it was. */
 async function confirm(service: Service, ground: Ground, attack: Attack, stalls: [Turn, Suspect[]][]): Promise<void> {
   if (stalls.length === 0) return;
   print("  What was under way at the stalls, again and alone:");
@@ -457,7 +457,11 @@ async function confirm(service: Service, ground: Ground, attack: Attack, stalls:
   const tried = new Set<string>();
   let found = 0;
   for (const [, suspects] of stalls) {
-    for (const one of suspects.toSorted((a, b) => a.sinceMs - b.sinceMs).slice(0, 8)) {
+    const latest = Map.groupBy(
+      suspects.toSorted((a, b) => a.sinceMs - b.sinceMs),
+      ({ attacker }) => attacker,
+    );
+    for (const one of [...latest.values()].flatMap((all) => all.slice(0, 2))) {
       const name = `${one.attacker}:${one.index}`;
       if (tried.has(name) || performance.now() > until || !service.isAlive()) continue;
       tried.add(name);
