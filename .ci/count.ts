@@ -23,7 +23,9 @@ if (exitCode === "0" && report.numPassedTests === 0) failed = 1;
 const failures = files.flatMap(({ assertionResults }) => assertionResults.filter(({ status }) => status === "failed"));
 writeFileSync(
   namesFile,
-  [...brokenFiles.map(({ name }) => name), ...failures.map(({ fullName }) => fullName)].map((name) => `${name}\n`).join(""),
+  [...brokenFiles.map(({ name }) => name), ...failures.map(({ fullName }) => fullName)]
+    .map((name) => `${name}\n`)
+    .join(""),
 );
 
 const leftOut = files.flatMap((file) => file.assertionResults.filter((test) => !/passed|failed/.test(test.status)));
