@@ -100,6 +100,7 @@ function serve(): void {
   const attack = async ({ ground, party, attackers, seconds }: Extract<Order, { kind: "attack" }>) => {
     const over = new AbortController();
     const mine = ATTACKERS.filter(({ name }) => attackers.includes(name));
+    if (mine.length === 0) return tell({ kind: "done", id: 0 });
     const ends = performance.now() + seconds * 1_000;
     const sliceMs = Math.min(5_000, Math.max(1_000, (seconds * 1_000) / (mine.length * 2)));
     const next = new Map<string, number>();

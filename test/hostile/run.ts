@@ -43,6 +43,8 @@ const { values: flags, positionals } = parseArgs({
     only: { type: "string" },
   },
 });
+/** `--only a,b`: those whose names hold one of the words. */
+const isWanted = (name: string) => flags.only === undefined || flags.only.split(",").some((word) => name.includes(word));
 const seconds = Number(process.env.SECONDS ?? 600);
 const seed = flags.replay?.split(":")[1] ?? process.env.SEED ?? String(Date.now() % 1_000_000);
 const print = (text: string) => process.stdout.write(`${text}\n`);
@@ -270,7 +272,7 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
   print(`\nAttacks that once succeeded, one by one`);
   const attack = startAttack();
   for (const { name } of CASES) {
-    if (flags.only !== undefined && !name.includes(flags.only)) continue;
+    if (!isWanted(name)) continue;
     // What the one before has left is not held against this one.
     if (service.rss() > RENEWED_FROM_MIB * 1_048_576) await service.restart();
     await isCalm(good);
@@ -327,6 +329,8 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
   const from = Date.now();
   const suspectsOf = new Map<Turn, Suspect[]>();
   const crashed: { crash: Crash; suspects: Suspect[] }[] = [];
+  /** By the second: what the resident memory grew by, and who was under way. */
+  const growths: { at: number; grown: number; suspects: Suspect[] }[] = [];
   const ask = async (since: number, until: number) =>
     (await Promise.all(attacks.map((attack) => attack.suspects(since, until)))).flat();
   const running = attacks.map((attack, index) => {
@@ -335,15 +339,21 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
       kind: "attack",
       ground,
       party: index,
-      attackers: (GROUPS[index] ?? []).filter((name) => flags.only === undefined || name.includes(flags.only)),
+      attackers: (GROUPS[index] ?? []).filter(isWanted),
       seconds,
     });
     return done;
   });
   let over = false;
   const watching = (async () => {
+    let resident = service.rss();
+    let looked = Date.now();
     for (let known = crashesBefore; ; ) {
       const isLast = over;
+      const [now, at] = [service.rss(), Date.now()];
+      if (mib(now - resident) > MEMORY_LEFT_MIB)
+        growths.push({ at: looked, grown: mib(now - resident), suspects: await ask(looked, at) });
+      [resident, looked] = [now, at];
       for (const turn of stallsOf(await service.turns(), from, Date.now())) {
         if (![...suspectsOf.keys()].some((one) => one.from === turn.from))
           suspectsOf.set(turn, await ask(turn.from, turn.to));
@@ -416,8 +426,10 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
       : crashed.length > 0 || left <= MEMORY_LEFT_MIB
         ? undefined
         : `${left} MiB more`,
-    `start ${mib(start?.rss ?? 0)}, highest ${mib(peak)}, end ${mib(end?.rss ?? 0)} MiB; of the heap ${heap} MiB`,
+    `start ${mib(start?.rss ?? 0)}, highest ${mib(peak)}, end ${mib(end?.rss ?? 0)} MiB; of the heap ${heap} MiB, ${mib((end?.heapTotal ?? 0) - (start?.heapTotal ?? 0))} reserved`,
   );
+  for (const { at, grown, suspects } of growths.toSorted((a, b) => b.grown - a.grown).slice(0, 5))
+    print(`    +${grown} MiB within a second at ${((at - from) / 1000).toFixed(1)} s: ${listOf(suspects)}`);
   judgeGood(good, from, to);
   const failures = attacks.flatMap((attack) => attack.failures);
   const kinds = kindsOf(failures).toSorted((a, b) => b.count - a.count);

@@ -23,6 +23,7 @@ export interface Turn {
 
 export interface Memory {
   rss: number;
+  heapTotal: number;
   heapUsed: number;
   external: number;
   arrayBuffers: number;
