@@ -22,6 +22,8 @@ import { DomainError, type Reason } from "../src/domain/errors.ts";
 import { LIMITS } from "../src/domain/limits.ts";
 import { CODE, toConnectError, toStatus } from "../src/errors.ts";
 import { assertWellFormed, maxItems } from "../src/rpc/well-formed.ts";
+import { byteBudget } from "../src/transport/byte-budget.ts";
+import { wholeBody, wholeMessages } from "../src/transport/request-body.ts";
 import { assertFewJsonValues, countValues, measureJson } from "../src/transport/values.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 import { Kinds } from "./transport-harness.ts";
@@ -49,6 +51,49 @@ function placesIn(request: DescMessage, desc = request, above: readonly DescFiel
 
 const nameOf = ({ request, above, field }: Place) =>
   [request.name, ...above.map(({ name }) => name), field.name].join(".");
+
+describe("a body that is too large", () => {
+  const READ_MAX_BYTES = 1_000;
+  const options = () => ({
+    readMaxBytes: READ_MAX_BYTES,
+    enveloped: true,
+    budget: byteBudget({ total: 1e6, perConnection: 1e6 }),
+    connection: {},
+  });
+  /** A whole message, the beginning of one that may be as long as `announced`, and bytes of it one by one, far too many. */
+  function body(announced: number) {
+    const sent = { chunks: 0 };
+    const prefix = Buffer.from([0, 0, 0, 0, 0]);
+    prefix.writeUInt32BE(announced, 1);
+    async function* chunks() {
+      yield Buffer.concat([Buffer.from([0, 0, 0, 0, 3, 1, 2, 3]), prefix]);
+      for (; sent.chunks < 50_000; sent.chunks++) yield Buffer.of(0xff);
+    }
+    return { sent, chunks: chunks() };
+  }
+
+  test.each([
+    ["of one request", READ_MAX_BYTES],
+    ["of one request, and says so", READ_MAX_BYTES + 1],
+  ])("%s is read no further", async (_, announced) => {
+    const { sent, chunks } = body(announced);
+    const pieces: Uint8Array[] = [];
+    const limit = { expiresAt: Number.POSITIVE_INFINITY };
+    for await (const piece of wholeBody(chunks, limit, options(), () => {})) pieces.push(piece);
+    expect(sent.chunks).toBeLessThan(2 * READ_MAX_BYTES);
+    expect(pieces).toHaveLength(1);
+    // So much of it that the library sees it.
+    expect(pieces[0]?.length).toBeGreaterThan(READ_MAX_BYTES);
+  });
+
+  test("of a stream of requests is read no further", async () => {
+    const { sent, chunks } = body(READ_MAX_BYTES + 1);
+    const pieces: Uint8Array[] = [];
+    for await (const piece of wholeMessages(chunks, options())) pieces.push(piece);
+    expect(sent.chunks).toBe(0);
+    expect(pieces.map(({ length }) => length)).toEqual([8, 5]);
+  });
+});
 
 describe("lists of requests", () => {
   const places = REQUESTS.flatMap((request) => placesIn(request));

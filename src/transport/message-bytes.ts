@@ -15,9 +15,9 @@ interface Form {
 }
 
 /**
- * The same chunks, or their messages one by one: throws MESSAGE_TOO_LARGE at a binary one of too many values. JSON is
- * looked at where it becomes text. What is longer than it may be, or malformed, goes on as it is, for the library to
- * refuse.
+ * The same bytes, their messages one by one: throws MESSAGE_TOO_LARGE at a binary one of too many values. JSON is looked
+ * at where it becomes text. Each chunk holds whole messages; what is longer than it may be, or not complete, goes on as it
+ * is, for the library to refuse.
  */
 export function withFewValues(chunks: AsyncIterable<Uint8Array>, form: Form): AsyncIterable<Uint8Array> {
   const type = form.contentType.split(";", 1)[0]?.trim().toLowerCase() ?? "";
@@ -34,58 +34,27 @@ export function withFewValues(chunks: AsyncIterable<Uint8Array>, form: Form): As
 }
 
 async function* single(source: AsyncIterator<Uint8Array>, form: Form): AsyncGenerator<Uint8Array, void> {
-  const parts: Uint8Array[] = [];
-  let size = 0;
   for (let chunk = await source.next(); chunk.done !== true; chunk = await source.next()) {
-    parts.push(chunk.value);
-    size += chunk.value.length;
-    if (size > form.readMaxBytes) {
-      yield* parts;
-      yield* rest(source);
-      return;
-    }
+    if (chunk.value.length <= form.readMaxBytes) await check(chunk.value, form.encoding === "gzip", form);
+    yield chunk.value;
   }
-  const message = Buffer.concat(parts);
-  await check(message, form.encoding === "gzip", form);
-  yield message;
 }
 
 async function* enveloped(source: AsyncIterator<Uint8Array>, form: Form): AsyncGenerator<Uint8Array, void> {
-  let parts: Uint8Array[] = [];
-  let size = 0;
   for (let chunk = await source.next(); chunk.done !== true; chunk = await source.next()) {
-    parts.push(chunk.value);
-    size += chunk.value.length;
-    if (size < wanted(parts)) continue;
-    let all = Buffer.concat(parts);
-    while (all.length >= PREFIX_BYTES) {
-      const length = all.readUInt32BE(1);
-      if (length > form.readMaxBytes) {
-        yield all;
-        yield* rest(source);
-        return;
-      }
-      if (all.length < PREFIX_BYTES + length) break;
-      await check(all.subarray(PREFIX_BYTES, PREFIX_BYTES + length), ((all[0] as number) & 1) === 1, form);
-      yield all.subarray(0, PREFIX_BYTES + length);
-      all = all.subarray(PREFIX_BYTES + length);
+    let rest = chunk.value;
+    while (rest.length > 0) {
+      const end = rest.length < PREFIX_BYTES ? rest.length : PREFIX_BYTES + announced(rest);
+      if (end >= PREFIX_BYTES && end <= rest.length && end - PREFIX_BYTES <= form.readMaxBytes)
+        await check(rest.subarray(PREFIX_BYTES, end), ((rest[0] as number) & 1) === 1, form);
+      yield rest.subarray(0, end);
+      rest = rest.subarray(end);
     }
-    parts = all.length === 0 ? [] : [all];
-    size = all.length;
   }
-  yield* parts;
 }
 
-/** Bytes until something is to be done: the prefix of the message, then all of it. */
-function wanted(parts: readonly Uint8Array[]): number {
-  const first = parts[0];
-  if (first === undefined || first.length < PREFIX_BYTES) return PREFIX_BYTES;
-  return PREFIX_BYTES + Buffer.from(first.buffer, first.byteOffset, first.length).readUInt32BE(1);
-}
-
-async function* rest(source: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array, void> {
-  for (let chunk = await source.next(); chunk.done !== true; chunk = await source.next()) yield chunk.value;
-}
+const announced = ({ buffer, byteOffset, length }: Uint8Array) =>
+  Buffer.from(buffer, byteOffset, length).readUInt32BE(1);
 
 async function check(message: Uint8Array, isCompressed: boolean, { input, readMaxBytes }: Form): Promise<void> {
   if (!isCompressed) return look(input, message);

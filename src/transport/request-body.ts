@@ -38,8 +38,8 @@ export interface BodyOptions {
 
 /**
  * The body of a call with one request, in one piece, once it is complete; throws DEADLINE_EXCEEDED where that is later
- * than the limit. `complete` is called then, and may refuse the call. What is too large is handed on as it is, for the
- * library to refuse.
+ * than the limit. `complete` is called then, and may refuse the call. Of what is too large that much is handed on that the
+ * library refuses it, and no more is read.
  */
 export async function* wholeBody(
   body: AsyncIterable<Uint8Array>,
@@ -54,7 +54,7 @@ export async function* wholeBody(
       const chunk = await within(iterator.next(), limit.expiresAt - performance.now(), expired);
       if (chunk.done === true) break;
       presentedAsConnectError(() => bytes.add(chunk.value));
-      if (isTooLarge(bytes, options)) yield bytes.take();
+      if (isTooLarge(bytes, options)) return yield bytes.take();
     }
     presentedAsConnectError(() => complete(bytes.size));
     if (bytes.size > 0) yield bytes.take();
@@ -78,7 +78,9 @@ export async function* wholeMessages(
         const missing = bytes.missing();
         presentedAsConnectError(() => bytes.add(rest.subarray(0, missing)));
         rest = rest.subarray(missing);
-        if (bytes.missing() === 0 || (bytes.announced() ?? 0) > readMaxBytes) yield bytes.take();
+        // Refused by the library, with all that comes after it.
+        if ((bytes.announced() ?? 0) > readMaxBytes) return yield bytes.take();
+        if (bytes.missing() === 0) yield bytes.take();
       }
     }
     if (bytes.size > 0) yield bytes.take();
