@@ -81,6 +81,52 @@ test("reflection that a tool left open does not hold up the drain", async () => 
   expect(grpcRefusal(await left).reason).toBe("DATABASE_UNAVAILABLE");
 });
 
+test("a stream of reflection answers 200 questions, and is told to open another", async () => {
+  const client = createClient(ServerReflection, createGrpcTransport({ baseUrl: server.url }));
+  async function* asking() {
+    for (;;) yield { messageRequest: { case: "fileContainingSymbol" as const, value: "entity.v1.Entity" } };
+  }
+  let answers = 0;
+  const reading = async () => {
+    for await (const _ of client.serverReflectionInfo(asking())) answers += 1;
+  };
+  const error = await reading().catch((ended: unknown) => ended);
+  expect(refusalOf(error as ConnectError)).toMatchObject({
+    code: Code.InvalidArgument,
+    reason: "VALIDATION_ERROR",
+    message: "message_request: a stream answers at most 200 questions: open another",
+  });
+  expect(answers).toBe(200);
+});
+
+test("streams of reflection that send nothing but their headers take places: one connection has not all of them", async () => {
+  const session = connect(server.url);
+  session.on("error", () => {});
+  const left = new AbortController();
+  const answers: string[] = [];
+  for (let i = 0; i < 80; i++) {
+    const head = {
+      ":path": "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+      "content-type": "application/grpc",
+    };
+    const stream = session.request({ ":method": "POST", te: "trailers", ...head }, { signal: left.signal });
+    stream.on("error", () => {});
+    stream.on("response", (headers) => answers.push(String(headers["grpc-status"] ?? "")));
+  }
+  // UNAVAILABLE, before anything was sent.
+  await expect.poll(() => answers.filter((status) => status === "14").length).toBe(80 - 32);
+  // Another connection finds one.
+  const client = createClient(ServerReflection, createGrpcTransport({ baseUrl: server.url }));
+  async function* once() {
+    yield { messageRequest: { case: "listServices" as const, value: "" } };
+  }
+  const said: string[] = [];
+  for await (const { messageResponse } of client.serverReflectionInfo(once())) said.push(String(messageResponse.case));
+  expect(said).toEqual(["listServicesResponse"]);
+  left.abort();
+  session.destroy();
+});
+
 describe.each<[string, typeof ServerReflection]>([
   ["v1", ServerReflection],
   ["v1alpha", ServerReflectionAlpha as unknown as typeof ServerReflection],

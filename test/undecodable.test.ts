@@ -302,6 +302,19 @@ describe("Connect with JSON", () => {
     expect(connectError(answer)).toMatchObject({ reason: "UNIMPLEMENTED" });
   });
 
+  test("what is wrong with a long request is said without its place: it is decoded once", async () => {
+    // BatchGetEntities may be longer than other requests here.
+    const request = (padding: number) =>
+      json(
+        `${ENTITIES}/BatchGetEntities`,
+        JSON.stringify({ lookups: [{ externalId: "a".repeat(padding) }, { externalId: [CANARY] }] }),
+      );
+    expect(await request(100_000)).toMatchObject({ metadata: { field: "lookups[1].external_id" } });
+    const refusal = await request(140_000);
+    expect(refusal).toMatchObject({ code: Code.InvalidArgument, reason: "VALIDATION_ERROR" });
+    expect(refusal.message).toBe("The request is not a valid entity.v1.BatchGetEntitiesRequest");
+  });
+
   test("the status fits the code, also of a long answer to a caller who reads gzip", async () => {
     const head = { ":path": `${ENTITIES}/CreateEntity`, "content-type": "application/json", "accept-encoding": "gzip" };
     const body = Buffer.from(JSON.stringify({ entity: { type: CANARY.repeat(200) } }));
