@@ -123,7 +123,8 @@ export function startWatcher(world: World, organization: Organization, filter: F
     const name = `a watch (${filter.name}) on ${service.name}, during ${world.fault()}`;
     if (info === undefined) {
       const { code, rawMessage } = ConnectError.from(error);
-      // Behind what it has not read no reason reaches it: after a while the service resets what nobody takes.
+      // Behind what it has not read no reason reaches it: after a while the service resets what nobody takes. CANCEL is
+      // what Node's client makes of a connection that closed, which one that reads slowly learns long after.
       if (filter.isSlow && /ENHANCE_YOUR_CALM|error code CANCEL/.test(rawMessage)) return;
       const isDown = service.down.some(({ from, to }) => from <= now + SLACK_MS && to >= now - SLACK_MS);
       // The client's own clock, for the list: a watch has no deadline.
