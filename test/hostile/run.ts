@@ -44,7 +44,8 @@ const { values: flags, positionals } = parseArgs({
   },
 });
 /** `--only a,b`: those whose names hold one of the words. */
-const isWanted = (name: string) => flags.only === undefined || flags.only.split(",").some((word) => name.includes(word));
+const isWanted = (name: string) =>
+  flags.only === undefined || flags.only.split(",").some((word) => name.includes(word));
 const seconds = Number(process.env.SECONDS ?? 600);
 const seed = flags.replay?.split(":")[1] ?? process.env.SEED ?? String(Date.now() % 1_000_000);
 const print = (text: string) => process.stdout.write(`${text}\n`);
