@@ -1,10 +1,12 @@
-// Tries every import direction on the linter: plants each in a copy of the configuration and expects a refusal,
-// with the message of the folder, exactly where the table below says so. And the linter must have read every file.
+// Tries every import direction of oxlint.config.ts on the linter: plants each import in a copy, and expects a refusal
+// exactly where the table does not allow it. Every folder must be in the table, and the linter must read every file.
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join, posix } from "node:path";
 import { fileURLToPath } from "node:url";
+import { DIRECTIONS, SHARED_RPC } from "../oxlint.config.ts";
 
 interface Diagnostic {
   /** None where the file does not parse. */
@@ -16,87 +18,44 @@ interface Diagnostic {
 }
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const rpcFiles = (await readdir(join(root, "src/rpc"))).map((name) => name.replace(/\.ts$/, ""));
+const rpcFiles = (await readdir(join(root, "src/rpc"))).map((name) => `src/rpc/${name}`);
+const families = rpcFiles.filter((file) => !SHARED_RPC.includes(file));
 const rootFiles = (await readdir(join(root, "src"))).filter((name) => name.endsWith(".ts"));
-const sharedRpc = ["entity-message", "message", "page", "request", "violations", "well-formed", "write"];
-const families = rpcFiles.filter((name) => !sharedRpc.includes(name)).map((name) => `src/rpc/${name}.ts`);
-const shared = sharedRpc.map((name) => `src/rpc/${name}.ts`);
+const folders = (await readdir(join(root, "src"), { withFileTypes: true, recursive: true }))
+  .filter((entry) => entry.isDirectory())
+  .map((entry) => `${posix.join("src", entry.parentPath.slice(join(root, "src").length), entry.name)}/`);
 
 const domain = "src/domain/entity.ts";
 const db = "src/db/orm.ts";
 const feed = "src/feed/feed.ts";
-const webhooks = "src/webhooks/send.ts";
 const transport = "src/transport/adapter.ts";
 const interceptor = "src/interceptors/errors.ts";
-const client = "clients/typescript/index.ts";
-const generated = "clients/typescript/gen/entity/v1/";
-/** A file, or a folder: the files in it, not those of its folders. */
-const mayImport: Record<string, string[]> = {
-  "src/main.ts": ["src/cli.ts"],
-  "src/cli.ts": [
-    ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/log.ts"],
-    ...["src/signals.ts", "src/db/database.ts", client],
-  ],
-  "src/cli/import.ts": [
-    ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
-    ...["src/interceptors/json-requests.ts", "src/rpc/well-formed.ts"],
-  ],
-  "src/config.ts": [],
-  "src/signals.ts": [],
-  "src/paged.ts": [],
-  "src/secret-file.ts": [],
-  "src/log.ts": [],
-  "src/cluster.ts": ["src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", "src/db/orm.ts"],
-  "src/worker.ts": [
-    ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/log.ts", "src/signals.ts"],
-    ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
-  ],
-  "src/server.ts": [
-    ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts"],
-    ...["src/secret-file.ts", "src/signals.ts"],
-    ...["src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
-  ],
-  "src/routes.ts": ["src/rpc/", generated],
-  "src/errors.ts": ["src/domain/", generated],
-  ...Object.fromEntries(
-    [...families, ...shared].map((file) => [
-      file,
-      [
-        ...["src/domain/", "src/db/", "src/feed/", "src/webhooks/backlog.ts", "src/webhooks/url.ts"],
-        ...["src/interceptors/call.ts", "src/errors.ts", "src/paged.ts", generated, ...shared],
-      ],
-    ]),
-  ),
-  [domain]: ["src/domain/"],
-  [db]: ["src/domain/", "src/db/", "src/db/migrations/index.ts"],
-  "src/db/migrations/20261120120000_init.ts": ["src/db/migrations/"],
-  [feed]: ["src/feed/", "src/db/", "src/domain/"],
-  "src/feed/nats.ts": ["src/feed/", "src/db/", "src/domain/", "src/log.ts"],
-  "src/feed/jetstream.ts": ["src/feed/event-message.ts"],
-  [webhooks]: ["src/webhooks/", "src/db/", "src/feed/", "src/domain/"],
-  [interceptor]: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
-  [transport]: [
-    ...["src/transport/", "src/interceptors/", "src/domain/"],
-    ...["src/errors.ts", "src/config.ts", "src/paged.ts", generated],
-  ],
+const generated = "clients/typescript/gen/entity/v1/entity_pb.ts";
+
+/** Files to plant imports in, with what they may import: those of the table, one more in each of its folders, each family of RPCs. */
+const importers: [file: string, allowed: string[]][] = [
+  ...Object.entries(DIRECTIONS).map(([place, { imports }]): [string, string[]] => [
+    place.endsWith("/") ? `${place}planted.ts` : place,
+    imports,
+  ]),
+  ...rpcFiles.map((file): [string, string[]] => [file, DIRECTIONS["src/rpc/"]?.imports ?? []]),
   // A file that nobody gave its directions may import nothing.
-  "src/planted.ts": [],
-  "src/planted/planted.ts": [],
-};
-const files = [
-  ...Object.keys(mayImport),
-  ...["src/domain/errors.ts", "src/db/queries.ts", "src/db/migrations/index.ts", "src/interceptors/call.ts"],
-  ...[
-    "src/feed/position.ts",
-    "src/feed/event-message.ts",
-    "src/webhooks/url.ts",
-    "src/cli/lines.ts",
-    "src/transport/health.ts",
-    `${generated}entity_pb.ts`,
-    client,
-    "test/harness.ts",
-  ],
+  ["src/planted.ts", []],
+  ["src/planted/planted.ts", []],
 ];
+const targets = [
+  ...importers.map(([file]) => file),
+  ...Object.values(DIRECTIONS).flatMap(({ imports }) => imports.filter((target) => target.endsWith(".ts"))),
+  ...["src/interceptors/call.ts", "src/transport/health.ts", generated, "test/harness.ts"],
+];
+const mayImport = (allowed: string[], target: string) =>
+  allowed.some((one) =>
+    one.endsWith("gen/**/")
+      ? target.startsWith(one.slice(0, -"**/".length))
+      : one.endsWith("/")
+        ? `${dirname(target)}/` === one
+        : one === target,
+  );
 
 /** What only some may take from packages: [file, import statement, refused with this]. */
 const STATUS = "only errors.ts, interceptors/ and transport/";
@@ -104,7 +63,11 @@ const statements: [file: string, statement: string, refusal: string | undefined]
   ...["Code as One", "type Code as Two", "ConnectError"].flatMap((name) => {
     const statement = `import { ${name} } from "@connectrpc/connect";`;
     return [
-      ...[...families, ...shared, "src/routes.ts"].map((file): [string, string, string] => [file, statement, STATUS]),
+      ...[...families, ...SHARED_RPC, "src/routes.ts"].map((file): [string, string, string] => [
+        file,
+        statement,
+        STATUS,
+      ]),
       ...[domain, db, feed, "src/server.ts"].map((file): [string, string, string] => [file, statement, "imports"]),
       ...["src/errors.ts", interceptor, transport].map((file): [string, string, undefined] => [
         file,
@@ -130,8 +93,16 @@ const statements: [file: string, statement: string, refusal: string | undefined]
   ["src/feed/jetstream.ts", `import { connect } from "@nats-io/transport-node";`, undefined],
   ["src/config.ts", `import { readFile } from "node:fs/promises";`, "config imports nothing"],
   ["src/server.ts", `import { readFile } from "node:fs/promises";`, undefined],
-  ["clients/typescript/index.ts", `import { readConfig } from "../../src/config.ts";`, "a client stands alone"],
-  ["clients/typescript/index.ts", `import { startService } from "../../test/harness.ts";`, "a client stands alone"],
+  [
+    "clients/typescript/index.ts",
+    `import { readConfig } from "../../src/config.ts";`,
+    "a client imports nothing of the service",
+  ],
+  [
+    "clients/typescript/index.ts",
+    `import { startService } from "../../test/harness.ts";`,
+    "a client imports nothing of the service",
+  ],
   ["test/harness.ts", `import { run } from "../src/main.ts";`, "nothing imports main.ts"],
   ["test/harness.ts", `import { startServer } from "../src/server.ts";`, undefined],
   ["scripts/planted.ts", `import { startService } from "../test/harness.ts";`, "nothing imports test/ or main.ts"],
@@ -139,23 +110,20 @@ const statements: [file: string, statement: string, refusal: string | undefined]
 ];
 
 const problems: string[] = [];
-for (const name of rootFiles) {
-  if (mayImport[`src/${name}`] === undefined)
-    problems.push(`src/${name} is not in the table of scripts/check-imports.ts`);
+for (const place of [...rootFiles.map((name) => `src/${name}`), ...folders]) {
+  if (DIRECTIONS[place] === undefined) problems.push(`${place} has no directions in oxlint.config.ts`);
+}
+for (const place of Object.keys(DIRECTIONS)) {
+  if (!existsSync(join(root, place))) problems.push(`oxlint.config.ts: there is no ${place}`);
 }
 
 const plants = [...statements];
-for (const [from, allowed] of Object.entries(mayImport)) {
-  for (const to of files) {
+for (const [from, allowed] of importers) {
+  for (const to of new Set(targets)) {
     if (from === to) continue;
     const relative = posix.relative(dirname(from), to);
     const specifier = relative.startsWith(".") ? relative : `./${relative}`;
-    const refusal =
-      allowed.includes(to) || allowed.includes(`${dirname(to)}/`)
-        ? undefined
-        : from.startsWith("src/planted")
-          ? "give this file"
-          : "import";
+    const refusal = mayImport(allowed, to) ? undefined : from.startsWith("src/planted") ? "give this file" : "import";
     plants.push(
       [from, `import "${specifier}";`, refusal],
       [from, `import type { T as T${plants.length} } from "${specifier}";`, refusal],
@@ -165,12 +133,12 @@ for (const [from, allowed] of Object.entries(mayImport)) {
 
 const copy = await mkdtemp(join(tmpdir(), "check-imports-"));
 try {
-  await cp(join(root, ".oxlintrc.json"), join(copy, ".oxlintrc.json"));
+  await cp(join(root, "oxlint.config.ts"), join(copy, "oxlint.config.ts"));
   const lines = new Map<string, string[]>();
   for (const [file, statement] of plants) lines.set(file, [...(lines.get(file) ?? []), statement]);
-  // And a cycle, which takes two files.
-  lines.set("src/domain/hen.ts", [`import { egg } from "./egg.ts";`, "export const hen = () => egg;"]);
-  lines.set("src/domain/egg.ts", [`import { hen } from "./hen.ts";`, "export const egg = () => hen;"]);
+  // And a cycle of types, which takes two files.
+  lines.set("src/domain/hen.ts", [`import type { Egg } from "./egg.ts";`, "export type Hen = Egg;"]);
+  lines.set("src/domain/egg.ts", [`import type { Hen } from "./hen.ts";`, "export type Egg = Hen;"]);
   for (const [file, text] of lines) {
     await mkdir(dirname(join(copy, file)), { recursive: true });
     await writeFile(join(copy, file), text.join("\n"));
@@ -213,10 +181,11 @@ if (problems.length > 0) {
 
 function oxlint(directory: string): Promise<{ diagnostics: Diagnostic[]; number_of_files: number }> {
   return new Promise((resolve, reject) => {
-    const command = join(root, "node_modules/.bin/oxlint");
+    // By this Node, which reads its configuration.
+    const arguments_ = [join(root, "node_modules/oxlint/bin/oxlint"), "--format=json", "."];
     execFile(
-      command,
-      ["--format=json", "."],
+      process.execPath,
+      arguments_,
       { cwd: directory, maxBuffer: 1e9, timeout: 60_000 },
       (error, stdout, stderr) => {
         try {

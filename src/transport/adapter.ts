@@ -1,13 +1,7 @@
 // How an HTTP request becomes a call. Our own small connectNodeAdapter, of the library's public parts: that one
 // throws on a malformed authority (which ends the process), reads bodies for ever and lets its own errors pass.
 import type { IncomingMessage, ServerResponse } from "node:http";
-import {
-  constants,
-  type Http2ServerRequest,
-  type Http2ServerResponse,
-  type IncomingHttpHeaders,
-  type ServerHttp2Stream,
-} from "node:http2";
+import { constants, type Http2ServerRequest, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectError, type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
@@ -27,12 +21,19 @@ import { grpcPath } from "./grpc-call.ts";
 import { createHandlers, type HandlerOptions, isStreamOfRequests } from "./handlers.ts";
 import { withFewValues } from "./message-bytes.ts";
 import { peerOf } from "./peer.ts";
-import { needsHttp2, noAuthority, noSuchRpc, noSuchType, notByGet, writeRefusal } from "./refusal.ts";
+import {
+  type NodeResponse,
+  needsHttp2,
+  noAuthority,
+  noSuchRpc,
+  noSuchType,
+  notByGet,
+  writeRefusal,
+} from "./refusal.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
 import { createTally } from "./tally.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
-export type NodeResponse = ServerResponse | Http2ServerResponse;
 export type RequestHandler = (request: NodeRequest, response: NodeResponse) => void;
 
 export interface Adapter {

@@ -1,5 +1,7 @@
 // The answer to what never becomes a call: no such RPC, no such content type, GET. In the protocol that was asked for, in the
 // shape of every other error; and with what to do instead.
+import type { ServerResponse } from "node:http";
+import type { Http2ServerResponse } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { ConnectError } from "@connectrpc/connect";
 import { encodeEnvelope } from "@connectrpc/connect/protocol";
@@ -12,8 +14,9 @@ import {
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { trailerFlag, trailerSerialize } from "@connectrpc/connect/protocol-grpc-web";
 import { DomainError } from "../domain/errors.ts";
-import type { NodeResponse } from "./adapter.ts";
 import type { Protocol } from "./error-bodies.ts";
+
+export type NodeResponse = ServerResponse | Http2ServerResponse;
 
 /** How an error goes to a caller of each protocol; undefined: none was named, so it is read by a person, or a proxy. */
 export function writeRefusal(

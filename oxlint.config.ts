@@ -1,0 +1,211 @@
+// The linter: correctness beside biome, and which file may import what. scripts/check-imports.ts plants every import that
+// the table allows or refuses, and expects the linter to say so.
+import { dirname, posix } from "node:path";
+import type { OxlintConfig, OxlintOverride } from "oxlint";
+
+/** What a file, or every file of a folder (its path ends with a slash), may import. */
+export interface Direction {
+  /** Files and folders of this repository: the files in the folder, not those of its folders, but for generated code. */
+  imports: string[];
+  packages?: string[];
+  /** The refusal of all else. */
+  message: string;
+  /** Names of `@connectrpc/connect` that are refused, and why. */
+  refusedNames?: { names: string[]; message: string };
+}
+
+const node = ["node:*", "node:*/*"];
+const protobuf = ["@bufbuild/protobuf", "@bufbuild/protobuf/**"];
+const connect = ["@connectrpc/connect", "@connectrpc/connect/**"];
+const generated = "clients/typescript/gen/**/";
+const client = "clients/typescript/index.ts";
+
+/** What the families of RPCs share; they never import each other. */
+export const SHARED_RPC = ["entity-message", "message", "page", "request", "violations", "well-formed", "write"].map(
+  (name) => `src/rpc/${name}.ts`,
+);
+
+const nameOfCode = {
+  names: ["Code"],
+  message: "only errors.ts, interceptors/ and transport/ name a Code: match the reason",
+};
+const buildingErrors = {
+  names: ["Code", "ConnectError"],
+  message: "only errors.ts, interceptors/ and transport/ build a ConnectError or name a Code: throw DomainError",
+};
+
+/** The later of two that are for a file is the one that counts. */
+export const DIRECTIONS: Record<string, Direction> = {
+  "src/main.ts": { imports: ["src/cli.ts"], packages: node, message: "main imports cli" },
+  "src/cli.ts": {
+    imports: [
+      ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/log.ts"],
+      ...["src/signals.ts", "src/db/database.ts", client],
+    ],
+    packages: [...node, "commander", "cli-progress", ...protobuf, "@connectrpc/connect"],
+    message:
+      "the command line imports its commands, server, cluster, worker, signals, database, config, log and clients",
+    refusedNames: nameOfCode,
+  },
+  "src/cli/": {
+    imports: [
+      ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
+      ...["src/interceptors/json-requests.ts", "src/rpc/well-formed.ts"],
+    ],
+    packages: [...node, "commander", "standardwebhooks", "cli-progress", ...protobuf, "@connectrpc/connect"],
+    message:
+      "a command imports other commands, config, domain, json-requests, well-formed and clients: it is a caller, not the service",
+    refusedNames: nameOfCode,
+  },
+  "src/config.ts": { imports: [], message: "config imports nothing" },
+  "src/signals.ts": { imports: [], packages: node, message: "signals imports nothing" },
+  "src/log.ts": { imports: [], packages: ["pino"], message: "log imports pino" },
+  "src/paged.ts": { imports: [], message: "paged imports nothing" },
+  "src/secret-file.ts": { imports: [], packages: node, message: "secret-file imports nothing" },
+  "src/cluster.ts": {
+    imports: ["src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", "src/db/orm.ts"],
+    packages: [...node, "prom-client"],
+    message: "cluster imports server, database, orm, config and log",
+  },
+  "src/worker.ts": {
+    imports: [
+      ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/log.ts", "src/signals.ts"],
+      ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
+    ],
+    packages: [...node, "prom-client"],
+    message: "worker imports cluster, server, signals, orm, telemetry, config and log",
+  },
+  "src/server.ts": {
+    imports: [
+      ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
+      ...["src/signals.ts", "src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
+    ],
+    packages: [...node, "pino"],
+    message: "server imports everything but what a call is answered with: that is for routes",
+  },
+  "src/routes.ts": {
+    imports: ["src/rpc/", generated],
+    packages: ["@bufbuild/protobuf", "@connectrpc/connect"],
+    message: "routes imports rpc and the generated code",
+    refusedNames: buildingErrors,
+  },
+  "src/errors.ts": {
+    imports: ["src/domain/", generated],
+    packages: [...protobuf, "@connectrpc/connect"],
+    message: "errors imports domain and the generated code",
+  },
+  "src/domain/": { imports: ["src/domain/"], packages: ["stdnum"], message: "domain imports domain and stdnum" },
+  "src/db/": {
+    imports: ["src/domain/", "src/db/", "src/db/migrations/index.ts"],
+    packages: [...node, "@mikro-orm/*", "kysely", "pg", "prom-client"],
+    message: "db imports domain, MikroORM, Kysely, pg and prom-client",
+  },
+  "src/db/migrations/": {
+    imports: ["src/db/migrations/"],
+    packages: ["@mikro-orm/migrations"],
+    message: "a migration imports nothing of ours: it never changes with the code",
+  },
+  "src/feed/": {
+    imports: ["src/feed/", "src/db/", "src/domain/"],
+    packages: node,
+    message: "feed imports db and domain",
+  },
+  "src/feed/nats.ts": {
+    imports: ["src/feed/", "src/db/", "src/domain/", "src/log.ts"],
+    packages: [...node, "prom-client"],
+    message: "a sink imports feed, db, domain and log",
+  },
+  "src/feed/jetstream.ts": {
+    imports: ["src/feed/event-message.ts"],
+    packages: ["@nats-io/*"],
+    message: "jetstream imports the client of NATS and the message",
+  },
+  "src/webhooks/": {
+    imports: ["src/webhooks/", "src/db/", "src/feed/", "src/domain/"],
+    packages: [...node, "pino", "prom-client"],
+    message: "webhooks imports db, domain and feed",
+  },
+  "src/rpc/": {
+    imports: [
+      ...["src/domain/", "src/db/", "src/feed/", "src/webhooks/backlog.ts", "src/webhooks/signature.ts"],
+      ...["src/webhooks/url.ts", "src/interceptors/call.ts", "src/errors.ts", "src/paged.ts", generated, ...SHARED_RPC],
+    ],
+    packages: [...node, ...protobuf, "@connectrpc/connect", "@mikro-orm/core", "@mikro-orm/postgresql"],
+    message:
+      "rpc imports its nouns, interceptors/call, errors and the generated code; families never import each other",
+    refusedNames: buildingErrors,
+  },
+  "src/interceptors/": {
+    imports: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
+    packages: [...node, "pino", "prom-client", ...protobuf, ...connect],
+    message: "interceptors import domain, errors, config and the generated code",
+  },
+  "src/transport/": {
+    imports: [
+      ...["src/transport/", "src/interceptors/", "src/domain/"],
+      ...["src/errors.ts", "src/config.ts", "src/paged.ts", generated],
+    ],
+    packages: [...node, "pino", "prom-client", ...protobuf, ...connect, "@connectrpc/connect-node"],
+    message: "transport imports interceptors, domain, errors, config, paged and the generated code",
+  },
+};
+
+/** What a file of the repository may not import by any name. */
+const REFUSED: Record<string, { regex: string; message: string }> = {
+  "clients/**": { regex: "(^|/)(src|test)/", message: "a client imports nothing of the service" },
+  "test/**": { regex: "(^|/)main\\.ts$", message: "nothing imports main.ts" },
+};
+
+const restricted = (options: object): OxlintOverride["rules"] => ({
+  "no-restricted-imports": ["error", options] as never,
+});
+
+function overrideOf([place, { imports, packages = [], message, refusedNames }]: [string, Direction]): OxlintOverride {
+  const folder = place.endsWith("/") ? place : `${dirname(place)}/`;
+  const allowed = imports.map((target) => {
+    const relative = posix.relative(folder, target);
+    const specifier = relative.startsWith(".") ? relative : `./${relative}`;
+    return target.endsWith("/") ? `${specifier === "./" ? "." : specifier}/*.ts` : specifier;
+  });
+  return {
+    files: [place.endsWith("/") ? `${place}**` : place],
+    rules: restricted({
+      ...(refusedNames !== undefined && {
+        paths: [{ name: "@connectrpc/connect", importNames: refusedNames.names, message: refusedNames.message }],
+      }),
+      patterns: [{ group: ["**", ...[...packages, ...allowed].map((one) => `!${one}`)], message }],
+    }),
+  };
+}
+
+const config: OxlintConfig = {
+  plugins: ["typescript", "import", "oxc", "promise"],
+  categories: { correctness: "error" },
+  rules: {
+    "no-unused-vars": "off", // tsc's noUnusedLocals and noUnusedParameters
+    "typescript/no-this-alias": "off", // getters of an object literal need one
+    // Types too: a circle of types is one that a reader walks.
+    "import/no-cycle": ["error", { ignoreTypes: false }] as never,
+    ...restricted({ patterns: [{ regex: "(^|/)(test/|main\\.ts$)", message: "nothing imports test/ or main.ts" }] }),
+  },
+  ignorePatterns: ["clients/*/gen/**", "third_party/**"],
+  // Each replaces the rule of those before it.
+  overrides: [
+    {
+      files: ["src/**"],
+      rules: {
+        "typescript/consistent-type-imports": "error",
+        ...restricted({
+          patterns: [{ group: ["**"], message: "give this file or folder its directions in oxlint.config.ts" }],
+        }),
+      },
+    },
+    ...Object.entries(DIRECTIONS).map(overrideOf),
+    ...Object.entries(REFUSED).map(([files, pattern]) => ({
+      files: [files],
+      rules: restricted({ patterns: [pattern] }),
+    })),
+  ],
+};
+
+export default config;
