@@ -39,7 +39,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/main.ts": { imports: ["src/cli.ts"], packages: node, message: "main imports cli" },
   "src/cli.ts": {
     imports: [
-      ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/log.ts"],
+      ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/logger.ts"],
       ...["src/signals.ts", "src/db/database.ts", client],
     ],
     packages: [...node, "commander", "cli-progress", ...protobuf, "@connectrpc/connect"],
@@ -59,17 +59,17 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/config.ts": { imports: [], message: "config imports nothing" },
   "src/signals.ts": { imports: [], packages: node, message: "signals imports nothing" },
-  "src/log.ts": { imports: [], packages: ["pino"], message: "log imports pino" },
+  "src/logger.ts": { imports: [], packages: ["pino"], message: "logger imports pino" },
   "src/paged.ts": { imports: [], message: "paged imports nothing" },
   "src/secret-file.ts": { imports: [], packages: node, message: "secret-file imports nothing" },
   "src/cluster.ts": {
-    imports: ["src/server.ts", "src/config.ts", "src/log.ts", "src/db/database.ts", "src/db/orm.ts"],
+    imports: ["src/server.ts", "src/config.ts", "src/logger.ts", "src/db/database.ts", "src/db/orm.ts"],
     packages: [...node, "prom-client"],
     message: "cluster imports server, database, orm, config and log",
   },
   "src/worker.ts": {
     imports: [
-      ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/log.ts", "src/signals.ts"],
+      ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/logger.ts", "src/signals.ts"],
       ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
     ],
     packages: [...node, "prom-client"],
@@ -77,8 +77,9 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/server.ts": {
     imports: [
-      ...["src/config.ts", "src/log.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
-      ...["src/signals.ts", "src/db/", "src/feed/", "src/interceptors/", "src/transport/", "src/webhooks/"],
+      ...["src/config.ts", "src/logger.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
+      ...["src/signals.ts", "src/slots.ts", "src/db/", "src/entities/", "src/log/", "src/nats/", "src/webhooks/"],
+      ...["src/interceptors/", "src/transport/"],
     ],
     packages: [...node, "pino"],
     message: "server imports everything but what a call is answered with: that is for routes",
@@ -95,40 +96,48 @@ export const DIRECTIONS: Record<string, Direction> = {
     message: "errors imports domain and the generated code",
   },
   "src/domain/": { imports: ["src/domain/"], packages: ["stdnum"], message: "domain imports domain and stdnum" },
+  "src/slots.ts": { imports: ["src/domain/"], message: "slots imports domain" },
   "src/db/": {
-    imports: ["src/domain/", "src/db/", "src/db/migrations/index.ts"],
+    imports: ["src/domain/", "src/db/", "src/db/migrations/index.ts", "src/postgres/embedded.ts"],
     packages: [...node, "@mikro-orm/*", "kysely", "pg", "prom-client"],
-    message: "db imports domain, MikroORM, Kysely, pg and prom-client",
+    message: "db, the way in, imports domain, the embedded server, MikroORM, Kysely, pg and prom-client",
   },
   "src/db/migrations/": {
     imports: ["src/db/migrations/"],
     packages: ["@mikro-orm/migrations"],
     message: "a migration imports nothing of ours: it never changes with the code",
   },
-  "src/feed/": {
-    imports: ["src/feed/", "src/db/", "src/domain/"],
+  "src/postgres/": { imports: ["src/postgres/"], packages: node, message: "the embedded server imports nothing" },
+  "src/log/": {
+    imports: ["src/log/", "src/db/", "src/domain/", "src/slots.ts"],
     packages: node,
-    message: "feed imports db and domain",
+    message: "log imports db, domain and slots",
   },
-  "src/feed/nats.ts": {
-    imports: ["src/feed/", "src/db/", "src/domain/", "src/log.ts"],
+  "src/entities/": {
+    imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+    packages: [...node, "@mikro-orm/postgresql"],
+    message: "entities imports log, db, domain and slots",
+  },
+  "src/nats/": {
+    imports: ["src/nats/", "src/log/", "src/db/", "src/domain/", "src/logger.ts"],
     packages: [...node, "prom-client"],
-    message: "a sink imports feed, db, domain and log",
+    message: "nats imports log, db, domain and logger",
   },
-  "src/feed/jetstream.ts": {
-    imports: ["src/feed/event-message.ts"],
+  "src/nats/jetstream.ts": {
+    imports: ["src/nats/event-message.ts"],
     packages: ["@nats-io/*"],
     message: "jetstream imports the client of NATS and the message",
   },
   "src/webhooks/": {
-    imports: ["src/webhooks/", "src/db/", "src/feed/", "src/domain/"],
+    imports: ["src/webhooks/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
     packages: [...node, "pino", "prom-client"],
-    message: "webhooks imports db, domain and feed",
+    message: "webhooks imports log, db, domain and slots",
   },
   "src/rpc/": {
     imports: [
-      ...["src/domain/", "src/db/", "src/feed/", "src/webhooks/backlog.ts", "src/webhooks/signature.ts"],
-      ...["src/webhooks/url.ts", "src/interceptors/call.ts", "src/errors.ts", "src/paged.ts", generated, ...SHARED_RPC],
+      ...["src/domain/", "src/db/", "src/entities/", "src/log/"],
+      ...["backlog", "history", "lease", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
+      ...["src/slots.ts", "src/interceptors/call.ts", "src/errors.ts", "src/paged.ts", generated, ...SHARED_RPC],
     ],
     packages: [...node, ...protobuf, "@connectrpc/connect", "@mikro-orm/core", "@mikro-orm/postgresql"],
     message:

@@ -27,7 +27,7 @@ const folders = (await readdir(join(root, "src"), { withFileTypes: true, recursi
 
 const domain = "src/domain/entity.ts";
 const db = "src/db/orm.ts";
-const feed = "src/feed/feed.ts";
+const log = "src/log/watch.ts";
 const transport = "src/transport/adapter.ts";
 const interceptor = "src/interceptors/errors.ts";
 const generated = "clients/typescript/gen/entity/v1/entity_pb.ts";
@@ -68,7 +68,7 @@ const statements: [file: string, statement: string, refusal: string | undefined]
         statement,
         STATUS,
       ]),
-      ...[domain, db, feed, "src/server.ts"].map((file): [string, string, string] => [file, statement, "imports"]),
+      ...[domain, db, log, "src/server.ts"].map((file): [string, string, string] => [file, statement, "imports"]),
       ...["src/errors.ts", interceptor, transport].map((file): [string, string, undefined] => [
         file,
         statement,
@@ -89,8 +89,8 @@ const statements: [file: string, statement: string, refusal: string | undefined]
   [domain, `import { fromBinary } from "@bufbuild/protobuf";`, "domain imports domain and stdnum"],
   [domain, `import { validate } from "stdnum";`, undefined],
   [db, `import pg from "pg";`, undefined],
-  [feed, `import { connect } from "@nats-io/transport-node";`, "feed imports db and domain"],
-  ["src/feed/jetstream.ts", `import { connect } from "@nats-io/transport-node";`, undefined],
+  [log, `import { connect } from "@nats-io/transport-node";`, "log imports db, domain and slots"],
+  ["src/nats/jetstream.ts", `import { connect } from "@nats-io/transport-node";`, undefined],
   ["src/config.ts", `import { readFile } from "node:fs/promises";`, "config imports nothing"],
   ["src/server.ts", `import { readFile } from "node:fs/promises";`, undefined],
   [

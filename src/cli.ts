@@ -239,7 +239,7 @@ async function serve(config: Config): Promise<void> {
   const signals = heedSignals(["SIGTERM", "SIGINT"]);
   let reload = () => {};
   process.on("SIGHUP", () => reload());
-  const { createLogger } = await import("./log.ts");
+  const { createLogger } = await import("./logger.ts");
   const log = createLogger(config.logLevel);
   const starting =
     config.workers > 1

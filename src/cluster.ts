@@ -8,7 +8,7 @@ import { AggregatorRegistry, type Registry } from "prom-client";
 import type { Config } from "./config.ts";
 import { openDatabase } from "./db/database.ts";
 import type { DatabaseAddress } from "./db/orm.ts";
-import type { Logger } from "./log.ts";
+import type { Logger } from "./logger.ts";
 import { assertSettings, prepare, type Server, whilePortIsTaken } from "./server.ts";
 
 /** What a worker cannot read from the environment: PORT=0 is one port for all, and the embedded server is the primary's. */

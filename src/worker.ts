@@ -5,7 +5,7 @@ import type { Start, ToPrimary, ToWorker } from "./cluster.ts";
 import type { Config } from "./config.ts";
 import { createOrm } from "./db/orm.ts";
 import type { MetricsSource } from "./interceptors/telemetry.ts";
-import { createLogger } from "./log.ts";
+import { createLogger } from "./logger.ts";
 import { listenOn } from "./server.ts";
 import { endWithin, FORCED_EXIT_CODE, heedSignals } from "./signals.ts";
 

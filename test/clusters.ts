@@ -12,9 +12,9 @@ import pg from "pg";
 import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
 import { readConfig } from "../src/config.ts";
 import { DEFAULT_ORGANIZATION_ID } from "../src/db/api-keys.ts";
-import { type EmbeddedPostgres, startEmbeddedPostgres } from "../src/db/embedded.ts";
 import { createOrm, type DatabaseAddress, migrate, type Orm } from "../src/db/orm.ts";
-import { createLogger } from "../src/log.ts";
+import { createLogger } from "../src/logger.ts";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "../src/postgres/embedded.ts";
 import { startServer } from "../src/server.ts";
 
 const run = promisify(execFile);

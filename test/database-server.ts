@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
 import type { TestProject } from "vitest/node";
-import { startEmbeddedPostgres } from "../src/db/embedded.ts";
 import { migrate } from "../src/db/orm.ts";
+import { startEmbeddedPostgres } from "../src/postgres/embedded.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {

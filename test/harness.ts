@@ -14,7 +14,7 @@ import {
 import { type Config, readConfig } from "../src/config.ts";
 import { DEFAULT_ORGANIZATION_ID, SCOPES } from "../src/db/api-keys.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
-import { createLogger, type Logger } from "../src/log.ts";
+import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 

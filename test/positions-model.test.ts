@@ -1,10 +1,10 @@
-// What a position may rest on (src/db/durable.ts), against a model of PostgreSQL that begins, commits, rolls back,
+// What a position may rest on (src/log/durable.ts), against a model of PostgreSQL that begins, commits, rolls back,
 // crashes, is copied, put back, dumped and taken over by a standby, in any order. The log of the model is its
 // write-ahead log: what was not flushed is lost, and the ids in it are given out again.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { durableEnd, isHere, reachedAtEnd } from "../src/db/durable.ts";
-import { BEGINNING, covers, type Snapshot, sees } from "../src/db/snapshot.ts";
+import { durableEnd, isHere, reachedAtEnd } from "../src/log/durable.ts";
+import { BEGINNING, covers, type Snapshot, sees } from "../src/log/snapshot.ts";
 
 const ORGANIZATIONS = 2;
 

@@ -16,10 +16,10 @@ import {
   errorInfo,
   WebhookEndpointState,
 } from "../clients/typescript/index.ts";
-import { organizationLog } from "../src/db/feed.ts";
 import { createOrm } from "../src/db/orm.ts";
-import { createPages } from "../src/feed/pages.ts";
-import { decodePosition } from "../src/feed/position.ts";
+import { createPages } from "../src/log/pages.ts";
+import { decodePosition } from "../src/log/position.ts";
+import { organizationLog } from "../src/log/source.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, current, eventsOf, newPerson } from "./given.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";

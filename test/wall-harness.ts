@@ -11,7 +11,7 @@ import { inject } from "vitest";
 import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
 import { type Config, readConfig } from "../src/config.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
-import { createLogger, type Logger } from "../src/log.ts";
+import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { NO_DEADLINE, type TestService } from "./harness.ts";

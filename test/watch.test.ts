@@ -13,8 +13,8 @@ import {
   EventType,
   errorInfo,
 } from "../clients/typescript/index.ts";
-import { covers } from "../src/db/snapshot.ts";
-import { decodePosition, encodePosition } from "../src/feed/position.ts";
+import { decodePosition, encodePosition } from "../src/log/position.ts";
+import { covers } from "../src/log/snapshot.ts";
 import { byExternalId, byId, eventsOf, lastEventOf, newPerson, unique } from "./given.ts";
 import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { startOther, startProxy } from "./wall-harness.ts";

@@ -1,7 +1,7 @@
 // Watching, for tests: a stream that is read on its own, with everything that came.
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { EntityClient, EntityEvent, WatchEntitiesResponse } from "../clients/typescript/index.ts";
-import { encodePosition } from "../src/feed/position.ts";
+import { encodePosition } from "../src/log/position.ts";
 import type { TestService } from "./harness.ts";
 
 /** The position before every event of the epoch: what no caller can have, and tests can make. */

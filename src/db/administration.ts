@@ -2,7 +2,7 @@
 import type { AdministrationEventName } from "../domain/administration.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import type { Statements } from "./queries.ts";
+import type { Statements } from "./statements.ts";
 import { newId } from "./uuid.ts";
 
 /** Who did it, and through which call. */

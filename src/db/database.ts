@@ -1,8 +1,8 @@
 // The database that the service uses: the embedded server, or the one of DATABASE_URL; migrated, with a
 // pool of the run-time role.
 import pg from "pg";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "../postgres/embedded.ts";
 import { clientConfig, type DatabaseAddress, userOf } from "./address.ts";
-import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { ASIDE_CONNECTIONS, createOrm, migrate, type Orm } from "./orm.ts";
 import { probe } from "./probe.ts";
 import { assertSafeLogin, RUNTIME_ROLE } from "./roles.ts";

@@ -4,8 +4,8 @@ import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
 import { CommitUnknownError, NO_CONNECTION, SET_ORGANIZATION } from "./driver.ts";
 import { forOrganization, type Orm, poolOf } from "./orm.ts";
-import type { Pipeline, Statements } from "./queries.ts";
 import { ENDED, IN_DOUBT, type Meaning, meaningOf, PLAN_CHANGED, serverErrorOf } from "./sqlstate.ts";
+import type { Pipeline, Statements } from "./statements.ts";
 
 const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */

@@ -21,8 +21,6 @@ import {
   RecordUserEventsResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import * as activity from "../db/activity.ts";
-import { findEntities } from "../db/queries.ts";
 import { newId } from "../db/uuid.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
@@ -30,6 +28,8 @@ import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
+import * as activity from "../entities/activity.ts";
+import { findEntities } from "../entities/lookups.ts";
 import { boundOf, pageOf } from "./page.ts";
 import {
   fromPageToken,

@@ -20,8 +20,6 @@ import {
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
-import { type FoundEntities, listEntities } from "../db/queries.ts";
-import type { Command, Outcome } from "../db/unit-of-work.ts";
 import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
@@ -30,6 +28,9 @@ import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
+import type { Command, Outcome } from "../entities/command.ts";
+import { listEntities } from "../entities/list.ts";
+import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
 import { departureOf } from "../interceptors/call.ts";
 import {

@@ -7,13 +7,13 @@ import {
   type WatchEntitiesRequest,
   WatchEntitiesRequestSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { type ListedEvent, listEvents } from "../db/queries.ts";
 import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
-import type { Delivery } from "../feed/pages.ts";
-import { decodePosition } from "../feed/position.ts";
+import { type ListedEvent, listEvents } from "../log/events.ts";
+import type { Delivery } from "../log/pages.ts";
+import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
 import { boundOf, pageOf } from "./page.ts";

@@ -10,10 +10,10 @@ import {
   ChangeExternalIdResponseSchema,
   type EntityService,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import type { Outcome } from "../db/unit-of-work.ts";
 import { addExternalIds, assignExternalId, changeExternalId } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { textProblem } from "../domain/text.ts";
+import type { Outcome } from "../entities/command.ts";
 import { toProto } from "./entity-message.ts";
 import { parseExternalId, parseLookup, parseReason } from "./request.ts";
 import { Violations } from "./violations.ts";

@@ -12,13 +12,14 @@ import {
   type ImportResult,
   ImportResultSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import type { Slots } from "../db/slots.ts";
-import { type Author, type Command, type Outcome, writeGroup } from "../db/unit-of-work.ts";
 import { newEntity, update } from "../domain/entity.ts";
 import { DomainError, invalidField, overloaded } from "../domain/errors.ts";
 import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { latestDate } from "../domain/time.ts";
+import type { Author, Command, Outcome } from "../entities/command.ts";
+import { writeGroup } from "../entities/write-group.ts";
 import { toStatus } from "../errors.ts";
+import type { Slots } from "../slots.ts";
 import { externalIdFromProto, fromProto } from "./entity-message.ts";
 import { parseReason, requestHash } from "./request.ts";
 import { Violations } from "./violations.ts";

@@ -25,10 +25,8 @@ import {
   UpdateWebhookEndpointResponseSchema,
   type WebhookService,
 } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
-import { NO_ID } from "../db/feed.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
-import * as webhooks from "../db/webhooks.ts";
 import { withoutQuery } from "../domain/administration.ts";
 import type { EntityType as EntityTypeName } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
@@ -37,8 +35,12 @@ import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
 import { instantToText } from "../domain/time.ts";
 import { ENDPOINT_DISABLED, type Subscription, WEBHOOK_EVENTS } from "../domain/webhook.ts";
-import { decodePosition } from "../feed/position.ts";
+import { readEventsByTime } from "../log/by-time.ts";
+import { decodePosition } from "../log/position.ts";
+import { NO_ID } from "../log/source.ts";
 import { deliveriesTo, storedPosition } from "../webhooks/backlog.ts";
+import { type ListedDelivery, listDeliveries } from "../webhooks/history.ts";
+import { beginAnew, enqueue, findPassed, releaseNext } from "../webhooks/queue.ts";
 import { newSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
@@ -275,7 +277,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const entityId = lookup === undefined ? undefined : await findEntityId(deps, ctx, lookup);
       const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if (endpointId !== undefined) await findEndpoint(em, organizationId, endpointId);
-        return webhooks.listDeliveries(em, organizationId, {
+        return listDeliveries(em, organizationId, {
           endpointId,
           states: [...new Set(states)].sort(),
           entityId,
@@ -334,14 +336,14 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           let nextPageToken = "";
           if (isRange) {
             const after = { recordedAt: BigInt(cursor?.[0] ?? from), id: cursor?.[1] ?? NO_ID };
-            const events = await webhooks.readEventsByTime(em, organizationId, { after, until: to }, boundOf(pageSize));
+            const events = await readEventsByTime(em, organizationId, { after, until: to }, boundOf(pageSize));
             const page = events.rows.slice(0, pageSize);
             const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, page);
             // What the endpoint has not come to yet comes in its turn, behind what is before it.
             const eventIds = deliveries.map(({ eventId }) => eventId);
-            const passed = await webhooks.findPassed(em, organizationId, endpointId, eventIds);
+            const passed = await findPassed(em, organizationId, endpointId, eventIds);
             const behind = deliveries.filter(({ eventId }) => passed.has(eventId));
-            await webhooks.enqueue(em, organizationId, endpointId, behind, aheadOf());
+            await enqueue(em, organizationId, endpointId, behind, aheadOf());
             wanted = deliveries.map(({ id }) => id);
             const last = page.at(-1);
             if ((events.isCut || events.rows.length > page.length) && last !== undefined) {
@@ -351,10 +353,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           // Whoever replays says that the receiver is back, whatever it asked for.
           endpoint.pausedUntil = null;
           await em.flush();
-          const begun = await webhooks.beginAnew(em, organizationId, endpointId, wanted, aheadOf());
+          const begun = await beginAnew(em, organizationId, endpointId, wanted, aheadOf());
           if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
           const subjects = begun.map(({ subjectId }) => subjectId);
-          await webhooks.releaseNext(em, organizationId, endpointId, subjects, aheadOf());
+          await releaseNext(em, organizationId, endpointId, subjects, aheadOf());
           await recordAdministration(em, ctx, organizationId, {
             ...{ type: "WEBHOOK_DELIVERIES_REPLAYED", subjectId: endpointId, requestId, before: {} },
             after: {
@@ -517,7 +519,7 @@ function toProto(row: WebhookEndpointRow, now: number): MessageInitShape<typeof 
   };
 }
 
-function deliveryToProto(row: webhooks.ListedDelivery): MessageInitShape<typeof WebhookDeliverySchema> {
+function deliveryToProto(row: ListedDelivery): MessageInitShape<typeof WebhookDeliverySchema> {
   const isOfEntity = row.event !== ENDPOINT_DISABLED;
   return {
     id: row.id,

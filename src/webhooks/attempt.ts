@@ -1,8 +1,10 @@
 // One attempt of one delivery: the request, signed, and what its outcome means.
-import type { AttemptOutcome, DueDelivery, LeasedEndpoint } from "../db/webhooks.ts";
+
 import type { Instant } from "../domain/time.ts";
 import { bodyOf, judge, nextAttempt, type Verdict, type WebhookEvent } from "../domain/webhook.ts";
+import type { LeasedEndpoint } from "./lease.ts";
 import type { AttemptResult } from "./metrics.ts";
+import type { AttemptOutcome, DueDelivery } from "./queue.ts";
 import type { Sender } from "./send.ts";
 import { sign } from "./signature.ts";
 

@@ -1,22 +1,17 @@
 // What of the log an endpoint has not come to yet: the next events, as its deliveries, with the place where the log
 // goes on behind them. The log is the queue; only what is about to be sent becomes a row.
 
-import { NO_ID } from "../db/feed.ts";
 import type { Orm } from "../db/orm.ts";
-import type { ListedEvent } from "../db/queries.ts";
 import { readStatements } from "../db/transaction.ts";
-import {
-  type CatchUp,
-  deliveryId,
-  type LeasedEndpoint,
-  type NewDelivery,
-  readEventsByTime,
-  type StoredPosition,
-} from "../db/webhooks.ts";
 import type { Instant } from "../domain/time.ts";
 import { deliveriesOf, type Subscription } from "../domain/webhook.ts";
-import type { Pages } from "../feed/pages.ts";
-import { decodePosition, encodePosition, isLost, type Position } from "../feed/position.ts";
+import { type CatchUp, readEventsByTime } from "../log/by-time.ts";
+import type { ListedEvent } from "../log/events.ts";
+import type { Pages } from "../log/pages.ts";
+import { decodePosition, encodePosition, isLost, type Position } from "../log/position.ts";
+import { NO_ID } from "../log/source.ts";
+import type { LeasedEndpoint, StoredPosition } from "./lease.ts";
+import { deliveryId, type NewDelivery } from "./queue.ts";
 
 /** Some of the backlog. */
 export interface Batch {

@@ -5,18 +5,36 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Part } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
-import type { Statements } from "../db/queries.ts";
-import type { Slots } from "../db/slots.ts";
+import type { Statements } from "../db/statements.ts";
 import { pipelined, readStatements } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
-import * as webhooks from "../db/webhooks.ts";
 import type { Instant } from "../domain/time.ts";
 import { type DisabledReason, ENDPOINT_DISABLED, endpointDisabled, failedForTooLong } from "../domain/webhook.ts";
-import type { Pages } from "../feed/pages.ts";
+import type { Pages } from "../log/pages.ts";
+import type { Slots } from "../slots.ts";
 import { type Attempted, attempt, EVENT_REMOVED } from "./attempt.ts";
 import { type Batch, readBacklog } from "./backlog.ts";
+import {
+  disableEndpoint,
+  giveLeaseBack,
+  type LeasedEndpoint,
+  listListeners,
+  removeSome,
+  renewLease,
+  takeLease,
+} from "./lease.ts";
 import type { AttemptResult } from "./metrics.ts";
 import type { Pace } from "./pace.ts";
+import {
+  countPending,
+  type DueDelivery,
+  deliveryId,
+  enqueue,
+  type NewDelivery,
+  readDue,
+  releaseNext,
+  writeOutcomes,
+} from "./queue.ts";
 import type { Sender } from "./send.ts";
 
 /** What the endpoints of a process share. */
@@ -75,13 +93,13 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   const lease = { organizationId, endpointId, holder: shared.holder };
   const ahead = () => `${shared.aheadMs()} milliseconds`;
   const given = new AbortController();
-  const ready: webhooks.DueDelivery[] = [];
+  const ready: DueDelivery[] = [];
   const underWay = new Map<string, Promise<void>>();
   /** When the requests that are under way were sent, the oldest first; and how long the last one took. */
   const sentAt = new Map<string, number>();
   let lastTookMs = 0;
   let done: Attempted[] = [];
-  let endpoint: webhooks.LeasedEndpoint | undefined;
+  let endpoint: LeasedEndpoint | undefined;
   /** The database's time when the row was read, and performance.now() then. */
   let readAt = 0;
   let pending: { count: number; oldest: Instant | undefined } = { count: 0, oldest: undefined };
@@ -142,16 +160,16 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   /** Starts nothing more; what is under way is waited for, under the lease. */
   const isEnding = () => isStopping || (endpoint !== undefined && !endpoint.isEnabled && !endpoint.isDeleted);
 
-  async function take(): Promise<webhooks.LeasedEndpoint | undefined> {
+  async function take(): Promise<LeasedEndpoint | undefined> {
     const row = await shared.connections(organizationId, () =>
-      readStatements(shared.orm, organizationId, (db) => webhooks.takeLease(db, lease)),
+      readStatements(shared.orm, organizationId, (db) => takeLease(db, lease)),
     );
     readAt = performance.now();
     return row;
   }
 
   /** One transaction. Whether there was anything to do. */
-  async function round(current: webhooks.LeasedEndpoint): Promise<boolean> {
+  async function round(current: LeasedEndpoint): Promise<boolean> {
     if (current.isDeleted) return remove();
     const fetches = wantsMore();
     await count();
@@ -173,7 +191,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const inHand = [...ready.map(({ id }) => id), ...underWay.keys()];
     if (fetches) mayHaveDue = false;
     const limit = fetches ? MANY_READY - ready.length : 0;
-    let after: { row: webhooks.LeasedEndpoint; due: Part<webhooks.DueDelivery> };
+    let after: { row: LeasedEndpoint; due: Part<DueDelivery> };
     try {
       after = await shared.connections(organizationId, () => write(current, written, batch, rest, { inHand, limit }));
     } catch (error) {
@@ -202,7 +220,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   /** Outcomes, new deliveries, and what is due after them. */
   function write(
-    current: webhooks.LeasedEndpoint,
+    current: LeasedEndpoint,
     written: readonly Attempted[],
     batch: Batch | undefined,
     { row: state, disable }: ReturnType<typeof afterwards>,
@@ -218,15 +236,15 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       db.send("set local plan_cache_mode = 'force_custom_plan'", []);
       // Sent together, each behind the one before.
       const [row, , , , due] = await Promise.all([
-        webhooks
-          .renewLease(db, lease, { position, positionAt, catchUp, ...state })
-          .then((renewed) => renewed ?? Promise.reject(new LeaseLost())),
-        webhooks.writeOutcomes(db, organizationId, outcomes, ahead()),
-        webhooks.enqueue(db, organizationId, endpointId, deliveries, ahead()),
-        webhooks.releaseNext(db, organizationId, endpointId, subjects, ahead()),
+        renewLease(db, lease, { position, positionAt, catchUp, ...state }).then(
+          (renewed) => renewed ?? Promise.reject(new LeaseLost()),
+        ),
+        writeOutcomes(db, organizationId, outcomes, ahead()),
+        enqueue(db, organizationId, endpointId, deliveries, ahead()),
+        releaseNext(db, organizationId, endpointId, subjects, ahead()),
         limit === 0
           ? { rows: [], isCut: false }
-          : webhooks.readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
+          : readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
       ]);
       // What was chosen by the filters of before is chosen again; and who was enabled anew begins without failures.
       if (row.etag !== current.etag) throw new EndpointChanged();
@@ -236,7 +254,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   }
 
   /** What attempts do to the endpoint: its row of failures, its pause, its end. */
-  function afterwards(current: webhooks.LeasedEndpoint, attempts: readonly Attempted[]) {
+  function afterwards(current: LeasedEndpoint, attempts: readonly Attempted[]) {
     let { failures, failingSince } = current;
     let pausedUntil: Instant | undefined;
     let disable: DisabledReason | undefined;
@@ -261,12 +279,12 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   }
 
   async function tellDisabled(db: Statements, reason: DisabledReason): Promise<void> {
-    await webhooks.disableEndpoint(db, lease, { reason, etag: newId(), ahead: ahead() });
+    await disableEndpoint(db, lease, { reason, etag: newId(), ahead: ahead() });
     const at = now();
     const eventId = newId();
-    for (const listener of await webhooks.listListeners(db, organizationId, endpointId)) {
-      const delivery: webhooks.NewDelivery = {
-        id: webhooks.deliveryId(listener, eventId, ENDPOINT_DISABLED),
+    for (const listener of await listListeners(db, organizationId, endpointId)) {
+      const delivery: NewDelivery = {
+        id: deliveryId(listener, eventId, ENDPOINT_DISABLED),
         eventId,
         event: ENDPOINT_DISABLED,
         rank: 0,
@@ -276,7 +294,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
         recordedAt: at,
         payload: endpointDisabled(endpointId, reason, at),
       };
-      await webhooks.enqueue(db, organizationId, listener, [delivery], ahead());
+      await enqueue(db, organizationId, listener, [delivery], ahead());
     }
   }
 
@@ -294,7 +312,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     return oldest === undefined ? 0 : performance.now() - oldest;
   }
 
-  function start(current: webhooks.LeasedEndpoint): void {
+  function start(current: LeasedEndpoint): void {
     if (current.isDeleted || pausedMs() > 0) {
       // Still due when the pause is over.
       ready.length = 0;
@@ -358,9 +376,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     if (countedAt > 0 && time - countedAt < RENEW_MS) return;
     countedAt = time;
     pending = await shared.connections(organizationId, () =>
-      readStatements(shared.orm, organizationId, (db) =>
-        webhooks.countPending(db, organizationId, endpointId, MAX_PENDING),
-      ),
+      readStatements(shared.orm, organizationId, (db) => countPending(db, organizationId, endpointId, MAX_PENDING)),
     );
   }
 
@@ -368,7 +384,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     const more = await shared.connections(organizationId, () =>
       pipelined(shared.orm, organizationId, async (db) =>
         // Behind the lease, which locks the row: two that remove would each think that the other's rows are gone.
-        (await webhooks.takeLease(db, lease)) === undefined ? false : webhooks.removeSome(db, lease, DELETED_ROWS),
+        (await takeLease(db, lease)) === undefined ? false : removeSome(db, lease, DELETED_ROWS),
       ),
     );
     readAt = performance.now();
@@ -379,9 +395,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
 
   async function giveBack(): Promise<void> {
     await shared
-      .connections(organizationId, () =>
-        pipelined(shared.orm, organizationId, (db) => webhooks.giveLeaseBack(db, lease)),
-      )
+      .connections(organizationId, () => pipelined(shared.orm, organizationId, (db) => giveLeaseBack(db, lease)))
       .catch((error) => shared.failed(endpointId, error));
   }
 

@@ -1,7 +1,7 @@
 // When deliveries may start: so many at once, divided among organizations, and one after the other of each
 // organization while the process has calls to answer. A receiver that takes its time holds few places.
 import { setTimeout as sleep } from "node:timers/promises";
-import { createSlots } from "../db/slots.ts";
+import { createSlots } from "../slots.ts";
 
 /** Calls in flight from which on deliveries give way. */
 const BUSY_CALLS = 8;

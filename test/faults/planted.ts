@@ -23,7 +23,7 @@ const PLANTED: readonly Planted[] = [
     name: "no event of a deletion",
     changes: [
       {
-        file: "src/db/unit-of-work.ts",
+        file: "src/entities/write-group.ts",
         from: "queries.insertEvents(db, organizationId, events)",
         to: 'queries.insertEvents(db, organizationId, events.filter(({ type }) => type !== "DELETED"))',
       },
@@ -63,7 +63,7 @@ const PLANTED: readonly Planted[] = [
     name: "requests are not remembered",
     changes: [
       {
-        file: "src/db/requests.ts",
+        file: "src/entities/requests.ts",
         from: '    if (record === undefined) throw new Error("a request record vanished");\n',
         to: '    if (record !== undefined) return "claimed";\n    if (record === undefined) throw new Error("gone");\n',
       },
@@ -87,7 +87,7 @@ const PLANTED: readonly Planted[] = [
   },
   {
     name: "the transaction at the beginning of a range is left out",
-    changes: [{ file: "src/db/feed.ts", from: "and v.xid >= $3::xid8", to: "and v.xid > $3::xid8" }],
+    changes: [{ file: "src/log/source.ts", from: "and v.xid >= $3::xid8", to: "and v.xid > $3::xid8" }],
     faults: "kill",
     seconds: 15,
     finds: ["watched"],
@@ -96,7 +96,7 @@ const PLANTED: readonly Planted[] = [
     name: "a position rests on transactions that left nothing behind",
     changes: [
       {
-        file: "src/db/durable.ts",
+        file: "src/log/durable.ts",
         from: "export const durableEnd = (snapshot: Snapshot, lastXid: bigint): Snapshot => upTo(lastXid + 1n, snapshot);",
         to: "export const durableEnd = (snapshot: Snapshot, lastXid: bigint): Snapshot => (lastXid ? snapshot : upTo(lastXid, snapshot));",
       },
@@ -140,7 +140,7 @@ const PLANTED: readonly Planted[] = [
     name: "copies of external ids are not rewritten",
     changes: [
       {
-        file: "src/db/unit-of-work.ts",
+        file: "src/entities/write-group.ts",
         from: "await queries.rewriteCopies(db, organizationId, { entityId: state.id, previous, next })",
         to: "{}",
       },
@@ -187,7 +187,7 @@ const PLANTED: readonly Planted[] = [
     name: "previous values are those before the group",
     changes: [
       {
-        file: "src/db/unit-of-work.ts",
+        file: "src/entities/write-group.ts",
         from: "...changedValues(before, change.values, updatedFields),",
         to: "...changedValues(original.get(after.id) ?? before, change.values, updatedFields),",
       },

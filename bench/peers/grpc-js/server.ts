@@ -20,10 +20,10 @@ import {
 import pg from "pg";
 import { EntityService, GetEntityResponseSchema } from "../../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { digestOf } from "../../../src/db/api-keys.ts";
-import { toState } from "../../../src/db/queries.ts";
 import { type EntityState, primaryOf, taxIdKeyOf } from "../../../src/domain/entity.ts";
 import { DomainError, notFound } from "../../../src/domain/errors.ts";
 import { instantToText } from "../../../src/domain/time.ts";
+import { toState } from "../../../src/entities/rows.ts";
 import { CODE } from "../../../src/errors.ts";
 import { toProto } from "../../../src/rpc/entity-message.ts";
 import {

@@ -1,17 +1,12 @@
 // Writes that meet commit together: commands that arrive while a unit of work of their organization is
 // under way form the next one. Group commit, one level up; each keeps its own answer and its own refusal.
+
+import type { Orm } from "../db/orm.ts";
+import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
-import type { Orm } from "./orm.ts";
-import { createSlots, type Slots } from "./slots.ts";
-import type { TransactionOptions } from "./transaction.ts";
-import {
-  type Command,
-  heldByOthers,
-  type Result,
-  writeGroup,
-  writeGroupUnlessBusy,
-  writeGroupWaiting,
-} from "./unit-of-work.ts";
+import { createSlots, type Slots } from "../slots.ts";
+import type { Command, Result } from "./command.ts";
+import { heldByOthers, writeGroup, writeGroupUnlessBusy, writeGroupWaiting } from "./write-group.ts";
 
 export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, with OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn. */

@@ -1,9 +1,13 @@
 // The log of all organizations as a source of pages, for what publishes all of it. The little that came since the last
 // read is one statement, of a function that sees across organizations. Of more, the functions tell whose it is, and it
 // is read as the organization's own readers do, one organization after the other: each is in order of time.
+
+import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
+import { withinBytes } from "../db/bytes.ts";
+import type { Orm } from "../db/orm.ts";
+import { readStatements } from "../db/transaction.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
-import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
-import { withinBytes } from "./bytes.ts";
+import { BEGINNING, endedBetween, isSame } from "./snapshot.ts";
 import {
   allWithin,
   COLUMNS,
@@ -16,10 +20,7 @@ import {
   readEnded,
   readHead,
   type Source,
-} from "./feed.ts";
-import type { Orm } from "./orm.ts";
-import { BEGINNING, endedBetween, isSame } from "./snapshot.ts";
-import { readStatements } from "./transaction.ts";
+} from "./source.ts";
 
 /** Organizations that one statement looks for, and rows of each that it looks at. */
 const ORGANIZATIONS = 20;

@@ -1,8 +1,8 @@
 // Where the log is published to, and how far: of all processes one holds a sink at a time, for a while that it keeps
 // prolonging. The clock is the database's.
-import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
-import type { Orm } from "./orm.ts";
-import { readStatements } from "./transaction.ts";
+import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
+import type { Orm } from "../db/orm.ts";
+import { readStatements } from "../db/transaction.ts";
 
 /** How long a sink is held without being prolonged: whoever dies is replaced after it. */
 export const HOLD_MS = 5_000;

@@ -1,13 +1,15 @@
 // The statements of the event feed: where the log ends now, and what was committed between two snapshots.
+
+import { type Bound, type Part, partOf, withinBytes } from "../db/bytes.ts";
+import { forOrganization, type Orm } from "../db/orm.ts";
+import type { Statements } from "../db/statements.ts";
+import { readStatements, toReason } from "../db/transaction.ts";
 import { DomainError } from "../domain/errors.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { type Bound, type Part, partOf, withinBytes } from "./bytes.ts";
 import { durableEnd, type EndedStart, reachedAtEnd } from "./durable.ts";
+import { EVENT_BYTES, type ListedEvent, toListedEvent } from "./events.ts";
 import { type Horizon, readHorizon } from "./horizon.ts";
-import { forOrganization, type Orm } from "./orm.ts";
-import { EVENT_BYTES, type ListedEvent, type Statements, toListedEvent } from "./queries.ts";
 import { BEGINNING, endedBetween, isSame, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
-import { readStatements, toReason } from "./transaction.ts";
 
 /** Where the log ends: all of it that is committed. */
 export interface Head {

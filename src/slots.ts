@@ -1,7 +1,7 @@
 // Bounds how many do something at once. Organizations have shares of the places (domain/shares.ts) and take turns:
 // however many of one wait, the next place that another may have is its own.
-import { overloaded } from "../domain/errors.ts";
-import { createShares, type Owner } from "../domain/shares.ts";
+import { overloaded } from "./domain/errors.ts";
+import { createShares, type Owner } from "./domain/shares.ts";
 
 export interface SlotOptions {
   /** Aborted before its turn: the work is dropped, and rejects with the reason. */

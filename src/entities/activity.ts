@@ -1,11 +1,13 @@
 // Transactions and user events. Both carry the entity's id and a copy of its primary external id, which
 // ChangeExternalId rewrites: so recorders hold their parties while they copy.
+
+import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
+import type { Statements } from "../db/statements.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { type Bound, bytesOf, type Part, partOf, withinBytes } from "./bytes.ts";
-import { findHits, type Keys, type Statements, shareEntities } from "./queries.ts";
+import { findHits, type Keys, shareEntities } from "./lookups.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
 export interface StoredParty {

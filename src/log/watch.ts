@@ -1,8 +1,8 @@
 // The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live
 // end all of an organization share one reader, and who does not keep up with it is sent away.
 import type { Orm } from "../db/orm.ts";
-import { createSlots } from "../db/slots.ts";
 import { DomainError } from "../domain/errors.ts";
+import { createSlots } from "../slots.ts";
 import { createAllowance } from "./allowance.ts";
 import { createLive, type Joined, type Live } from "./live.ts";
 import { createPages, type Delivery, type Filter, PAGE_BYTES, type Page } from "./pages.ts";

@@ -1,7 +1,8 @@
 // request_id: a claim at the beginning of the transaction, the answer at its end, both in the transaction
 // of the effect (rule 39). A second call with the same id waits on the claim of the first.
+
+import type { Statements } from "../db/statements.ts";
 import { DomainError } from "../domain/errors.ts";
-import type { Statements } from "./queries.ts";
 
 /** What makes a request the same: whose it is, the id, and the hash of all else. */
 export interface RequestKey {

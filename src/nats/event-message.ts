@@ -1,7 +1,8 @@
 // An event as those who are told of it outside of gRPC read it: JSON in the words of the API.
-import type { FeedRow } from "../db/feed.ts";
+
 import { EVENT_NAMES } from "../domain/entity.ts";
 import { instantToText } from "../domain/time.ts";
+import type { FeedRow } from "../log/source.ts";
 
 export interface EventMessage {
   /** The event's id: the same whenever it is sent again. */

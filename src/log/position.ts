@@ -3,15 +3,15 @@
 // one misses it. So a position names the set of transactions that were committed, which is a snapshot; and
 // within what came between two of them, how far the watch has come.
 import { crc32 } from "node:zlib";
-import type { Place } from "../db/feed.ts";
-import type { Horizon } from "../db/horizon.ts";
-import { covers, type Snapshot, upTo } from "../db/snapshot.ts";
 import { DomainError } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Instant } from "../domain/time.ts";
+import type { Horizon } from "./horizon.ts";
+import { covers, type Snapshot, upTo } from "./snapshot.ts";
+import type { Place } from "./source.ts";
 
 export interface Position {
-  /** The id of the epoch, that is of the start of the cluster that gave the position: db/durable.ts says what it is good for in another one. */
+  /** The id of the epoch, that is of the start of the cluster that gave the position: log/durable.ts says what it is good for in another one. */
   epoch: string;
   /** All of this has come. */
   from: Snapshot;

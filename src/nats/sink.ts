@@ -3,17 +3,17 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Counter, Gauge, type Registry } from "prom-client";
-import { wholeLog } from "../db/log.ts";
 import type { Orm } from "../db/orm.ts";
-import { createSinks, HOLD_MS } from "../db/sinks.ts";
-import { BEGINNING } from "../db/snapshot.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { Instant } from "../domain/time.ts";
-import type { Logger } from "../log.ts";
+import { createPages, type Page } from "../log/pages.ts";
+import { decodePosition, encodePosition, isLost, type Position } from "../log/position.ts";
+import { BEGINNING } from "../log/snapshot.ts";
+import { wholeLog } from "../log/whole-log.ts";
+import type { Logger } from "../logger.ts";
 import { toEventMessage } from "./event-message.ts";
+import { createSinks, HOLD_MS } from "./hold.ts";
 import { connectJetStream, type JetStream, type JetStreamOptions } from "./jetstream.ts";
-import { createPages, type Page } from "./pages.ts";
-import { decodePosition, encodePosition, isLost, type Position } from "./position.ts";
 
 /** The sink's name in the database, to which its positions are bound. */
 const SINK = "nats";

@@ -1,6 +1,7 @@
 // How far the log of an organization was pruned, and so what is no longer there to be read.
+
+import type { Statements } from "../db/statements.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
-import type { Statements } from "./queries.ts";
 import { parseSnapshot, type Snapshot, upTo } from "./snapshot.ts";
 
 /** What was pruned is of this epoch or an older one; of this one, it is in `seen`; and it is not later than `recordedAt`. */

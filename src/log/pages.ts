@@ -1,7 +1,11 @@
 // Reads the log from a position on, a page at a time. The order within a page, and over the pages of one
 // range, is that of time: the versions of an entity are in it, whichever of their transactions began first.
 import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
-import { isHere } from "../db/durable.ts";
+import type { Orm } from "../db/orm.ts";
+import { isHere } from "./durable.ts";
+import type { ListedEvent } from "./events.ts";
+import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
+import { BEGINNING, covers, isSame, type Snapshot } from "./snapshot.ts";
 import {
   type FeedRow,
   type Head,
@@ -11,11 +15,7 @@ import {
   type Range,
   type Read,
   type Source,
-} from "../db/feed.ts";
-import type { Orm } from "../db/orm.ts";
-import type { ListedEvent } from "../db/queries.ts";
-import { BEGINNING, covers, isSame, type Snapshot } from "../db/snapshot.ts";
-import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
+} from "./source.ts";
 
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
 export interface Delivery {

@@ -1,10 +1,11 @@
 // Reads that meet join: lookups that arrive while a read of their organization is under way wait for the
 // next one and share its statement. An idle reader goes at once, a busy one makes one round trip for many.
+
+import type { Orm } from "../db/orm.ts";
+import { readStatements } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { type Lookup, lookupKeys } from "../domain/lookup.ts";
-import type { Orm } from "./orm.ts";
-import { type FoundEntities, findEntities, type Keys } from "./queries.ts";
-import { readStatements } from "./transaction.ts";
+import { type FoundEntities, findEntities, type Keys } from "./lookups.ts";
 
 export interface Reader {
   /**

@@ -1,0 +1,177 @@
+// Entities by the keys that callers have: found, or locked. Each form of a statement is one text for ever, so that
+// PostgreSQL plans it once; organization_id is named beside row level security, since it is the first column of every index.
+
+import type { Pipeline, Statements } from "../db/statements.ts";
+import type { EntityState } from "../domain/entity.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { type Instant, parseInstant } from "../domain/time.ts";
+import { ENTITY_BYTES, ENTITY_COLUMNS, toState, WIDE_COLUMNS } from "./rows.ts";
+
+/** Keys to look entities up by: tax ids as their match keys. */
+export interface Keys {
+  entityIds: string[];
+  externalIds: string[];
+  taxIdKeys: string[];
+}
+
+/** Which entities answer to which key. Of a tax id at most one more than LIMITS.candidates are told. */
+export interface Hits {
+  externalIds: Map<string, string>;
+  taxIdKeys: Map<string, string[]>;
+}
+
+/** Adds a value to those of a statement and answers its placeholder. */
+type Bind = (value: unknown) => string;
+
+/**
+ * What answers to the keys, as (by, key, id). Only kinds of keys that are asked for are in the statement, so
+ * that each form has its own plan: starting the parts that would find nothing costs more than a lookup.
+ */
+function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
+  const parts: string[] = [];
+  if (externalIds.length > 0) {
+    parts.push(`select 'external_id' as by, x.external_id as key, x.entity_id as id
+      from external_id x where x.organization_id = $1 and x.external_id = any(${bind(externalIds)}::text[])`);
+  }
+  if (taxIdKeys.length > 0) {
+    parts.push(`select 'tax_id' as by, k.key, t.id
+      from (select distinct u.key from unnest(${bind(taxIdKeys)}::text[]) as u(key)) k
+      cross join lateral (
+        select e.id from entity e
+        where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
+        order by e.id limit ${LIMITS.candidates + 1}
+      ) t`);
+  }
+  return parts;
+}
+
+/** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
+const distinct = (keys: string[]) => [...new Set(keys)];
+
+/** Which entities the keys name now. */
+export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<Hits> {
+  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
+  if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
+  const values: unknown[] = [organizationId];
+  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, (value) => `$${values.push(value)}`);
+  const rows = await db.execute<{ by: string; key: string; id: string }[]>(parts.join(" union all "), values);
+  for (const { by, key, id } of rows) {
+    if (by === "external_id") hits.externalIds.set(key, id);
+    else hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
+  }
+  return hits;
+}
+
+export interface FoundEntities {
+  hits: Hits;
+  entities: Map<string, EntityState>;
+  /** Those that would have been too much at once: named, and not read. */
+  leftOut: ReadonlySet<string>;
+}
+
+/** Rows whose columns fit in FOUND_BYTES, however large they are: measuring would cost a lookup more than it saves. */
+const FEW_ROWS = 40;
+
+/** What entities that are found at once hold, but for the last of them. */
+const FOUND_BYTES = 4 * 1024 * 1024;
+
+/** The entities that the keys name, of one moment, with the hits that led to them. */
+export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
+  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
+  const entities = new Map<string, EntityState>();
+  const leftOut = new Set<string>();
+  const values: unknown[] = [organizationId];
+  const bind: Bind = (value) => `$${values.push(value)}`;
+  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
+  if (keys.entityIds.length > 0) {
+    parts.push(
+      `select 'entity_id' as by, u.id::text as key, u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`,
+    );
+  }
+  if (parts.length === 0) return { hits, entities, leftOut };
+  const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * (LIMITS.candidates + 1);
+  const found = (measure: string) => `select hit.by, hit.key, ${ENTITY_COLUMNS} ${measure}
+     from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
+  const rows = await db.execute<{ by: string; key: string; id: string; is_left_out?: boolean }[]>(
+    mostRows <= FEW_ROWS ? found("") : withoutMost(found(`, ${ENTITY_BYTES} as bytes`)),
+    values,
+  );
+  for (const row of rows) {
+    if (row.by === "external_id") hits.externalIds.set(row.key, row.id);
+    if (row.by === "tax_id") hits.taxIdKeys.set(row.key, [...(hits.taxIdKeys.get(row.key) ?? []), row.id]);
+    if (row.is_left_out) leftOut.add(row.id);
+    else if (!entities.has(row.id)) entities.set(row.id, toState(row));
+  }
+  for (const id of entities.keys()) leftOut.delete(id);
+  return { hits, entities, leftOut };
+}
+
+/** The rows of `select`, each with its `bytes`, without their wide columns behind the row that reaches FOUND_BYTES. */
+function withoutMost(select: string): string {
+  const wide = WIDE_COLUMNS.map((name) => `case when not e.is_left_out then e.${name} end as ${name}`);
+  const narrow = ENTITY_COLUMNS.split(",").filter((name) => !WIDE_COLUMNS.includes(name.trim().replace("e.", "")));
+  return `select e.by, e.key, ${[...narrow, ...wide].join(", ")}, e.is_left_out
+    from (
+      select q.*, sum(q.bytes) over (rows unbounded preceding) - q.bytes >= ${FOUND_BYTES} as is_left_out
+      from (${select}) q) e`;
+}
+
+/**
+ * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
+ * keys are resolved before the lock: who waited for one must resolve them again. With `skipLocked` those
+ * that somebody else holds are left out instead of waited for.
+ */
+export async function lockEntities(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  { skipLocked }: { skipLocked: boolean },
+): Promise<EntityState[]> {
+  const values: unknown[] = [organizationId];
+  const bind: Bind = (value) => `$${values.push(value)}`;
+  const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
+  if (keys.entityIds.length > 0) parts.push(`select u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`);
+  if (parts.length === 0) return [];
+  const rows = await db.execute<unknown[]>(
+    `select ${ENTITY_COLUMNS} from entity e
+     where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
+     order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
+    values,
+  );
+  return rows.map(toState);
+}
+
+/** Locks entities against writers alone, in id order: recorders do not wait for each other. */
+export async function shareEntities(
+  db: Statements,
+  organizationId: string,
+  ids: string[],
+): Promise<{ id: string; external_id: string | null; deleted: boolean }[]> {
+  return db.execute(
+    `select e.id, e.external_id, e.deleted_at is not null as deleted from entity e
+     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
+    [organizationId, ids],
+  );
+}
+
+/** The database's clock, now and not at the beginning of the transaction, and the organization's policy. */
+export async function readClockAndPolicy(
+  db: Statements,
+  organizationId: string,
+): Promise<{ now: Instant; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }> {
+  const [row] = await db.execute<{ now: string; policy: "MUTABLE_WITH_REASON" | "IMMUTABLE" }[]>(
+    `select clock_timestamp() as now, external_id_policy as policy from organization where organization_id = $1`,
+    [organizationId],
+  );
+  if (row === undefined) throw new Error("the organization of the credentials is gone");
+  return { now: parseInstant(row.now), policy: row.policy };
+}
+
+/** Serialises those who want a tax id for themselves, until the transaction ends. */
+export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string[]): void {
+  db.send(
+    `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))
+     from (select key from unnest($2::text[]) as u(key) order by key) k`,
+    [organizationId, keys],
+  );
+}

@@ -1,0 +1,190 @@
+// Every write to entities goes through here, a group of commands at a time, in as few transactions as possible: what is
+// refused is refused alone, what is held by others waits or is left, what is left is committed together.
+
+import type { Orm } from "../db/orm.ts";
+import type { Pipeline } from "../db/statements.ts";
+import { pipelined, type TransactionOptions, UniqueViolation } from "../db/transaction.ts";
+import { DomainError, type Reason } from "../domain/errors.ts";
+import type { Command, Result } from "./command.ts";
+import { runGroup } from "./group.ts";
+
+/** How often a single command is tried again after another write took an id that was free a moment ago. */
+const MAX_COLLISIONS = 3;
+
+/**
+ * Runs commands in order, in as few transactions as possible. A result per command, in order: what is true of
+ * one that is committed stays so whatever happens to those after it. Waits for entities that others hold, the
+ * lock time at most: then the commands that concern them are refused, not the others.
+ */
+export async function writeGroup(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+  options: TransactionOptions = {},
+): Promise<Result[]> {
+  const results = await writeGroupWaiting(orm, organizationId, commands, options);
+  return results.map((result) => (result === "busy" ? { kind: "refused", error: heldByOthers() } : result));
+}
+
+/** The same, where those whose entities were held for all of that time are "busy": they may try again. */
+export function writeGroupWaiting(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+  options: TransactionOptions = {},
+): Promise<(Result | "busy")[]> {
+  return writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
+}
+
+/** The same without waiting: commands on entities that others hold are "busy", and nothing of them is done. */
+export function writeGroupUnlessBusy(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+): Promise<(Result | "busy")[]> {
+  return writeCommands(orm, organizationId, commands, { skipLocked: true });
+}
+
+async function writeCommands(
+  orm: Orm,
+  organizationId: string,
+  commands: readonly Command[],
+  { skipLocked, ...options }: TransactionOptions & { skipLocked: boolean },
+): Promise<(Result | "busy")[]> {
+  const results = new Array<Result | "busy">(commands.length);
+  const begun = performance.now();
+  const alone = async (index: number): Promise<Result> => {
+    // One after the other they wait no longer than one would.
+    const waitedMs = (options.waitedMs ?? 0) + performance.now() - begun;
+    const result = await writeAlone(orm, organizationId, commands[index] as Command, { ...options, waitedMs });
+    results[index] = result;
+    return result;
+  };
+  let skip = skipLocked;
+  let waiting = commands.map((_, index) => index);
+  while (waiting.length > 0) {
+    waiting = waiting.filter((index) => {
+      const { signal } = commands[index] as Command;
+      if (signal?.aborted) results[index] = { kind: "failed", error: signal.reason };
+      return !signal?.aborted;
+    });
+    const group = waiting.map((index) => commands[index] as Command);
+    const [first] = waiting;
+    if (first === undefined) break;
+    if (group.length === 1 && !skip) {
+      await alone(first);
+      break;
+    }
+    let attempt: (Result | "later" | "busy")[];
+    try {
+      attempt = await pipelined(
+        orm,
+        organizationId,
+        (db) => runThoseWaitedFor(db, organizationId, group, skip),
+        options,
+      );
+    } catch (error) {
+      if (isFailureOfAll(error)) {
+        for (const index of waiting) results[index] = { kind: "failed", error };
+        break;
+      }
+      if (isRefusal(error) && group.length === 1) {
+        results[first] = { kind: "refused", error };
+        break;
+      }
+      if (isConflict(error) && !skip) {
+        // Somebody held a row for the whole lock time: now without those rows.
+        skip = true;
+        continue;
+      }
+      // Somebody took an id between our look and our insert, or a command has a defect: only those that it
+      // concerns are refused.
+      for (const [i, index] of waiting.entries()) {
+        const result = await alone(index);
+        if (result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
+        for (const next of waiting.slice(i + 1)) results[next] = { kind: "failed", error: unavailable() };
+        break;
+      }
+      break;
+    }
+    const later: number[] = [];
+    attempt.forEach((result, i) => {
+      const index = waiting[i] as number;
+      if (result === "later") later.push(index);
+      else results[index] = result;
+    });
+    // The first command needs a transaction of its own.
+    if (later.length === waiting.length) await alone(later.shift() as number);
+    waiting = later;
+  }
+  return results;
+}
+
+/** One command in a transaction of its own. Its refusal undoes all that it claimed. */
+async function writeAlone(
+  orm: Orm,
+  organizationId: string,
+  command: Command,
+  options: TransactionOptions,
+): Promise<Result> {
+  for (let collisions = 1; ; collisions++) {
+    if (command.signal?.aborted) return { kind: "failed", error: command.signal.reason };
+    try {
+      const [result] = await pipelined(
+        orm,
+        organizationId,
+        (db) => runGroup(db, organizationId, [command], false),
+        options,
+      );
+      if (result === undefined || result === "later" || result === "busy") throw new Error("a command has no result");
+      return result;
+    } catch (error) {
+      if (error instanceof UniqueViolation && collisions <= MAX_COLLISIONS) continue;
+      if (error instanceof UniqueViolation) return { kind: "refused", error: collision(error) };
+      return isRefusal(error) || isConflict(error) ? { kind: "refused", error } : { kind: "failed", error };
+    }
+  }
+}
+
+/** For those whose turn had not come: nothing of theirs was sent, whatever happened to the one before. */
+const unavailable = () =>
+  new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" });
+
+const collision = (cause: unknown) =>
+  new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], { cause });
+
+/** Failures of the service or the database, as against refusals of the command. */
+const FAILURES: readonly Reason[] = [
+  "DATABASE_UNAVAILABLE",
+  "COMMIT_UNKNOWN",
+  "WRITE_CONFLICT",
+  "DEADLINE_EXCEEDED",
+  "CANCELLED",
+];
+
+const isRefusal = (error: unknown): error is DomainError =>
+  error instanceof DomainError && !FAILURES.includes(error.reason);
+
+const isConflict = (error: unknown): error is DomainError =>
+  error instanceof DomainError && error.reason === "WRITE_CONFLICT";
+
+export const heldByOthers = () =>
+  new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", { retry_after_ms: "100" });
+
+/** One by one it would be no better: the database is away, or what was sent may be there already. */
+const isFailureOfAll = (error: unknown): boolean =>
+  error instanceof DomainError && (error.reason === "DATABASE_UNAVAILABLE" || error.reason === "COMMIT_UNKNOWN");
+
+/** A connection may have been long in coming: those whose callers have left meanwhile are not begun. */
+async function runThoseWaitedFor(
+  db: Pipeline,
+  organizationId: string,
+  commands: readonly Command[],
+  skipLocked: boolean,
+): Promise<(Result | "later" | "busy")[]> {
+  const live = commands.filter(({ signal }) => !signal?.aborted);
+  const results = live.length === 0 ? [] : await runGroup(db, organizationId, live, skipLocked);
+  if (live.length === commands.length) return results;
+  const byCommand = new Map(live.map((command, i) => [command, results[i]]));
+  return commands.map((command) => byCommand.get(command) ?? { kind: "failed", error: command.signal?.reason });
+}
