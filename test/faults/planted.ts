@@ -18,14 +18,14 @@ interface Planted {
   finds: CheckName[];
 }
 
-const PLANTED: readonly Planted[] = [
+export const PLANTED: readonly Planted[] = [
   {
     name: "no event of a deletion",
     changes: [
       {
-        file: "src/entities/write-group.ts",
-        from: "queries.insertEvents(db, organizationId, events)",
-        to: 'queries.insertEvents(db, organizationId, events.filter(({ type }) => type !== "DELETED"))',
+        file: "src/entities/group.ts",
+        from: "insertEvents(db, organizationId, events)",
+        to: 'insertEvents(db, organizationId, events.filter(({ type }) => type !== "DELETED"))',
       },
     ],
     faults: "kill",
@@ -114,7 +114,7 @@ const PLANTED: readonly Planted[] = [
         to: "create index webhook_delivery_head",
       },
       {
-        file: "src/db/webhooks.ts",
+        file: "src/webhooks/queue.ts",
         from: "       case when v.is_first and (",
         to: "       case when true or (",
       },
@@ -140,8 +140,8 @@ const PLANTED: readonly Planted[] = [
     name: "copies of external ids are not rewritten",
     changes: [
       {
-        file: "src/entities/write-group.ts",
-        from: "await queries.rewriteCopies(db, organizationId, { entityId: state.id, previous, next })",
+        file: "src/entities/group.ts",
+        from: "await rewriteCopies(db, organizationId, { entityId: state.id, previous, next })",
         to: "{}",
       },
     ],
@@ -159,7 +159,7 @@ const PLANTED: readonly Planted[] = [
   {
     name: "read without the lock",
     changes: [
-      { file: "src/db/queries.ts", from: "order by e.id for no key update", to: "order by e.id for key share" },
+      { file: "src/entities/lookups.ts", from: "order by e.id for no key update", to: "order by e.id for key share" },
       {
         file: "src/db/migrations/20261120120000_init.ts",
         from: "        constraint entity_event_version unique (organization_id, entity_id, entity_version),\n",
@@ -174,7 +174,7 @@ const PLANTED: readonly Planted[] = [
     name: "a field of the row is not written",
     changes: [
       {
-        file: "src/db/queries.ts",
+        file: "src/entities/rows.ts",
         from: '  metadata: json((s) => s.metadata, "metadata"),',
         to: '  metadata: json((s) => s.metadata, "type"),',
       },
@@ -187,7 +187,7 @@ const PLANTED: readonly Planted[] = [
     name: "previous values are those before the group",
     changes: [
       {
-        file: "src/entities/write-group.ts",
+        file: "src/entities/group.ts",
         from: "...changedValues(before, change.values, updatedFields),",
         to: "...changedValues(original.get(after.id) ?? before, change.values, updatedFields),",
       },
