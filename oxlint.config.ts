@@ -78,7 +78,16 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/server.ts": {
     imports: [
       ...["src/config.ts", "src/logger.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
-      ...["src/signals.ts", "src/slots.ts", "src/db/", "src/entities/", "src/log/", "src/nats/", "src/webhooks/"],
+      ...[
+        "src/signals.ts",
+        "src/bell.ts",
+        "src/slots.ts",
+        "src/db/",
+        "src/entities/",
+        "src/log/",
+        "src/nats/",
+        "src/webhooks/",
+      ],
       ...["src/interceptors/", "src/transport/"],
     ],
     packages: [...node, "pino"],
@@ -96,6 +105,7 @@ export const DIRECTIONS: Record<string, Direction> = {
     message: "errors imports domain and the generated code",
   },
   "src/domain/": { imports: ["src/domain/"], packages: ["stdnum"], message: "domain imports domain and stdnum" },
+  "src/bell.ts": { imports: [], message: "bell imports nothing" },
   "src/slots.ts": { imports: ["src/domain/"], message: "slots imports domain" },
   "src/db/": {
     imports: ["src/domain/", "src/db/", "src/db/migrations/index.ts", "src/postgres/embedded.ts"],
@@ -109,17 +119,17 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/postgres/": { imports: ["src/postgres/"], packages: node, message: "the embedded server imports nothing" },
   "src/log/": {
-    imports: ["src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+    imports: ["src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
     packages: node,
     message: "log imports db, domain and slots",
   },
   "src/entities/": {
-    imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+    imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
     packages: [...node, "@mikro-orm/postgresql"],
     message: "entities imports log, db, domain and slots",
   },
   "src/nats/": {
-    imports: ["src/nats/", "src/log/", "src/db/", "src/domain/", "src/logger.ts"],
+    imports: ["src/nats/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/logger.ts"],
     packages: [...node, "prom-client"],
     message: "nats imports log, db, domain and logger",
   },
@@ -129,7 +139,7 @@ export const DIRECTIONS: Record<string, Direction> = {
     message: "jetstream imports the client of NATS and the message",
   },
   "src/webhooks/": {
-    imports: ["src/webhooks/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+    imports: ["src/webhooks/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
     packages: [...node, "pino", "prom-client"],
     message: "webhooks imports log, db, domain and slots",
   },
@@ -137,7 +147,15 @@ export const DIRECTIONS: Record<string, Direction> = {
     imports: [
       ...["src/domain/", "src/db/", "src/entities/", "src/log/"],
       ...["backlog", "history", "lease", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
-      ...["src/slots.ts", "src/interceptors/call.ts", "src/errors.ts", "src/paged.ts", generated, ...SHARED_RPC],
+      ...[
+        "src/bell.ts",
+        "src/slots.ts",
+        "src/interceptors/call.ts",
+        "src/errors.ts",
+        "src/paged.ts",
+        generated,
+        ...SHARED_RPC,
+      ],
     ],
     packages: [...node, ...protobuf, "@connectrpc/connect", "@mikro-orm/core", "@mikro-orm/postgresql"],
     message:

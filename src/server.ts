@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
+import { createBell } from "./bell.ts";
 import { type Config, ConfigError } from "./config.ts";
 import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
@@ -146,20 +147,18 @@ export async function listenOn(
   const busySlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
   const readSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
   const importSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
-  const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)) });
+  const bell = createBell();
+  const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)), bell });
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
   const metrics = options.metrics ?? ownMetrics();
   await measurePool(orm, metrics.registry);
-  const committed = (organizationId: string) => {
-    feed.committed(organizationId);
-    dispatcher.committed(organizationId);
-  };
   const deps = {
     orm,
     reader: createReader(orm),
-    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, committed }),
+    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell }),
     feed,
+    bell,
     slots,
     readSlots,
     // An import holds its place for as long as its caller likes.
@@ -202,6 +201,7 @@ export async function listenOn(
     sender,
     connections: Math.max(1, Math.floor(config.poolSize / 4)),
     inFlight,
+    bell,
     aheadMs: webhookClock,
     version: VERSION,
     registry: metrics.registry,
@@ -234,7 +234,7 @@ export async function listenOn(
       checks = setInterval(check, READINESS_CHECK_MS).unref();
       await check();
       if (config.nats !== undefined && !shutdown.signal.aborted)
-        sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry });
+        sink = startNatsSink(orm, config.nats, { log, registry: metrics.registry, bell });
     },
     open: () => ({ calls: inFlight(), ...listener.open() }),
     reload: async () => certificates?.check(),

@@ -406,6 +406,19 @@ describe("streams without a key have an age", () => {
   });
 });
 
+test("whoever writes events or makes deliveries due rings the bell: watches, webhooks and NATS hear of it at once", async () => {
+  const silent: string[] = [];
+  for (const folder of ["rpc", "entities"].map((name) => new URL(`../src/${name}/`, import.meta.url))) {
+    for (const name of await readdir(folder)) {
+      const source = await readFile(new URL(name, folder), "utf8");
+      // write-group.ts itself is what the others call.
+      const writes = /\b(writeGroup\w*|releaseNext)\(/.test(source) && name !== "write-group.ts";
+      if (writes && !source.includes("bell.ring(")) silent.push(name);
+    }
+  }
+  expect(silent).toEqual([]);
+});
+
 test("no family of RPCs goes to the database but in its turn", async () => {
   const folder = new URL("../src/rpc/", import.meta.url);
   const direct: string[] = [];

@@ -2,6 +2,7 @@
 // compression: a text of one letter is next to nothing there.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type EntityClient, EntityType } from "../clients/typescript/index.ts";
+import { createBell } from "../src/bell.ts";
 import { readConfig } from "../src/config.ts";
 import { createOrm, migrate, type Orm } from "../src/db/orm.ts";
 import { readStatements } from "../src/db/transaction.ts";
@@ -119,7 +120,8 @@ it("watchers who catch up and do not read hold a page each, 64 MiB together and 
 });
 
 it("a slow live watcher is told that it is too slow, by what waits for it as it is", async () => {
-  const feed = createFeed(orm, { readers: 4 });
+  const bell = createBell();
+  const feed = createFeed(orm, { readers: 4, bell });
   const organization = await service.newOrganization();
   const end = new AbortController();
   const stream = feed.watch(organization.id, { position: undefined, filter: undefined, signal: end.signal });
@@ -133,7 +135,7 @@ it("a slow live watcher is told that it is too slow, by what waits for it as it 
   await person;
   // Nobody takes the rest: four times 5 MB.
   for (let i = 0; i < 4; i++) await importLarge(organization.client);
-  feed.committed(organization.id);
+  bell.ring(organization.id);
   await new Promise((resolve) => setTimeout(resolve, 2_000));
   const read = async () => {
     for (let next = await stream.next(); !next.done; next = await stream.next()) {

@@ -1,6 +1,7 @@
 // Writes that meet commit together: commands that arrive while a unit of work of their organization is
 // under way form the next one. Group commit, one level up; each keeps its own answer and its own refusal.
 
+import { type Bell, createBell } from "../bell.ts";
 import type { Orm } from "../db/orm.ts";
 import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
@@ -29,8 +30,8 @@ export interface WriterOptions {
   busySlots?: Slots;
   /** For how long a command waits for entities that others hold: that of the database session. */
   lockTimeoutMs?: number;
-  /** Called after each transaction that may have written. */
-  committed?: (organizationId: string) => void;
+  /** Rung after each transaction that may have written. */
+  bell?: Bell;
 }
 
 interface Waiting {
@@ -50,7 +51,7 @@ interface Queue {
 }
 
 export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
-  const { slots = createSlots(1), busySlots = createSlots(1), lockTimeoutMs = 2_000, committed = () => {} } = options;
+  const { slots = createSlots(1), busySlots = createSlots(1), lockTimeoutMs = 2_000, bell = createBell() } = options;
   const queues = new Map<string, Queue>();
 
   async function run(organizationId: string, queue: Queue): Promise<void> {
@@ -58,7 +59,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       ).then((busy) => queue.busy.push(...busy));
-      committed(organizationId);
+      bell.ring(organizationId);
       if (queue.busy.length > 0 && !queue.isWaiting) {
         queue.isWaiting = true;
         void runBusy(organizationId, queue);
@@ -85,7 +86,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
           else one.resolve({ kind: "refused", error: heldByOthers() });
         }
       });
-      committed(organizationId);
+      bell.ring(organizationId);
     }
     queue.isWaiting = false;
     forget(organizationId, queue);

@@ -1,5 +1,6 @@
 // The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live
 // end all of an organization share one reader, and who does not keep up with it is sent away.
+import { type Bell, createBell } from "../bell.ts";
 import type { Orm } from "../db/orm.ts";
 import { DomainError } from "../domain/errors.ts";
 import { createSlots } from "../slots.ts";
@@ -25,8 +26,6 @@ export interface Feed {
    * the same arrays. Throws POSITION_EXPIRED, WATCH_TOO_SLOW.
    */
   watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void>;
-  /** To be called after each commit of this process: spares its watchers the wait for the next poll. */
-  committed(organizationId: string): void;
 }
 
 const CHECKPOINT_MS = 5_000;
@@ -35,7 +34,7 @@ const CATCH_UP_BYTES = 64 * 1024 * 1024;
 const CATCH_UP_WAIT_MS = 30_000;
 
 /** `readers` bounds the connections that live readers, those who catch up, and those who ask for a position use at once: so many each. */
-export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
+export function createFeed(orm: Orm, { readers, bell = createBell() }: { readers: number; bell?: Bell }): Feed {
   const pages = createPages(orm);
   const lives = new Map<string, Live>();
   const polls = createSlots(readers);
@@ -113,11 +112,11 @@ export function createFeed(orm: Orm, { readers }: { readers: number }): Feed {
     }
   }
 
+  bell.hear((organizationId) => lives.get(organizationId)?.wake());
   return {
     position: async (organizationId) =>
       encodePosition(organizationId, await positions(organizationId, () => pages.head(organizationId))),
     watch,
-    committed: (organizationId) => lives.get(organizationId)?.wake(),
   };
 }
 

@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Counter, Gauge, type Registry } from "prom-client";
+import type { Bell } from "../bell.ts";
 import type { Orm } from "../db/orm.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { Instant } from "../domain/time.ts";
@@ -31,7 +32,7 @@ const LONGEST_WAIT_MS = 5_000;
 export function startNatsSink(
   orm: Orm,
   options: JetStreamOptions,
-  deps: { log: Logger; registry: Registry },
+  deps: { log: Logger; registry: Registry; bell: Bell },
 ): AsyncDisposable {
   const { log, registry } = deps;
   const sinks = createSinks(orm);
@@ -63,6 +64,12 @@ export function startNatsSink(
   });
 
   const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {});
+  let rung = new AbortController();
+  deps.bell.hear(() => rung.abort());
+  /** No longer than until something is committed here; what was rung since the read before counts. */
+  const pauseUntilRung = async (ms: number) => {
+    await sleep(ms, undefined, { signal: AbortSignal.any([signal, rung.signal]) }).catch(() => {});
+  };
 
   async function run(): Promise<void> {
     while (!signal.aborted) {
@@ -109,6 +116,7 @@ export function startNatsSink(
     try {
       while (!signal.aborted && performance.now() < heldUntil) {
         const began = performance.now();
+        if (rung.signal.aborted) rung = new AbortController();
         const page = await unlessLost(() => pages.read(SINK, position));
         if (page === undefined) {
           position = await beginningAgain();
@@ -129,7 +137,8 @@ export function startNatsSink(
         if (page.more) continue;
         oldest = undefined;
         // Of very many organizations a read takes its time: never more than a fifth of a processor.
-        await pause(Math.max(page.size > 0 ? BUSY_MS : IDLE_MS, 4 * readMs));
+        await pause(Math.max(BUSY_MS, 4 * readMs));
+        if (page.size === 0) await pauseUntilRung(IDLE_MS - BUSY_MS);
       }
     } finally {
       clearInterval(keeping);

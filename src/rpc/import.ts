@@ -66,7 +66,7 @@ export function importRpcs(deps: Deps & ImportDeps) {
               waitedMs: performance.now() - since,
             });
           const written = await deps.importSlots(organizationId, run, { signal });
-          deps.feed.committed(organizationId);
+          if (!validateOnly) deps.bell.ring(organizationId);
           const failure = written.find((result) => result.kind === "failed");
           if (failure !== undefined) throw failure.error;
           let next = 0;

@@ -321,7 +321,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const query = queryOf(ReplayWebhookDeliveriesRequestSchema, range, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
 
-      return idempotent(
+      const answer = await idempotent(
         deps,
         ctx,
         {
@@ -367,6 +367,8 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           return { deliveries: begun.length, nextPageToken };
         },
       );
+      deps.bell.ring(organizationId);
+      return answer;
     },
   } satisfies ServiceImpl<typeof WebhookService>;
 }

@@ -10,6 +10,7 @@ import {
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { EntityManager } from "@mikro-orm/postgresql";
+import type { Bell } from "../bell.ts";
 import { insertAdministrationEvent } from "../db/administration.ts";
 import type { Orm } from "../db/orm.ts";
 import { read, transaction } from "../db/transaction.ts";
@@ -37,6 +38,8 @@ export interface Deps {
   writer: Writer;
   /** The events, as they are committed. */
   feed: Feed;
+  /** Rung by what writes past the writer. */
+  bell: Bell;
   /** Bounds the writes that run alone and may wait for locks: use `writeInTurn`. */
   slots: Slots;
   /** Bounds the reads that run alone: use `readInTurn`. */

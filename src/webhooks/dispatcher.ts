@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { Registry } from "prom-client";
+import type { Bell } from "../bell.ts";
 import type { Orm } from "../db/orm.ts";
 import { newId } from "../db/uuid.ts";
 import { createShares } from "../domain/shares.ts";
@@ -21,6 +22,7 @@ export interface DispatcherOptions {
   connections: number;
   /** Calls that the process is answering: deliveries give way to them. */
   inFlight(): number;
+  bell: Bell;
   /** How far the clock of the schedule is ahead of the database's, in milliseconds; tests move it. */
   aheadMs(): number;
   version: string;
@@ -31,8 +33,6 @@ export interface DispatcherOptions {
 }
 
 export interface Dispatcher {
-  /** To be called after each commit of this process: spares the endpoints that it serves the wait for the next poll. */
-  committed(organizationId: string): void;
   /** Starts nothing more, gives what is under way the time, and gives the leases back. */
   drain(timeoutMs: number): Promise<void>;
 }
@@ -119,11 +119,12 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     });
   }
 
+  // Spares the endpoints that this process serves the wait for the next poll.
+  options.bell.hear((organizationId) => {
+    for (const one of running.values()) if (one.organizationId === organizationId) one.wake();
+  });
   const polling = poll();
   return {
-    committed(organizationId) {
-      for (const one of running.values()) if (one.organizationId === organizationId) one.wake();
-    },
     async drain(timeoutMs) {
       stopped.abort();
       const late = AbortSignal.timeout(timeoutMs);
