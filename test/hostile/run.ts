@@ -19,6 +19,7 @@ import { type Crash, type Memory, type Service, startService, type Turn } from "
 const STALL_MS = 100;
 const GOOD_P99_MS = 500;
 const MEMORY_LEFT_MIB = 50;
+const WARM_UP_SECONDS = 5;
 /** What one of the attacks that once succeeded may take at its height. */
 const CASE_MEMORY_MIB = 150;
 /** A process that has grown to this is not the one to measure the next one with. */
@@ -322,7 +323,15 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
 async function runAttack(service: Service, ground: Ground, good: Good): Promise<void> {
   print(`\nAll attackers at once, ${seconds} s`);
   const attacks = GROUPS.map(() => startAttack());
-  // Once around, so that what everybody pays once is not counted as left behind.
+  const orderAll = (seconds: number) =>
+    attacks.map((attack, index) => {
+      const done = attack.done(0);
+      const attackers = (GROUPS[index] ?? []).filter(isWanted);
+      attack.order({ kind: "attack", ground, party: index, attackers, seconds });
+      return done;
+    });
+  // Once around, so that what is paid once, such as compiled code, is not counted as left behind.
+  await Promise.all(orderAll(WARM_UP_SECONDS));
   await sleep(3_000);
   const start = await service.collected();
   const crashesBefore = service.crashes.length;
@@ -334,17 +343,7 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
   const growths: { at: number; grown: number; suspects: Suspect[] }[] = [];
   const ask = async (since: number, until: number) =>
     (await Promise.all(attacks.map((attack) => attack.suspects(since, until)))).flat();
-  const running = attacks.map((attack, index) => {
-    const done = attack.done(0);
-    attack.order({
-      kind: "attack",
-      ground,
-      party: index,
-      attackers: (GROUPS[index] ?? []).filter(isWanted),
-      seconds,
-    });
-    return done;
-  });
+  const running = orderAll(seconds);
   let over = false;
   const watching = (async () => {
     let resident = service.rss();
