@@ -1,5 +1,6 @@
 // Whatever bytes come, the process lives, no call is counted that has ended, and no caller's doing is logged as a defect of ours.
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync } from "node:fs";
 import { connect as connectHttp2 } from "node:http2";
 import { createConnection, type Socket } from "node:net";
@@ -175,6 +176,51 @@ test("127 bytes: headers that expect 100-continue, and a reset in the same packe
   expect(bytes).toHaveLength(127);
   await send(cleartext, bytes);
   await send(secure, bytes);
+});
+
+describe("a body in frames of", () => {
+  /** What comes back on a connection that sends the request of ImportEntities in frames of so many bytes. */
+  async function answerTo(bytesEach: number, frames: number): Promise<Buffer> {
+    const block = headerBlock({
+      ":method": "POST",
+      ":scheme": "http",
+      ":path": "/entity.v1.EntityService/ImportEntities",
+      ":authority": "a",
+      "content-type": "application/grpc",
+      te: "trailers",
+      authorization: `Bearer ${KEY}`,
+    });
+    // One message that never ends.
+    const prefix = Buffer.of(0, 0, 1, 0, 0);
+    const crumbs = Array.from({ length: frames }, () => frame(TYPE.data, 0, 1, Buffer.alloc(bytesEach, 0x0a)));
+    const head = [PREFACE, frame(TYPE.settings, 0, 0), frame(TYPE.headers, END_HEADERS, 1, block)];
+    const { port } = new URL(cleartext.url);
+    const socket = createConnection({ port: Number(port), host: "127.0.0.1" });
+    socket.on("error", () => {});
+    const received: Buffer[] = [];
+    socket.on("data", (bytes) => received.push(bytes));
+    socket.write(Buffer.concat([...head, frame(TYPE.data, 0, 1, prefix)]));
+    await sleep(100);
+    socket.write(Buffer.concat(crumbs));
+    await Promise.race([once(socket, "close"), sleep(1_000)]);
+    socket.destroy();
+    return Buffer.concat(received);
+  }
+  /** The code of the GOAWAY: its frame has no payload beside two numbers. */
+  const goaway = (answer: Buffer) => {
+    const at = answer.indexOf(Buffer.of(0, 0, 8, TYPE.goaway, 0, 0, 0, 0, 0));
+    return at === -1 ? undefined : answer.readUInt32BE(at + 9 + 4);
+  };
+  const ENHANCE_YOUR_CALM = 11;
+
+  test("one byte: thousands of them end the connection, hundreds do not", async () => {
+    expect(goaway(await answerTo(1, 5_000))).toBe(ENHANCE_YOUR_CALM);
+    expect(goaway(await answerTo(1, 900))).toBeUndefined();
+  });
+
+  test("twenty bytes: as good as any", async () => {
+    expect(goaway(await answerTo(20, 3_000))).toBeUndefined();
+  });
 });
 
 describe.each(["cleartext", "TLS"])("in one packet with the headers of any call, over %s", (port) => {

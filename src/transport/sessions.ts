@@ -7,6 +7,7 @@ import {
 } from "node:http2";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
+import { limitTinyFrames } from "./tiny-frames.ts";
 
 export const MAX_HEADER_BYTES = 16_384;
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
@@ -87,7 +88,9 @@ export function createSessions(options: {
     const closeWhenIdle = () => setTimeout(() => retire(session), idleTimeoutMs).unref();
     let idle = closeWhenIdle();
     const age = setTimeout(() => retire(session), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
+    const limitFrames = limitTinyFrames(session, tally);
     session.on("stream", (stream: ServerHttp2Stream) => {
+      limitFrames(stream);
       const refused = refusedBefore(connection, stream.id ?? connection.nextId);
       if (refused > 0) tally.note("stream_refused", refused);
       connection.calls += 1;

@@ -12,6 +12,7 @@ export const KINDS = {
   tls_failed: "TLS handshakes that failed",
   headers_too_large: "requests whose headers are over 16 KiB",
   silent: "connections closed because they said nothing",
+  tiny_frames: "HTTP/2 connections closed for bodies in thousands of frames of a few bytes",
   pipelined: "HTTP/1.1 connections closed for too many requests at once",
   answer_not_taken: "answers given up because their caller did not read them",
   over_budget: "calls refused because answers that nobody reads hold the memory for them",
