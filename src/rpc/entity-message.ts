@@ -21,7 +21,7 @@ import { primaryOf } from "../domain/entity.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
-import { dateProblem, nameProblem, parseUuid, trim } from "../domain/text.ts";
+import { dateProblem, nameProblem, parseUuid, trim, uuidProblem } from "../domain/text.ts";
 import { parseExternalId, taxIdProblem, toTimestamp } from "./request.ts";
 import type { Violations } from "./violations.ts";
 
@@ -192,8 +192,7 @@ export function fromProto(
     );
   }
   if (wanted("risk_matrix_id", entity.riskMatrixId !== undefined)) {
-    const problem = (value: string) => (parseUuid(value) === null ? "must be a UUID of the form 8-4-4-4-12" : null);
-    patch.riskMatrixId = optionalText(entity.riskMatrixId, "entity.risk_matrix_id", violations, problem, parseUuid);
+    patch.riskMatrixId = optionalText(entity.riskMatrixId, "entity.risk_matrix_id", violations, uuidProblem, parseUuid);
   }
   for (const map of ["attributes", "metadata"] as const) {
     if (wanted(map, entity[map] !== undefined))

@@ -26,9 +26,9 @@ import { newId } from "../db/uuid.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { nameProblem, parseUuid, trim } from "../domain/text.ts";
+import { nameProblem, trim } from "../domain/text.ts";
 import { pageOf, whole } from "./page.ts";
-import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf } from "./request.ts";
+import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf, requireUuid } from "./request.ts";
 import { Violations } from "./violations.ts";
 import {
   assertReachable,
@@ -268,8 +268,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     async revokeApiKey(request, ctx) {
       const violations = new Violations();
       const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
-      const id = parseUuid(request.apiKeyId) ?? "";
-      if (id === "") violations.add("api_key_id", "must be a UUID of the form 8-4-4-4-12");
+      const id = requireUuid(request.apiKeyId, "api_key_id", violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       assertReachable(ctx, organizationId);

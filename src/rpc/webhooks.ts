@@ -32,7 +32,7 @@ import type { EntityType as EntityTypeName } from "../domain/entity.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
+import { nameProblem, textProblem, trim } from "../domain/text.ts";
 import { instantToText } from "../domain/time.ts";
 import { ENDPOINT_DISABLED, type Subscription, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { readEventsByTime } from "../log/by-time.ts";
@@ -52,6 +52,7 @@ import {
   parseOptionalUuid,
   parsePageSize,
   queryOf,
+  requireUuid,
   toPageToken,
   toTimestamp,
 } from "./request.ts";
@@ -302,11 +303,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const violations = new Violations();
       const endpointId = parseId(request.endpointId, violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
-      const ids = request.deliveryIds.map((text, i) => {
-        const id = parseUuid(text);
-        if (id === null) violations.add(`delivery_ids[${i}]`, "must be a UUID of the form 8-4-4-4-12");
-        return id ?? "";
-      });
+      const ids = request.deliveryIds.map((text, i) => requireUuid(text, `delivery_ids[${i}]`, violations));
       const from = request.from && fromTimestamp(request.from);
       const to = request.to && fromTimestamp(request.to);
       const pageSize = parsePageSize(request.pageSize);
@@ -375,11 +372,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
 
 // --- Requests -----------------------------------------------------------------------------------
 
-function parseId(text: string, violations: Violations): string {
-  const id = parseUuid(text);
-  if (id === null) violations.add("endpoint_id", "must be a UUID of the form 8-4-4-4-12");
-  return id ?? "";
-}
+const parseId = (text: string, violations: Violations) => requireUuid(text, "endpoint_id", violations);
 
 /** The paths of what is set. */
 function populated(endpoint: WebhookEndpoint): string[] {

@@ -45,7 +45,8 @@ describe("npm run check", () => {
         "export function used() {}\nexport const dead = 1;\nexport class Own {}\nnew Own();\nexport interface Shape {}",
       ],
       ["src/b.ts", `import { used } from "./a.ts";`],
+      ["test/a.test.ts", `import { dead } from "../src/a.ts";`],
     ]);
-    expect(unusedExports(files)).toEqual(["src/a.ts: nobody uses the export dead"]);
+    expect(unusedExports(files)).toEqual(["src/a.ts: nobody but tests uses the export dead"]);
   });
 });
