@@ -29,6 +29,7 @@ const PARTS: { name: string; cure?: string; commands: string[] }[] = [
   { name: "import directions", commands: ["node scripts/check-imports.ts"] },
   { name: "lock file", cure: "npm run lock", commands: ["node scripts/lock-file.ts"] },
   { name: "habits", commands: ["node scripts/check-habits.ts"] },
+  { name: "rules", commands: ["node scripts/check-rules.ts"] },
 ];
 
 const root = fileURLToPath(new URL("..", import.meta.url));
