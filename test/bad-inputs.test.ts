@@ -15,7 +15,6 @@ import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import pg from "pg";
 import { pino } from "pino";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import {
   EntityService,
   type GetEntityResponse,
@@ -24,7 +23,6 @@ import {
   type UpdateEntityResponse,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
-import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import type { Status } from "../clients/typescript/gen/google/rpc/status_pb.ts";
 import {
   BadRequestSchema,
@@ -36,6 +34,7 @@ import {
   WebhookEndpointState,
 } from "../clients/typescript/index.ts";
 import { captureHeaders, refusal, startService, type TestService } from "./harness.ts";
+import { SERVICES } from "./services.ts";
 import {
   type Answer,
   bytesOf,
@@ -50,7 +49,6 @@ import {
   type Wire,
 } from "./wall-harness.ts";
 
-const SERVICES = [EntityService, ActivityService, OrganizationService, WebhookService];
 const METHODS = new Map(
   SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]),
 );

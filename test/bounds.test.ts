@@ -7,16 +7,13 @@ import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EntitySchema } from "../clients/typescript/gen/entity/v1/entity_pb.ts";
 import {
-  ActivityService,
   BadRequestSchema,
   CreateEntityRequestSchema,
   EntityService,
   EntityType,
   ErrorInfoSchema,
   ErrorReason,
-  OrganizationService,
   StatusSchema,
-  WebhookService,
 } from "../clients/typescript/index.ts";
 import { DomainError, type Reason } from "../src/domain/errors.ts";
 import { LIMITS } from "../src/domain/limits.ts";
@@ -26,9 +23,9 @@ import { byteBudget } from "../src/transport/byte-budget.ts";
 import { wholeBody, wholeMessages } from "../src/transport/request-body.ts";
 import { assertFewJsonValues, countValues, measureJson } from "../src/transport/values.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
+import { SERVICES } from "./services.ts";
 import { Kinds } from "./transport-harness.ts";
 
-const SERVICES = [EntityService, ActivityService, OrganizationService, WebhookService];
 const REQUESTS = SERVICES.flatMap((service) => service.methods.map(({ input }) => input));
 
 /** A list or map that a request can hold, and the fields that lead to it. */

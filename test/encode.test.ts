@@ -3,10 +3,9 @@ import { create, type DescField, type DescMessage, fromBinary, ScalarType, toBin
 import { ListValueSchema, ValueSchema } from "@bufbuild/protobuf/wkt";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
-import { EntityService, WatchEntitiesResponseSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { WatchEntitiesResponseSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { frameEncoder } from "../src/transport/encode.ts";
+import { SERVICES } from "./services.ts";
 
 type Fields = Record<string, unknown>;
 
@@ -82,12 +81,12 @@ function messageOf(desc: DescMessage, depth: number): fc.Arbitrary<Fields> {
 }
 
 const messages = new Map(
-  [EntityService, ActivityService, OrganizationService]
-    .flatMap(({ methods }) => methods.map(({ output }): [string, DescMessage] => [output.typeName, output]))
-    .concat([
-      [ValueSchema.typeName, ValueSchema],
-      [ListValueSchema.typeName, ListValueSchema],
-    ]),
+  SERVICES.flatMap(({ methods }) =>
+    methods.map(({ output }): [string, DescMessage] => [output.typeName, output]),
+  ).concat([
+    [ValueSchema.typeName, ValueSchema],
+    [ListValueSchema.typeName, ListValueSchema],
+  ]),
 );
 
 describe("the bytes of a message are the library's", () => {

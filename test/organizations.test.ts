@@ -5,19 +5,15 @@ import { type DescMethod, getOption } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
-import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { also_required_scope, required_scope } from "../clients/typescript/gen/entity/v1/options_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
-import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { createEntityClient, type EntityClient, EntityType, ExternalIdPolicy } from "../clients/typescript/index.ts";
 import { DEFAULT_ORGANIZATION_ID, SCOPES } from "../src/db/api-keys.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import { SERVICES } from "./services.ts";
 import { comparable, dump, openWire, refusalIn, startOther } from "./wall-harness.ts";
 
-const METHODS = [EntityService, ActivityService, OrganizationService, WebhookService].flatMap(
-  (service) => service.methods,
-) as DescMethod[];
+const METHODS = SERVICES.flatMap((service) => service.methods) as DescMethod[];
 const policy = { mutable: ExternalIdPolicy.MUTABLE_WITH_REASON, immutable: ExternalIdPolicy.IMMUTABLE };
 
 let service: TestService;

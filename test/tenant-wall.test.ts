@@ -16,10 +16,9 @@ import {
   type ListEntitiesResponse,
   ListEntitiesResponseSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
-import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { Designation, EntityStatus, EntityType, WebhookEndpointState } from "../clients/typescript/index.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
+import { SERVICES } from "./services.ts";
 import {
   type Answer,
   comparable,
@@ -33,7 +32,6 @@ import {
 } from "./wall-harness.ts";
 
 const CANARY = "CANARY";
-const SERVICES = [EntityService, ActivityService, OrganizationService, WebhookService];
 const METHODS = new Map(
   SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]),
 );

@@ -2,6 +2,7 @@
 import type { AdministrationEventName } from "../domain/administration.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Bound, bytesOf, type Part, partOf, withinBytes } from "./bytes.ts";
 import type { Statements } from "./statements.ts";
 import { newId } from "./uuid.ts";
 
@@ -49,7 +50,7 @@ export interface AdministrationFilter {
   to: Instant | undefined;
   /** Of the page before, its last. */
   before: { recordedAt: Instant; id: string } | undefined;
-  limit: number;
+  bound: Bound;
 }
 
 export interface ListedAdministrationEvent extends AdministrationEvent {
@@ -57,16 +58,13 @@ export interface ListedAdministrationEvent extends AdministrationEvent {
   recordedAt: Instant;
 }
 
-/** What the values of a page come to, as text, before it ends early. */
-const PAGE_BYTES = 2 * 1024 * 1024;
-
-/** The newest first, and whether there are more: at most `limit`, and no more than fit into a page, but one at least. */
+/** Newest first. */
 export async function listAdministrationEvents(
   db: Statements,
   organizationId: string,
   filter: AdministrationFilter,
-): Promise<{ events: ListedAdministrationEvent[]; more: boolean }> {
-  const values: unknown[] = [organizationId, filter.limit + 1, filter.limit, PAGE_BYTES];
+): Promise<Part<ListedAdministrationEvent>> {
+  const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["organization_id = $1"];
   if (filter.subjectId !== undefined) where.push(`subject_id = ${value(filter.subjectId)}::uuid`);
@@ -78,16 +76,15 @@ export async function listAdministrationEvents(
     where.push(`(recorded_at, id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
   const rows = await db.execute<Record<string, unknown>[]>(
-    `select * from (
-       select *, count(*) over () as found, row_number() over page as place,
-         sum(octet_length(previous_values::text) + octet_length(new_values::text)) over page as bytes
-       from (select * from administration_event where ${where.join(" and ")}
-         order by recorded_at desc, id desc limit $2) as newest
-       window page as (order by recorded_at desc, id desc)) as pages
-     where place <= $3 and (bytes <= $4 or place = 1) order by place`,
+    withinBytes(
+      `select a.*, ${bytesOf("a", ["previous_values", "new_values"])} as bytes from administration_event a
+       where ${where.join(" and ")} order by a.recorded_at desc, a.id desc limit $2`,
+      filter.bound.bytes,
+      "recorded_at desc, id desc",
+    ),
     values,
   );
-  return { events: rows.map(toEvent), more: rows.length < Number(rows[0]?.found ?? 0) };
+  return partOf(rows, toEvent);
 }
 
 function toEvent(row: Record<string, unknown>): ListedAdministrationEvent {

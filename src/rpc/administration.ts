@@ -1,6 +1,9 @@
 // OrganizationService: the trail of administration.
 import type { ServiceImpl } from "@connectrpc/connect";
-import { AdministrationEventType } from "../../clients/typescript/gen/entity/v1/administration_event_pb.ts";
+import {
+  AdministrationEventSchema,
+  AdministrationEventType,
+} from "../../clients/typescript/gen/entity/v1/administration_event_pb.ts";
 import {
   ListAdministrationEventsRequestSchema,
   type OrganizationService,
@@ -8,15 +11,8 @@ import {
 import { type ListedAdministrationEvent, listAdministrationEvents } from "../db/administration.ts";
 import { OrganizationRow } from "../db/schema.ts";
 import { notFound } from "../domain/errors.ts";
-import {
-  fromPageToken,
-  fromTimestamp,
-  parseOptionalUuid,
-  parsePageSize,
-  queryOf,
-  toPageToken,
-  toTimestamp,
-} from "./request.ts";
+import { boundOf, pageOf } from "./page.ts";
+import { fromPageToken, fromTimestamp, parseOptionalUuid, parsePageSize, queryOf, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertReachable, type Deps, parseOrganizationId, readInTurn } from "./write.ts";
 
@@ -32,7 +28,7 @@ export function administrationRpcs(deps: Deps) {
       const query = queryOf(ListAdministrationEventsRequestSchema, request, organizationId);
       const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
       assertReachable(ctx, organizationId);
-      const { events, more } = await readInTurn(deps, ctx, organizationId, async (em) => {
+      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0)
           throw notFound("organization_id", "Organization");
         return listAdministrationEvents(em, organizationId, {
@@ -41,14 +37,17 @@ export function administrationRpcs(deps: Deps) {
           from: request.from === undefined ? undefined : fromTimestamp(request.from),
           to: request.to === undefined ? undefined : fromTimestamp(request.to),
           before: cursor && { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "" },
-          limit: pageSize,
+          bound: boundOf(pageSize),
         });
       });
-      const last = events.at(-1);
-      return {
-        events: events.map((event) => toProto(organizationId, event)),
-        nextPageToken: more && last !== undefined ? toPageToken(query, [String(last.recordedAt), last.id]) : "",
-      };
+      const { items, nextPageToken } = pageOf(rows, {
+        query,
+        pageSize,
+        item: AdministrationEventSchema,
+        present: (event) => toProto(organizationId, event),
+        cursor: ({ recordedAt, id }) => [String(recordedAt), id],
+      });
+      return { events: items, nextPageToken };
     },
   } satisfies Partial<ServiceImpl<typeof OrganizationService>>;
 }

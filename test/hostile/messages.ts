@@ -11,7 +11,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
-import { ActivityService, EntityService, OrganizationService, WebhookService } from "../../clients/typescript/index.ts";
+import { SERVICES } from "../services.ts";
 import { CANARY } from "./answers.ts";
 import { type Ground, LARGE, type Party, SMALL } from "./ground.ts";
 import type { Random } from "./random.ts";
@@ -22,7 +22,7 @@ export interface Rpc {
   service: DescService;
 }
 
-export const RPCS: Rpc[] = [EntityService, ActivityService, OrganizationService, WebhookService].flatMap((service) =>
+export const RPCS: Rpc[] = SERVICES.flatMap((service) =>
   service.methods.map((method) => ({ path: `/${service.typeName}/${method.name}`, method, service })),
 );
 
