@@ -1,9 +1,6 @@
 // What neither compiler nor linter knows: tests that are left out, words that have no place in the project, linters
 // that are told to look away, exports that nobody uses.
-import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { repositoryFiles } from "./repository-files.ts";
 
 interface Habit {
   pattern: RegExp;
@@ -88,17 +85,7 @@ export function unusedExports(files: Map<string, string>): string[] {
 }
 
 if (import.meta.main) {
-  const root = fileURLToPath(new URL("..", import.meta.url));
-  const list = execFileSync(
-    "git",
-    ["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-    { cwd: root, maxBuffer: 1e9, timeout: 60_000 },
-  );
-  const paths = list
-    .toString()
-    .split("\0")
-    .filter((path) => path !== "" && existsSync(join(root, path)));
-  const texts = new Map(paths.map((path) => [path, readFileSync(join(root, path), "utf8")]));
+  const texts = repositoryFiles();
   const code = new Map([...texts].filter(([path]) => CODE.test(path)));
   const problems = [
     ...[...texts].flatMap(([path, text]) => habitProblems(path, text).map((problem) => `${path}:${problem}`)),
@@ -109,6 +96,6 @@ if (import.meta.main) {
     process.stderr.write(`${problems.join("\n")}\n`);
     process.exitCode = 1;
   } else {
-    process.stdout.write(`${paths.length} files read\n`);
+    process.stdout.write(`${texts.size} files read\n`);
   }
 }

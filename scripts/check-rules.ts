@@ -1,9 +1,6 @@
 // docs/rules.md, the tests and the comments agree: every rule in force has a test whose title names its number, and
 // every number that is cited anywhere is that of a rule.
-import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { repositoryFiles } from "./repository-files.ts";
 
 const RULES = "docs/rules.md";
 const TESTS = /^test\/.*\.test\.ts$/;
@@ -129,17 +126,7 @@ export function ruleProblems(files: ReadonlyMap<string, string>): string[] {
 }
 
 if (import.meta.main) {
-  const root = fileURLToPath(new URL("..", import.meta.url));
-  const list = execFileSync(
-    "git",
-    ["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-    { cwd: root, maxBuffer: 1e9, timeout: 60_000 },
-  );
-  const paths = list
-    .toString()
-    .split("\0")
-    .filter((path) => CITING.test(path) && existsSync(join(root, path)));
-  const files = new Map(paths.map((path) => [path, readFileSync(join(root, path), "utf8")]));
+  const files = repositoryFiles((path) => CITING.test(path));
   const problems = ruleProblems(files);
   const { inForce, toCome } = parseRules(files.get(RULES) ?? "");
   if (inForce.size < 70) problems.push(`${RULES}: only ${inForce.size} rules were read`);

@@ -1,5 +1,5 @@
 // Every service of the contract, from what clients are given: a test of "every RPC" takes its RPCs from here. That these
-// are the ones that are served is tested in discovery.test.ts.
+// are the ones that are served is tested in services.test.ts.
 import type { DescService } from "@bufbuild/protobuf";
 import * as client from "../clients/typescript/index.ts";
 

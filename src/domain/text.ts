@@ -83,8 +83,10 @@ export function parseUuid(value: string): string | null {
   return /^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$/.test(value) ? value.toLowerCase() : null;
 }
 
+export const NOT_A_UUID = "must be a UUID of the form 8-4-4-4-12";
+
 export function uuidProblem(value: string): string | null {
-  return parseUuid(value) === null ? "must be a UUID of the form 8-4-4-4-12" : null;
+  return parseUuid(value) === null ? NOT_A_UUID : null;
 }
 
 export interface StructLimits {

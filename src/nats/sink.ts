@@ -65,10 +65,12 @@ export function startNatsSink(
 
   const pause = (ms: number) => sleep(ms, undefined, { signal }).catch(() => {});
   let rung = new AbortController();
-  deps.bell.hear(() => rung.abort());
+  const endPause = () => rung.abort();
+  deps.bell.hear(endPause);
+  signal.addEventListener("abort", endPause, { once: true });
   /** No longer than until something is committed here; what was rung since the read before counts. */
   const pauseUntilRung = async (ms: number) => {
-    await sleep(ms, undefined, { signal: AbortSignal.any([signal, rung.signal]) }).catch(() => {});
+    await sleep(ms, undefined, { signal: rung.signal }).catch(() => {});
   };
 
   async function run(): Promise<void> {

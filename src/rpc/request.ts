@@ -8,7 +8,7 @@ import { canonicalJson, type JsonObject, type JsonValue } from "../domain/json.t
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { hasForeignLetters, taxIdKey } from "../domain/tax-id.ts";
-import { identifierProblem, parseUuid, textProblem, trim, uuidProblem } from "../domain/text.ts";
+import { identifierProblem, NOT_A_UUID, parseUuid, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import { presentFields } from "./message.ts";
 import type { Violations } from "./violations.ts";
@@ -25,9 +25,9 @@ export function parseLookup(
   switch (by?.case) {
     case "entityId": {
       if (trim(by.value) === "") throw invalidLookup(`${field}.entity_id`, "must not be blank");
-      const problem = uuidProblem(by.value);
-      if (problem !== null) throw invalidField(`${field}.entity_id`, problem);
-      return { by: "entity_id", key: parseUuid(by.value) as string };
+      const key = parseUuid(by.value);
+      if (key === null) throw invalidField(`${field}.entity_id`, NOT_A_UUID);
+      return { by: "entity_id", key };
     }
     case "externalId": {
       const key = trim(by.value);
@@ -86,8 +86,9 @@ export function parseOptionalUuid(value: string, field: string, violations: Viol
 
 /** Empty where it is none, which is noted. */
 export function requireUuid(value: string, field: string, violations: Violations): string {
-  violations.check(field, uuidProblem(value));
-  return parseUuid(value) ?? "";
+  const id = parseUuid(value);
+  if (id === null) violations.add(field, NOT_A_UUID);
+  return id ?? "";
 }
 
 /** Microseconds; finer is cut off. */

@@ -97,7 +97,7 @@ export interface EndpointChange {
   pausedUntil: Instant | undefined;
 }
 
-/** The first statement of every transaction of the dispatcher: locks the row, and fails where the lease is another's. */
+/** The first statement of every transaction of the dispatcher: locks the row. Undefined if another process holds the lease. */
 export async function renewLease(
   db: Statements,
   { organizationId, endpointId, holder }: Lease,
