@@ -11,7 +11,7 @@ import { readConfig } from "../src/config.ts";
 import type { NamedStatementClient } from "../src/db/driver.ts";
 import { createOrm, poolOf } from "../src/db/orm.ts";
 import { update } from "../src/domain/entity.ts";
-import type { Author } from "../src/entities/command.ts";
+import { type Author, toOneEntity } from "../src/entities/command.ts";
 import { writeGroup } from "../src/entities/write-group.ts";
 import { fromProto } from "../src/rpc/entity-message.ts";
 import { Violations } from "../src/rpc/violations.ts";
@@ -93,11 +93,11 @@ export async function recordUpdate(
     const { patch } = fromProto(request.entity, request.updateMask, "2026-01-01", violations);
     violations.throwIfAny();
     const [result] = await writeGroup(orm, organizationId, [
-      {
+      toOneEntity({
         author,
         lookup: { by: "external_id", key: externalIdOf(index) },
         decide: (entity) => (entity === null ? null : update(entity, patch, request.reason)),
-      },
+      }),
     ]);
     if (result?.kind !== "done") throw new Error("the update that was to be recorded was refused");
     if (!statements.some(({ text }) => text === "commit")) throw new Error("the update was not recorded");

@@ -14,11 +14,14 @@ import {
   EntityType,
   WebhookEndpointState,
 } from "../clients/typescript/index.ts";
+import { columnsOf, hydrator, selected } from "../src/db/columns.ts";
 import { CommitUnknownError } from "../src/db/driver.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
 import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
 import { assertSafeRole } from "../src/db/roles.ts";
-import { TABLES } from "../src/db/schema.ts";
+import { EntityEventRow, EntityRow, ExternalIdRow, TABLES, TransactionRow, UserEventRow } from "../src/db/schema.ts";
+import { pipelined } from "../src/db/transaction.ts";
+import { EVENT_COLUMNS, insertEvents, type LoggedEvent, toEvent } from "../src/log/events.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { type DatabaseProxy, dump, rowCounts, startOther, startProxy, tenantTables } from "./wall-harness.ts";
@@ -457,6 +460,93 @@ describe("the catalogue", () => {
         'alter table "entity" alter column "metadata" drop default',
         'alter table "webhook_delivery" alter column "attempts" drop default',
       ]);
+    } finally {
+      await orm.close(true);
+    }
+  });
+});
+
+describe("schema.ts is the one list of columns", () => {
+  const TYPED = [EntityRow, ExternalIdRow, EntityEventRow, TransactionRow, UserEventRow];
+
+  test.each(TYPED.map((table) => [table.meta.tableName, table] as const))(
+    "%s: rows read by hand are those that MikroORM hydrates, to the microsecond",
+    async (name, table) => {
+      const { host, port, user, password, database } = service.database;
+      const orm = createOrm(
+        { host, port, user, password, database },
+        { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
+      );
+      try {
+        const columns = columnsOf(table);
+        const read = columns.filter(({ isRead }) => isRead);
+        const em = forOrganization(orm, a.id);
+        const rows = await em.execute<unknown[]>(`select ${selected(columns, "t")} from "${name}" t`);
+        const managed = await em.find(table as typeof EntityRow, {}, { disableIdentityMap: true });
+        expect(rows.length).toBeGreaterThan(0);
+        const plain = (row: object) =>
+          Object.fromEntries(read.map(({ property }) => [property, row[property as never]]));
+        const key = (row: object) =>
+          JSON.stringify(row, (_, value) => (typeof value === "bigint" ? String(value) : value));
+        const sorted = (all: object[]) => all.map(plain).sort((one, two) => (key(one) < key(two) ? -1 : 1));
+        expect(sorted(rows.map(hydrator(columns)))).toEqual(sorted(managed));
+      } finally {
+        await orm.close(true);
+      }
+    },
+  );
+
+  test("what is written as arrays is what is read: every type of column, null and odd texts", async () => {
+    const odd = ["", "null", 'a "quoted" \\ one', "{}", "ünïcode 漢字", "a,b", " "];
+    const [entity] = await sql<{ id: string }>("select id from entity where organization_id = $1 limit 1", [a.id]);
+    const event: LoggedEvent = {
+      organizationId: a.id,
+      id: randomUUID(),
+      entityId: entity?.id as string,
+      entityVersion: 2 ** 40,
+      entityType: "person",
+      type: "CREATED",
+      externalId: null,
+      externalIds: odd,
+      updatedFields: [],
+      previousValues: { text: odd.join(), nested: { list: [1, null, false] } },
+      newValues: {},
+      actor: 'o"dd',
+      principal: randomUUID(),
+      source: "test",
+      reason: null,
+      requestId: null,
+      metadata: { none: null },
+      recordedAt: 1_767_225_600_123_456n,
+      occurredAt: null,
+    };
+    const second = {
+      ...event,
+      id: randomUUID(),
+      entityVersion: 2 ** 50,
+      externalIds: [],
+      occurredAt: -62_135_596_800_000_000n,
+      reason: "{x}",
+    };
+    const { host, port, database } = service.database;
+    const orm = createOrm(
+      { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
+      { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
+    );
+    try {
+      const read = await pipelined(
+        orm,
+        a.id,
+        async (db) => {
+          insertEvents(db, a.id, [event, second]);
+          return db.execute<unknown[]>(`select ${EVENT_COLUMNS} from entity_event v where v.id = any($1)`, [
+            [event.id, second.id],
+          ]);
+        },
+        { validateOnly: true },
+      );
+      const byId = new Map(read.map(toEvent).map((row) => [row.id, row]));
+      expect([byId.get(event.id), byId.get(second.id)]).toEqual([event, second]);
     } finally {
       await orm.close(true);
     }

@@ -11,10 +11,10 @@ import { readConfig } from "../src/config.ts";
 import { createOrm, type Orm } from "../src/db/orm.ts";
 import { addExternalIds, type EntityState, newEntity, remove, update } from "../src/domain/entity.ts";
 import { DomainError } from "../src/domain/errors.ts";
-import type { Command, Result } from "../src/entities/command.ts";
+import { type Command, type OneEntityCommand, onlyOutcome, type Result, toOneEntity } from "../src/entities/command.ts";
 import { createReader } from "../src/entities/reader.ts";
-import { writeGroup } from "../src/entities/write-group.ts";
-import { createWriter } from "../src/entities/writer.ts";
+import { writeGroup as writeCommands } from "../src/entities/write-group.ts";
+import { createWriter as createCommandWriter } from "../src/entities/writer.ts";
 import {
   type Answer,
   call,
@@ -44,6 +44,21 @@ const openOrm = (at: { host?: string; port?: number } = {}, limits: { lockTimeou
     { ...readConfig({}), ...limits },
   );
 };
+
+/** Those by hand are of one entity each; those of handlers are what they hand on. */
+type Given = Command | OneEntityCommand;
+const commandOf = (given: Given): Command => ("targets" in given ? given : toOneEntity(given));
+
+const writeGroup = (to: Orm, organizationId: string, commands: readonly Given[]) =>
+  writeCommands(to, organizationId, commands.map(commandOf));
+
+function createWriter(...given: Parameters<typeof createCommandWriter>) {
+  const { write } = createCommandWriter(...given);
+  return {
+    write: (organizationId: string, command: Given, options?: Parameters<typeof write>[2]) =>
+      write(organizationId, commandOf(command), options),
+  };
+}
 
 beforeAll(async () => {
   service = await startService();
@@ -249,7 +264,7 @@ describe("the queue", () => {
     const organizationId = await newOrganizationId(service);
     const { id } = await entityWith(organizationId, "kept");
     const writer = createWriter(orm);
-    const broken = (change: () => never | object): Command => ({
+    const broken = (change: () => never | object): OneEntityCommand => ({
       ...creation("broken"),
       decide: () => change() as never,
     });
@@ -352,12 +367,12 @@ describe("the queue", () => {
       Array.from({ length: 25 }, (_, i) => creation(`n${i}`, undefined, "30-1")),
     );
     const ids = made.map((result) => outcomeOf(result).after.id).sort();
-    const deletion = (id: string): Command => ({
+    const deletion = (id: string): OneEntityCommand => ({
       author,
       lookup: { by: "entity_id", key: id },
       decide: (entity, { now }) => remove(entity as EntityState, "because", now),
     });
-    const byTaxId: Command = {
+    const byTaxId: OneEntityCommand = {
       author,
       lookup: { by: "tax_id", key: "301" },
       decide: (entity) => update(entity as EntityState, { name: "found" }, ""),
@@ -406,7 +421,7 @@ describe("two processes", () => {
       [next.id, [old.id, next.id]],
     );
     const writer = createWriter(orm);
-    const byExternalId: Command = {
+    const byExternalId: OneEntityCommand = {
       author,
       lookup: { by: "external_id", key: "moving" },
       decide: (entity) => update(entity as EntityState, { name: "written" }, ""),
@@ -445,7 +460,7 @@ describe("two processes", () => {
         writers.flatMap((writer, w) => {
           const order = <T>(items: T[]) => (w === 0 ? items : items.toReversed());
           const updates = order(ids).map(
-            (id, i): Command =>
+            (id, i): OneEntityCommand =>
               // By id and by external id in turn: both lock.
               ({
                 author,
@@ -454,7 +469,7 @@ describe("two processes", () => {
                 decide: count,
               }),
           );
-          const claims = order([0, 1, 2, 3]).map((n): Command => {
+          const claims = order([0, 1, 2, 3]).map((n): OneEntityCommand => {
             const externalIds = order([`x${round}-${n}`, `y${round}-${n}`]);
             return round % 2 === 0
               ? { ...creation("created", externalIds[0]), claims: externalIds }
@@ -498,7 +513,7 @@ describe("two processes", () => {
     await using second = disposable(openOrm());
     const writers = [createWriter(orm), createWriter(second.orm)];
     for (let round = 0; round < 20; round++) {
-      const upsert = (i: number): Command => ({
+      const upsert = (i: number): OneEntityCommand => ({
         author,
         lookup: { by: "external_id", key: `up-${round}` },
         allowMissing: true,
@@ -796,11 +811,11 @@ describe("reads that join", () => {
   });
 });
 
-// --- Commands by hand ---------------------------------------------------------------------------
+// --- OneEntityCommands by hand ---------------------------------------------------------------------------
 
 const author = { principal: "00000000-0000-7000-8000-00000000aaaa", actor: "test", source: "test" };
 
-const creation = (name: string, externalId?: string, taxId?: string): Command => ({
+const creation = (name: string, externalId?: string, taxId?: string): OneEntityCommand => ({
   author,
   claims: externalId === undefined ? [] : [externalId],
   decide: (_, { now }) =>
@@ -811,20 +826,20 @@ const creation = (name: string, externalId?: string, taxId?: string): Command =>
     ),
 });
 
-const rename = (id: string, name: string): Command => ({
+const rename = (id: string, name: string): OneEntityCommand => ({
   author,
   lookup: { by: "entity_id", key: id },
   decide: (entity) => update(entity as EntityState, { name }, ""),
 });
 
-const requestOf = (requestId: string): NonNullable<Command["request"]> => ({
+const requestOf = (requestId: string): NonNullable<OneEntityCommand["request"]> => ({
   method: "Test",
   requestId,
   hash: Buffer.from("same"),
   answer: ({ after }) => Buffer.from(after.id),
 });
 
-async function one(organizationId: string, command: Command): Promise<Result> {
+async function one(organizationId: string, command: Given): Promise<Result> {
   const [result] = await writeGroup(orm, organizationId, [command]);
   return result as Result;
 }
@@ -834,7 +849,7 @@ const entityWith = async (organizationId: string, name: string, externalId?: str
 
 function outcomeOf(result: Result | undefined) {
   if (result?.kind !== "done") throw new Error(`not done: ${endOf(result)}`);
-  return result.outcome;
+  return onlyOutcome(result.outcomes);
 }
 
 function endOf(result: Result | undefined): string {

@@ -10,6 +10,7 @@ import { byteBudget } from "../src/transport/byte-budget.ts";
 import { createReadiness } from "../src/transport/health.ts";
 import { RequestBytes } from "../src/transport/request-bytes.ts";
 import { createTally } from "../src/transport/tally.ts";
+import { END_HEADERS, END_STREAM, frame, headerBlock, PREFACE, TYPE } from "./frames.ts";
 import { envelope, grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
@@ -150,6 +151,50 @@ describe("answers that nobody reads", () => {
     await new Promise((resolve) => stream.once("close", resolve));
     expect([status, bytes > 3_000_000]).toEqual(["0", true]);
     session.destroy();
+  });
+});
+
+describe("a request that is refused before it was read", () => {
+  /** The types of the frames of a stream, in order. */
+  function framesOf(bytes: Buffer, stream: number): number[] {
+    const types: number[] = [];
+    for (let at = 0; at + 9 <= bytes.length; at += 9 + bytes.readUIntBE(at, 3)) {
+      if (bytes.readUInt32BE(at + 5) === stream) types.push(bytes[at + 3] as number);
+    }
+    return types;
+  }
+
+  test("its answer reaches a caller who is busy for longer than the rest is waited for", async () => {
+    const large = { getEntity: () => ({ entity: { id: "1", name: "x".repeat(3_000_000) } }) };
+    await using own = await startServer({ handlers: large, limits: { bodyTimeoutMs: 700 } });
+    const headers = headerBlock({
+      ":method": "POST",
+      ":scheme": "http",
+      ":path": GET,
+      ":authority": "a",
+      "content-type": "application/grpc",
+      te: "trailers",
+      authorization: `Bearer ${KEY}`,
+    });
+    const uint32 = (value: number) => Buffer.from([value >>> 24, value >>> 16, value >>> 8, value]);
+    const socket = createConnection(own.port, "127.0.0.1");
+    socket.on("error", () => {});
+    const window = frame(TYPE.settings, 0, 0, Buffer.concat([Buffer.of(0, 4), uint32(2 ** 30)]));
+    socket.write(Buffer.concat([PREFACE, window, frame(TYPE.window, 0, 0, uint32(2 ** 30))]));
+    socket.pause();
+    // It ends while what the system keeps for the connection is full of other answers.
+    socket.write(frame(TYPE.headers, END_HEADERS, 1, headers));
+    socket.write(frame(TYPE.data, 0, 1, Buffer.from([0, 0, 1])));
+    for (let stream = 3; stream < 21; stream += 2) {
+      socket.write(frame(TYPE.headers, END_HEADERS, stream, headers));
+      socket.write(frame(TYPE.data, END_STREAM, stream, EMPTY));
+    }
+    await sleep(3_000);
+    const parts: Buffer[] = [];
+    socket.on("data", (bytes) => parts.push(bytes));
+    socket.resume();
+    await expect.poll(() => framesOf(Buffer.concat(parts), 1), { timeout: 5_000 }).toEqual([TYPE.headers, TYPE.reset]);
+    socket.destroy();
   });
 });
 

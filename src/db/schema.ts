@@ -1,13 +1,20 @@
-// The tables, as MikroORM sees them. migrations/ is what makes them; test/database.test.ts holds the two
-// together. Every key begins with organization_id: the tenant wall, the index prefix, the distribution
-// column. Rows of entities and their activity are read and written by the statements of queries.ts and
-// activity.ts, which keep microseconds; a Date, as MikroORM hydrates it, has milliseconds.
+// The tables, and the one list of their columns: MikroORM reads and writes by it what goes through its unit of work, and
+// columns.ts makes of it what statements written by hand select and send. migrations/ is what makes the tables;
+// test/database.test.ts holds the two together. Every key begins with organization_id: the tenant wall, the index
+// prefix, the distribution column.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
+import type { EntityState, EventType } from "../domain/entity.ts";
+import type { JsonObject } from "../domain/json.ts";
+import { CountType, ExternalIdsType, InstantType } from "./types.ts";
 
 const organizationId = p.uuid().primary();
 /** Compared byte by byte, whatever the database's own collation. */
 const code = () => p.text().collation("C");
-const instant = () => p.datetime().columnType("timestamptz");
+/** Whose milliseconds are enough. */
+const date = () => p.datetime().columnType("timestamptz");
+const instant = () => p.type(InstantType);
+const count = () => p.type(CountType);
+const json = () => p.json().$type<JsonObject>();
 
 export const OrganizationRow = defineEntity({
   name: "OrganizationRow",
@@ -18,8 +25,8 @@ export const OrganizationRow = defineEntity({
     externalIdPolicy: p.text().$type<"MUTABLE_WITH_REASON" | "IMMUTABLE">(),
     eventRetentionDays: p.integer().nullable(),
     etag: p.uuid(),
-    createdAt: instant().defaultRaw("clock_timestamp()"),
-    updatedAt: instant().defaultRaw("clock_timestamp()"),
+    createdAt: date().defaultRaw("clock_timestamp()"),
+    updatedAt: date().defaultRaw("clock_timestamp()"),
   },
 });
 export type OrganizationRow = InferEntity<typeof OrganizationRow>;
@@ -33,9 +40,9 @@ export const ApiKeyRow = defineEntity({
     digest: p.blob(),
     displayName: p.text(),
     scopes: p.array().columnType("text[]"),
-    createdAt: instant().defaultRaw("clock_timestamp()"),
-    expiresAt: instant().nullable(),
-    revokedAt: instant().nullable(),
+    createdAt: date().defaultRaw("clock_timestamp()"),
+    expiresAt: date().nullable(),
+    revokedAt: date().nullable(),
   },
 });
 export type ApiKeyRow = InferEntity<typeof ApiKeyRow>;
@@ -46,22 +53,24 @@ export const EntityRow = defineEntity({
   properties: {
     organizationId,
     id: p.uuid().primary(),
-    version: p.string().columnType("bigint"),
-    type: p.text(),
+    version: count(),
+    type: p.text().$type<EntityState["type"]>(),
     countryCode: p.text(),
-    externalId: code().nullable(),
-    externalIds: p.json(),
+    /** The primary one of externalIds, for who refers to the entity. */
+    externalId: code().nullable().hydrate(false),
+    externalIds: p.type(ExternalIdsType),
     name: code(),
     taxId: p.text().nullable(),
-    taxIdKey: code().nullable(),
-    taxIdCheck: p.text().nullable(),
-    status: p.text(),
+    /** What taxId is found by. */
+    taxIdKey: code().nullable().hydrate(false),
+    taxIdCheck: p.text().$type<NonNullable<EntityState["taxIdCheck"]>>().nullable(),
+    status: p.text().$type<EntityState["status"]>(),
     nationality: p.text().nullable(),
     riskMatrixId: p.uuid().nullable(),
     riskScore: p.string().columnType("numeric(12,2)").nullable(),
-    entityData: p.json().nullable(),
-    attributes: p.json(),
-    metadata: p.json(),
+    entityData: json().nullable(),
+    attributes: json(),
+    metadata: json(),
     etag: p.uuid(),
     createdAt: instant(),
     updatedAt: instant(),
@@ -89,25 +98,26 @@ export const EntityEventRow = defineEntity({
     organizationId,
     id: p.uuid().primary(),
     entityId: p.uuid(),
-    entityVersion: p.string().columnType("bigint"),
-    entityType: p.text(),
-    type: p.text(),
+    entityVersion: count(),
+    entityType: p.text().$type<EntityState["type"]>(),
+    type: p.text().$type<EventType>(),
     externalId: p.text().nullable(),
     externalIds: p.array().columnType("text[]"),
     updatedFields: p.array().columnType("text[]"),
-    previousValues: p.json(),
-    newValues: p.json(),
+    previousValues: json(),
+    newValues: json(),
     actor: p.text(),
     principal: p.uuid(),
     source: p.text(),
     reason: p.text().nullable(),
     requestId: p.uuid().nullable(),
-    metadata: p.json(),
+    metadata: json(),
     recordedAt: instant(),
     occurredAt: instant().nullable(),
-    xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()"),
-    // Its default is the present epoch: move_feed_epoch() changes it.
-    epoch: p.integer(),
+    // Both are the database's to say, and the feed's to read.
+    xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()").hydrate(false),
+    /** Its default is the present epoch: move_feed_epoch() changes it. */
+    epoch: p.integer().hydrate(false),
   },
 });
 
@@ -120,7 +130,7 @@ export const EventHorizonRow = defineEntity({
     epoch: p.integer(),
     xid: p.string().columnType("xid8"),
     snapshot: p.string().columnType("pg_snapshot"),
-    recordedAt: instant(),
+    recordedAt: date(),
   },
 });
 
@@ -144,8 +154,8 @@ export const TransactionRow = defineEntity({
     destinationName: p.text().nullable(),
     destinationCountry: p.text().nullable(),
     transactedAt: instant(),
-    details: p.json().nullable(),
-    contentHash: p.blob(),
+    details: json().nullable(),
+    contentHash: p.blob().$type<Buffer>(),
     recordedAt: instant().defaultRaw("clock_timestamp()"),
   },
 });
@@ -160,7 +170,7 @@ export const UserEventRow = defineEntity({
     entityExternalId: code().nullable(),
     eventType: p.text(),
     occurredAt: instant(),
-    payload: p.json().nullable(),
+    payload: json().nullable(),
     recordedAt: instant().defaultRaw("clock_timestamp()"),
   },
 });
@@ -175,7 +185,7 @@ export const RequestRecordRow = defineEntity({
     requestId: p.uuid().primary(),
     requestHash: p.blob(),
     response: p.blob().nullable(),
-    createdAt: instant(),
+    createdAt: date(),
   },
 });
 
@@ -193,27 +203,27 @@ export const WebhookEndpointRow = defineEntity({
     statusChanges: p.text().$type<"ALONE" | "ALWAYS">(),
     state: p.text().$type<"ENABLED" | "DISABLED">(),
     disabledReason: p.text().$type<"REQUESTED" | "GONE" | "FAILING">().nullable(),
-    disabledAt: instant().nullable(),
+    disabledAt: date().nullable(),
     secret: p.text(),
     previousSecret: p.text().nullable(),
-    previousSecretExpiresAt: instant().nullable(),
+    previousSecretExpiresAt: date().nullable(),
     etag: p.uuid(),
-    createdAt: instant().defaultRaw("clock_timestamp()"),
-    updatedAt: instant().defaultRaw("clock_timestamp()"),
-    deletedAt: instant().nullable(),
+    createdAt: date().defaultRaw("clock_timestamp()"),
+    updatedAt: date().defaultRaw("clock_timestamp()"),
+    deletedAt: date().nullable(),
     position: p.text(),
     positionEpoch: p.uuid(),
     positionXmax: p.string().columnType("xid8"),
     positionRunning: p.array().columnType("xid8[]"),
-    positionAt: instant().defaultRaw("clock_timestamp()"),
-    catchUpAt: instant().nullable(),
+    positionAt: date().defaultRaw("clock_timestamp()"),
+    catchUpAt: date().nullable(),
     catchUpId: p.uuid().nullable(),
-    catchUpUntil: instant().nullable(),
+    catchUpUntil: date().nullable(),
     failures: p.integer().default(0),
-    failingSince: instant().nullable(),
-    pausedUntil: instant().nullable(),
+    failingSince: date().nullable(),
+    pausedUntil: date().nullable(),
     leaseHolder: p.uuid().nullable(),
-    leaseUntil: instant().nullable(),
+    leaseUntil: date().nullable(),
   },
 });
 export type WebhookEndpointRow = InferEntity<typeof WebhookEndpointRow>;
@@ -230,15 +240,15 @@ export const WebhookDeliveryRow = defineEntity({
     rank: p.smallint(),
     subjectId: p.uuid(),
     entityVersion: p.string().columnType("bigint"),
-    recordedAt: instant(),
+    recordedAt: date(),
     payload: p.json().nullable(),
     state: p.text(),
     attemptCount: p.integer().default(0),
     attempts: p.json(),
-    firstAttemptAt: instant().nullable(),
-    nextAttemptAt: instant().nullable(),
-    createdAt: instant().defaultRaw("clock_timestamp()"),
-    finishedAt: instant().nullable(),
+    firstAttemptAt: date().nullable(),
+    nextAttemptAt: date().nullable(),
+    createdAt: date().defaultRaw("clock_timestamp()"),
+    finishedAt: date().nullable(),
   },
 });
 
@@ -259,7 +269,7 @@ export const AdministrationEventRow = defineEntity({
     requestId: p.uuid().nullable(),
     callId: p.uuid().nullable(),
     peer: p.text().nullable(),
-    recordedAt: instant().defaultRaw("clock_timestamp()"),
+    recordedAt: date().defaultRaw("clock_timestamp()"),
   },
 });
 

@@ -67,11 +67,13 @@ export function dateProblem(value: string, { notAfter }: { notAfter?: string } =
   const parts = /^(\d{4})-(\d{2})-(\d{2})$/.exec(value);
   if (!parts) return "must be a date of the form YYYY-MM-DD";
   const [year, month, day] = [Number(parts[1]), Number(parts[2]), Number(parts[3])];
-  if (year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(year, month))
-    return "must be a day of the calendar";
+  if (!isCalendarDay(year, month, day)) return "must be a day of the calendar";
   if (notAfter !== undefined && value > notAfter) return "must not be in the future";
   return null;
 }
+
+export const isCalendarDay = (year: number, month: number, day: number): boolean =>
+  year >= 1 && month >= 1 && month <= 12 && day >= 1 && day <= daysIn(year, month);
 
 function daysIn(year: number, month: number): number {
   if (month === 2) return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28;

@@ -21,20 +21,20 @@ export interface Subscription {
   readonly statusChanges: "ALONE" | "ALWAYS";
 }
 
-/** What deliveries are made of: an event of the log. Texts that were not given are "". */
+/** What deliveries are made of: an event of the log. What it does not have is null, or "". */
 export interface LoggedEvent {
   readonly id: string;
   readonly type: EventType;
   readonly entityId: string;
   readonly entityVersion: number;
   readonly entityType: EntityType;
-  readonly externalId: string;
+  readonly externalId: string | null;
   readonly updatedFields: readonly string[];
   readonly previousValues: JsonObject;
   readonly newValues: JsonObject;
   readonly actor: string;
   readonly source: string;
-  readonly reason: string;
+  readonly reason: string | null;
   readonly recordedAt: Instant;
 }
 
@@ -92,7 +92,7 @@ export function bodyOf(name: WebhookEvent, event: LoggedEvent): string {
   return JSON.stringify(body);
 }
 
-const textOrNull = (text: string): string | null => (text === "" ? null : text);
+const textOrNull = (text: string | null): string | null => (text === "" ? null : text);
 
 // --- Attempts -----------------------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 // ChangeExternalId rewrites: so recorders hold their parties while they copy.
 
 import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
+import { type Column, columnsOf, hydrator, namesOf, rowsTable, selected } from "../db/columns.ts";
+import { TransactionRow, UserEventRow } from "../db/schema.ts";
 import type { Statements } from "../db/statements.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
-import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { type Instant, instantToText } from "../domain/time.ts";
 import { findHits, type Keys, shareEntities } from "./lookups.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
@@ -127,32 +129,11 @@ export async function insertTransactions(
 ): Promise<Map<string, StoredTransaction>> {
   // Sorted, so that two lists with the same ids wait for each other instead of deadlocking.
   const sorted = rows.toSorted((a, b) => ((a.externalId ?? a.id) < (b.externalId ?? b.id) ? -1 : 1));
+  const { table, select, arrays } = rowsTable(TRANSACTION_COLUMNS, sorted.map(toTransactionRow), 2);
   const inserted = await db.execute<{ id: string }[]>(
-    `insert into transaction (organization_id, id, external_id, type, status, amount, currency, origin_entity_id,
-       origin_external_id, origin_name, origin_country, destination_entity_id, destination_external_id,
-       destination_name, destination_country, transacted_at, details, content_hash)
-     select $1::uuid, v.* from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::uuid[],
-       $9::text[], $10::text[], $11::text[], $12::uuid[], $13::text[], $14::text[], $15::text[], $16::timestamptz[],
-       $17::jsonb[], $18::bytea[]) as v
+    `insert into transaction (organization_id, ${namesOf(TRANSACTION_COLUMNS)}) select $1::uuid, ${select} from ${table}
      on conflict (organization_id, external_id) where external_id is not null do nothing returning id`,
-    [
-      organizationId,
-      sorted.map((t) => t.id),
-      sorted.map((t) => t.externalId),
-      sorted.map((t) => t.type),
-      sorted.map((t) => t.status),
-      sorted.map((t) => t.amount),
-      sorted.map((t) => t.currency),
-      ...([(t) => t.origin, (t) => t.destination] as ((t: StoredTransaction) => StoredParty)[]).flatMap((side) => [
-        sorted.map((t) => side(t).entityId),
-        sorted.map((t) => side(t).externalId),
-        sorted.map((t) => side(t).name),
-        sorted.map((t) => side(t).country),
-      ]),
-      sorted.map((t) => instantToText(t.transactedAt)),
-      sorted.map((t) => (t.details === null ? null : JSON.stringify(t.details))),
-      sorted.map((t) => t.contentHash),
-    ],
+    [organizationId, ...arrays],
   );
   if (inserted.length === rows.length) return new Map();
   const fresh = new Set(inserted.map((row) => row.id));
@@ -168,52 +149,77 @@ export async function insertUserEvents(
   organizationId: string,
   rows: readonly StoredUserEvent[],
 ): Promise<void> {
+  const { table, select, arrays } = rowsTable(USER_EVENT_COLUMNS, rows, 2);
   await db.execute(
-    `insert into user_event (organization_id, id, entity_id, entity_external_id, event_type, occurred_at, payload)
-     select $1::uuid, v.* from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::jsonb[]) as v`,
-    [
-      organizationId,
-      rows.map((row) => row.id),
-      rows.map((row) => row.entityId),
-      rows.map((row) => row.entityExternalId),
-      rows.map((row) => row.eventType),
-      rows.map((row) => instantToText(row.occurredAt)),
-      rows.map((row) => (row.payload === null ? null : JSON.stringify(row.payload))),
-    ],
+    `insert into user_event (organization_id, ${namesOf(USER_EVENT_COLUMNS)}) select $1::uuid, ${select} from ${table}`,
+    [organizationId, ...arrays],
   );
 }
 
+const TRANSACTION_COLUMNS = columnsOf(TransactionRow).filter(isGiven);
+const USER_EVENT_COLUMNS = columnsOf(UserEventRow).filter(isGiven);
+
+/** The organization is the statement's, and when a row was recorded is the database's to say. */
+function isGiven({ property }: Column): boolean {
+  return property !== "organizationId" && property !== "recordedAt";
+}
+
+const toTransactionRow = ({ origin, destination, ...transaction }: StoredTransaction) => ({
+  ...transaction,
+  originEntityId: origin.entityId,
+  originExternalId: origin.externalId,
+  originName: origin.name,
+  originCountry: origin.country,
+  destinationEntityId: destination.entityId,
+  destinationExternalId: destination.externalId,
+  destinationName: destination.name,
+  destinationCountry: destination.country,
+});
+
 // Rows that carry an entity's id and no copy show its current primary (rule 49).
 const SELECT_TRANSACTIONS = `
-  select t.id, t.external_id, t.type, t.status, t.amount, t.currency, t.transacted_at, t.details, t.content_hash,
-    t.origin_entity_id, coalesce(t.origin_external_id, o.external_id) as origin_external_id, t.origin_name, t.origin_country,
-    t.destination_entity_id, coalesce(t.destination_external_id, d.external_id) as destination_external_id,
-    t.destination_name, t.destination_country,
+  select ${selected(TRANSACTION_COLUMNS, "t", {
+    originExternalId: "coalesce(t.origin_external_id, o.external_id)",
+    destinationExternalId: "coalesce(t.destination_external_id, d.external_id)",
+  })},
     ${bytesOf("t", ["details", "type", "status", "origin_name", "destination_name"])} as bytes
   from transaction t
   left join entity o on o.organization_id = t.organization_id and o.id = t.origin_entity_id
   left join entity d on d.organization_id = t.organization_id and d.id = t.destination_entity_id`;
 
+const SELECT_USER_EVENTS = `
+  select ${selected(USER_EVENT_COLUMNS, "u", {
+    entityExternalId: "coalesce(u.entity_external_id, e.external_id)",
+  })}, ${bytesOf("u", ["payload", "event_type"])} as bytes
+  from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id`;
+
+const readTransaction = hydrator<typeof TransactionRow>(TRANSACTION_COLUMNS);
+const toUserEvent: (row: unknown) => StoredUserEvent = hydrator<typeof UserEventRow>(USER_EVENT_COLUMNS);
+
 function toTransaction(row: unknown): StoredTransaction {
-  const r = row as Record<string, string | null>;
-  const party = (side: "origin" | "destination"): StoredParty => ({
-    entityId: r[`${side}_entity_id`] ?? null,
-    externalId: r[`${side}_external_id`] ?? null,
-    name: r[`${side}_name`] ?? null,
-    country: r[`${side}_country`] ?? null,
-  });
+  const t = readTransaction(row);
   return {
-    id: r.id as string,
-    externalId: r.external_id ?? null,
-    type: r.type as string,
-    status: r.status ?? null,
-    amount: r.amount as string,
-    currency: r.currency as string,
-    origin: party("origin"),
-    destination: party("destination"),
-    transactedAt: parseInstant(r.transacted_at as string),
-    details: r.details as unknown as JsonObject | null,
-    contentHash: r.content_hash as unknown as Buffer,
+    id: t.id,
+    externalId: t.externalId,
+    type: t.type,
+    status: t.status,
+    amount: t.amount,
+    currency: t.currency,
+    origin: {
+      entityId: t.originEntityId,
+      externalId: t.originExternalId,
+      name: t.originName,
+      country: t.originCountry,
+    },
+    destination: {
+      entityId: t.destinationEntityId,
+      externalId: t.destinationExternalId,
+      name: t.destinationName,
+      country: t.destinationCountry,
+    },
+    transactedAt: t.transactedAt,
+    details: t.details,
+    contentHash: t.contentHash,
   };
 }
 
@@ -251,24 +257,15 @@ export async function listUserEvents(
   bound: Bound,
 ): Promise<Part<StoredUserEvent>> {
   const older = before === undefined ? "" : "and (u.occurred_at, u.id) < ($4::timestamptz, $5::uuid)";
-  const rows = await db.execute<Record<string, string | null>[]>(
+  const rows = await db.execute<unknown[]>(
     withinBytes(
-      `select u.id, u.entity_id, coalesce(u.entity_external_id, e.external_id) as entity_external_id, u.event_type,
-       u.occurred_at, u.payload, ${bytesOf("u", ["payload", "event_type"])} as bytes
-     from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
-     where u.organization_id = $1 and u.entity_id = $2 ${older}
-     order by u.occurred_at desc, u.id desc limit $3`,
+      `${SELECT_USER_EVENTS}
+       where u.organization_id = $1 and u.entity_id = $2 ${older}
+       order by u.occurred_at desc, u.id desc limit $3`,
       bound.bytes,
       "occurred_at desc, id desc",
     ),
     [organizationId, entityId, bound.rows, ...(before === undefined ? [] : [instantToText(before.at), before.id])],
   );
-  return partOf(rows, (row: Record<string, string | null>) => ({
-    id: row.id as string,
-    entityId: row.entity_id as string,
-    entityExternalId: row.entity_external_id ?? null,
-    eventType: row.event_type as string,
-    occurredAt: parseInstant(row.occurred_at as string),
-    payload: row.payload as unknown as JsonObject | null,
-  }));
+  return partOf(rows, toUserEvent);
 }

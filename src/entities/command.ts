@@ -1,4 +1,4 @@
-// One write to an entity, as the RPCs say it, and what becomes of it.
+// One write to entities, as the RPCs say it, and what becomes of it.
 import type { Change, EntityState, ExternalIdPolicy } from "../domain/entity.ts";
 import type { DomainError } from "../domain/errors.ts";
 import type { Lookup } from "../domain/lookup.ts";
@@ -14,37 +14,70 @@ export interface Author {
   source: string;
 }
 
-/** What a rule may know beside the entity. */
+/** What a rule may know beside the entities. */
 export interface World {
-  /** Strictly after the entity's updatedAt, and after the command before. */
+  /** Strictly after the updatedAt of each of them, and after the command before. */
   now: Instant;
   policy: ExternalIdPolicy;
 }
 
-/** One write to one entity. */
+/** An entity that a command names. */
+export interface Target {
+  lookup: Lookup;
+  /** Decide on null when the lookup finds none, instead of NOT_FOUND. */
+  allowMissing?: boolean | undefined;
+  /** Refuse with ETAG_MISMATCH unless the entity has this one. */
+  etag?: string | undefined;
+}
+
+/** One write: to the entities that it names, locked together, or to one that it makes. */
 export interface Command {
   author: Author;
-  /** Which entity; absent: none, the rule makes one. */
-  lookup?: Lookup;
-  /** Decide on null when the lookup finds none, instead of NOT_FOUND. */
-  allowMissing?: boolean;
-  etag?: string | undefined;
-  /** External ids that the rule may attach: whose they are is read with the entity. */
-  claims?: readonly string[];
+  targets: readonly Target[];
+  /** External ids that the rule may attach: whose they are is read with the entities. */
+  claims?: readonly string[] | undefined;
   /** Where in the request a claim stands, for DUPLICATE_EXTERNAL_ID. */
-  claimField?: (externalId: string) => { field: string; index?: string };
+  claimField?: ((externalId: string) => { field: string; index?: string }) | undefined;
   /** Refuse when another live entity has the tax id after the change. */
   uniqueTaxIdKey?: string | undefined;
   occurredAt?: Instant | undefined;
-  /** Makes the write safe to retry: `answer` of the first outcome is kept and replayed. */
-  request?: (Omit<RequestKey, "principal"> & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
+  /** Makes the write safe to retry: `answer` of the first outcomes is kept and replayed. */
+  request?: (Omit<RequestKey, "principal"> & { answer: (outcomes: readonly Outcome[]) => Uint8Array }) | undefined;
   /** Aborted, the command takes part in no transaction that begins after that. */
   signal?: Pick<AbortSignal, "aborted" | "reason"> | undefined;
-  /** The rule: pure, since it may run more than once. */
+  /**
+   * The rule: pure, since it may run more than once. Of each target what it is and what it becomes, in their order; null:
+   * not there, and nothing changes. A change of a target that is not there, or behind those of the targets, makes an
+   * entity. Each change has its event; those of one command have one time.
+   */
+  decide: (entities: readonly (EntityState | null)[], world: World) => readonly (Change | null)[];
+}
+
+/** A write to one entity, or one that makes it: most are. */
+export interface OneEntityCommand extends Omit<Command, "targets" | "request" | "decide">, Omit<Target, "lookup"> {
+  /** Absent: the rule makes one. */
+  lookup?: Lookup | undefined;
+  request?: (Omit<RequestKey, "principal"> & { answer: (outcome: Outcome) => Uint8Array }) | undefined;
   decide: (entity: EntityState | null, world: World) => Change | null;
 }
 
-/** What became of a command: the states around it (equal when nothing changed), read under one lock. */
+export function toOneEntity(command: OneEntityCommand): Command {
+  const { lookup, allowMissing, etag, decide, request, ...rest } = command;
+  return {
+    ...rest,
+    targets: lookup === undefined ? [] : [{ lookup, allowMissing, etag }],
+    request: request && { ...request, answer: (outcomes) => request.answer(onlyOutcome(outcomes)) },
+    decide: ([entity = null], world) => [decide(entity, world)],
+  };
+}
+
+/** What became of the one entity of a command. */
+export function onlyOutcome([outcome]: readonly Outcome[]): Outcome {
+  if (outcome === undefined) throw new Error("a command of one entity has no outcome");
+  return outcome;
+}
+
+/** What became of one entity of a command: the states around it (equal when nothing changed), read under one lock. */
 export interface Outcome {
   before: EntityState | null;
   after: EntityState;
@@ -52,7 +85,8 @@ export interface Outcome {
 }
 
 export type Result =
-  | { kind: "done"; outcome: Outcome }
+  /** An outcome for each target that is there, then for each entity that was made. */
+  | { kind: "done"; outcomes: readonly Outcome[] }
   | { kind: "replayed"; answer: Uint8Array }
   | { kind: "refused"; error: DomainError }
   /** Failed with its transaction: the database, the commit, the caller's signal, a defect. */

@@ -3,44 +3,46 @@
 
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
-import {
-  changedFields,
-  changedValues,
-  type EntityState,
-  type ExternalIdPolicy,
-  primaryOf,
-  taxIdKeyOf,
-} from "../domain/entity.ts";
+import { type Change, changedFields, changedValues, type EntityState, primaryOf } from "../domain/entity.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
-import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
-import { type EventRow, insertEvents } from "../log/events.ts";
-import type { Command, Result } from "./command.ts";
-import { findHits, type Hits, type Keys, lockEntities, lockTaxIdKeys, readClockAndPolicy } from "./lookups.ts";
+import { insertEvents, type LoggedEvent } from "../log/events.ts";
+import type { Command, Outcome, Result, Target } from "./command.ts";
+import { type Locked, lockNamed, moveHits } from "./locked.ts";
+import type { Hits } from "./lookups.ts";
 import { rewriteCopies } from "./references.ts";
 import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
 import { insertEntities, updateEntities, writeExternalIds } from "./rows.ts";
 
-const MAX_LOCK_ROUNDS = 5;
+export interface GroupOptions {
+  /** Commands on entities that others hold are "busy", instead of waiting for them. */
+  skipLocked?: boolean;
+  /** All of the commands or none: a refusal is thrown, and undoes what the others did. */
+  isAtomic?: boolean;
+}
+
+/** "later": needs a transaction that begins after this one. "busy": others hold an entity of it. */
+export type GroupResult = Result | "later" | "busy";
 
 export async function runGroup(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  skipLocked: boolean,
-): Promise<(Result | "later" | "busy")[]> {
+  { skipLocked = false, isAtomic = false }: GroupOptions,
+): Promise<GroupResult[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
-  const [claims, group] = await Promise.all([
+  const [claims, locked] = await Promise.all([
     claimRequests(db, organizationId, requests),
-    openGroup(db, organizationId, commands, skipLocked),
+    lockNamed(db, organizationId, commands, { skipLocked }),
   ]);
   const live = claims.filter((claim) => claim === "claimed").length;
+  const group = new Group(organizationId, locked, { skipLocked, mayRewriteCopies: isAtomic || live === 1 });
 
   // What comes after a command that has to wait waits too: the order of the commands is kept.
   let stopped = false;
-  const results = commands.map((command, i): Result | "later" | "busy" => {
+  const results = commands.map((command, i): GroupResult => {
     const claim = claims[i] ?? "later";
     if (claim === "later") stopped = true;
     else if (claim !== "claimed") {
@@ -48,7 +50,7 @@ export async function runGroup(
     }
     if (stopped) return "later";
     try {
-      const result = group.run(command, live === 1);
+      const result = group.run(command);
       stopped = result === "later";
       return result;
     } catch (error) {
@@ -56,8 +58,7 @@ export async function runGroup(
       return { kind: "refused", error };
     }
   });
-  const [only] = results;
-  if (commands.length === 1 && typeof only === "object" && only.kind === "refused") throw only.error;
+  if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
 
   await group.write(db);
   const answers: { key: RequestKey; answer: Uint8Array }[] = [];
@@ -66,7 +67,7 @@ export async function runGroup(
     const [key, request] = [requests[i], commands[i]?.request];
     if (key === undefined || request === undefined || claims[i] !== "claimed") return;
     if (typeof result === "object" && result.kind === "done")
-      answers.push({ key, answer: request.answer(result.outcome) });
+      answers.push({ key, answer: request.answer(result.outcomes) });
     else undone.push(key);
   });
   // Sent, not waited for: should one fail, the transaction does.
@@ -75,209 +76,196 @@ export async function runGroup(
   return results;
 }
 
-/** Locks what the commands name, reads it, and holds the states that they leave. */
-async function openGroup(db: Pipeline, organizationId: string, commands: readonly Command[], skipLocked: boolean) {
-  const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-  const claimed: string[] = [];
-  const uniqueKeys: string[] = [];
-  for (const { lookup, claims = [], uniqueTaxIdKey } of commands) {
-    if (lookup !== undefined) lookupKeys(lookup, keys);
-    claimed.push(...claims);
-    if (uniqueTaxIdKey !== undefined) uniqueKeys.push(uniqueTaxIdKey);
-  }
-  if (uniqueKeys.length > 0) lockTaxIdKeys(db, organizationId, uniqueKeys);
-  const wanted = {
-    entityIds: [],
-    externalIds: [...new Set([...keys.externalIds, ...claimed])],
-    taxIdKeys: [...new Set([...keys.taxIdKeys, ...uniqueKeys])],
-  };
+const isRefused = (result: GroupResult) => typeof result === "object" && result.kind === "refused";
 
-  const states = new Map<string, EntityState>();
-  // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
-  const known = new Set(skipLocked ? [] : keys.entityIds);
-  let hits: GroupHits;
-  let clock: { now: Instant; policy: ExternalIdPolicy };
-  for (let round = 1; ; round++) {
-    // Under the lock, look again: while we waited, a key may have moved to another entity.
-    const [locked, found, time] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked }),
-      findHits(db, organizationId, wanted),
-      readClockAndPolicy(db, organizationId),
-    ]);
-    for (const state of locked) {
-      states.set(state.id, state);
-      known.add(state.id);
-    }
-    [hits, clock] = [{ ...found, cut: new Set() }, time];
-    const complete = commands.every(({ lookup }) => {
-      const id = lookup === undefined ? undefined : findOne(lookup, found);
-      return id === undefined || known.has(id);
-    });
-    if (complete || skipLocked) break;
-    if (round === MAX_LOCK_ROUNDS) {
-      throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
-    }
+/** Decides one command after the other on the states that those before it left, and holds what is to be written. */
+class Group {
+  readonly #organizationId: string;
+  readonly #locked: Locked;
+  readonly #options: { skipLocked: boolean; mayRewriteCopies: boolean };
+  /** The states as they were locked. */
+  readonly #original: ReadonlyMap<string, EntityState>;
+  readonly #events: LoggedEvent[] = [];
+  /** Of the last change. */
+  #time: Instant;
+
+  constructor(organizationId: string, locked: Locked, options: { skipLocked: boolean; mayRewriteCopies: boolean }) {
+    this.#organizationId = organizationId;
+    this.#locked = locked;
+    this.#options = options;
+    this.#original = new Map(locked.states);
+    this.#time = locked.now - 1n;
   }
 
-  const original = new Map(states);
-  const events: EventRow[] = [];
-  let time = clock.now - 1n;
+  /** Throws what the command is refused with; then nothing of it is left. */
+  run(command: Command): GroupResult {
+    const { hits, known, states, policy } = this.#locked;
+    const { targets, uniqueTaxIdKey } = command;
+    const taxIdKeys = [
+      ...targets.map(({ lookup }) => (lookup.by === "tax_id" ? lookup.key : undefined)),
+      uniqueTaxIdKey,
+    ];
+    if (taxIdKeys.some((key) => key !== undefined && hits.cut.has(key))) return "later";
+    const ids = targets.map(({ lookup }) => resolve(lookup, hits));
+    // A command before this one moved the key to an entity that is not locked here, or that was not read.
+    if (ids.some((id) => id !== undefined && !known.has(id))) return this.#options.skipLocked ? "busy" : "later";
+    const entities = ids.map((id) => (id === undefined ? null : (states.get(id) ?? null)));
+    targets.forEach((target, i) => refuseUnlessAsNamed(target, entities[i] ?? null));
 
-  return {
-    run(command: Command, alone: boolean): Result | "later" | "busy" {
-      const taxIdKeys = [command.lookup?.by === "tax_id" ? command.lookup.key : undefined, command.uniqueTaxIdKey];
-      if (taxIdKeys.some((key) => key !== undefined && hits.cut.has(key))) return "later";
-      const id = command.lookup === undefined ? undefined : resolve(command.lookup, hits);
-      // A command before this one moved the key to an entity that is not locked here, or that was not read.
-      if (id !== undefined && !known.has(id)) return skipLocked ? "busy" : "later";
-      const before = id === undefined ? null : (states.get(id) ?? null);
-      if (before === null && command.lookup !== undefined) {
-        if (!command.allowMissing || command.etag !== undefined) throw notFound(command.lookup.by);
-      }
-      if (before !== null && command.etag !== undefined && command.etag !== before.etag) {
-        throw new DomainError("ETAG_MISMATCH", "The entity has changed since it was read: read it again, then retry", {
-          etag: before.etag,
-          entity_id: before.id,
-        });
-      }
-      let now = time + 1n;
-      if (before !== null && now <= before.updatedAt) now = before.updatedAt + 1n;
-      const change = command.decide(before, { now, policy: clock.policy });
-      if (change === null) {
-        if (before === null) throw new Error("a rule made no entity");
-        return { kind: "done", outcome: { before, after: before, updatedFields: [] } };
-      }
+    const now = entities.reduce(
+      (time, entity) => (entity !== null && time <= entity.updatedAt ? entity.updatedAt + 1n : time),
+      this.#time + 1n,
+    );
+    const decided = command.decide(entities, { now, policy });
+    const moves = Array.from({ length: Math.max(entities.length, decided.length) }, (_, i) =>
+      this.#moveOf(entities[i] ?? null, decided[i] ?? null, now),
+    );
+    refuseTaken(command, moves, hits);
+    // Rewriting the copies in activity rows is for a transaction of its own.
+    if (!this.#options.mayRewriteCopies && moves.some(changesPrimary)) return "later";
 
-      const after: EntityState = {
-        ...change.values,
-        id: before?.id ?? newId(),
-        organizationId,
-        version: (before?.version ?? 0) + 1,
-        etag: newId(),
-        createdAt: before?.createdAt ?? now,
-        updatedAt: now,
-      };
-      refuseTaken(command, after, before, hits);
-      // Rewriting the copies in activity rows is for a transaction of its own.
-      const moved =
-        before !== null &&
-        primaryOf(before) !== undefined &&
-        primaryOf(before)?.externalId !== primaryOf(after)?.externalId;
-      if (moved && !alone) return "later";
-
-      time = now;
+    const outcomes = moves.map(({ before, after, change }): Outcome => {
+      if (change === null) return { before, after, updatedFields: [] };
+      const updatedFields = changedFields(before, change.values);
+      this.#time = now;
       states.set(after.id, after);
       known.add(after.id);
       moveHits(hits, before, after);
-      const updatedFields = changedFields(before, change.values);
-      events.push({
-        id: newId(),
-        entity: after,
-        type: change.type,
-        updatedFields,
-        ...changedValues(before, change.values, updatedFields),
-        actor: command.author.actor,
-        principal: command.author.principal,
-        source: change.source ?? command.author.source,
-        reason: change.reason,
-        requestId: command.request?.requestId,
-        metadata: change.metadata ?? {},
-        occurredAt: command.occurredAt,
-      });
-      return { kind: "done", outcome: { before, after, updatedFields } };
-    },
+      this.#events.push(eventOf(command, change, before, after, updatedFields));
+      return { before, after, updatedFields };
+    });
+    return { kind: "done", outcomes };
+  }
 
-    /** Sends the statements; the transaction waits for them. */
-    async write(db: Pipeline): Promise<void> {
-      const changed = [...states.values()].filter((state) => original.get(state.id) !== state);
-      insertEntities(
-        db,
-        organizationId,
-        changed.filter((state) => !original.has(state.id)),
-      );
-      writeExternalIds(
-        db,
-        organizationId,
-        changed.map((state) => ({
-          entityId: state.id,
-          before: original.get(state.id)?.externalIds ?? [],
-          after: state.externalIds,
-        })),
-      );
-      updateEntities(
-        db,
-        organizationId,
-        changed.flatMap((after) => {
-          const before = original.get(after.id);
-          return before === undefined ? [] : [{ before, after }];
-        }),
-      );
-      for (const state of changed) {
-        const old = original.get(state.id);
-        const [previous, next] = [old && primaryOf(old)?.externalId, primaryOf(state)?.externalId];
-        if (previous === undefined || next === undefined || previous === next) continue;
-        const rewritten = await rewriteCopies(db, organizationId, { entityId: state.id, previous, next });
-        for (const event of events) {
-          if (event.entity.id === state.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
-        }
+  #moveOf(before: EntityState | null, change: Change | null, now: Instant): Move {
+    if (change === null) {
+      if (before === null) throw new Error("a rule made no entity");
+      return { before, after: before, change };
+    }
+    const after: EntityState = {
+      ...change.values,
+      id: before?.id ?? newId(),
+      organizationId: this.#organizationId,
+      version: (before?.version ?? 0) + 1,
+      etag: newId(),
+      createdAt: before?.createdAt ?? now,
+      updatedAt: now,
+    };
+    return { before, after, change };
+  }
+
+  /** Sends the statements; the transaction waits for them. */
+  async write(db: Pipeline): Promise<void> {
+    const organizationId = this.#organizationId;
+    const changed = [...this.#locked.states.values()]
+      .map((after) => ({ before: this.#original.get(after.id) ?? null, after }))
+      .filter(({ before, after }) => before !== after);
+    const made = changed.filter(({ before }) => before === null).map(({ after }) => after);
+    insertEntities(db, organizationId, made);
+    writeExternalIds(
+      db,
+      organizationId,
+      changed.map(({ before, after }) => ({
+        entityId: after.id,
+        before: before?.externalIds ?? [],
+        after: after.externalIds,
+      })),
+    );
+    updateEntities(
+      db,
+      organizationId,
+      changed.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }])),
+    );
+    for (const { before, after } of changed) {
+      const [previous, next] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
+      if (previous == null || next === undefined || previous === next) continue;
+      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
+      for (const event of this.#events) {
+        if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
       }
-      insertEvents(db, organizationId, events);
-    },
+    }
+    insertEvents(db, organizationId, this.#events);
+  }
+}
+
+/** One entity of a command, before and after its change; the same state where there is none. */
+interface Move {
+  before: EntityState | null;
+  after: EntityState;
+  change: Change | null;
+}
+
+const changesPrimary = ({ before, after }: Move): boolean => {
+  const old = before === null ? undefined : primaryOf(before);
+  return old !== undefined && old.externalId !== primaryOf(after)?.externalId;
+};
+
+/** Rules 3 and 35: the entity is there, and is the one that the caller has seen. */
+function refuseUnlessAsNamed({ lookup, allowMissing, etag }: Target, entity: EntityState | null): void {
+  if (entity === null) {
+    if (!allowMissing || etag !== undefined) throw notFound(lookup.by);
+  } else if (etag !== undefined && etag !== entity.etag) {
+    throw new DomainError("ETAG_MISMATCH", "The entity has changed since it was read: read it again, then retry", {
+      etag: entity.etag,
+      entity_id: entity.id,
+    });
+  }
+}
+
+/** What the log keeps of a change. Its external ids are those after it. */
+function eventOf(
+  { author, request, occurredAt }: Command,
+  change: Change,
+  before: EntityState | null,
+  after: EntityState,
+  updatedFields: ReturnType<typeof changedFields>,
+): LoggedEvent {
+  return {
+    organizationId: after.organizationId,
+    id: newId(),
+    entityId: after.id,
+    entityVersion: after.version,
+    entityType: after.type,
+    type: change.type,
+    externalId: primaryOf(after)?.externalId ?? null,
+    externalIds: after.externalIds.map(({ externalId }) => externalId),
+    updatedFields,
+    ...changedValues(before, change.values, updatedFields),
+    actor: author.actor,
+    principal: author.principal,
+    source: change.source ?? author.source,
+    reason: change.reason === "" ? null : change.reason,
+    requestId: request?.requestId ?? null,
+    metadata: change.metadata ?? {},
+    recordedAt: after.updatedAt,
+    occurredAt: occurredAt ?? null,
   };
 }
 
-/** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
-function findOne(lookup: Lookup, hits: Hits): string | undefined {
-  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1
-    ? undefined
-    : resolve(lookup, hits);
-}
-
-/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. */
-function refuseTaken(command: Command, after: EntityState, before: EntityState | null, hits: Hits): void {
-  for (const { externalId } of after.externalIds) {
-    const owner = hits.externalIds.get(externalId);
-    if (owner === undefined || owner === after.id || before?.externalIds.some((id) => id.externalId === externalId))
-      continue;
-    const { field, index } = command.claimField?.(externalId) ?? { field: "external_id" };
-    throw new DomainError(
-      "DUPLICATE_EXTERNAL_ID",
-      "Another entity has this external id",
-      { field, ...(index === undefined ? {} : { index }) },
-      [{ field, description: "is in use by another entity of the organization" }],
-    );
+/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. What another entity of the command lets go is free. */
+function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: readonly Move[], hits: Hits): void {
+  const has = (state: EntityState | null | undefined, externalId: string) =>
+    state?.externalIds.some((id) => id.externalId === externalId) === true;
+  for (const { before, after, change } of moves) {
+    if (change === null) continue;
+    for (const { externalId } of after.externalIds) {
+      if (has(before, externalId)) continue;
+      const owner = hits.externalIds.get(externalId);
+      const moved = moves.find((move) => move.after.id === owner);
+      if (owner === undefined || owner === after.id || (moved !== undefined && !has(moved.after, externalId))) continue;
+      const { field, index } = claimField?.(externalId) ?? { field: "external_id" };
+      throw new DomainError(
+        "DUPLICATE_EXTERNAL_ID",
+        "Another entity has this external id",
+        { field, ...(index === undefined ? {} : { index }) },
+        [{ field, description: "is in use by another entity of the organization" }],
+      );
+    }
+    if (uniqueTaxIdKey === undefined) continue;
+    if ((hits.taxIdKeys.get(uniqueTaxIdKey) ?? []).some((id) => id !== after.id)) {
+      throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
+        { field: "entity.tax_id", description: "is in use by another entity of the organization" },
+      ]);
+    }
   }
-  if (command.uniqueTaxIdKey === undefined) return;
-  if ((hits.taxIdKeys.get(command.uniqueTaxIdKey) ?? []).some((id) => id !== after.id)) {
-    throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
-      { field: "entity.tax_id", description: "is in use by another entity of the organization" },
-    ]);
-  }
-}
-
-/** What the keys name as the commands so far have left it. */
-interface GroupHits extends Hits {
-  /** Tax ids of which an entity is gone and others, not read, may be left. */
-  cut: Set<string>;
-}
-
-/** Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. */
-function moveHits(hits: GroupHits, before: EntityState | null, after: EntityState): void {
-  for (const { externalId } of before?.externalIds ?? []) {
-    if (hits.externalIds.get(externalId) === after.id) hits.externalIds.delete(externalId);
-  }
-  for (const { externalId } of after.externalIds) hits.externalIds.set(externalId, after.id);
-  const keyOf = (state: EntityState | null) => (state === null || state.deletedAt !== null ? null : taxIdKeyOf(state));
-  const [old, now] = [keyOf(before), keyOf(after)];
-  if (old === now) return;
-  if (old !== null) {
-    const ids = hits.taxIdKeys.get(old) ?? [];
-    // There may be more than were read: who they are, the next transaction knows.
-    if (ids.length > LIMITS.candidates) hits.cut.add(old);
-    hits.taxIdKeys.set(
-      old,
-      ids.filter((id) => id !== after.id),
-    );
-  }
-  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id].sort());
 }

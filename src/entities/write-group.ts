@@ -6,7 +6,7 @@ import type { Pipeline } from "../db/statements.ts";
 import { pipelined, type TransactionOptions, UniqueViolation } from "../db/transaction.ts";
 import { DomainError, type Reason } from "../domain/errors.ts";
 import type { Command, Result } from "./command.ts";
-import { runGroup } from "./group.ts";
+import { type GroupResult, runGroup } from "./group.ts";
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
 const MAX_COLLISIONS = 3;
@@ -75,7 +75,7 @@ async function writeCommands(
       await alone(first);
       break;
     }
-    let attempt: (Result | "later" | "busy")[];
+    let attempt: GroupResult[];
     try {
       attempt = await pipelined(
         orm,
@@ -133,7 +133,7 @@ async function writeAlone(
       const [result] = await pipelined(
         orm,
         organizationId,
-        (db) => runGroup(db, organizationId, [command], false),
+        (db) => runGroup(db, organizationId, [command], { isAtomic: true }),
         options,
       );
       if (result === undefined || result === "later" || result === "busy") throw new Error("a command has no result");
@@ -181,9 +181,9 @@ async function runThoseWaitedFor(
   organizationId: string,
   commands: readonly Command[],
   skipLocked: boolean,
-): Promise<(Result | "later" | "busy")[]> {
+): Promise<GroupResult[]> {
   const live = commands.filter(({ signal }) => !signal?.aborted);
-  const results = live.length === 0 ? [] : await runGroup(db, organizationId, live, skipLocked);
+  const results = live.length === 0 ? [] : await runGroup(db, organizationId, live, { skipLocked });
   if (live.length === commands.length) return results;
   const byCommand = new Map(live.map((command, i) => [command, results[i]]));
   return commands.map((command) => byCommand.get(command) ?? { kind: "failed", error: command.signal?.reason });

@@ -15,6 +15,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { dateProblem } from "../domain/text.ts";
 import { toConnectError } from "../errors.ts";
 import { syntaxProblem } from "./json-syntax.ts";
+import { namesImpossibleTime } from "./json-times.ts";
 
 const LOOKUP = "entity.v1.EntityLookup";
 /** A key that the contract does not have is repeated only where it can hardly be a value: a tax id or an external id has digits. */
@@ -38,7 +39,8 @@ export function jsonDecoder(
       } catch {
         throw toConnectError(wholeRequest("The request is not valid UTF-8"));
       }
-      const problem = bytes.length > EXPLAINED_BYTES ? timeProblem(request, text) : textProblem(request, text);
+      const problem =
+        bytes.length > EXPLAINED_BYTES ? timeProblem(request, bytes, text) : textProblem(request, bytes, text);
       if (problem !== undefined) throw toConnectError(problem);
       return text;
     },
@@ -49,8 +51,8 @@ export function jsonDecoder(
 const EXPLAINED_BYTES = 128 * 1024;
 
 /** A time that no calendar has, which the library would take for another. */
-function timeProblem(request: DescMessage, text: string): DomainError | undefined {
-  if (!namesImpossibleTime(text)) return undefined;
+function timeProblem(request: DescMessage, bytes: Uint8Array, text: string): DomainError | undefined {
+  if (!namesImpossibleTime(bytes)) return undefined;
   try {
     return messageProblem(request, JSON.parse(text) as JsonValue, "", request);
   } catch {
@@ -59,10 +61,10 @@ function timeProblem(request: DescMessage, text: string): DomainError | undefine
 }
 
 /** What is wrong with a text as JSON of `request`; undefined where it decodes. */
-function textProblem(request: DescMessage, text: string): DomainError | undefined {
+function textProblem(request: DescMessage, bytes: Uint8Array, text: string): DomainError | undefined {
   try {
     fromJsonString(request, text);
-    if (!namesImpossibleTime(text)) return undefined;
+    if (!namesImpossibleTime(bytes)) return undefined;
   } catch (error) {
     let value: unknown;
     try {
@@ -84,14 +86,6 @@ export function jsonProblem(request: DescMessage, value: JsonValue): DomainError
 /** A refusal of the whole request: no field is at fault. */
 function wholeRequest(message: string): DomainError {
   return new DomainError("VALIDATION_ERROR", message);
-}
-
-const TIME = /(\d{4}-\d\d-\d\d)T(\d\d)/g;
-
-/** Whether a text holds something like a time that no calendar has, in any field: text of a caller's own may. */
-function namesImpossibleTime(text: string): boolean {
-  for (const [, date = "", hour] of text.matchAll(TIME)) if (hour === "24" || dateProblem(date) !== null) return true;
-  return false;
 }
 
 // --- Along the descriptors ----------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import { type Bound, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import type { Statements } from "../db/statements.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
-import { EVENT_BYTES, type ListedEvent, toListedEvent } from "./events.ts";
+import { EVENT_BYTES, type LoggedEvent, toEvent } from "./events.ts";
 
 export interface CatchUp {
   after: { recordedAt: Instant; id: string };
@@ -16,7 +16,7 @@ export async function readEventsByTime(
   organizationId: string,
   { after, until }: CatchUp,
   bound: Bound,
-): Promise<Part<ListedEvent>> {
+): Promise<Part<LoggedEvent>> {
   const rows = await db.execute<Record<string, unknown>[]>(
     withinBytes(
       `select v.*, ${EVENT_BYTES} as bytes from entity_event v
@@ -27,5 +27,5 @@ export async function readEventsByTime(
     ),
     [organizationId, instantToText(after.recordedAt), after.id, instantToText(until), bound.rows],
   );
-  return partOf(rows, toListedEvent);
+  return partOf(rows, toEvent);
 }

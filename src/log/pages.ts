@@ -3,7 +3,7 @@
 import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
 import type { Orm } from "../db/orm.ts";
 import { isHere } from "./durable.ts";
-import type { ListedEvent } from "./events.ts";
+import type { LoggedEvent } from "./events.ts";
 import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
 import { BEGINNING, covers, isSame, type Snapshot } from "./snapshot.ts";
 import {
@@ -20,13 +20,13 @@ import {
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
 export interface Delivery {
   position: string;
-  event?: ListedEvent;
+  event?: LoggedEvent;
 }
 
 /** What a watcher wants of the log; the name says all of it. */
 export interface Filter {
   name: string;
-  accepts(event: ListedEvent): boolean;
+  accepts(event: LoggedEvent): boolean;
 }
 
 /** Some events in order. */
@@ -34,7 +34,7 @@ export interface Page {
   size: number;
   /** What the events hold. */
   bytes: number;
-  event(index: number): ListedEvent;
+  event(index: number): LoggedEvent;
   /** The events with whose they are. */
   rows: readonly FeedRow[];
   /** The same object for every watcher. */
@@ -164,7 +164,7 @@ function pageOf(
   organizationId: string,
   rows: readonly FeedRow[],
   end: Position,
-  behind: (event: ListedEvent) => Position,
+  behind: (event: LoggedEvent) => Position,
   more = false,
 ): Page {
   const deliveries = new Array<Delivery | undefined>(rows.length);

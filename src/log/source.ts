@@ -7,7 +7,7 @@ import { readStatements, toReason } from "../db/transaction.ts";
 import { DomainError } from "../domain/errors.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { durableEnd, type EndedStart, reachedAtEnd } from "./durable.ts";
-import { EVENT_BYTES, type ListedEvent, toListedEvent } from "./events.ts";
+import { EVENT_BYTES, EVENT_COLUMNS, type LoggedEvent, toEvent } from "./events.ts";
 import { type Horizon, readHorizon } from "./horizon.ts";
 import { BEGINNING, endedBetween, isSame, parseSnapshot, type Snapshot, snapshotToText } from "./snapshot.ts";
 
@@ -36,7 +36,7 @@ export interface Place {
 /** An event with the bytes that it holds, not compressed. */
 export interface FeedRow {
   organizationId: string;
-  event: ListedEvent;
+  event: LoggedEvent;
   bytes: number;
 }
 
@@ -184,13 +184,10 @@ export async function markFeed(orm: Orm, organizationId: string): Promise<Snapsh
 }
 
 /** What is read of an event and no more: each column of each row has its price here. */
-export const COLUMNS = `v.organization_id, v.id, v.entity_id, v.entity_version, v.entity_type, v.type, v.external_id,
-  v.external_ids, v.updated_fields, v.previous_values, v.new_values, v.actor, v.principal, v.source, v.reason,
-  v.request_id, v.metadata, v.recorded_at, v.occurred_at,
-  ${EVENT_BYTES} as bytes`;
+export const COLUMNS = `${EVENT_COLUMNS}, ${EVENT_BYTES} as bytes`;
 export const toRow = (row: Record<string, unknown>): FeedRow => ({
   organizationId: row.organization_id as string,
-  event: toListedEvent(row),
+  event: toEvent(row),
   bytes: Number(row.bytes),
 });
 

@@ -23,7 +23,7 @@ export function toEventMessage({ organizationId, event }: FeedRow): EventMessage
     entityId: event.entityId,
     entityVersion: event.entityVersion,
     entityType: event.entityType,
-    externalId: event.externalId || undefined,
+    externalId: event.externalId ?? undefined,
     externalIds: event.externalIds,
     updatedFields: event.updatedFields,
     previousValues: event.previousValues,
@@ -31,11 +31,11 @@ export function toEventMessage({ organizationId, event }: FeedRow): EventMessage
     actor: event.actor,
     principal: event.principal,
     source: event.source,
-    reason: event.reason || undefined,
-    requestId: event.requestId || undefined,
+    reason: event.reason ?? undefined,
+    requestId: event.requestId ?? undefined,
     metadata: event.metadata,
     recordedAt: instantToText(event.recordedAt),
-    occurredAt: event.occurredAt === undefined ? undefined : instantToText(event.occurredAt),
+    occurredAt: event.occurredAt === null ? undefined : instantToText(event.occurredAt),
   };
   return { id: event.id, organizationId, event: name, body: JSON.stringify(body) };
 }

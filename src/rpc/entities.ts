@@ -28,7 +28,7 @@ import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
-import type { Command, Outcome } from "../entities/command.ts";
+import type { OneEntityCommand, Outcome } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
@@ -71,7 +71,7 @@ export function entityRpcs(deps: Deps) {
 
       const taxId = input.patch.taxId ?? null;
       const claims = externalId === undefined ? [] : [externalId];
-      const command: Omit<Command, "author"> = {
+      const command: Omit<OneEntityCommand, "author"> = {
         ...common,
         claims,
         claimField: () => ({ field: "entity.external_id" }),

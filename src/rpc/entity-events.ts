@@ -11,7 +11,7 @@ import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
-import { type ListedEvent, listEvents } from "../log/events.ts";
+import { type LoggedEvent, listEvents } from "../log/events.ts";
 import type { Delivery } from "../log/pages.ts";
 import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
@@ -61,7 +61,7 @@ export function entityEventRpcs(deps: Deps) {
 
     const filter = {
       name: JSON.stringify([[...types].sort(), [...entityTypes].sort(), entityId]),
-      accepts: (event: ListedEvent) =>
+      accepts: (event: LoggedEvent) =>
         (types.size === 0 || types.has(event.type)) &&
         (entityTypes.size === 0 || entityTypes.has(event.entityType)) &&
         (entityId === undefined || event.entityId === entityId),
@@ -127,7 +127,7 @@ function deliveryToProto({ position, event }: Delivery) {
   return event === undefined ? { position } : { position, event: eventToProto(event) };
 }
 
-function eventToProto(event: ListedEvent) {
+function eventToProto(event: LoggedEvent) {
   return {
     ...event,
     type: TYPES[event.type],
@@ -135,7 +135,10 @@ function eventToProto(event: ListedEvent) {
     entityVersion: BigInt(event.entityVersion),
     entityType: typeToProto(event.entityType),
     recordedAt: toTimestamp(event.recordedAt),
-    occurredAt: event.occurredAt === undefined ? undefined : toTimestamp(event.occurredAt),
+    occurredAt: event.occurredAt === null ? undefined : toTimestamp(event.occurredAt),
+    externalId: event.externalId ?? "",
+    reason: event.reason ?? "",
+    requestId: event.requestId ?? "",
     metadata: Object.keys(event.metadata).length === 0 ? undefined : event.metadata,
   };
 }

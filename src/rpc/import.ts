@@ -16,7 +16,7 @@ import { newEntity, update } from "../domain/entity.ts";
 import { DomainError, invalidField, overloaded } from "../domain/errors.ts";
 import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { latestDate } from "../domain/time.ts";
-import type { Author, Command, Outcome } from "../entities/command.ts";
+import { type Author, type Command, type Outcome, onlyOutcome, toOneEntity } from "../entities/command.ts";
 import { writeGroup } from "../entities/write-group.ts";
 import { toStatus } from "../errors.ts";
 import type { Slots } from "../slots.ts";
@@ -73,7 +73,7 @@ export function importRpcs(deps: Deps & ImportDeps) {
           for (const { row, command } of part) {
             const result =
               command instanceof DomainError ? { kind: "refused" as const, error: command } : written[next++];
-            if (result?.kind === "done") results.push(resultOf(row, result.outcome));
+            if (result?.kind === "done") results.push(resultOf(row, onlyOutcome(result.outcomes)));
             else if (result?.kind === "replayed") {
               ctx.responseHeader.set("idempotent-replay", "true");
               results.push({ ...fromBinary(ImportResultSchema, result.answer), row });
@@ -108,7 +108,7 @@ function commandOf(request: ImportEntitiesRequest, author: Author, today: string
     violations.throwIfAny();
     const { patch } = input;
     if (externalId === undefined) throw invalidField("entity.external_id", "is required: rows are found by it");
-    return {
+    return toOneEntity({
       author,
       lookup: { by: "external_id", key: externalId },
       allowMissing: true,
@@ -127,7 +127,7 @@ function commandOf(request: ImportEntitiesRequest, author: Author, today: string
             },
       decide: (current, { now }) =>
         current === null ? newEntity({ ...patch, externalId }, reason, now) : update(current, patch, reason),
-    };
+    });
   } catch (error) {
     if (error instanceof DomainError) return error;
     throw error;

@@ -19,7 +19,7 @@ import type { EntityState } from "../domain/entity.ts";
 import { notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
-import type { Author, Command, Outcome } from "../entities/command.ts";
+import { type Author, type OneEntityCommand, type Outcome, onlyOutcome, toOneEntity } from "../entities/command.ts";
 import type { Reader } from "../entities/reader.ts";
 import { claimRequests, rememberAnswers } from "../entities/requests.ts";
 import type { Writer } from "../entities/writer.ts";
@@ -146,7 +146,7 @@ export function existing(entity: EntityState | null): EntityState {
 export function parseWrite(
   request: WriteRequest,
   violations: Violations,
-): Pick<Command, "occurredAt" | "etag"> & { requestId: string | undefined } {
+): Pick<OneEntityCommand, "occurredAt" | "etag"> & { requestId: string | undefined } {
   return {
     etag: request.etag === "" ? undefined : request.etag,
     requestId: parseOptionalUuid(request.requestId, "request_id", violations),
@@ -163,13 +163,13 @@ export async function write<I extends DescMessage, O extends DescMessage>(
     output,
     request,
   }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
-  { requestId, ...command }: Omit<Command, "author"> & { requestId: string | undefined },
+  { requestId, ...command }: Omit<OneEntityCommand, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {
   const answer = (outcome: Outcome) => create(output, present(outcome));
   const result = await writer.write(
     organizationOf(ctx),
-    {
+    toOneEntity({
       ...command,
       author: authorOf(ctx),
       signal: departureOf(ctx),
@@ -182,11 +182,11 @@ export async function write<I extends DescMessage, O extends DescMessage>(
               hash: requestHash(input, request),
               answer: (outcome) => toBinary(output, answer(outcome)),
             },
-    },
+    }),
     request.validateOnly ? { validateOnly: true, signal: ctx.signal } : {},
   );
   if (result.kind === "refused") throw result.error;
-  if (result.kind === "done") return answer(result.outcome);
+  if (result.kind === "done") return answer(onlyOutcome(result.outcomes));
   ctx.responseHeader.set("idempotent-replay", "true");
   return fromBinary(output, result.answer);
 }

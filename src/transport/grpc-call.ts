@@ -34,7 +34,7 @@ import { isEndedByCaller } from "./guard.ts";
 import { assertKinds } from "./kindless.ts";
 import { peerOfSession } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
-import { UNREAD_MS } from "./sessions.ts";
+import { giveUpRest } from "./unread-rest.ts";
 import { assertFewValues } from "./values.ts";
 
 /** An RPC as this path serves it. */
@@ -426,8 +426,7 @@ export class GrpcCall implements CallHead, HandlerContext {
     if (body === undefined && !stream.headersSent && (this.method.methodKind === "unary" || !this.#responseHeader)) {
       this.#count(outcome);
       stream.respond({ ...this.#answerHeaders(), ...trailers }, { endStream: true });
-      // The rest of a request that nobody reads would hold the stream.
-      if (!stream.readableEnded) setTimeout(() => stream.destroyed || stream.close(), UNREAD_MS).unref();
+      giveUpRest(stream);
       return;
     }
     this.#respond();

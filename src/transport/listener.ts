@@ -21,7 +21,7 @@ import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
 import type { NodeResponse } from "./refusal.ts";
-import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES, UNREAD_MS } from "./sessions.ts";
+import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
 import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
 import { createTally, type Tally } from "./tally.ts";
 import { createTurns } from "./turns.ts";
@@ -62,6 +62,8 @@ export interface Listener extends AsyncDisposable {
 const TCP = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
 /** For how long calls begin in one turn of the event loop, in milliseconds. */
 const CALLS_MS = 15;
+/** Time for a connection that was said goodbye to to close. */
+const GOODBYE_MS = 1_000;
 /** Requests of an HTTP/1.1 connection that wait for the answer to the one before. */
 const MAX_PIPELINED = 32;
 
@@ -240,7 +242,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
         if (ended.has(socket)) socket.destroy();
         else if (socket.writableEnded) ended.add(socket);
       }
-    }, UNREAD_MS);
+    }, GOODBYE_MS);
     await closed;
     clearInterval(goodbyes);
     clearTimeout(silent);

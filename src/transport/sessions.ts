@@ -5,18 +5,14 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from "node:http2";
+import { gatherDataFrames } from "./data-frames.ts";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
-import { limitTinyFrames } from "./tiny-frames.ts";
+import { giveUpRest } from "./unread-rest.ts";
 
 export const MAX_HEADER_BYTES = 16_384;
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
 export const LINGER_MS = 100;
-/**
- * The same for an answer whose caller may still be sending its request, before the unread rest is given up. Node's client loses an answer that it has not read when the reset
- * behind it arrives: time for one that is busy.
- */
-export const UNREAD_MS = 1_000;
 /** The longest that a connection is waited for to have heard that no call should come any more. */
 const GOAWAY_LIMIT_MS = 5_000;
 /** And the shortest, where no call is in flight, on top of its round trip. */
@@ -88,9 +84,9 @@ export function createSessions(options: {
     const closeWhenIdle = () => setTimeout(() => retire(session), idleTimeoutMs).unref();
     let idle = closeWhenIdle();
     const age = setTimeout(() => retire(session), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
-    const limitFrames = limitTinyFrames(session, tally);
+    const gatherFrames = gatherDataFrames(session, tally);
     session.on("stream", (stream: ServerHttp2Stream) => {
-      limitFrames(stream);
+      gatherFrames(stream);
       const refused = refusedBefore(connection, stream.id ?? connection.nextId);
       if (refused > 0) tally.note("stream_refused", refused);
       connection.calls += 1;
@@ -107,13 +103,7 @@ export function createSessions(options: {
       });
       // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the
       // session with it. close(NO_ERROR) and resume() cut the answer or do nothing.
-      stream.once("finish", () => {
-        // A timer for each call would hold its stream for as long.
-        if (stream.readableEnded) return;
-        setTimeout(() => {
-          if (!stream.destroyed && !stream.readableEnded) stream.destroy();
-        }, UNREAD_MS).unref();
-      });
+      stream.once("finish", () => giveUpRest(stream));
     });
     session.once("close", () => {
       sessions.delete(session);

@@ -6,7 +6,7 @@ import { readStatements } from "../db/transaction.ts";
 import type { Instant } from "../domain/time.ts";
 import { deliveriesOf, type Subscription } from "../domain/webhook.ts";
 import { type CatchUp, readEventsByTime } from "../log/by-time.ts";
-import type { ListedEvent } from "../log/events.ts";
+import type { LoggedEvent } from "../log/events.ts";
 import type { Pages } from "../log/pages.ts";
 import { decodePosition, encodePosition, isLost, type Position } from "../log/position.ts";
 import { NO_ID } from "../log/source.ts";
@@ -38,7 +38,7 @@ export function storedPosition(organizationId: string, position: Position): Stor
 export function deliveriesTo(
   endpointId: string,
   subscription: Subscription,
-  events: Iterable<ListedEvent>,
+  events: Iterable<LoggedEvent>,
 ): NewDelivery[] {
   const deliveries: NewDelivery[] = [];
   for (const event of events) {

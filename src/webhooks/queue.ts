@@ -7,7 +7,7 @@ import { jsonbArray } from "../db/jsonb-array.ts";
 import type { Statements } from "../db/statements.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { EVENT_BYTES, type ListedEvent, toListedEvent } from "../log/events.ts";
+import { EVENT_BYTES, type LoggedEvent, toEvent } from "../log/events.ts";
 
 /** One event for one endpoint. */
 export interface NewDelivery {
@@ -33,7 +33,7 @@ export interface DueDelivery {
   firstAttemptAt: Instant | undefined;
   payload: JsonObject | undefined;
   /** Undefined when it is no longer there, or never was: webhook_endpoint.disabled. */
-  logged: ListedEvent | undefined;
+  logged: LoggedEvent | undefined;
 }
 
 /** What an attempt came to. */
@@ -196,7 +196,7 @@ export async function readDue(
     attempts: row.attempt_count as number,
     firstAttemptAt: row.first_attempt_at === null ? undefined : parseInstant(row.first_attempt_at as string),
     payload: (row.payload as JsonObject | null) ?? undefined,
-    logged: row.id === null ? undefined : toListedEvent(row),
+    logged: row.id === null ? undefined : toEvent(row),
   }));
 }
 

@@ -103,6 +103,21 @@ function endedStreams(bytes: Buffer): Set<number> {
   return ended;
 }
 
+/** One message each on some connections, in frames that are just not so small that the connection ends. */
+async function crumbs(one: Case, head: Buffer): Promise<void> {
+  const frames = Buffer.concat(Array.from({ length: 3_000 }, () => frame(FRAME.DATA, 0, 1, Buffer.alloc(64, 0x0a))));
+  await Promise.all(
+    Array.from({ length: 8 }, async () => {
+      using connection = await open(one.port);
+      const prefix = frame(FRAME.DATA, 0, 1, Buffer.from([0, 0, 15, 0, 0]));
+      const begun = [PREFACE, settings(), frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, head), prefix];
+      await connection.send(Buffer.concat(begun));
+      for (let i = 0; i < 5 && (await connection.send(frames, 1_000)); i++) one.sent(3_000);
+      await sleep(500);
+    }),
+  );
+}
+
 const batch = (lookups: number) =>
   toBinary(
     BatchGetEntitiesRequestSchema,
@@ -392,6 +407,8 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
       }),
     );
   },
+  "crumbs without a key": (one) => crumbs(one, callHead("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")),
+  "crumbs of an import": (one) => crumbs(one, callHead("/entity.v1.EntityService/ImportEntities", one.party.keys.all)),
   authflood: (one) => pipelinedGuesses(one, 40, 500, 5_000),
   "authflood one connection": (one) => pipelinedGuesses(one, 1, 20_000, 5_000),
   async authflood2(one) {

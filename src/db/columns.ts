@@ -1,0 +1,107 @@
+// The columns of schema.ts for statements that are written by hand: what they select, what they send as arrays, and the
+// values that their rows become. Names and types are MikroORM's metadata, so that no statement lists them again.
+import { type EntitySchema, type InferEntity, MikroORM } from "@mikro-orm/core";
+import { PostgreSqlDriver } from "@mikro-orm/postgresql";
+import type { JsonValue } from "../domain/json.ts";
+import { jsonbArray } from "./jsonb-array.ts";
+import { TABLES } from "./schema.ts";
+import { ColumnType } from "./types.ts";
+
+export interface Column {
+  /** Of the row, as schema.ts names it. */
+  property: string;
+  /** In the database. */
+  name: string;
+  /** In the database: `timestamptz`, `text[]`. */
+  type: string;
+  /** Undefined where the driver gives and takes the value as it is. */
+  converts: ColumnType<unknown, unknown> | undefined;
+  /** False: written, to be searched by, and never read. */
+  isRead: boolean;
+}
+
+/** Read from the schema alone: nothing is connected. */
+const metadata = new MikroORM({
+  driver: PostgreSqlDriver,
+  dbName: "none",
+  entities: TABLES,
+  logger: () => {},
+}).getMetadata();
+
+/** The columns of a table in the order of the schema. */
+export function columnsOf(table: EntitySchema): Column[] {
+  return metadata.get(table).props.map((property) => ({
+    property: property.name,
+    name: property.fieldNames[0] as string,
+    type: (property.columnTypes[0] as string).replace(/\(.*\)/, ""),
+    converts: property.customType instanceof ColumnType ? property.customType : undefined,
+    isRead: property.hydrate !== false,
+  }));
+}
+
+/** What a statement selects of the table that it calls `alias`; `instead` has expressions for some properties. */
+export const selected = (columns: readonly Column[], alias: string, instead: Record<string, string> = {}): string =>
+  columns
+    .filter(({ isRead }) => isRead)
+    .map(({ property, name }) => (property in instead ? `${instead[property]} as ${name}` : `${alias}.${name}`))
+    .join(", ");
+
+/** A row of the table as it is read: a column that is nullable is null where there is nothing. */
+export type RowOf<Table extends EntitySchema> = {
+  [Property in keyof InferEntity<Table> & string]: Exclude<InferEntity<Table>[Property], undefined>;
+};
+
+/** Makes the values of a row that the driver read: those of the columns, and of no others. */
+export function hydrator<Table extends EntitySchema>(columns: readonly Column[]): (row: unknown) => RowOf<Table> {
+  const read = columns.filter(({ isRead }) => isRead);
+  return (row) => {
+    const values: Record<string, unknown> = {};
+    for (const { property, name, converts } of read) {
+      const stored = (row as Record<string, unknown>)[name];
+      values[property] = converts === undefined || stored === null ? stored : converts.fromStored(stored);
+    }
+    return values as RowOf<Table>;
+  };
+}
+
+/** Rows as a table `v` in a statement: one array for each column, so that its text is the same for any number of rows. */
+export interface RowsTable {
+  /** `unnest(...) as v(...)`. */
+  table: string;
+  /** Its columns in their order, to be selected from it. */
+  select: string;
+  arrays: unknown[];
+}
+
+/** `firstParameter`: the number of the first array. `derived` says what of a row the columns hold that are no property of it. */
+export function rowsTable<Row>(
+  columns: readonly Column[],
+  rows: readonly Row[],
+  firstParameter: number,
+  derived: Record<string, (row: Row) => unknown> = {},
+): RowsTable {
+  return {
+    table: `unnest(${columns.map(({ type }, i) => `$${firstParameter + i}::${parameterType(type)}[]`).join(", ")}) as v(${namesOf(columns)})`,
+    select: columns.map(({ name, type }) => (isArray(type) ? `v.${name}::${type}` : `v.${name}`)).join(", "),
+    arrays: columns.map(({ property, type, converts }) => {
+      const read = derived[property] ?? ((row: Row) => row[property as keyof Row] ?? null);
+      const values = rows.map((row) => {
+        const value = read(row);
+        return converts === undefined || value === null ? value : converts.toStored(value);
+      });
+      if (type === "jsonb")
+        return jsonbArray(values.map((value) => (value === null ? undefined : (value as JsonValue))));
+      return isArray(type) ? (values as string[][]).map(arrayLiteral) : values;
+    }),
+  };
+}
+
+export const namesOf = (columns: readonly Column[]): string => columns.map(({ name }) => name).join(", ");
+
+const isArray = (type: string) => type.endsWith("[]");
+
+/** The arrays of unnest cannot hold arrays of different lengths: those are sent as texts. */
+const parameterType = (type: string) => (isArray(type) ? "text" : type);
+
+const arrayLiteral = (items: readonly string[]) =>
+  `{${items.map((item) => `"${item.replaceAll(/["\\]/g, "\\$&")}"`).join(",")}}`;

@@ -1,0 +1,105 @@
+// What the commands of a group name, locked and read: the entities as the commands so far have left them, and which of them
+// each key names now.
+import type { Pipeline } from "../db/statements.ts";
+import { type EntityState, type ExternalIdPolicy, taxIdKeyOf } from "../domain/entity.ts";
+import { DomainError } from "../domain/errors.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import type { Instant } from "../domain/time.ts";
+import type { Command } from "./command.ts";
+import { findHits, type Hits, type Keys, lockEntities, lockTaxIdKeys, readClockAndPolicy } from "./lookups.ts";
+
+const MAX_LOCK_ROUNDS = 5;
+
+export interface Locked {
+  states: Map<string, EntityState>;
+  /** Ids whose entities are locked, and those that are known not to be there. */
+  known: Set<string>;
+  hits: MovingHits;
+  /** The database's clock once the locks are held. */
+  now: Instant;
+  policy: ExternalIdPolicy;
+}
+
+/** What the keys name as the commands so far have left it. */
+interface MovingHits extends Hits {
+  /** Tax ids of which an entity is gone and others, not read, may be left. */
+  cut: Set<string>;
+}
+
+/** With `skipLocked` entities that others hold are left out instead of waited for, and are not `known`. */
+export async function lockNamed(
+  db: Pipeline,
+  organizationId: string,
+  commands: readonly Command[],
+  { skipLocked }: { skipLocked: boolean },
+): Promise<Locked> {
+  const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  const claimed: string[] = [];
+  const uniqueKeys: string[] = [];
+  for (const { targets, claims = [], uniqueTaxIdKey } of commands) {
+    for (const { lookup } of targets) lookupKeys(lookup, keys);
+    claimed.push(...claims);
+    if (uniqueTaxIdKey !== undefined) uniqueKeys.push(uniqueTaxIdKey);
+  }
+  if (uniqueKeys.length > 0) lockTaxIdKeys(db, organizationId, uniqueKeys);
+  const wanted = {
+    entityIds: [],
+    externalIds: [...new Set([...keys.externalIds, ...claimed])],
+    taxIdKeys: [...new Set([...keys.taxIdKeys, ...uniqueKeys])],
+  };
+
+  const states = new Map<string, EntityState>();
+  // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
+  const known = new Set(skipLocked ? [] : keys.entityIds);
+  for (let round = 1; ; round++) {
+    // Under the lock, look again: while we waited, a key may have moved to another entity.
+    const [locked, hits, { now, policy }] = await Promise.all([
+      lockEntities(db, organizationId, keys, { skipLocked }),
+      findHits(db, organizationId, wanted),
+      readClockAndPolicy(db, organizationId),
+    ]);
+    for (const state of locked) {
+      states.set(state.id, state);
+      known.add(state.id);
+    }
+    const isComplete = commands.every(({ targets }) =>
+      targets.every(({ lookup }) => {
+        const id = unambiguous(lookup, hits);
+        return id === undefined || known.has(id);
+      }),
+    );
+    if (isComplete || skipLocked) return { states, known, hits: { ...hits, cut: new Set() }, now, policy };
+    if (round === MAX_LOCK_ROUNDS) {
+      throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+    }
+  }
+}
+
+/** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
+function unambiguous(lookup: Lookup, hits: Hits): string | undefined {
+  return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1
+    ? undefined
+    : resolve(lookup, hits);
+}
+
+/** Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. */
+export function moveHits(hits: MovingHits, before: EntityState | null, after: EntityState): void {
+  for (const { externalId } of before?.externalIds ?? []) {
+    if (hits.externalIds.get(externalId) === after.id) hits.externalIds.delete(externalId);
+  }
+  for (const { externalId } of after.externalIds) hits.externalIds.set(externalId, after.id);
+  const keyOf = (state: EntityState | null) => (state === null || state.deletedAt !== null ? null : taxIdKeyOf(state));
+  const [old, now] = [keyOf(before), keyOf(after)];
+  if (old === now) return;
+  if (old !== null) {
+    const ids = hits.taxIdKeys.get(old) ?? [];
+    // There may be more than were read: who they are, the next transaction knows.
+    if (ids.length > LIMITS.candidates) hits.cut.add(old);
+    hits.taxIdKeys.set(
+      old,
+      ids.filter((id) => id !== after.id),
+    );
+  }
+  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id].sort());
+}

@@ -1,0 +1,72 @@
+// A DATA frame costs the same however little it carries: a connection that sends bodies in crumbs would keep the event
+// loop busy for others, 65,000 frames of one byte in what one read of its socket brings. So what a turn of the loop
+// brings of a body is handed on in one piece, and a connection of nothing but crumbs ends.
+import { constants, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
+import type { Tally } from "./tally.ts";
+
+/** So many frames within a second must carry at least so many bytes each on average. */
+const FRAMES = 1_000;
+const LEAST_BYTES = 16;
+const WINDOW_MS = 1_000;
+/** Of each stream, aside: an honest request is one frame, or the prefix of its message and the message, or more of some size. */
+const UNCOUNTED = 2;
+/** Frames of so many bytes pay for themselves. */
+const LARGE_BYTES = 4_096;
+
+/** To be called with each stream of the session. Past the limit the session is destroyed with ENHANCE_YOUR_CALM. */
+export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (stream: ServerHttp2Stream) => void {
+  let frames = 0;
+  let bytes = 0;
+  let since = 0;
+  let isOver = false;
+  const gathering = new Set<() => void>();
+
+  function count(size: number): void {
+    if (frames === 0 || performance.now() - since > WINDOW_MS) {
+      [frames, bytes, since] = [0, 0, performance.now()];
+    }
+    frames += 1;
+    bytes += size;
+    if (frames < FRAMES) return;
+    frames = 0;
+    if (bytes >= FRAMES * LEAST_BYTES) return;
+    isOver = true;
+    tally.note("tiny_frames");
+    // Not here, in the middle of what nghttp2 reads.
+    setImmediate(() => session.destroy(constants.NGHTTP2_ENHANCE_YOUR_CALM as never));
+  }
+
+  function handOn(): void {
+    for (const flush of gathering) flush();
+  }
+
+  return (stream) => {
+    const push = stream.push;
+    let received = 0;
+    let gathered: Buffer[] = [];
+    let size = 0;
+    const flush = (): void => {
+      gathering.delete(flush);
+      const chunks = gathered;
+      [gathered, size] = [[], 0];
+      if (!stream.destroyed) push.call(stream, Buffer.concat(chunks));
+    };
+    // Where Node hands on what it has read: each frame, before anything is made of it.
+    stream.push = (chunk: Buffer | null) => {
+      if (chunk === null) {
+        if (size > 0) flush();
+        return push.call(stream, null);
+      }
+      received += 1;
+      if (received > UNCOUNTED) count(chunk.length);
+      if (isOver) return true;
+      if (size === 0 && (received === 1 || chunk.length >= LARGE_BYTES)) return push.call(stream, chunk);
+      gathered.push(chunk);
+      size += chunk.length;
+      if (gathering.size === 0) setImmediate(handOn);
+      gathering.add(flush);
+      // As the stream itself would say it: then no more is read until its reader has taken some.
+      return stream.readableLength + size < stream.readableHighWaterMark;
+    };
+  };
+}
