@@ -11,14 +11,10 @@ import {
   UserEventSchema,
 } from "../../clients/typescript/gen/entity/v1/activity_pb.ts";
 import {
-  type ActivityService,
+  ActivityService,
   ListTransactionsRequestSchema,
   ListUserEventsRequestSchema,
   RecordOutcome,
-  RecordTransactionsRequestSchema,
-  RecordTransactionsResponseSchema,
-  RecordUserEventsRequestSchema,
-  RecordUserEventsResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { newId } from "../db/uuid.ts";
@@ -60,7 +56,7 @@ export function activityRpcs(deps: Deps) {
       return idempotent(
         deps,
         ctx,
-        { input: RecordTransactionsRequestSchema, output: RecordTransactionsResponseSchema, request, requestId },
+        { method: ActivityService.method.recordTransactions, request, requestId },
         async (em) => {
           const organizationId = organizationOf(ctx);
           const parties = rows.flatMap((row, i) => [
@@ -135,7 +131,7 @@ export function activityRpcs(deps: Deps) {
       return idempotent(
         deps,
         ctx,
-        { input: RecordUserEventsRequestSchema, output: RecordUserEventsResponseSchema, request, requestId },
+        { method: ActivityService.method.recordUserEvents, request, requestId },
         async (em) => {
           const organizationId = organizationOf(ctx);
           const entities = await activity.holdParties(

@@ -7,18 +7,7 @@ import {
   EntitySchema,
   EntityType,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import {
-  CreateEntityRequestSchema,
-  CreateEntityResponseSchema,
-  DeleteEntityRequestSchema,
-  DeleteEntityResponseSchema,
-  type EntityService,
-  ListEntitiesRequestSchema,
-  UndeleteEntityRequestSchema,
-  UndeleteEntityResponseSchema,
-  UpdateEntityRequestSchema,
-  UpdateEntityResponseSchema,
-} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { EntityService, ListEntitiesRequestSchema } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
@@ -81,7 +70,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: CreateEntityRequestSchema, output: CreateEntityResponseSchema, request },
+        { method: EntityService.method.createEntity, request },
         { ...command, requestId: common.requestId },
         ({ after }) => ({ entity: toProto(after) }),
       );
@@ -186,7 +175,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: UpdateEntityRequestSchema, output: UpdateEntityResponseSchema, request },
+        { method: EntityService.method.updateEntity, request },
         {
           ...common,
           lookup,
@@ -214,7 +203,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: DeleteEntityRequestSchema, output: DeleteEntityResponseSchema, request },
+        { method: EntityService.method.deleteEntity, request },
         { ...command, decide: (entity, { now }) => remove(existing(entity), reason, now) },
         presentDeletion,
       );
@@ -225,7 +214,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: UndeleteEntityRequestSchema, output: UndeleteEntityResponseSchema, request },
+        { method: EntityService.method.undeleteEntity, request },
         { ...command, decide: (entity) => undelete(existing(entity), reason) },
         presentDeletion,
       );

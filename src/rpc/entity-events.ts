@@ -2,10 +2,9 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { EntityEventSchema, EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import {
-  type EntityService,
+  EntityService,
   ListEntityEventsRequestSchema,
   type WatchEntitiesRequest,
-  WatchEntitiesRequestSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -43,7 +42,7 @@ export function entityEventRpcs(deps: Deps) {
     lookup === undefined ? undefined : findEntityId(deps, ctx, lookup);
 
   async function* watch(request: WatchEntitiesRequest, ctx: HandlerContext): AsyncGenerator<readonly Delivery[], void> {
-    assertWellFormed(WatchEntitiesRequestSchema, request);
+    assertWellFormed(EntityService.method.watchEntities.input, request);
     const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
     const violations = new Violations();
     const types = new Set(parseTypes(request.types, violations));

@@ -9,15 +9,9 @@ import {
   OrganizationSchema,
 } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import {
-  CreateOrganizationRequestSchema,
-  CreateOrganizationResponseSchema,
   ListApiKeysRequestSchema,
   ListOrganizationsRequestSchema,
-  type OrganizationService,
-  RevokeApiKeyRequestSchema,
-  RevokeApiKeyResponseSchema,
-  UpdateOrganizationRequestSchema,
-  UpdateOrganizationResponseSchema,
+  OrganizationService,
 } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { DEFAULT_ORGANIZATION_ID, digestOf, newSecret, SCOPES } from "../db/api-keys.ts";
 import { holdPruning } from "../db/retention.ts";
@@ -64,8 +58,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         deps,
         ctx,
         {
-          input: CreateOrganizationRequestSchema,
-          output: CreateOrganizationResponseSchema,
+          method: OrganizationService.method.createOrganization,
           request,
           requestId,
           organizationId,
@@ -147,8 +140,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
         deps,
         ctx,
         {
-          input: UpdateOrganizationRequestSchema,
-          output: UpdateOrganizationResponseSchema,
+          method: OrganizationService.method.updateOrganization,
           request,
           requestId,
           organizationId,
@@ -275,7 +267,7 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const response = await idempotent(
         deps,
         ctx,
-        { input: RevokeApiKeyRequestSchema, output: RevokeApiKeyResponseSchema, request, requestId, organizationId },
+        { method: OrganizationService.method.revokeApiKey, request, requestId, organizationId },
         async (em) => {
           const key = await em.findOne(ApiKeyRow, { organizationId, id }, { lockMode: LockMode.PESSIMISTIC_WRITE });
           if (key === null) throw notFound("api_key_id", "API key");

@@ -15,15 +15,10 @@ import {
   WebhookStatusChanges,
 } from "../../clients/typescript/gen/entity/v1/webhook_pb.ts";
 import {
-  DeleteWebhookEndpointRequestSchema,
-  DeleteWebhookEndpointResponseSchema,
   ListWebhookDeliveriesRequestSchema,
   ListWebhookEndpointsRequestSchema,
   ReplayWebhookDeliveriesRequestSchema,
-  ReplayWebhookDeliveriesResponseSchema,
-  UpdateWebhookEndpointRequestSchema,
-  UpdateWebhookEndpointResponseSchema,
-  type WebhookService,
+  WebhookService,
 } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
@@ -189,7 +184,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       return idempotent(
         deps,
         ctx,
-        { input: UpdateWebhookEndpointRequestSchema, output: UpdateWebhookEndpointResponseSchema, request, requestId },
+        { method: WebhookService.method.updateWebhookEndpoint, request, requestId },
         async (em) => {
           const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
           const [before, told] = [JSON.stringify(row), valuesOf(row)];
@@ -214,7 +209,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       return idempotent(
         deps,
         ctx,
-        { input: DeleteWebhookEndpointRequestSchema, output: DeleteWebhookEndpointResponseSchema, request, requestId },
+        { method: WebhookService.method.deleteWebhookEndpoint, request, requestId },
         async (em) => {
           const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
           // The dispatcher removes it, behind its deliveries: there may be too many for a call.
@@ -322,8 +317,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         deps,
         ctx,
         {
-          input: ReplayWebhookDeliveriesRequestSchema,
-          output: ReplayWebhookDeliveriesResponseSchema,
+          method: WebhookService.method.replayWebhookDeliveries,
           request,
           requestId,
         },
