@@ -7,7 +7,7 @@ import {
   EntitySchema,
   EntityType,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import { EntityService, ListEntitiesRequestSchema } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
@@ -31,16 +31,8 @@ import {
   typeFromProto,
 } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
-import { boundOf, pageOf } from "./page.ts";
-import {
-  fromPageToken,
-  fromTimestamp,
-  parseLookup,
-  parsePageSize,
-  parseReason,
-  queryOf,
-  taxIdProblem,
-} from "./request.ts";
+import { closePage, openPage } from "./page.ts";
+import { fromTimestamp, parseLookup, parseReason, taxIdProblem } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
 
@@ -117,7 +109,6 @@ export function entityRpcs(deps: Deps) {
 
     async listEntities(request, ctx) {
       const violations = new Violations();
-      const pageSize = parsePageSize(request.pageSize);
       const readMask = parseReadMask(request.readMask);
       if (request.taxId !== "") violations.check("tax_id", taxIdProblem(request.taxId));
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
@@ -128,17 +119,19 @@ export function entityRpcs(deps: Deps) {
         if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
         return known ?? "pending";
       });
-      violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
-      const [after, givenPosition] = fromPageToken(query, request.pageToken, ["id", "position"]) ?? [];
+      const page = openPage(EntityService.method.listEntities, request, {
+        organizationId,
+        cursor: { id: "id", watchPosition: "position" },
+        violations,
+      });
       // Before the rows: what is committed in between is in the watch, and perhaps in the list too.
-      const watchPosition = givenPosition ?? (await deps.feed.position(organizationId));
+      const watchPosition = page.cursor?.watchPosition ?? (await deps.feed.position(organizationId));
 
       const entities = await readInTurn(deps, ctx, organizationId, (em) =>
         listEntities(em, organizationId, {
-          after,
-          bound: boundOf(pageSize),
+          after: page.cursor?.id,
+          bound: page.bound,
           type: request.type === EntityType.UNSPECIFIED ? undefined : typeFromProto(request.type),
           statuses,
           countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
@@ -149,12 +142,9 @@ export function entityRpcs(deps: Deps) {
           showDeleted: request.showDeleted,
         }),
       );
-      const { items, nextPageToken } = pageOf(entities, {
-        query,
-        pageSize,
-        item: EntitySchema,
+      const { items, nextPageToken } = closePage(page, entities, {
         present: (entity) => toProto(entity, readMask),
-        cursor: ({ id }) => [id, watchPosition],
+        cursorOf: ({ id }) => ({ id, watchPosition }),
       });
       return { entities: items, nextPageToken, watchPosition };
     },

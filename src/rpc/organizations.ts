@@ -3,16 +3,8 @@ import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
-import {
-  ApiKeySchema,
-  ExternalIdPolicy,
-  OrganizationSchema,
-} from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
-import {
-  ListApiKeysRequestSchema,
-  ListOrganizationsRequestSchema,
-  OrganizationService,
-} from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { ExternalIdPolicy, OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
+import { OrganizationService } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { DEFAULT_ORGANIZATION_ID, digestOf, newSecret, SCOPES } from "../db/api-keys.ts";
 import { holdPruning } from "../db/retention.ts";
 import { ApiKeyRow, OrganizationRow } from "../db/schema.ts";
@@ -21,8 +13,8 @@ import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { nameProblem, trim } from "../domain/text.ts";
-import { pageOf, whole } from "./page.ts";
-import { fromPageToken, parseOptionalUuid, parsePageSize, queryOf, requireUuid } from "./request.ts";
+import { closePage, openPage, whole } from "./page.ts";
+import { parseOptionalUuid, requireUuid } from "./request.ts";
 import { Violations } from "./violations.ts";
 import {
   assertReachable,
@@ -92,22 +84,21 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
     },
 
     async listOrganizations(request, ctx) {
-      const pageSize = parsePageSize(request.pageSize);
-      const query = queryOf(ListOrganizationsRequestSchema, request, organizationOf(ctx));
-      const after = fromPageToken(query, request.pageToken, ["id"])?.[0] ?? null;
-      const rows = await readInTurn(deps, ctx, organizationOf(ctx), async (em) => {
+      const organizationId = organizationOf(ctx);
+      const page = openPage(OrganizationService.method.listOrganizations, request, {
+        organizationId,
+        cursor: { id: "id" },
+      });
+      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         const found = await em.execute<Record<string, unknown>[]>(
           "select * from list_organizations($1::uuid, $2::int)",
-          [after, pageSize + 1],
+          [page.cursor?.id ?? null, page.bound.rows],
         );
         return found.map((row) => em.map(OrganizationRow, row as never));
       });
-      const { items, nextPageToken } = pageOf(whole(rows), {
-        query,
-        pageSize,
-        item: OrganizationSchema,
+      const { items, nextPageToken } = closePage(page, whole(rows), {
         present: toProto,
-        cursor: (row) => [row.organizationId],
+        cursorOf: (row) => ({ id: row.organizationId }),
       });
       return { organizations: items, nextPageToken };
     },
@@ -235,24 +226,23 @@ export function organizationRpcs(deps: Deps & { forgetCallers: () => void }) {
       const violations = new Violations();
       const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       violations.throwIfAny();
-      const pageSize = parsePageSize(request.pageSize);
-      const query = queryOf(ListApiKeysRequestSchema, request, organizationId);
-      const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
+      const page = openPage(OrganizationService.method.listApiKeys, request, {
+        organizationId,
+        cursor: { id: "id" },
+      });
+      const after = page.cursor?.id;
       assertReachable(ctx, organizationId);
       const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if ((await em.count(OrganizationRow, { organizationId })) === 0)
           throw notFound("organization_id", "Organization");
         return em.find(ApiKeyRow, after === undefined ? { organizationId } : { organizationId, id: { $gt: after } }, {
           orderBy: { id: "asc" },
-          limit: pageSize + 1,
+          limit: page.bound.rows,
         });
       });
-      const { items, nextPageToken } = pageOf(whole(rows), {
-        query,
-        pageSize,
-        item: ApiKeySchema,
+      const { items, nextPageToken } = closePage(page, whole(rows), {
         present: keyToProto,
-        cursor: ({ id }) => [id],
+        cursorOf: ({ id }) => ({ id }),
       });
       return { apiKeys: items, nextPageToken };
     },

@@ -6,7 +6,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { LockMode } from "@mikro-orm/core";
 import type { EntityManager } from "@mikro-orm/postgresql";
 import {
-  WebhookDeliverySchema,
+  type WebhookDeliverySchema,
   WebhookDeliveryState,
   WebhookDisabledReason,
   type WebhookEndpoint,
@@ -14,12 +14,7 @@ import {
   WebhookEndpointState,
   WebhookStatusChanges,
 } from "../../clients/typescript/gen/entity/v1/webhook_pb.ts";
-import {
-  ListWebhookDeliveriesRequestSchema,
-  ListWebhookEndpointsRequestSchema,
-  ReplayWebhookDeliveriesRequestSchema,
-  WebhookService,
-} from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
+import { WebhookService } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
 import { withoutQuery } from "../domain/administration.ts";
@@ -39,18 +34,8 @@ import { beginAnew, enqueue, findPassed, releaseNext } from "../webhooks/queue.t
 import { newSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
-import { boundOf, pageOf, whole } from "./page.ts";
-import {
-  fromPageToken,
-  fromTimestamp,
-  parseLookup,
-  parseOptionalUuid,
-  parsePageSize,
-  queryOf,
-  requireUuid,
-  toPageToken,
-  toTimestamp,
-} from "./request.ts";
+import { closePage, openPage, whole } from "./page.ts";
+import { fromTimestamp, parseLookup, parseOptionalUuid, requireUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
 import {
   type Deps,
@@ -145,23 +130,22 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
     },
 
     async listWebhookEndpoints(request, ctx) {
-      const pageSize = parsePageSize(request.pageSize);
       const organizationId = organizationOf(ctx);
-      const query = queryOf(ListWebhookEndpointsRequestSchema, request, organizationId);
-      const after = fromPageToken(query, request.pageToken, ["id"])?.[0];
+      const page = openPage(WebhookService.method.listWebhookEndpoints, request, {
+        organizationId,
+        cursor: { id: "id" },
+      });
+      const after = page.cursor?.id;
       const rows = await readInTurn(deps, ctx, organizationId, (em) =>
         em.find(
           WebhookEndpointRow,
           { organizationId, deletedAt: null, ...(after === undefined ? {} : { id: { $gt: after } }) },
-          { orderBy: { id: "asc" }, limit: pageSize + 1 },
+          { orderBy: { id: "asc" }, limit: page.bound.rows },
         ),
       );
-      const { items, nextPageToken } = pageOf(whole(rows), {
-        query,
-        pageSize,
-        item: WebhookEndpointSchema,
+      const { items, nextPageToken } = closePage(page, whole(rows), {
         present: (row) => toProto(row, deps.clock()),
-        cursor: ({ id }) => [id],
+        cursorOf: ({ id }) => ({ id }),
       });
       return { endpoints: items, nextPageToken };
     },
@@ -257,7 +241,6 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
 
     async listWebhookDeliveries(request, ctx) {
       const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
-      const pageSize = parsePageSize(request.pageSize);
       const violations = new Violations();
       const endpointId = parseOptionalUuid(request.endpointId, "endpoint_id", violations);
       const states = request.states.map((state, i) => {
@@ -266,10 +249,12 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         return name ?? "PENDING";
       });
       const events = parseEventTypes(request.eventTypes, "event_types", violations);
-      violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const query = queryOf(ListWebhookDeliveriesRequestSchema, request, organizationId);
-      const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
+      const page = openPage(WebhookService.method.listWebhookDeliveries, request, {
+        organizationId,
+        cursor: { recordedAt: "instant", id: "id" },
+        violations,
+      });
       const entityId = lookup === undefined ? undefined : await findEntityId(deps, ctx, lookup);
       const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
         if (endpointId !== undefined) await findEndpoint(em, organizationId, endpointId);
@@ -280,16 +265,13 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           events,
           from: request.from === undefined ? undefined : fromTimestamp(request.from),
           to: request.to === undefined ? undefined : fromTimestamp(request.to),
-          before: cursor && { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "" },
-          bound: boundOf(pageSize),
+          before: page.cursor,
+          bound: page.bound,
         });
       });
-      const { items, nextPageToken } = pageOf(rows, {
-        query,
-        pageSize,
-        item: WebhookDeliverySchema,
+      const { items, nextPageToken } = closePage(page, rows, {
         present: deliveryToProto,
-        cursor: ({ recordedAt, id }) => [String(recordedAt), id],
+        cursorOf: ({ recordedAt, id }) => ({ recordedAt, id }),
       });
       return { deliveries: items, nextPageToken };
     },
@@ -301,23 +283,25 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const ids = request.deliveryIds.map((text, i) => requireUuid(text, `delivery_ids[${i}]`, violations));
       const from = request.from && fromTimestamp(request.from);
       const to = request.to && fromTimestamp(request.to);
-      const pageSize = parsePageSize(request.pageSize);
       const isRange = from !== undefined && to !== undefined;
       if (ids.length > 0 ? from !== undefined || to !== undefined || request.pageToken !== "" : !isRange) {
         violations.add("delivery_ids", "or else both from and to must be given");
       }
       if (isRange && from >= to) violations.add("to", "must be after from");
-      violations.throwIfAny();
       const organizationId = organizationOf(ctx);
+      const { replayWebhookDeliveries } = WebhookService.method;
       const range = { ...request, requestId: "", validateOnly: false };
-      const query = queryOf(ReplayWebhookDeliveriesRequestSchema, range, organizationId);
-      const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
+      const page = openPage(replayWebhookDeliveries, range, {
+        organizationId,
+        cursor: { recordedAt: "instant", id: "id" },
+        violations,
+      });
 
       const answer = await idempotent(
         deps,
         ctx,
         {
-          method: WebhookService.method.replayWebhookDeliveries,
+          method: replayWebhookDeliveries,
           request,
           requestId,
         },
@@ -326,20 +310,20 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
           let wanted = [...new Set(ids)];
           let nextPageToken = "";
           if (isRange) {
-            const after = { recordedAt: BigInt(cursor?.[0] ?? from), id: cursor?.[1] ?? NO_ID };
-            const events = await readEventsByTime(em, organizationId, { after, until: to }, boundOf(pageSize));
-            const page = events.rows.slice(0, pageSize);
-            const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, page);
+            const after = page.cursor ?? { recordedAt: from, id: NO_ID };
+            const read = await readEventsByTime(em, organizationId, { after, until: to }, page.bound);
+            const events = closePage(page, read, {
+              present: (event) => event,
+              cursorOf: ({ recordedAt, id }) => ({ recordedAt, id }),
+            });
+            nextPageToken = events.nextPageToken;
+            const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, events.items);
             // What the endpoint has not come to yet comes in its turn, behind what is before it.
             const eventIds = deliveries.map(({ eventId }) => eventId);
             const passed = await findPassed(em, organizationId, endpointId, eventIds);
             const behind = deliveries.filter(({ eventId }) => passed.has(eventId));
             await enqueue(em, organizationId, endpointId, behind, aheadOf());
             wanted = deliveries.map(({ id }) => id);
-            const last = page.at(-1);
-            if ((events.isCut || events.rows.length > page.length) && last !== undefined) {
-              nextPageToken = toPageToken(query, [String(last.recordedAt), last.id]);
-            }
           }
           // Whoever replays says that the receiver is back, whatever it asked for.
           endpoint.pausedUntil = null;
