@@ -12,7 +12,7 @@ import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
-import { webhookRpcs } from "./rpc/webhooks.ts";
+import { webhookRpcs } from "./rpc/webhook-endpoints.ts";
 import type { Deps } from "./rpc/write.ts";
 
 /** RPCs whose messages may be larger: batches and imports. */
