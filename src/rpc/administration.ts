@@ -3,8 +3,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { AdministrationEventType } from "../../clients/typescript/gen/entity/v1/administration_event_pb.ts";
 import { OrganizationService } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { type ListedAdministrationEvent, listAdministrationEvents } from "../db/administration.ts";
-import { OrganizationRow } from "../db/schema.ts";
-import { notFound } from "../domain/errors.ts";
+import { assertOrganization } from "../db/organizations.ts";
 import { closePage, openPage } from "./page.ts";
 import { fromTimestamp, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
@@ -24,8 +23,7 @@ export function administrationRpcs(deps: Deps) {
       });
       assertReachable(ctx, organizationId);
       const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
-        if ((await em.count(OrganizationRow, { organizationId })) === 0)
-          throw notFound("organization_id", "Organization");
+        await assertOrganization(em, organizationId);
         return listAdministrationEvents(em, organizationId, {
           subjectId,
           principal,

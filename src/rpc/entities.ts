@@ -26,6 +26,7 @@ import {
   externalIdFromProto,
   fromProto,
   parseReadMask,
+  type ReadMask,
   statusFromProto,
   toProto,
   typeFromProto,
@@ -79,32 +80,7 @@ export function entityRpcs(deps: Deps) {
       if (request.lookups.length < 1) throw invalidField("lookups", "must have at least 1 item");
       const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
       const readMask = parseReadMask(request.readMask);
-      const found = await find(ctx, lookups);
-      // The same one twice is made once, and counted as often as it is sent.
-      const made = new Map<string, { message: Entity; bytes: number }>();
-      const make = (entity: EntityState) => {
-        const message = toProto(entity, readMask);
-        const one = { message, bytes: wireBytes(EntitySchema, message) };
-        made.set(entity.id, one);
-        return one;
-      };
-      let room: number = LIMITS.batchAnswerBytes;
-      return {
-        results: lookups.map((lookup) => {
-          try {
-            const entity = pick(lookup, found);
-            const { message, bytes } = made.get(entity.id) ?? make(entity);
-            if (bytes > room) throw noRoom();
-            room -= bytes;
-            return { result: { case: "entity" as const, value: message } };
-          } catch (error) {
-            if (!(error instanceof DomainError)) throw error;
-            const value = toStatus(error);
-            room -= wireBytes(StatusSchema, value);
-            return { result: { case: "error" as const, value } };
-          }
-        }),
-      };
+      return { results: resultsOf(lookups, await find(ctx, lookups), readMask) };
     },
 
     async listEntities(request, ctx) {
@@ -220,7 +196,34 @@ function pick(lookup: Lookup, found: FoundEntities): EntityState {
   return entity;
 }
 
-/** Of one item of a batch. */
+/** An item for each lookup: the entity, or why not; as much as a batch has room for. */
+function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: ReadMask | undefined) {
+  // The same one twice is made once, and counted as often as it is sent.
+  const made = new Map<string, { message: Entity; bytes: number }>();
+  const make = (entity: EntityState) => {
+    const message = toProto(entity, readMask);
+    const one = { message, bytes: wireBytes(EntitySchema, message) };
+    made.set(entity.id, one);
+    return one;
+  };
+  let room: number = LIMITS.batchAnswerBytes;
+  return lookups.map((lookup) => {
+    try {
+      const entity = pick(lookup, found);
+      const { message, bytes } = made.get(entity.id) ?? make(entity);
+      if (bytes > room) throw noRoom();
+      room -= bytes;
+      return { result: { case: "entity" as const, value: message } };
+    } catch (error) {
+      if (!(error instanceof DomainError)) throw error;
+      const value = toStatus(error);
+      room -= wireBytes(StatusSchema, value);
+      return { result: { case: "error" as const, value } };
+    }
+  });
+}
+
+/** The refusal of one item of a batch. */
 function noRoom(): DomainError {
   return new DomainError("MESSAGE_TOO_LARGE", "The answer has no room for this item: ask for it in another call", {
     limit_bytes: String(LIMITS.batchAnswerBytes),

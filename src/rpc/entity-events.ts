@@ -12,7 +12,7 @@ import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
 import { closePage, openPage } from "./page.ts";
-import { fromTimestamp, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
+import { fromTimestamp, keyOf, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
 import { type Deps, findEntityId, organizationOf, readInTurn } from "./write.ts";
@@ -99,7 +99,7 @@ export function entityEventRpcs(deps: Deps) {
 
 function parseTypes(types: readonly EventType[], violations: Violations): EventName[] {
   return types.map((type, i) => {
-    const name = (Object.keys(TYPES) as EventName[]).find((key) => TYPES[key] === type);
+    const name = keyOf(TYPES, type);
     if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
     return name ?? "CREATED";
   });

@@ -8,8 +8,9 @@ import { canonicalJson, type JsonObject, type JsonValue } from "../domain/json.t
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { hasForeignLetters, taxIdKey } from "../domain/tax-id.ts";
-import { identifierProblem, NOT_A_UUID, parseUuid, textProblem, trim } from "../domain/text.ts";
+import { identifierProblem, NOT_A_UUID, nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
+import { ENDPOINT_DISABLED, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { presentFields } from "./message.ts";
 import type { Violations } from "./violations.ts";
 
@@ -78,6 +79,27 @@ export function parseReason(value: string, violations: Violations, mandatory: bo
   }
   return reason;
 }
+
+/** A name to show: trimmed, required. */
+export function parseDisplayName(value: string, field: string, violations: Violations): string {
+  const name = trim(value);
+  violations.check(field, name === "" ? "is required" : nameProblem(name, LIMITS.name));
+  return name;
+}
+
+/** Names of events that webhooks send, each once. */
+export function parseWebhookEvents(names: readonly string[], field: string, violations: Violations): string[] {
+  names.forEach((name, i) => {
+    if (!SENT_EVENTS.includes(name)) violations.add(`${field}[${i}]`, `must be one of ${SENT_EVENTS.join(", ")}`);
+  });
+  return [...new Set(names)];
+}
+
+const SENT_EVENTS: readonly string[] = [...WEBHOOK_EVENTS, ENDPOINT_DISABLED];
+
+/** Our name of an enum's value, undefined for one that `table` lacks, such as UNSPECIFIED. */
+export const keyOf = <T extends Record<string, number>>(table: T, value: number): (keyof T & string) | undefined =>
+  (Object.keys(table) as (keyof T & string)[]).find((key) => table[key] === value);
 
 /** A UUID in lower case, or undefined when empty. */
 export function parseOptionalUuid(value: string, field: string, violations: Violations): string | undefined {

@@ -1,13 +1,8 @@
-// WebhookService: where events are sent, and what became of them. The dispatcher, in src/webhooks/, does the rest.
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import { create } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+// WebhookService: the endpoints, where events are sent. The dispatcher, in src/webhooks/, does the rest.
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Duration, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
-import { LockMode } from "@mikro-orm/core";
-import type { EntityManager } from "@mikro-orm/postgresql";
 import {
-  type WebhookDeliverySchema,
-  WebhookDeliveryState,
   WebhookDisabledReason,
   type WebhookEndpoint,
   WebhookEndpointSchema,
@@ -19,33 +14,25 @@ import { WebhookEndpointRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
 import { withoutQuery } from "../domain/administration.ts";
 import type { EntityType as EntityTypeName } from "../domain/entity.ts";
-import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { nameProblem, textProblem, trim } from "../domain/text.ts";
-import { instantToText } from "../domain/time.ts";
-import { ENDPOINT_DISABLED, type Subscription, WEBHOOK_EVENTS } from "../domain/webhook.ts";
-import { readEventsByTime } from "../log/by-time.ts";
+import { textProblem, trim } from "../domain/text.ts";
 import { decodePosition } from "../log/position.ts";
-import { NO_ID } from "../log/source.ts";
-import { deliveriesTo, storedPosition } from "../webhooks/backlog.ts";
-import { type ListedDelivery, listDeliveries } from "../webhooks/history.ts";
-import { beginAnew, enqueue, findPassed, releaseNext } from "../webhooks/queue.ts";
-import { newSecret } from "../webhooks/signature.ts";
+import { storedPosition } from "../webhooks/backlog.ts";
+import {
+  addEndpoint,
+  changeEndpoint,
+  type EndpointValues,
+  getEndpoint,
+  saveEndpoint,
+} from "../webhooks/endpoint-row.ts";
+import { newSigningSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
 import { closePage, openPage, whole } from "./page.ts";
-import { fromTimestamp, parseLookup, parseOptionalUuid, requireUuid, toTimestamp } from "./request.ts";
+import { keyOf, parseDisplayName, parseOptionalUuid, parseWebhookEvents, requireUuid } from "./request.ts";
 import { Violations } from "./violations.ts";
-import {
-  type Deps,
-  findEntityId,
-  idempotent,
-  organizationOf,
-  readInTurn,
-  recordAdministration,
-  writeInTurn,
-} from "./write.ts";
+import { type Deps, idempotent, organizationOf, readInTurn, recordAdministration, writeInTurn } from "./write.ts";
 
 const STATES = { ENABLED: WebhookEndpointState.ENABLED, DISABLED: WebhookEndpointState.DISABLED } as const;
 const STATUS_CHANGES = { ALONE: WebhookStatusChanges.ALONE, ALWAYS: WebhookStatusChanges.ALWAYS } as const;
@@ -54,25 +41,11 @@ const REASONS = {
   GONE: WebhookDisabledReason.GONE,
   FAILING: WebhookDisabledReason.FAILING,
 } as const;
-const DELIVERY_STATES = {
-  PENDING: WebhookDeliveryState.PENDING,
-  DELIVERED: WebhookDeliveryState.DELIVERED,
-  FAILED: WebhookDeliveryState.FAILED,
-} as const;
-
-const EVENT_TYPES: readonly string[] = [...WEBHOOK_EVENTS, ENDPOINT_DISABLED];
 const MASK = ["url", "display_name", "description", "event_types", "entity_types", "status_changes", "state"] as const;
-/** What a caller may say of an endpoint. */
-type Values = Pick<
-  WebhookEndpointRow,
-  "url" | "displayName" | "description" | "eventTypes" | "entityTypes" | "statusChanges" | "state"
->;
 
 const DAY_SECONDS = 86_400n;
 
-export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock: () => number }) {
-  const aheadOf = () => `${deps.webhookClock()} milliseconds`;
-
+export function webhookEndpointRpcs(deps: Deps & { webhookUrls: AllowList }) {
   return {
     async createWebhookEndpoint(request, ctx) {
       const violations = new Violations();
@@ -82,50 +55,23 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       const organizationId = organizationOf(ctx);
       const head = decodePosition(organizationId, await deps.feed.position(organizationId));
       const position = storedPosition(organizationId, head);
-      const secret = newSecret();
-      const row = await writeInTurn(
-        deps,
-        ctx,
-        { organizationId: organizationId, validateOnly: request.validateOnly },
-        async (em) => {
-          // One after the other, for the count; entities refer to the row meanwhile.
-          await em.execute("select from organization where organization_id = $1 for no key update", [organizationId]);
-          const there = await em.count(WebhookEndpointRow, { organizationId, deletedAt: null });
-          if (there >= LIMITS.webhookEndpoints) {
-            throw invalidField("endpoint", `is one too many: at most ${LIMITS.webhookEndpoints} of an organization`);
-          }
-          const made = em.create(WebhookEndpointRow, {
-            organizationId,
-            id: newId(),
-            ...values,
-            statusChanges: values.statusChanges ?? "ALONE",
-            state: values.state ?? "ENABLED",
-            ...(values.state === "DISABLED"
-              ? { disabledReason: "REQUESTED", disabledAt: new Date(deps.clock()) }
-              : { disabledReason: null, disabledAt: null }),
-            secret,
-            etag: newId(),
-            position: position.text,
-            positionEpoch: position.epoch,
-            positionXmax: String(position.snapshot.xmax),
-            positionRunning: position.snapshot.running.map(String),
-          } as never);
-          await em.persist(made).flush();
-          await recordAdministration(em, ctx, organizationId, {
-            ...{ type: "WEBHOOK_ENDPOINT_CREATED", subjectId: made.id },
-            ...{ before: {}, after: valuesOf(made) },
-          });
-          return made;
-        },
-      );
+      const secret = newSigningSecret();
+      const row = await writeInTurn(deps, ctx, { validateOnly: request.validateOnly }, async (em) => {
+        const made = await addEndpoint(em, organizationId, values, { secret, position, now: deps.clock() });
+        await recordAdministration(em, ctx, organizationId, {
+          ...{ type: "WEBHOOK_ENDPOINT_CREATED", subjectId: made.id },
+          ...{ before: {}, after: valuesOf(made) },
+        });
+        return made;
+      });
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
     },
 
     async getWebhookEndpoint(request, ctx) {
       const violations = new Violations();
-      const id = parseId(request.endpointId, violations);
+      const id = requireUuid(request.endpointId, "endpoint_id", violations);
       violations.throwIfAny();
-      const row = await readInTurn(deps, ctx, organizationOf(ctx), (em) => findEndpoint(em, organizationOf(ctx), id));
+      const row = await readInTurn(deps, ctx, organizationOf(ctx), (em) => getEndpoint(em, organizationOf(ctx), id));
       return { endpoint: toProto(row, deps.clock()) };
     },
 
@@ -152,7 +98,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
 
     async updateWebhookEndpoint(request, ctx) {
       const violations = new Violations();
-      const id = parseId(request.endpointId, violations);
+      const id = requireUuid(request.endpointId, "endpoint_id", violations);
       const endpoint = request.endpoint ?? create(WebhookEndpointSchema);
       const paths = new Set<string>(request.updateMask?.paths);
       for (const path of paths) {
@@ -170,11 +116,11 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         ctx,
         { method: WebhookService.method.updateWebhookEndpoint, request, requestId },
         async (em) => {
-          const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
+          const row = await getEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
           const [before, told] = [JSON.stringify(row), valuesOf(row)];
-          Object.assign(row, changesOf(row, values, new Date(deps.clock())));
+          changeEndpoint(row, values, deps.clock());
           if (JSON.stringify(row) !== before) {
-            await save(em, row, deps.clock());
+            await saveEndpoint(em, row, deps.clock());
             await recordAdministration(em, ctx, organizationOf(ctx), {
               ...{ type: "WEBHOOK_ENDPOINT_UPDATED", subjectId: id, requestId },
               ...{ before: told, after: valuesOf(row) },
@@ -187,7 +133,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
 
     async deleteWebhookEndpoint(request, ctx) {
       const violations = new Violations();
-      const id = parseId(request.endpointId, violations);
+      const id = requireUuid(request.endpointId, "endpoint_id", violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       return idempotent(
@@ -195,7 +141,7 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
         ctx,
         { method: WebhookService.method.deleteWebhookEndpoint, request, requestId },
         async (em) => {
-          const row = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
+          const row = await getEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
           // The dispatcher removes it, behind its deliveries: there may be too many for a call.
           row.deletedAt = new Date(deps.clock());
           row.etag = newId();
@@ -212,24 +158,17 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
 
     async rotateWebhookSecret(request, ctx) {
       const violations = new Violations();
-      const id = parseId(request.endpointId, violations);
-      const { seconds, nanos } = request.previousSecretLifetime ?? { seconds: DAY_SECONDS, nanos: 0 };
-      const isInRange =
-        seconds >= 0n &&
-        nanos >= 0 &&
-        nanos <= 999_999_999 &&
-        seconds * 10n ** 9n + BigInt(nanos) <= 7n * DAY_SECONDS * 10n ** 9n;
-      if (!isInRange) violations.add("previous_secret_lifetime", "must be at least 0 and at most 7 days");
+      const id = requireUuid(request.endpointId, "endpoint_id", violations);
+      const lifetimeMs = parseLifetime(request.previousSecretLifetime, violations);
       violations.throwIfAny();
-      const lifetimeMs = Number(seconds) * 1000 + Math.floor(nanos / 1e6);
-      const secret = newSecret();
+      const secret = newSigningSecret();
       const row = await writeInTurn(deps, ctx, { validateOnly: request.validateOnly }, async (em) => {
-        const endpoint = await findEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
+        const endpoint = await getEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
         const isKept = lifetimeMs > 0;
         endpoint.previousSecret = isKept ? endpoint.secret : null;
         endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
         endpoint.secret = secret;
-        await save(em, endpoint, deps.clock());
+        await saveEndpoint(em, endpoint, deps.clock());
         await recordAdministration(em, ctx, organizationOf(ctx), {
           ...{ type: "WEBHOOK_SECRET_ROTATED", subjectId: id, before: {} },
           after: { previousSecretExpiresAt: endpoint.previousSecretExpiresAt?.toISOString() ?? null },
@@ -238,119 +177,10 @@ export function webhookRpcs(deps: Deps & { webhookUrls: AllowList; webhookClock:
       });
       return { endpoint: toProto(row, deps.clock()), secret: request.validateOnly ? "" : secret };
     },
-
-    async listWebhookDeliveries(request, ctx) {
-      const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
-      const violations = new Violations();
-      const endpointId = parseOptionalUuid(request.endpointId, "endpoint_id", violations);
-      const states = request.states.map((state, i) => {
-        const name = keyOf(DELIVERY_STATES, state);
-        if (name === undefined) violations.add(`states[${i}]`, "must be a state of deliveries");
-        return name ?? "PENDING";
-      });
-      const events = parseEventTypes(request.eventTypes, "event_types", violations);
-      const organizationId = organizationOf(ctx);
-      const page = openPage(WebhookService.method.listWebhookDeliveries, request, {
-        organizationId,
-        cursor: { recordedAt: "instant", id: "id" },
-        violations,
-      });
-      const entityId = lookup === undefined ? undefined : await findEntityId(deps, ctx, lookup);
-      const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
-        if (endpointId !== undefined) await findEndpoint(em, organizationId, endpointId);
-        return listDeliveries(em, organizationId, {
-          endpointId,
-          states: [...new Set(states)].sort(),
-          entityId,
-          events,
-          from: request.from === undefined ? undefined : fromTimestamp(request.from),
-          to: request.to === undefined ? undefined : fromTimestamp(request.to),
-          before: page.cursor,
-          bound: page.bound,
-        });
-      });
-      const { items, nextPageToken } = closePage(page, rows, {
-        present: deliveryToProto,
-        cursorOf: ({ recordedAt, id }) => ({ recordedAt, id }),
-      });
-      return { deliveries: items, nextPageToken };
-    },
-
-    async replayWebhookDeliveries(request, ctx) {
-      const violations = new Violations();
-      const endpointId = parseId(request.endpointId, violations);
-      const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
-      const ids = request.deliveryIds.map((text, i) => requireUuid(text, `delivery_ids[${i}]`, violations));
-      const from = request.from && fromTimestamp(request.from);
-      const to = request.to && fromTimestamp(request.to);
-      const isRange = from !== undefined && to !== undefined;
-      if (ids.length > 0 ? from !== undefined || to !== undefined || request.pageToken !== "" : !isRange) {
-        violations.add("delivery_ids", "or else both from and to must be given");
-      }
-      if (isRange && from >= to) violations.add("to", "must be after from");
-      const organizationId = organizationOf(ctx);
-      const { replayWebhookDeliveries } = WebhookService.method;
-      const range = { ...request, requestId: "", validateOnly: false };
-      const page = openPage(replayWebhookDeliveries, range, {
-        organizationId,
-        cursor: { recordedAt: "instant", id: "id" },
-        violations,
-      });
-
-      const answer = await idempotent(
-        deps,
-        ctx,
-        {
-          method: replayWebhookDeliveries,
-          request,
-          requestId,
-        },
-        async (em) => {
-          const endpoint = await findEndpoint(em, organizationId, endpointId, { etag: "" });
-          let wanted = [...new Set(ids)];
-          let nextPageToken = "";
-          if (isRange) {
-            const after = page.cursor ?? { recordedAt: from, id: NO_ID };
-            const read = await readEventsByTime(em, organizationId, { after, until: to }, page.bound);
-            const events = closePage(page, read, {
-              present: (event) => event,
-              cursorOf: ({ recordedAt, id }) => ({ recordedAt, id }),
-            });
-            nextPageToken = events.nextPageToken;
-            const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, events.items);
-            // What the endpoint has not come to yet comes in its turn, behind what is before it.
-            const eventIds = deliveries.map(({ eventId }) => eventId);
-            const passed = await findPassed(em, organizationId, endpointId, eventIds);
-            const behind = deliveries.filter(({ eventId }) => passed.has(eventId));
-            await enqueue(em, organizationId, endpointId, behind, aheadOf());
-            wanted = deliveries.map(({ id }) => id);
-          }
-          // Whoever replays says that the receiver is back, whatever it asked for.
-          endpoint.pausedUntil = null;
-          await em.flush();
-          const begun = await beginAnew(em, organizationId, endpointId, wanted, aheadOf());
-          if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
-          const subjects = begun.map(({ subjectId }) => subjectId);
-          await releaseNext(em, organizationId, endpointId, subjects, aheadOf());
-          await recordAdministration(em, ctx, organizationId, {
-            ...{ type: "WEBHOOK_DELIVERIES_REPLAYED", subjectId: endpointId, requestId, before: {} },
-            after: {
-              deliveries: begun.length,
-              ...(isRange && { from: instantToText(from), to: instantToText(to) }),
-            },
-          });
-          return { deliveries: begun.length, nextPageToken };
-        },
-      );
-      deps.bell.ring(organizationId);
-      return answer;
-    },
-  } satisfies ServiceImpl<typeof WebhookService>;
+  } satisfies Partial<ServiceImpl<typeof WebhookService>>;
 }
 
 // --- Requests -----------------------------------------------------------------------------------
-
-const parseId = (text: string, violations: Violations) => requireUuid(text, "endpoint_id", violations);
 
 /** The paths of what is set. */
 function populated(endpoint: WebhookEndpoint): string[] {
@@ -376,16 +206,14 @@ function parseValues(
   given: ReadonlySet<string>,
   allow: AllowList,
   violations: Violations,
-): Partial<Values> {
-  const values: Partial<Values> = {};
+): Partial<EndpointValues> {
+  const values: Partial<EndpointValues> = {};
   if (given.has("url")) {
     violations.check("endpoint.url", endpoint.url === "" ? "is required" : urlProblem(endpoint.url, allow));
     values.url = endpoint.url;
   }
   if (given.has("display_name")) {
-    values.displayName = trim(endpoint.displayName);
-    const problem = values.displayName === "" ? "is required" : nameProblem(values.displayName, LIMITS.name);
-    violations.check("endpoint.display_name", problem);
+    values.displayName = parseDisplayName(endpoint.displayName, "endpoint.display_name", violations);
   }
   if (given.has("description")) {
     values.description = trim(endpoint.description);
@@ -393,7 +221,7 @@ function parseValues(
     violations.check("endpoint.description", problem);
   }
   if (given.has("event_types")) {
-    values.eventTypes = parseEventTypes(endpoint.eventTypes, "endpoint.event_types", violations);
+    values.eventTypes = parseWebhookEvents(endpoint.eventTypes, "endpoint.event_types", violations);
   }
   if (given.has("entity_types")) {
     const types = endpoint.entityTypes.map((type, i) => {
@@ -410,65 +238,17 @@ function parseValues(
   return values;
 }
 
-function parseEventTypes(types: readonly string[], field: string, violations: Violations): string[] {
-  types.forEach((type, i) => {
-    if (!EVENT_TYPES.includes(type)) violations.add(`${field}[${i}]`, `must be one of ${EVENT_TYPES.join(", ")}`);
-  });
-  return [...new Set(types)];
+/** In milliseconds; a day where the request does not say. */
+function parseLifetime(lifetime: Duration | undefined, violations: Violations): number {
+  const { seconds, nanos } = lifetime ?? { seconds: DAY_SECONDS, nanos: 0 };
+  const isInRange =
+    seconds >= 0n &&
+    nanos >= 0 &&
+    nanos <= 999_999_999 &&
+    seconds * 10n ** 9n + BigInt(nanos) <= 7n * DAY_SECONDS * 10n ** 9n;
+  if (!isInRange) violations.add("previous_secret_lifetime", "must be at least 0 and at most 7 days");
+  return Number(seconds) * 1000 + Math.floor(nanos / 1e6);
 }
-
-const keyOf = <T extends Record<string, number>>(table: T, value: number): (keyof T & string) | undefined =>
-  (Object.keys(table) as (keyof T & string)[]).find((key) => table[key] === value);
-
-// --- The unit of work ---------------------------------------------------------------------------
-
-/** The endpoint, locked where `lock` is given: against the dispatcher too, which begins every transaction with its row. */
-async function findEndpoint(
-  em: EntityManager,
-  organizationId: string,
-  id: string,
-  lock?: { etag: string },
-): Promise<WebhookEndpointRow> {
-  const row = await em.findOne(
-    WebhookEndpointRow,
-    { organizationId, id, deletedAt: null },
-    lock === undefined ? {} : { lockMode: LockMode.PESSIMISTIC_WRITE },
-  );
-  if (row === null) throw notFound("endpoint_id", "Webhook endpoint");
-  if (lock !== undefined && lock.etag !== "" && lock.etag !== row.etag) {
-    throw new DomainError("ETAG_MISMATCH", "The endpoint has changed since it was read: read it again, then retry", {
-      etag: row.etag,
-    });
-  }
-  return row;
-}
-
-/** What the values change; a change of the state brings more with it. */
-function changesOf(row: WebhookEndpointRow, values: Partial<Values>, now: Date): Partial<WebhookEndpointRow> {
-  // Another receiver asked for the pause.
-  if (values.url !== undefined && values.url !== row.url) row.pausedUntil = null;
-  if (values.state === undefined || values.state === row.state) return values;
-  if (values.state === "DISABLED") return { ...values, disabledReason: "REQUESTED", disabledAt: now };
-  // It begins with a clean slate, and goes on where it stopped.
-  return { ...values, disabledReason: null, disabledAt: null, failures: 0, failingSince: null, pausedUntil: null };
-}
-
-async function save(em: EntityManager, row: WebhookEndpointRow, now: number): Promise<void> {
-  row.etag = newId();
-  row.updatedAt = new Date(Math.max(now, row.updatedAt.getTime() + 1));
-  await em.flush();
-}
-
-/** What the trail tells of an endpoint. */
-const valuesOf = (row: WebhookEndpointRow): JsonObject => ({
-  url: withoutQuery(row.url),
-  displayName: row.displayName,
-  description: row.description === "" ? null : row.description,
-  eventTypes: row.eventTypes,
-  entityTypes: row.entityTypes,
-  statusChanges: row.statusChanges,
-  state: row.state,
-});
 
 // --- Responses ----------------------------------------------------------------------------------
 
@@ -492,20 +272,13 @@ function toProto(row: WebhookEndpointRow, now: number): MessageInitShape<typeof 
   };
 }
 
-function deliveryToProto(row: ListedDelivery): MessageInitShape<typeof WebhookDeliverySchema> {
-  const isOfEntity = row.event !== ENDPOINT_DISABLED;
-  return {
-    id: row.id,
-    endpointId: row.endpointId,
-    eventType: row.event,
-    eventId: isOfEntity ? row.eventId : "",
-    entityId: isOfEntity ? row.subjectId : "",
-    entityVersion: BigInt(row.entityVersion),
-    state: DELIVERY_STATES[row.state],
-    attempts: row.attempts.map(({ at, ...rest }) => ({ ...rest, attemptedAt: toTimestamp(at) })),
-    nextAttemptAt: row.nextAttemptAt === undefined ? undefined : toTimestamp(row.nextAttemptAt),
-    eventRecordedAt: toTimestamp(row.recordedAt),
-    createdAt: toTimestamp(row.createdAt),
-    finishedAt: row.finishedAt === undefined ? undefined : toTimestamp(row.finishedAt),
-  };
-}
+/** What the trail tells of an endpoint. */
+const valuesOf = (row: WebhookEndpointRow): JsonObject => ({
+  url: withoutQuery(row.url),
+  displayName: row.displayName,
+  description: row.description === "" ? null : row.description,
+  eventTypes: row.eventTypes,
+  entityTypes: row.entityTypes,
+  statusChanges: row.statusChanges,
+  state: row.state,
+});
