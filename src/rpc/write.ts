@@ -14,6 +14,7 @@ import type { EntityManager } from "@mikro-orm/postgresql";
 import type { Bell } from "../bell.ts";
 import { insertAdministrationEvent } from "../db/administration.ts";
 import type { Orm } from "../db/orm.ts";
+import { setOrganization } from "../db/tenant.ts";
 import { read, transaction } from "../db/transaction.ts";
 import { type AdministrationEventName, changedValues } from "../domain/administration.ts";
 import type { EntityState } from "../domain/entity.ts";
@@ -213,7 +214,7 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
   const organizationId = call.organizationId ?? own;
   const { principal } = authorOf(ctx);
   const enter = async (em: EntityManager, id: string) => {
-    if (organizationId !== own) await em.execute("select set_config('app.organization_id', $1, true)", [id]);
+    if (organizationId !== own) await setOrganization((text, values) => em.execute(text, values), id);
   };
   const key =
     requestId === undefined ? undefined : { principal, method: name, requestId, hash: requestHash(input, request) };
