@@ -140,13 +140,13 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/webhooks/": {
     imports: ["src/webhooks/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
-    packages: [...node, "pino", "prom-client"],
+    packages: [...node, "pino", "prom-client", "@mikro-orm/core", "@mikro-orm/postgresql"],
     message: "webhooks imports log, db, domain and slots",
   },
   "src/rpc/": {
     imports: [
       ...["src/domain/", "src/db/", "src/entities/", "src/log/"],
-      ...["backlog", "history", "lease", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
+      ...["backlog", "endpoint-row", "history", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
       ...[
         "src/bell.ts",
         "src/slots.ts",

@@ -7,12 +7,14 @@ import { OrganizationService } from "../clients/typescript/gen/entity/v1/organiz
 import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
+import { apiKeyRpcs } from "./rpc/api-keys.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
-import { webhookRpcs } from "./rpc/webhooks.ts";
+import { webhookDeliveryRpcs } from "./rpc/webhook-deliveries.ts";
+import { webhookEndpointRpcs } from "./rpc/webhook-endpoints.ts";
 import type { Deps } from "./rpc/write.ts";
 
 /** RPCs whose messages may be larger: batches and imports. */
@@ -36,8 +38,9 @@ export function routes(
   router: ServiceRouter,
   deps: Deps &
     Parameters<typeof importRpcs>[0] &
-    Parameters<typeof organizationRpcs>[0] &
-    Parameters<typeof webhookRpcs>[0],
+    Parameters<typeof apiKeyRpcs>[0] &
+    Parameters<typeof webhookEndpointRpcs>[0] &
+    Parameters<typeof webhookDeliveryRpcs>[0],
 ): void {
   router.service(EntityService, {
     ...entityRpcs(deps),
@@ -48,7 +51,11 @@ export function routes(
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, {
     ...organizationRpcs(deps),
+    ...apiKeyRpcs(deps),
     ...administrationRpcs(deps),
   } satisfies ServiceImpl<typeof OrganizationService>);
-  router.service(WebhookService, webhookRpcs(deps) satisfies ServiceImpl<typeof WebhookService>);
+  router.service(WebhookService, {
+    ...webhookEndpointRpcs(deps),
+    ...webhookDeliveryRpcs(deps),
+  } satisfies ServiceImpl<typeof WebhookService>);
 }

@@ -1697,7 +1697,7 @@ test("every number of the list has a test here, or a reason why not", async () =
   expect(missing).toEqual([]);
 });
 
-/** A token as src/rpc/request.ts makes one, for the caller's own query. */
+/** A token as src/rpc/page.ts makes one, for the caller's own query. */
 function forgedToken(rpc: string, base: Record<string, unknown>, cursor: string): string {
   const method = METHODS.get(rpc) as DescMethod;
   const message = { ...create(method.input, base as never), pageSize: 0, pageToken: "" };

@@ -3,12 +3,12 @@ import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { afterEach, describe, expect, it } from "vitest";
 import { createSender } from "../src/webhooks/send.ts";
-import { newSecret, sign } from "../src/webhooks/signature.ts";
+import { newSigningSecret, sign } from "../src/webhooks/signature.ts";
 import { parseAllowList } from "../src/webhooks/url.ts";
 import { cli, startCli } from "./cli-process.ts";
 import { socketReceiver } from "./webhook-receivers.ts";
 
-const secret = newSecret();
+const secret = newSigningSecret();
 const statusChanged = {
   event: "entity.status_changed",
   entityId: "01a1f948-2ad7-74b2-b54d-0aafbdcd68d8",
@@ -51,7 +51,7 @@ async function listen(args: string[], env: Record<string, string> = {}) {
       const signed = {
         "webhook-id": id,
         "webhook-timestamp": String(timestamp),
-        "webhook-signature": sign([newSecret(), key], id, timestamp, text),
+        "webhook-signature": sign([newSigningSecret(), key], id, timestamp, text),
       };
       await using sender = createSender({ allow: parseAllowList("127.0.0.1") });
       const result = await sender.send({ url: `${url}/hook`, headers: headers ?? signed, body: text });
@@ -85,7 +85,7 @@ describe("webhooks listen", () => {
   it("answers 401 to another secret, another body and no signature, and says so", async () => {
     const listening = await listen([], { ENTITY_SERVICE_WEBHOOK_SECRET: secret });
     const answers = [
-      await listening.post(updated, { key: newSecret() }),
+      await listening.post(updated, { key: newSigningSecret() }),
       await listening.post(updated, { headers: {} }),
       await listening.post(updated, {
         headers: { "webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": sign([secret], "1", 1, "{}") },

@@ -11,7 +11,7 @@ import { Webhook } from "standardwebhooks";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createSender, type SenderOptions } from "../src/webhooks/send.ts";
 import { errorCode } from "../src/webhooks/send-error.ts";
-import { newSecret, sign } from "../src/webhooks/signature.ts";
+import { newSigningSecret, sign } from "../src/webhooks/signature.ts";
 import { parseAllowList } from "../src/webhooks/url.ts";
 import { httpReceiver, onRequest, type Receiver, socketReceiver } from "./webhook-receivers.ts";
 
@@ -393,7 +393,7 @@ describe("signatures", () => {
     });
 
   it("rule 66: a library of the standard verifies them, text outside ASCII too", () => {
-    const secret = newSecret();
+    const secret = newSigningSecret();
     for (const body of [BODY, '{"name":"Zoë 😀 \\u0000"}', "{}"]) {
       expect(verify(secret, sign([secret], id, now, body), body)).toEqual(JSON.parse(body));
       expect(sign([secret], id, now, body)).toBe(new Webhook(secret).sign(id, new Date(now * 1000), body));
@@ -401,15 +401,15 @@ describe("signatures", () => {
   });
 
   it("rule 66: one of each secret, so that a receiver may know the old or the new one", () => {
-    const [old, fresh] = [newSecret(), newSecret()];
+    const [old, fresh] = [newSigningSecret(), newSigningSecret()];
     const signature = sign([fresh, old], id, now, BODY);
     expect(signature).toMatch(/^v1,[\w+/]{43}= v1,[\w+/]{43}=$/);
     for (const secret of [old, fresh]) expect(verify(secret, signature)).toEqual(JSON.parse(BODY));
-    expect(() => verify(newSecret(), signature)).toThrow();
+    expect(() => verify(newSigningSecret(), signature)).toThrow();
   });
 
   it("rule 66: another body, id or time does not verify", () => {
-    const secret = newSecret();
+    const secret = newSigningSecret();
     const signature = sign([secret], id, now, BODY);
     expect(() => verify(secret, signature, `${BODY} `)).toThrow();
     expect(() => verify(secret, signature, BODY, now + 1)).toThrow();
@@ -417,7 +417,7 @@ describe("signatures", () => {
   });
 
   it("rule 66: a secret is whsec_ and 32 random bytes, never twice the same", () => {
-    const secrets = Array.from({ length: 100 }, newSecret);
+    const secrets = Array.from({ length: 100 }, newSigningSecret);
     for (const secret of secrets) {
       expect(secret).toMatch(/^whsec_[\w+/]{43}=$/);
       expect(Buffer.from(secret.slice(6), "base64")).toHaveLength(32);

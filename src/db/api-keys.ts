@@ -25,7 +25,7 @@ export const SCOPES = [
 ] as const;
 
 /** A new secret: recognisable to scanners, 256 random bits. */
-export const newSecret = (): string => `es_${randomBytes(32).toString("base64url")}`;
+export const newApiKeySecret = (): string => `es_${randomBytes(32).toString("base64url")}`;
 
 export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
 
@@ -73,7 +73,7 @@ export async function bootstrap(
     const digest = wanted === undefined ? undefined : digestOf(wanted);
     const there = await tx.count(ApiKeyRow, digest === undefined ? {} : { digest });
     if (there > 0) return undefined;
-    const secret = wanted ?? newSecret();
+    const secret = wanted ?? newApiKeySecret();
     const key = { id: newId(), displayName: "bootstrap", scopes: [...SCOPES] };
     const row = { organizationId: DEFAULT_ORGANIZATION_ID, digest: digestOf(secret), ...key };
     await tx.persist(tx.create(ApiKeyRow, row as never)).flush();

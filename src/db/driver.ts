@@ -16,6 +16,7 @@ import { NativeQueryBuilder } from "@mikro-orm/sql";
 import { CompiledQuery, type Kysely } from "kysely";
 import pg from "pg";
 import { isPlanChange, meaningOf, serverErrorOf } from "./sqlstate.ts";
+import { OrganizationQuery, organizationIn, prepareOrganization, setOrganization } from "./tenant.ts";
 
 /** COMMIT was sent and its answer is lost: the transaction is there or it is not. */
 export class CommitUnknownError extends Error {
@@ -43,53 +44,6 @@ const PLAIN_ARRAY = /^\{(?!\w*NULL)[\w.:-]+(?:,(?!\w*NULL)[\w.:-]+)*\}$/i;
 const IN_FAILED_TRANSACTION = "25P02";
 
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
-
-/**
- * The organization of a transaction, which if implicit ends with the next Sync. Left to itself PostgreSQL would plan
- * the hot statements anew each time, for the arrays that it sees, which takes longer than their lookups do.
- */
-export const SET_ORGANIZATION = {
-  name: "organization",
-  text: "select set_config('app.organization_id', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true)",
-};
-
-/** What pg.Query calls and is called by, which its types leave out. */
-interface QueryProtocol {
-  prepare(connection: unknown): void;
-  handleDataRow(message: unknown): void;
-  handleCommandComplete(message: unknown, connection: unknown): void;
-}
-interface Wire {
-  bind(config: { statement: string; values: unknown[] }): void;
-  execute(config: object): void;
-}
-
-/** A statement behind the setting of the organization; the answer to the setting is passed over. */
-class OrganizationQuery extends (pg.Query as unknown as new (config: object) => pg.Query & QueryProtocol) {
-  readonly #organizationId: string;
-  #isSet = false;
-
-  constructor(organizationId: string, config: object) {
-    super({ ...config, queryMode: "extended" });
-    this.#organizationId = organizationId;
-  }
-
-  override prepare(connection: unknown): void {
-    const wire = connection as Wire;
-    wire.bind({ statement: SET_ORGANIZATION.name, values: [this.#organizationId] });
-    wire.execute({});
-    super.prepare(connection);
-  }
-
-  override handleDataRow(message: unknown): void {
-    if (this.#isSet) super.handleDataRow(message);
-  }
-
-  override handleCommandComplete(message: unknown, connection: unknown): void {
-    if (this.#isSet) super.handleCommandComplete(message, connection);
-    this.#isSet = true;
-  }
-}
 
 /** A client whose parameterised statements are named, and whose COMMIT does not lie. The type of a pool's clients. */
 export class NamedStatementClient extends pg.Client {
@@ -165,9 +119,9 @@ export class NamedStatementClient extends pg.Client {
     );
   }
 
-  /** The name of the setting's statement, for sendIn. */
+  /** Makes sendIn possible. */
   async prepareOrganization(): Promise<void> {
-    await super.query({ ...SET_ORGANIZATION, values: [""] });
+    await prepareOrganization((config) => super.query(config));
   }
 
   async #named(text: string, send: (name: string | undefined) => Promise<pg.QueryResult>): Promise<pg.QueryResult> {
@@ -270,6 +224,25 @@ const isPlainObject = (value: unknown) =>
   value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
 
 class BoundConnection extends PostgreSqlConnection {
+  /** Sets the organization as every other transaction does; MikroORM would make a statement of its own. */
+  override async begin(options: Parameters<PostgreSqlConnection["begin"]>[0] = {}) {
+    const { sessionContext, ...rest } = options;
+    const organizationId = organizationIn(sessionContext);
+    // A savepoint is within a transaction that has it.
+    if (organizationId === undefined || options.ctx !== undefined) return super.begin(options);
+    const transaction = await super.begin(rest);
+    try {
+      const execute = (text: string, values: readonly unknown[]) =>
+        this.execute(text, values, "run", transaction, options.loggerContext);
+      await setOrganization(execute, organizationId);
+    } catch (error) {
+      // Gives the connection back.
+      await transaction.rollback().execute();
+      throw error;
+    }
+    return transaction;
+  }
+
   override async execute<T extends QueryResult | EntityData<AnyEntity> | EntityData<AnyEntity>[]>(
     query: string | NativeQueryBuilder | RawQueryFragment,
     givenParams: readonly unknown[] | Record<string, unknown> = [],

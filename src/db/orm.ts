@@ -11,6 +11,7 @@ import { CANNOT_WRITE, DatabaseStartError } from "./probe.ts";
 import { letBecomeRuntimeRole, letPublish, RUNTIME_ROLE, rolesMissing } from "./roles.ts";
 import { TABLES } from "./schema.ts";
 import { isRightMissing } from "./sqlstate.ts";
+import { sessionOf } from "./tenant.ts";
 
 export type { DatabaseAddress } from "./address.ts";
 
@@ -129,9 +130,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
 
 /** An entity manager whose every transaction sees one organization alone. */
 export function forOrganization(orm: Orm, organizationId: string): EntityManager {
-  return orm.em.fork({
-    session: { variables: { "app.organization_id": organizationId } },
-  }) as unknown as EntityManager;
+  return orm.em.fork({ session: sessionOf(organizationId) }) as unknown as EntityManager;
 }
 
 /** The pool of run-time connections, for the paths that pipeline. */

@@ -2,10 +2,11 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { CommitUnknownError, NO_CONNECTION, SET_ORGANIZATION } from "./driver.ts";
+import { CommitUnknownError, NO_CONNECTION } from "./driver.ts";
 import { forOrganization, type Orm, poolOf } from "./orm.ts";
 import { ENDED, IN_DOUBT, type Meaning, meaningOf, PLAN_CHANGED, serverErrorOf } from "./sqlstate.ts";
 import type { Pipeline, Statements } from "./statements.ts";
+import { setOrganizationAndPlans } from "./tenant.ts";
 
 const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
@@ -102,7 +103,7 @@ export async function pipelined<T>(
       // Not plain "begin", which the driver treats as Kysely's; nor "read write", which would overrule an administrator
       // who made the database read-only.
       void send("begin isolation level read committed");
-      void send(SET_ORGANIZATION.text, [organizationId]);
+      void setOrganizationAndPlans(send, organizationId);
       if (waitedMs > SOON_MS) void send(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
       const value = await work({
         execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,

@@ -1,53 +1,36 @@
 // ActivityService: transactions and user events, whose copies of the external id follow the entity's.
 import { createHash } from "node:crypto";
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { EntityManager } from "@mikro-orm/postgresql";
-import {
-  type Party,
-  type Transaction,
+import type {
+  Party,
+  Transaction,
   TransactionSchema,
-  type UserEvent,
+  UserEvent,
   UserEventSchema,
 } from "../../clients/typescript/gen/entity/v1/activity_pb.ts";
-import {
-  type ActivityService,
-  ListTransactionsRequestSchema,
-  ListUserEventsRequestSchema,
-  RecordOutcome,
-  RecordTransactionsRequestSchema,
-  RecordTransactionsResponseSchema,
-  RecordUserEventsRequestSchema,
-  RecordUserEventsResponseSchema,
-} from "../../clients/typescript/gen/entity/v1/activity_service_pb.ts";
+import { ActivityService, RecordOutcome } from "../../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import type { Part } from "../db/bytes.ts";
 import { newId } from "../db/uuid.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
-import { DomainError, invalidField, notFound } from "../domain/errors.ts";
+import { invalidField } from "../domain/errors.ts";
 import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import type { Lookup } from "../domain/lookup.ts";
 import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
+import type { Instant } from "../domain/time.ts";
 import * as activity from "../entities/activity.ts";
-import { findEntities } from "../entities/lookups.ts";
-import { boundOf, pageOf } from "./page.ts";
-import {
-  fromPageToken,
-  fromTimestamp,
-  parseLookup,
-  parseOptionalUuid,
-  parsePageSize,
-  queryOf,
-  toTimestamp,
-} from "./request.ts";
+import { closePage, openPage } from "./page.ts";
+import { fromTimestamp, invalidLookup, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf, readInTurn } from "./write.ts";
+import { type Deps, findEntityId, idempotent, organizationOf, readInTurn } from "./write.ts";
 
 export function activityRpcs(deps: Deps) {
   return {
     async recordTransactions(request, ctx) {
       const violations = new Violations();
-      checkBatch("transactions", request.transactions.length, violations);
+      if (request.transactions.length < 1) violations.add("transactions", "must have at least 1 item");
       const rows = request.transactions.map((item, i) => parseTransaction(item, `transactions[${i}]`, violations));
       refuseTwice(
         rows.map((row) => row.externalId),
@@ -60,7 +43,7 @@ export function activityRpcs(deps: Deps) {
       return idempotent(
         deps,
         ctx,
-        { input: RecordTransactionsRequestSchema, output: RecordTransactionsResponseSchema, request, requestId },
+        { method: ActivityService.method.recordTransactions, request, requestId },
         async (em) => {
           const organizationId = organizationOf(ctx);
           const parties = rows.flatMap((row, i) => [
@@ -106,28 +89,17 @@ export function activityRpcs(deps: Deps) {
     },
 
     async listTransactions(request, ctx) {
-      const { entityId, organizationId, query, cursor, pageSize } = await openList(
-        deps,
-        ctx,
-        ListTransactionsRequestSchema,
-        request,
-      );
-      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
-        activity.listTransactions(em, organizationId, entityId, cursor, boundOf(pageSize)),
-      );
-      const { items, nextPageToken } = pageOf(rows, {
-        query,
-        pageSize,
-        item: TransactionSchema,
+      const { items, nextPageToken } = await listOf(deps, ctx, ActivityService.method.listTransactions, request, {
+        read: activity.listTransactions,
         present: transactionToProto,
-        cursor: (row) => [String(row.transactedAt), row.id],
+        timeOf: ({ transactedAt }) => transactedAt,
       });
       return { transactions: items, nextPageToken };
     },
 
     async recordUserEvents(request, ctx) {
       const violations = new Violations();
-      checkBatch("user_events", request.userEvents.length, violations);
+      if (request.userEvents.length < 1) violations.add("user_events", "must have at least 1 item");
       const rows = request.userEvents.map((item, i) => parseUserEvent(item, `user_events[${i}]`, violations));
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
@@ -135,7 +107,7 @@ export function activityRpcs(deps: Deps) {
       return idempotent(
         deps,
         ctx,
-        { input: RecordUserEventsRequestSchema, output: RecordUserEventsResponseSchema, request, requestId },
+        { method: ActivityService.method.recordUserEvents, request, requestId },
         async (em) => {
           const organizationId = organizationOf(ctx);
           const entities = await activity.holdParties(
@@ -155,25 +127,39 @@ export function activityRpcs(deps: Deps) {
     },
 
     async listUserEvents(request, ctx) {
-      const { entityId, organizationId, query, cursor, pageSize } = await openList(
-        deps,
-        ctx,
-        ListUserEventsRequestSchema,
-        request,
-      );
-      const rows = await readInTurn(deps, ctx, organizationId, (em) =>
-        activity.listUserEvents(em, organizationId, entityId, cursor, boundOf(pageSize)),
-      );
-      const { items, nextPageToken } = pageOf(rows, {
-        query,
-        pageSize,
-        item: UserEventSchema,
+      const { items, nextPageToken } = await listOf(deps, ctx, ActivityService.method.listUserEvents, request, {
+        read: activity.listUserEvents,
         present: userEventToProto,
-        cursor: (row) => [String(row.occurredAt), row.id],
+        timeOf: ({ occurredAt }) => occurredAt,
       });
       return { userEvents: items, nextPageToken };
     },
   } satisfies ServiceImpl<typeof ActivityService>;
+}
+
+/** A page of the activity of the entity that the request looks up, newest first. */
+async function listOf<I extends DescMessage, Row extends { id: string }, Item extends object>(
+  deps: Deps,
+  ctx: HandlerContext,
+  method: DescMethodUnary<I>,
+  request: MessageShape<I> & { lookup?: EntityLookup; pageSize: number; pageToken: string },
+  list: {
+    read: (...args: Parameters<typeof activity.listTransactions>) => Promise<Part<Row>>;
+    present: (row: Row) => Item;
+    timeOf: (row: Row) => Instant;
+  },
+) {
+  const lookup = parseLookup(request.lookup);
+  const organizationId = organizationOf(ctx);
+  const page = openPage(method, request, { organizationId, cursor: { at: "instant", id: "id" } });
+  const entityId = await findEntityId(deps, ctx, lookup);
+  const rows = await readInTurn(deps, ctx, organizationId, (em) =>
+    list.read(em, organizationId, entityId, page.cursor, page.bound),
+  );
+  return closePage(page, rows, {
+    present: list.present,
+    cursorOf: (row) => ({ at: list.timeOf(row), id: row.id }),
+  });
 }
 
 // --- Requests -----------------------------------------------------------------------------------
@@ -182,10 +168,6 @@ interface ParsedParty {
   lookup: Lookup | undefined;
   name: string | null;
   country: string | null;
-}
-
-function checkBatch(field: string, length: number, violations: Violations): void {
-  if (length < 1) violations.add(field, "must have at least 1 item");
 }
 
 function refuseTwice(
@@ -231,12 +213,9 @@ function parseParty(party: Party | undefined, at: string, violations: Violations
   if (party === undefined) return { lookup: undefined, name: null, country: null };
   if (party.name !== "") violations.check(`${at}.name`, nameProblem(party.name));
   if (party.country !== "") violations.check(`${at}.country`, countryCodeProblem(party.country));
+  const { entityId, externalId, taxId } = party;
   return {
-    lookup: parseOneOf(
-      { entityId: party.entityId, externalId: party.externalId, taxId: party.taxId },
-      at,
-      "external_id",
-    ),
+    lookup: parseOneOf({ entityId, externalId, taxId }, at, "external_id"),
     name: party.name === "" ? null : party.name,
     country: parseCountryCode(party.country),
   };
@@ -269,10 +248,6 @@ function parseOneOf(
   return parseLookup({ by: { case: one[0], value: one[1] } } as EntityLookup, at, externalIdName);
 }
 
-function invalidLookup(field: string, description: string): DomainError {
-  return new DomainError("INVALID_LOOKUP", `${field}: ${description}`, { field }, [{ field, description }]);
-}
-
 function required(value: string, field: string, violations: Violations): void {
   violations.check(field, trim(value) === "" ? "is required" : textProblem(value, { max: LIMITS.string }));
 }
@@ -287,31 +262,6 @@ function contentHash({ id: _, externalId: __, ...content }: Omit<activity.Stored
     destination: party(content.destination),
   };
   return createHash("sha256").update(canonicalJson(plain)).digest();
-}
-
-async function openList<Desc extends typeof ListTransactionsRequestSchema | typeof ListUserEventsRequestSchema>(
-  deps: Deps,
-  ctx: HandlerContext,
-  desc: Desc,
-  request: { lookup?: EntityLookup; pageSize: number; pageToken: string } & Parameters<typeof queryOf<Desc>>[1],
-) {
-  const lookup = parseLookup(request.lookup);
-  const pageSize = parsePageSize(request.pageSize);
-  const organizationId = organizationOf(ctx);
-  const query = queryOf(desc, request, organizationId);
-  const token = fromPageToken(query, request.pageToken, ["instant", "id"]);
-  const cursor = token === undefined ? undefined : { at: BigInt(token[0] ?? "0"), id: token[1] ?? "" };
-  const entityId = await readInTurn(deps, ctx, organizationId, (em) => findOne(em, organizationId, lookup));
-  return { entityId, organizationId, query, cursor, pageSize };
-}
-
-async function findOne(em: EntityManager, organizationId: string, lookup: Lookup): Promise<string> {
-  const keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-  lookupKeys(lookup, keys);
-  const { hits, entities } = await findEntities(em, organizationId, keys);
-  const id = resolve(lookup, hits);
-  if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
-  return id;
 }
 
 // --- Responses ----------------------------------------------------------------------------------

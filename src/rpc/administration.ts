@@ -1,51 +1,41 @@
 // OrganizationService: the trail of administration.
 import type { ServiceImpl } from "@connectrpc/connect";
-import {
-  AdministrationEventSchema,
-  AdministrationEventType,
-} from "../../clients/typescript/gen/entity/v1/administration_event_pb.ts";
-import {
-  ListAdministrationEventsRequestSchema,
-  type OrganizationService,
-} from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { AdministrationEventType } from "../../clients/typescript/gen/entity/v1/administration_event_pb.ts";
+import { OrganizationService } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { type ListedAdministrationEvent, listAdministrationEvents } from "../db/administration.ts";
-import { OrganizationRow } from "../db/schema.ts";
-import { notFound } from "../domain/errors.ts";
-import { boundOf, pageOf } from "./page.ts";
-import { fromPageToken, fromTimestamp, parseOptionalUuid, parsePageSize, queryOf, toTimestamp } from "./request.ts";
+import { assertOrganization } from "../db/organizations.ts";
+import { closePage, openPage } from "./page.ts";
+import { fromTimestamp, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertReachable, type Deps, parseOrganizationId, readInTurn } from "./write.ts";
 
 export function administrationRpcs(deps: Deps) {
   return {
     async listAdministrationEvents(request, ctx) {
-      const pageSize = parsePageSize(request.pageSize);
       const violations = new Violations();
       const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       const subjectId = parseOptionalUuid(request.subjectId, "subject_id", violations);
       const principal = parseOptionalUuid(request.principal, "principal", violations);
-      violations.throwIfAny();
-      const query = queryOf(ListAdministrationEventsRequestSchema, request, organizationId);
-      const cursor = fromPageToken(query, request.pageToken, ["instant", "id"]);
+      const page = openPage(OrganizationService.method.listAdministrationEvents, request, {
+        organizationId,
+        cursor: { recordedAt: "instant", id: "id" },
+        violations,
+      });
       assertReachable(ctx, organizationId);
       const rows = await readInTurn(deps, ctx, organizationId, async (em) => {
-        if ((await em.count(OrganizationRow, { organizationId })) === 0)
-          throw notFound("organization_id", "Organization");
+        await assertOrganization(em, organizationId);
         return listAdministrationEvents(em, organizationId, {
           subjectId,
           principal,
           from: request.from === undefined ? undefined : fromTimestamp(request.from),
           to: request.to === undefined ? undefined : fromTimestamp(request.to),
-          before: cursor && { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "" },
-          bound: boundOf(pageSize),
+          before: page.cursor,
+          bound: page.bound,
         });
       });
-      const { items, nextPageToken } = pageOf(rows, {
-        query,
-        pageSize,
-        item: AdministrationEventSchema,
+      const { items, nextPageToken } = closePage(page, rows, {
         present: (event) => toProto(organizationId, event),
-        cursor: ({ recordedAt, id }) => [String(recordedAt), id],
+        cursorOf: ({ recordedAt, id }) => ({ recordedAt, id }),
       });
       return { events: items, nextPageToken };
     },

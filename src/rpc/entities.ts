@@ -7,18 +7,7 @@ import {
   EntitySchema,
   EntityType,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import {
-  CreateEntityRequestSchema,
-  CreateEntityResponseSchema,
-  DeleteEntityRequestSchema,
-  DeleteEntityResponseSchema,
-  type EntityService,
-  ListEntitiesRequestSchema,
-  UndeleteEntityRequestSchema,
-  UndeleteEntityResponseSchema,
-  UpdateEntityRequestSchema,
-  UpdateEntityResponseSchema,
-} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { countryCodeProblem } from "../domain/country.ts";
 import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
@@ -37,21 +26,14 @@ import {
   externalIdFromProto,
   fromProto,
   parseReadMask,
+  type ReadMask,
   statusFromProto,
   toProto,
   typeFromProto,
 } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
-import { boundOf, pageOf } from "./page.ts";
-import {
-  fromPageToken,
-  fromTimestamp,
-  parseLookup,
-  parsePageSize,
-  parseReason,
-  queryOf,
-  taxIdProblem,
-} from "./request.ts";
+import { closePage, openPage } from "./page.ts";
+import { fromTimestamp, parseLookup, parseReason, taxIdProblem } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
 
@@ -81,7 +63,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: CreateEntityRequestSchema, output: CreateEntityResponseSchema, request },
+        { method: EntityService.method.createEntity, request },
         { ...command, requestId: common.requestId },
         ({ after }) => ({ entity: toProto(after) }),
       );
@@ -98,37 +80,11 @@ export function entityRpcs(deps: Deps) {
       if (request.lookups.length < 1) throw invalidField("lookups", "must have at least 1 item");
       const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
       const readMask = parseReadMask(request.readMask);
-      const found = await find(ctx, lookups);
-      // The same one twice is made once, and counted as often as it is sent.
-      const made = new Map<string, { message: Entity; bytes: number }>();
-      const make = (entity: EntityState) => {
-        const message = toProto(entity, readMask);
-        const one = { message, bytes: wireBytes(EntitySchema, message) };
-        made.set(entity.id, one);
-        return one;
-      };
-      let room: number = LIMITS.batchAnswerBytes;
-      return {
-        results: lookups.map((lookup) => {
-          try {
-            const entity = pick(lookup, found);
-            const { message, bytes } = made.get(entity.id) ?? make(entity);
-            if (bytes > room) throw noRoom();
-            room -= bytes;
-            return { result: { case: "entity" as const, value: message } };
-          } catch (error) {
-            if (!(error instanceof DomainError)) throw error;
-            const value = toStatus(error);
-            room -= wireBytes(StatusSchema, value);
-            return { result: { case: "error" as const, value } };
-          }
-        }),
-      };
+      return { results: resultsOf(lookups, await find(ctx, lookups), readMask) };
     },
 
     async listEntities(request, ctx) {
       const violations = new Violations();
-      const pageSize = parsePageSize(request.pageSize);
       const readMask = parseReadMask(request.readMask);
       if (request.taxId !== "") violations.check("tax_id", taxIdProblem(request.taxId));
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
@@ -139,17 +95,19 @@ export function entityRpcs(deps: Deps) {
         if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
         return known ?? "pending";
       });
-      violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
-      const [after, givenPosition] = fromPageToken(query, request.pageToken, ["id", "position"]) ?? [];
+      const page = openPage(EntityService.method.listEntities, request, {
+        organizationId,
+        cursor: { id: "id", watchPosition: "position" },
+        violations,
+      });
       // Before the rows: what is committed in between is in the watch, and perhaps in the list too.
-      const watchPosition = givenPosition ?? (await deps.feed.position(organizationId));
+      const watchPosition = page.cursor?.watchPosition ?? (await deps.feed.position(organizationId));
 
       const entities = await readInTurn(deps, ctx, organizationId, (em) =>
         listEntities(em, organizationId, {
-          after,
-          bound: boundOf(pageSize),
+          after: page.cursor?.id,
+          bound: page.bound,
           type: request.type === EntityType.UNSPECIFIED ? undefined : typeFromProto(request.type),
           statuses,
           countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
@@ -160,12 +118,9 @@ export function entityRpcs(deps: Deps) {
           showDeleted: request.showDeleted,
         }),
       );
-      const { items, nextPageToken } = pageOf(entities, {
-        query,
-        pageSize,
-        item: EntitySchema,
+      const { items, nextPageToken } = closePage(page, entities, {
         present: (entity) => toProto(entity, readMask),
-        cursor: ({ id }) => [id, watchPosition],
+        cursorOf: ({ id }) => ({ id, watchPosition }),
       });
       return { entities: items, nextPageToken, watchPosition };
     },
@@ -186,7 +141,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: UpdateEntityRequestSchema, output: UpdateEntityResponseSchema, request },
+        { method: EntityService.method.updateEntity, request },
         {
           ...common,
           lookup,
@@ -214,7 +169,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: DeleteEntityRequestSchema, output: DeleteEntityResponseSchema, request },
+        { method: EntityService.method.deleteEntity, request },
         { ...command, decide: (entity, { now }) => remove(existing(entity), reason, now) },
         presentDeletion,
       );
@@ -225,7 +180,7 @@ export function entityRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: UndeleteEntityRequestSchema, output: UndeleteEntityResponseSchema, request },
+        { method: EntityService.method.undeleteEntity, request },
         { ...command, decide: (entity) => undelete(existing(entity), reason) },
         presentDeletion,
       );
@@ -241,7 +196,34 @@ function pick(lookup: Lookup, found: FoundEntities): EntityState {
   return entity;
 }
 
-/** Of one item of a batch. */
+/** An item for each lookup: the entity, or why not; as much as a batch has room for. */
+function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: ReadMask | undefined) {
+  // The same one twice is made once, and counted as often as it is sent.
+  const made = new Map<string, { message: Entity; bytes: number }>();
+  const make = (entity: EntityState) => {
+    const message = toProto(entity, readMask);
+    const one = { message, bytes: wireBytes(EntitySchema, message) };
+    made.set(entity.id, one);
+    return one;
+  };
+  let room: number = LIMITS.batchAnswerBytes;
+  return lookups.map((lookup) => {
+    try {
+      const entity = pick(lookup, found);
+      const { message, bytes } = made.get(entity.id) ?? make(entity);
+      if (bytes > room) throw noRoom();
+      room -= bytes;
+      return { result: { case: "entity" as const, value: message } };
+    } catch (error) {
+      if (!(error instanceof DomainError)) throw error;
+      const value = toStatus(error);
+      room -= wireBytes(StatusSchema, value);
+      return { result: { case: "error" as const, value } };
+    }
+  });
+}
+
+/** The refusal of one item of a batch. */
 function noRoom(): DomainError {
   return new DomainError("MESSAGE_TOO_LARGE", "The answer has no room for this item: ask for it in another call", {
     limit_bytes: String(LIMITS.batchAnswerBytes),

@@ -1,12 +1,7 @@
 // EntityService: the events of an entity, or of the organization.
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import { EntityEventSchema, EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
-import {
-  type EntityService,
-  ListEntityEventsRequestSchema,
-  type WatchEntitiesRequest,
-  WatchEntitiesRequestSchema,
-} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
+import { EntityService, type WatchEntitiesRequest } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
@@ -16,16 +11,8 @@ import type { Delivery } from "../log/pages.ts";
 import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-message.ts";
-import { boundOf, pageOf } from "./page.ts";
-import {
-  fromPageToken,
-  fromTimestamp,
-  parseLookup,
-  parseOptionalUuid,
-  parsePageSize,
-  queryOf,
-  toTimestamp,
-} from "./request.ts";
+import { closePage, openPage } from "./page.ts";
+import { fromTimestamp, keyOf, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
 import { type Deps, findEntityId, organizationOf, readInTurn } from "./write.ts";
@@ -43,7 +30,7 @@ export function entityEventRpcs(deps: Deps) {
     lookup === undefined ? undefined : findEntityId(deps, ctx, lookup);
 
   async function* watch(request: WatchEntitiesRequest, ctx: HandlerContext): AsyncGenerator<readonly Delivery[], void> {
-    assertWellFormed(WatchEntitiesRequestSchema, request);
+    assertWellFormed(EntityService.method.watchEntities.input, request);
     const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
     const violations = new Violations();
     const types = new Set(parseTypes(request.types, violations));
@@ -73,16 +60,17 @@ export function entityEventRpcs(deps: Deps) {
   return {
     async listEntityEvents(request, ctx) {
       const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
-      const pageSize = parsePageSize(request.pageSize);
       const violations = new Violations();
       const types = parseTypes(request.types, violations);
       violations.check("actor", textProblem(request.actor, { max: LIMITS.actor }));
       const principal = parseOptionalUuid(request.principal, "principal", violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
-      violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const query = queryOf(ListEntityEventsRequestSchema, request, organizationId);
-      const cursor = fromPageToken(query, request.pageToken, ["instant", "id", "version"]);
+      const page = openPage(EntityService.method.listEntityEvents, request, {
+        organizationId,
+        cursor: { recordedAt: "instant", id: "id", entityVersion: "version" },
+        violations,
+      });
 
       const entityId = await findId(ctx, lookup);
       const events = await readInTurn(deps, ctx, organizationId, (em) =>
@@ -94,19 +82,13 @@ export function entityEventRpcs(deps: Deps) {
           requestId,
           from: request.from === undefined ? undefined : fromTimestamp(request.from),
           to: request.to === undefined ? undefined : fromTimestamp(request.to),
-          before:
-            cursor === undefined
-              ? undefined
-              : { recordedAt: BigInt(cursor[0] ?? "0"), id: cursor[1] ?? "", entityVersion: cursor[2] ?? "0" },
-          bound: boundOf(pageSize),
+          before: page.cursor,
+          bound: page.bound,
         }),
       );
-      const { items, nextPageToken } = pageOf(events, {
-        query,
-        pageSize,
-        item: EntityEventSchema,
+      const { items, nextPageToken } = closePage(page, events, {
         present: eventToProto,
-        cursor: ({ recordedAt, id, entityVersion }) => [String(recordedAt), id, String(entityVersion)],
+        cursorOf: ({ recordedAt, id, entityVersion }) => ({ recordedAt, id, entityVersion: String(entityVersion) }),
       });
       return { events: items, nextPageToken };
     },
@@ -117,7 +99,7 @@ export function entityEventRpcs(deps: Deps) {
 
 function parseTypes(types: readonly EventType[], violations: Violations): EventName[] {
   return types.map((type, i) => {
-    const name = (Object.keys(TYPES) as EventName[]).find((key) => TYPES[key] === type);
+    const name = keyOf(TYPES, type);
     if (name === undefined) violations.add(`types[${i}]`, "must be a type of event");
     return name ?? "CREATED";
   });

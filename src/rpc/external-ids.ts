@@ -1,15 +1,7 @@
 // EntityService: change, assign and add external ids.
 import type { ServiceImpl } from "@connectrpc/connect";
 import { Designation } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
-import {
-  AddExternalIdsRequestSchema,
-  AddExternalIdsResponseSchema,
-  AssignExternalIdRequestSchema,
-  AssignExternalIdResponseSchema,
-  ChangeExternalIdRequestSchema,
-  ChangeExternalIdResponseSchema,
-  type EntityService,
-} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { addExternalIds, assignExternalId, changeExternalId } from "../domain/entity.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { textProblem } from "../domain/text.ts";
@@ -32,7 +24,7 @@ export function externalIdRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: ChangeExternalIdRequestSchema, output: ChangeExternalIdResponseSchema, request },
+        { method: EntityService.method.changeExternalId, request },
         {
           ...common,
           lookup,
@@ -55,7 +47,7 @@ export function externalIdRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: AssignExternalIdRequestSchema, output: AssignExternalIdResponseSchema, request },
+        { method: EntityService.method.assignExternalId, request },
         {
           ...common,
           lookup,
@@ -94,7 +86,7 @@ export function externalIdRpcs(deps: Deps) {
       return write(
         deps,
         ctx,
-        { input: AddExternalIdsRequestSchema, output: AddExternalIdsResponseSchema, request },
+        { method: EntityService.method.addExternalIds, request },
         {
           ...common,
           lookup,

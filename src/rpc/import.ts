@@ -3,9 +3,8 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import {
-  type EntityService,
+  EntityService,
   type ImportEntitiesRequest,
-  ImportEntitiesRequestSchema,
   ImportOutcome,
   type ImportProgress,
   ImportProgressSchema,
@@ -25,6 +24,8 @@ import { parseReason, requestHash } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
 import { authorOf, type Deps, organizationOf, parseWrite } from "./write.ts";
+
+const METHOD = EntityService.method.importEntities;
 
 /** Rows of one transaction: enough for set-based statements to pay, few enough for locks to be short. */
 const GROUP_ROWS = 250;
@@ -99,7 +100,7 @@ function enter(imports: Shares, owner: Owner): Disposable {
 /** The write that a row asks for, or why there is none. */
 function commandOf(request: ImportEntitiesRequest, author: Author, today: string): Command | DomainError {
   try {
-    assertWellFormed(ImportEntitiesRequestSchema, request);
+    assertWellFormed(METHOD.input, request);
     const violations = new Violations();
     const input = fromProto(request.entity ?? create(EntitySchema), undefined, today, violations);
     const externalId = externalIdFromProto(request.entity, violations);
@@ -120,9 +121,9 @@ function commandOf(request: ImportEntitiesRequest, author: Author, today: string
         requestId === undefined
           ? undefined
           : {
-              method: "ImportEntities",
+              method: METHOD.name,
               requestId,
-              hash: requestHash(ImportEntitiesRequestSchema, request),
+              hash: requestHash(METHOD.input, request),
               answer: (outcome) => toBinary(ImportResultSchema, resultOf(0n, outcome)),
             },
       decide: (current, { now }) =>

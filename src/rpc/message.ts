@@ -1,6 +1,6 @@
 // Reading any message by its descriptor, without the library's reflection, which would turn a Struct into
 // a message of its own (and throw at what only our checks can name).
-import type { DescField, DescMessage, Message, MessageInitShape } from "@bufbuild/protobuf";
+import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import type { JsonValue } from "../domain/json.ts";
 
 /** The fields that are set to something other than their zero value, in the order of the contract. */
@@ -24,8 +24,8 @@ export function* presentFields(desc: DescMessage, message: Message): Generator<[
 }
 
 /** What the message takes on the wire, or a little more: its texts, and for each value its tag and the most that a number takes. */
-export function wireBytes(desc: DescMessage, message: MessageInitShape<DescMessage>): number {
-  const values = message as unknown as Record<string, unknown>;
+export function wireBytes(desc: DescMessage, message: object): number {
+  const values = message as Record<string, unknown>;
   let bytes = 0;
   for (const field of desc.fields) {
     let value = values[field.oneof?.localName ?? field.localName];
@@ -47,7 +47,7 @@ function fieldBytes(field: DescField, value: unknown): number {
   const inside =
     field.message.typeName === "google.protobuf.Struct"
       ? structBytes(value as Record<string, JsonValue>)
-      : wireBytes(field.message, value as MessageInitShape<DescMessage>);
+      : wireBytes(field.message, value as object);
   return OVERHEAD + inside;
 }
 

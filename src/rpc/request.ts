@@ -1,6 +1,6 @@
-// What requests of several families have in common: lookups, reasons, request ids, times, pages.
+// What requests of several families have in common: lookups, reasons, request ids, times.
 import { createHash } from "node:crypto";
-import { type DescMessage, type Message, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import type { DescMessage, Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
@@ -8,8 +8,9 @@ import { canonicalJson, type JsonObject, type JsonValue } from "../domain/json.t
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { hasForeignLetters, taxIdKey } from "../domain/tax-id.ts";
-import { identifierProblem, NOT_A_UUID, parseUuid, textProblem, trim } from "../domain/text.ts";
+import { identifierProblem, NOT_A_UUID, nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
+import { ENDPOINT_DISABLED, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { presentFields } from "./message.ts";
 import type { Violations } from "./violations.ts";
 
@@ -48,7 +49,7 @@ export function parseLookup(
   }
 }
 
-function invalidLookup(field: string, description: string): DomainError {
+export function invalidLookup(field: string, description: string): DomainError {
   return new DomainError("INVALID_LOOKUP", `${field}: ${description}`, { field }, [{ field, description }]);
 }
 
@@ -79,6 +80,27 @@ export function parseReason(value: string, violations: Violations, mandatory: bo
   return reason;
 }
 
+/** A name to show: trimmed, required. */
+export function parseDisplayName(value: string, field: string, violations: Violations): string {
+  const name = trim(value);
+  violations.check(field, name === "" ? "is required" : nameProblem(name, LIMITS.name));
+  return name;
+}
+
+/** Names of events that webhooks send, each once. */
+export function parseWebhookEvents(names: readonly string[], field: string, violations: Violations): string[] {
+  names.forEach((name, i) => {
+    if (!SENT_EVENTS.includes(name)) violations.add(`${field}[${i}]`, `must be one of ${SENT_EVENTS.join(", ")}`);
+  });
+  return [...new Set(names)];
+}
+
+const SENT_EVENTS: readonly string[] = [...WEBHOOK_EVENTS, ENDPOINT_DISABLED];
+
+/** Our name of an enum's value, undefined for one that `table` lacks, such as UNSPECIFIED. */
+export const keyOf = <T extends Record<string, number>>(table: T, value: number): (keyof T & string) | undefined =>
+  (Object.keys(table) as (keyof T & string)[]).find((key) => table[key] === value);
+
 /** A UUID in lower case, or undefined when empty. */
 export function parseOptionalUuid(value: string, field: string, violations: Violations): string | undefined {
   return value === "" ? undefined : requireUuid(value, field, violations) || undefined;
@@ -99,74 +121,6 @@ export function fromTimestamp(timestamp: Timestamp): Instant {
 export function toTimestamp(instant: Instant): { seconds: bigint; nanos: number } {
   const micros = ((instant % 1_000_000n) + 1_000_000n) % 1_000_000n;
   return { seconds: (instant - micros) / 1_000_000n, nanos: Number(micros) * 1000 };
-}
-
-/** Rule 76: 0 is the default, more than the maximum is the maximum. */
-export function parsePageSize(value: number): number {
-  if (value < 0) throw invalidField("page_size", "must not be negative");
-  return value === 0 ? LIMITS.pageSizeDefault : Math.min(value, LIMITS.pageSize);
-}
-
-/**
- * A token says where the next page begins and is bound to the query: another one, or an edited one, is
- * VALIDATION_ERROR. `query` is the request without its page; `cursor` is plain data.
- */
-export function toPageToken(query: string, cursor: readonly string[]): string {
-  const text = JSON.stringify(cursor);
-  return Buffer.from(`${digest(query, text)}${text}`).toString("base64url");
-}
-
-/**
- * The cursor of a token, undefined without one. The digest keeps a token to its query but is no secret: what
- * the cursor holds is checked like anything else that a caller sends. `parts`: what each item is.
- */
-export function fromPageToken(
-  query: string,
-  token: string,
-  parts: readonly (keyof typeof CURSOR_PARTS)[],
-): string[] | undefined {
-  if (token === "") return undefined;
-  const decoded = Buffer.from(token, "base64url").toString();
-  const text = decoded.slice(DIGEST_LENGTH);
-  // Decoding passes over characters that are not base64url: written again, the token must be what came.
-  const whole = token.length <= LIMITS.string && Buffer.from(decoded).toString("base64url") === token;
-  const cursor = whole && decoded.slice(0, DIGEST_LENGTH) === digest(query, text) ? parseCursor(text) : undefined;
-  const fits = cursor?.length === parts.length && cursor.every((item, i) => CURSOR_PARTS[parts[i] ?? "id"](item));
-  if (!fits) throw invalidField("page_token", "is not a token of this query: begin again without one");
-  return cursor;
-}
-
-function parseCursor(text: string): string[] | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return Array.isArray(value) && value.every((item) => typeof item === "string") ? value : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-const CURSOR_PARTS = {
-  id: (text: string) => parseUuid(text) !== null,
-  /** Looked into where it is used, as WatchEntities does with any. */
-  position: (text: string) => /^[A-Za-z0-9_-]+$/.test(text),
-  version: (text: string) => /^\d{1,18}$/.test(text),
-  /** Microseconds, of the years 1 to 9999. */
-  instant: (text: string) =>
-    /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
-};
-
-const DIGEST_LENGTH = 16;
-const digest = (...parts: string[]) =>
-  createHash("sha256").update(JSON.stringify(parts)).digest("base64url").slice(0, DIGEST_LENGTH);
-
-/** The identity of a query, for page tokens: the request without its page, and whose it is. */
-export function queryOf<Desc extends DescMessage>(
-  desc: Desc,
-  request: MessageShape<Desc> & { pageSize: number; pageToken: string },
-  organizationId: string,
-): string {
-  const bytes = toBinary(desc, { ...request, pageSize: 0, pageToken: "" } as MessageShape<Desc>);
-  return `${organizationId} ${desc.typeName} ${Buffer.from(bytes).toString("base64")}`;
 }
 
 /**

@@ -2,6 +2,7 @@
 import {
   create,
   type DescMessage,
+  type DescMethodUnary,
   fromBinary,
   type MessageInitShape,
   type MessageShape,
@@ -13,6 +14,7 @@ import type { EntityManager } from "@mikro-orm/postgresql";
 import type { Bell } from "../bell.ts";
 import { insertAdministrationEvent } from "../db/administration.ts";
 import type { Orm } from "../db/orm.ts";
+import { setOrganization } from "../db/tenant.ts";
 import { read, transaction } from "../db/transaction.ts";
 import { type AdministrationEventName, changedValues } from "../domain/administration.ts";
 import type { EntityState } from "../domain/entity.ts";
@@ -154,18 +156,22 @@ export function parseWrite(
   };
 }
 
+/** A method that writes, and a request of it. */
+interface WriteCall<I extends DescMessage, O extends DescMessage> {
+  /** Such as `EntityService.method.updateEntity`: a request or an answer of another method does not compile. */
+  method: DescMethodUnary<I, O>;
+  request: MessageShape<I> & { validateOnly: boolean; requestId: string };
+}
+
 /** Runs one command and answers; a request seen before is answered as it was then. */
 export async function write<I extends DescMessage, O extends DescMessage>(
   { writer }: Deps,
   ctx: HandlerContext,
-  {
-    input,
-    output,
-    request,
-  }: { input: I; output: O; request: MessageShape<I> & { validateOnly: boolean; requestId: string } },
+  { method, request }: WriteCall<I, O>,
   { requestId, ...command }: Omit<OneEntityCommand, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageShape<O>> {
+  const { name, input, output } = method;
   const answer = (outcome: Outcome) => create(output, present(outcome));
   const result = await writer.write(
     organizationOf(ctx),
@@ -177,7 +183,7 @@ export async function write<I extends DescMessage, O extends DescMessage>(
         requestId === undefined
           ? undefined
           : {
-              method: ctx.method.name,
+              method: name,
               requestId,
               hash: requestHash(input, request),
               answer: (outcome) => toBinary(output, answer(outcome)),
@@ -199,26 +205,19 @@ export async function write<I extends DescMessage, O extends DescMessage>(
 export async function idempotent<I extends DescMessage, O extends DescMessage>(
   deps: Deps,
   ctx: HandlerContext,
-  call: {
-    input: I;
-    output: O;
-    request: MessageShape<I> & { validateOnly: boolean; requestId: string };
-    requestId: string | undefined;
-    organizationId?: string;
-  },
+  call: WriteCall<I, O> & { requestId: string | undefined; organizationId?: string },
   work: (em: EntityManager) => Promise<MessageInitShape<O>>,
 ): Promise<MessageShape<O>> {
-  const { input, output, request, requestId } = call;
+  const { method, request, requestId } = call;
+  const { name, input, output } = method;
   const own = organizationOf(ctx);
   const organizationId = call.organizationId ?? own;
   const { principal } = authorOf(ctx);
   const enter = async (em: EntityManager, id: string) => {
-    if (organizationId !== own) await em.execute("select set_config('app.organization_id', $1, true)", [id]);
+    if (organizationId !== own) await setOrganization((text, values) => em.execute(text, values), id);
   };
   const key =
-    requestId === undefined
-      ? undefined
-      : { principal, method: ctx.method.name, requestId, hash: requestHash(input, request) };
+    requestId === undefined ? undefined : { principal, method: name, requestId, hash: requestHash(input, request) };
   return writeInTurn(deps, ctx, { organizationId: own, validateOnly: request.validateOnly }, async (em) => {
     const [claim] = await claimRequests(em, own, [key]);
     if (typeof claim === "object" && "refused" in claim) throw claim.refused;

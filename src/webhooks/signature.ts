@@ -4,7 +4,7 @@ import { createHmac, randomBytes } from "node:crypto";
 const PREFIX = "whsec_";
 
 /** A new secret of an endpoint: `whsec_` and 32 random bytes as base64. */
-export function newSecret(): string {
+export function newSigningSecret(): string {
   return PREFIX + randomBytes(32).toString("base64");
 }
 
