@@ -23,8 +23,8 @@ export interface DispatcherOptions {
   /** Calls that the process is answering: deliveries give way to them. */
   inFlight(): number;
   bell: Bell;
-  /** How far the clock of the schedule is ahead of the database's, in milliseconds; tests move it. */
-  aheadMs(): number;
+  /** How far the schedule's clock is ahead of the database's, in milliseconds; tests move it. */
+  clockOffsetMs(): number;
   version: string;
   registry: Registry;
   log: Logger;
@@ -53,11 +53,11 @@ const LEAST_ENDPOINTS = 2;
 
 /** Starts at once. */
 export function createDispatcher(options: DispatcherOptions): Dispatcher {
-  const { orm, sender, log, describe, aheadMs } = options;
+  const { orm, sender, log, describe, clockOffsetMs } = options;
   const running = new Map<string, RunningEndpoint>();
   const metrics = webhookMetrics(options.registry, () => {
     const times = [...running.values()].map((one) => one.oldest()).filter((time) => time !== undefined);
-    const now = Date.now() + aheadMs();
+    const now = Date.now() + clockOffsetMs();
     return Math.max(0, ...times.map((time) => now - Number(time / 1_000n)));
   });
   const shared: Shared = {
@@ -65,7 +65,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     pages: createPages(orm),
     sender,
     holder: newId(),
-    aheadMs,
+    clockOffsetMs,
     pace: createPace({ inFlight: options.inFlight, concurrency: CONCURRENCY }),
     connections: createSlots(options.connections),
     // Of each organization one: reading the log may take long.
@@ -89,7 +89,11 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
       let taken = 0;
       try {
         const work = await shared.connections(POLL, () =>
-          listWork(orm, { holder: shared.holder, ahead: `${aheadMs()} milliseconds`, limit: MAX_ENDPOINTS }),
+          listWork(orm, {
+            holder: shared.holder,
+            clockOffset: `${clockOffsetMs()} milliseconds`,
+            limit: MAX_ENDPOINTS,
+          }),
         );
         for (const { organizationId, endpointId } of work) {
           const one = running.get(endpointId);

@@ -45,7 +45,7 @@ export interface Shared {
   /** This process, in leases. */
   holder: string;
   /** How far the schedule's clock is ahead of the database's, in milliseconds. */
-  aheadMs(): number;
+  clockOffsetMs(): number;
   pace: Pace;
   /** Bounds the connections to the database. */
   connections: Slots;
@@ -91,7 +91,7 @@ const DELETED_ROWS = 1_000;
 /** Serves the endpoint if its lease is free, until there is nothing to do, it is no longer enabled, or the lease is lost. */
 export function runEndpoint(shared: Shared, organizationId: string, endpointId: string): RunningEndpoint {
   const lease = { organizationId, endpointId, holder: shared.holder };
-  const ahead = () => `${shared.aheadMs()} milliseconds`;
+  const clockOffset = () => `${shared.clockOffsetMs()} milliseconds`;
   const given = new AbortController();
   const ready: DueDelivery[] = [];
   const underWay = new Map<string, Promise<void>>();
@@ -112,7 +112,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   let wakeUp = () => {};
 
   const now = (): Instant =>
-    (endpoint?.now ?? 0n) + BigInt(Math.round((performance.now() - readAt + shared.aheadMs()) * 1_000));
+    (endpoint?.now ?? 0n) + BigInt(Math.round((performance.now() - readAt + shared.clockOffsetMs()) * 1_000));
 
   async function run(): Promise<void> {
     endpoint = await take();
@@ -239,12 +239,12 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
         renewLease(db, lease, { position, positionAt, catchUp, ...state }).then(
           (renewed) => renewed ?? Promise.reject(new LeaseLost()),
         ),
-        writeOutcomes(db, organizationId, outcomes, ahead()),
-        enqueue(db, organizationId, endpointId, deliveries, ahead()),
-        releaseNext(db, organizationId, endpointId, subjects, ahead()),
+        writeOutcomes(db, organizationId, outcomes, clockOffset()),
+        enqueue(db, organizationId, endpointId, deliveries, clockOffset()),
+        releaseNext(db, organizationId, endpointId, subjects, clockOffset()),
         limit === 0
           ? { rows: [], isCut: false }
-          : readDue(db, organizationId, endpointId, { inHand, ahead: ahead(), limit }),
+          : readDue(db, organizationId, endpointId, { inHand, clockOffset: clockOffset(), limit }),
       ]);
       // What was chosen by the filters of before is chosen again; and who was enabled anew begins without failures.
       if (row.etag !== current.etag) throw new EndpointChanged();
@@ -279,7 +279,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   }
 
   async function tellDisabled(db: Statements, reason: DisabledReason): Promise<void> {
-    await disableEndpoint(db, lease, { reason, etag: newId(), ahead: ahead() });
+    await disableEndpoint(db, lease, { reason, etag: newId(), clockOffset: clockOffset() });
     const at = now();
     const eventId = newId();
     for (const listener of await listListeners(db, organizationId, endpointId)) {
@@ -294,7 +294,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
         recordedAt: at,
         payload: endpointDisabled(endpointId, reason, at),
       };
-      await enqueue(db, organizationId, listener, [delivery], ahead());
+      await enqueue(db, organizationId, listener, [delivery], clockOffset());
     }
   }
 
