@@ -9,10 +9,16 @@ import type { Statements } from "../db/statements.ts";
 import { pipelined, readStatements } from "../db/transaction.ts";
 import { newId } from "../db/uuid.ts";
 import type { Instant } from "../domain/time.ts";
-import { type DisabledReason, ENDPOINT_DISABLED, endpointDisabled, failedForTooLong } from "../domain/webhook.ts";
+import {
+  afterAttempts,
+  type DisabledReason,
+  ENDPOINT_DISABLED,
+  type EndpointFailures,
+  endpointDisabled,
+} from "../domain/webhook.ts";
 import type { Pages } from "../log/pages.ts";
 import type { Slots } from "../slots.ts";
-import { type Attempted, attempt, EVENT_REMOVED } from "./attempt.ts";
+import { type Attempted, attempt } from "./attempt.ts";
 import { type Batch, readBacklog } from "./backlog.ts";
 import {
   disableEndpoint,
@@ -187,13 +193,19 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       }
     }
     const written = [...done];
-    const rest = afterwards(current, written);
+    const { disable, ...failures } = afterAttempts(
+      current,
+      written.map(({ outcome, verdict }) => ({ ...outcome.attempt, verdict })),
+      now(),
+    );
     const inHand = [...ready.map(({ id }) => id), ...underWay.keys()];
     if (fetches) mayHaveDue = false;
     const limit = fetches ? MANY_READY - ready.length : 0;
     let after: { row: LeasedEndpoint; due: Part<DueDelivery> };
     try {
-      after = await shared.connections(organizationId, () => write(current, written, batch, rest, { inHand, limit }));
+      after = await shared.connections(organizationId, () =>
+        write(current, { written, batch, failures, disable }, { inHand, limit }),
+      );
     } catch (error) {
       if (error instanceof EndpointChanged) mayHaveEvents = true;
       else if (!(error instanceof LeaseLost)) throw error;
@@ -207,8 +219,8 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
     done = done.slice(written.length);
     const finished = written.filter(({ outcome }) => outcome.state !== "PENDING");
     pending.count += (batch?.deliveries.length ?? 0) - finished.length;
-    if (rest.disable !== undefined && row.isEnabled) {
-      shared.disabled(endpointId, rest.disable);
+    if (disable !== undefined && row.isEnabled) {
+      shared.disabled(endpointId, disable);
       endpoint = { ...row, isEnabled: false };
     }
     ready.push(...due);
@@ -221,9 +233,17 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
   /** Outcomes, new deliveries, and what is due after them. */
   function write(
     current: LeasedEndpoint,
-    written: readonly Attempted[],
-    batch: Batch | undefined,
-    { row: state, disable }: ReturnType<typeof afterwards>,
+    {
+      written,
+      batch,
+      failures,
+      disable,
+    }: {
+      written: readonly Attempted[];
+      batch: Batch | undefined;
+      failures: EndpointFailures;
+      disable: DisabledReason | undefined;
+    },
     { inHand, limit }: { inHand: string[]; limit: number },
   ) {
     const outcomes = written.map(({ outcome }) => outcome);
@@ -236,7 +256,7 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       db.send("set local plan_cache_mode = 'force_custom_plan'", []);
       // Sent together, each behind the one before.
       const [row, , , , due] = await Promise.all([
-        renewLease(db, lease, { position, positionAt, catchUp, ...state }).then(
+        renewLease(db, lease, { position, positionAt, catchUp, ...failures }).then(
           (renewed) => renewed ?? Promise.reject(new LeaseLost()),
         ),
         writeOutcomes(db, organizationId, outcomes, clockOffset()),
@@ -251,31 +271,6 @@ export function runEndpoint(shared: Shared, organizationId: string, endpointId: 
       if (disable !== undefined && row.isEnabled) await tellDisabled(db, disable);
       return { row, due };
     });
-  }
-
-  /** What attempts do to the endpoint: its row of failures, its pause, its end. */
-  function afterwards(current: LeasedEndpoint, attempts: readonly Attempted[]) {
-    let { failures, failingSince } = current;
-    let pausedUntil: Instant | undefined;
-    let disable: DisabledReason | undefined;
-    for (const { outcome, verdict } of attempts) {
-      // Of an event that is gone nothing was sent.
-      if (outcome.attempt.error === EVENT_REMOVED) continue;
-      if (verdict.kind === "DELIVERED") [failures, failingSince] = [0, undefined];
-      else {
-        failures += 1;
-        failingSince ??= outcome.attempt.at;
-      }
-      if (verdict.kind === "GONE") disable = "GONE";
-      if (verdict.kind === "FAILED" && verdict.pausesEndpoint) {
-        const until = outcome.attempt.at + BigInt(outcome.attempt.latencyMs + verdict.retryAfterMs) * 1_000n;
-        if (until > (pausedUntil ?? current.pausedUntil ?? 0n)) pausedUntil = until;
-      }
-    }
-    if (failingSince !== undefined && failedForTooLong({ failures, firstFailureAt: failingSince }, now())) {
-      disable ??= "FAILING";
-    }
-    return { row: { failures, failingSince, pausedUntil }, disable };
   }
 
   async function tellDisabled(db: Statements, reason: DisabledReason): Promise<void> {
