@@ -9,7 +9,7 @@ import { newId } from "../db/uuid.ts";
 import { createShares } from "../domain/shares.ts";
 import { createPages } from "../log/pages.ts";
 import { createSlots } from "../slots.ts";
-import { type RunningEndpoint, runEndpoint, type Shared } from "./endpoint.ts";
+import { type EndpointDeps, type RunningEndpoint, runEndpoint } from "./endpoint.ts";
 import { listWork } from "./lease.ts";
 import { webhookMetrics } from "./metrics.ts";
 import { createPace } from "./pace.ts";
@@ -60,7 +60,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     const now = Date.now() + clockOffsetMs();
     return Math.max(0, ...times.map((time) => now - Number(time / 1_000n)));
   });
-  const shared: Shared = {
+  const deps: EndpointDeps = {
     orm,
     pages: createPages(orm),
     sender,
@@ -88,12 +88,8 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
       const begin = performance.now();
       let taken = 0;
       try {
-        const work = await shared.connections(POLL, () =>
-          listWork(orm, {
-            holder: shared.holder,
-            clockOffset: `${clockOffsetMs()} milliseconds`,
-            limit: MAX_ENDPOINTS,
-          }),
+        const work = await deps.connections(POLL, () =>
+          listWork(orm, { holder: deps.holder, clockOffset: `${clockOffsetMs()} milliseconds`, limit: MAX_ENDPOINTS }),
         );
         for (const { organizationId, endpointId } of work) {
           const one = running.get(endpointId);
@@ -115,7 +111,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   }
 
   function serve(organizationId: string, endpointId: string): void {
-    const one = runEndpoint(shared, organizationId, endpointId);
+    const one = runEndpoint(deps, organizationId, endpointId);
     running.set(endpointId, one);
     void one.ended.then(() => {
       running.delete(endpointId);
