@@ -202,7 +202,7 @@ export async function listenOn(
     connections: Math.max(1, Math.floor(config.poolSize / 4)),
     inFlight,
     bell,
-    aheadMs: webhookClock,
+    clockOffsetMs: webhookClock,
     version: VERSION,
     registry: metrics.registry,
     log,

@@ -29,14 +29,14 @@ const HOUR = 3_600_000;
 
 /** A service whose schedule's clock is set forward by hand. */
 async function startWithClock(options: Parameters<typeof startService>[0] = {}) {
-  const clock = { ahead: 0 };
-  const service = await startService({ ...options, webhookClock: () => clock.ahead });
+  const clock = { offsetMs: 0 };
+  const service = await startService({ ...options, webhookClock: () => clock.offsetMs });
   return Object.assign(service, {
     clock,
     /** Sets the clock so that it says so many milliseconds before the time. */
     setBefore(time: { seconds: bigint; nanos: number } | undefined, ms: number) {
       if (time === undefined) throw new Error("no time to set the clock to");
-      clock.ahead = timestampDate(time as never).getTime() - ms - Date.now();
+      clock.offsetMs = timestampDate(time as never).getTime() - ms - Date.now();
     },
   });
 }
@@ -146,10 +146,10 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
     await quietly();
     expect(receiver.to("/busy")).toHaveLength(1);
     receiver.answer = () => 200;
-    service.clock.ahead += 590_000;
+    service.clock.offsetMs += 590_000;
     await quietly();
     expect(receiver.to("/busy")).toHaveLength(1);
-    service.clock.ahead += 20_000;
+    service.clock.offsetMs += 20_000;
     await eventually(() => receiver.to("/busy").length === 5 || `${receiver.to("/busy").length} came`);
   });
 
@@ -189,14 +189,14 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
     await newPerson(client);
     await receiver.count(100);
     receiver.answer = () => 500;
-    service.clock.ahead += 73 * HOUR;
+    service.clock.offsetMs += 73 * HOUR;
     // 99 more, of which only those since the success count; then the hundredth, too early.
     await receiver.count(199, 10_000);
     await newPerson(client);
     await receiver.count(200);
     await quietly();
     expect((await read())?.disabledReason).toBe(WebhookDisabledReason.UNSPECIFIED);
-    service.clock.ahead += 73 * HOUR;
+    service.clock.offsetMs += 73 * HOUR;
     await eventually(async () => (await read())?.disabledReason === WebhookDisabledReason.FAILING, 10_000);
     expect(people).toHaveLength(99);
   });
@@ -241,7 +241,7 @@ describe("order, and each once", () => {
     const endpoint = await newEndpoint(client, receiver.url());
     const events = await manyChanges(client, 25, 8);
     await eventually(async () => {
-      service.clock.ahead += 6_000;
+      service.clock.offsetMs += 6_000;
       const deliveries = await deliveriesOf(client, endpoint);
       const done = deliveries.filter(({ state }) => state === WebhookDeliveryState.DELIVERED).length;
       return done === events || `${done} of ${events} are delivered`;

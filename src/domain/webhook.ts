@@ -1,5 +1,5 @@
 // Webhooks: which deliveries an event makes and what is in them (rules 64 to 67), when an attempt is made, what an
-// answer means, and when an endpoint has failed for too long.
+// answer means, what attempts do to their endpoint, and when it has failed for too long.
 import { type EntityType, EVENT_NAMES, type EventType } from "./entity.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
 import { type Instant, instantToText } from "./time.ts";
@@ -186,3 +186,50 @@ export const endpointDisabled = (endpointId: string, reason: DisabledReason, at:
   reason: reason.toLowerCase(),
   timestamp: instantToText(at),
 });
+
+/** What attempts change of their endpoint. */
+export interface EndpointFailures {
+  /** Failed attempts in a row, and when the first of them was made. */
+  readonly failures: number;
+  readonly failingSince: Instant | undefined;
+  readonly pausedUntil: Instant | undefined;
+}
+
+export interface EndpointAttempt {
+  /** When it was made, and how long it took. */
+  readonly at: Instant;
+  readonly latencyMs: number;
+  /** Undefined: nothing was sent. */
+  readonly verdict: Verdict | undefined;
+}
+
+/**
+ * What attempts, in the order of their ends, do to their endpoint: its failures in a row, until when it pauses (undefined:
+ * as long as before), and why it is to be disabled, if it is.
+ */
+export function afterAttempts(
+  before: EndpointFailures,
+  attempts: readonly EndpointAttempt[],
+  now: Instant,
+): EndpointFailures & { readonly disable: DisabledReason | undefined } {
+  let { failures, failingSince } = before;
+  let pausedUntil: Instant | undefined;
+  let disable: DisabledReason | undefined;
+  for (const { at, latencyMs, verdict } of attempts) {
+    if (verdict === undefined) continue;
+    if (verdict.kind === "DELIVERED") [failures, failingSince] = [0, undefined];
+    else {
+      failures += 1;
+      failingSince ??= at;
+    }
+    if (verdict.kind === "GONE") disable = "GONE";
+    if (verdict.kind === "FAILED" && verdict.pausesEndpoint) {
+      const until = at + micros(latencyMs + verdict.retryAfterMs);
+      if (until > (pausedUntil ?? before.pausedUntil ?? 0n)) pausedUntil = until;
+    }
+  }
+  if (failingSince !== undefined && failedForTooLong({ failures, firstFailureAt: failingSince }, now)) {
+    disable ??= "FAILING";
+  }
+  return { failures, failingSince, pausedUntil, disable };
+}

@@ -8,17 +8,25 @@ import type { AttemptOutcome, DueDelivery } from "./queue.ts";
 import type { Sender } from "./send.ts";
 import { sign } from "./signature.ts";
 
+export interface AttemptDeps {
+  sender: Sender;
+  userAgent: string;
+  /** An attempt has ended. */
+  attempted(result: AttemptResult, latencyMs: number): void;
+}
+
 export interface Attempted {
   outcome: AttemptOutcome;
-  verdict: Verdict;
+  /** Undefined: nothing was sent, so that nothing is known of the endpoint. */
+  verdict: Verdict | undefined;
 }
 
 /** The error of a delivery whose event was removed before it was sent. */
-export const EVENT_REMOVED = "EVENT_REMOVED";
+const EVENT_REMOVED = "EVENT_REMOVED";
 
 /** Sends the delivery once. Undefined when it was given up half way, and nobody knows what came of it. */
 export async function attempt(
-  shared: { sender: Sender; userAgent: string; attempted(result: AttemptResult, latencyMs: number): void },
+  deps: AttemptDeps,
   delivery: DueDelivery,
   { endpoint, now, signal }: { endpoint: LeasedEndpoint; now: () => Instant; signal: AbortSignal },
 ): Promise<Attempted | undefined> {
@@ -32,20 +40,20 @@ export async function attempt(
   // Old events are removed in the end, whoever still waits for them.
   if (body === undefined) {
     const outcome = { at, status: 0, error: EVENT_REMOVED, latencyMs: 0 };
-    shared.attempted("given_up", 0);
+    deps.attempted("given_up", 0);
     return {
       outcome: { id, subjectId, number, attempt: outcome, state: "FAILED", nextAttemptAt: null },
-      verdict: { kind: "FAILED", retryAfterMs: 0, pausesEndpoint: false },
+      verdict: undefined,
     };
   }
 
   // Receivers compare with their own clock: the time of day, not that of the schedule.
   const timestamp = Math.floor(Date.now() / 1000);
-  const result = await shared.sender.send({
+  const result = await deps.sender.send({
     url: endpoint.url,
     headers: {
       "content-type": "application/json",
-      "user-agent": shared.userAgent,
+      "user-agent": deps.userAgent,
       "webhook-id": id,
       "webhook-timestamp": String(timestamp),
       "webhook-signature": sign(endpoint.secrets, id, timestamp, body),
@@ -71,7 +79,7 @@ export async function attempt(
         )
       : null;
   const state = verdict.kind === "DELIVERED" ? "DELIVERED" : next === null ? "FAILED" : "PENDING";
-  shared.attempted(RESULTS[verdict.kind === "GONE" ? "GONE" : state], result.latencyMs);
+  deps.attempted(RESULTS[verdict.kind === "GONE" ? "GONE" : state], result.latencyMs);
   return {
     outcome: {
       id,

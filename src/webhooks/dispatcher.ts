@@ -9,7 +9,7 @@ import { newId } from "../db/uuid.ts";
 import { createShares } from "../domain/shares.ts";
 import { createPages } from "../log/pages.ts";
 import { createSlots } from "../slots.ts";
-import { type RunningEndpoint, runEndpoint, type Shared } from "./endpoint.ts";
+import { type EndpointDeps, type RunningEndpoint, runEndpoint } from "./endpoint.ts";
 import { listWork } from "./lease.ts";
 import { webhookMetrics } from "./metrics.ts";
 import { createPace } from "./pace.ts";
@@ -23,8 +23,8 @@ export interface DispatcherOptions {
   /** Calls that the process is answering: deliveries give way to them. */
   inFlight(): number;
   bell: Bell;
-  /** How far the clock of the schedule is ahead of the database's, in milliseconds; tests move it. */
-  aheadMs(): number;
+  /** How far the schedule's clock is ahead of the database's, in milliseconds; tests move it. */
+  clockOffsetMs(): number;
   version: string;
   registry: Registry;
   log: Logger;
@@ -53,19 +53,19 @@ const LEAST_ENDPOINTS = 2;
 
 /** Starts at once. */
 export function createDispatcher(options: DispatcherOptions): Dispatcher {
-  const { orm, sender, log, describe, aheadMs } = options;
+  const { orm, sender, log, describe, clockOffsetMs } = options;
   const running = new Map<string, RunningEndpoint>();
   const metrics = webhookMetrics(options.registry, () => {
     const times = [...running.values()].map((one) => one.oldest()).filter((time) => time !== undefined);
-    const now = Date.now() + aheadMs();
+    const now = Date.now() + clockOffsetMs();
     return Math.max(0, ...times.map((time) => now - Number(time / 1_000n)));
   });
-  const shared: Shared = {
+  const deps: EndpointDeps = {
     orm,
     pages: createPages(orm),
     sender,
     holder: newId(),
-    aheadMs,
+    clockOffsetMs,
     pace: createPace({ inFlight: options.inFlight, concurrency: CONCURRENCY }),
     connections: createSlots(options.connections),
     // Of each organization one: reading the log may take long.
@@ -88,8 +88,8 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
       const begin = performance.now();
       let taken = 0;
       try {
-        const work = await shared.connections(POLL, () =>
-          listWork(orm, { holder: shared.holder, ahead: `${aheadMs()} milliseconds`, limit: MAX_ENDPOINTS }),
+        const work = await deps.connections(POLL, () =>
+          listWork(orm, { holder: deps.holder, clockOffset: `${clockOffsetMs()} milliseconds`, limit: MAX_ENDPOINTS }),
         );
         for (const { organizationId, endpointId } of work) {
           const one = running.get(endpointId);
@@ -111,7 +111,7 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   }
 
   function serve(organizationId: string, endpointId: string): void {
-    const one = runEndpoint(shared, organizationId, endpointId);
+    const one = runEndpoint(deps, organizationId, endpointId);
     running.set(endpointId, one);
     void one.ended.then(() => {
       running.delete(endpointId);

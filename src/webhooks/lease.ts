@@ -44,14 +44,14 @@ const LEASE = "15 seconds";
 /** Endpoints of any organization that have something to do which `holder` may do. */
 export async function listWork(
   orm: Orm,
-  { holder, ahead, limit }: { holder: string; ahead: string; limit: number },
+  { holder, clockOffset, limit }: { holder: string; clockOffset: string; limit: number },
 ): Promise<{ organizationId: string; endpointId: string }[]> {
   try {
     const rows = await orm.em
       .fork()
       .execute<{ organization_id: string; endpoint_id: string }[]>(
         "select * from list_webhook_work($1::uuid, $2::interval, $3::int)",
-        [holder, ahead, limit],
+        [holder, clockOffset, limit],
       );
     return rows.map((row) => ({ organizationId: row.organization_id, endpointId: row.endpoint_id }));
   } catch (error) {
@@ -146,13 +146,13 @@ export async function giveLeaseBack(db: Statements, { organizationId, endpointId
 export async function disableEndpoint(
   db: Statements,
   { organizationId, endpointId }: Lease,
-  { reason, etag, ahead }: { reason: "GONE" | "FAILING"; etag: string; ahead: string },
+  { reason, etag, clockOffset }: { reason: "GONE" | "FAILING"; etag: string; clockOffset: string },
 ): Promise<void> {
   await db.execute(
     `update webhook_endpoint set state = 'DISABLED', disabled_reason = $3, disabled_at = clock_timestamp() + $5::interval,
        etag = $4::uuid, updated_at = clock_timestamp(), paused_until = null
      where organization_id = $1 and id = $2 and state = 'ENABLED'`,
-    [organizationId, endpointId, reason, etag, ahead],
+    [organizationId, endpointId, reason, etag, clockOffset],
   );
 }
 

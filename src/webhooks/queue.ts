@@ -1,6 +1,7 @@
 // The queue of an endpoint. Before the first ANALYZE the planner thinks that all of an organization is one row, and would
 // read it all instead of probing an index for each of some: hence no joins of the large tables, but scalar subqueries,
 // LIMIT and arrays, which leave it no choice.
+// `clockOffset` is how far the schedule's clock is ahead of the database's, as an interval: nothing but tests moves it.
 import { createHash } from "node:crypto";
 import { type Part, partOf, withinBytes } from "../db/bytes.ts";
 import { jsonbArray } from "../db/jsonb-array.ts";
@@ -60,7 +61,7 @@ export async function enqueue(
   organizationId: string,
   endpointId: string,
   deliveries: readonly NewDelivery[],
-  ahead: string,
+  clockOffset: string,
 ): Promise<void> {
   if (deliveries.length === 0) return;
   const seen = new Set<string>();
@@ -91,7 +92,7 @@ export async function enqueue(
       deliveries.map(({ recordedAt }) => instantToText(recordedAt)),
       jsonbArray(deliveries.map(({ payload }) => payload)),
       isFirst,
-      ahead,
+      clockOffset,
     ],
   );
 }
@@ -121,7 +122,7 @@ export async function beginAnew(
   organizationId: string,
   endpointId: string,
   ids: readonly string[],
-  ahead: string,
+  clockOffset: string,
 ): Promise<{ id: string; subjectId: string }[]> {
   const rows = await db.execute<{ id: string; subject_id: string }[]>(
     `update webhook_delivery set state = 'PENDING', finished_at = null,
@@ -130,7 +131,7 @@ export async function beginAnew(
        next_attempt_at = case when next_attempt_at is not null then clock_timestamp() + $4::interval end
      where organization_id = $1 and endpoint_id is not distinct from $2 and id = any($3::uuid[])
      returning id, subject_id`,
-    [organizationId, endpointId, ids, ahead],
+    [organizationId, endpointId, ids, clockOffset],
   );
   return rows.map((row) => ({ id: row.id, subjectId: row.subject_id }));
 }
@@ -141,7 +142,7 @@ export async function releaseNext(
   organizationId: string,
   endpointId: string,
   subjectIds: Iterable<string>,
-  ahead: string,
+  clockOffset: string,
 ): Promise<void> {
   const subjects = [...new Set(subjectIds)];
   if (subjects.length === 0) return;
@@ -159,7 +160,7 @@ export async function releaseNext(
          where h.organization_id = $1 and h.endpoint_id = $2 and h.subject_id = s.id and h.state = 'PENDING'
            and h.next_attempt_at is not null
          limit 1) is null))`,
-    [organizationId, endpointId, subjects, ahead],
+    [organizationId, endpointId, subjects, clockOffset],
   );
 }
 
@@ -168,7 +169,7 @@ export async function readDue(
   db: Statements,
   organizationId: string,
   endpointId: string,
-  { inHand, ahead, limit }: { inHand: string[]; ahead: string; limit: number },
+  { inHand, clockOffset, limit }: { inHand: string[]; clockOffset: string; limit: number },
 ): Promise<Part<DueDelivery>> {
   const rows = await db.execute<Record<string, unknown>[]>(
     withinBytes(
@@ -186,7 +187,7 @@ export async function readDue(
       DUE_BYTES,
       "due_at, due_recorded_at",
     ),
-    [organizationId, endpointId, inHand, ahead, limit],
+    [organizationId, endpointId, inHand, clockOffset, limit],
   );
   return partOf(rows, (row: Record<string, unknown>) => ({
     id: row.delivery_id as string,
@@ -211,7 +212,7 @@ export async function writeOutcomes(
   db: Statements,
   organizationId: string,
   outcomes: readonly AttemptOutcome[],
-  ahead: string,
+  clockOffset: string,
 ): Promise<void> {
   if (outcomes.length === 0) return;
   await db.execute(
@@ -234,7 +235,7 @@ export async function writeOutcomes(
       outcomes.map(({ state }) => state),
       outcomes.map(({ attempt }) => instantToText(attempt.at)),
       outcomes.map(({ nextAttemptAt }) => (nextAttemptAt === null ? null : instantToText(nextAttemptAt))),
-      ahead,
+      clockOffset,
     ],
   );
 }

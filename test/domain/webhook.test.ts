@@ -3,14 +3,17 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { changedFields, changedValues, type EntityState, newEntity, remove, update } from "../../src/domain/entity.ts";
 import {
+  afterAttempts,
   bodyOf,
   deliveriesOf,
+  type EndpointFailures,
   failedForTooLong,
   judge,
   type LoggedEvent,
   MAX_ATTEMPTS,
   nextAttempt,
   type Subscription,
+  type Verdict,
   WEBHOOK_EVENTS,
 } from "../../src/domain/webhook.ts";
 
@@ -286,5 +289,69 @@ describe("outcomes", () => {
     expect(row(100, 3n * DAYS)).toBe(true);
     expect(row(99, 30n * DAYS)).toBe(false);
     expect(row(100_000, 3n * DAYS - 1n)).toBe(false);
+  });
+});
+
+describe("what attempts do to their endpoint", () => {
+  const SECOND = 1_000_000n;
+  const DAY = 86_400n * SECOND;
+  const well: EndpointFailures = { failures: 0, failingSince: undefined, pausedUntil: undefined };
+  const delivered: Verdict = { kind: "DELIVERED" };
+  const gone: Verdict = { kind: "GONE" };
+  const failed: Verdict = { kind: "FAILED", retryAfterMs: 0, pausesEndpoint: false };
+  const busy = (retryAfterMs: number): Verdict => ({ kind: "FAILED", retryAfterMs, pausesEndpoint: true });
+  /** Attempts a second apart, the first at NOW, each of 20 ms. */
+  const changesOf = (before: Partial<EndpointFailures>, verdicts: (Verdict | undefined)[], now = NOW) =>
+    afterAttempts(
+      { ...well, ...before },
+      verdicts.map((verdict, index) => ({ at: NOW + BigInt(index) * SECOND, latencyMs: 20, verdict })),
+      now,
+    );
+
+  it.each<[string, Partial<EndpointFailures>, (Verdict | undefined)[], Partial<ReturnType<typeof afterAttempts>>]>([
+    ["no attempt changes nothing", { failures: 3, failingSince: 7n }, [], { failures: 3, failingSince: 7n }],
+    ["the first failure begins a row", {}, [failed], { failures: 1, failingSince: NOW }],
+    ["a failure goes on with the row", { failures: 3, failingSince: 7n }, [failed], { failures: 4, failingSince: 7n }],
+    ["a delivery ends the row", { failures: 3, failingSince: 7n }, [failed, delivered], {}],
+    [
+      "the row begins after the delivery",
+      {},
+      [failed, delivered, failed],
+      { failures: 1, failingSince: NOW + 2n * SECOND },
+    ],
+    [
+      "what was not sent is no failure",
+      { failures: 3, failingSince: 7n },
+      [undefined],
+      { failures: 3, failingSince: 7n },
+    ],
+    ["GONE disables, and is a failure", {}, [gone], { failures: 1, failingSince: NOW, disable: "GONE" }],
+    ["GONE disables, whatever comes after it", {}, [gone, delivered], { disable: "GONE" }],
+  ])("rule 66: %s", (_, before, verdicts, expected) => {
+    expect(changesOf(before, verdicts)).toEqual({ ...well, disable: undefined, ...expected });
+  });
+
+  it("rule 66: a pause counts from the end of its attempt, and the longest holds", () => {
+    const until = (before: bigint | undefined, ...verdicts: Verdict[]) =>
+      changesOf({ pausedUntil: before }, verdicts).pausedUntil;
+    expect(until(undefined, busy(5_000))).toBe(NOW + 5_020_000n);
+    expect(until(undefined, busy(5_000), busy(1_000))).toBe(NOW + 5_020_000n);
+    expect(until(undefined, busy(5_000), busy(6_000))).toBe(NOW + 7_020_000n);
+    expect(until(NOW, busy(5_000))).toBe(NOW + 5_020_000n);
+  });
+
+  it("rule 66: a pause that is as long already stays as it is, since a replay may lift it meanwhile", () => {
+    expect(changesOf({ pausedUntil: NOW + DAY }, [busy(5_000)]).pausedUntil).toBeUndefined();
+    expect(changesOf({ pausedUntil: NOW + DAY }, [failed, delivered]).pausedUntil).toBeUndefined();
+  });
+
+  it("rule 66: 100 failures in a row over three days disable, unless the last attempt was delivered", () => {
+    const before = { failures: 99, failingSince: NOW - 3n * DAY };
+    expect(changesOf(before, [failed]).disable).toBe("FAILING");
+    expect(changesOf(before, [gone]).disable).toBe("GONE");
+    expect(changesOf(before, []).disable).toBeUndefined();
+    expect(changesOf(before, [failed, delivered]).disable).toBeUndefined();
+    expect(changesOf({ ...before, failingSince: NOW - 3n * DAY + 1n }, [failed]).disable).toBeUndefined();
+    expect(changesOf({ failures: 100, failingSince: NOW - 3n * DAY }, [undefined]).disable).toBe("FAILING");
   });
 });
