@@ -24,8 +24,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/group.ts",
-        from: "insertEvents(db, organizationId, events)",
-        to: 'insertEvents(db, organizationId, events.filter(({ type }) => type !== "DELETED"))',
+        from: "insertEvents(db, organizationId, this.#events)",
+        to: 'insertEvents(db, organizationId, this.#events.filter(({ type }) => type !== "DELETED"))',
       },
     ],
     faults: "kill",
@@ -141,7 +141,7 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/group.ts",
-        from: "await rewriteCopies(db, organizationId, { entityId: state.id, previous, next })",
+        from: "await rewriteCopies(db, organizationId, { entityId: after.id, previous, next })",
         to: "{}",
       },
     ],
@@ -175,8 +175,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/rows.ts",
-        from: '  metadata: json((s) => s.metadata, "metadata"),',
-        to: '  metadata: json((s) => s.metadata, "type"),',
+        from: "const from = DERIVED[property]?.from ??",
+        to: 'const from = property === "metadata" ? "type" : DERIVED[property]?.from ??',
       },
     ],
     faults: "kill",
@@ -188,8 +188,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/group.ts",
-        from: "...changedValues(before, change.values, updatedFields),",
-        to: "...changedValues(original.get(after.id) ?? before, change.values, updatedFields),",
+        from: "eventOf(command, change, before, after, updatedFields)",
+        to: "eventOf(command, change, this.#original.get(after.id) ?? before, after, updatedFields)",
       },
     ],
     faults: "slow network; rows held",
