@@ -76,7 +76,7 @@ export async function bootstrap(
     const secret = wanted ?? newApiKeySecret();
     const key = { id: newId(), displayName: "bootstrap", scopes: [...SCOPES] };
     const row = { organizationId: DEFAULT_ORGANIZATION_ID, digest: digestOf(secret), ...key };
-    await tx.persist(tx.create(ApiKeyRow, row as never)).flush();
+    await tx.persist(tx.create(ApiKeyRow, row)).flush();
     await insertAdministrationEvent(tx, DEFAULT_ORGANIZATION_ID, {
       ...{ type: "API_KEY_CREATED", subjectId: key.id },
       ...{ actor: key.id, principal: key.id, source: "start" },

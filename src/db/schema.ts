@@ -6,12 +6,20 @@ import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
 import type { EntityState, EventType } from "../domain/entity.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { CountType, ExternalIdsType, InstantType } from "./types.ts";
+import { newId } from "./uuid.ts";
 
 const organizationId = p.uuid().primary();
 /** Compared byte by byte, whatever the database's own collation. */
 const code = () => p.text().collation("C");
 /** Whose milliseconds are enough. */
 const date = () => p.datetime().columnType("timestamptz");
+/** A new one with each change that MikroORM's dirty check finds. */
+const etag = () => p.uuid().onCreate(newId).onUpdate(newId);
+/** The time of such a change, later than the one before. */
+const changedAt = () =>
+  date()
+    .defaultRaw("clock_timestamp()")
+    .onUpdate(({ updatedAt }: { updatedAt: Date }) => new Date(Math.max(Date.now(), updatedAt.getTime() + 1)));
 const instant = () => p.type(InstantType);
 const count = () => p.type(CountType);
 const json = () => p.json().$type<JsonObject>();
@@ -24,9 +32,9 @@ export const OrganizationRow = defineEntity({
     displayName: p.text(),
     externalIdPolicy: p.text().$type<"MUTABLE_WITH_REASON" | "IMMUTABLE">(),
     eventRetentionDays: p.integer().nullable(),
-    etag: p.uuid(),
+    etag: etag(),
     createdAt: date().defaultRaw("clock_timestamp()"),
-    updatedAt: date().defaultRaw("clock_timestamp()"),
+    updatedAt: changedAt(),
   },
 });
 export type OrganizationRow = InferEntity<typeof OrganizationRow>;
@@ -207,9 +215,9 @@ export const WebhookEndpointRow = defineEntity({
     secret: p.text(),
     previousSecret: p.text().nullable(),
     previousSecretExpiresAt: date().nullable(),
-    etag: p.uuid(),
+    etag: etag(),
     createdAt: date().defaultRaw("clock_timestamp()"),
-    updatedAt: date().defaultRaw("clock_timestamp()"),
+    updatedAt: changedAt(),
     deletedAt: date().nullable(),
     position: p.text(),
     positionEpoch: p.uuid(),

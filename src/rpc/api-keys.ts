@@ -61,7 +61,7 @@ export function apiKeyRpcs(deps: Deps & { forgetCallers: () => void }) {
           displayName,
           scopes,
           expiresAt: expiresAt ?? null,
-        } as never);
+        });
         await em.persist(key).flush();
         await recordAdministration(em, ctx, organizationId, {
           ...{ type: "API_KEY_CREATED", subjectId: key.id },

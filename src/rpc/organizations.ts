@@ -56,8 +56,7 @@ export function organizationRpcs(deps: Deps) {
             displayName,
             externalIdPolicy: keyOf(POLICIES, organization.externalIdPolicy) ?? "MUTABLE_WITH_REASON",
             eventRetentionDays,
-            etag: newId(),
-          } as never);
+          });
           await em.persist(row).flush();
           await recordAdministration(em, ctx, organizationId, {
             ...{ type: "ORGANIZATION_CREATED", subjectId: organizationId, requestId },
@@ -136,18 +135,12 @@ export function organizationRpcs(deps: Deps) {
               { etag: row.etag },
             );
           }
-          const changes =
-            (displayName !== undefined && displayName !== row.displayName) ||
-            (policy !== undefined && policy !== row.externalIdPolicy) ||
-            (eventRetentionDays !== undefined && eventRetentionDays !== (row.eventRetentionDays ?? null));
-          if (changes) {
-            const before = valuesOf(row);
-            row.displayName = displayName ?? row.displayName;
-            row.externalIdPolicy = policy ?? row.externalIdPolicy;
-            if (eventRetentionDays !== undefined) row.eventRetentionDays = eventRetentionDays;
-            row.etag = newId();
-            row.updatedAt = new Date(Math.max(deps.clock(), row.updatedAt.getTime() + 1));
-            await em.flush();
+          const [before, { etag }] = [valuesOf(row), row];
+          if (displayName !== undefined) row.displayName = displayName;
+          if (policy !== undefined) row.externalIdPolicy = policy;
+          if (eventRetentionDays !== undefined) row.eventRetentionDays = eventRetentionDays;
+          await em.flush();
+          if (row.etag !== etag) {
             await recordAdministration(em, ctx, organizationId, {
               ...{ type: "ORGANIZATION_UPDATED", subjectId: organizationId, requestId },
               ...{ before, after: valuesOf(row) },

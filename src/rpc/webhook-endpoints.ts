@@ -11,7 +11,6 @@ import {
 } from "../../clients/typescript/gen/entity/v1/webhook_pb.ts";
 import { WebhookService } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
-import { newId } from "../db/uuid.ts";
 import { withoutQuery } from "../domain/administration.ts";
 import type { EntityType as EntityTypeName } from "../domain/entity.ts";
 import type { JsonObject } from "../domain/json.ts";
@@ -24,7 +23,7 @@ import {
   changeEndpoint,
   type EndpointValues,
   getEndpoint,
-  saveEndpoint,
+  type NewEndpoint,
 } from "../webhooks/endpoint-row.ts";
 import { newSigningSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
@@ -50,7 +49,8 @@ export function webhookEndpointRpcs(deps: Deps & { webhookUrls: AllowList }) {
     async createWebhookEndpoint(request, ctx) {
       const violations = new Violations();
       const endpoint = request.endpoint ?? create(WebhookEndpointSchema);
-      const values = parseValues(endpoint, new Set(MASK), deps.webhookUrls, violations);
+      // All are asked for: none is left out.
+      const values = parseValues(endpoint, new Set(MASK), deps.webhookUrls, violations) as NewEndpoint;
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
       const head = decodePosition(organizationId, await deps.feed.position(organizationId));
@@ -117,13 +117,13 @@ export function webhookEndpointRpcs(deps: Deps & { webhookUrls: AllowList }) {
         { method: WebhookService.method.updateWebhookEndpoint, request, requestId },
         async (em) => {
           const row = await getEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
-          const [before, told] = [JSON.stringify(row), valuesOf(row)];
+          const [before, { etag }] = [valuesOf(row), row];
           changeEndpoint(row, values, deps.clock());
-          if (JSON.stringify(row) !== before) {
-            await saveEndpoint(em, row, deps.clock());
+          await em.flush();
+          if (row.etag !== etag) {
             await recordAdministration(em, ctx, organizationOf(ctx), {
               ...{ type: "WEBHOOK_ENDPOINT_UPDATED", subjectId: id, requestId },
-              ...{ before: told, after: valuesOf(row) },
+              ...{ before, after: valuesOf(row) },
             });
           }
           return { endpoint: toProto(row, deps.clock()) };
@@ -144,7 +144,6 @@ export function webhookEndpointRpcs(deps: Deps & { webhookUrls: AllowList }) {
           const row = await getEndpoint(em, organizationOf(ctx), id, { etag: request.etag });
           // The dispatcher removes it, behind its deliveries: there may be too many for a call.
           row.deletedAt = new Date(deps.clock());
-          row.etag = newId();
           [row.secret, row.previousSecret, row.previousSecretExpiresAt] = ["", null, null];
           await em.flush();
           await recordAdministration(em, ctx, organizationOf(ctx), {
@@ -168,7 +167,7 @@ export function webhookEndpointRpcs(deps: Deps & { webhookUrls: AllowList }) {
         endpoint.previousSecret = isKept ? endpoint.secret : null;
         endpoint.previousSecretExpiresAt = isKept ? new Date(deps.clock() + lifetimeMs) : null;
         endpoint.secret = secret;
-        await saveEndpoint(em, endpoint, deps.clock());
+        await em.flush();
         await recordAdministration(em, ctx, organizationOf(ctx), {
           ...{ type: "WEBHOOK_SECRET_ROTATED", subjectId: id, before: {} },
           after: { previousSecretExpiresAt: endpoint.previousSecretExpiresAt?.toISOString() ?? null },

@@ -14,6 +14,10 @@ export type EndpointValues = Pick<
   "url" | "displayName" | "description" | "eventTypes" | "entityTypes" | "statusChanges" | "state"
 >;
 
+/** What one begins with: the rest has a default. */
+export type NewEndpoint = Partial<EndpointValues> &
+  Pick<EndpointValues, "url" | "displayName" | "eventTypes" | "entityTypes">;
+
 /**
  * Adds an endpoint, to which the log goes on from `position`; `now` in milliseconds since 1970. Throws VALIDATION_ERROR
  * where the organization has as many as it may.
@@ -21,7 +25,7 @@ export type EndpointValues = Pick<
 export async function addEndpoint(
   em: EntityManager,
   organizationId: string,
-  values: Partial<EndpointValues>,
+  values: NewEndpoint,
   { secret, position, now }: { secret: string; position: StoredPosition; now: number },
 ): Promise<WebhookEndpointRow> {
   // One after the other, for the count.
@@ -40,12 +44,11 @@ export async function addEndpoint(
       ? { disabledReason: "REQUESTED", disabledAt: new Date(now) }
       : { disabledReason: null, disabledAt: null }),
     secret,
-    etag: newId(),
     position: position.text,
     positionEpoch: position.epoch,
     positionXmax: String(position.snapshot.xmax),
     positionRunning: position.snapshot.running.map(String),
-  } as never);
+  });
   await em.persist(row).flush();
   return row;
 }
@@ -74,7 +77,7 @@ export async function getEndpoint(
   return row;
 }
 
-/** Sets the values, and what a change of the url or the state brings with it. Nothing is written before saveEndpoint. */
+/** Sets the values, and what a change of the url or the state brings with it. Nothing is written before the flush. */
 export function changeEndpoint(row: WebhookEndpointRow, values: Partial<EndpointValues>, now: number): void {
   // Another receiver asked for the pause.
   if (values.url !== undefined && values.url !== row.url) row.pausedUntil = null;
@@ -90,11 +93,4 @@ export function changeEndpoint(row: WebhookEndpointRow, values: Partial<Endpoint
     row.pausedUntil = null;
   }
   Object.assign(row, values);
-}
-
-/** Writes what has changed, with a new etag and time. */
-export async function saveEndpoint(em: EntityManager, row: WebhookEndpointRow, now: number): Promise<void> {
-  row.etag = newId();
-  row.updatedAt = new Date(Math.max(now, row.updatedAt.getTime() + 1));
-  await em.flush();
 }
