@@ -4,9 +4,8 @@
 //   npm run test:faults                            SECONDS=600 by default; SEED=n draws the same faults again
 //   FAULTS="kill,promotion" npm run test:faults    only these
 //   npm run test:faults -- --planted               copies with a planted bug each, which a named check must find
-import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { chmodSync, mkdtempSync, rmSync, statfsSync } from "node:fs";
+import { chmodSync, closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
@@ -366,6 +365,16 @@ interface Space {
   isOwn: boolean;
 }
 
+/** False where the disk is full. */
+function writes(file: number, bytes: Buffer): boolean {
+  try {
+    return writeSync(file, bytes) === bytes.length;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+    return false;
+  }
+}
+
 /** A file system of the database's own is filled for good; that of all is not: there triggers say what it would. */
 function diskOf(postgres: () => Postgres, space: () => Space): Scene["disk"] {
   const filler = () => join(space().path, "filler");
@@ -374,8 +383,10 @@ function diskOf(postgres: () => Postgres, space: () => Space): Scene["disk"] {
     return {
       how: "a tmpfs under the database, filled",
       async fill() {
-        const { bavail, bsize } = statfsSync(space().path);
-        execFileSync("fallocate", ["-l", String(bavail * bsize), filler()]);
+        // To the last block, while the database goes on writing: what is free now is not what is free then.
+        const file = openSync(filler(), "a");
+        for (const size of [1_048_576, 4_096]) while (writes(file, Buffer.alloc(size))) continue;
+        closeSync(file);
       },
       async empty() {
         rmSync(filler(), { force: true });
