@@ -183,7 +183,9 @@ async function main({ rounds }: { rounds: number }): Promise<void> {
       for (let round = -1; round < rounds; round++) {
         const [one, other] = [await measure(byHand, hand, size), await measure(byFlush, flush, size)];
         // The first is to warm up.
-        if (round >= 0) [all.hand.push(one), all.flush.push(other)];
+        if (round < 0) continue;
+        all.hand.push(one);
+        all.flush.push(other);
       }
       for (const [name, measured] of Object.entries(all)) {
         const [ms, micros] = [median(measured.map((one) => one.ms)), median(measured.map((one) => one.microsOfCpu))];
