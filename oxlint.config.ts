@@ -21,9 +21,17 @@ const generated = "clients/typescript/gen/**/";
 const client = "clients/typescript/index.ts";
 
 /** What the families of RPCs share; they never import each other. */
-export const SHARED_RPC = ["entity-message", "message", "page", "request", "violations", "well-formed", "write"].map(
-  (name) => `src/rpc/${name}.ts`,
-);
+export const SHARED_RPC = [
+  "entity-fields",
+  "entity-message",
+  "message",
+  "page",
+  "read-mask",
+  "request",
+  "violations",
+  "well-formed",
+  "write",
+].map((name) => `src/rpc/${name}.ts`);
 
 const nameOfCode = {
   names: ["Code"],

@@ -3,15 +3,10 @@
 
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
-import {
-  changedFields,
-  changedValues,
-  type EntityState,
-  type ExternalIdPolicy,
-  primaryOf,
-  taxIdKeyOf,
-} from "../domain/entity.ts";
+import { changedFields, changedValues } from "../domain/changed-fields.ts";
+import { type EntityState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
+import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";

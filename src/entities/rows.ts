@@ -3,7 +3,7 @@
 import { bytesOf } from "../db/bytes.ts";
 import { jsonbArray } from "../db/jsonb-array.ts";
 import type { Pipeline } from "../db/statements.ts";
-import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
+import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { instantToText, parseInstant } from "../domain/time.ts";
 

@@ -4,7 +4,7 @@
 import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import { jsonbArray } from "../db/jsonb-array.ts";
 import type { Pipeline, Statements } from "../db/statements.ts";
-import { type EntityState, type EventType, primaryOf } from "../domain/entity.ts";
+import { type EntityState, type EventType, primaryOf } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 

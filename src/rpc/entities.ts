@@ -21,7 +21,8 @@ import {
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { countryCodeProblem } from "../domain/country.ts";
-import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
+import { newEntity, remove, undelete, update } from "../domain/entity.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
@@ -33,16 +34,11 @@ import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
 import { departureOf } from "../interceptors/call.ts";
-import {
-  externalIdFromProto,
-  fromProto,
-  parseReadMask,
-  statusFromProto,
-  toProto,
-  typeFromProto,
-} from "./entity-message.ts";
+import { statusFromProto, typeFromProto } from "./entity-fields.ts";
+import { externalIdFromProto, fromProto, toProto } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
 import { boundOf, pageOf } from "./page.ts";
+import { parseReadMask } from "./read-mask.ts";
 import {
   fromPageToken,
   fromTimestamp,

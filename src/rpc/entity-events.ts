@@ -7,7 +7,7 @@ import {
   type WatchEntitiesRequest,
   WatchEntitiesRequestSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
+import { EVENT_NAMES, type EventType as EventName } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
@@ -15,7 +15,7 @@ import { type ListedEvent, listEvents } from "../log/events.ts";
 import type { Delivery } from "../log/pages.ts";
 import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
-import { typeFromProto, typeToProto } from "./entity-message.ts";
+import { typeFromProto, typeToProto } from "./entity-fields.ts";
 import { boundOf, pageOf } from "./page.ts";
 import {
   fromPageToken,

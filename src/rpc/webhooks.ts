@@ -28,7 +28,7 @@ import {
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
 import { withoutQuery } from "../domain/administration.ts";
-import type { EntityType as EntityTypeName } from "../domain/entity.ts";
+import type { EntityType as EntityTypeName } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -43,7 +43,7 @@ import { type ListedDelivery, listDeliveries } from "../webhooks/history.ts";
 import { beginAnew, enqueue, findPassed, releaseNext } from "../webhooks/queue.ts";
 import { newSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
-import { typeFromProto, typeToProto } from "./entity-message.ts";
+import { typeFromProto, typeToProto } from "./entity-fields.ts";
 import { boundOf, pageOf, whole } from "./page.ts";
 import {
   fromPageToken,
