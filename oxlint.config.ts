@@ -28,6 +28,7 @@ export const SHARED_RPC = [
   "page",
   "read-mask",
   "request",
+  "update-mask",
   "violations",
   "well-formed",
   "write",
@@ -58,11 +59,11 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/cli/": {
     imports: [
       ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
-      ...["src/interceptors/json-requests.ts", "src/rpc/well-formed.ts"],
+      ...["src/interceptors/json-problem.ts", "src/rpc/well-formed.ts"],
     ],
     packages: [...node, "commander", "standardwebhooks", "cli-progress", ...protobuf, "@connectrpc/connect"],
     message:
-      "a command imports other commands, config, domain, json-requests, well-formed and clients: it is a caller, not the service",
+      "a command imports other commands, config, domain, json-problem, well-formed and clients: it is a caller, not the service",
     refusedNames: nameOfCode,
   },
   "src/config.ts": { imports: [], message: "config imports nothing" },

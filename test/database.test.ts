@@ -14,8 +14,8 @@ import {
   EntityType,
   WebhookEndpointState,
 } from "../clients/typescript/index.ts";
-import { CommitUnknownError } from "../src/db/driver.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
+import { CommitUnknownError } from "../src/db/named-statements.ts";
 import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
 import { assertSafeRole } from "../src/db/roles.ts";
 import { TABLES } from "../src/db/schema.ts";

@@ -5,6 +5,7 @@ import {
   type Entity,
   type EntityLookup,
   EntitySchema,
+  type EntityStatus,
   EntityType,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import {
@@ -38,7 +39,7 @@ import { statusFromProto, typeFromProto } from "./entity-fields.ts";
 import { externalIdFromProto, fromProto, toProto } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
 import { boundOf, pageOf } from "./page.ts";
-import { parseReadMask } from "./read-mask.ts";
+import { parseReadMask, type ReadMask } from "./read-mask.ts";
 import {
   fromPageToken,
   fromTimestamp,
@@ -95,31 +96,7 @@ export function entityRpcs(deps: Deps) {
       const lookups = request.lookups.map((lookup, i) => parseLookup(lookup, `lookups[${i}]`));
       const readMask = parseReadMask(request.readMask);
       const found = await find(ctx, lookups);
-      // The same one twice is made once, and counted as often as it is sent.
-      const made = new Map<string, { message: Entity; bytes: number }>();
-      const make = (entity: EntityState) => {
-        const message = toProto(entity, readMask);
-        const one = { message, bytes: wireBytes(EntitySchema, message) };
-        made.set(entity.id, one);
-        return one;
-      };
-      let room: number = LIMITS.batchAnswerBytes;
-      return {
-        results: lookups.map((lookup) => {
-          try {
-            const entity = pick(lookup, found);
-            const { message, bytes } = made.get(entity.id) ?? make(entity);
-            if (bytes > room) throw noRoom();
-            room -= bytes;
-            return { result: { case: "entity" as const, value: message } };
-          } catch (error) {
-            if (!(error instanceof DomainError)) throw error;
-            const value = toStatus(error);
-            room -= wireBytes(StatusSchema, value);
-            return { result: { case: "error" as const, value } };
-          }
-        }),
-      };
+      return { results: resultsOf(lookups, found, readMask) };
     },
 
     async listEntities(request, ctx) {
@@ -130,11 +107,7 @@ export function entityRpcs(deps: Deps) {
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
       request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
       violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
-      const statuses = request.statuses.map((status, i) => {
-        const known = statusFromProto(status);
-        if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
-        return known ?? "pending";
-      });
+      const statuses = parseStatuses(request.statuses, violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
       const query = queryOf(ListEntitiesRequestSchema, request, organizationId);
@@ -229,6 +202,33 @@ export function entityRpcs(deps: Deps) {
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
 
+/** An answer to each lookup, as long as the room of a batch lasts; then MESSAGE_TOO_LARGE. */
+function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: ReadMask | undefined) {
+  // The same one twice is made once, and counted as often as it is sent.
+  const made = new Map<string, { message: Entity; bytes: number }>();
+  const make = (entity: EntityState) => {
+    const message = toProto(entity, readMask);
+    const one = { message, bytes: wireBytes(EntitySchema, message) };
+    made.set(entity.id, one);
+    return one;
+  };
+  let room: number = LIMITS.batchAnswerBytes;
+  return lookups.map((lookup) => {
+    try {
+      const entity = pick(lookup, found);
+      const { message, bytes } = made.get(entity.id) ?? make(entity);
+      if (bytes > room) throw noRoom();
+      room -= bytes;
+      return { result: { case: "entity" as const, value: message } };
+    } catch (error) {
+      if (!(error instanceof DomainError)) throw error;
+      const value = toStatus(error);
+      room -= wireBytes(StatusSchema, value);
+      return { result: { case: "error" as const, value } };
+    }
+  });
+}
+
 function pick(lookup: Lookup, found: FoundEntities): EntityState {
   const id = resolve(lookup, found.hits);
   if (id !== undefined && found.leftOut.has(id)) throw noRoom();
@@ -248,6 +248,14 @@ function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: un
   if (patch.type === undefined) violations.add("entity.type", "is required: ENTITY_TYPE_PERSON or ENTITY_TYPE_COMPANY");
   if (patch.countryCode === undefined) violations.add("entity.country_code", "is required");
   if (patch.name === undefined) violations.add("entity.name", "is required");
+}
+
+function parseStatuses(statuses: readonly EntityStatus[], violations: Violations): EntityState["status"][] {
+  return statuses.map((status, i) => {
+    const known = statusFromProto(status);
+    if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
+    return known ?? "pending";
+  });
 }
 
 /** Rule 35: in the request or in the entity; both and different is refused. */

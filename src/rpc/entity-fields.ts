@@ -1,4 +1,4 @@
-// The fields of Entity: their values and names on the wire and in the rules, and the paths of the masks that name them.
+// The fields of Entity: their values and names on the wire and in the rules, and the paths into entity_data.
 import { EntityStatus, EntityType, TaxIdCheck } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import type * as domain from "../domain/entity-state.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
@@ -72,21 +72,6 @@ export function splitListed(data: JsonObject, listed: Set<string>): [JsonObject,
   return [Object.fromEntries(own), others.length === 0 ? undefined : Object.fromEntries(others)];
 }
 
-// --- Paths of masks ------------------------------------------------------------------------------
-
-/** Output-only, and external_id, which has its own RPCs: ignored in an update (rules 21, 23). */
-export const IGNORED_PATHS = [
-  "id",
-  "organization_id",
-  "external_id",
-  "external_ids",
-  "tax_id_check",
-  "risk_score",
-  "created_at",
-  "updated_at",
-  "deleted_at",
-] as const;
-
 /** Paths of entity_data and into it, for both masks. */
 export const DATA_PATHS = new Set([
   "entity_data",
@@ -95,9 +80,4 @@ export const DATA_PATHS = new Set([
     `entity_data.${kind}.additional`,
     ...[...LISTED_KEYS[kind]].map((key) => `entity_data.${kind}.${snake(key)}`),
   ]),
-]);
-/** Paths that update_mask may name, beside those that are ignored. */
-export const WRITABLE_PATHS = new Set([
-  ...["type", "country_code", "name", "tax_id", "status", "nationality", "risk_matrix_id", "attributes", "metadata"],
-  ...DATA_PATHS,
 ]);

@@ -26,7 +26,6 @@ import {
   COMPANY_TEXT_KEYS,
   DATA_PATHS,
   DATE_KEYS,
-  IGNORED_PATHS,
   LISTED_KEYS,
   PERSON_TEXT_KEYS,
   snake,
@@ -36,10 +35,10 @@ import {
   taxIdCheckToProto,
   typeFromProto,
   typeToProto,
-  WRITABLE_PATHS,
 } from "./entity-fields.ts";
 import type { ReadMask } from "./read-mask.ts";
 import { parseExternalId, taxIdProblem, toTimestamp } from "./request.ts";
+import { checkUpdateMask, ignoredPaths } from "./update-mask.ts";
 import type { Violations } from "./violations.ts";
 
 // --- toProto ------------------------------------------------------------------------------------
@@ -110,7 +109,7 @@ export function fromProto(
   violations: Violations,
 ): EntityInput {
   const paths = mask === undefined || mask.paths.length === 0 ? undefined : new Set(mask.paths);
-  if (paths !== undefined) checkPaths(paths, violations);
+  if (paths !== undefined) checkUpdateMask(paths, violations);
   const wanted = (path: string, populated: boolean) => (paths === undefined ? populated : paths.has(path));
   const patch: { -readonly [K in keyof EntityPatch]: EntityPatch[K] } = {};
 
@@ -160,7 +159,7 @@ export function fromProto(
   return {
     patch,
     etag: entity.etag === "" ? undefined : entity.etag,
-    ignored: IGNORED_PATHS.filter((path) => (paths === undefined ? isPopulated(entity, path) : paths.has(path))),
+    ignored: ignoredPaths(entity, paths),
   };
 }
 
@@ -168,15 +167,6 @@ export function fromProto(
 export function externalIdFromProto(entity: Entity | undefined, violations: Violations): string | undefined {
   const value = entity?.externalId ?? "";
   return value === "" ? undefined : parseExternalId(value, "entity.external_id", violations);
-}
-
-const IGNORED_FIELDS = new Map(
-  IGNORED_PATHS.map((path) => [path, EntitySchema.fields.find(({ name }) => name === path)]),
-);
-
-function isPopulated(entity: Entity, path: (typeof IGNORED_PATHS)[number]): boolean {
-  const value = (entity as unknown as Record<string, unknown>)[IGNORED_FIELDS.get(path)?.localName ?? path];
-  return !(value === undefined || value === "" || value === 0 || (Array.isArray(value) && value.length === 0));
 }
 
 /** Undefined clears; an empty string is refused, since it says neither "unchanged" nor "clear". */
@@ -193,23 +183,6 @@ function optionalText(
     value === "" ? "must not be empty: to clear it, name it in update_mask and leave it unset" : problem(value),
   );
   return parse(value);
-}
-
-function checkPaths(paths: Set<string>, violations: Violations): void {
-  for (const path of paths) {
-    if (WRITABLE_PATHS.has(path) || path === "etag" || (IGNORED_PATHS as readonly string[]).includes(path)) continue;
-    const known = /^[a-z_]+(\.[a-z_]+)*$/.test(path) && path.length <= 128;
-    violations.add(
-      "update_mask",
-      known ? `${path} is not a path that can be written` : "has a path that is no field of Entity",
-    );
-  }
-  for (const kind of ["person", "company"] as const) {
-    const inner = [...paths].filter((path) => path.startsWith(`entity_data.${kind}.`));
-    if (inner.length > 0 && (paths.has("entity_data") || paths.has(`entity_data.${kind}`))) {
-      violations.add("update_mask", `names entity_data.${kind} and a path inside it`);
-    }
-  }
 }
 
 function entityDataFromProto(
