@@ -13,6 +13,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { createEntityClient } from "../../clients/typescript/index.ts";
+import { freePort } from "../../scripts/service-process.ts";
 import { startCallers, type World } from "./callers.ts";
 import { checkDatabase, checkHealth, checkWatcher, type LoggedEvent, missingOf, readLog } from "./checker.ts";
 import { type CheckName, type Checks, createChecks } from "./checks.ts";
@@ -27,7 +28,6 @@ import {
   DATABASE,
   findBinaries,
   folderOf,
-  freePort,
   killPostgres,
   mountSpace,
   PASSWORD,
