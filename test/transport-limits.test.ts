@@ -10,7 +10,8 @@ import { byteBudget } from "../src/transport/byte-budget.ts";
 import { createReadiness } from "../src/transport/health.ts";
 import { RequestBytes } from "../src/transport/request-bytes.ts";
 import { createTally } from "../src/transport/tally.ts";
-import { envelope, grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
+import { envelope } from "./frames.ts";
+import { grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 const LIST = { ":path": "/entity.v1.EntityService/ListEntities", "content-type": "application/grpc" };
