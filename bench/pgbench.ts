@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { readConfig } from "../src/config.ts";
-import type { NamedStatementClient } from "../src/db/driver.ts";
+import type { NamedStatementClient } from "../src/db/named-statements.ts";
 import { createOrm, poolOf } from "../src/db/orm.ts";
 import { update } from "../src/domain/entity.ts";
 import { type Author, toOneEntity } from "../src/entities/command.ts";

@@ -3,17 +3,15 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
+import { freePort, listening, residentBytes, settingsOfStart } from "../scripts/service-process.ts";
 import { RUNTIME_ROLE } from "../src/db/roles.ts";
 
 const EMBEDDED = { database: "entity_service", owner: "entity_owner" };
-const START_LIMIT_MS = 60_000;
 /** Of the organization that the first start makes. */
 export const DEFAULT_ORGANIZATION = {
   id: "00000000-0000-7000-8000-000000000001",
@@ -53,14 +51,6 @@ export interface ServiceOptions {
   /** Flags of node, such as --cpu-prof. */
   nodeFlags?: string[];
   env?: Record<string, string>;
-}
-
-/** What `npm start` gives: the flags of node, and variables of the environment. */
-function settingsOfStart(): { flags: string[]; env: Record<string, string> } {
-  const { scripts } = JSON.parse(readFileSync(path("../package.json"), "utf8")) as { scripts: { start: string } };
-  const words = scripts.start.split(" ");
-  const assignments = words.slice(0, words.indexOf("exec")).map((word) => word.split("=") as [string, string]);
-  return { flags: words.filter((word) => word.startsWith("--")), env: Object.fromEntries(assignments) };
 }
 
 /** Starts the service in a new folder, which goes with it. */
@@ -175,31 +165,6 @@ export function startJobs<Job, Answer>(
   };
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-async function listening(child: ChildProcess, port: number): Promise<void> {
-  const limit = performance.now() + START_LIMIT_MS;
-  for (;;) {
-    if (child.exitCode !== null) throw new Error(`${child.spawnargs.join(" ")} ended with ${child.exitCode}`);
-    const socket = connect(port, "127.0.0.1");
-    const open = await Promise.race([
-      once(socket, "connect").then(() => true),
-      once(socket, "close").then(() => false),
-    ]).catch(() => false);
-    socket.destroy();
-    if (open) return;
-    if (performance.now() > limit) throw new Error(`${child.spawnargs.join(" ")} does not listen`);
-    await sleep(50);
-  }
-}
-
 // --- /proc --------------------------------------------------------------------------------------
 
 /** Linux has had 100 ticks a second for user space since 2.4, whatever the kernel's own. */
@@ -244,7 +209,4 @@ export function cpuOfDatabase(postmaster: number): number {
 }
 
 /** Resident memory in MiB. */
-export function memoryOf(pid: number): number {
-  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1];
-  return Math.round(Number(kib) / 1024);
-}
+export const memoryOf = (pid: number) => Math.round(residentBytes(pid) / 1024 ** 2);

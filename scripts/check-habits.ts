@@ -1,5 +1,5 @@
 // What neither compiler nor linter knows: tests that are left out, words that have no place in the project, linters
-// that are told to look away, exports that nobody uses.
+// that are told to look away, exports that nobody uses, long files that do not say why.
 import { repositoryFiles } from "./repository-files.ts";
 
 interface Habit {
@@ -66,6 +66,17 @@ export function habitProblems(path: string, text: string): string[] {
   );
 }
 
+const MAX_LINES = 300;
+
+/** What is wrong with the length of a file of src/: over 300 lines it must say why, in the comment that it begins with. */
+export function lengthProblem(path: string, text: string): string | undefined {
+  const lines = text.trimEnd().split("\n");
+  if (!/^src\/.*\.ts$/.test(path) || lines.length <= MAX_LINES) return undefined;
+  const code = lines.findIndex((line) => !line.startsWith("//"));
+  if (lines.slice(0, code).some((line) => /^\/\/ Long because \S/.test(line))) return undefined;
+  return `${path}: ${lines.length} lines, over ${MAX_LINES}: cut it where a noun stands out, or say why in a line of its head that begins "// Long because"`;
+}
+
 /** Functions, classes and constants that src/ exports and that nothing but tests names, its own file included. */
 export function unusedExports(files: Map<string, string>): string[] {
   const uses = new Map<string, number>();
@@ -90,6 +101,7 @@ if (import.meta.main) {
   const problems = [
     ...[...texts].flatMap(([path, text]) => habitProblems(path, text).map((problem) => `${path}:${problem}`)),
     ...unusedExports(code),
+    ...[...code].flatMap(([path, text]) => lengthProblem(path, text) ?? []),
   ];
   if (code.size < 60) problems.push(`only ${code.size} files of code were read`);
   if (problems.length > 0) {

@@ -3,11 +3,11 @@
 // DATA_DIR is where the service keeps its data: a new folder of its own unless given.
 import { execFile, spawn } from "node:child_process";
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, realpathSync, rmSync, statSync } from "node:fs";
-import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { freePort, isListening } from "./service-process.ts";
 
 const READY_WITHIN_MS = 5_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -112,7 +112,7 @@ async function stop(service: Service): Promise<undefined> {
   const code = await Promise.race([service.exited, wait(15_000, "not within 15 s", { ref: false })]);
   if (code !== 0) throw new Error(`npm start ended with ${code}`);
   if (!logTail().includes('"stopped"')) throw new Error("it did not stop in good order");
-  if (await isListening()) throw new Error("something still listens on the port");
+  if (await isListening(port)) throw new Error("something still listens on the port");
   const pidFile = join(dataDir, "postgres/postmaster.pid");
   if (existsSync(pidFile)) throw new Error("PostgreSQL was left behind");
 }
@@ -126,9 +126,9 @@ async function end(service: Service): Promise<void> {
       // It has ended.
     }
   };
-  if ((await Promise.race([service.exited, wait(0, undefined)])) === undefined || (await isListening())) {
+  if ((await Promise.race([service.exited, wait(0, undefined)])) === undefined || (await isListening(port))) {
     kill(-service.pid, "SIGTERM");
-    for (let i = 0; i < 50 && (await isListening()); i++) await wait(100);
+    for (let i = 0; i < 50 && (await isListening(port)); i++) await wait(100);
     kill(-service.pid, "SIGKILL");
   }
   const pidFile = join(dataDir, "postgres/postmaster.pid");
@@ -136,23 +136,6 @@ async function end(service: Service): Promise<void> {
 }
 
 const logTail = () => readFileSync(logFile, "utf8").split("\n").slice(-15).join("\n");
-
-function isListening(): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, "127.0.0.1");
-    socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
-    socket.once("connect", () => socket.destroy());
-  });
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
-    });
-  });
-}
 
 const began = performance.now();
 let service = start();

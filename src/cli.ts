@@ -7,6 +7,7 @@ import type { EventType } from "../clients/typescript/index.ts";
 import { listAdministration } from "./cli/administration.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
+import { CHANGE_HELP, HELP, IMPORT_HELP, LISTEN_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
 import { bareValue, eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
@@ -270,52 +271,3 @@ async function serve(config: Config): Promise<void> {
   // Nothing is left to do, whatever a library may still keep a timer for.
   process.exit(0);
 }
-
-const HELP = `
-Environment of serve and migrate: see the README. The other commands talk to the service at
-ENTITY_SERVICE_URL (default http://127.0.0.1:50051) with the API key ENTITY_SERVICE_API_KEY.
-
-Examples:
-  export ENTITY_SERVICE_API_KEY=$(cat .data/bootstrap-key)
-  entity-service import entities.ndjson
-  entity-service get --tax-id 30-71234567-1
-  entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
-  entity-service watch --type CREATED --json
-  entity-service webhooks listen --secret whsec_... --answer 503
-  entity-service keys create --name billing --scope entities:read --scope activity:write
-
-Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used,
-3 the service was ended by force: its log says what was still open.`;
-
-const IMPORT_HELP = `
-A line is the JSON form of an Entity, in snake_case or camelCase; reason, request_id and occurred_at may
-stand beside its fields. Keys of a person, a company or an address that the contract does not list are
-kept in 'additional'; any other unknown key fails its row. Rows that fail do not stop the others.
-
-Examples:
-  entity-service import entities.ndjson --dry-run
-  entity-service import entities.ndjson.gz --errors errors.ndjson --reason "first load"
-  jq -c '.[]' array.json | entity-service import -`;
-
-const WATCH_HELP = `
-Runs until it is stopped, and goes on where it was when the service restarts.
-
-Example:
-  entity-service watch --json > events.ndjson
-  entity-service watch --json --position "$(tail -n 1 events.ndjson | jq -r .position)" >> events.ndjson`;
-
-const LISTEN_HELP = `
-Runs until it is stopped. What is not signed with the secret is answered 401. A service sends to this
-machine only what its WEBHOOK_ALLOW names, such as WEBHOOK_ALLOW=127.0.0.1:8484 for http://127.0.0.1:8484/.
-
-Examples:
-  entity-service webhooks listen --json | jq .body
-  entity-service webhooks listen --answer 503`;
-
-const CHANGE_HELP = `
-Lines are worked on one after the other, each once for ever: a line whose change is in the events
-counts as unchanged when the same file is run again, whatever happened since.
-
-Example:
-  echo '{"old": "crm-1", "new": "erp-0001", "reason": "CRM migration"}' > ids.ndjson
-  entity-service change-external-ids ids.ndjson`;

@@ -17,7 +17,7 @@ import { cachedCallers } from "./interceptors/cached-callers.ts";
 import { within } from "./interceptors/deadline.ts";
 import { describe } from "./interceptors/errors.ts";
 import { type MetricsSource, ownMetrics, registerBuild } from "./interceptors/telemetry.ts";
-import { readHead } from "./log/source.ts";
+import { readHead } from "./log/head.ts";
 import { createFeed } from "./log/watch.ts";
 import { startNatsSink } from "./nats/sink.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";

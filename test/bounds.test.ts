@@ -22,6 +22,7 @@ import { assertWellFormed, maxItems } from "../src/rpc/well-formed.ts";
 import { byteBudget } from "../src/transport/byte-budget.ts";
 import { wholeBody, wholeMessages } from "../src/transport/request-body.ts";
 import { assertFewJsonValues, countValues, measureJson } from "../src/transport/values.ts";
+import { envelope } from "./frames.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 import { SERVICES } from "./services.ts";
 import { Kinds } from "./transport-harness.ts";
@@ -60,10 +61,8 @@ describe("a body that is too large", () => {
   /** A whole message, the beginning of one that may be as long as `announced`, and bytes of it one by one, far too many. */
   function body(announced: number) {
     const sent = { chunks: 0 };
-    const prefix = Buffer.from([0, 0, 0, 0, 0]);
-    prefix.writeUInt32BE(announced, 1);
     async function* chunks() {
-      yield Buffer.concat([Buffer.from([0, 0, 0, 0, 3, 1, 2, 3]), prefix]);
+      yield Buffer.concat([envelope(Buffer.of(1, 2, 3)), envelope(new Uint8Array(), 0, announced)]);
       for (; sent.chunks < 50_000; sent.chunks++) yield Buffer.of(0xff);
     }
     return { sent, chunks: chunks() };
@@ -224,25 +223,19 @@ describe("values of a message", () => {
     /** Two million empty transactions, in 4 MiB. */
     const empty = Buffer.alloc(4_000_000, Buffer.from([0x0a, 0x00]));
     const text = Buffer.from(`{"transactions":[${Array(1_300_000).fill("{}").join()}]}`);
-    const frame = (bytes: Buffer, flags = 0) => {
-      const prefix = Buffer.alloc(5);
-      prefix[0] = flags;
-      prefix.writeUInt32BE(bytes.length, 1);
-      return Buffer.concat([prefix, bytes]);
-    };
 
     test.each([
       ["Connect", { "content-type": "application/proto" }, empty],
       ["Connect, gzip", { "content-type": "application/proto", "content-encoding": "gzip" }, gzipSync(empty)],
       ["Connect, JSON", { "content-type": "application/json" }, text],
       ["Connect, JSON, gzip", { "content-type": "application/json", "content-encoding": "gzip" }, gzipSync(text)],
-      ["gRPC-Web", { "content-type": "application/grpc-web+proto" }, frame(empty)],
+      ["gRPC-Web", { "content-type": "application/grpc-web+proto" }, envelope(empty)],
       [
         "gRPC-Web, gzip",
         { "content-type": "application/grpc-web+proto", "grpc-encoding": "gzip" },
-        frame(gzipSync(empty), 1),
+        envelope(gzipSync(empty), 1),
       ],
-      ["gRPC-Web, JSON", { "content-type": "application/grpc-web+json" }, frame(text)],
+      ["gRPC-Web, JSON", { "content-type": "application/grpc-web+json" }, envelope(text)],
     ])("%s", async (_, headers, body) => {
       const answer = await fetch(`${service.baseUrl}/entity.v1.ActivityService/RecordTransactions`, {
         method: "POST",

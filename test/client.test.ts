@@ -20,9 +20,9 @@ import {
   ImportEntitiesResponseSchema,
   RetryInfoSchema,
 } from "../clients/typescript/index.ts";
+import { envelope } from "./frames.ts";
 import { unique } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
-import { envelope } from "./transport-harness.ts";
 
 const CLIENT = fileURLToPath(new URL("../clients/typescript/index.ts", import.meta.url));
 const NOBODY = { lookup: { by: { case: "externalId" as const, value: "nobody" } } };

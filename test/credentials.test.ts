@@ -8,8 +8,8 @@ import { EntityService } from "../clients/typescript/gen/entity/v1/entity_servic
 import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { cachedCallers } from "../src/interceptors/cached-callers.ts";
 import { callOf } from "../src/interceptors/call.ts";
+import { envelope } from "./frames.ts";
 import {
-  envelope,
   grpcRefusal,
   h2Call,
   KEY,

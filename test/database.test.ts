@@ -15,8 +15,8 @@ import {
   WebhookEndpointState,
 } from "../clients/typescript/index.ts";
 import { columnsOf, hydrator, selected } from "../src/db/columns.ts";
-import { CommitUnknownError } from "../src/db/driver.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
+import { CommitUnknownError } from "../src/db/named-statements.ts";
 import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
 import { assertSafeRole } from "../src/db/roles.ts";
 import { EntityEventRow, EntityRow, ExternalIdRow, TABLES, TransactionRow, UserEventRow } from "../src/db/schema.ts";

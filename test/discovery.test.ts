@@ -18,7 +18,8 @@ import {
 } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../clients/typescript/gen/grpc/reflection/v1alpha/reflection_pb.ts";
-import { envelope, grpcRefusal, h2Call, KEY, refusalOf, startServer, type TestServer } from "./transport-harness.ts";
+import { envelope } from "./frames.ts";
+import { grpcRefusal, h2Call, KEY, refusalOf, startServer, type TestServer } from "./transport-harness.ts";
 
 let server: TestServer;
 beforeAll(async () => {

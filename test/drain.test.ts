@@ -12,8 +12,9 @@ import { createOrm, dropWaiting, forOrganization } from "../src/db/orm.ts";
 import { whilePortIsTaken } from "../src/server.ts";
 import { endWithin, heedSignals } from "../src/signals.ts";
 import { startServiceProcess, temporaryFolder } from "./cli-process.ts";
+import { envelope } from "./frames.ts";
 import { databaseEnvironment, startService, type TestService } from "./harness.ts";
-import { envelope, KEY, startServer } from "./transport-harness.ts";
+import { KEY, startServer } from "./transport-harness.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 const EMPTY = envelope(new Uint8Array());

@@ -16,6 +16,7 @@ import {
   TaxIdCheck,
   type UpdateEntityRequestSchema,
 } from "../clients/typescript/index.ts";
+import { byExternalId, byId, byTaxId } from "./given.ts";
 import { captureHeaders, forget, refusal, startService, type TestService } from "./harness.ts";
 
 type EntityInit = MessageInitShape<typeof EntitySchema>;
@@ -30,9 +31,6 @@ afterAll(() => service[Symbol.asyncDispose]());
 const reason = "a reason of some length";
 const fresh = () => `x-${randomUUID()}`;
 const freshTaxId = () => `T${randomUUID().replaceAll("-", "")}`;
-const byId = ({ id }: { id: string }) => ({ by: { case: "entityId" as const, value: id } });
-const byExternalId = (value: string) => ({ by: { case: "externalId" as const, value } });
-const byTaxId = (value: string) => ({ by: { case: "taxId" as const, value } });
 const person = (value: MessageInitShape<typeof PersonDataSchema>) => ({ kind: { case: "person" as const, value } });
 const company = (value: MessageInitShape<typeof CompanyDataSchema>) => ({ kind: { case: "company" as const, value } });
 

@@ -9,8 +9,10 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readConfig } from "../src/config.ts";
 import { createOrm, type Orm } from "../src/db/orm.ts";
-import { addExternalIds, type EntityState, newEntity, remove, update } from "../src/domain/entity.ts";
+import { newEntity, remove, update } from "../src/domain/entity.ts";
+import type { EntityState } from "../src/domain/entity-state.ts";
 import { DomainError } from "../src/domain/errors.ts";
+import { addExternalIds } from "../src/domain/external-ids.ts";
 import { type Command, type OneEntityCommand, onlyOutcome, type Result, toOneEntity } from "../src/entities/command.ts";
 import { createReader } from "../src/entities/reader.ts";
 import { writeGroup as writeCommands } from "../src/entities/write-group.ts";
@@ -538,6 +540,21 @@ describe("two processes", () => {
 });
 
 describe("lost connections", () => {
+  /** Sends the commands at once, each time with the same request ids; how each ended. */
+  function senderOf(
+    writer: ReturnType<typeof createWriter>,
+    organizationId: string,
+    commands: OneEntityCommand[],
+  ): () => Promise<string[]> {
+    const requests = commands.map((command) => ({ ...command, request: requestOf(randomUUID()) }));
+    return () =>
+      Promise.all(
+        requests.map((command) =>
+          writer.write(organizationId, command).then(endOf, (error: DomainError) => error.reason ?? String(error)),
+        ),
+      );
+  }
+
   /** A group of three that has been sent to its COMMIT and waits for the id that another connection holds. */
   async function groupAtTheInsert(through: Orm) {
     const organizationId = await newOrganizationId(service);
@@ -548,17 +565,8 @@ describe("lost connections", () => {
       "insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at) values ($1, 'held', $2, false, now())",
       [organizationId, owner.id],
     );
-    const writer = createWriter(through);
-    const commands = [creation("one", "one"), creation("two", "held"), rename(owner.id, "three")].map((command) => ({
-      ...command,
-      request: requestOf(randomUUID()),
-    }));
-    const send = () =>
-      Promise.all(
-        commands.map((command) =>
-          writer.write(organizationId, command).then(endOf, (error: DomainError) => error.reason ?? String(error)),
-        ),
-      );
+    const commands = [creation("one", "one"), creation("two", "held"), rename(owner.id, "three")];
+    const send = senderOf(createWriter(through), organizationId, commands);
     const ends = send();
     const [backend] = await waitingOnLocks(1);
     return { organizationId, other, ends, send, backend: backend as number };
@@ -604,17 +612,8 @@ describe("lost connections", () => {
     await using proxy = await openProxy();
     await using through = disposable(openOrm(proxy));
     const organizationId = await newOrganizationId(service);
-    const writer = createWriter(through.orm);
-    const commands = ["one", "two", "three"].map((name) => ({
-      ...creation(name, name),
-      request: requestOf(randomUUID()),
-    }));
-    const send = () =>
-      Promise.all(
-        commands.map((command) =>
-          writer.write(organizationId, command).then(endOf, (error: DomainError) => error.reason ?? String(error)),
-        ),
-      );
+    const commands = ["one", "two", "three"].map((name) => creation(name, name));
+    const send = senderOf(createWriter(through.orm), organizationId, commands);
     proxy.cutAtCommit();
     expect(await send()).toEqual(Array(3).fill("COMMIT_UNKNOWN"));
     expect(await namesIn(organizationId)).toEqual([]);
@@ -627,17 +626,8 @@ describe("lost connections", () => {
     await using proxy = await openProxy();
     await using through = disposable(openOrm(proxy));
     const organizationId = await newOrganizationId(service);
-    const writer = createWriter(through.orm);
-    const commands = ["one", "two", "three"].map((name) => ({
-      ...creation(name, name),
-      request: requestOf(randomUUID()),
-    }));
-    const send = () =>
-      Promise.all(
-        commands.map((command) =>
-          writer.write(organizationId, command).then(endOf, (error: DomainError) => error.reason ?? String(error)),
-        ),
-      );
+    const commands = ["one", "two", "three"].map((name) => creation(name, name));
+    const send = senderOf(createWriter(through.orm), organizationId, commands);
     proxy.cutAtCommitted();
     expect(await send()).toEqual(Array(3).fill("COMMIT_UNKNOWN"));
     expect(await send()).toEqual(["replayed", "replayed", "replayed"]);

@@ -12,17 +12,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
-import { END_HEADERS, END_STREAM, frame, headerBlock, literal, PREFACE, reset, TYPE } from "./frames.ts";
-import {
-  envelope,
-  h2Call,
-  KEY,
-  Kinds,
-  rawCall,
-  startServer,
-  type TestServer,
-  withSession,
-} from "./transport-harness.ts";
+import { envelope, FLAG, FRAME, frame, headerBlock, literal, PREFACE, reset } from "./frames.ts";
+import { h2Call, KEY, Kinds, rawCall, startServer, type TestServer, withSession } from "./transport-harness.ts";
 
 const SERVICES = [EntityService, Kinds, Health, ServerReflection];
 const PATHS = [
@@ -47,46 +38,49 @@ const TYPES = [
 
 /** What comes in one packet with the headers of a call, on stream `id`. */
 const ENDINGS: Record<string, (id: number, block: Buffer) => Buffer[]> = {
-  "a reset without an error": (id, block) => [frame(TYPE.headers, END_HEADERS, id, block), reset(id, 0)],
-  "a reset that cancels": (id, block) => [frame(TYPE.headers, END_HEADERS, id, block), reset(id, 8)],
-  "a reset with an error": (id, block) => [frame(TYPE.headers, END_HEADERS, id, block), reset(id, 2)],
+  "a reset without an error": (id, block) => [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block), reset(id, 0)],
+  "a reset that cancels": (id, block) => [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block), reset(id, 8)],
+  "a reset with an error": (id, block) => [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block), reset(id, 2)],
   "a message and a reset": (id, block) => [
-    frame(TYPE.headers, END_HEADERS, id, block),
-    frame(TYPE.data, 0, id, envelope(new Uint8Array())),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block),
+    frame(FRAME.DATA, 0, id, envelope(new Uint8Array())),
     reset(id, 8),
   ],
   "a whole request and a reset": (id, block) => [
-    frame(TYPE.headers, END_HEADERS, id, block),
-    frame(TYPE.data, END_STREAM, id, envelope(new Uint8Array())),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block),
+    frame(FRAME.DATA, FLAG.END_STREAM, id, envelope(new Uint8Array())),
     reset(id, 8),
   ],
-  "no body and a reset": (id, block) => [frame(TYPE.headers, END_HEADERS | END_STREAM, id, block), reset(id, 0)],
+  "no body and a reset": (id, block) => [
+    frame(FRAME.HEADERS, FLAG.END_HEADERS | FLAG.END_STREAM, id, block),
+    reset(id, 0),
+  ],
   "trailers and a reset": (id, block) => [
-    frame(TYPE.headers, END_HEADERS, id, block),
-    frame(TYPE.data, 0, id, envelope(new Uint8Array())),
-    frame(TYPE.headers, END_HEADERS | END_STREAM, id, literal("x-trailer", "1")),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block),
+    frame(FRAME.DATA, 0, id, envelope(new Uint8Array())),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS | FLAG.END_STREAM, id, literal("x-trailer", "1")),
     reset(id, 8),
   ],
   "headers in two frames and a reset": (id, block) => [
-    frame(TYPE.headers, 0, id, block.subarray(0, 20)),
-    frame(TYPE.more, END_HEADERS, id, block.subarray(20)),
+    frame(FRAME.HEADERS, 0, id, block.subarray(0, 20)),
+    frame(FRAME.CONTINUATION, FLAG.END_HEADERS, id, block.subarray(20)),
     reset(id, 8),
   ],
   "a body longer than it may be": (id, block) => [
-    frame(TYPE.headers, END_HEADERS, id, block),
-    frame(TYPE.data, END_STREAM, id, envelope(new Uint8Array(), 0, 0xffffffff)),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block),
+    frame(FRAME.DATA, FLAG.END_STREAM, id, envelope(new Uint8Array(), 0, 0xffffffff)),
   ],
   "no room for an answer, and a reset": (id, block) => [
-    frame(TYPE.settings, 0, 0, Buffer.of(0, 4, 0, 0, 0, 0)),
-    frame(TYPE.headers, END_HEADERS, id, block),
-    frame(TYPE.data, END_STREAM, id, envelope(new Uint8Array())),
-    frame(TYPE.ping, 0, 0, Buffer.alloc(8)),
+    frame(FRAME.SETTINGS, 0, 0, Buffer.of(0, 4, 0, 0, 0, 0)),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block),
+    frame(FRAME.DATA, FLAG.END_STREAM, id, envelope(new Uint8Array())),
+    frame(FRAME.PING, 0, 0, Buffer.alloc(8)),
     reset(id, 5),
   ],
   "a goodbye": (id, block) => [
-    frame(TYPE.headers, END_HEADERS, id, block),
-    frame(TYPE.goaway, 0, 0, Buffer.alloc(8)),
-    frame(TYPE.data, END_STREAM, id, envelope(new Uint8Array())),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block),
+    frame(FRAME.GOAWAY, 0, 0, Buffer.alloc(8)),
+    frame(FRAME.DATA, FLAG.END_STREAM, id, envelope(new Uint8Array())),
   ],
 };
 
@@ -169,8 +163,8 @@ test("127 bytes: headers that expect 100-continue, and a reset in the same packe
   });
   const bytes = Buffer.concat([
     PREFACE,
-    frame(TYPE.settings, 0, 0),
-    frame(TYPE.headers, END_HEADERS, 1, block),
+    frame(FRAME.SETTINGS, 0, 0),
+    frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, block),
     reset(1, 8),
   ]);
   expect(bytes).toHaveLength(127);
@@ -192,14 +186,14 @@ describe("a body in frames of", () => {
     });
     // One message that never ends.
     const prefix = Buffer.of(0, 0, 1, 0, 0);
-    const crumbs = Array.from({ length: frames }, () => frame(TYPE.data, 0, 1, Buffer.alloc(bytesEach, 0x0a)));
-    const head = [PREFACE, frame(TYPE.settings, 0, 0), frame(TYPE.headers, END_HEADERS, 1, block)];
+    const crumbs = Array.from({ length: frames }, () => frame(FRAME.DATA, 0, 1, Buffer.alloc(bytesEach, 0x0a)));
+    const head = [PREFACE, frame(FRAME.SETTINGS, 0, 0), frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, block)];
     const { port } = new URL(cleartext.url);
     const socket = createConnection({ port: Number(port), host: "127.0.0.1" });
     socket.on("error", () => {});
     const received: Buffer[] = [];
     socket.on("data", (bytes) => received.push(bytes));
-    socket.write(Buffer.concat([...head, frame(TYPE.data, 0, 1, prefix)]));
+    socket.write(Buffer.concat([...head, frame(FRAME.DATA, 0, 1, prefix)]));
     await sleep(100);
     socket.write(Buffer.concat(crumbs));
     await Promise.race([once(socket, "close"), sleep(1_000)]);
@@ -208,7 +202,7 @@ describe("a body in frames of", () => {
   }
   /** The code of the GOAWAY: its frame has no payload beside two numbers. */
   const goaway = (answer: Buffer) => {
-    const at = answer.indexOf(Buffer.of(0, 0, 8, TYPE.goaway, 0, 0, 0, 0, 0));
+    const at = answer.indexOf(Buffer.of(0, 0, 8, FRAME.GOAWAY, 0, 0, 0, 0, 0));
     return at === -1 ? undefined : answer.readUInt32BE(at + 9 + 4);
   };
   const ENHANCE_YOUR_CALM = 11;
@@ -249,7 +243,7 @@ describe.each(["cleartext", "TLS"])("in one packet with the headers of any call,
       }
     }
     // Each in a packet of its own after the preface, and many in one.
-    for (const call of calls) await send(server, Buffer.concat([PREFACE, frame(TYPE.settings, 0, 0), ...call]));
+    for (const call of calls) await send(server, Buffer.concat([PREFACE, frame(FRAME.SETTINGS, 0, 0), ...call]));
   });
 });
 
@@ -260,9 +254,9 @@ test.each(["GET", "CONNECT", "OPTIONS", "HEAD", "PUT", "PRI"])("the method %s an
     { ":method": method, ":scheme": "http", ":path": PATHS[0] as string, ":authority": "[" },
   ]) {
     for (const server of [cleartext, secure]) {
-      const call = [frame(TYPE.headers, END_HEADERS | END_STREAM, 1, headerBlock(headers)), reset(1, 8)];
-      await send(server, Buffer.concat([PREFACE, frame(TYPE.settings, 0, 0), ...call]), 10);
-      await send(server, Buffer.concat([PREFACE, frame(TYPE.settings, 0, 0), call[0] as Buffer]), 10);
+      const call = [frame(FRAME.HEADERS, FLAG.END_HEADERS | FLAG.END_STREAM, 1, headerBlock(headers)), reset(1, 8)];
+      await send(server, Buffer.concat([PREFACE, frame(FRAME.SETTINGS, 0, 0), ...call]), 10);
+      await send(server, Buffer.concat([PREFACE, frame(FRAME.SETTINGS, 0, 0), call[0] as Buffer]), 10);
     }
   }
 });
@@ -337,30 +331,33 @@ test.each([1, 2, 3, 4, 5, 6])("random frames, seed %i", async (seed) => {
   for (let connection = 0; connection < 40; connection += 1) {
     const parts = [
       PREFACE,
-      frame(TYPE.settings, 0, 0, random() < 0.3 ? Buffer.of(0, 4, 0, 0, 0, random() * 50) : undefined),
+      frame(FRAME.SETTINGS, 0, 0, random() < 0.3 ? Buffer.of(0, 4, 0, 0, 0, random() * 50) : undefined),
     ];
     let last = -1;
     const id = () => (last < 1 || random() < 0.3 ? (last += 2) : 1 + 2 * Math.floor((random() * (last + 1)) / 2));
     for (let i = 0; i < 60; i += 1) {
       const kind = random();
       if (kind < 0.35 || last < 1)
-        parts.push(frame(TYPE.headers, END_HEADERS | (random() < 0.3 ? END_STREAM : 0), (last += 2), block()));
+        parts.push(
+          frame(FRAME.HEADERS, FLAG.END_HEADERS | (random() < 0.3 ? FLAG.END_STREAM : 0), (last += 2), block()),
+        );
       else if (kind < 0.6)
         parts.push(
           frame(
-            TYPE.data,
-            random() < 0.5 ? END_STREAM : 0,
+            FRAME.DATA,
+            random() < 0.5 ? FLAG.END_STREAM : 0,
             id(),
             random() < 0.7 ? envelope(new Uint8Array()) : bytes(40),
           ),
         );
       else if (kind < 0.8) parts.push(reset(id(), pick([0, 1, 2, 5, 7, 8, 11])));
       else if (kind < 0.86)
-        parts.push(frame(TYPE.window, 0, random() < 0.5 ? 0 : id(), Buffer.of(0, 0, random() * 4, 255)));
-      else if (kind < 0.9) parts.push(frame(TYPE.ping, 0, 0, Buffer.alloc(8)));
-      else if (kind < 0.94) parts.push(frame(TYPE.headers, END_HEADERS | END_STREAM, id(), literal("x-trailer", "1")));
-      else if (kind < 0.97) parts.push(frame(TYPE.priority, 0, id(), Buffer.of(0, 0, 0, 0, 16)));
-      else if (kind < 0.98) parts.push(frame(TYPE.goaway, 0, 0, Buffer.alloc(8)));
+        parts.push(frame(FRAME.WINDOW_UPDATE, 0, random() < 0.5 ? 0 : id(), Buffer.of(0, 0, random() * 4, 255)));
+      else if (kind < 0.9) parts.push(frame(FRAME.PING, 0, 0, Buffer.alloc(8)));
+      else if (kind < 0.94)
+        parts.push(frame(FRAME.HEADERS, FLAG.END_HEADERS | FLAG.END_STREAM, id(), literal("x-trailer", "1")));
+      else if (kind < 0.97) parts.push(frame(FRAME.PRIORITY, 0, id(), Buffer.of(0, 0, 0, 0, 16)));
+      else if (kind < 0.98) parts.push(frame(FRAME.GOAWAY, 0, 0, Buffer.alloc(8)));
       else if (kind < 0.99) parts.push(frame(random() * 12, random() * 256, id(), bytes(30)));
     }
     const whole = Buffer.concat(parts);

@@ -17,6 +17,7 @@ import {
   type ImportResult,
 } from "../clients/typescript/index.ts";
 import { cli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
+import { envelope } from "./frames.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 
 const { CREATED, UPDATED, UNCHANGED, FAILED } = ImportOutcome;
@@ -189,8 +190,8 @@ describe("ImportEntities", () => {
         for (; sent < total; sent++) {
           const { entity } = person(`slow-${sent % 10}`, { attributes: { padding: "x".repeat(1000) } });
           const message = create(ImportEntitiesRequestSchema, { entity: entity as Entity });
-          const envelope = enveloped(toBinary(ImportEntitiesRequestSchema, message));
-          await new Promise((resolve) => stream.write(envelope, resolve));
+          const row = envelope(toBinary(ImportEntitiesRequestSchema, message));
+          await new Promise((resolve) => stream.write(row, resolve));
         }
         stream.end();
       })();
@@ -278,7 +279,7 @@ async function connectStream({ baseUrl, organization }: TestService, rows: unkno
       "content-type": "application/connect+json",
       authorization: `Bearer ${organization.apiKey}`,
     });
-    for (const row of rows) stream.write(enveloped(Buffer.from(JSON.stringify(row))));
+    for (const row of rows) stream.write(envelope(Buffer.from(JSON.stringify(row))));
     stream.end();
     const chunks: Buffer[] = [];
     stream.on("data", (chunk: Buffer) => chunks.push(chunk));
@@ -288,13 +289,6 @@ async function connectStream({ baseUrl, organization }: TestService, rows: unkno
   } finally {
     session.close();
   }
-}
-
-/** A message of a stream, with its flags and length before it. */
-function enveloped(message: Uint8Array): Buffer {
-  const head = Buffer.alloc(5);
-  head.writeUInt32BE(message.length, 1);
-  return Buffer.concat([head, message]);
 }
 
 function messagesIn(bytes: Buffer): Buffer[] {

@@ -8,8 +8,9 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { RecordTransactionsRequestSchema } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import { EntityService, UpdateEntityRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { assertKinds } from "../src/transport/kindless.ts";
+import { envelope } from "./frames.ts";
 import { startService, type TestService } from "./harness.ts";
-import { envelope, grpcRefusal, h2Call, refusalOf, withSession } from "./transport-harness.ts";
+import { grpcRefusal, h2Call, refusalOf, withSession } from "./transport-harness.ts";
 
 let service: TestService;
 beforeAll(async () => {

@@ -15,6 +15,7 @@ import {
   EventType,
   type ListEntitiesRequestSchema,
 } from "../clients/typescript/index.ts";
+import { byExternalId, byId, byTaxId } from "./given.ts";
 import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
 type Filter = MessageInitShape<typeof ListEntitiesRequestSchema>;
@@ -28,9 +29,6 @@ afterAll(() => service[Symbol.asyncDispose]());
 
 const reason = "a reason of some length";
 const fresh = () => `x-${randomUUID()}`;
-const byId = ({ id }: { id: string }) => ({ by: { case: "entityId" as const, value: id } });
-const byExternalId = (value: string) => ({ by: { case: "externalId" as const, value } });
-const byTaxId = (value: string) => ({ by: { case: "taxId" as const, value } });
 
 async function create(
   organization: TestOrganization,

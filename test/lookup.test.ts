@@ -14,6 +14,7 @@ import {
   GetEntityRequestSchema,
 } from "../clients/typescript/index.ts";
 import { forget, refusal, startService, type TestService } from "./harness.ts";
+import { SERVICES } from "./services.ts";
 import { beginning } from "./watchers.ts";
 
 type By = NonNullable<MessageInitShape<typeof EntityLookupSchema>["by"]>;
@@ -91,9 +92,14 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     (await activity.listTransactions({ lookup: lookup(by) })).transactions[0]?.origin?.entityId,
   ListUserEvents: async (by, { activity } = service.client) =>
     (await activity.listUserEvents({ lookup: lookup(by) })).userEvents[0]?.entityId,
+  // Nothing is delivered here: that it lists those of the entity is tested in webhooks.test.ts.
+  ListWebhookDeliveries: async (by, { webhooks } = service.client) =>
+    (await webhooks.listWebhookDeliveries({ lookup: by && { by } })).deliveries[0]?.entityId,
 };
 const lookup = (by: By | undefined) => (by === undefined ? undefined : { by });
-const FINDERS = Object.keys(RPCS).filter((name) => name !== "AssignExternalId");
+const FINDERS = Object.keys(RPCS).filter((name) => name !== "AssignExternalId" && name !== "ListWebhookDeliveries");
+/** Without a lookup they are about the whole organization. */
+const FILTERS = ["ListEntityEvents", "WatchEntities", "ListWebhookDeliveries"];
 const rpc = (name: string, by: By | undefined, client?: EntityClient) => {
   const call = RPCS[name];
   if (call === undefined) throw new Error(name);
@@ -110,6 +116,13 @@ async function connectJson(method: string, body: string, type = "application/jso
 }
 
 describe("every RPC that takes a lookup", () => {
+  it("is here: those of the descriptors whose request has one", () => {
+    const methods = SERVICES.flatMap((family) => family.methods).filter(({ input }) =>
+      input.fields.some(({ name }) => name === "lookup"),
+    );
+    expect(Object.keys(RPCS).sort()).toEqual(methods.map(({ name }) => name).sort());
+  });
+
   let one: Entity;
   const taxId = "20-31415926-5";
   beforeAll(async () => {
@@ -156,8 +169,7 @@ describe("every RPC that takes a lookup", () => {
         byTaxId(""),
         byTaxId(" "),
       ];
-      // Without a lookup ListEntityEvents is about the whole organization.
-      if (name !== "ListEntityEvents" && name !== "WatchEntities") wrong.push(undefined);
+      if (!FILTERS.includes(name)) wrong.push(undefined);
       for (const by of wrong) {
         const refused = await refusal(rpc(name, by));
         expect(refused, JSON.stringify(by)).toMatchObject({ reason: "INVALID_LOOKUP", code: Code.InvalidArgument });

@@ -5,12 +5,12 @@ import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { chmod, chown, cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import pg from "pg";
+import { freePort } from "../scripts/service-process.ts";
 
 const run = promisify(execFile);
 
@@ -64,14 +64,6 @@ async function binariesFor(user: { uid?: number; gid?: number }, folder: string)
   }
   await run("chmod", ["-R", "u=rwX,go=rX", copy]);
   return join(copy, "bin");
-}
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 /** A new cluster that runs. `password` is that of its superuser. */

@@ -17,12 +17,13 @@ import {
   HealthCheckResponse_ServingStatus as Status,
 } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { createEntityClient, type EntityClient, EntityType, errorInfo } from "../clients/typescript/index.ts";
+import { freePort } from "../scripts/service-process.ts";
 import { ConfigError, readConfig } from "../src/config.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
 import { migrate } from "../src/db/orm.ts";
 import { startServer } from "../src/server.ts";
 import { refusal } from "./harness.ts";
-import { type Cluster, freePort, isInstalled, startCluster, startPgBouncer } from "./postgres-cluster.ts";
+import { type Cluster, isInstalled, startCluster, startPgBouncer } from "./postgres-cluster.ts";
 
 const KEY = "test-0123456789-0123456789-0123456789";
 const person = { type: EntityType.PERSON, name: "Ana", countryCode: "AR" };

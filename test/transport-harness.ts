@@ -235,13 +235,6 @@ export function rawCall(port: number, bytes: string | Buffer, quietMs = 300): Pr
   });
 }
 
-export function envelope(data: Uint8Array, flags = 0, length = data.length): Buffer {
-  const head = Buffer.alloc(5);
-  head.writeUInt8(flags, 0);
-  head.writeUInt32BE(length >>> 0, 1);
-  return Buffer.concat([head, data]);
-}
-
 export interface Refusal {
   code: number;
   message: string;

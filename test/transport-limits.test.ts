@@ -10,8 +10,8 @@ import { byteBudget } from "../src/transport/byte-budget.ts";
 import { createReadiness } from "../src/transport/health.ts";
 import { RequestBytes } from "../src/transport/request-bytes.ts";
 import { createTally } from "../src/transport/tally.ts";
-import { END_HEADERS, END_STREAM, frame, headerBlock, PREFACE, TYPE } from "./frames.ts";
-import { envelope, grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
+import { envelope, FLAG, FRAME, frame, headerBlock, PREFACE, settings, uint32 } from "./frames.ts";
+import { grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 const LIST = { ":path": "/entity.v1.EntityService/ListEntities", "content-type": "application/grpc" };
@@ -176,24 +176,24 @@ describe("a request that is refused before it was read", () => {
       te: "trailers",
       authorization: `Bearer ${KEY}`,
     });
-    const uint32 = (value: number) => Buffer.from([value >>> 24, value >>> 16, value >>> 8, value]);
     const socket = createConnection(own.port, "127.0.0.1");
     socket.on("error", () => {});
-    const window = frame(TYPE.settings, 0, 0, Buffer.concat([Buffer.of(0, 4), uint32(2 ** 30)]));
-    socket.write(Buffer.concat([PREFACE, window, frame(TYPE.window, 0, 0, uint32(2 ** 30))]));
+    socket.write(Buffer.concat([PREFACE, settings([[4, 2 ** 30]]), frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(2 ** 30))]));
     socket.pause();
     // It ends while what the system keeps for the connection is full of other answers.
-    socket.write(frame(TYPE.headers, END_HEADERS, 1, headers));
-    socket.write(frame(TYPE.data, 0, 1, Buffer.from([0, 0, 1])));
+    socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headers));
+    socket.write(frame(FRAME.DATA, 0, 1, Buffer.from([0, 0, 1])));
     for (let stream = 3; stream < 21; stream += 2) {
-      socket.write(frame(TYPE.headers, END_HEADERS, stream, headers));
-      socket.write(frame(TYPE.data, END_STREAM, stream, EMPTY));
+      socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, stream, headers));
+      socket.write(frame(FRAME.DATA, FLAG.END_STREAM, stream, EMPTY));
     }
     await sleep(3_000);
     const parts: Buffer[] = [];
     socket.on("data", (bytes) => parts.push(bytes));
     socket.resume();
-    await expect.poll(() => framesOf(Buffer.concat(parts), 1), { timeout: 5_000 }).toEqual([TYPE.headers, TYPE.reset]);
+    await expect
+      .poll(() => framesOf(Buffer.concat(parts), 1), { timeout: 5_000 })
+      .toEqual([FRAME.HEADERS, FRAME.RST_STREAM]);
     socket.destroy();
   });
 });

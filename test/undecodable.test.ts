@@ -6,9 +6,9 @@ import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { trailerParse } from "@connectrpc/connect/protocol-grpc-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { CreateEntityRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { envelope } from "./frames.ts";
 import {
   type Answer,
-  envelope,
   grpcRefusal,
   h2Call,
   type Refusal,

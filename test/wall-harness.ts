@@ -14,8 +14,9 @@ import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { envelope } from "./frames.ts";
 import { NO_DEADLINE, type TestService } from "./harness.ts";
-import { type Answer, envelope, h2Call, type Refusal, refusalOf } from "./transport-harness.ts";
+import { type Answer, h2Call, type Refusal, refusalOf } from "./transport-harness.ts";
 
 export type { Answer, Refusal };
 

@@ -21,10 +21,9 @@ import {
 import { DomainError, invalidField } from "../src/domain/errors.ts";
 import { toStatus } from "../src/errors.ts";
 import { paged } from "../src/paged.ts";
-import { END_HEADERS, END_STREAM, frame, headerBlock, PREFACE, TYPE } from "./frames.ts";
+import { envelope, FLAG, FRAME, frame, headerBlock, PREFACE } from "./frames.ts";
 import {
   type Answer,
-  envelope,
   grpcRefusal,
   h2Call,
   KEY,
@@ -65,10 +64,10 @@ const headers = { authorization: `Bearer ${KEY}` };
 const http2Call = (path: string, authorization: string[]) =>
   Buffer.concat([
     PREFACE,
-    frame(TYPE.settings, 0, 0),
+    frame(FRAME.SETTINGS, 0, 0),
     frame(
-      TYPE.headers,
-      END_HEADERS,
+      FRAME.HEADERS,
+      FLAG.END_HEADERS,
       1,
       headerBlock({
         ":method": "POST",
@@ -79,7 +78,7 @@ const http2Call = (path: string, authorization: string[]) =>
         authorization,
       }),
     ),
-    frame(TYPE.data, END_STREAM, 1, envelope(new Uint8Array())),
+    frame(FRAME.DATA, FLAG.END_STREAM, 1, envelope(new Uint8Array())),
   ]);
 
 async function alive(): Promise<void> {

@@ -16,6 +16,7 @@ import {
   HealthCheckResponse_ServingStatus as Status,
 } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
+import { freePort } from "../scripts/service-process.ts";
 import { type LogLine, type ServiceProcess, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { byExternalId, byId, eventsOf, newPerson, tally, together, unique } from "./given.ts";
 import { captureHeaders, databaseEnvironment, refusal, startService, type TestService } from "./harness.ts";
@@ -453,9 +454,3 @@ describe("the start", () => {
     expect(service.lines().filter((line) => "worker" in line || "workers" in line)).toEqual([]);
   });
 });
-
-async function freePort(): Promise<number> {
-  await using server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return (server.address() as AddressInfo).port;
-}

@@ -11,7 +11,9 @@ import {
   UpdateEntityResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { newId } from "../../src/db/uuid.ts";
-import { changedFields, changedValues, type EntityPatch, type EntityState, update } from "../../src/domain/entity.ts";
+import { changedFields, changedValues } from "../../src/domain/changed-fields.ts";
+import { type EntityPatch, update } from "../../src/domain/entity.ts";
+import type { EntityState } from "../../src/domain/entity-state.ts";
 import { DomainError, notFound } from "../../src/domain/errors.ts";
 import { latestDate } from "../../src/domain/time.ts";
 import { cachedCallers } from "../../src/interceptors/cached-callers.ts";

@@ -9,7 +9,7 @@ import {
 } from "../../clients/typescript/index.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import { isObject, type JsonObject, type JsonValue } from "../domain/json.ts";
-import { jsonProblem } from "../interceptors/json-requests.ts";
+import { jsonProblem } from "../interceptors/json-problem.ts";
 import { assertWellFormed } from "../rpc/well-formed.ts";
 import { type Line, objectOf } from "./lines.ts";
 

@@ -3,7 +3,7 @@
 // test/database.test.ts holds the two together. Every key begins with organization_id: the tenant wall, the index
 // prefix, the distribution column.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
-import type { EntityState, EventType } from "../domain/entity.ts";
+import type { EntityState, EventType } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { CountType, ExternalIdsType, InstantType } from "./types.ts";
 import { newId } from "./uuid.ts";

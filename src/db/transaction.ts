@@ -2,7 +2,7 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { CommitUnknownError, NO_CONNECTION } from "./driver.ts";
+import { CommitUnknownError, NO_CONNECTION } from "./named-statements.ts";
 import { forOrganization, type Orm, poolOf } from "./orm.ts";
 import { ENDED, IN_DOUBT, type Meaning, meaningOf, PLAN_CHANGED, serverErrorOf } from "./sqlstate.ts";
 import type { Pipeline, Statements } from "./statements.ts";

@@ -1,7 +1,7 @@
 // How columns become values where a Date or the driver's own form would lose something: the types of schema.ts. MikroORM
 // uses them where it hydrates, and columns.ts for the statements that are written by hand.
 import { type Platform, Type } from "@mikro-orm/core";
-import type { ExternalIdState } from "../domain/entity.ts";
+import type { ExternalIdState } from "../domain/entity-state.ts";
 import type { JsonValue } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 

@@ -1,58 +1,15 @@
-// The entity and the rules that change it. A rule takes plain data and returns the values after, or null
-// when nothing changes, or throws a DomainError. What is written and told of a change is derived from
-// the state before and after it (changedFields), never stated twice.
+// The rules that create, update, delete and undelete an entity. A rule takes plain data and returns the values after, or
+// null when nothing changes, or throws a DomainError. What is written and told of a change is derived from the state before
+// and after it (changed-fields.ts), never stated twice.
 
+import { changedFields } from "./changed-fields.ts";
 import { parseCountryCode } from "./country.ts";
+import type { Change, EntityState, EntityStatus, EntityType, EntityValues } from "./entity-state.ts";
 import { DomainError, invalidField } from "./errors.ts";
-import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
-import { LIMITS } from "./limits.ts";
-import { checkTaxId, type TaxIdCheck, taxIdKey } from "./tax-id.ts";
+import type { JsonObject, JsonValue } from "./json.ts";
+import { checkTaxId } from "./tax-id.ts";
 import { structProblem } from "./text.ts";
-import { type Instant, instantToText } from "./time.ts";
-
-export type EntityType = "person" | "company";
-export type EntityStatus = "pending" | "under_review" | "active" | "inactive" | "suspended" | "blocked" | "rejected";
-export type ExternalIdPolicy = "MUTABLE_WITH_REASON" | "IMMUTABLE";
-
-/** An attached external id. `type` is the caller's label, "" for none. */
-export interface ExternalIdState {
-  readonly externalId: string;
-  readonly type: string;
-  readonly primary: boolean;
-  readonly attachedAt: Instant;
-}
-
-/** The values of an entity: what rules change and events tell. Unset is null, or an empty map. */
-export interface EntityValues {
-  readonly type: EntityType;
-  readonly countryCode: string;
-  /** The primary first, then by time attached. */
-  readonly externalIds: readonly ExternalIdState[];
-  readonly name: string;
-  readonly taxId: string | null;
-  readonly taxIdCheck: TaxIdCheck | null;
-  readonly status: EntityStatus;
-  readonly nationality: string | null;
-  readonly riskMatrixId: string | null;
-  /** A decimal with two places. */
-  readonly riskScore: string | null;
-  /** The keys of the person or company, listed and additional ones side by side, in camelCase; null when there are none. */
-  readonly entityData: JsonObject | null;
-  readonly attributes: JsonObject;
-  readonly metadata: JsonObject;
-  readonly deletedAt: Instant | null;
-}
-
-/** An entity as stored. */
-export interface EntityState extends EntityValues {
-  readonly id: string;
-  readonly organizationId: string;
-  /** 1 at creation, one more with every change. */
-  readonly version: number;
-  readonly etag: string;
-  readonly createdAt: Instant;
-  readonly updatedAt: Instant;
-}
+import type { Instant } from "./time.ts";
 
 /** A change to a map: whole, or per top-level key. A null value removes its key. */
 export interface MapPatch {
@@ -80,28 +37,6 @@ export interface EntityPatch {
 /** A patch that can make an entity. */
 export interface NewEntity extends EntityPatch {
   readonly externalId?: string;
-}
-
-export const EVENT_TYPES = ["CREATED", "ATTRIBUTE_CHANGED", "EXTERNAL_ID_CHANGED", "DELETED", "UNDELETED"] as const;
-export type EventType = (typeof EVENT_TYPES)[number];
-
-/** The name under which consumers know each. */
-export const EVENT_NAMES = {
-  CREATED: "entity.created",
-  ATTRIBUTE_CHANGED: "entity.updated",
-  EXTERNAL_ID_CHANGED: "entity.updated",
-  DELETED: "entity.deleted",
-  UNDELETED: "entity.undeleted",
-} as const satisfies Record<EventType, string>;
-
-/** The outcome of a rule: the values after, and what the event says beside them. */
-export interface Change {
-  readonly values: EntityValues;
-  readonly type: EventType;
-  readonly reason: string;
-  /** Overrides the source of the call. */
-  readonly source?: string;
-  readonly metadata?: JsonObject;
 }
 
 const RESTRICTED: readonly EntityStatus[] = ["blocked", "suspended", "rejected"];
@@ -216,131 +151,6 @@ function nextMap(field: string, before: JsonObject, patch: MapPatch | undefined)
   return after;
 }
 
-// --- External ids -------------------------------------------------------------------------------
-
-/** Rules 46 to 53: another primary; the old one is freed or stays as an alias. */
-export function changeExternalId(
-  entity: EntityState,
-  command: { newExternalId: string; reason: string; keepPreviousAsAlias: boolean },
-  policy: ExternalIdPolicy,
-  now: Instant,
-): Change | null {
-  refuseDeleted(entity);
-  const previous = primaryOf(entity);
-  if (previous?.externalId === command.newExternalId) return null;
-  if (previous !== undefined && !command.keepPreviousAsAlias && policy === "IMMUTABLE") {
-    throw new DomainError(
-      "EXTERNAL_ID_IMMUTABLE",
-      "External ids of this organization cannot be freed once assigned: keep the previous one as an alias",
-      { allowed: "keep_previous_as_alias" },
-    );
-  }
-  const kept = command.keepPreviousAsAlias ? entity.externalIds : entity.externalIds.filter((id) => id !== previous);
-  return {
-    values: {
-      ...entity,
-      externalIds: attach(
-        kept,
-        [{ externalId: command.newExternalId, type: "", primary: true }],
-        now,
-        "new_external_id",
-      ),
-    },
-    type: "EXTERNAL_ID_CHANGED",
-    reason: command.reason,
-    source: "change_external_id_endpoint",
-    metadata: {
-      externalIdChangeReason: command.reason,
-      source: "change_external_id_endpoint",
-      // Counted where there is a previous one to rewrite.
-      rewrittenRows: { transactions: 0, userEvents: 0 },
-    },
-  };
-}
-
-/** Rule 54: the first external id of an entity that has none. */
-export function assignExternalId(
-  entity: EntityState,
-  command: { externalId: string; reason: string },
-  now: Instant,
-): Change | null {
-  refuseDeleted(entity);
-  const current = primaryOf(entity);
-  if (current?.externalId === command.externalId) return null;
-  if (current !== undefined) {
-    throw new DomainError(
-      "EXTERNAL_ID_ALREADY_ASSIGNED",
-      "The entity has another external id already: use ChangeExternalId, or AddExternalIds for a further one",
-      { allowed: "ChangeExternalId, AddExternalIds" },
-    );
-  }
-  return {
-    values: {
-      ...entity,
-      externalIds: attach([], [{ externalId: command.externalId, type: "", primary: true }], now, "external_id"),
-    },
-    type: "EXTERNAL_ID_CHANGED",
-    reason: command.reason,
-  };
-}
-
-/** Rules 55 to 59: attaches ids, removes none, may move the primary. */
-export function addExternalIds(
-  entity: EntityState,
-  command: { externalIds: readonly { externalId: string; type: string; primary: boolean }[]; reason: string },
-  now: Instant,
-): Change | null {
-  refuseDeleted(entity);
-  const designated = command.externalIds.some((item) => item.primary) || entity.externalIds.length > 0;
-  const items = command.externalIds.map((item, i) => (designated || i > 0 ? item : { ...item, primary: true }));
-  const externalIds = attach(entity.externalIds, items, now, "external_ids");
-  const values = { ...entity, externalIds };
-  if (changedFields(entity, values).length === 0) return null;
-  return { values, type: "EXTERNAL_ID_CHANGED", reason: command.reason };
-}
-
-export function primaryOf(entity: Pick<EntityValues, "externalIds">): ExternalIdState | undefined {
-  return entity.externalIds.find((id) => id.primary);
-}
-
-/** The primary first, then by time attached. */
-export function orderExternalIds(externalIds: readonly ExternalIdState[]): ExternalIdState[] {
-  return externalIds.toSorted(
-    (a, b) =>
-      Number(b.primary) - Number(a.primary) ||
-      (a.attachedAt < b.attachedAt ? -1 : a.attachedAt > b.attachedAt ? 1 : 0) ||
-      (a.externalId < b.externalId ? -1 : 1),
-  );
-}
-
-function attach(
-  attached: readonly ExternalIdState[],
-  items: readonly { externalId: string; type: string; primary: boolean }[],
-  now: Instant,
-  field: string,
-): ExternalIdState[] {
-  const newPrimary = items.find((item) => item.primary)?.externalId;
-  const byValue = new Map<string, ExternalIdState>(attached.map((id) => [id.externalId, id]));
-  for (const { externalId, type } of items) {
-    const own = byValue.get(externalId);
-    byValue.set(externalId, {
-      externalId,
-      type: type === "" ? (own?.type ?? "") : type,
-      primary: own?.primary ?? false,
-      attachedAt: own?.attachedAt ?? now,
-    });
-  }
-  if (byValue.size > LIMITS.externalIdsPerEntity) {
-    throw invalidField(field, `an entity has at most ${LIMITS.externalIdsPerEntity} external ids`, {
-      limit: String(LIMITS.externalIdsPerEntity),
-    });
-  }
-  const all = [...byValue.values()];
-  return orderExternalIds(
-    newPrimary === undefined ? all : all.map((id) => ({ ...id, primary: id.externalId === newPrimary })),
-  );
-}
-
 // --- Deletion -----------------------------------------------------------------------------------
 
 /** Rule 77: soft. Deleting a deleted entity changes nothing. */
@@ -355,7 +165,9 @@ export function undelete(entity: EntityState, reason: string): Change | null {
   return { values: { ...entity, deletedAt: null }, type: "UNDELETED", reason };
 }
 
-function refuseDeleted(entity: EntityState): void {
+// --- Refusals ----------------------------------------------------------------------------------
+
+export function refuseDeleted(entity: EntityState): void {
   if (entity.deletedAt === null) return;
   throw new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", {
     entity_id: entity.id,
@@ -369,87 +181,4 @@ function refuseImmutable(name: "type" | "countryCode", wanted: string | undefine
   throw new DomainError("IMMUTABLE_FIELD", `Field '${name}' cannot be changed after entity creation`, { field }, [
     { field, description: "cannot be changed after entity creation" },
   ]);
-}
-
-// --- What a change tells ------------------------------------------------------------------------
-
-/** The fields of an event, in the order of the contract. */
-const FIELDS = [
-  "type",
-  "countryCode",
-  "externalId",
-  "externalIds",
-  "name",
-  "taxId",
-  "taxIdCheck",
-  "status",
-  "nationality",
-  "riskMatrixId",
-  "riskScore",
-  "entityData",
-  "attributes",
-  "metadata",
-  "deletedAt",
-] as const;
-export type FieldName = (typeof FIELDS)[number];
-
-/** The value of a field as events show it, undefined where it is unset. */
-function fieldValue(values: EntityValues, field: FieldName): JsonValue | undefined {
-  switch (field) {
-    case "externalId":
-      return primaryOf(values)?.externalId;
-    case "externalIds":
-      return values.externalIds.length === 0 ? undefined : values.externalIds.map(externalIdValue);
-    case "entityData":
-      return values.entityData === null ? undefined : { [values.type]: values.entityData };
-    case "attributes":
-    case "metadata":
-      return Object.keys(values[field]).length === 0 ? undefined : values[field];
-    case "deletedAt":
-      return values.deletedAt === null ? undefined : instantToText(values.deletedAt);
-    default:
-      return values[field] ?? undefined;
-  }
-}
-
-function externalIdValue(id: ExternalIdState): JsonObject {
-  return {
-    externalId: id.externalId,
-    ...(id.type === "" ? {} : { type: id.type }),
-    ...(id.primary ? { designation: "primary" } : {}),
-    attachedAt: instantToText(id.attachedAt),
-  };
-}
-
-/** Rule 61: the top-level fields whose values differ; all that have a value when there was nothing before. */
-export function changedFields(before: EntityValues | null, after: EntityValues): FieldName[] {
-  return FIELDS.filter((field) => {
-    if (before === null) return fieldValue(after, field) !== undefined;
-    const source = field === "externalId" ? "externalIds" : field;
-    // Rules keep what they do not change.
-    if (before[source] === after[source]) return false;
-    const [old, now] = [fieldValue(before, field), fieldValue(after, field)];
-    return old === undefined || now === undefined ? old !== now : !sameJson(old, now);
-  });
-}
-
-/** Rule 60: the values of the fields before (absent where unset) and after (null where cleared). */
-export function changedValues(
-  before: EntityValues | null,
-  after: EntityValues,
-  fields: readonly FieldName[],
-): { previousValues: JsonObject; newValues: JsonObject } {
-  const previousValues: JsonObject = {};
-  const newValues: JsonObject = {};
-  for (const field of fields) {
-    const old = before === null ? undefined : fieldValue(before, field);
-    if (old !== undefined) previousValues[field] = old;
-    newValues[field] = fieldValue(after, field) ?? null;
-  }
-  return { previousValues, newValues };
-}
-
-/** The match key of the entity's tax id; null when it has none. */
-export function taxIdKeyOf(entity: Pick<EntityValues, "taxId">): string | null {
-  return entity.taxId === null ? null : taxIdKey(entity.taxId);
 }

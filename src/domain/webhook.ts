@@ -1,6 +1,6 @@
 // Webhooks: which deliveries an event makes and what is in them (rules 64 to 67), when an attempt is made, what an
 // answer means, what attempts do to their endpoint, and when it has failed for too long.
-import { type EntityType, EVENT_NAMES, type EventType } from "./entity.ts";
+import { type EntityType, EVENT_NAMES, type EventType } from "./entity-state.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
 import { type Instant, instantToText } from "./time.ts";
 

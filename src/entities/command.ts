@@ -1,6 +1,7 @@
 // One write to entities, as the RPCs say it, and what becomes of it.
-import type { Change, EntityState, ExternalIdPolicy } from "../domain/entity.ts";
+import type { Change, EntityState } from "../domain/entity-state.ts";
 import type { DomainError } from "../domain/errors.ts";
+import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { RequestKey } from "./requests.ts";

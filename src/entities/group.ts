@@ -3,7 +3,8 @@
 
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
-import { type Change, changedFields, changedValues, type EntityState, primaryOf } from "../domain/entity.ts";
+import { changedFields, changedValues } from "../domain/changed-fields.ts";
+import { type Change, type EntityState, primaryOf } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";

@@ -2,7 +2,7 @@
 
 import { type Bound, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import type { Statements } from "../db/statements.ts";
-import type { EntityState } from "../domain/entity.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
 import { readHorizon } from "../log/horizon.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState } from "./rows.ts";

@@ -1,8 +1,9 @@
 // What the commands of a group name, locked and read: the entities as the commands so far have left them, and which of them
 // each key names now.
 import type { Pipeline } from "../db/statements.ts";
-import { type EntityState, type ExternalIdPolicy, taxIdKeyOf } from "../domain/entity.ts";
+import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
+import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";

@@ -2,7 +2,7 @@
 // PostgreSQL plans it once; organization_id is named beside row level security, since it is the first column of every index.
 
 import type { Pipeline, Statements } from "../db/statements.ts";
-import type { EntityState } from "../domain/entity.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState, WIDE_COLUMNS } from "./rows.ts";

@@ -4,7 +4,7 @@ import { bytesOf } from "../db/bytes.ts";
 import { columnsOf, hydrator, namesOf, type RowOf, rowsTable, selected } from "../db/columns.ts";
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
-import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity.ts";
+import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 
 const COLUMNS = columnsOf(EntityRow);
 

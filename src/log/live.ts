@@ -56,6 +56,71 @@ async function interruptible(ms: number, begin: (end: () => void) => void): Prom
   clearTimeout(timer);
 }
 
+/** The pause between two reads. Commits and new watchers end it, those that come during the read before it too. */
+function createPause() {
+  let isWoken = false;
+  let isJoined = false;
+  /** End the pause that is under way: the one when events were committed, the other when somebody has joined. */
+  let wakeUp = () => {};
+  let joinedNow = () => {};
+  return {
+    /** Before a read: whatever came until now is in it. */
+    begin(): void {
+      isWoken = false;
+      isJoined = false;
+    },
+    woken(): void {
+      isWoken = true;
+      wakeUp();
+    },
+    joined(): void {
+      isJoined = true;
+      joinedNow();
+    },
+    /** Not sooner than `leastMs`, however often it is woken: what is committed meanwhile is read together. But whoever joins has no place to begin until the next read. */
+    async wait(leastMs: number, ms: number): Promise<void> {
+      if (!isJoined) await interruptible(leastMs, (end) => (joinedNow = end));
+      if (isJoined || isWoken || ms <= leastMs) return;
+      await interruptible(ms - leastMs, (end) => (joinedNow = wakeUp = end));
+    },
+  };
+}
+
+/** The pages that watchers have still to take, numbered on and on. */
+function createKeptPages() {
+  const pages: Page[] = [];
+  /** The number of pages[0]. */
+  let first = 0;
+
+  function drop(count: number): void {
+    pages.splice(0, count);
+    first += count;
+  }
+  return {
+    /** The number of the page that comes next. */
+    end: () => first + pages.length,
+    /** Undefined where it has not come yet. */
+    get: (number: number): Page | "behind" | undefined => (number < first ? "behind" : pages[number - first]),
+    push: (page: Page) => void pages.push(page),
+    dropBefore(number: number): void {
+      if (number > first) drop(number - first);
+    },
+    /** The oldest first; never the last page. */
+    dropOverLimits(): void {
+      let events = pages.reduce((sum, one) => sum + one.size, 0);
+      let bytes = pages.reduce((sum, one) => sum + one.bytes, 0);
+      let count = 0;
+      while (count < pages.length - 1 && (events > MAX_EVENTS || bytes > MAX_BYTES)) {
+        const page = pages[count] as Page;
+        events -= page.size;
+        bytes -= page.bytes;
+        count += 1;
+      }
+      drop(count);
+    },
+  };
+}
+
 export function createLive(source: {
   head(): Promise<Position>;
   read(position: Position): Promise<Page>;
@@ -63,17 +128,11 @@ export function createLive(source: {
   ended(): void;
 }): Live {
   const watchers = new Set<Watcher>();
-  const pages: Page[] = [];
-  /** The number of pages[0]; pages are numbered on and on. */
-  let first = 0;
+  const pages = createKeptPages();
   let head: Position | undefined;
   let isRunning = false;
-  let isWoken = false;
-  let isJoined = false;
   let isDropping = false;
-  /** End the pause that is under way: the one when events were committed, the other when somebody has joined. */
-  let wakeUp = () => {};
-  let joinedNow = () => {};
+  const pause = createPause();
 
   async function run(): Promise<void> {
     isRunning = true;
@@ -81,8 +140,7 @@ export function createLive(source: {
     let waitMs = FIRST_MS;
     try {
       while (watchers.size > 0) {
-        isWoken = false;
-        isJoined = false;
+        pause.begin();
         const asked = [...watchers].filter(({ next }) => next === undefined);
         let page: Page | undefined;
         try {
@@ -103,14 +161,14 @@ export function createLive(source: {
         // Within a range a watcher has no place to begin that it could come to on its own.
         if (head.within === undefined) {
           for (const watcher of asked) {
-            watcher.next = first + pages.length;
+            watcher.next = pages.end();
             watcher.started.resolve(head);
           }
         }
         if (page?.more) continue;
         const size = page?.size ?? 0;
         waitMs = size > 0 ? FIRST_MS : Math.min(LONGEST_MS, waitMs * 1.2);
-        await pause(PAUSES.find(({ events }) => size >= events)?.ms ?? SHORTEST_MS, waitMs);
+        await pause.wait(PAUSES.find(({ events }) => size >= events)?.ms ?? SHORTEST_MS, waitMs);
       }
     } catch (error) {
       for (const watcher of watchers) {
@@ -125,33 +183,18 @@ export function createLive(source: {
     }
   }
 
-  /** Not sooner than `leastMs`, however often it is woken: what is committed meanwhile is read together. But whoever joins has no place to begin until the next read. */
-  async function pause(leastMs: number, ms: number): Promise<void> {
-    if (!isJoined) await interruptible(leastMs, (end) => (joinedNow = end));
-    if (isJoined || isWoken || ms <= leastMs) return;
-    await interruptible(ms - leastMs, (end) => (joinedNow = wakeUp = end));
-  }
-
   function push(page: Page): void {
     pages.push(page);
     dropTaken();
-    let events = pages.reduce((sum, one) => sum + one.size, 0);
-    let bytes = pages.reduce((sum, one) => sum + one.bytes, 0);
-    while (pages.length > 1 && (events > MAX_EVENTS || bytes > MAX_BYTES)) {
-      const gone = pages.shift();
-      events -= gone?.size ?? 0;
-      bytes -= gone?.bytes ?? 0;
-      first += 1;
-    }
+    pages.dropOverLimits();
     for (const watcher of watchers) watcher.notify();
   }
 
   /** Lets go of what everybody has taken: memory that is used for a moment costs the collector next to nothing. */
   function dropTaken(): void {
-    let taken = first + pages.length;
+    let taken = pages.end();
     for (const { next } of watchers) if (next !== undefined && next < taken) taken = next;
-    pages.splice(0, taken - first);
-    first = Math.max(first, taken);
+    pages.dropBefore(taken);
   }
 
   /** Once for all who take a page in the same turn of the event loop: it looks at every watcher. */
@@ -175,17 +218,16 @@ export function createLive(source: {
       // Whoever joins may leave before it starts.
       watcher.started.promise.catch(() => {});
       watchers.add(watcher);
-      isJoined = true;
-      if (isRunning) joinedNow();
-      else void run();
+      pause.joined();
+      if (!isRunning) void run();
       return {
         start: watcher.started.promise,
         async next(until, signal) {
           for (;;) {
             if (watcher.failure !== undefined) throw watcher.failure;
             if (watcher.next === undefined) throw new Error("not started");
-            if (watcher.next < first) return "behind";
-            const page = pages[watcher.next - first];
+            const page = pages.get(watcher.next);
+            if (page === "behind") return page;
             if (page !== undefined) {
               watcher.next += 1;
               dropSoon();
@@ -213,9 +255,6 @@ export function createLive(source: {
         },
       };
     },
-    wake() {
-      isWoken = true;
-      wakeUp();
-    },
+    wake: pause.woken,
   };
 }

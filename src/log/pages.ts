@@ -4,18 +4,10 @@ import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
 import type { Orm } from "../db/orm.ts";
 import { isHere } from "./durable.ts";
 import type { LoggedEvent } from "./events.ts";
+import { type Head, markFeed } from "./head.ts";
 import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
 import { BEGINNING, covers, isSame, type Snapshot } from "./snapshot.ts";
-import {
-  type FeedRow,
-  type Head,
-  markFeed,
-  organizationLog,
-  type Place,
-  type Range,
-  type Read,
-  type Source,
-} from "./source.ts";
+import { type FeedRow, organizationLog, type Place, type Range, type Read, type Source } from "./source.ts";
 
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
 export interface Delivery {

@@ -7,18 +7,16 @@ import { withinBytes } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
 import { readStatements } from "../db/transaction.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
+import { type LastXids, readEnded, readHead } from "./head.ts";
 import { BEGINNING, endedBetween, isSame } from "./snapshot.ts";
 import {
   allWithin,
   COLUMNS,
   type FeedRow,
-  type LastXids,
   NO_ID,
   organizationLog,
   type Place,
   type Range,
-  readEnded,
-  readHead,
   type Source,
 } from "./source.ts";
 

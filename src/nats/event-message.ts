@@ -1,6 +1,6 @@
 // An event as those who are told of it outside of gRPC read it: JSON in the words of the API.
 
-import { EVENT_NAMES } from "../domain/entity.ts";
+import { EVENT_NAMES } from "../domain/entity-state.ts";
 import { instantToText } from "../domain/time.ts";
 import type { FeedRow } from "../log/source.ts";
 

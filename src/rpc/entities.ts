@@ -5,12 +5,14 @@ import {
   type Entity,
   type EntityLookup,
   EntitySchema,
+  type EntityStatus,
   EntityType,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { countryCodeProblem } from "../domain/country.ts";
-import { type EntityState, newEntity, remove, undelete, update } from "../domain/entity.ts";
+import { newEntity, remove, undelete, update } from "../domain/entity.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
@@ -22,17 +24,11 @@ import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
 import { departureOf } from "../interceptors/call.ts";
-import {
-  externalIdFromProto,
-  fromProto,
-  parseReadMask,
-  type ReadMask,
-  statusFromProto,
-  toProto,
-  typeFromProto,
-} from "./entity-message.ts";
+import { statusFromProto, typeFromProto } from "./entity-fields.ts";
+import { externalIdFromProto, fromProto, toProto } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
 import { closePage, openPage } from "./page.ts";
+import { parseReadMask, type ReadMask } from "./read-mask.ts";
 import { fromTimestamp, parseLookup, parseReason, taxIdProblem } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
@@ -90,11 +86,7 @@ export function entityRpcs(deps: Deps) {
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
       request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
       violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
-      const statuses = request.statuses.map((status, i) => {
-        const known = statusFromProto(status);
-        if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
-        return known ?? "pending";
-      });
+      const statuses = parseStatuses(request.statuses, violations);
       const organizationId = organizationOf(ctx);
       const page = openPage(EntityService.method.listEntities, request, {
         organizationId,
@@ -234,6 +226,14 @@ function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: un
   if (patch.type === undefined) violations.add("entity.type", "is required: ENTITY_TYPE_PERSON or ENTITY_TYPE_COMPANY");
   if (patch.countryCode === undefined) violations.add("entity.country_code", "is required");
   if (patch.name === undefined) violations.add("entity.name", "is required");
+}
+
+function parseStatuses(statuses: readonly EntityStatus[], violations: Violations): EntityState["status"][] {
+  return statuses.map((status, i) => {
+    const known = statusFromProto(status);
+    if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
+    return known ?? "pending";
+  });
 }
 
 /** Rule 35: in the request or in the entity; both and different is refused. */

@@ -2,7 +2,7 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { EventType } from "../../clients/typescript/gen/entity/v1/entity_event_pb.ts";
 import { EntityService, type WatchEntitiesRequest } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { EVENT_NAMES, type EventType as EventName } from "../domain/entity.ts";
+import { EVENT_NAMES, type EventType as EventName } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
@@ -10,7 +10,7 @@ import { type LoggedEvent, listEvents } from "../log/events.ts";
 import type { Delivery } from "../log/pages.ts";
 import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
-import { typeFromProto, typeToProto } from "./entity-message.ts";
+import { typeFromProto, typeToProto } from "./entity-fields.ts";
 import { closePage, openPage } from "./page.ts";
 import { fromTimestamp, keyOf, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";

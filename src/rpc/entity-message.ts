@@ -1,4 +1,4 @@
-// Entity on the wire and in the rules: toProto, fromProto, and the masks over it.
+// Entity on the wire and in the rules: toProto, fromProto.
 import { create } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import {
@@ -13,62 +13,38 @@ import {
   EntityType,
   type PersonData,
   PersonDataSchema,
-  TaxIdCheck,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
-import type * as domain from "../domain/entity.ts";
-import { primaryOf } from "../domain/entity.ts";
+import type { EntityPatch } from "../domain/entity.ts";
+import { type EntityState, type EntityType as EntityTypeName, primaryOf } from "../domain/entity-state.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { dateProblem, nameProblem, parseUuid, trim, uuidProblem } from "../domain/text.ts";
+import {
+  ADDRESS_TEXT_KEYS,
+  COMPANY_TEXT_KEYS,
+  DATA_PATHS,
+  DATE_KEYS,
+  LISTED_KEYS,
+  PERSON_TEXT_KEYS,
+  snake,
+  splitListed,
+  statusFromProto,
+  statusToProto,
+  taxIdCheckToProto,
+  typeFromProto,
+  typeToProto,
+} from "./entity-fields.ts";
+import type { ReadMask } from "./read-mask.ts";
 import { parseExternalId, taxIdProblem, toTimestamp } from "./request.ts";
+import { checkUpdateMask, ignoredPaths } from "./update-mask.ts";
 import type { Violations } from "./violations.ts";
-
-const TYPES = { person: EntityType.PERSON, company: EntityType.COMPANY } as const;
-const STATUSES = {
-  pending: EntityStatus.PENDING,
-  under_review: EntityStatus.UNDER_REVIEW,
-  active: EntityStatus.ACTIVE,
-  inactive: EntityStatus.INACTIVE,
-  suspended: EntityStatus.SUSPENDED,
-  blocked: EntityStatus.BLOCKED,
-  rejected: EntityStatus.REJECTED,
-} as const;
-const CHECKS = {
-  valid: TaxIdCheck.VALID,
-  checksum_failed: TaxIdCheck.CHECKSUM_FAILED,
-  unknown_format: TaxIdCheck.UNKNOWN_FORMAT,
-} as const;
-
-const keyOf = <K extends string, V>(table: Record<K, V>, value: V): K | undefined =>
-  (Object.keys(table) as K[]).find((key) => table[key] === value);
-
-export const typeFromProto = (type: EntityType): domain.EntityType | undefined => keyOf(TYPES, type as never);
-export const typeToProto = (type: domain.EntityType): EntityType => TYPES[type];
-export const statusFromProto = (status: EntityStatus): domain.EntityStatus | undefined =>
-  keyOf(STATUSES, status as never);
-
-// --- Keys of entity_data -------------------------------------------------------------------------
-// In the rules and in events they are the JSON names; `additional` lies flat beside the listed ones.
-
-const ADDRESS_TEXT = ["street", "city", "state", "country", "postalCode"] as const;
-const PERSON_TEXT = ["firstName", "lastName", "middleName", "dateOfBirth", "nationality", "email", "phone"] as const;
-const COMPANY_TEXT = ["legalName", "registrationNumber", "incorporationDate", "industry", "website"] as const;
-const DATES: readonly string[] = ["dateOfBirth", "incorporationDate"];
-
-const LISTED = {
-  address: new Set<string>(ADDRESS_TEXT),
-  person: new Set<string>([...PERSON_TEXT, "address"]),
-  company: new Set<string>([...COMPANY_TEXT, "tradingNames", "employees", "address"]),
-};
-
-const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 // --- toProto ------------------------------------------------------------------------------------
 
 /** The entity as callers see it; with a mask only its paths. */
-export function toProto(entity: domain.EntityState, readMask?: ReadMask): Entity {
+export function toProto(entity: EntityState, readMask?: ReadMask): Entity {
   const message = create(EntitySchema, {
     id: entity.id,
     organizationId: entity.organizationId,
@@ -79,12 +55,12 @@ export function toProto(entity: domain.EntityState, readMask?: ReadMask): Entity
       designation: id.primary ? Designation.PRIMARY : Designation.UNSPECIFIED,
       attachedAt: toTimestamp(id.attachedAt),
     })),
-    type: TYPES[entity.type],
+    type: typeToProto(entity.type),
     countryCode: entity.countryCode,
     name: entity.name,
     taxId: entity.taxId ?? undefined,
-    taxIdCheck: entity.taxIdCheck === null ? TaxIdCheck.UNSPECIFIED : CHECKS[entity.taxIdCheck],
-    status: STATUSES[entity.status],
+    taxIdCheck: taxIdCheckToProto(entity.taxIdCheck),
+    status: statusToProto(entity.status),
     nationality: entity.nationality ?? undefined,
     riskMatrixId: entity.riskMatrixId ?? undefined,
     riskScore: entity.riskScore ?? undefined,
@@ -99,8 +75,8 @@ export function toProto(entity: domain.EntityState, readMask?: ReadMask): Entity
   return readMask === undefined ? message : readMask(message);
 }
 
-function entityDataToProto(type: domain.EntityType, data: JsonObject) {
-  const [listed, additional] = split(data, LISTED[type]);
+function entityDataToProto(type: EntityTypeName, data: JsonObject) {
+  const [listed, additional] = splitListed(data, LISTED_KEYS[type]);
   const address = data.address === undefined ? undefined : addressToProto(data.address as JsonObject);
   return type === "person"
     ? { case: "person" as const, value: create(PersonDataSchema, { ...(listed as object), address, additional }) }
@@ -108,40 +84,19 @@ function entityDataToProto(type: domain.EntityType, data: JsonObject) {
 }
 
 function addressToProto(data: JsonObject): Address {
-  const [listed, additional] = split(data, LISTED.address);
+  const [listed, additional] = splitListed(data, LISTED_KEYS.address);
   return create(AddressSchema, { ...(listed as object), additional });
-}
-
-/** The listed keys, and the others as `additional`, undefined when there are none. */
-function split(data: JsonObject, listed: Set<string>): [JsonObject, JsonObject | undefined] {
-  const own: [string, JsonValue][] = [];
-  const others: [string, JsonValue][] = [];
-  for (const entry of Object.entries(data)) (listed.has(entry[0]) ? own : others).push(entry);
-  return [Object.fromEntries(own), others.length === 0 ? undefined : Object.fromEntries(others)];
 }
 
 // --- fromProto ----------------------------------------------------------------------------------
 
 /** What a request says of an entity, checked. */
 export interface EntityInput {
-  patch: domain.EntityPatch;
+  patch: EntityPatch;
   etag: string | undefined;
   /** Paths that were sent and cannot be written here. */
   ignored: string[];
 }
-
-/** Output-only, and external_id, which has its own RPCs: ignored in an update (rules 21, 23). */
-const IGNORED = [
-  "id",
-  "organization_id",
-  "external_id",
-  "external_ids",
-  "tax_id_check",
-  "risk_score",
-  "created_at",
-  "updated_at",
-  "deleted_at",
-] as const;
 
 /**
  * Reads an entity of a request. Without a mask its populated fields are written; with one exactly the
@@ -154,9 +109,9 @@ export function fromProto(
   violations: Violations,
 ): EntityInput {
   const paths = mask === undefined || mask.paths.length === 0 ? undefined : new Set(mask.paths);
-  if (paths !== undefined) checkPaths(paths, violations);
+  if (paths !== undefined) checkUpdateMask(paths, violations);
   const wanted = (path: string, populated: boolean) => (paths === undefined ? populated : paths.has(path));
-  const patch: { -readonly [K in keyof domain.EntityPatch]: domain.EntityPatch[K] } = {};
+  const patch: { -readonly [K in keyof EntityPatch]: EntityPatch[K] } = {};
 
   if (wanted("type", entity.type !== EntityType.UNSPECIFIED)) {
     const type = typeFromProto(entity.type);
@@ -204,7 +159,7 @@ export function fromProto(
   return {
     patch,
     etag: entity.etag === "" ? undefined : entity.etag,
-    ignored: IGNORED.filter((path) => (paths === undefined ? isPopulated(entity, path) : paths.has(path))),
+    ignored: ignoredPaths(entity, paths),
   };
 }
 
@@ -212,13 +167,6 @@ export function fromProto(
 export function externalIdFromProto(entity: Entity | undefined, violations: Violations): string | undefined {
   const value = entity?.externalId ?? "";
   return value === "" ? undefined : parseExternalId(value, "entity.external_id", violations);
-}
-
-const IGNORED_FIELDS = new Map(IGNORED.map((path) => [path, EntitySchema.fields.find(({ name }) => name === path)]));
-
-function isPopulated(entity: Entity, path: (typeof IGNORED)[number]): boolean {
-  const value = (entity as unknown as Record<string, unknown>)[IGNORED_FIELDS.get(path)?.localName ?? path];
-  return !(value === undefined || value === "" || value === 0 || (Array.isArray(value) && value.length === 0));
 }
 
 /** Undefined clears; an empty string is refused, since it says neither "unchanged" nor "clear". */
@@ -237,42 +185,12 @@ function optionalText(
   return parse(value);
 }
 
-const DATA_PATHS = new Set([
-  "entity_data",
-  ...(["person", "company"] as const).flatMap((kind) => [
-    `entity_data.${kind}`,
-    `entity_data.${kind}.additional`,
-    ...[...LISTED[kind]].map((key) => `entity_data.${kind}.${snake(key)}`),
-  ]),
-]);
-const WRITABLE = new Set([
-  ...["type", "country_code", "name", "tax_id", "status", "nationality", "risk_matrix_id", "attributes", "metadata"],
-  ...DATA_PATHS,
-]);
-
-function checkPaths(paths: Set<string>, violations: Violations): void {
-  for (const path of paths) {
-    if (WRITABLE.has(path) || path === "etag" || (IGNORED as readonly string[]).includes(path)) continue;
-    const known = /^[a-z_]+(\.[a-z_]+)*$/.test(path) && path.length <= 128;
-    violations.add(
-      "update_mask",
-      known ? `${path} is not a path that can be written` : "has a path that is no field of Entity",
-    );
-  }
-  for (const kind of ["person", "company"] as const) {
-    const inner = [...paths].filter((path) => path.startsWith(`entity_data.${kind}.`));
-    if (inner.length > 0 && (paths.has("entity_data") || paths.has(`entity_data.${kind}`))) {
-      violations.add("update_mask", `names entity_data.${kind} and a path inside it`);
-    }
-  }
-}
-
 function entityDataFromProto(
   entity: Entity,
   paths: Set<string> | undefined,
   today: string,
   violations: Violations,
-): domain.EntityPatch["entityData"] {
+): EntityPatch["entityData"] {
   const kind = entity.entityData?.kind;
   if (paths === undefined) {
     if (kind?.case === undefined) return undefined;
@@ -284,7 +202,7 @@ function entityDataFromProto(
     if (kind?.case === undefined) return null;
     return { kind: kind.case, replace: true, entries: keysOf(kind, today, violations) };
   }
-  const kinds = new Set(named.map((path) => path.split(".")[1] as domain.EntityType));
+  const kinds = new Set(named.map((path) => path.split(".")[1] as EntityTypeName));
   const [only] = kinds;
   if (kinds.size > 1 || only === undefined) throw invalidField("update_mask", "names both person and company data");
   // Not "clear it": who sends one and names the other has mixed them up.
@@ -296,12 +214,12 @@ function entityDataFromProto(
     return { kind: only, replace: true, entries: sent };
   }
   const entries = new Map<string, JsonValue>();
-  for (const key of LISTED[only]) {
+  for (const key of LISTED_KEYS[only]) {
     if (named.includes(`entity_data.${only}.${snake(key)}`)) entries.set(key, sent[key] ?? null);
   }
   if (named.includes(`entity_data.${only}.additional`)) {
-    for (const [key, value] of Object.entries(split(sent, LISTED[only])[1] ?? {})) entries.set(key, value);
-    return { kind: only, replace: false, keep: LISTED[only], entries: Object.fromEntries(entries) };
+    for (const [key, value] of Object.entries(splitListed(sent, LISTED_KEYS[only])[1] ?? {})) entries.set(key, value);
+    return { kind: only, replace: false, keep: LISTED_KEYS[only], entries: Object.fromEntries(entries) };
   }
   return { kind: only, replace: false, entries: Object.fromEntries(entries) };
 }
@@ -312,12 +230,12 @@ type Kind = { case: "person"; value: PersonData } | { case: "company"; value: Co
 function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
   const path = `entity.entity_data.${kind.case}`;
   const entries: [string, JsonValue][] = [];
-  const names = kind.case === "person" ? PERSON_TEXT : COMPANY_TEXT;
+  const names = kind.case === "person" ? PERSON_TEXT_KEYS : COMPANY_TEXT_KEYS;
   for (const name of names) {
     const value = (kind.value as unknown as Record<string, string | undefined>)[name];
     if (value === undefined) continue;
     entries.push([name, presentText(value, `${path}.${snake(name)}`, violations)]);
-    if (DATES.includes(name) && value !== "") {
+    if (DATE_KEYS.includes(name) && value !== "") {
       violations.check(`${path}.${snake(name)}`, dateProblem(value, name === "dateOfBirth" ? { notAfter: today } : {}));
     }
   }
@@ -332,18 +250,18 @@ function keysOf(kind: Kind, today: string, violations: Violations): JsonObject {
   }
   if (kind.value.address !== undefined)
     entries.push(["address", addressOf(kind.value.address, `${path}.address`, violations)]);
-  entries.push(...additionalOf(kind.value.additional, LISTED[kind.case], path, violations));
+  entries.push(...additionalOf(kind.value.additional, LISTED_KEYS[kind.case], path, violations));
   return Object.fromEntries(entries);
 }
 
 function addressOf(address: Address, path: string, violations: Violations): JsonObject {
   const entries: [string, JsonValue][] = [];
-  for (const name of ADDRESS_TEXT) {
+  for (const name of ADDRESS_TEXT_KEYS) {
     const value = address[name];
     if (value !== undefined) entries.push([name, presentText(value, `${path}.${snake(name)}`, violations)]);
   }
   // An address is replaced whole, so a null in it would remove nothing: it is left out.
-  const additional = additionalOf(address.additional, LISTED.address, path, violations).filter(
+  const additional = additionalOf(address.additional, LISTED_KEYS.address, path, violations).filter(
     ([, value]) => value !== null,
   );
   return Object.fromEntries([...entries, ...additional]);
@@ -365,47 +283,4 @@ function additionalOf(
 function presentText(value: string, field: string, violations: Violations): string {
   if (value === "") violations.add(field, "must not be empty: to clear it, name it in update_mask and leave it unset");
   return value;
-}
-
-// --- read_mask ----------------------------------------------------------------------------------
-
-export type ReadMask = (entity: Entity) => Entity;
-
-/** Undefined for all of the entity. Throws VALIDATION_ERROR for an unknown path. */
-export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined {
-  if (mask === undefined || mask.paths.length === 0) return undefined;
-  const tree = new Map<string, Set<string>>();
-  for (const path of mask.paths) {
-    const [top = "", ...rest] = path.split(".");
-    const field = EntitySchema.fields.find((candidate) => candidate.name === top);
-    const inner = rest.join(".");
-    if (field === undefined || (rest.length > 0 && !DATA_PATHS.has(path))) {
-      throw invalidField("read_mask", "has a path that is no field of Entity");
-    }
-    const paths = tree.get(field.localName) ?? new Set();
-    paths.add(inner);
-    tree.set(field.localName, paths);
-  }
-  return (entity) => {
-    const source = entity as unknown as Record<string, unknown>;
-    const picked: Record<string, unknown> = {};
-    for (const [name, inner] of tree) {
-      picked[name] = inner.has("") ? source[name] : pickData(entity, inner);
-    }
-    return create(EntitySchema, picked as never);
-  };
-}
-
-function pickData(entity: Entity, paths: Set<string>): Entity["entityData"] {
-  const data = entity.entityData;
-  const kind = data?.kind.case;
-  if (data === undefined || kind === undefined || paths.has(kind)) return data;
-  const source = data.kind.value as unknown as Record<string, unknown>;
-  const schema = kind === "person" ? PersonDataSchema : CompanyDataSchema;
-  const picked: Record<string, unknown> = {};
-  for (const field of schema.fields) {
-    if (paths.has(`${kind}.${field.name}`)) picked[field.localName] = source[field.localName];
-  }
-  if (Object.keys(picked).length === 0) return undefined;
-  return { ...data, kind: { case: kind, value: create(schema, picked as never) } } as Entity["entityData"];
 }

@@ -2,7 +2,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { Designation } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { addExternalIds, assignExternalId, changeExternalId } from "../domain/entity.ts";
+import { addExternalIds, assignExternalId, changeExternalId } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { textProblem } from "../domain/text.ts";
 import type { Outcome } from "../entities/command.ts";

@@ -12,7 +12,7 @@ import {
 import { WebhookService } from "../../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
 import { withoutQuery } from "../domain/administration.ts";
-import type { EntityType as EntityTypeName } from "../domain/entity.ts";
+import type { EntityType as EntityTypeName } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { textProblem, trim } from "../domain/text.ts";
@@ -27,7 +27,7 @@ import {
 } from "../webhooks/endpoint-row.ts";
 import { newSigningSecret } from "../webhooks/signature.ts";
 import { type AllowList, urlProblem } from "../webhooks/url.ts";
-import { typeFromProto, typeToProto } from "./entity-message.ts";
+import { typeFromProto, typeToProto } from "./entity-fields.ts";
 import { closePage, openPage, whole } from "./page.ts";
 import { keyOf, parseDisplayName, parseOptionalUuid, parseWebhookEvents, requireUuid } from "./request.ts";
 import { Violations } from "./violations.ts";

@@ -17,7 +17,7 @@ import type { Orm } from "../db/orm.ts";
 import { setOrganization } from "../db/tenant.ts";
 import { read, transaction } from "../db/transaction.ts";
 import { type AdministrationEventName, changedValues } from "../domain/administration.ts";
-import type { EntityState } from "../domain/entity.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";

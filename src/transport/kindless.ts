@@ -5,6 +5,7 @@ import type { ConnectError } from "@connectrpc/connect";
 import { invalidField } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
 import { malformed, wireOf } from "./values.ts";
+import { MALFORMED, readVarint } from "./varint.ts";
 
 /** Throws VALIDATION_ERROR where the message, as sent, has a Value without a kind. Malformed bytes are for the decoder to refuse. */
 export function assertKinds(desc: DescMessage, bytes: Uint8Array): void {
@@ -46,7 +47,8 @@ function kindlessIn(
   const reader = { at: start };
   let hasKind = false;
   while (reader.at < end) {
-    const tag = varint(bytes, reader, end);
+    const tag = readVarint(bytes, reader, end);
+    if (tag === MALFORMED) return undefined;
     const field = fieldOf(desc, tag >>> 3);
     if (field !== undefined) {
       hasKind = true;
@@ -57,9 +59,9 @@ function kindlessIn(
       if (!skip(tag & 7, bytes, reader, end)) return undefined;
       continue;
     }
-    const length = varint(bytes, reader, end);
+    const length = readVarint(bytes, reader, end);
+    if (length === MALFORMED || length > end - reader.at) return undefined;
     const behind = reader.at + length;
-    if (!(behind <= end)) return undefined;
     if (field?.message !== undefined && mayHoldValues(field.message)) {
       const inside =
         field.fieldKind === "map"
@@ -83,15 +85,16 @@ function kindlessEntry(
   const reader = { at: start };
   let hasValue = false;
   while (reader.at < end) {
-    const tag = varint(bytes, reader, end);
+    const tag = readVarint(bytes, reader, end);
+    if (tag === MALFORMED) throw malformed();
     if (tag !== 0x12) {
       if (tag >>> 3 <= 2 && (tag & 7) !== 2) throw malformed();
       if (!skip(tag & 7, bytes, reader, end)) return undefined;
       continue;
     }
-    const length = varint(bytes, reader, end);
+    const length = readVarint(bytes, reader, end);
+    if (length === MALFORMED || length > end - reader.at) return undefined;
     const behind = reader.at + length;
-    if (!(behind <= end)) return undefined;
     hasValue = true;
     const inside = kindlessIn(value, bytes, reader.at, behind, depth + 1);
     if (inside !== undefined) return inside;
@@ -115,34 +118,23 @@ function fieldOf(desc: DescMessage, number: number): DescField | undefined {
 function skip(wire: number, bytes: Uint8Array, reader: { at: number }, end: number): boolean {
   // A group, which no field of ours is, goes on to its own end.
   for (let groups = wire === 3 ? 1 : 0; groups > 0; ) {
-    const inner = varint(bytes, reader, end) & 7;
-    if (reader.at > end) return false;
+    const tag = readVarint(bytes, reader, end);
+    if (tag === MALFORMED) return false;
+    const inner = tag & 7;
     if (inner === 3) groups += 1;
     else if (inner === 4) groups -= 1;
     else if (!skip(inner, bytes, reader, end)) return false;
     if (groups === 0) return true;
   }
-  if (wire === 0) varint(bytes, reader, end);
-  else if (wire === 1) reader.at += 8;
-  else if (wire === 5) reader.at += 4;
-  else if (wire === 2) {
-    const length = varint(bytes, reader, end);
+  if (wire === 0) return readVarint(bytes, reader, end) !== MALFORMED;
+  if (wire === 2) {
+    const length = readVarint(bytes, reader, end);
+    if (length === MALFORMED) return false;
     reader.at += length;
-  } else return false;
+  } else if (wire === 1) reader.at += 8;
+  else if (wire === 5) reader.at += 4;
+  else return false;
   return reader.at <= end;
-}
-
-/** The low 32 bits; where the bytes end within it, `at` is past the end. */
-function varint(bytes: Uint8Array, reader: { at: number }, end: number): number {
-  let value = 0;
-  for (let shift = 0; shift < 70; shift += 7) {
-    if (reader.at >= end) break;
-    const byte = bytes[reader.at++] as number;
-    if (shift < 35) value |= (byte & 0x7f) << shift;
-    if (byte < 0x80) return value >>> 0;
-  }
-  reader.at = end + 1;
-  return 0;
 }
 
 const isFreeForm = ({ typeName }: DescMessage) => typeName.startsWith("google.protobuf.");

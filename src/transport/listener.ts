@@ -1,17 +1,8 @@
-// One port for HTTP/2 and HTTP/1.1. Node's cleartext HTTP/2 server refuses HTTP/1.1, so without TLS the first
-// bytes of a connection decide which of two servers gets it; with TLS the handshake does (ALPN).
+// One port for HTTP/2 and HTTP/1.1: its connections, streams and requests, each with its turn, and the end of them all.
 import { once } from "node:events";
-import { createServer as createHttp1Server, type ServerOptions as Http1Options, type ServerResponse } from "node:http";
-import {
-  createServer as createHttp2Server,
-  createSecureServer,
-  type Http2Server,
-  Http2ServerRequest,
-  Http2ServerResponse,
-  type IncomingHttpHeaders,
-  type ServerHttp2Stream,
-} from "node:http2";
-import { type AddressInfo, createServer as createNetServer, type Server, type Socket } from "node:net";
+import type { ServerOptions as Http1Options, ServerResponse } from "node:http";
+import { Http2ServerRequest, Http2ServerResponse, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
+import type { AddressInfo, Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Server as TlsServer } from "node:tls";
 import type { Logger } from "pino";
@@ -21,8 +12,8 @@ import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
 import { createPipelining } from "./pipelining.ts";
 import type { NodeResponse } from "./refusal.ts";
-import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
-import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
+import { cleartextServer, secureContext, secureServer } from "./servers.ts";
+import { createSessions, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
 import { createTally, type Tally } from "./tally.ts";
 import { createTurns } from "./turns.ts";
 
@@ -58,8 +49,6 @@ export interface Listener extends AsyncDisposable {
   open(): { connections: number; streams: number };
 }
 
-/** Keep-alive probes find callers that vanished without a word. */
-const TCP = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
 /** For how long calls begin in one turn of the event loop, in milliseconds. */
 const CALLS_MS = 15;
 /** Time for a connection that was said goodbye to to close. */
@@ -76,13 +65,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     idleTimeoutMs = 300_000,
   } = options;
   const { maxConnectionAgeMs = 1_800_000, log } = options;
-  const http1Limits: Http1Options = {
+  const http1Limits = {
     maxHeaderSize: MAX_HEADER_BYTES,
     headersTimeout: headersTimeoutMs,
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: idleTimeoutMs / 5,
     connectionsCheckingInterval: Math.min(headersTimeoutMs, 5_000),
-  };
+  } satisfies Http1Options;
   const { tally = createTally({ log }) } = options;
   const guard = createGuard(log);
   const sockets = new Set<Socket>();
@@ -92,7 +81,6 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const sessions = createSessions({ idleTimeoutMs, maxConnectionAgeMs, tally, guard });
 
   const turns = createTurns(CALLS_MS);
-  const connectionTurns = createTurns(0);
   const inOrder = createPipelining(MAX_PIPELINED, () => tally.note("pipelined"));
   const serve = guard(options.request, (_, response) => response.destroy());
 
@@ -149,77 +137,17 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     });
   };
 
-  const server = options.tls === undefined ? cleartext() : secure(options.tls);
+  const parts = { onRequest, onStream, onSession, trackSocket, trackHttp1: http1.track, http1Limits, tally };
+  const server =
+    options.tls === undefined
+      ? cleartextServer({ ...parts, undecided, turns: createTurns(0), guard })
+      : secureServer(parts, options.tls);
   // The second (not in the types yet) is for workers: when all have so many, they would hand a further connection to
   // each other without end.
   Object.assign(server, { maxConnections, dropMaxConnection: true });
   server.listen({ port: options.port, host: options.host });
   await once(server, "listening");
   server.on("error", (error: NodeJS.ErrnoException) => log.error({ code: error.code }, "listener failed"));
-
-  function cleartext(): Server {
-    const http2Server = createHttp2Server(HTTP2_LIMITS);
-    http2Server.on("stream", onStream);
-    const http1Server = createHttp1Server(http1Limits, onRequest);
-    http2Server.on("session", onSession);
-    // It does not listen itself, but only then does it begin to watch headersTimeout and requestTimeout.
-    http1Server.emit("listening");
-    const onSpoken = guard(
-      (socket: Socket, spoken: Spoken) => {
-        undecided.delete(socket);
-        if (spoken === "tls") {
-          tally.note("tls_on_cleartext");
-          socket.end(TLS_ALERT, () => socket.destroy());
-          return;
-        }
-        if (spoken === "h1") http1.track(socket);
-        // An HTTP/2 connection whose caller says goodbye has nothing more to tell.
-        else socket.allowHalfOpen = false;
-        (spoken === "h2" ? http2Server : http1Server).emit("connection", socket);
-      },
-      (socket) => socket.destroy(),
-    );
-    const onConnection = guard(
-      (socket: Socket) => {
-        trackSocket(socket);
-        undecided.add(socket);
-        sniff(socket, headersTimeoutMs, {
-          // What has been read of it may be hundreds of requests.
-          decide: (spoken) => connectionTurns(socket, () => onSpoken(socket, spoken)),
-          silent: () => tally.note("silent"),
-        });
-      },
-      (socket) => socket.destroy(),
-    );
-    return createNetServer({ ...TCP, allowHalfOpen: true }, onConnection);
-  }
-
-  function secure(tls: Tls): Server {
-    const server: Http2Server = createSecureServer({
-      ...TCP,
-      ...HTTP2_LIMITS,
-      ...http1Limits,
-      ...secureContext(tls),
-      ...(tls.clientCa !== undefined && { requestCert: true, rejectUnauthorized: true }),
-      handshakeTimeout: headersTimeoutMs,
-      allowHTTP1: true,
-    } as never);
-    // A listener of "request" would make every stream a request; HTTP/1.1 comes as one.
-    server.removeAllListeners("newListener");
-    server.on("request", onRequest);
-    server.on("stream", onStream);
-    server.on("session", onSession);
-    server.on("connection", trackSocket);
-    server.on("secureConnection", (socket) => {
-      trackSocket(socket);
-      if (socket.alpnProtocol !== "h2") http1.track(socket);
-    });
-    server.on("tlsClientError", (_, socket) => {
-      tally.note("tls_failed");
-      socket.destroy();
-    });
-    return server as unknown as Server;
-  }
 
   async function drain(timeoutMs: number): Promise<void> {
     sessions.retireAll();
@@ -258,11 +186,6 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     [Symbol.asyncDispose]: () => drain(0),
   };
 }
-
-const secureContext = ({ cert, key, clientCa }: Tls) => ({
-  ...{ cert, key, minVersion: "TLSv1.2" as const },
-  ...(clientCa !== undefined && { ca: clientCa }),
-});
 
 const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);
 

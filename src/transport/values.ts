@@ -5,6 +5,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { toConnectError } from "../errors.ts";
+import { MALFORMED, readVarint } from "./varint.ts";
 
 /** Throws MESSAGE_TOO_LARGE where the message of this type has more than LIMITS.messageValues values, as ConnectError. */
 export function assertFewValues(desc: DescMessage, bytes: Uint8Array): void {
@@ -118,14 +119,13 @@ const PACKED: Record<number, Packed | undefined> = {
 const isPacked = ({ inside }: Known, wire: number) =>
   wire === LENGTH_WIRE && inside !== undefined && "itemBytes" in inside;
 const UNKNOWN: Plan = { weight: 1, fields: new Map() };
-const MALFORMED = -1;
 
 /**
  * The values of the message, or some number over `max`; undefined for bytes that are no message. Fields at any depth,
  * unknown ones too, and items of packed lists.
  */
 export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): number | undefined {
-  let at = 0;
+  const place = { at: 0 };
   let count = 0;
   return walk(planOf(desc), bytes.length, 0) ? count : undefined;
 
@@ -134,9 +134,9 @@ export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): 
     // Deeper than the decoder goes.
     if (depth > 200) return false;
     let groups = 0;
-    while (at < end) {
+    while (place.at < end) {
       if (count > max) return true;
-      const tag = varint(end);
+      const tag = readVarint(bytes, place, end);
       if (tag === MALFORMED) return false;
       count += plan.weight;
       // In a group, which no field of ours is, everything is unknown.
@@ -144,18 +144,18 @@ export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): 
       if (known !== undefined && known.wire !== (tag & 7) && !isPacked(known, tag & 7)) return false;
       switch (tag & 7) {
         case 0:
-          if (varint(end) === MALFORMED) return false;
+          if (readVarint(bytes, place, end) === MALFORMED) return false;
           break;
         case 1:
-          at += 8;
+          place.at += 8;
           break;
         case 2: {
-          const length = varint(end);
-          if (length === MALFORMED || length > end - at) return false;
+          const length = readVarint(bytes, place, end);
+          if (length === MALFORMED || length > end - place.at) return false;
           const inside = known?.inside;
-          if (inside === undefined) at += length;
-          else if ("itemBytes" in inside) countPacked(inside, at + length);
-          else if (!walk(inside, at + length, depth + 1)) return false;
+          if (inside === undefined) place.at += length;
+          else if ("itemBytes" in inside) countPacked(inside, place.at + length);
+          else if (!walk(inside, place.at + length, depth + 1)) return false;
           break;
         }
         case 3:
@@ -166,32 +166,21 @@ export function countValues(desc: DescMessage, bytes: Uint8Array, max: number): 
           groups -= 1;
           break;
         case 5:
-          at += 4;
+          place.at += 4;
           break;
         default:
           return false;
       }
-      if (at > end) return false;
+      if (place.at > end) return false;
     }
     return groups === 0;
   }
 
   function countPacked({ itemBytes }: Packed, end: number): void {
     if (itemBytes === "varint") {
-      for (let i = at; i < end; i++) if ((bytes[i] as number) < 0x80) count += 1;
-    } else count += (end - at) / itemBytes;
-    at = end;
-  }
-
-  /** The low 32 bits, not negative. */
-  function varint(end: number): number {
-    let value = 0;
-    for (let shift = 0; shift < 70 && at < end; shift += 7) {
-      const byte = bytes[at++] as number;
-      if (shift < 35) value |= (byte & 0x7f) << shift;
-      if (byte < 0x80) return value >>> 0;
-    }
-    return MALFORMED;
+      for (let i = place.at; i < end; i++) if ((bytes[i] as number) < 0x80) count += 1;
+    } else count += (end - place.at) / itemBytes;
+    place.at = end;
   }
 }
 

@@ -1,26 +1,17 @@
 // The rules of the entity as pure functions: tables, and properties over random histories.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { changedFields, changedValues } from "../../src/domain/changed-fields.ts";
+import { type EntityPatch, type NewEntity, newEntity, remove, undelete, update } from "../../src/domain/entity.ts";
 import {
-  addExternalIds,
-  assignExternalId,
   type Change,
-  changedFields,
-  changedValues,
-  changeExternalId,
-  type EntityPatch,
   type EntityState,
   type EntityStatus,
   type EntityValues,
-  type NewEntity,
-  newEntity,
-  orderExternalIds,
   primaryOf,
-  remove,
-  undelete,
-  update,
-} from "../../src/domain/entity.ts";
+} from "../../src/domain/entity-state.ts";
 import { DomainError } from "../../src/domain/errors.ts";
+import { addExternalIds, assignExternalId, changeExternalId, orderExternalIds } from "../../src/domain/external-ids.ts";
 import { canonicalJson, type JsonObject, type JsonValue } from "../../src/domain/json.ts";
 import { LIMITS } from "../../src/domain/limits.ts";
 import { instantToText } from "../../src/domain/time.ts";

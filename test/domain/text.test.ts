@@ -22,6 +22,9 @@ const anyUnits = fc
   .map((units) => String.fromCharCode(...units));
 const family = "\u{1f468}\u200d\u{1f469}\u200d\u{1f467}\u200d\u{1f466}"; // 7 code points, 11 units
 
+/** Marks of the direction of text, which make it look like another. */
+const DIRECTIONS = ["\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"];
+
 describe("textProblem", () => {
   it.each([
     ["NUL", "a\u0000b", "control"],
@@ -102,15 +105,7 @@ describe("identifierProblem", () => {
     "\u200e",
     "\u200f",
     "\u061c",
-    "\u202a",
-    "\u202b",
-    "\u202c",
-    "\u202d",
-    "\u202e",
-    "\u2066",
-    "\u2067",
-    "\u2068",
-    "\u2069",
+    ...DIRECTIONS,
     "\u3164",
     "\u180e",
     "\u2062",
@@ -143,21 +138,7 @@ describe("identifierProblem", () => {
 });
 
 describe("nameProblem", () => {
-  it.each([
-    "\u202a",
-    "\u202b",
-    "\u202c",
-    "\u202d",
-    "\u202e",
-    "\u2066",
-    "\u2067",
-    "\u2068",
-    "\u2069",
-    "\n",
-    "\u2028",
-    "\u2029",
-    "\u0000",
-  ])("rule 73: refuses %j in a name", (mark) => {
+  it.each([...DIRECTIONS, "\n", "\u2028", "\u2029", "\u0000"])("rule 73: refuses %j in a name", (mark) => {
     expect(nameProblem(`Ana${mark} Pérez`)).not.toBeNull();
   });
 

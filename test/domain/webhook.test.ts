@@ -1,7 +1,9 @@
 // The rules of webhooks as pure functions: what goes out, when, and what an answer means.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { changedFields, changedValues, type EntityState, newEntity, remove, update } from "../../src/domain/entity.ts";
+import { changedFields, changedValues } from "../../src/domain/changed-fields.ts";
+import { newEntity, remove, update } from "../../src/domain/entity.ts";
+import type { EntityState } from "../../src/domain/entity-state.ts";
 import {
   afterAttempts,
   bodyOf,

@@ -50,7 +50,7 @@ export const PLANTED: readonly Planted[] = [
     name: "a connection lost at the commit is no news",
     changes: [
       {
-        file: "src/db/driver.ts",
+        file: "src/db/named-statements.ts",
         from: '      throw new CommitUnknownError("the connection was lost during the commit", { cause: error });\n',
         to: '      return { command: "COMMIT", rowCount: null, oid: 0, rows: [], fields: [] };\n',
       },

@@ -13,12 +13,12 @@ import {
   rmSync,
   symlinkSync,
 } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import pg from "pg";
+import { freePort } from "../../scripts/service-process.ts";
 
 const DEBIAN = "/usr/lib/postgresql/15/bin";
 export const DATABASE = "entities";
@@ -64,14 +64,6 @@ export interface Postgres {
   /** Until a write succeeds; the time that it did. */
   writable(limitMs?: number): Promise<number>;
   isRunning(): boolean;
-}
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
 }
 
 /** Everything of PostgreSQL in the run lies in `work`. */

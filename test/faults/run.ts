@@ -12,6 +12,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { createEntityClient } from "../../clients/typescript/index.ts";
+import { freePort } from "../../scripts/service-process.ts";
 import { startCallers, type World } from "./callers.ts";
 import { checkDatabase, checkHealth, checkWatcher, type LoggedEvent, missingOf, readLog } from "./checker.ts";
 import { type CheckName, type Checks, createChecks } from "./checks.ts";
@@ -26,7 +27,6 @@ import {
   DATABASE,
   findBinaries,
   folderOf,
-  freePort,
   killPostgres,
   mountSpace,
   PASSWORD,
@@ -385,7 +385,7 @@ function diskOf(postgres: () => Postgres, space: () => Space): Scene["disk"] {
       async fill() {
         // To the last block, while the database goes on writing: what is free now is not what is free then.
         const file = openSync(filler(), "a");
-        for (const size of [1_048_576, 4_096]) while (writes(file, Buffer.alloc(size))) continue;
+        for (const size of [1_048_576, 4_096]) while (writes(file, Buffer.alloc(size)));
         closeSync(file);
       },
       async empty() {

@@ -59,22 +59,24 @@ export interface Call {
   limitMs?: number;
 }
 
+const noAnswerYet = (): Answer => ({
+  http: 0,
+  headers: {},
+  trailers: {},
+  body: Buffer.alloc(0),
+  size: 0,
+  reset: 0,
+  ended: "answered",
+  ms: 0,
+});
+
 /** One call over HTTP/2; always resolves. */
 export function call(
   on: ClientHttp2Session,
   { path, headers, body, open, leaveAfterMs, limitMs = 30_000 }: Call,
 ): Promise<Answer> {
   const began = performance.now();
-  const answer: Answer = {
-    http: 0,
-    headers: {},
-    trailers: {},
-    body: Buffer.alloc(0),
-    size: 0,
-    reset: 0,
-    ended: "answered",
-    ms: 0,
-  };
+  const answer = noAnswerYet();
   if (on.destroyed || on.closed) return Promise.resolve({ ...answer, ended: "connection lost" });
   return new Promise((resolve) => {
     const stream = on.request({ ":method": "POST", ":path": path, ...headers }, { endStream: false });
@@ -132,16 +134,7 @@ export function call1(
   agent?: http.Agent,
 ): Promise<Answer> {
   const began = performance.now();
-  const answer: Answer = {
-    http: 0,
-    headers: {},
-    trailers: {},
-    body: Buffer.alloc(0),
-    size: 0,
-    reset: 0,
-    ended: "answered",
-    ms: 0,
-  };
+  const answer = noAnswerYet();
   return new Promise((resolve) => {
     const parts: Buffer[] = [];
     const done = (ended: Answer["ended"]) => {

@@ -1,5 +1,6 @@
 // Attacks that once succeeded, each the smallest input that showed it. One after the other, beside the good client.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
@@ -9,22 +10,10 @@ import {
   ListEntityEventsRequestSchema,
   UpdateEntityRequestSchema,
 } from "../../clients/typescript/index.ts";
+import { CANCEL, callHead, envelope, FLAG, FRAME, frame, headerBlock, PREFACE, settings, uint32 } from "../frames.ts";
 import { CANARY, problemOf } from "./answers.ts";
 import type { Attacker, Case } from "./attacker.ts";
-import {
-  CANCEL,
-  callHead,
-  envelope,
-  FLAG,
-  FRAME,
-  frame,
-  headerBlock,
-  open,
-  PREFACE,
-  settings,
-  sleep,
-  uint32,
-} from "./wire.ts";
+import { open } from "./raw-connection.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 const LIST = "/entity.v1.EntityService/ListEntities";

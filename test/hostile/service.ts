@@ -2,15 +2,14 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, closeSync, createReadStream, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
-import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { freePort, listening, residentBytes, settingsOfStart } from "../../scripts/service-process.ts";
 
 export const BOOTSTRAP_KEY = "hostile-0123456789-0123456789-0123456789";
-const START_LIMIT_MS = 60_000;
 
 /** A turn of the service's event loop: its time, how much of it was on the CPU and how much was collecting garbage. */
 export interface Turn {
@@ -58,14 +57,6 @@ export interface Service extends AsyncDisposable {
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const probe = fileURLToPath(new URL("probe.ts", import.meta.url));
-
-/** The flags and the environment that `npm start` gives. */
-function settingsOfStart(): { flags: string[]; env: Record<string, string> } {
-  const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { scripts: { start: string } };
-  const words = scripts.start.split(" ");
-  const assignments = words.slice(0, words.indexOf("exec")).map((word) => word.split("=") as [string, string]);
-  return { flags: words.filter((word) => word.startsWith("--")), env: Object.fromEntries(assignments) };
-}
 
 /** `main`: another checkout's, for instance one with a fault planted. */
 export async function startService(env: Record<string, string> = {}, main = root): Promise<Service> {
@@ -144,7 +135,7 @@ export async function startService(env: Record<string, string> = {}, main = root
       stopping = false;
       await begin();
     },
-    rss: () => (isAlive() ? residentOf(child.pid ?? 0) : 0),
+    rss: () => (isAlive() ? residentBytes(child.pid ?? 0) : 0),
     turns: async () => (await probed()).filter(({ kind }) => kind === "turn"),
     async collected() {
       const before = (await probed()).filter(({ kind }) => kind === "memory").length;
@@ -174,38 +165,5 @@ function endDatabase(pidFile: string): void {
     process.kill(Number(readFileSync(pidFile, "utf8").split("\n")[0]), "SIGINT");
   } catch {
     // It has ended, as it should.
-  }
-}
-
-function residentOf(pid: number): number {
-  try {
-    return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1] ?? 0);
-  } catch {
-    return 0;
-  }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-async function listening(child: ChildProcess, port: number): Promise<void> {
-  const limit = performance.now() + START_LIMIT_MS;
-  for (;;) {
-    if (child.exitCode !== null) throw new Error(`the service ended with ${child.exitCode} before it served`);
-    const socket = connect(port, "127.0.0.1");
-    const open = await new Promise((resolve) => {
-      socket.once("connect", () => resolve(true));
-      socket.once("error", () => resolve(false));
-    });
-    socket.destroy();
-    if (open) return;
-    if (performance.now() > limit) throw new Error("the service does not listen");
-    await sleep(50);
   }
 }

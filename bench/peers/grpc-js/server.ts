@@ -20,7 +20,7 @@ import {
 import pg from "pg";
 import { EntityService, GetEntityResponseSchema } from "../../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { digestOf } from "../../../src/db/api-keys.ts";
-import { type EntityState, primaryOf, taxIdKeyOf } from "../../../src/domain/entity.ts";
+import { type EntityState, primaryOf, taxIdKeyOf } from "../../../src/domain/entity-state.ts";
 import { DomainError, notFound } from "../../../src/domain/errors.ts";
 import { instantToText } from "../../../src/domain/time.ts";
 import { toState } from "../../../src/entities/rows.ts";

@@ -7,7 +7,7 @@ import { type InferEntity, LockMode } from "@mikro-orm/core";
 import { MikroORM } from "@mikro-orm/postgresql";
 import { EntityService } from "../../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { digestOf } from "../../../src/db/api-keys.ts";
-import { type EntityState, primaryOf, taxIdKeyOf } from "../../../src/domain/entity.ts";
+import { type EntityState, primaryOf, taxIdKeyOf } from "../../../src/domain/entity-state.ts";
 import { DomainError, notFound } from "../../../src/domain/errors.ts";
 import { parseInstant } from "../../../src/domain/time.ts";
 import { toConnectError } from "../../../src/errors.ts";

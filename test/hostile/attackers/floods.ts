@@ -1,22 +1,10 @@
 // Much of what costs the sender little: connections, heads without a body, streams that never end, control frames.
 
+import { setTimeout as sleep } from "node:timers/promises";
+import { CANCEL, callHead, envelope, FLAG, FRAME, frame, literal, PREFACE, settings, uint32 } from "../../frames.ts";
 import { CANARY } from "../answers.ts";
 import type { Attacker, Case } from "../attacker.ts";
-import {
-  CANCEL,
-  callHead,
-  envelope,
-  FLAG,
-  FRAME,
-  frame,
-  literal,
-  open,
-  PREFACE,
-  type RawConnection,
-  settings,
-  sleep,
-  uint32,
-} from "../wire.ts";
+import { open, type RawConnection } from "../raw-connection.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 

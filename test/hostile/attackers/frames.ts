@@ -1,9 +1,6 @@
 // Sessions of HTTP/2 whose frames are broken, and bytes that never were any.
 
-import { CANARY } from "../answers.ts";
-import type { Attacker, Case } from "../attacker.ts";
-import { RPCS } from "../messages.ts";
-import type { Random } from "../random.ts";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   CANCEL,
   callHead,
@@ -13,12 +10,15 @@ import {
   frame,
   headerBlock,
   literal,
-  open,
   PREFACE,
   settings,
-  sleep,
   uint32,
-} from "../wire.ts";
+} from "../../frames.ts";
+import { CANARY } from "../answers.ts";
+import type { Attacker, Case } from "../attacker.ts";
+import { RPCS } from "../messages.ts";
+import type { Random } from "../random.ts";
+import { open } from "../raw-connection.ts";
 
 /** A session that keeps the rules: a few calls, each with what belongs to it. */
 function session({ random, party }: Case): Buffer[] {

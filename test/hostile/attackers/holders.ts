@@ -2,16 +2,18 @@
 // the middle; and who guesses keys.
 
 import { createServer } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
   BatchGetEntitiesRequestSchema,
   ListEntitiesRequestSchema,
   WatchEntitiesRequestSchema,
 } from "../../../clients/typescript/index.ts";
+import { CANCEL, callHead, envelope, FLAG, FRAME, frame, PREFACE, settings, uint32 } from "../../frames.ts";
 import { CANARY } from "../answers.ts";
 import type { Attacker, Case } from "../attacker.ts";
 import { bytesOf, RPCS } from "../messages.ts";
-import { CANCEL, callHead, envelope, FLAG, FRAME, frame, open, PREFACE, settings, sleep, uint32 } from "../wire.ts";
+import { open } from "../raw-connection.ts";
 
 const hold = (one: Case, ms: number) => sleep(ms, undefined, { signal: one.over }).catch(() => {});
 const GET = "/entity.v1.EntityService/GetEntity";

@@ -1,10 +1,10 @@
 // Bodies of Connect's JSON: broken, repeated, deep, and of keys and numbers that trip those who read them.
 import { toJson } from "@bufbuild/protobuf";
+import { envelope } from "../../frames.ts";
 import { CANARY } from "../answers.ts";
 import type { Attacker, Case } from "../attacker.ts";
 import { isGuarded, messageOf, oddObject, RPCS, type Rpc } from "../messages.ts";
 import type { Random } from "../random.ts";
-import { envelope } from "../wire.ts";
 
 const FRAGMENTS = [
   ...[

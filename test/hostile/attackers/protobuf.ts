@@ -1,10 +1,10 @@
 // Bytes of requests: typed ones as far from what is meant as types allow, and valid ones that are broken afterwards.
 import { gzipSync } from "node:zlib";
+import { envelope } from "../../frames.ts";
 import { CANARY } from "../answers.ts";
 import type { Attacker, Case } from "../attacker.ts";
 import { bytesOf, isGuarded, RPCS, type Rpc, type Taste } from "../messages.ts";
 import type { Random } from "../random.ts";
-import { envelope } from "../wire.ts";
 
 const MIB = 1024 * 1024;
 

@@ -1,0 +1,81 @@
+// What a change tells: the fields that differ between two states of an entity, and their values as events show them.
+
+import { type EntityValues, type ExternalIdState, primaryOf } from "./entity-state.ts";
+import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
+import { instantToText } from "./time.ts";
+
+/** The fields of an event, in the order of the contract. */
+const FIELDS = [
+  "type",
+  "countryCode",
+  "externalId",
+  "externalIds",
+  "name",
+  "taxId",
+  "taxIdCheck",
+  "status",
+  "nationality",
+  "riskMatrixId",
+  "riskScore",
+  "entityData",
+  "attributes",
+  "metadata",
+  "deletedAt",
+] as const;
+export type FieldName = (typeof FIELDS)[number];
+
+/** The value of a field as events show it, undefined where it is unset. */
+function fieldValue(values: EntityValues, field: FieldName): JsonValue | undefined {
+  switch (field) {
+    case "externalId":
+      return primaryOf(values)?.externalId;
+    case "externalIds":
+      return values.externalIds.length === 0 ? undefined : values.externalIds.map(externalIdValue);
+    case "entityData":
+      return values.entityData === null ? undefined : { [values.type]: values.entityData };
+    case "attributes":
+    case "metadata":
+      return Object.keys(values[field]).length === 0 ? undefined : values[field];
+    case "deletedAt":
+      return values.deletedAt === null ? undefined : instantToText(values.deletedAt);
+    default:
+      return values[field] ?? undefined;
+  }
+}
+
+function externalIdValue(id: ExternalIdState): JsonObject {
+  return {
+    externalId: id.externalId,
+    ...(id.type === "" ? {} : { type: id.type }),
+    ...(id.primary ? { designation: "primary" } : {}),
+    attachedAt: instantToText(id.attachedAt),
+  };
+}
+
+/** Rule 61: the top-level fields whose values differ; all that have a value when there was nothing before. */
+export function changedFields(before: EntityValues | null, after: EntityValues): FieldName[] {
+  return FIELDS.filter((field) => {
+    if (before === null) return fieldValue(after, field) !== undefined;
+    const source = field === "externalId" ? "externalIds" : field;
+    // Rules keep what they do not change.
+    if (before[source] === after[source]) return false;
+    const [old, now] = [fieldValue(before, field), fieldValue(after, field)];
+    return old === undefined || now === undefined ? old !== now : !sameJson(old, now);
+  });
+}
+
+/** Rule 60: the values of the fields before (absent where unset) and after (null where cleared). */
+export function changedValues(
+  before: EntityValues | null,
+  after: EntityValues,
+  fields: readonly FieldName[],
+): { previousValues: JsonObject; newValues: JsonObject } {
+  const previousValues: JsonObject = {};
+  const newValues: JsonObject = {};
+  for (const field of fields) {
+    const old = before === null ? undefined : fieldValue(before, field);
+    if (old !== undefined) previousValues[field] = old;
+    newValues[field] = fieldValue(after, field) ?? null;
+  }
+  return { previousValues, newValues };
+}

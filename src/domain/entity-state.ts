@@ -1,0 +1,79 @@
+// What an entity is: its values, its state as stored, and what a rule says of a change to it.
+
+import type { JsonObject } from "./json.ts";
+import { type TaxIdCheck, taxIdKey } from "./tax-id.ts";
+import type { Instant } from "./time.ts";
+
+export type EntityType = "person" | "company";
+export type EntityStatus = "pending" | "under_review" | "active" | "inactive" | "suspended" | "blocked" | "rejected";
+
+/** An attached external id. `type` is the caller's label, "" for none. */
+export interface ExternalIdState {
+  readonly externalId: string;
+  readonly type: string;
+  readonly primary: boolean;
+  readonly attachedAt: Instant;
+}
+
+/** The values of an entity: what rules change and events tell. Unset is null, or an empty map. */
+export interface EntityValues {
+  readonly type: EntityType;
+  readonly countryCode: string;
+  /** The primary first, then by time attached. */
+  readonly externalIds: readonly ExternalIdState[];
+  readonly name: string;
+  readonly taxId: string | null;
+  readonly taxIdCheck: TaxIdCheck | null;
+  readonly status: EntityStatus;
+  readonly nationality: string | null;
+  readonly riskMatrixId: string | null;
+  /** A decimal with two places. */
+  readonly riskScore: string | null;
+  /** The keys of the person or company, listed and additional ones side by side, in camelCase; null when there are none. */
+  readonly entityData: JsonObject | null;
+  readonly attributes: JsonObject;
+  readonly metadata: JsonObject;
+  readonly deletedAt: Instant | null;
+}
+
+/** An entity as stored. */
+export interface EntityState extends EntityValues {
+  readonly id: string;
+  readonly organizationId: string;
+  /** 1 at creation, one more with every change. */
+  readonly version: number;
+  readonly etag: string;
+  readonly createdAt: Instant;
+  readonly updatedAt: Instant;
+}
+
+export function primaryOf(entity: Pick<EntityValues, "externalIds">): ExternalIdState | undefined {
+  return entity.externalIds.find((id) => id.primary);
+}
+
+/** The match key of the entity's tax id; null when it has none. */
+export function taxIdKeyOf(entity: Pick<EntityValues, "taxId">): string | null {
+  return entity.taxId === null ? null : taxIdKey(entity.taxId);
+}
+
+export const EVENT_TYPES = ["CREATED", "ATTRIBUTE_CHANGED", "EXTERNAL_ID_CHANGED", "DELETED", "UNDELETED"] as const;
+export type EventType = (typeof EVENT_TYPES)[number];
+
+/** The name under which consumers know each. */
+export const EVENT_NAMES = {
+  CREATED: "entity.created",
+  ATTRIBUTE_CHANGED: "entity.updated",
+  EXTERNAL_ID_CHANGED: "entity.updated",
+  DELETED: "entity.deleted",
+  UNDELETED: "entity.undeleted",
+} as const satisfies Record<EventType, string>;
+
+/** The outcome of a rule: the values after, and what the event says beside them. */
+export interface Change {
+  readonly values: EntityValues;
+  readonly type: EventType;
+  readonly reason: string;
+  /** Overrides the source of the call. */
+  readonly source?: string;
+  readonly metadata?: JsonObject;
+}

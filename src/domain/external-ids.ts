@@ -1,0 +1,129 @@
+// The rules that change the external ids of an entity. The database holds that no two entities share one.
+
+import { changedFields } from "./changed-fields.ts";
+import { refuseDeleted } from "./entity.ts";
+import { type Change, type EntityState, type ExternalIdState, primaryOf } from "./entity-state.ts";
+import { DomainError, invalidField } from "./errors.ts";
+import { LIMITS } from "./limits.ts";
+import type { Instant } from "./time.ts";
+
+export type ExternalIdPolicy = "MUTABLE_WITH_REASON" | "IMMUTABLE";
+
+/** Rules 46 to 53: another primary; the old one is freed or stays as an alias. */
+export function changeExternalId(
+  entity: EntityState,
+  command: { newExternalId: string; reason: string; keepPreviousAsAlias: boolean },
+  policy: ExternalIdPolicy,
+  now: Instant,
+): Change | null {
+  refuseDeleted(entity);
+  const previous = primaryOf(entity);
+  if (previous?.externalId === command.newExternalId) return null;
+  if (previous !== undefined && !command.keepPreviousAsAlias && policy === "IMMUTABLE") {
+    throw new DomainError(
+      "EXTERNAL_ID_IMMUTABLE",
+      "External ids of this organization cannot be freed once assigned: keep the previous one as an alias",
+      { allowed: "keep_previous_as_alias" },
+    );
+  }
+  const kept = command.keepPreviousAsAlias ? entity.externalIds : entity.externalIds.filter((id) => id !== previous);
+  return {
+    values: {
+      ...entity,
+      externalIds: attach(
+        kept,
+        [{ externalId: command.newExternalId, type: "", primary: true }],
+        now,
+        "new_external_id",
+      ),
+    },
+    type: "EXTERNAL_ID_CHANGED",
+    reason: command.reason,
+    source: "change_external_id_endpoint",
+    metadata: {
+      externalIdChangeReason: command.reason,
+      source: "change_external_id_endpoint",
+      // Counted where there is a previous one to rewrite.
+      rewrittenRows: { transactions: 0, userEvents: 0 },
+    },
+  };
+}
+
+/** Rule 54: the first external id of an entity that has none. */
+export function assignExternalId(
+  entity: EntityState,
+  command: { externalId: string; reason: string },
+  now: Instant,
+): Change | null {
+  refuseDeleted(entity);
+  const current = primaryOf(entity);
+  if (current?.externalId === command.externalId) return null;
+  if (current !== undefined) {
+    throw new DomainError(
+      "EXTERNAL_ID_ALREADY_ASSIGNED",
+      "The entity has another external id already: use ChangeExternalId, or AddExternalIds for a further one",
+      { allowed: "ChangeExternalId, AddExternalIds" },
+    );
+  }
+  return {
+    values: {
+      ...entity,
+      externalIds: attach([], [{ externalId: command.externalId, type: "", primary: true }], now, "external_id"),
+    },
+    type: "EXTERNAL_ID_CHANGED",
+    reason: command.reason,
+  };
+}
+
+/** Rules 55 to 59: attaches ids, removes none, may move the primary. */
+export function addExternalIds(
+  entity: EntityState,
+  command: { externalIds: readonly { externalId: string; type: string; primary: boolean }[]; reason: string },
+  now: Instant,
+): Change | null {
+  refuseDeleted(entity);
+  const designated = command.externalIds.some((item) => item.primary) || entity.externalIds.length > 0;
+  const items = command.externalIds.map((item, i) => (designated || i > 0 ? item : { ...item, primary: true }));
+  const externalIds = attach(entity.externalIds, items, now, "external_ids");
+  const values = { ...entity, externalIds };
+  if (changedFields(entity, values).length === 0) return null;
+  return { values, type: "EXTERNAL_ID_CHANGED", reason: command.reason };
+}
+
+/** The primary first, then by time attached. */
+export function orderExternalIds(externalIds: readonly ExternalIdState[]): ExternalIdState[] {
+  return externalIds.toSorted(
+    (a, b) =>
+      Number(b.primary) - Number(a.primary) ||
+      (a.attachedAt < b.attachedAt ? -1 : a.attachedAt > b.attachedAt ? 1 : 0) ||
+      (a.externalId < b.externalId ? -1 : 1),
+  );
+}
+
+function attach(
+  attached: readonly ExternalIdState[],
+  items: readonly { externalId: string; type: string; primary: boolean }[],
+  now: Instant,
+  field: string,
+): ExternalIdState[] {
+  const newPrimary = items.find((item) => item.primary)?.externalId;
+  const byValue = new Map<string, ExternalIdState>(attached.map((id) => [id.externalId, id]));
+  for (const { externalId, type } of items) {
+    const own = byValue.get(externalId);
+    byValue.set(externalId, {
+      externalId,
+      type: type === "" ? (own?.type ?? "") : type,
+      primary: own?.primary ?? false,
+      attachedAt: own?.attachedAt ?? now,
+    });
+  }
+  if (byValue.size > LIMITS.externalIdsPerEntity) {
+    throw invalidField(field, `an entity has at most ${LIMITS.externalIdsPerEntity} external ids`, {
+      limit: String(LIMITS.externalIdsPerEntity),
+    });
+  }
+  const all = [...byValue.values()];
+  return orderExternalIds(
+    newPrimary === undefined ? all : all.map((id) => ({ ...id, primary: id.externalId === newPrimary })),
+  );
+}
