@@ -34,34 +34,32 @@ export interface HeldLease {
 /** `clockOffsetMs`: how far the schedule's clock is ahead of the database's, in milliseconds. */
 export function createHeldLease(database: EndpointDatabase, lease: Lease, clockOffsetMs: () => number): HeldLease {
   let endpoint: LeasedEndpoint | undefined;
-  /** performance.now() when the row was read. */
+  /** performance.now() when the row was read, from whose time the clock runs on, and when the lease was last renewed. */
   let readAt = 0;
+  let renewedAt = 0;
 
-  async function read(): Promise<LeasedEndpoint | undefined> {
-    const row = await database.statements((db) => takeLease(db, lease));
-    readAt = performance.now();
-    return row;
+  function set(row: LeasedEndpoint | undefined): void {
+    endpoint = row;
+    readAt = renewedAt = performance.now();
   }
+  const read = () => database.statements((db) => takeLease(db, lease));
   const now = () => (endpoint?.now ?? 0n) + BigInt(Math.round((performance.now() - readAt + clockOffsetMs()) * 1_000));
 
   return {
     lease,
     endpoint: () => endpoint,
     async take() {
-      endpoint = await read();
+      set(await read());
     },
     async keep() {
-      await read();
+      if ((await read()) !== undefined) renewedAt = performance.now();
     },
-    renewed(row) {
-      readAt = performance.now();
-      endpoint = row;
-    },
+    renewed: set,
     lost() {
       endpoint = undefined;
     },
     giveBack: () => database.transaction((db) => giveLeaseBack(db, lease)),
-    isFresh: () => performance.now() - readAt < 2 * RENEW_MS,
+    isFresh: () => performance.now() - renewedAt < 2 * RENEW_MS,
     now,
     clockOffset: () => `${clockOffsetMs()} milliseconds`,
     pausedMs: () => Math.max(0, Number((endpoint?.pausedUntil ?? 0n) - now()) / 1_000),
