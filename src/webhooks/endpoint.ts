@@ -144,7 +144,9 @@ export function runEndpoint(deps: EndpointDeps, organizationId: string, endpoint
       const pausedMs = held.pausedMs();
       const hasUnwritten = sending.unwritten().length > 0;
       const gatherMs = isBusy ? GATHER_BUSY_MS : GATHER_MS;
-      const roundAt = hasUnwritten || shouldFetch() ? begun + gatherMs : renewAt;
+      // A pause holds back requests, and not the removal of an endpoint.
+      const hasWork = hasUnwritten || state() === "REMOVING" || shouldFetch();
+      const roundAt = hasWork ? begun + gatherMs : renewAt;
       if (time >= roundAt) {
         if (time >= renewAt) fetching.expectAll();
         return;
