@@ -5,10 +5,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { createBell } from "./bell.ts";
 import { type Config, ConfigError } from "./config.ts";
-import { bootstrap, DEFAULT_ORGANIZATION_ID, findApiKey } from "./db/api-keys.ts";
+import { DEFAULT_ORGANIZATION_ID, managerAcross } from "./db/across.ts";
+import { bootstrap, findApiKey } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { measurePool } from "./db/metrics.ts";
-import { dropWaiting, forOrganization, isServable, type Orm } from "./db/orm.ts";
+import { dropWaiting, isServable, type Orm } from "./db/orm.ts";
 import { startPruner } from "./db/retention.ts";
 import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
 import { createReader } from "./entities/reader.ts";
@@ -103,8 +104,8 @@ function allowList(config: Config): AllowList {
 
 /** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
 export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
-  await assertSafeRole(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
-  if (config.nats !== undefined) await assertMayPublish(forOrganization(orm, DEFAULT_ORGANIZATION_ID));
+  await assertSafeRole(managerAcross(orm));
+  if (config.nats !== undefined) await assertMayPublish(managerAcross(orm));
   // Before anybody has a position: has the database been restored?
   await readHead(orm, DEFAULT_ORGANIZATION_ID);
   const file = join(config.dataDir, "bootstrap-key");
@@ -125,7 +126,7 @@ async function keepSecret(file: string, secret: string): Promise<void> {
 }
 
 /** The port, served by this process. */
-export interface Endpoint extends AsyncDisposable {
+export interface ServedPort extends AsyncDisposable {
   port: number;
   /** Says SERVING from now on, for as long as the database answers. Calls are served before that too. */
   begin(): Promise<void>;
@@ -140,7 +141,7 @@ export async function listenOn(
   config: Config,
   log: Logger,
   options: { metrics?: MetricsSource } & WebhookClock = {},
-): Promise<Endpoint> {
+): Promise<ServedPort> {
   const callers = cachedCallers((key) => findApiKey(orm, key));
   // Whoever may wait for a lock holds a connection: a quarter of them is left to those who do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });

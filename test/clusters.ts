@@ -11,7 +11,7 @@ import { promisify } from "node:util";
 import pg from "pg";
 import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
 import { readConfig } from "../src/config.ts";
-import { DEFAULT_ORGANIZATION_ID } from "../src/db/api-keys.ts";
+import { DEFAULT_ORGANIZATION_ID } from "../src/db/across.ts";
 import { createOrm, type DatabaseAddress, migrate, type Orm } from "../src/db/orm.ts";
 import { createLogger } from "../src/logger.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "../src/postgres/embedded.ts";

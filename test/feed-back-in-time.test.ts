@@ -6,7 +6,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { type EntityClient, errorInfo } from "../clients/typescript/index.ts";
 import { createOrm, type Orm } from "../src/db/orm.ts";
 import { readHead } from "../src/log/head.ts";
-import { createPages, type Pages } from "../src/log/pages.ts";
+import { createPages, type LogPages } from "../src/log/pages.ts";
 import { decodePosition } from "../src/log/position.ts";
 import { parseSnapshot } from "../src/log/snapshot.ts";
 import { organizationLog } from "../src/log/source.ts";
@@ -34,7 +34,7 @@ async function versionsFrom(client: EntityClient, position: string): Promise<num
 }
 
 /** As it was: the head is a raw snapshot, and a position is good wherever the head is above it, in whatever start. */
-function planted(orm: Orm, cluster: Cluster): Pages {
+function planted(orm: Orm, cluster: Cluster): LogPages {
   return createPages(orm, (given, key) => {
     const log = organizationLog(given, key);
     const raw = async () => {

@@ -8,7 +8,7 @@ import { createOrm, migrate, type Orm } from "../src/db/orm.ts";
 import { readStatements } from "../src/db/transaction.ts";
 import { createAllowance } from "../src/log/allowance.ts";
 import { readEventsByTime } from "../src/log/by-time.ts";
-import { createPages, type Delivery, PAGE_BYTES, type Page } from "../src/log/pages.ts";
+import { createPages, PAGE_BYTES, type Page, type WatchMessage } from "../src/log/pages.ts";
 import type { Position } from "../src/log/position.ts";
 import { createFeed } from "../src/log/watch.ts";
 import { wholeLog } from "../src/log/whole-log.ts";
@@ -100,10 +100,10 @@ it("watchers who catch up and do not read hold a page each, 64 MiB together and 
     ends.push(end);
     return feed.watch(organizationId, { position: before, filter: undefined, signal: end.signal });
   });
-  const taken: (readonly Delivery[])[] = [];
+  const taken: (readonly WatchMessage[])[] = [];
   const first = streams.map(async (stream) => {
     const { value } = await stream.next();
-    if (value !== undefined) taken.push(value as readonly Delivery[]);
+    if (value !== undefined) taken.push(value as readonly WatchMessage[]);
   });
   // All who have one; the rest waits.
   await expect.poll(() => taken.length, { timeout: 60_000 }).toBeGreaterThan(50);
@@ -130,7 +130,7 @@ it("a slow live watcher is told that it is too slow, by what waits for it as it 
   const person = newPerson(organization.client);
   for (let isEvent = false; !isEvent; ) {
     const { value } = await stream.next();
-    isEvent = (value as readonly Delivery[]).some(({ event }) => event !== undefined);
+    isEvent = (value as readonly WatchMessage[]).some(({ event }) => event !== undefined);
   }
   await person;
   // Nobody takes the rest: four times 5 MB.

@@ -12,7 +12,8 @@ import {
   ErrorInfoSchema,
 } from "../clients/typescript/index.ts";
 import { type Config, readConfig } from "../src/config.ts";
-import { DEFAULT_ORGANIZATION_ID, SCOPES } from "../src/db/api-keys.ts";
+import { DEFAULT_ORGANIZATION_ID } from "../src/db/across.ts";
+import { SCOPES } from "../src/db/api-keys.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";

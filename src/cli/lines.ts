@@ -21,14 +21,14 @@ export interface Line {
   text: string | DomainError;
 }
 
-export interface Source {
+export interface LineSource {
   stream: AsyncIterable<Uint8Array>;
   /** Undefined when nobody knows: a pipe. */
   bytes: number | undefined;
 }
 
 /** Opens FILE, or standard input for `-`. Throws what the system says when it cannot be read. */
-export async function openSource(file: string): Promise<Source> {
+export async function openSource(file: string): Promise<LineSource> {
   if (file === "-") return { stream: rowsIn("standard input", process.stdin), bytes: undefined };
   const handle = await open(file);
   const stat = await handle.stat();

@@ -2,14 +2,11 @@
 import { createHash, randomBytes } from "node:crypto";
 import { LockMode } from "@mikro-orm/core";
 import { changedValues } from "../domain/administration.ts";
+import { DEFAULT_ORGANIZATION_ID, readAside } from "./across.ts";
 import { insertAdministrationEvent } from "./administration.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { ApiKeyRow, OrganizationRow } from "./schema.ts";
-import { toReason } from "./transaction.ts";
 import { newId } from "./uuid.ts";
-
-/** The organization that is there from the first start; its keys alone may have the scope `operator`. */
-export const DEFAULT_ORGANIZATION_ID = "00000000-0000-7000-8000-000000000001";
 
 export const SCOPES = [
   "entities:read",
@@ -34,17 +31,14 @@ export async function findApiKey(
   orm: Orm,
   secret: string,
 ): Promise<{ organizationId: string; apiKeyId: string; scopes: ReadonlySet<string> } | null> {
-  try {
-    const { rows } = await orm.aside.query<{ organization_id: string; id: string; scopes: string[] }>(
-      "select * from find_api_key($1)",
-      [digestOf(secret)],
-    );
-    const [key] = rows;
-    if (key === undefined) return null;
-    return { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
-  } catch (error) {
-    throw toReason(error, "read");
-  }
+  const [key] = await readAside<{ organization_id: string; id: string; scopes: string[] }>(
+    orm,
+    "select * from find_api_key($1)",
+    [digestOf(secret)],
+  );
+  return key === undefined
+    ? null
+    : { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
 }
 
 /**

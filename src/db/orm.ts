@@ -6,6 +6,7 @@ import type { EntityManager, PostgreSqlConnection } from "@mikro-orm/postgresql"
 import pg from "pg";
 import { clientConfig, type DatabaseAddress, userOf } from "./address.ts";
 import { BoundPostgreSqlDriver } from "./driver.ts";
+import { holdersOfMigrationLock, releaseMigrationLock, tryMigrationLock } from "./locks.ts";
 import { MIGRATIONS } from "./migrations/index.ts";
 import { NamedStatementClient, NoConnectionError } from "./named-statements.ts";
 import { CANNOT_WRITE, DatabaseStartError } from "./probe.ts";
@@ -153,8 +154,6 @@ export async function dropWaiting(orm: Orm): Promise<number> {
   return waiting.length;
 }
 
-/** Arbitrary, the same in every process: whoever migrates holds this advisory lock. */
-const MIGRATION_LOCK = 7_216_354_871;
 const LOCK_RETRY_MS = 200;
 const LOCK_LINE_MS = 10_000;
 
@@ -193,7 +192,7 @@ export async function migrate(owner: DatabaseAddress, options: MigrateOptions = 
     const ran = await orm.migrator.up();
     if (runtimeUser !== undefined) await letBecomeRuntimeRole(lock, runtimeUser);
     if (publishes) await letPublish(lock);
-    await lock.query("select pg_advisory_unlock($1)", [MIGRATION_LOCK]);
+    await releaseMigrationLock(lock);
     return ran.map((migration) => migration.name);
   } catch (error) {
     if (error instanceof DatabaseStartError || !isRightMissing(error)) throw error;
@@ -209,19 +208,12 @@ async function takeMigrationLock(client: pg.Client, waitMs: number, log: (line: 
   const from = performance.now();
   let nextLine = 0;
   for (;;) {
-    const { rows } = await client.query("select pg_try_advisory_lock($1) as taken", [MIGRATION_LOCK]);
-    if (rows[0].taken) return;
+    if (await tryMigrationLock(client)) return;
     const waited = performance.now() - from;
     if (waited >= waitMs) {
-      const { rows: holders } = await client.query(
-        `select l.pid, a.application_name as name, host(a.client_addr) as host from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-         where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-           and l.database = (select oid from pg_database where datname = current_database())
-           and l.classid::bigint << 32 | l.objid::bigint = $1`,
-        [MIGRATION_LOCK],
-      );
+      const holders = await holdersOfMigrationLock(client);
       throw new DatabaseStartError(
-        `another process has been migrating this database for ${Math.round(waited / 1_000)} s, PostgreSQL's process ${holders.map(({ pid }) => pid).join(", ")}: start again when it has ended, or end it with select pg_terminate_backend(pid)`,
+        `another process has been migrating this database for ${Math.round(waited / 1_000)} s, PostgreSQL's process ${holders.join(", ")}: start again when it has ended, or end it with select pg_terminate_backend(pid)`,
       );
     }
     if (waited >= nextLine) {

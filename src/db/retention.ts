@@ -1,10 +1,9 @@
 // What is pruned by age, and the loop that does it: in small steps with rests between them, so that calls do not
 // notice; by one process at a time, since each function of the database takes a lock.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { DEFAULT_ORGANIZATION_ID } from "./api-keys.ts";
-import { forOrganization, type Orm } from "./orm.ts";
+import { managerAcross } from "./across.ts";
+import type { Orm } from "./orm.ts";
 import { sqlState, toReason } from "./transaction.ts";
 
 /**
@@ -18,15 +17,8 @@ const prunable = ({ rows, webhookLogDays }: Pick<PrunerOptions, "rows" | "webhoo
 ];
 type Prunable = ReturnType<typeof prunable>[number];
 
-/** Of the functions that prune events: as in the migration that made them. */
-const EVENTS_LOCK = 7_216_354_872;
-/** A rest of so many times what the step took, and not less than so many milliseconds. */
+/** Pause between steps: `times` the duration of the step, at least `atLeastMs`. */
 const REST = { times: 4, atLeastMs: 20 };
-
-/** Waits for the end of a step that prunes events, and keeps others from beginning before the transaction ends: what it writes about them holds from its commit on. */
-export async function holdPruning(em: EntityManager): Promise<void> {
-  await em.execute("select pg_advisory_xact_lock($1)", [EVENTS_LOCK]);
-}
 
 export interface PrunerOptions {
   /** Between two runs, give or take a half. */
@@ -55,7 +47,7 @@ export function startPruner(orm: Orm, options: PrunerOptions): AsyncDisposable {
     try {
       for (let isMore = true; isMore && !signal.aborted; ) {
         const from = performance.now();
-        const em = forOrganization(orm, DEFAULT_ORGANIZATION_ID);
+        const em = managerAcross(orm);
         const found = await em.execute<{ organization_id: string; pruned: number }[]>(
           `select organization_id, pruned::int from ${call}`,
           values,

@@ -139,7 +139,7 @@ export function nextAttempt(failed: FailedAttempts, random: number): Instant | n
 const micros = (milliseconds: number): bigint => BigInt(Math.round(milliseconds * 1_000));
 
 /** What came of an attempt: an answer, or an error code of the sender. */
-export type Outcome =
+export type AttemptEnd =
   | { readonly status: number; readonly retryAfterMs?: number | undefined }
   | { readonly error: string };
 
@@ -151,7 +151,7 @@ export type Verdict =
   | { readonly kind: "FAILED"; readonly retryAfterMs: number; readonly pausesEndpoint: boolean };
 
 /** What an outcome means. A redirect is a failure like any other: it is not followed. */
-export function judge(outcome: Outcome): Verdict {
+export function judge(outcome: AttemptEnd): Verdict {
   if ("error" in outcome) return { kind: "FAILED", retryAfterMs: 0, pausesEndpoint: false };
   const { status, retryAfterMs = 0 } = outcome;
   if (status >= 200 && status <= 299) return { kind: "DELIVERED" };

@@ -1,5 +1,6 @@
 // What the commands of a group name, locked and read: the entities as the commands so far have left them, and which of them
 // each key names now.
+import { lockTaxIdKeys } from "../db/locks.ts";
 import type { Pipeline } from "../db/statements.ts";
 import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
@@ -8,7 +9,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, lockEntities, lockTaxIdKeys, readClockAndPolicy } from "./lookups.ts";
+import { findHits, type Hits, type Keys, lockEntities, readClockAndPolicy } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 

@@ -1,7 +1,7 @@
 // Entities by the keys that callers have: found, or locked. Each form of a statement is one text for ever, so that
 // PostgreSQL plans it once; organization_id is named beside row level security, since it is the first column of every index.
 
-import type { Pipeline, Statements } from "../db/statements.ts";
+import type { Statements } from "../db/statements.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
@@ -165,13 +165,4 @@ export async function readClockAndPolicy(
   );
   if (row === undefined) throw new Error("the organization of the credentials is gone");
   return { now: parseInstant(row.now), policy: row.policy };
-}
-
-/** Serialises those who want a tax id for themselves, until the transaction ends. */
-export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string[]): void {
-  db.send(
-    `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))
-     from (select key from unnest($2::text[]) as u(key) order by key) k`,
-    [organizationId, keys],
-  );
 }

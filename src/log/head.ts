@@ -1,6 +1,7 @@
 // Where a log ends now, in the epoch that the cluster is in; and what is known of the ends of earlier starts.
 
-import { forOrganization, type Orm } from "../db/orm.ts";
+import { managerAcross } from "../db/across.ts";
+import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
 import { readStatements, toReason } from "../db/transaction.ts";
 import { DomainError } from "../domain/errors.ts";
@@ -8,7 +9,7 @@ import { durableEnd, type EndedStart, reachedAtEnd } from "./durable.ts";
 import { parseSnapshot, type Snapshot } from "./snapshot.ts";
 
 /** Where the log ends: all of it that is committed. */
-export interface Head {
+export interface LogHead {
   /** The number is that of the log, which its events carry; the id is another with every start of the cluster. */
   epoch: { number: number; id: string };
   snapshot: Snapshot;
@@ -37,11 +38,11 @@ export const lastXidsOf = (organizationId: string): LastXids => ({
 });
 
 /** Where a log ends now. Moves the epoch on where the cluster was started anew, or has changed under the data. */
-export async function readHead(orm: Orm, organizationId: string, last = lastXidsOf(organizationId)): Promise<Head> {
+export async function readHead(orm: Orm, organizationId: string, last = lastXidsOf(organizationId)): Promise<LogHead> {
   const read = () => readStatements(orm, organizationId, (db) => headOf(db, last));
   const head = await read();
   if (head.isHere) return head;
-  await moveEpoch(orm, organizationId);
+  await moveEpoch(orm);
   const moved = await read();
   if (!moved.isHere) throw new Error("the epoch of the feed is not that of this cluster");
   return moved;
@@ -67,7 +68,7 @@ export async function readEnded(
   return { number: row.number, reached: reachedAtEnd({ lastXid: BigInt(row.last), certain }) };
 }
 
-export async function headOf(db: Statements, { present, values }: LastXids): Promise<Head & { isHere: boolean }> {
+export async function headOf(db: Statements, { present, values }: LastXids): Promise<LogHead & { isHere: boolean }> {
   // The reader's own query, since the epoch may move while the service runs. One statement: the last transaction is
   // one that the snapshot sees.
   const [row] = await db.execute<
@@ -96,19 +97,19 @@ function standby(): DomainError {
   });
 }
 
-async function moveEpoch(orm: Orm, organizationId: string): Promise<void> {
+async function moveEpoch(orm: Orm): Promise<void> {
   try {
-    await forOrganization(orm, organizationId).execute("select move_feed_epoch()");
+    await managerAcross(orm).execute("select move_feed_epoch()");
     // The start itself is the first that is certain of it.
-    await markFeed(orm, organizationId);
+    await markFeed(orm);
   } catch (error) {
     throw toReason(error, "read");
   }
 }
 
 /** Writes down what is committed by now, for a standby that may take over; and returns it. */
-export async function markFeed(orm: Orm, organizationId: string): Promise<Snapshot | undefined> {
-  const [row] = await forOrganization(orm, organizationId).execute<{ xid: string; snapshot: string }[]>(
+export async function markFeed(orm: Orm): Promise<Snapshot | undefined> {
+  const [row] = await managerAcross(orm).execute<{ xid: string; snapshot: string }[]>(
     "select xid::text, snapshot::text from mark_feed()",
   );
   return row && durableEnd(parseSnapshot(row.snapshot), BigInt(row.xid));

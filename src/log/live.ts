@@ -22,14 +22,14 @@ const MAX_BYTES = 8 * 1024 * 1024;
 /** What the database may recover from. */
 const PASSING = new Set(["DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED", "WRITE_CONFLICT"]);
 
-export interface Live {
+export interface LiveLog {
   /** Begins to watch; disposing ends it. */
-  join(): Joined;
+  join(): LiveReader;
   /** Events were committed: read now. */
   wake(): void;
 }
 
-export interface Joined extends Disposable {
+export interface LiveReader extends Disposable {
   /** From where on pages come: a position read after the call. */
   start: Promise<Position>;
   /** The next page; "behind" when it is no longer there; "idle" when none came by `until` (of performance.now()) or the signal was aborted. */
@@ -126,7 +126,7 @@ export function createLive(source: {
   read(position: Position): Promise<Page>;
   /** Nobody watches any more. */
   ended(): void;
-}): Live {
+}): LiveLog {
   const watchers = new Set<Watcher>();
   const pages = createKeptPages();
   let head: Position | undefined;

@@ -1,16 +1,15 @@
 // Reads the log from a position on, a page at a time. The order within a page, and over the pages of one
 // range, is that of time: the versions of an entity are in it, whichever of their transactions began first.
-import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
 import type { Orm } from "../db/orm.ts";
 import { isHere } from "./durable.ts";
 import type { LoggedEvent } from "./events.ts";
-import { type Head, markFeed } from "./head.ts";
+import { type LogHead, markFeed } from "./head.ts";
 import { encodePosition, isKept, type Position, positionExpired } from "./position.ts";
 import { BEGINNING, covers, isSame, type Snapshot } from "./snapshot.ts";
-import { type FeedRow, organizationLog, type Place, type Range, type Read, type Source } from "./source.ts";
+import { type FeedRow, type LogPlace, type LogSource, organizationLog, type Range, type Read } from "./source.ts";
 
 /** What a watcher is sent: an event with the position behind it, or a position alone. */
-export interface Delivery {
+export interface WatchMessage {
   position: string;
   event?: LoggedEvent;
 }
@@ -30,16 +29,16 @@ export interface Page {
   /** The events with whose they are. */
   rows: readonly FeedRow[];
   /** The same object for every watcher. */
-  delivery(index: number): Delivery;
+  delivery(index: number): WatchMessage;
   /** All of them, or those that a filter accepts: the same array for every watcher whose filter has the same name. */
-  deliveries(filter?: Filter): readonly Delivery[];
+  deliveries(filter?: Filter): readonly WatchMessage[];
   /** Where the log goes on behind the page. */
   end: Position;
   /** There is more before the head that the page was read up to. */
   more: boolean;
 }
 
-export interface Pages {
+export interface LogPages {
   /** Where the log ends now. */
   head(organizationId: string): Promise<Position>;
   /** The events behind a position, up to `to` or to where the log ends now. Throws POSITION_EXPIRED. */
@@ -54,16 +53,16 @@ const MARK_MS = 1_000;
 const EVERYTHING: Filter = { name: "", accepts: () => true };
 
 /** Pages of the logs of organizations; or, with another `sourceOf`, of what it gives for the key of a position. */
-export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Source = organizationLog): Pages {
+export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => LogSource = organizationLog): LogPages {
   /** What was last written down as committed, and when this was begun. */
   let marked: { snapshot: Snapshot; at: number } = { snapshot: BEGINNING, at: Number.NEGATIVE_INFINITY };
 
-  async function headOf(source: Source): Promise<Head> {
+  async function headOf(source: LogSource): Promise<LogHead> {
     const head = await source.head();
     // Beside the reader, who need not wait: a position that is not covered is refused after a failover, no more.
     if (performance.now() - marked.at >= MARK_MS && !covers(marked.snapshot, head.snapshot)) {
       marked = { ...marked, at: performance.now() };
-      markFeed(orm, DEFAULT_ORGANIZATION_ID).then(
+      markFeed(orm).then(
         (snapshot) => (marked = { ...marked, snapshot: snapshot ?? marked.snapshot }),
         () => {},
       );
@@ -103,7 +102,7 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
   /** The next page of a range that was begun; `known` is behind all that has come of it. */
   async function rest(
     organizationId: string,
-    head: Head,
+    head: LogHead,
     position: Position & { within: NonNullable<Position["within"]> },
     known: Position = position,
   ): Promise<Page> {
@@ -113,7 +112,7 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
     const range = { epoch: head.epoch.number, from, to };
     const read = await sourceOf(orm, organizationId).ordered(range, { after, until, ...BOUND });
     const { rows, isCut } = kept(head, known, read);
-    const at = (place: Place): Position => ({ epoch, from, within: { to, after: place, until } });
+    const at = (place: LogPlace): Position => ({ epoch, from, within: { to, after: place, until } });
     const last = rows.at(-1);
     const isEnd = !isCut || last === undefined;
     return pageOf(organizationId, rows, isEnd ? { epoch, from: to } : at(placeOf(last, after)), at, true);
@@ -129,21 +128,24 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => Sourc
 }
 
 /** Throws POSITION_EXPIRED where some of what is said to have come is not in the log, or means something else there. */
-async function assertHere(source: Source, head: Head, { epoch: start, from, within }: Position): Promise<void> {
+async function assertHere(source: LogSource, head: LogHead, { epoch: start, from, within }: Position): Promise<void> {
   const known = { start, snapshot: within?.to ?? from };
   const ended = start === head.epoch.id ? undefined : await source.ended(start);
   if (!isHere(known, head, ended)) throw positionExpired();
 }
 
 /** The rows, unless some that were behind the position may have been pruned. */
-function kept<T>(head: Head, position: Position, { rows, horizon }: Read<T>): T {
+function kept<T>(head: LogHead, position: Position, { rows, horizon }: Read<T>): T {
   // What was pruned of an older epoch was before every position.
   if (horizon?.epoch === head.epoch.number && !isKept(position, horizon)) throw positionExpired();
   return rows;
 }
 
 /** The place of a row in the order that `after` is a place of. */
-function placeOf({ organizationId, event: { recordedAt, id } }: FeedRow, { organizationId: isOfAll }: Place): Place {
+function placeOf(
+  { organizationId, event: { recordedAt, id } }: FeedRow,
+  { organizationId: isOfAll }: LogPlace,
+): LogPlace {
   return { recordedAt, id, ...(isOfAll === undefined ? {} : { organizationId }) };
 }
 
@@ -159,16 +161,16 @@ function pageOf(
   behind: (event: LoggedEvent) => Position,
   more = false,
 ): Page {
-  const deliveries = new Array<Delivery | undefined>(rows.length);
+  const deliveries = new Array<WatchMessage | undefined>(rows.length);
   const event = (index: number) => (rows[index] as FeedRow).event;
   const delivery = (index: number) => {
     const given = event(index);
     const position = () => (index === rows.length - 1 ? end : behind(given));
     return (deliveries[index] ??= { position: encodePosition(organizationId, position()), event: given });
   };
-  const chosen = new Map<string, readonly Delivery[]>();
+  const chosen = new Map<string, readonly WatchMessage[]>();
   const choose = (accepts: Filter["accepts"]) => {
-    const all: Delivery[] = [];
+    const all: WatchMessage[] = [];
     for (let i = 0; i < rows.length; i++) if (accepts(event(i))) all.push(delivery(i));
     return all;
   };

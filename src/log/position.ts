@@ -8,7 +8,7 @@ import { LIMITS } from "../domain/limits.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Horizon } from "./horizon.ts";
 import { covers, type Snapshot, upTo } from "./snapshot.ts";
-import type { Place } from "./source.ts";
+import type { LogPlace } from "./source.ts";
 
 export interface Position {
   /** The id of the epoch, that is of the start of the cluster that gave the position: log/durable.ts says what it is good for in another one. */
@@ -16,7 +16,7 @@ export interface Position {
   /** All of this has come. */
   from: Snapshot;
   /** And of what was committed after it up to `to`, in the order of time and id, all up to `after`; the last is of the time `until`. */
-  within?: { to: Snapshot; after: Place; until: Instant } | undefined;
+  within?: { to: Snapshot; after: LogPlace; until: Instant } | undefined;
 }
 
 /** Bytes of one snapshot: a position, and a page token with one in it, stay within the limit of any string. */
@@ -136,7 +136,7 @@ function read(bytes: Cursor): Position | undefined {
   const to = readSnapshot(bytes);
   if (to === undefined) return undefined;
   const until = bytes.time();
-  const after: Place = { recordedAt: bytes.time(), id: bytes.uuid() };
+  const after: LogPlace = { recordedAt: bytes.time(), id: bytes.uuid() };
   if (kind === RANGE_OF_ALL) after.organizationId = bytes.uuid();
   return isTime(until) && isTime(after.recordedAt) ? { epoch, from, within: { to, after, until } } : undefined;
 }

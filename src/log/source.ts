@@ -7,7 +7,7 @@ import { readStatements } from "../db/transaction.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import type { EndedStart } from "./durable.ts";
 import { EVENT_BYTES, EVENT_COLUMNS, type LoggedEvent, toEvent } from "./events.ts";
-import { type Head, readEnded, readHead } from "./head.ts";
+import { type LogHead, readEnded, readHead } from "./head.ts";
 import { type Horizon, readHorizon } from "./horizon.ts";
 import { BEGINNING, endedBetween, isSame, type Snapshot, snapshotToText } from "./snapshot.ts";
 
@@ -19,7 +19,7 @@ export interface Range {
 }
 
 /** A place in the order of a range: time, then id. */
-export interface Place {
+export interface LogPlace {
   recordedAt: Instant;
   id: string;
   /** Whose, in a range of all organizations, which come one after the other. */
@@ -40,21 +40,21 @@ export interface Read<T> {
 }
 
 /** A log that can be read by position: an organization's, or that of all. */
-export interface Source {
+export interface LogSource {
   /** Where it ends now. */
-  head(): Promise<Head>;
+  head(): Promise<LogHead>;
   /** What is known of a start before the present one. */
   ended(start: string): Promise<EndedStart | undefined>;
   /** The events of a range, in no order; no rows where there are more than the bound. */
   range(range: Range, bound: Bound): Promise<Read<FeedRow[] | undefined>>;
   /** The place before the first event of a range that has some, and the time of the last; undefined where they are gone. */
-  ends(range: Range): Promise<{ before: Place; last: Instant } | undefined>;
+  ends(range: Range): Promise<{ before: LogPlace; last: Instant } | undefined>;
   /** The events of a range behind `after` and up to the time `until`, in order; cut too where there may be more. */
-  ordered(range: Range, options: { after: Place; until: Instant } & Bound): Promise<Read<Part<FeedRow>>>;
+  ordered(range: Range, options: { after: LogPlace; until: Instant } & Bound): Promise<Read<Part<FeedRow>>>;
 }
 
 /** The log of one organization, read under its row level security. */
-export function organizationLog(orm: Orm, organizationId: string): Source {
+export function organizationLog(orm: Orm, organizationId: string): LogSource {
   /** The horizon is read last, in the same round trip: no row has gone unnoticed. */
   const read = <T>(rowsOf: (db: Statements) => Promise<T>): Promise<Read<T>> =>
     readStatements(orm, organizationId, async (db) => {
@@ -169,7 +169,7 @@ export async function readOrdered(
   db: Statements,
   organizationId: string,
   { epoch, from, to }: Range,
-  { after, until, ...bound }: { after: Place; until: Instant } & Bound,
+  { after, until, ...bound }: { after: LogPlace; until: Instant } & Bound,
 ): Promise<Part<FeedRow>> {
   // By the index of the times. The planner cannot look into a CASE: compared one by one, the columns would tempt
   // it to take the index of the feed and to sort the whole log for every page.

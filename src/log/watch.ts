@@ -5,8 +5,8 @@ import type { Orm } from "../db/orm.ts";
 import { DomainError } from "../domain/errors.ts";
 import { createSlots } from "../slots.ts";
 import { createAllowance } from "./allowance.ts";
-import { createLive, type Joined, type Live } from "./live.ts";
-import { createPages, type Delivery, type Filter, PAGE_BYTES, type Page } from "./pages.ts";
+import { createLive, type LiveLog, type LiveReader } from "./live.ts";
+import { createPages, type Filter, PAGE_BYTES, type Page, type WatchMessage } from "./pages.ts";
 import { encodePosition, type Position } from "./position.ts";
 
 export interface WatchOptions {
@@ -25,7 +25,7 @@ export interface Feed {
    * Events and checkpoints, for ever, a page at a time; none is empty. Those who watch the same at the live end get
    * the same arrays. Throws POSITION_EXPIRED, WATCH_TOO_SLOW.
    */
-  watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void>;
+  watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly WatchMessage[], void>;
 }
 
 const CHECKPOINT_MS = 5_000;
@@ -36,13 +36,13 @@ const CATCH_UP_WAIT_MS = 30_000;
 /** `readers` bounds the connections that live readers, those who catch up, and those who ask for a position use at once: so many each. */
 export function createFeed(orm: Orm, { readers, bell = createBell() }: { readers: number; bell?: Bell }): Feed {
   const pages = createPages(orm);
-  const lives = new Map<string, Live>();
+  const lives = new Map<string, LiveLog>();
   const polls = createSlots(readers);
   const catchUps = createSlots(readers);
   const positions = createSlots(readers);
   const room = createAllowance(CATCH_UP_BYTES);
 
-  function join(organizationId: string): Joined {
+  function join(organizationId: string): LiveReader {
     let live = lives.get(organizationId);
     if (live === undefined) {
       live = createLive({
@@ -55,7 +55,7 @@ export function createFeed(orm: Orm, { readers, bell = createBell() }: { readers
     return live.join();
   }
 
-  async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly Delivery[], void> {
+  async function* watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly WatchMessage[], void> {
     const { filter, signal } = options;
     let at = options.position;
     let sent = { position: "", at: performance.now() };
@@ -65,7 +65,7 @@ export function createFeed(orm: Orm, { readers, bell = createBell() }: { readers
       return position;
     };
     const checkpoint = (position: Position) => [{ position: mark(encodePosition(organizationId, position)) }];
-    function* marked(deliveries: readonly Delivery[]) {
+    function* marked(deliveries: readonly WatchMessage[]) {
       const last = deliveries.at(-1);
       if (last === undefined) return;
       mark(last.position);

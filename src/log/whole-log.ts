@@ -2,10 +2,9 @@
 // read is one statement, of a function that sees across organizations. Of more, the functions tell whose it is, and it
 // is read as the organization's own readers do, one organization after the other: each is in order of time.
 
-import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
+import { DEFAULT_ORGANIZATION_ID, readAcross } from "../db/across.ts";
 import { withinBytes } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
-import { readStatements } from "../db/transaction.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
 import { type LastXids, readEnded, readHead } from "./head.ts";
 import { BEGINNING, endedBetween, isSame } from "./snapshot.ts";
@@ -13,11 +12,11 @@ import {
   allWithin,
   COLUMNS,
   type FeedRow,
+  type LogPlace,
+  type LogSource,
   NO_ID,
   organizationLog,
-  type Place,
   type Range,
-  type Source,
 } from "./source.ts";
 
 /** Organizations that one statement looks for, and rows of each that it looks at. */
@@ -40,10 +39,8 @@ interface Found {
 }
 
 /** What a policy has pruned is not in it, and nobody is told: no policy prunes before 7 days have passed. */
-export function wholeLog(orm: Orm): Source {
-  // What the functions see does not depend on the organization that is set.
-  const execute = <T>(text: string, values: unknown[]) =>
-    readStatements(orm, DEFAULT_ORGANIZATION_ID, (db) => db.execute<T[]>(text, values));
+export function wholeLog(orm: Orm): LogSource {
+  const execute = <T>(text: string, values: unknown[]) => readAcross(orm, (db) => db.execute<T[]>(text, values));
   const texts = (xids: readonly bigint[]) => xids.map(String);
   const valuesOf = ({ epoch, from, to }: Range) => [
     epoch,
@@ -73,7 +70,7 @@ export function wholeLog(orm: Orm): Source {
   }
 
   /** The place before the first event of one of them. */
-  async function begin(range: Range, { organizationId, first }: Found): Promise<Place> {
+  async function begin(range: Range, { organizationId, first }: Found): Promise<LogPlace> {
     const before = { recordedAt: first ?? FIRST_TIME, id: NO_ID };
     const ends = first === undefined ? await organizationLog(orm, organizationId).ends(range) : { before };
     return { ...before, ...ends?.before, organizationId };
@@ -104,7 +101,7 @@ export function wholeLog(orm: Orm): Source {
       const rows: FeedRow[] = [];
       let bytes = 0;
       /** Whether there is room for more, and nothing left of this one. */
-      const read = async (place: Place): Promise<boolean> => {
+      const read = async (place: LogPlace): Promise<boolean> => {
         const log = organizationLog(orm, place.organizationId ?? NO_ID);
         const room = { rows: bound.rows - rows.length, bytes: bound.bytes - bytes };
         const { rows: part } = await log.ordered(range, { after: place, until, ...room });

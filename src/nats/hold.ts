@@ -1,8 +1,7 @@
 // Where the log is published to, and how far: of all processes one holds a sink at a time, for a while that it keeps
 // prolonging. The clock is the database's.
-import { DEFAULT_ORGANIZATION_ID } from "../db/api-keys.ts";
+import { readAcross } from "../db/across.ts";
 import type { Orm } from "../db/orm.ts";
-import { readStatements } from "../db/transaction.ts";
 
 /** How long a sink is held without being prolonged: whoever dies is replaced after it. */
 export const HOLD_MS = 5_000;
@@ -17,9 +16,7 @@ export interface Sinks {
 }
 
 export function createSinks(orm: Orm): Sinks {
-  // The table is nobody's data: any organization may be set.
-  const execute = <T>(text: string, values: unknown[]) =>
-    readStatements(orm, DEFAULT_ORGANIZATION_ID, (db) => db.execute<T[]>(text, values));
+  const execute = <T>(text: string, values: unknown[]) => readAcross(orm, (db) => db.execute<T[]>(text, values));
   const until = "clock_timestamp() + interval '1 millisecond' * $3";
   return {
     async take(name, holder) {

@@ -7,7 +7,7 @@ import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { textProblem } from "../domain/text.ts";
 import { type LoggedEvent, listEvents } from "../log/events.ts";
-import type { Delivery } from "../log/pages.ts";
+import type { WatchMessage } from "../log/pages.ts";
 import { decodePosition } from "../log/position.ts";
 import { paged } from "../paged.ts";
 import { typeFromProto, typeToProto } from "./entity-fields.ts";
@@ -29,7 +29,10 @@ export function entityEventRpcs(deps: Deps) {
   const findId = async (ctx: HandlerContext, lookup: Lookup | undefined) =>
     lookup === undefined ? undefined : findEntityId(deps, ctx, lookup);
 
-  async function* watch(request: WatchEntitiesRequest, ctx: HandlerContext): AsyncGenerator<readonly Delivery[], void> {
+  async function* watch(
+    request: WatchEntitiesRequest,
+    ctx: HandlerContext,
+  ): AsyncGenerator<readonly WatchMessage[], void> {
     assertWellFormed(EntityService.method.watchEntities.input, request);
     const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
     const violations = new Violations();
@@ -105,7 +108,7 @@ function parseTypes(types: readonly EventType[], violations: Violations): EventN
   });
 }
 
-function deliveryToProto({ position, event }: Delivery) {
+function deliveryToProto({ position, event }: WatchMessage) {
   return event === undefined ? { position } : { position, event: eventToProto(event) };
 }
 

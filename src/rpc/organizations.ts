@@ -4,8 +4,8 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { ExternalIdPolicy, OrganizationSchema } from "../../clients/typescript/gen/entity/v1/organization_pb.ts";
 import { OrganizationService } from "../../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { lockPruning } from "../db/locks.ts";
 import { getOrganization, listOrganizations } from "../db/organizations.ts";
-import { holdPruning } from "../db/retention.ts";
 import { OrganizationRow } from "../db/schema.ts";
 import { newId } from "../db/uuid.ts";
 import { DomainError } from "../domain/errors.ts";
@@ -126,7 +126,7 @@ export function organizationRpcs(deps: Deps) {
           organizationId,
         },
         async (em) => {
-          if (eventRetentionDays !== undefined) await holdPruning(em);
+          if (eventRetentionDays !== undefined) await lockPruning(em);
           const row = await getOrganization(em, organizationId, { lock: true });
           if (request.etag !== "" && request.etag !== row.etag) {
             throw new DomainError(

@@ -11,12 +11,12 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { Edition } from "@bufbuild/protobuf/wkt";
-import { WIRE, Writer } from "./writer.ts";
+import { WIRE, WireWriter } from "./writer.ts";
 
 export const PREFIX_BYTES = 5;
 
 type Init = MessageInitShape<DescMessage>;
-type Write<T> = (writer: Writer, value: T) => void;
+type Write<T> = (writer: WireWriter, value: T) => void;
 type Fields = Readonly<Record<string, unknown>>;
 
 /** Writes messages, or what one would make of them, each behind the prefix of gRPC that says its length. */
@@ -28,7 +28,7 @@ export interface FrameEncoder {
 
 export function frameEncoder(desc: DescMessage): FrameEncoder {
   const write = messageWriter(desc, new Map()) ?? libraryWriter(desc);
-  const writer = new Writer();
+  const writer = new WireWriter();
   const add = (message: Init) => {
     const place = writer.prefix();
     write(writer, message as Fields);
@@ -124,7 +124,7 @@ function valueWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): 
   // In a list these would be packed.
   if (field.fieldKind === "list" && field.packed) return undefined;
   const tagged =
-    <T>(wire: number, write: (writer: Writer, value: T) => void): Write<unknown> =>
+    <T>(wire: number, write: (writer: WireWriter, value: T) => void): Write<unknown> =>
     (writer, value) => {
       writer.tag(number, wire);
       write(writer, value as T);
@@ -149,7 +149,7 @@ function valueWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): 
 
 // google/protobuf/struct.proto: Struct.fields is a map, whose entries are a key and a value.
 
-function writeStruct(writer: Writer, struct: Fields): void {
+function writeStruct(writer: WireWriter, struct: Fields): void {
   for (const key of Object.keys(struct)) {
     writer.tag(1, WIRE.lengthDelimited);
     const entry = writer.begin();
@@ -162,7 +162,7 @@ function writeStruct(writer: Writer, struct: Fields): void {
 }
 
 /** google.protobuf.Value, with its length before it. */
-function writeJson(writer: Writer, value: unknown): void {
+function writeJson(writer: WireWriter, value: unknown): void {
   const place = writer.begin();
   if (value === null) {
     writer.tag(1, WIRE.varint);

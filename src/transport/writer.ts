@@ -10,7 +10,7 @@ const KEPT_BYTES = 512 * 1024;
 /** Longer ones are faster written by Node than one by one. */
 const SHORT_TEXT = 48;
 
-export class Writer {
+export class WireWriter {
   /** Bytes written so far. */
   at = 0;
   #bytes = Buffer.allocUnsafeSlow(FIRST_BYTES);

@@ -7,7 +7,7 @@ import type { Instant } from "../domain/time.ts";
 import { deliveriesOf, type Subscription } from "../domain/webhook.ts";
 import { type CatchUp, readEventsByTime } from "../log/by-time.ts";
 import type { LoggedEvent } from "../log/events.ts";
-import type { Pages } from "../log/pages.ts";
+import type { LogPages } from "../log/pages.ts";
 import { decodePosition, encodePosition, isLost, type Position } from "../log/position.ts";
 import { NO_ID } from "../log/source.ts";
 import type { LeasedEndpoint, StoredPosition } from "./lease.ts";
@@ -63,7 +63,7 @@ export function deliveriesTo(
  * delivered has its row with the same id, and stays delivered; `expired` is called.
  */
 export async function readBacklog(
-  { orm, pages }: { orm: Orm; pages: Pages },
+  { orm, pages }: { orm: Orm; pages: LogPages },
   { organizationId, endpointId }: { organizationId: string; endpointId: string },
   endpoint: LeasedEndpoint,
   expired: () => void,

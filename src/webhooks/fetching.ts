@@ -2,7 +2,7 @@
 // the log. Each is READ until there is news of it.
 import type { Orm } from "../db/orm.ts";
 import type { Instant } from "../domain/time.ts";
-import type { Pages } from "../log/pages.ts";
+import type { LogPages } from "../log/pages.ts";
 import type { Slots } from "../slots.ts";
 import { type Batch, readBacklog } from "./backlog.ts";
 import type { EndpointDatabase } from "./endpoint-database.ts";
@@ -15,7 +15,7 @@ const MAX_PENDING = 10_000;
 
 export interface FetchingDeps {
   orm: Orm;
-  pages: Pages;
+  pages: LogPages;
   /** Bounds the readers of the log, which may take long. */
   backlogs: Slots;
   /** The endpoint's position has expired. */

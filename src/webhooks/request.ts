@@ -9,7 +9,7 @@ import { hostOf } from "./url.ts";
 const MAX_BODY_BYTES = 64 * 1024;
 const MAX_HEADER_BYTES = 16 * 1024;
 
-export interface Answer {
+export interface ReceiverAnswer {
   status: number;
   retryAfterMs?: number;
 }
@@ -31,8 +31,8 @@ export interface Post {
  * The answer, once its body has ended, or enough of it was read, or `signal` has ended it: the status is what counts.
  * Rejects with an error of Node, or a SendFailure, where no headers came.
  */
-export function post({ url, headers, body, addresses, isAllowed, agent, signal }: Post): Promise<Answer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+export function post({ url, headers, body, addresses, isAllowed, agent, signal }: Post): Promise<ReceiverAnswer> {
+  const { promise, resolve, reject } = Promise.withResolvers<ReceiverAnswer>();
   const isTls = url.protocol === "https:";
   const host = hostOf(url);
   const request = (isTls ? https : http).request(url, {
@@ -48,7 +48,7 @@ export function post({ url, headers, body, addresses, isAllowed, agent, signal }
     servername: isIP(host) === 0 ? host : "",
   });
 
-  let answer: Answer | undefined;
+  let answer: ReceiverAnswer | undefined;
   let failure: unknown;
   request.on("socket", (socket) => {
     const send = () => {

@@ -6,8 +6,8 @@
 import http from "node:http";
 import https from "node:https";
 import { isIP } from "node:net";
-import { createLookup, type Lookup } from "./lookup.ts";
-import { type Answer, post, StaleConnection } from "./request.ts";
+import { post, type ReceiverAnswer, StaleConnection } from "./request.ts";
+import { createLookup, type ResolveName } from "./resolve-name.ts";
 import { errorCode, type SendError, SendFailure } from "./send-error.ts";
 import { type AllowList, hostOf, isAllowedAddress, portOf, urlProblem } from "./url.ts";
 
@@ -19,7 +19,7 @@ export interface Message {
 }
 
 /** An answer of any status; or why there was none. `latencyMs` is the time that it took. */
-export type SendResult = (Answer | { error: SendError }) & { latencyMs: number };
+export type SendResult = (ReceiverAnswer | { error: SendError }) & { latencyMs: number };
 
 export interface Sender extends AsyncDisposable {
   /** Posts the body. Never rejects. */
@@ -28,7 +28,7 @@ export interface Sender extends AsyncDisposable {
 
 export interface SenderOptions {
   allow: AllowList;
-  lookup?: Lookup;
+  lookup?: ResolveName;
   /** For all of it: name, connection, request, and the answer with its body. */
   timeoutMs?: number;
 }
@@ -52,7 +52,7 @@ export function createSender({ allow, lookup = createLookup(), timeoutMs = 15_00
   const underWay = new Map<() => void, Promise<unknown>>();
   let isDisposed = false;
 
-  const answerOf = async (message: Message, signal: AbortSignal): Promise<Answer> => {
+  const answerOf = async (message: Message, signal: AbortSignal): Promise<ReceiverAnswer> => {
     if (urlProblem(message.url, allow) !== null) throw new SendFailure("ADDRESS_FORBIDDEN");
     const url = new URL(message.url);
     const host = hostOf(url);
@@ -79,9 +79,11 @@ export function createSender({ allow, lookup = createLookup(), timeoutMs = 15_00
       const abort = () => end.abort(new SendFailure("ABORTED"));
       message.signal?.addEventListener("abort", abort);
       if (isDisposed || message.signal?.aborted) abort();
-      const result: Promise<Answer | { error: SendError }> = answerOf(message, end.signal).catch((error: unknown) => ({
-        error: errorCode(end.signal.aborted ? end.signal.reason : error),
-      }));
+      const result: Promise<ReceiverAnswer | { error: SendError }> = answerOf(message, end.signal).catch(
+        (error: unknown) => ({
+          error: errorCode(end.signal.aborted ? end.signal.reason : error),
+        }),
+      );
       underWay.set(abort, result);
       const answer = await result;
       underWay.delete(abort);

@@ -1,0 +1,44 @@
+// Every advisory lock of the service: numbers of our own, the same in every process, and hashes of tax ids.
+import type pg from "pg";
+import type { Pipeline, Statements } from "./statements.ts";
+
+/** Held by who migrates. */
+const MIGRATION = 7_216_354_871;
+/** Of the functions that prune events: as in the migration that made them. */
+const PRUNING_EVENTS = 7_216_354_872;
+
+/** Whether the migration lock was free, and is the client's now. */
+export async function tryMigrationLock(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query("select pg_try_advisory_lock($1) as taken", [MIGRATION]);
+  return rows[0].taken;
+}
+
+export async function releaseMigrationLock(client: pg.Client): Promise<void> {
+  await client.query("select pg_advisory_unlock($1)", [MIGRATION]);
+}
+
+/** The processes of PostgreSQL that hold the migration lock of this database: one, or none by now. */
+export async function holdersOfMigrationLock(client: pg.Client): Promise<number[]> {
+  const { rows } = await client.query<{ pid: number }>(
+    `select l.pid from pg_locks l
+     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+       and l.database = (select oid from pg_database where datname = current_database())
+       and l.classid::bigint << 32 | l.objid::bigint = $1`,
+    [MIGRATION],
+  );
+  return rows.map(({ pid }) => pid);
+}
+
+/** Waits for the end of a step that prunes events, and keeps others from beginning before the transaction ends: what it writes about them holds from its commit on. */
+export async function lockPruning(db: Statements): Promise<void> {
+  await db.execute("select pg_advisory_xact_lock($1)", [PRUNING_EVENTS]);
+}
+
+/** Serialises those who want a tax id for themselves, until the transaction ends. */
+export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string[]): void {
+  db.send(
+    `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))
+     from (select key from unnest($2::text[]) as u(key) order by key) k`,
+    [organizationId, keys],
+  );
+}
