@@ -30,6 +30,9 @@ const caller = (...scopes: string[]): Caller => ({
   apiKeyId: "key-1",
   scopes: new Set(scopes),
 });
+/** Whose the keys of these tests are. */
+export const callerOf = async (secret: string): Promise<Caller | null> =>
+  secret === KEY ? caller(...ALL) : secret === READ_KEY ? caller("entities:read") : null;
 const ALL = ["entities:read", "entities:write", "external_ids:change", "operator"];
 
 /** One field and one stream of each kind that the contract of the day may lack. */
@@ -128,7 +131,7 @@ export async function startServer(options: ServerOptions = {}) {
     findCaller: async (secret) => {
       lookups.push(secret);
       if (options.findCaller) return options.findCaller(secret);
-      return secret === KEY ? caller(...ALL) : secret === READ_KEY ? caller("entities:read") : null;
+      return callerOf(secret);
     },
     readiness,
     shutdownSignal: shutdown.signal,

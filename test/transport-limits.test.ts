@@ -11,7 +11,7 @@ import { createReadiness } from "../src/transport/health.ts";
 import { RequestBytes } from "../src/transport/request-bytes.ts";
 import { createTally } from "../src/transport/tally.ts";
 import { envelope, FLAG, FRAME, frame, headerBlock, PREFACE, settings, uint32 } from "./frames.ts";
-import { grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
+import { callerOf, grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 const LIST = { ":path": "/entity.v1.EntityService/ListEntities", "content-type": "application/grpc" };
@@ -164,38 +164,60 @@ describe("a request that is refused before it was read", () => {
     return types;
   }
 
-  test("its answer reaches a caller who is busy for longer than the rest is waited for", async () => {
-    const large = { getEntity: () => ({ entity: { id: "1", name: "x".repeat(3_000_000) } }) };
-    await using own = await startServer({ handlers: large, limits: { bodyTimeoutMs: 700 } });
-    const headers = headerBlock({
-      ":method": "POST",
-      ":scheme": "http",
-      ":path": GET,
-      ":authority": "a",
-      "content-type": "application/grpc",
-      te: "trailers",
-      authorization: `Bearer ${KEY}`,
-    });
-    const socket = createConnection(own.port, "127.0.0.1");
-    socket.on("error", () => {});
-    socket.write(Buffer.concat([PREFACE, settings([[4, 2 ** 30]]), frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(2 ** 30))]));
-    socket.pause();
-    // It ends while what the system keeps for the connection is full of other answers.
-    socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headers));
-    socket.write(frame(FRAME.DATA, 0, 1, Buffer.from([0, 0, 1])));
-    for (let stream = 3; stream < 21; stream += 2) {
-      socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, stream, headers));
-      socket.write(frame(FRAME.DATA, FLAG.END_STREAM, stream, EMPTY));
-    }
-    await sleep(3_000);
-    const parts: Buffer[] = [];
-    socket.on("data", (bytes) => parts.push(bytes));
-    socket.resume();
-    await expect
-      .poll(() => framesOf(Buffer.concat(parts), 1), { timeout: 5_000 })
-      .toEqual([FRAME.HEADERS, FRAME.RST_STREAM]);
-    socket.destroy();
-  });
+  const LATE_KEY = "late-0123456789-0123456789-0123456789";
+  const refusals = {
+    "its body does not come in time": { key: KEY, body: Buffer.from([0, 0, 1]), isComplete: false },
+    "its key is unknown, its body is on its way": { key: LATE_KEY, body: Buffer.from([0, 0, 1]), isComplete: false },
+    "its key is unknown, its body is here": { key: LATE_KEY, body: EMPTY, isComplete: true },
+  };
+
+  test.each(
+    Object.entries(refusals).flatMap(([how, refusal]) =>
+      ["application/grpc", "application/json"].map((type) => [how, type, refusal] as const),
+    ),
+  )(
+    "%s: its answer reaches a caller who is busy for longer than the rest is waited for (%s)",
+    async (_, type, refusal) => {
+      const large = { getEntity: () => ({ entity: { id: "1", name: "x".repeat(3_000_000) } }) };
+      await using own = await startServer({
+        handlers: large,
+        limits: { bodyTimeoutMs: 700 },
+        // At the same time as the body's limit.
+        findCaller: (secret) => (secret === LATE_KEY ? sleep(700, null) : callerOf(secret)),
+      });
+      const headers = (key: string, contentType = "application/grpc") =>
+        headerBlock({
+          ":method": "POST",
+          ":scheme": "http",
+          ":path": GET,
+          ":authority": "a",
+          "content-type": contentType,
+          te: "trailers",
+          authorization: `Bearer ${key}`,
+        });
+      const socket = createConnection(own.port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write(
+        Buffer.concat([PREFACE, settings([[4, 2 ** 30]]), frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(2 ** 30))]),
+      );
+      socket.pause();
+      // It ends while what the system keeps for the connection is full of other answers.
+      socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headers(refusal.key, type)));
+      socket.write(frame(FRAME.DATA, refusal.isComplete ? FLAG.END_STREAM : 0, 1, refusal.body));
+      for (let stream = 3; stream < 21; stream += 2) {
+        socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, stream, headers(KEY)));
+        socket.write(frame(FRAME.DATA, FLAG.END_STREAM, stream, EMPTY));
+      }
+      await sleep(3_000);
+      const parts: Buffer[] = [];
+      socket.on("data", (bytes) => parts.push(bytes));
+      socket.resume();
+      const answer = type === "application/grpc" ? [FRAME.HEADERS] : [FRAME.HEADERS, FRAME.DATA];
+      const end = refusal.isComplete ? [] : [FRAME.RST_STREAM];
+      await expect.poll(() => framesOf(Buffer.concat(parts), 1), { timeout: 5_000 }).toEqual([...answer, ...end]);
+      socket.destroy();
+    },
+  );
 });
 
 test("whoever cancels very many calls costs the next ones on the connection nothing", async () => {

@@ -34,7 +34,6 @@ import { isEndedByCaller } from "./guard.ts";
 import { assertKinds } from "./kindless.ts";
 import { peerOfSession } from "./peer.ts";
 import { RequestBytes } from "./request-bytes.ts";
-import { giveUpRest } from "./unread-rest.ts";
 import { assertFewValues } from "./values.ts";
 
 /** An RPC as this path serves it. */
@@ -426,7 +425,6 @@ export class GrpcCall implements CallHead, HandlerContext {
     if (body === undefined && !stream.headersSent && (this.method.methodKind === "unary" || !this.#responseHeader)) {
       this.#count(outcome);
       stream.respond({ ...this.#answerHeaders(), ...trailers }, { endStream: true });
-      giveUpRest(stream);
       return;
     }
     this.#respond();

@@ -8,7 +8,7 @@ import {
 import { gatherDataFrames } from "./data-frames.ts";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
-import { giveUpRest } from "./unread-rest.ts";
+import { keepUntilAnswered } from "./unread-rest.ts";
 
 export const MAX_HEADER_BYTES = 16_384;
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
@@ -101,9 +101,7 @@ export function createSessions(options: {
         connection.calls -= 1;
         if (connection.calls === 0 && !session.closed) idle = closeWhenIdle();
       });
-      // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the
-      // session with it. close(NO_ERROR) and resume() cut the answer or do nothing.
-      stream.once("finish", () => giveUpRest(stream));
+      keepUntilAnswered(stream);
     });
     session.once("close", () => {
       sessions.delete(session);

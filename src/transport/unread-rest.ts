@@ -1,23 +1,39 @@
 // What is left of a request that was answered early: nobody reads it, and its stream would stay open for as long as its
-// caller sends, and wait for the window.
+// caller sends, and wait for the window. Left to itself Node resets such a stream at once, and nghttp2 drops frames of it
+// that still wait for the connection, the status among them: the caller would never hear why.
 import type { ServerHttp2Stream } from "node:http2";
 
 /**
  * Time for an answer whose caller may still be sending its request. Node's client loses an answer that it has not read
  * when the reset behind it arrives: time for one that is busy.
  */
-export const UNREAD_MS = 1_000;
+const UNREAD_MS = 1_000;
 /** The longest that an answer is waited for which does not leave, on a connection that its caller does not read. */
 const LONGEST_MS = 30_000;
 
-/** To be called when the answer is written: gives up the rest of the request once the answer has left. */
-export function giveUpRest(stream: ServerHttp2Stream): void {
+/** To be called with each stream as it comes: the rest of its request goes when its answer has left. */
+export function keepUntilAnswered(stream: ServerHttp2Stream): void {
+  const { end } = stream;
+  stream.end = ((...rest: Parameters<typeof end>) => {
+    // Node resets what nobody has begun to read, and what is neither paused nor read.
+    if (stream.readableFlowing === null && !stream.destroyed) {
+      // Complete, it is let go of without a reset.
+      if (stream.state.remoteClose === 1) stream.resume();
+      else stream.pause();
+    }
+    return end.apply(stream, rest);
+  }) as typeof end;
+  // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the session with it.
+  // close(NO_ERROR) and resume() cut the answer or do nothing.
+  stream.once("finish", () => giveUpRest(stream));
+}
+
+function giveUpRest(stream: ServerHttp2Stream): void {
   // A timer for each call would hold its stream for as long.
   if (stream.readableEnded || stream.destroyed) return;
   const until = performance.now() + LONGEST_MS;
   const timer = setInterval(() => {
     if (!stream.destroyed && !stream.readableEnded) {
-      // A reset takes frames with it that wait for the connection, the status among them.
       if (isHeldUp(stream) && performance.now() < until) return;
       stream.destroy();
     }
@@ -25,6 +41,7 @@ export function giveUpRest(stream: ServerHttp2Stream): void {
   }, UNREAD_MS).unref();
 }
 
+/** Whether frames wait for the connection: those of the answer may be among them. */
 function isHeldUp({ session }: ServerHttp2Stream): boolean {
   return session !== undefined && !session.destroyed && (session.state.outboundQueueSize ?? 0) > 0;
 }
