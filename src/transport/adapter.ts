@@ -13,7 +13,7 @@ import { namesField, reasonOf, toConnectError } from "../errors.ts";
 import { admission } from "../interceptors/admission.ts";
 import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
 import { presentable } from "../interceptors/errors.ts";
-import { type Outcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
+import { type CallOutcome, type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, inTime, NOT_TAKEN, unreadAnswers } from "./answer-limits.ts";
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
@@ -153,7 +153,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     protocol: Protocol;
     limit: BodyLimit;
     response: NodeResponse;
-    end: (outcome: Outcome) => void;
+    end: (outcome: CallOutcome) => void;
     refuse: (error: DomainError, status: number) => void;
   }
 
@@ -284,7 +284,7 @@ function begin(
   response: NodeResponse,
   values: ContextValues,
   done: () => void,
-): (outcome: Outcome) => void {
+): (outcome: CallOutcome) => void {
   const traceparent = request.headers.traceparent;
   const finish = watch.begin({
     method: method && `${method.parent.typeName}/${method.name}`,
@@ -295,7 +295,7 @@ function begin(
     values,
   });
   // A caller who goes away leaves a call without an outcome.
-  let outcome: Outcome = { code: "CANCELLED", reason: "CANCELLED" };
+  let outcome: CallOutcome = { code: "CANCELLED", reason: "CANCELLED" };
   let open = true;
   const ended = () => {
     if (!open) return;
@@ -343,7 +343,7 @@ function serveMetrics(watch: Telemetry, response: NodeResponse): void {
   );
 }
 
-function outcomeOf(error: ConnectError | undefined): Outcome {
+function outcomeOf(error: ConnectError | undefined): CallOutcome {
   if (error === undefined) return { code: "OK" };
   const code = codeToString(error.code).toUpperCase();
   // The only code that gRPC spells otherwise.

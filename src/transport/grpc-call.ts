@@ -26,7 +26,7 @@ import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
 import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
-import type { Outcome } from "../interceptors/telemetry.ts";
+import type { CallOutcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, NOT_TAKEN, PIECE_BYTES, SMALL_BYTES, unreadAnswers } from "./answer-limits.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
@@ -65,8 +65,8 @@ export interface GrpcOptions {
     method: DescMethod;
     headers: IncomingHttpHeaders;
     values: ContextValues;
-  }) => (outcome: Outcome) => void;
-  outcomeOf: (error: ConnectError | undefined) => Outcome;
+  }) => (outcome: CallOutcome) => void;
+  outcomeOf: (error: ConnectError | undefined) => CallOutcome;
   /** A call ends its place among those in flight. */
   release: (values: ContextValues) => void;
   limits: { bodyTimeoutMs: number };
@@ -105,7 +105,7 @@ export class GrpcCall implements CallHead, HandlerContext {
   readonly #route: GrpcRoute;
   readonly #stream: ServerHttp2Stream;
   readonly #headers: IncomingHttpHeaders;
-  readonly #finish: (outcome: Outcome) => void;
+  readonly #finish: (outcome: CallOutcome) => void;
   readonly #shutDown = () => {
     this.stop(this.#route.shutdownSignal?.reason);
     this.#takenWithin(this.#options.answers.shutdownLingerMs);
@@ -117,7 +117,7 @@ export class GrpcCall implements CallHead, HandlerContext {
   #request: RequestBytes | undefined;
   #counted = true;
   /** How the call ended, once its answer is written and before it is taken. */
-  #outcome: Outcome | undefined;
+  #outcome: CallOutcome | undefined;
   /** Bytes of the answer in the budget of unread ones. */
   #unread = 0;
   #over = false;
@@ -419,7 +419,7 @@ export class GrpcCall implements CallHead, HandlerContext {
     }
   }
 
-  #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: Outcome): void {
+  #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: CallOutcome): void {
     const stream = this.#stream;
     const trailers = this.#answerTrailers(error);
     // A failure before the first message is one frame, but for headers that must stay apart from the status.
@@ -487,7 +487,7 @@ export class GrpcCall implements CallHead, HandlerContext {
     this.#drained?.();
   }
 
-  #count(outcome: Outcome): void {
+  #count(outcome: CallOutcome): void {
     if (!this.#counted) return;
     this.#counted = false;
     this.#options.release(this.values);
