@@ -15,10 +15,11 @@ import { type AddressInfo, createServer as createNetServer, type Server, type So
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Server as TlsServer } from "node:tls";
 import type { Logger } from "pino";
-import type { Adapter, NodeRequest, RequestHandler } from "./adapter.ts";
+import type { Adapter, RequestHandler } from "./adapter.ts";
 import type { Tls } from "./certificates.ts";
 import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
+import type { NodeRequest } from "./library-path.ts";
 import { createPipelining } from "./pipelining.ts";
 import type { NodeResponse } from "./refusal.ts";
 import { createSessions, HTTP2_LIMITS, LINGER_MS, MAX_HEADER_BYTES } from "./sessions.ts";
