@@ -7,7 +7,7 @@ import { callContext, peerKey, requestIdKey } from "./call.ts";
 import { callLog } from "./call-log.ts";
 
 /** How a call ended: "OK" or the gRPC name of its code, and the reason of ErrorInfo where there is one. */
-export interface Outcome {
+export interface CallOutcome {
   code: string;
   reason?: string | undefined;
   /** INTERNAL by the word of gRPC's specification, and not by a defect. */
@@ -28,7 +28,7 @@ export interface CallStart {
 
 export interface Telemetry {
   /** Counts the call; the returned function is called once, when it has ended. */
-  begin(call: CallStart): (outcome: Outcome) => void;
+  begin(call: CallStart): (outcome: CallOutcome) => void;
   /** The metrics in Prometheus' text format. */
   metrics(): Promise<{ contentType: string; body: string }>;
 }

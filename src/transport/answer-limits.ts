@@ -1,6 +1,8 @@
 // What is written to callers who do not read is bounded: in time by a limit for each piece, in bytes by a budget.
+import { constants } from "node:http2";
 import { DomainError } from "../domain/errors.ts";
 import type { ByteBudget } from "./byte-budget.ts";
+import type { NodeResponse } from "./refusal.ts";
 import type { Tally } from "./tally.ts";
 
 export interface AnswerLimits {
@@ -18,10 +20,15 @@ export const PIECE_BYTES = 128 * 1024;
 /** Smaller answers are refused to nobody: the number of calls bounds them. */
 export const SMALL_BYTES = 64 * 1024;
 
-export const unreadAnswers = (): DomainError =>
-  new DomainError("OVERLOADED", "Answers that were not read yet hold the memory for this one: read them, and retry", {
-    retry_after_ms: "500",
-  });
+/** The refusal of a call for whose answer there is no room; counts it. */
+export function noteUnread({ tally }: AnswerLimits): DomainError {
+  tally.note("over_budget");
+  return new DomainError(
+    "OVERLOADED",
+    "Answers that were not read yet hold the memory for this one: read them, and retry",
+    { retry_after_ms: "500" },
+  );
+}
 
 /** How a call ends whose caller does not take the answer. */
 export const NOT_TAKEN = { code: "RESOURCE_EXHAUSTED", reason: "ANSWER_NOT_TAKEN" } as const;
@@ -79,4 +86,17 @@ export async function* inTime(
   }
   // For the end itself, which waits behind what was written last.
   start();
+}
+
+/** For answers of one piece, once they are written. */
+export function takenInTime(response: NodeResponse, limits: AnswerLimits): void {
+  const timer = setTimeout(() => giveUp(response, limits), limits.timeoutMs).unref();
+  response.once("close", () => clearTimeout(timer));
+}
+
+/** Resets the stream, or closes the connection: not even the reason would reach a caller who does not read. */
+export function giveUp(response: NodeResponse, { tally }: AnswerLimits): void {
+  tally.note("answer_not_taken");
+  if ("stream" in response) response.stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  else response.destroy();
 }

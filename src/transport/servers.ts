@@ -10,7 +10,7 @@ import {
   type ServerHttp2Stream,
 } from "node:http2";
 import { createServer as createNetServer, type Server, type Socket } from "node:net";
-import type { NodeRequest } from "./adapter.ts";
+import type { NodeRequest } from "./library-path.ts";
 import type { Tls } from "./certificates.ts";
 import type { Guard } from "./guard.ts";
 import type { NodeResponse } from "./refusal.ts";

@@ -1,0 +1,199 @@
+// The answer to a gRPC call on its HTTP/2 stream: headers, pieces, trailers. Each piece must be taken in time, what is
+// written and not taken counts in a budget, and how the call ended is counted when its caller has the answer or is gone.
+import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from "node:http2";
+import type { DescMethod } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
+import type { ConnectError } from "@connectrpc/connect";
+import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import type { CallOutcome } from "../interceptors/telemetry.ts";
+import { type AnswerLimits, NOT_TAKEN, noteUnread, PIECE_BYTES, SMALL_BYTES } from "./answer-limits.ts";
+import type { GrpcContext } from "./grpc-context.ts";
+import { isEndedByCaller } from "./guard.ts";
+
+/** The call that is answered. */
+interface AnsweredCall extends Pick<GrpcContext, "method" | "requestId" | "addedHeader" | "addedTrailer"> {
+  /** Its caller does not read what is written: nothing more is. */
+  notTaken(): void;
+  /** Its place among those in flight is free. Called once. */
+  ended(outcome: CallOutcome): void;
+}
+
+export interface AnswerOptions {
+  answers: AnswerLimits;
+  present: (error: unknown, call: { method: DescMethod; requestId: string }) => ConnectError;
+  outcomeOf: (error: ConnectError | undefined) => CallOutcome;
+}
+
+const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
+
+export class GrpcAnswer {
+  readonly #call: AnsweredCall;
+  readonly #stream: ServerHttp2Stream;
+  /** What bytes are counted for. */
+  readonly #connection: object;
+  readonly #options: AnswerOptions;
+  /** Runs while the last piece is not taken. */
+  #timer: NodeJS.Timeout | undefined;
+  /** Bytes in the budget. */
+  #unread = 0;
+  /** How the call ended, once the end is written and before it is taken. */
+  #outcome: CallOutcome | undefined;
+  #isCounted = false;
+  #wake: (() => void) | undefined;
+
+  constructor(call: AnsweredCall, stream: ServerHttp2Stream, connection: object, options: AnswerOptions) {
+    this.#call = call;
+    this.#stream = stream;
+    this.#connection = connection;
+    this.#options = options;
+  }
+
+  /** Sends some bytes, the headers before the first; false: whoever reads has not kept up, wait for `drained` before the next. */
+  write(bytes: Buffer): boolean {
+    if (this.#stream.closed) return true;
+    this.#respond();
+    return this.#stream.write(bytes);
+  }
+
+  /** Resolves when what was written has left, or at `stopWaiting`: the call ends where that takes too long. */
+  drained(): Promise<void> {
+    const stream = this.#stream;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    if (!stream.writableNeedDrain) resolve();
+    else {
+      const limit = setTimeout(() => this.#giveUp(), this.#options.answers.timeoutMs);
+      const taken = () => {
+        clearTimeout(limit);
+        resolve();
+      };
+      this.#wake = taken;
+      stream.once("drain", taken);
+    }
+    return promise;
+  }
+
+  stopWaiting(): void {
+    this.#wake?.();
+  }
+
+  /** Counts the last bytes in the budget, before they are written. Throws OVERLOADED where there is no room and the call can be repeated. */
+  reserve(bytes: number): void {
+    if (bytes <= SMALL_BYTES) return;
+    const { answers } = this.#options;
+    if (this.#call.method.idempotency !== NO_SIDE_EFFECTS) answers.budget.add(this.#connection, bytes);
+    else if (!answers.budget.take(this.#connection, bytes)) throw noteUnread(answers);
+    this.#unread = bytes;
+  }
+
+  /** Sends the last bytes, if there are any, and how the call ended. */
+  end(error: ConnectError | undefined, body: Buffer | undefined): void {
+    const stream = this.#stream;
+    const outcome = this.#options.outcomeOf(error);
+    // One that its caller has reset without an error is closed first, and nothing can be sent on it either.
+    if (stream.destroyed || stream.closed) return this.count(outcome);
+    try {
+      this.#send(error, body, outcome);
+    } catch (failure) {
+      // Such as a header of the handler's that HTTP does not allow.
+      if (!isEndedByCaller(failure)) {
+        this.#outcome = this.#options.outcomeOf(this.#options.present(failure, this.#call));
+      }
+      stream.destroy();
+    }
+  }
+
+  /** From now on, the time for the caller to take what is written. */
+  takenWithin(timeoutMs: number): void {
+    if (this.#isCounted || this.#stream.destroyed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#giveUp(), timeoutMs);
+  }
+
+  /** The stream is closed: the answer has been taken, or never will be. */
+  close(): void {
+    clearTimeout(this.#timer);
+    if (this.#unread > 0) this.#options.answers.budget.give(this.#connection, this.#unread);
+    this.#unread = 0;
+    if (this.#outcome !== undefined) this.count(this.#outcome);
+  }
+
+  /** Counts how the call ended; the first time is the one that counts. */
+  count(outcome: CallOutcome): void {
+    if (this.#isCounted) return;
+    this.#isCounted = true;
+    this.#call.ended(outcome);
+  }
+
+  #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: CallOutcome): void {
+    const stream = this.#stream;
+    const { method, addedHeader } = this.#call;
+    const trailers = this.#trailers(error);
+    // A failure before the first message is one frame, but for headers that must stay apart from the status.
+    if (body === undefined && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
+      this.count(outcome);
+      stream.respond({ ...this.#headers(), ...trailers }, { endStream: true });
+      return;
+    }
+    this.#respond();
+    stream.once("wantTrailers", () => stream.closed || stream.sendTrailers(trailers));
+    // What its caller has not read yet holds its place: it ends when the stream closes.
+    this.#outcome = outcome;
+    this.#sendRest(body, 0);
+  }
+
+  #respond(): void {
+    const stream = this.#stream;
+    if (!stream.headersSent) stream.respond(this.#headers(), { waitForTrailers: true });
+  }
+
+  #headers(): OutgoingHttpHeaders {
+    const headers: OutgoingHttpHeaders = {
+      ":status": 200,
+      "content-type": "application/grpc+proto",
+      "x-request-id": this.#call.requestId,
+    };
+    // nginx would keep what is streamed until it has some kilobytes.
+    if (this.#call.method.methodKind !== "unary") headers["x-accel-buffering"] = "no";
+    this.#call.addedHeader?.forEach((value, name) => {
+      headers[name] = value;
+    });
+    return headers;
+  }
+
+  #trailers(error: ConnectError | undefined): OutgoingHttpHeaders {
+    const trailers: OutgoingHttpHeaders = { "grpc-status": "0" };
+    this.#call.addedTrailer?.forEach((value, name) => {
+      trailers[name] = value;
+    });
+    if (error !== undefined) {
+      const status = new Headers();
+      setTrailerStatus(status, error);
+      status.forEach((value, name) => {
+        trailers[name] = value;
+      });
+    }
+    return trailers;
+  }
+
+  /** The last bytes piece by piece, each when the one before was taken; and the end. */
+  #sendRest(body: Buffer | undefined, at: number): void {
+    const stream = this.#stream;
+    if (stream.destroyed || stream.closed) return;
+    this.takenWithin(this.#options.answers.timeoutMs);
+    const next = at + PIECE_BYTES;
+    if (body === undefined) stream.end();
+    else if (next >= body.length) stream.end(at === 0 ? body : body.subarray(at));
+    else {
+      stream.write(body.subarray(at, next));
+      stream.once("drain", () => this.#sendRest(body, next));
+    }
+  }
+
+  /** The caller does not read: not even the reason would reach it, so the stream is reset. */
+  #giveUp(): void {
+    this.#options.answers.tally.note("answer_not_taken");
+    this.#call.notTaken();
+    this.#outcome = NOT_TAKEN;
+    this.#stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  }
+}

@@ -1,0 +1,176 @@
+// A gRPC call as its gate, its interceptors and its implementation see it. Headers, the signal and the headers of the
+// answer are made when somebody asks for them: most calls need none.
+import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
+import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
+import {
+  type ContextValues,
+  createContextValues,
+  type HandlerContext,
+  type StreamRequest,
+  type UnaryRequest,
+} from "@connectrpc/connect";
+import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
+import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
+import { peerOfSession } from "./peer.ts";
+
+export abstract class GrpcContext implements CallHead, HandlerContext {
+  readonly service;
+  readonly method;
+  readonly requestId = crypto.randomUUID();
+  readonly values: ContextValues;
+  readonly header: HeaderSource;
+  readonly #headers: IncomingHttpHeaders;
+  #abort: AbortController | undefined;
+  #abortReason: unknown;
+  #requestHeader: Headers | undefined;
+  #responseHeader: Headers | undefined;
+  #responseTrailer: Headers | undefined;
+
+  constructor(
+    method: DescMethodUnary | DescMethodServerStreaming,
+    { session }: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+  ) {
+    this.method = method;
+    this.service = method.parent;
+    this.#headers = headers;
+    this.header = new StreamHeaders(headers);
+    const peer = peerOfSession(session);
+    this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
+    if (session !== undefined) this.values.set(connectionKey, session);
+  }
+
+  /** Milliseconds that are left of the deadline that the caller names; undefined where it names none. */
+  abstract timeoutMs(): number | undefined;
+
+  abstract hasLeft(): boolean;
+
+  /** The call as interceptors see it; `context` is for the implementation. */
+  request(message: Message): UnaryRequest & { context: HandlerContext };
+  request(message: AsyncIterable<Message>): StreamRequest & { context: HandlerContext };
+  request(message: Message | AsyncIterable<Message>): unknown {
+    return new CallRequest(this, message);
+  }
+
+  // On the prototype, not in an object made for each call: getters that are new with each call give its object a hidden
+  // class of its own, which keeps the call alive until the next full collection.
+  get requestMethod(): "POST" {
+    return "POST";
+  }
+
+  get protocolName(): string {
+    return "grpc";
+  }
+
+  get url(): string {
+    return this.#headers[":path"] as string;
+  }
+
+  get authority(): string | undefined {
+    return this.#headers[":authority"];
+  }
+
+  /** What `signal` would say, for who only asks: most calls need no AbortController. */
+  get aborted(): boolean {
+    return this.#abortReason !== undefined;
+  }
+
+  get reason(): unknown {
+    return this.#abortReason;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      if (this.#abortReason !== undefined) this.#abort.abort(this.#abortReason);
+    }
+    return this.#abort.signal;
+  }
+
+  /** Tells the implementation to stop. */
+  abort(reason: unknown): void {
+    this.#abortReason ??= reason;
+    this.#abort?.abort(reason);
+  }
+
+  get requestHeader(): Headers {
+    this.#requestHeader ??= new Headers([...this.header]);
+    return this.#requestHeader;
+  }
+
+  get responseHeader(): Headers {
+    this.#responseHeader ??= new Headers();
+    return this.#responseHeader;
+  }
+
+  get responseTrailer(): Headers {
+    this.#responseTrailer ??= new Headers();
+    return this.#responseTrailer;
+  }
+
+  /** `responseHeader` where the implementation has asked for it. */
+  get addedHeader(): Headers | undefined {
+    return this.#responseHeader;
+  }
+
+  /** `responseTrailer` where the implementation has asked for it. */
+  get addedTrailer(): Headers | undefined {
+    return this.#responseTrailer;
+  }
+}
+
+/** The headers of an HTTP/2 stream but for the pseudo-headers. */
+class StreamHeaders implements HeaderSource {
+  readonly #headers: IncomingHttpHeaders;
+
+  constructor(headers: IncomingHttpHeaders) {
+    this.#headers = headers;
+  }
+
+  get(name: string): string | null {
+    return textOf(this.#headers[name]);
+  }
+
+  *[Symbol.iterator](): Generator<[string, string]> {
+    for (const name of Object.keys(this.#headers)) {
+      if (name.startsWith(":")) continue;
+      const value = textOf(this.#headers[name]);
+      if (value !== null) yield [name, value];
+    }
+  }
+}
+
+const textOf = (value: string | string[] | undefined): string | null =>
+  value === undefined ? null : typeof value === "string" ? value : value.join(", ");
+
+/** A call with its message, as interceptors pass it on. */
+class CallRequest {
+  readonly context: GrpcContext;
+  readonly message: Message | AsyncIterable<Message>;
+  readonly stream: boolean;
+  readonly service: GrpcContext["service"];
+  readonly method: GrpcContext["method"];
+  readonly requestMethod = "POST";
+  readonly contextValues: ContextValues;
+
+  constructor(context: GrpcContext, message: Message | AsyncIterable<Message>) {
+    this.context = context;
+    this.message = message;
+    this.stream = context.method.methodKind !== "unary";
+    this.service = context.service;
+    this.method = context.method;
+    this.contextValues = context.values;
+  }
+
+  get url(): string {
+    return `http://${this.context.authority}${this.context.url}`;
+  }
+
+  get header(): Headers {
+    return this.context.requestHeader;
+  }
+
+  get signal(): AbortSignal {
+    return this.context.signal;
+  }
+}

@@ -1,0 +1,234 @@
+// The path of all that grpc-path.ts leaves alone: HTTP/1.1, gRPC-Web, Connect, compression, streams of requests. The
+// library's handlers answer; our own small connectNodeAdapter, of the library's public parts, stands around them: theirs
+// throws on a malformed authority (which ends the process), reads bodies for ever and lets its own errors pass.
+import type { IncomingMessage } from "node:http";
+import type { Http2ServerRequest } from "node:http2";
+import type { DescMethod } from "@bufbuild/protobuf";
+import { type ContextValues, createContextValues } from "@connectrpc/connect";
+import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
+import { parseTimeout as parseConnectTimeout } from "@connectrpc/connect/protocol-connect";
+import { parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
+import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
+import type { Logger } from "pino";
+import { DomainError } from "../domain/errors.ts";
+import { toConnectError } from "../errors.ts";
+import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
+import type { Present } from "../interceptors/errors.ts";
+import type { CallOutcome } from "../interceptors/telemetry.ts";
+import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
+import type { ByteBudget } from "./byte-budget.ts";
+import { type CallTelemetry, outcomeOf } from "./call-telemetry.ts";
+import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
+import { isStreamOfRequests, type Served } from "./handlers.ts";
+import { endWithLastFrame } from "./last-frame.ts";
+import { withFewValues } from "./message-bytes.ts";
+import { peerOf } from "./peer.ts";
+import {
+  type NodeResponse,
+  needsHttp2,
+  noAuthority,
+  noSuchRpc,
+  noSuchType,
+  notByGet,
+  writeRefusal,
+} from "./refusal.ts";
+import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
+
+export type NodeRequest = IncomingMessage | Http2ServerRequest;
+
+export interface LibraryOptions {
+  served: Pick<Served, "handlers" | "enter" | "isOpen" | "limitsOf" | "methods">;
+  /** `enter` of `served` for a request that is complete. Throws OVERLOADED where unread answers hold the memory, too. */
+  enterComplete: (method: DescMethod, values: ContextValues, connection: object) => void;
+  /** A call ends its place among those in flight. */
+  release: (values: ContextValues) => void;
+  /** Where the bytes of incomplete requests are counted. */
+  requestBytes: ByteBudget;
+  answers: AnswerLimits;
+  begin: CallTelemetry["begin"];
+  present: Present;
+  log: Logger;
+  bodyTimeoutMs: number;
+  /** See HandlerOptions. */
+  bareRefusals?: boolean | undefined;
+}
+
+/** Serves a call, or refuses what is none. Never throws. */
+export function libraryPath(
+  options: LibraryOptions,
+): (path: string, request: NodeRequest, response: NodeResponse) => void {
+  return (path, request, response) => new LibraryCall(options, path, request, response).serve();
+}
+
+class LibraryCall {
+  readonly #options: LibraryOptions;
+  readonly #path: string;
+  readonly #request: NodeRequest;
+  readonly #response: NodeResponse;
+  readonly #handler: UniversalHandler | undefined;
+  readonly #contentType: string;
+  /** Undefined where none is named that is served. */
+  readonly #protocol: Protocol | undefined;
+  readonly #requestId = crypto.randomUUID();
+  readonly #values: ContextValues;
+  readonly #limit: BodyLimit;
+  /** Notes how the call ends. */
+  readonly #end: (outcome: CallOutcome) => void;
+
+  constructor(options: LibraryOptions, path: string, request: NodeRequest, response: NodeResponse) {
+    this.#options = options;
+    this.#path = path;
+    this.#request = request;
+    this.#response = response;
+    this.#handler = options.served.handlers.get(path);
+    this.#contentType = request.headers["content-type"] ?? "";
+    this.#limit = { expiresAt: performance.now() + options.bodyTimeoutMs };
+    const values = createContextValues()
+      .set(requestIdKey, this.#requestId)
+      .set(peerKey, peerOf(request.socket))
+      .set(bodyLimit, this.#limit)
+      .set(connectionKey, "stream" in request ? request.stream.session : request.socket);
+    this.#values = values;
+    const protocol = protocolOf(this.#contentType);
+    this.#protocol = request.method === "POST" ? protocol : undefined;
+    this.#end = options.begin(
+      { method: this.#handler?.method, headers: request.headers, values, protocol: protocol ?? "http" },
+      response,
+      () => options.release(values),
+    );
+  }
+
+  serve(): void {
+    const { served } = this.#options;
+    const handler = this.#handler;
+    const protocol = this.#protocol;
+    this.#response.setHeader("x-request-id", this.#requestId);
+    if (handler === undefined) return this.#refuse(noSuchRpc(this.#path, served.methods), 404, protocol);
+    // Connect would serve reads by GET: the request, personal data included, would stand in the URL.
+    if (this.#request.method !== "POST") return this.#refuse(notByGet(), 405);
+    if (protocol === undefined) return this.#refuse(noSuchType(), 415);
+    // A stream of requests without a key takes its place with its headers, so that thousands that send nothing more hold
+    // none; and one too many is refused before the library has made a call of it, which costs ten times as much.
+    if (served.isOpen(handler.method) && isStreamOfRequests(handler.method)) {
+      try {
+        served.enter(handler.method, this.#values);
+      } catch (error) {
+        return this.#refuse(error as DomainError, 503, protocol);
+      }
+    }
+    let call: UniversalServerRequest;
+    try {
+      call = universalRequestFromNodeRequest(this.#request as never, this.#response as never, undefined, this.#values);
+    } catch {
+      // The :authority or Host is missing or none.
+      return this.#refuse(noAuthority(), 400, protocol);
+    }
+    capTimeout(call.header, served.limitsOf(handler.method).maxTimeoutMs);
+    this.#answer(handler, call, protocol).catch((error: unknown) => this.#fail(error, handler.method));
+  }
+
+  async #answer(handler: UniversalHandler, call: UniversalServerRequest, protocol: Protocol): Promise<void> {
+    const { method } = handler;
+    const { served, present, log } = this.#options;
+    const response = this.#response;
+    const body = this.#bodyOf(call, method);
+    // The library's reason is what the reset's code may mean, such as INTERNAL: it would count as a defect of ours.
+    const left = new AbortController();
+    call.signal.addEventListener("abort", () => left.abort(callerGone()), { once: true });
+    const answered = await handler({ ...call, body, signal: left.signal });
+    if (answered.status === 415) return this.#refuse(noSuchType(), 415);
+    if (answered.status === 505) return this.#refuse(needsHttp2(), 505);
+    const presented = await withPresentableErrors(answered, protocol, {
+      present: (error) =>
+        isGone(response) ? callerGone() : present(error, { method, requestId: this.#requestId, log }),
+      ended: (error) => this.#end(outcomeOf(error)),
+    });
+    if (method.methodKind !== "unary") response.setHeader("x-accel-buffering", "no");
+    // Not where the caller may still be sending: connect-node leaves its half of a stream open whose answer ended with
+    // its headers, and a process that has printed its error never ends.
+    if (!isStreamOfRequests(method) && "stream" in response) endWithLastFrame(response.stream, presented);
+    const taken = inTime(presented.body ?? nothing(), {
+      limits: this.#options.answers,
+      connection: connectionOf(response),
+      shutdownSignal: served.limitsOf(method).shutdownSignal,
+      whenOver: (listener) => response.once("close", listener),
+      giveUp: () => {
+        this.#end(NOT_TAKEN);
+        giveUp(response, this.#options.answers);
+      },
+    });
+    await universalResponseToNodeResponse({ ...presented, body: taken }, response as never);
+  }
+
+  /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */
+  #bodyOf(call: UniversalServerRequest, method: DescMethod): AsyncIterable<Uint8Array> {
+    const { served, enterComplete, requestBytes } = this.#options;
+    const chunks = call.body as AsyncIterable<Uint8Array>;
+    const connection = connectionOf(this.#response);
+    const { readMaxBytes } = served.limitsOf(method);
+    const reading = { readMaxBytes, enveloped: this.#protocol !== "connect", budget: requestBytes, connection };
+    const whole = isStreamOfRequests(method)
+      ? wholeMessages(bodyUntilAnswered(chunks, this.#response), reading)
+      : wholeBody(chunks, this.#limit, reading, (bytes) => {
+          this.#values.set(requestBytesKey, bytes);
+          enterComplete(method, this.#values, connection);
+        });
+    return withFewValues(whole, {
+      input: method.input,
+      contentType: call.header.get("content-type") ?? "",
+      encoding: call.header.get("content-encoding"),
+      readMaxBytes,
+    });
+  }
+
+  /** Without a protocol the refusal is plain JSON. */
+  #refuse(error: DomainError, status: number, protocol?: Protocol): void {
+    const response = this.#response;
+    const refusal = toConnectError(error);
+    this.#end(outcomeOf(refusal));
+    if (status === 405) response.setHeader("allow", "POST");
+    // A caller who expected a bidirectional stream over HTTP/1.1 may wait for ever on an open connection.
+    if (status === 505) response.setHeader("connection", "close");
+    if (this.#options.bareRefusals) {
+      response.statusCode = status;
+      response.end();
+    } else writeRefusal(response, { protocol, contentType: this.#contentType }, refusal, status);
+    takenInTime(response, this.#options.answers);
+  }
+
+  /** What the library or a body throws, once the call is under way. */
+  #fail(error: unknown, method: DescMethod): void {
+    const response = this.#response;
+    const { present, log, answers } = this.#options;
+    // What is written to a caller who has gone fails, and is nobody's fault.
+    if (isGone(response)) return void response.destroy();
+    const presented = present(error, { method, requestId: this.#requestId, log });
+    if (response.headersSent) return void response.destroy();
+    this.#end(outcomeOf(presented));
+    writeRefusal(response, { protocol: this.#protocol, contentType: this.#contentType }, presented);
+    takenInTime(response, answers);
+  }
+}
+
+/** A deadline over the maximum is as good as the maximum: the library would refuse it. */
+function capTimeout(header: Headers, maxMs: number): void {
+  const isOver = ({ error, timeoutMs }: { error?: unknown; timeoutMs?: number }) =>
+    error !== undefined && timeoutMs !== undefined;
+  if (isOver(parseGrpcTimeout(header.get("grpc-timeout"), maxMs))) header.set("grpc-timeout", `${maxMs}m`);
+  if (isOver(parseConnectTimeout(header.get("connect-timeout-ms"), maxMs))) {
+    header.set("connect-timeout-ms", String(maxMs));
+  }
+}
+
+const isGone = (response: NodeResponse): boolean =>
+  "stream" in response
+    ? response.stream.closed || response.stream.destroyed
+    : response.destroyed || response.socket?.destroyed === true;
+
+const callerGone = () => toConnectError(new DomainError("CANCELLED", "The caller went away before the answer"));
+
+/** What of a connection stays the same for all its calls. */
+const connectionOf = (response: NodeResponse): object =>
+  ("stream" in response ? response.stream.session : response.socket) ?? response;
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}
