@@ -10,9 +10,9 @@ import {
   type ServerHttp2Stream,
 } from "node:http2";
 import { createServer as createNetServer, type Server, type Socket } from "node:net";
-import type { NodeRequest } from "./library-path.ts";
 import type { Tls } from "./certificates.ts";
 import type { Guard } from "./guard.ts";
+import type { NodeRequest } from "./library-path.ts";
 import type { NodeResponse } from "./refusal.ts";
 import { HTTP2_LIMITS } from "./sessions.ts";
 import { type Spoken, sniff, TLS_ALERT } from "./sniff.ts";
