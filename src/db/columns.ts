@@ -54,8 +54,11 @@ export type RowOf<Table extends EntitySchema> = {
 /** Makes the values of a row that the driver read: those of the columns, and of no others. */
 export function hydrator<Table extends EntitySchema>(columns: readonly Column[]): (row: unknown) => RowOf<Table> {
   const read = columns.filter(({ isRead }) => isRead);
+  // V8 makes a slow dictionary of an object that gets more than a dozen properties by computed names: a copy of one that
+  // has them all keeps its form.
+  const form = JSON.parse(JSON.stringify(Object.fromEntries(read.map(({ property }) => [property, null]))));
   return (row) => {
-    const values: Record<string, unknown> = {};
+    const values: Record<string, unknown> = { ...form };
     for (const { property, name, converts } of read) {
       const stored = (row as Record<string, unknown>)[name];
       values[property] = converts === undefined || stored === null ? stored : converts.fromStored(stored);
