@@ -61,8 +61,8 @@ export type AdministrationEvent = Message<"entity.v1.AdministrationEvent"> & {
   previousValues?: JsonObject | undefined;
 
   /**
-   * The same afterwards; null for what was cleared. Of deliveries that were sent
-   * again how many, and of which time.
+   * The same afterwards; null for what was cleared. For deliveries that were sent
+   * again: how many, and of which time.
    *
    * @generated from field: google.protobuf.Struct new_values = 6;
    */
@@ -76,8 +76,8 @@ export type AdministrationEvent = Message<"entity.v1.AdministrationEvent"> & {
   actor: string;
 
   /**
-   * The API key of the call, always: the actor is its claim. Of an operator it is
-   * a key of the organization `default`. The first key of a database was made by
+   * The API key of the call, always: the actor is its claim. An operator's is a
+   * key of the organization `default`. The first key of a database was made by
    * the service: here it stands for itself.
    *
    * @generated from field: string principal = 8;

@@ -34,8 +34,8 @@ export const ErrorReason = {
   /**
    * INVALID_ARGUMENT. A field is missing, malformed, unknown or over its limit.
    * metadata: field, and limit where there is one. google.rpc.BadRequest lists
-   * the fields at fault, the first 20 at most and no more than an error has room
-   * for: how many there are beside them is in more_violations. A request that
+   * the fields at fault: the first 20 at most, and as many as there is room for;
+   * the number of the others is in more_violations. A request that
    * cannot be decoded is one of these.
    *
    * @generated from enum value: ERROR_REASON_VALIDATION_ERROR = 1;

@@ -662,7 +662,7 @@ export const WebhookService: GenService<{
   },
   /**
    * Removes an endpoint with its deliveries. A request that is under way ends.
-   * One that is not there, or no more: NOT_FOUND. Errors: ETAG_MISMATCH.
+   * NOT_FOUND where there is none, or it was deleted. Errors: ETAG_MISMATCH.
    *
    * @generated from rpc entity.v1.WebhookService.DeleteWebhookEndpoint
    */
