@@ -1,5 +1,5 @@
-// Rung by whoever commits events, heard by whoever passes them on: the bell is made first, and neither side knows the
-// other, so that none is forgotten. It only spares the wait for the next poll: what is not rung is found all the same.
+// Rung by the code that commits events, heard by the code that passes them on: the bell is made first and neither side
+// knows the other, so that none is forgotten. It only spares the wait for the next poll, which finds missed events too.
 export interface Bell {
   /** After a commit of this process: there may be new events, or deliveries, of the organization. */
   ring(organizationId: string): void;

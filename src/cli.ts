@@ -179,7 +179,7 @@ function addWebhooks(program: Command, env: Env): void {
     .option("--json", "the whole delivery as JSON, one a line", false)
     .addHelpText("after", LISTEN_HELP)
     .action(async (options: { port: number; secret?: string; answer: number; json: boolean }) => {
-      // Nobody else needs the library that verifies.
+      // No other command needs the library that verifies.
       const { listenForWebhooks } = await import("./cli/webhooks.ts");
       const secret = options.secret ?? (env.ENTITY_SERVICE_WEBHOOK_SECRET?.trim() || undefined);
       await listenForWebhooks({ ...options, secret });

@@ -20,7 +20,7 @@ export interface Start {
 
 export type Metrics = Awaited<ReturnType<Registry["getMetricsAsJSON"]>>;
 
-/** A worker says hello and is told to start; says that it listens and, once all do, is told to say SERVING, which it confirms. */
+/** A worker says hello, gets `start`, reports that it listens and, once all do, gets `open` (SERVING) and confirms it. */
 export type ToWorker =
   | ({ kind: "start" } & Start)
   | { kind: "open" }
@@ -37,7 +37,7 @@ export type ToPrimary =
   | { kind: "report"; metrics: Metrics }
   | { kind: "sum"; id: number };
 
-/** One after the other without one that listened in between: the next would die too. */
+/** In a row, without a worker that listened in between: the next one would die too. */
 const MAX_FAILED_STARTS = 5;
 const REPORT_LIMIT_MS = 2_000;
 
@@ -47,7 +47,7 @@ interface Running {
   state: "starting" | "listening" | "open";
   /** What it counted, as of its last report. */
   metrics: Metrics;
-  /** Who waits for its next reports: it sends one for each, in order. */
+  /** Waiters for its next reports: it sends one for each, in order. */
   awaited: (() => void)[];
 }
 
@@ -97,7 +97,7 @@ interface Workers extends AsyncDisposable {
   /** Those that have not ended yet. */
   open(): { workers: number };
   kill(): void;
-  /** Tells all. */
+  /** Sends to every worker. */
   reload(): void;
 }
 
@@ -108,7 +108,7 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
   const ended = Promise.withResolvers<void>();
   let phase: "starting" | "open" | "stopping" = "starting";
   let failedStarts = 0;
-  /** What workers that ended had counted: a sum that fell would be a restart, and a leap, to Prometheus. */
+  /** Counts of workers that have ended: a sum that fell would be a restart, and a leap, to Prometheus. */
   let past: Metrics = [];
 
   function startWorker(number: number): void {
@@ -121,7 +121,7 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
       closeUntaken();
       onEnd(one, { code, signal });
     });
-    // A process that could not be made has no exit. Else: a connection or a word for one that has just died.
+    // A process that could not be spawned has no exit. Else: a connection or a message for one that has just died.
     worker.on("error", (error) => {
       if (worker.process.pid === undefined) onEnd(one, { error: error.message });
     });
@@ -170,7 +170,7 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
     else failed.resolve(`${failedStarts} workers in a row ended before they could serve: see what they wrote`);
   }
 
-  /** The metrics of all, asked for anew; one that does not answer in time counts with what it last said. */
+  /** The metrics of all, requested anew; one that does not answer in time counts with its last report. */
   async function sum(): Promise<string> {
     const reports = Array.from(running.values(), (one) => {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -202,8 +202,8 @@ function startWorkers(config: Config, start: Omit<Start, "number">, log: Logger)
     clearTimeout(limit);
   }
 
-  // In turn to each that is free, as it is by default but on Windows: the kernel's own choice is less even, and
-  // callers come with few connections that last.
+  // Round-robin among the free workers, the default everywhere but on Windows: the kernel's own choice is less even,
+  // and callers come with few, long-lived connections.
   cluster.schedulingPolicy = cluster.SCHED_RR;
   for (let number = 1; number <= config.workers; number++) startWorker(number);
   const kill = () => {
@@ -237,7 +237,7 @@ function untakenConnection({ process: child }: Worker): () => void {
   return () => last?.close?.();
 }
 
-/** Of what ended processes had, only this goes on to count: their memory and their calls in flight are gone. */
+/** The only metrics of ended processes that still count: their memory and their calls in flight are gone. */
 function countersOf(processes: Metrics[]): Metrics {
   const counters = processes.map((metrics) =>
     metrics.filter(({ type }) => ["counter", "histogram"].includes(String(type))),

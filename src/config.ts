@@ -29,7 +29,7 @@ export interface Config {
   logLevel: string;
   /** Serve unary calls and server streams of gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
   unaryPath: boolean;
-  /** Connections to the database, of each process. */
+  /** Connections to the database, per process. */
   poolSize: number;
   /** Calls in flight in one process before the next is refused with OVERLOADED. */
   maxInFlight: number;
@@ -50,14 +50,14 @@ export interface Config {
   drainTimeoutMs: number;
   /** Port of /metrics and /health without TLS and keys, of the host alone; undefined: none. */
   metricsPort: number | undefined;
-  /** How often old rows are looked for, in milliseconds, and how many go at once. */
+  /** How often old rows are looked for, in milliseconds, and how many are removed at once. */
   pruneIntervalMs: number;
   pruneRows: number;
   /** Hosts, host:port and networks that webhooks may be sent to though they are not public, separated by commas. */
   webhookAllow: string;
   /** Time for one attempt to deliver a webhook, in milliseconds. */
   webhookTimeoutMs: number;
-  /** For how many days it is known what became of a webhook. */
+  /** For how many days the outcome of a webhook is kept. */
   webhookLogDays: number;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
@@ -72,7 +72,7 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
-/** What is wrong with the URL of a database, without a part of it: it holds a password. */
+/** What is wrong with the URL of a database, without quoting any of it: it holds a password. */
 function databaseUrlProblem(value: string): string | undefined {
   const [, hosts] = /^postgres(?:ql)?:\/\/(?:[^/?#]*@)?([^/?#]*)/.exec(value) ?? [];
   if (hosts === undefined) return "must be a URL that begins with postgres:// or postgresql://";

@@ -71,10 +71,10 @@ const VALUE_BYTES = 160;
 const DETAILS_BYTES = 1_250;
 /** Tags and lengths of two texts and of what they are in. */
 const ITEM_BYTES = 9;
-/** Good for something only as a whole: left out where they have no room. */
+/** Useful only as a whole: left out where they do not fit. */
 const WHOLE: ReadonlySet<string> = new Set(["candidates", "position"]);
 
-/** What of an error has room: its metadata first, then the fields at fault, in order. */
+/** The part of an error that fits: its metadata first, then the fields at fault, in order. */
 function withRoom(error: DomainError): { metadata: Record<string, string>; violations: Violation[] } {
   const { more_violations: uncounted = "0", ...given } = error.metadata;
   let room = DETAILS_BYTES;

@@ -1,5 +1,5 @@
-// A stream of responses that comes a page at a time. Whoever sends its messages one by one reads it as any other
-// stream; whoever can send a page at once takes the pages, and makes messages of those that nobody has sent before.
+// A stream of responses that comes a page at a time. A consumer that sends its messages one by one reads it as any
+// other stream; one that can send a page at once takes the pages, and makes messages of pages not sent before.
 
 /** Items become messages one by one. Streams that share a page share its array. */
 export interface Pages<T> {

@@ -11,7 +11,7 @@ export async function writeSecretFile(path: string, text: string, now: Date): Pr
   const folder = dirname(path);
   await mkdir(folder, { recursive: true });
   const stamp = now.toISOString().replaceAll(/[^0-9TZ]/g, "");
-  // A name of its own: whoever finds `path` finds all of it.
+  // Under a temporary name first: `path` is complete or not there.
   const unfinished = join(folder, `.${basename(path)}.${process.pid}.${stamp}`);
   const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
   const file = await open(unfinished, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0o600);

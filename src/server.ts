@@ -59,7 +59,7 @@ const { version: VERSION } = JSON.parse(readFileSync(new URL("../package.json", 
   version: string;
 };
 const READINESS_CHECK_MS = 2_000;
-/** Calls of one organization that wait for their turn at the database, of one kind. */
+/** Calls of one kind and one organization that wait for their turn at the database. */
 const MAX_WAITING = 1_000;
 
 /** The service in this process alone; it serves when this resolves. Disposing drains: not ready, GOAWAY, calls in flight, then the database. */
@@ -143,7 +143,7 @@ export async function listenOn(
   options: { metrics?: MetricsSource } & WebhookClock = {},
 ): Promise<ServedPort> {
   const callers = cachedCallers((key) => findApiKey(orm, key));
-  // Whoever may wait for a lock holds a connection: a quarter of them is left to those who do not.
+  // A call that may wait for a lock holds a connection: a quarter of them is left to calls that do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
   const busySlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
   const readSlots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
@@ -243,19 +243,19 @@ export async function listenOn(
       clearInterval(checks);
       certificates?.[Symbol.dispose]();
       readiness.set(false);
-      // Whoever asks for health every so often learns of it before the port is closed.
+      // Periodic health checks learn of it before the port is closed.
       await sleep(config.lameDuckMs);
       shutdown.abort();
       const timeoutMs = Math.max(0, config.drainTimeoutMs - closingMs(config.drainTimeoutMs));
       await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), pruner[Symbol.asyncDispose]()]);
-      // No caller is left. Whatever waits for the database now would hold up the end of the pool.
+      // No caller is left. Whatever still waits for the database would delay the end of the pool.
       await dropWaiting(orm);
       await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose](), admin?.[Symbol.asyncDispose]()]);
     },
   };
 }
 
-/** Of the time to drain, what is left for the database to be closed once the calls have ended or were cut off. */
+/** The part of the time to drain in which the database is closed, once the calls have ended or were cut off. */
 const closingMs = (drainTimeoutMs: number) => Math.min(3_000, drainTimeoutMs / 4);
 
 const PORT_WAIT_MS = 10_000;

@@ -10,7 +10,7 @@ export interface Signals {
   force: Promise<NodeJS.Signals>;
 }
 
-/** Heeds the signals from now on. SIGHUP ends nothing: it comes when a terminal closes, or from whoever rotates certificates. */
+/** Heeds the signals from now on. SIGHUP ends nothing: it comes when a terminal closes, or to rotate certificates. */
 export function heedSignals(names: readonly NodeJS.Signals[], source: NodeJS.EventEmitter = process): Signals {
   const stop = Promise.withResolvers<NodeJS.Signals>();
   const force = Promise.withResolvers<NodeJS.Signals>();

@@ -1,5 +1,5 @@
-// Bounds how many do something at once. Organizations have shares of the places (domain/shares.ts) and take turns:
-// however many of one wait, the next place that another may have is its own.
+// Bounds concurrent work. Organizations have shares of the places (domain/shares.ts) and take turns: however much work
+// of one is waiting, another gets the next place within its share.
 import { overloaded } from "./domain/errors.ts";
 import { createShares, type Owner } from "./domain/shares.ts";
 
@@ -17,7 +17,7 @@ interface Queue {
   waiting: Set<() => void>;
 }
 
-/** At most `count` works at once; `maxWaiting` of one owner wait. A string is an organization. */
+/** At most `count` works at once; at most `maxWaiting` of one owner wait. A string is an organization. */
 export function createSlots(count: number, { maxWaiting = Number.POSITIVE_INFINITY } = {}): Slots {
   const shares = createShares(count);
   /** In the order in which the owners had their last turn. */
@@ -64,7 +64,7 @@ export function createSlots(count: number, { maxWaiting = Number.POSITIVE_INFINI
     signal?.throwIfAborted();
     const owner = typeof of === "string" ? { organization: of } : of;
     const key = `${owner.organization} ${owner.part ?? ""}`;
-    // Nobody is passed by one of the same owner that comes later.
+    // Works of one owner never overtake each other.
     if (queues.has(key) || !shares.take(owner)) await turn(key, owner, signal);
     try {
       return await work();

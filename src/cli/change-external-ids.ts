@@ -13,7 +13,7 @@ export interface ChangeOptions {
   file: string;
   errorsFile: string;
   keepPreviousAsAlias: boolean;
-  /** Of rows that have none of their own. */
+  /** For rows that give none. */
   reason: string | undefined;
 }
 
@@ -21,11 +21,11 @@ interface Row {
   old: string;
   new: string;
   reason: string;
-  /** The same whenever the same line of the file is worked on: its event is found by it. */
+  /** Identical whenever the same line of the file is processed: its event is found by it. */
   requestId: string;
 }
 
-/** Refusals that would meet every row alike: the run ends, to be run again. */
+/** Refusals that every row would get: the run ends, and can be repeated. */
 const OF_THE_RUN = new Set([
   "UNAUTHENTICATED",
   "PERMISSION_DENIED",
@@ -36,7 +36,7 @@ const OF_THE_RUN = new Set([
   "CANCELLED",
 ]);
 
-/** One row after the other: the order counts where ids move on (a to b, then c to a). */
+/** One row at a time: the order matters where ids move on (a to b, then c to a). */
 export async function changeExternalIds(client: EntityClient, options: ChangeOptions): Promise<Counts> {
   const source = await openSource(options.file);
   using errors = openErrorsFile(options.errorsFile, options.file);
@@ -94,7 +94,7 @@ async function changeOne(
   row: Row,
   keepPreviousAsAlias: boolean,
 ): Promise<"updated" | "unchanged"> {
-  // Before the call and not only when it fails: where ids moved on, the old one may be another entity's by now.
+  // Before the call, not only when it fails: where ids moved on, the old one may already belong to another entity.
   const { events } = await client.entities.listEntityEvents({ requestId: row.requestId, pageSize: 1 }, CALL);
   if (events.length > 0) return "unchanged";
   try {
@@ -115,7 +115,7 @@ async function changeOne(
   }
 }
 
-/** Whether the entity that has the new id as its primary changed to it from the old one, by whomever. */
+/** Whether the entity with the new id as its primary changed to it from the old one, no matter who changed it. */
 async function isDone(client: EntityClient, row: Row): Promise<boolean> {
   const lookup = { by: { case: "externalId" as const, value: row.new } };
   let pageToken = "";
@@ -143,7 +143,7 @@ async function isDone(client: EntityClient, row: Row): Promise<boolean> {
   }
 }
 
-/** A UUID (version 8: of the maker's own making) that says nothing of what it was made from. */
+/** A UUID (version 8: defined by its maker) that reveals nothing of what it was made from. */
 function uuidOf(seed: string): string {
   const hex = createHash("sha256").update(seed).digest("hex");
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-9${hex.slice(17, 20)}-${hex.slice(20, 32)}`;

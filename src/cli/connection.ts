@@ -8,7 +8,7 @@ export type Env = Record<string, string | undefined>;
 
 const DEFAULT_URL = "http://127.0.0.1:50051";
 
-/** Of every unary call: a service that does not answer is not waited for. */
+/** For every unary call: the client does not wait for a service that does not answer. */
 export const CALL = { timeoutMs: 15_000 };
 
 /** Where the service is. Throws ConfigError. */

@@ -15,7 +15,7 @@ import { type Line, objectOf } from "./lines.ts";
 
 /** What the service takes in one message. One that is larger would end the stream, and with it the import. */
 const MAX_ROW_BYTES = 4 * 1024 * 1024;
-/** A row can be some times as large in binary as in JSON, no more: shorter lines need no measuring. */
+/** A row is at most a few times as large in binary as in JSON: shorter lines need no measuring. */
 const SURELY_SMALL = 256 * 1024;
 
 /** Keys of a line that are not the entity's. */

@@ -9,7 +9,7 @@ export interface ImportOptions {
   file: string;
   errorsFile: string;
   dryRun: boolean;
-  /** Of rows that have none of their own. */
+  /** For rows that give none. */
   reason: string | undefined;
 }
 
@@ -24,7 +24,7 @@ export async function importEntities(client: EntityClient, options: ImportOption
   using errors = openErrorsFile(options.errorsFile, options.file);
   using progress = showProgress(process.stderr, source.bytes);
   const counts = noCounts();
-  // Rows on their way, in order, with the refusals of rows that were not sent. The transport's flow
+  // Rows in flight, in order, with the refusals of rows that were not sent. The transport's flow
   // control bounds how many the service has not answered yet.
   const pending: { line: number; end: number; refusal?: RowError }[] = [];
   let done = { line: 0, end: 0 };
@@ -40,7 +40,7 @@ export async function importEntities(client: EntityClient, options: ImportOption
   };
   const show = () => progress.update(done.end, counts.created + counts.updated + counts.unchanged + counts.failed);
 
-  // A failure of the file, and not that of the connection, which the transport throws into rows().
+  // A failure of the file, not of the connection, which the transport throws into rows().
   async function* chunks() {
     try {
       yield* source.stream;

@@ -1,4 +1,4 @@
-// A file of rows: one JSON object a line, read in constant memory at the pace of whoever takes the lines.
+// A file of rows: one JSON object a line, read in constant memory at the consumer's pace.
 import { createReadStream } from "node:fs";
 import { open } from "node:fs/promises";
 import { pipeline, Readable } from "node:stream";
@@ -23,7 +23,7 @@ export interface Line {
 
 export interface LineSource {
   stream: AsyncIterable<Uint8Array>;
-  /** Undefined when nobody knows: a pipe. */
+  /** Undefined when unknown: a pipe. */
   bytes: number | undefined;
 }
 
@@ -40,7 +40,7 @@ export async function openSource(file: string): Promise<LineSource> {
   const isGzip = stat.isFile() && (await handle.read(start, 0, 2, 0)).bytesRead === 2 && start.equals(GZIP);
   return {
     stream: rowsIn(file, createReadStream(file, { fd: handle, start: 0, highWaterMark: 256 * 1024 })),
-    // Of a compressed file it is not known how many there will be.
+    // The unpacked size of a compressed file is not known in advance.
     bytes: stat.isFile() && !isGzip ? stat.size : undefined,
   };
 }
@@ -71,7 +71,7 @@ async function* rowsIn(file: string, stream: AsyncIterable<Uint8Array>): AsyncGe
   yield* all;
 }
 
-/** Enough to tell by what a file is. */
+/** Enough to recognize the kind of a file. */
 const START_BYTES = 4_096;
 
 /** What a file is that is no NDJSON, and the cure; undefined where its first bytes may be a row. */

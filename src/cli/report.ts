@@ -50,7 +50,7 @@ export function openErrorsFile(path: string, input: string): ErrorsFile {
 
 /** A bar on the terminal with rate and time left; on anything else nothing at all. */
 export interface Progress extends Disposable {
-  /** So many bytes of the file and so many rows are done. */
+  /** Bytes of the file and rows that are done so far. */
   update(bytes: number, rows: number): void;
 }
 

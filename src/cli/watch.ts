@@ -22,7 +22,7 @@ export interface WatchOptions {
 /** Between two attempts to reach a service that is away, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** Prints events until it is stopped. Throws what watching again from the last position would not mend. */
+/** Prints events until it is stopped. Throws errors that watching again from the last position would not cure. */
 export async function watchEntities(client: EntityClient, options: WatchOptions): Promise<never> {
   let { position } = options;
   const filter = options.lookup === undefined ? {} : { lookup: options.lookup };
@@ -39,7 +39,7 @@ export async function watchEntities(client: EntityClient, options: WatchOptions)
       }
     } catch (error) {
       const reason = errorInfo(error)?.reason;
-      // A service that was never reached is told of: perhaps it is another one that is meant.
+      // A service that was never reached is reported: the address may be wrong.
       const isPassing = reason === "DATABASE_UNAVAILABLE" || reason === "WATCH_TOO_SLOW";
       const isLost = reason === undefined && networkCode(error) !== undefined && position !== options.position;
       if (!isPassing && !isLost) throw error;

@@ -9,14 +9,14 @@ import { quoted } from "./read.ts";
 
 export interface ListenOptions {
   port: number;
-  /** Of the endpoint, whsec_...; without it nothing is verified. */
+  /** The endpoint's secret, whsec_...; without it nothing is verified. */
   secret: string | undefined;
   /** The status of every answer to what is accepted. */
   answer: number;
   json: boolean;
 }
 
-/** More than the largest event has. */
+/** More than the largest event takes. */
 const MAX_BODY_BYTES = 1024 * 1024;
 
 /** Prints deliveries until it is stopped. Throws ConfigError when the secret is none. */
@@ -57,7 +57,7 @@ function webhookOf(secret: string): Webhook {
 async function bodyOf(request: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
   let bytes = 0;
-  // Of one that is too large the rest is dropped, so that the answer arrives.
+  // The rest of a body that is too large is discarded, so that the answer arrives.
   for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     bytes += chunk.length;
     if (bytes > MAX_BODY_BYTES) throw new Error("too large");

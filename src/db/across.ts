@@ -7,7 +7,7 @@ import { forOrganization, type Orm } from "./orm.ts";
 import type { Statements } from "./statements.ts";
 import { readStatements, toReason } from "./transaction.ts";
 
-/** Of the organization that the first start makes: it has the keys of operators. */
+/** The organization that the first start makes: it has the keys of operators. */
 export const DEFAULT_ORGANIZATION_ID = "00000000-0000-7000-8000-000000000001";
 
 /** Reads in one round trip: each statement of `work` is a transaction of its own. */

@@ -13,7 +13,7 @@ export function clientConfig(
 }
 
 /**
- * pg's own reading of `sslmode` is another than libpq's, by which everybody else reads the same URL, and it says so on
+ * pg reads `sslmode` differently from libpq, which every other tool follows for the same URL, and it says so on
  * standard error at every start.
  */
 function asLibpq(text: string): string {

@@ -48,7 +48,7 @@ export interface AdministrationFilter {
   principal: string | undefined;
   from: Instant | undefined;
   to: Instant | undefined;
-  /** Of the page before, its last. */
+  /** The last event of the page before. */
   before: { recordedAt: Instant; id: string } | undefined;
   bound: Bound;
 }

@@ -26,7 +26,7 @@ export const newApiKeySecret = (): string => `es_${randomBytes(32).toString("bas
 
 export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
 
-/** Whose key a secret is; null when it is unknown, expired or revoked. Looks across organizations, beside the pool. */
+/** The owner of a secret; null when it is unknown, expired or revoked. Looks across organizations, beside the pool. */
 export async function findApiKey(
   orm: Orm,
   secret: string,
@@ -58,7 +58,7 @@ export async function bootstrap(
        values ($1, 'default', 'MUTABLE_WITH_REASON', $2) on conflict do nothing`,
       [DEFAULT_ORGANIZATION_ID, newId()],
     );
-    // Of several processes that start at once, one makes the key.
+    // If several processes start at once, one of them makes the key.
     await tx.findOneOrFail(
       OrganizationRow,
       { organizationId: DEFAULT_ORGANIZATION_ID },

@@ -1,5 +1,5 @@
-// Rows that are bounded by what they hold, and not by their number alone: the database stops sending where it is
-// enough. What it sends is what takes memory here, so a column that is stored compressed counts as what it becomes.
+// Rows that are bounded by their bytes, not by their number alone: the database stops sending at the bound. What it
+// sends takes memory here, so a column that is stored compressed counts with its decompressed size.
 
 /** What the columns of a row hold: cheap where they are not compressed, as it is in a row of less than 2 kB. */
 export const bytesOf = (table: string, columns: readonly string[]): string =>
@@ -14,7 +14,7 @@ export const bytesOf = (table: string, columns: readonly string[]): string =>
 /** How much is read at once. */
 export interface Bound {
   rows: number;
-  /** The row with which they are reached is the last. */
+  /** The row that reaches them is the last. */
   bytes: number;
 }
 
@@ -22,7 +22,7 @@ export interface Bound {
 export interface Part<T> {
   rows: T[];
   isCut: boolean;
-  /** What the rows hold; undefined where nobody has measured it. */
+  /** The bytes that the rows hold; undefined where they were not measured. */
   bytes?: number;
 }
 

@@ -76,7 +76,7 @@ export interface RowsTable {
   arrays: unknown[];
 }
 
-/** `firstParameter`: the number of the first array. `derived` says what of a row the columns hold that are no property of it. */
+/** `firstParameter`: the number of the first array. `derived` computes the columns that are no property of the row. */
 export function rowsTable<Row>(
   columns: readonly Column[],
   rows: readonly Row[],

@@ -20,7 +20,7 @@ export interface Database extends AsyncDisposable {
 /** A Database with the address of its pool, for pools of other processes. */
 export interface OpenedDatabase extends Database {
   address: DatabaseAddress;
-  /** Ends an embedded server in good order, whatever the pools have in hand; nothing else. */
+  /** Ends an embedded server in good order, whatever the pools have in flight; nothing else. */
   stopServer(): Promise<void>;
 }
 

@@ -72,7 +72,7 @@ class BoundConnection extends PostgreSqlConnection {
     let sql: unknown = query instanceof NativeQueryBuilder ? query.toRaw() : query;
     let params: unknown = givenParams;
     if (isRaw(sql)) [sql, params] = [sql.sql, sql.params];
-    // Identifiers (??), named parameters and plain statements are MikroORM's own business.
+    // Identifiers (??), named parameters and plain statements are left to MikroORM.
     if (typeof sql !== "string" || !Array.isArray(params) || params.length === 0 || sql.includes("??")) {
       return super.execute(query, givenParams, method, ctx, loggerContext);
     }

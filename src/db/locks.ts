@@ -2,7 +2,7 @@
 import type pg from "pg";
 import type { Pipeline, Statements } from "./statements.ts";
 
-/** Held by who migrates. */
+/** Held by the process that migrates. */
 const MIGRATION = 7_216_354_871;
 /** Of the functions that prune events: as in the migration that made them. */
 const PRUNING_EVENTS = 7_216_354_872;
@@ -17,7 +17,7 @@ export async function releaseMigrationLock(client: pg.Client): Promise<void> {
   await client.query("select pg_advisory_unlock($1)", [MIGRATION]);
 }
 
-/** The processes of PostgreSQL that hold the migration lock of this database: one, or none by now. */
+/** The PostgreSQL backends that hold the migration lock of this database: one, or none if it was released meanwhile. */
 export async function holdersOfMigrationLock(client: pg.Client): Promise<number[]> {
   const { rows } = await client.query<{ pid: number }>(
     `select l.pid from pg_locks l
@@ -29,12 +29,12 @@ export async function holdersOfMigrationLock(client: pg.Client): Promise<number[
   return rows.map(({ pid }) => pid);
 }
 
-/** Waits for the end of a step that prunes events, and keeps others from beginning before the transaction ends: what it writes about them holds from its commit on. */
+/** Waits for the end of a step that prunes events and blocks new ones until the transaction ends: what it writes about them holds from its commit on. */
 export async function lockPruning(db: Statements): Promise<void> {
   await db.execute("select pg_advisory_xact_lock($1)", [PRUNING_EVENTS]);
 }
 
-/** Serialises those who want a tax id for themselves, until the transaction ends. */
+/** Serialises the transactions that claim a tax id, each until its end. */
 export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string[]): void {
   db.send(
     `select pg_advisory_xact_lock(hashtextextended(k.key, hashtextextended($1, 0)))

@@ -1,4 +1,4 @@
-// What is measured of the pool of connections: how many there are, who waits for one, and for how long each is held.
+// Metrics of the pool of connections: how many there are, how many callers wait, and how long each one is held.
 import type { EventEmitter } from "node:events";
 import { Gauge, Histogram, type Registry } from "prom-client";
 import { type Orm, poolOf } from "./orm.ts";

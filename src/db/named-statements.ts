@@ -25,7 +25,7 @@ export class NoConnectionError extends Error {
 const MAX_NAMED_STATEMENTS = 500;
 /** The OID of text[], which pg's types do not list. */
 const TEXT_ARRAY = 1009 as Parameters<pg.Client["getTypeParser"]>[0];
-/** Nothing in it is quoted, empty, null or an array of its own. */
+/** No element is quoted, empty, null or an array. */
 const PLAIN_ARRAY = /^\{(?!\w*NULL)[\w.:-]+(?:,(?!\w*NULL)[\w.:-]+)*\}$/i;
 /** What a transaction answers to everything after an error. */
 const IN_FAILED_TRANSACTION = "25P02";
@@ -42,7 +42,7 @@ export class NamedStatementClient extends pg.Client {
   constructor(config?: string | pg.ClientConfig) {
     super(config);
     const parse = this.getTypeParser(TEXT_ARRAY) as (text: string) => string[];
-    // Every event has two, nearly always such as need no parser.
+    // Every event has two, and nearly all of them need no parser.
     this.setTypeParser(TEXT_ARRAY, (text) => (PLAIN_ARRAY.test(text) ? text.slice(1, -1).split(",") : parse(text)));
   }
 
@@ -62,14 +62,14 @@ export class NamedStatementClient extends pg.Client {
     if (text === "rollback") return this.#rollback();
     return this.send(text, values).catch((error: unknown) => {
       if (!isPlanChange(error)) throw this.#leaveIfUnfit(error);
-      // Within a transaction this fails like everything after an error: whoever began it begins it again.
+      // Within a transaction this fails like everything after an error: the caller that began it begins it again.
       return this.send(text, values).catch((second: unknown) => {
         throw (second as pg.DatabaseError).code === IN_FAILED_TRANSACTION ? error : this.#leaveIfUnfit(second);
       });
     });
   }
 
-  /** Kysely gives its connections back whatever happened on them: one that must not be used again ends itself. */
+  /** Kysely returns its connections whatever happened on them: one that must not be used again ends itself. */
   #leaveIfUnfit(error: unknown): unknown {
     const found = serverErrorOf(error);
     if (found !== undefined && meaningOf(found).connection !== "keep") this.end().catch(() => {});

@@ -24,7 +24,7 @@ export async function assertOrganization(em: EntityManager, organizationId: stri
   if ((await em.count(OrganizationRow, { organizationId })) === 0) throw missing();
 }
 
-/** Keeps whoever else locks the organization waiting until the transaction ends; rows may refer to it meanwhile. */
+/** Makes other lockers of the organization wait until the transaction ends; rows may refer to it meanwhile. */
 export async function lockOrganization(db: Statements, organizationId: string): Promise<void> {
   await db.execute("select from organization where organization_id = $1 for no key update", [organizationId]);
 }

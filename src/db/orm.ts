@@ -53,7 +53,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     statement_timeout: String(options.statementTimeoutMs),
     lock_timeout: String(options.lockTimeoutMs),
     idle_in_transaction_session_timeout: "10000",
-    // Compiling a statement whose cost is overrated takes longer than all that it reads: 400 ms for a look for webhooks.
+    // Compiling a statement whose cost is overestimated takes longer than its reads: 400 ms for a look for webhooks.
     jit: "off",
     role: RUNTIME_ROLE,
   };
@@ -77,7 +77,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       if (rows[0].cannot_write) throw new NoConnectionError(cannotBeWritten());
     },
   });
-  // Of a connection that breaks while nobody uses it; the next query opens another.
+  // Emitted for an idle connection that breaks; the next query opens another.
   aside.on("error", () => {});
   const { driverOptions, ...where } = connection(address);
   const orm = new MikroORM({
@@ -90,7 +90,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       connectionTimeoutMillis: 2_000,
       idleTimeoutMillis: 60_000,
       maxLifetimeSeconds: 1_800,
-      // After the server's own limit: for a connection that brings nothing any more, not even that.
+      // After the server's own limit: for a connection on which nothing arrives any longer, not even that error.
       query_timeout: options.statementTimeoutMs + 1_000,
       application_name: "entity-service",
       // Statements are sent without waiting for the answer to the one before.
@@ -147,7 +147,7 @@ interface Waiting {
   _pendingQueue?: { callback: (error: Error) => void }[];
 }
 
-/** Refuses whoever waits for a connection of the pool: for when nobody is there to be answered any more. Answers how many. */
+/** Rejects all that wait for a connection of the pool, for when no caller is left to be answered. Returns how many. */
 export async function dropWaiting(orm: Orm): Promise<number> {
   const waiting = ((await poolOf(orm)) as unknown as Waiting)._pendingQueue?.splice(0) ?? [];
   for (const { callback } of waiting) callback(new Error("the service is ending"));
@@ -158,7 +158,7 @@ const LOCK_RETRY_MS = 200;
 const LOCK_LINE_MS = 10_000;
 
 export interface MigrateOptions {
-  /** Who is to run the service, where it is another than the owner or the owner itself. */
+  /** The login that runs the service: another one than the owner, or the owner itself. */
   runtimeUser?: string | undefined;
   /** The log of all organizations is published: the run-time role may read it. */
   publishes?: boolean;
@@ -203,7 +203,7 @@ export async function migrate(owner: DatabaseAddress, options: MigrateOptions = 
   }
 }
 
-/** Never waits in silence: whoever holds it may be a process that hangs, or a pooler that kept its session. */
+/** Never waits in silence: the holder may be a process that hangs, or a pooler that kept its session. */
 async function takeMigrationLock(client: pg.Client, waitMs: number, log: (line: string) => void): Promise<void> {
   const from = performance.now();
   let nextLine = 0;

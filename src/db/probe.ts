@@ -13,7 +13,7 @@ export class DatabaseStartError extends Error {
   override readonly name = "DatabaseStartError";
 }
 
-/** For a connection, and for an answer on it: a pooler that has no server to give lets its callers wait. */
+/** For a connection, and for an answer on it: a pooler without a free server connection makes its clients wait. */
 const LIMIT_MS = 10_000;
 const ROUNDS = 10;
 
@@ -27,7 +27,7 @@ export async function probe(variable: string, address: DatabaseAddress): Promise
       `${at} cannot be written: it is a standby, or default_transaction_read_only is on. Name the primary`,
     );
   }
-  // Whoever speaks to the server itself was told the number of its process when it connected; a pooler tells its own.
+  // A direct connection was told the number of its server process when it connected; a pooler tells its own.
   if (rows[0].pid === first.processID) return;
   await using second = await open(at, address);
   if (await sharesServers(first, second)) {
@@ -37,7 +37,7 @@ export async function probe(variable: string, address: DatabaseAddress): Promise
   }
 }
 
-/** Whether what one sets in its session comes to the other, or does not stay with it. */
+/** Whether a setting of one session leaks into the other, or is lost from its own. */
 async function sharesServers(first: pg.Client, second: pg.Client): Promise<boolean> {
   const mark = randomUUID();
   const look = async (client: pg.Client) =>
@@ -46,9 +46,9 @@ async function sharesServers(first: pg.Client, second: pg.Client): Promise<boole
     await first.query("select set_config('app.probe', $1, false)", [mark]);
     const before = await look(first);
     if (before.mark !== mark) return true;
-    // Again and again: others who use the pooler may take the connection that would have shown it.
+    // Repeatedly: other clients of the pooler may take the connection that would have shown it.
     for (let round = 0; round < ROUNDS; round++) {
-      // Inside a transaction a server connection is its own under any pooler: of those that are free the one used last.
+      // Inside a transaction any pooler gives a client a server connection of its own: the one used last of the free.
       await second.query("begin");
       const other = await look(second);
       if (other.pid === before.pid || other.mark === mark) return true;

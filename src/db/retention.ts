@@ -7,8 +7,8 @@ import type { Orm } from "./orm.ts";
 import { sqlState, toReason } from "./transaction.ts";
 
 /**
- * Each a function that removes at most so many rows, decides itself which are old, and tells whose they were; none,
- * too, while another process runs it.
+ * Each a function that removes at most N rows, decides itself which are old, and returns whose they were; it removes
+ * none while another process runs it.
  */
 const prunable = ({ rows, webhookLogDays }: Pick<PrunerOptions, "rows" | "webhookLogDays">) => [
   { what: "events", call: "prune_events($1::int)", values: [rows] },
@@ -23,18 +23,18 @@ const REST = { times: 4, atLeastMs: 20 };
 export interface PrunerOptions {
   /** Between two runs, give or take a half. */
   intervalMs: number;
-  /** Rows of a step. */
+  /** Rows per step. */
   rows: number;
-  /** For how long it is known what became of webhooks. */
+  /** How long the outcomes of webhooks are kept. */
   webhookLogDays: number;
-  /** Told of each run that removed something, and of one that failed. */
+  /** Gets a line for each run that removed something, and for one that failed. */
   log: {
     info(what: { pruned: string; rows: number; organization: string }, message: string): void;
     warn(what: { reason: string; code: string | undefined }, message: string): void;
   };
 }
 
-/** Prunes from now on, until it is disposed: then the step that is under way has ended. */
+/** Prunes until it is disposed, which waits for the step that is under way. */
 export function startPruner(orm: Orm, options: PrunerOptions): AsyncDisposable {
   const { intervalMs, rows, log } = options;
   const stop = new AbortController();

@@ -10,7 +10,7 @@ export const RUNTIME_ROLE = "entity_service";
 const PUBLISHING =
   "read_log(int, xid8, xid8, xid8[], xid8[], int), log_times(int, xid8, xid8, xid8[], xid8[], uuid, int, int)";
 
-/** Lets a login become the run-time role. Since PostgreSQL 16 a membership may lack the right to SET it, as that of whoever made the role does. */
+/** Lets a login become the run-time role. Since PostgreSQL 16 a membership may lack the right to SET it, as the one of the role's creator does. */
 export async function letBecomeRuntimeRole(client: pg.Client, user: string): Promise<void> {
   const { rows } = await client.query(
     `select current_setting('server_version_num')::int >= 160000 as has_options,
@@ -32,7 +32,7 @@ export async function letBecomeRuntimeRole(client: pg.Client, user: string): Pro
 export async function letPublish(client: pg.Client): Promise<void> {
   const { rows } = await client.query(`select ${MAY_PUBLISH} as may`);
   if (rows[0].may) return;
-  // The functions belong to entity_directory, which nobody is but while this runs.
+  // The functions belong to entity_directory, which has no member except while this runs.
   await client.query(
     `begin; grant entity_directory to current_user; grant execute on function ${PUBLISHING} to ${RUNTIME_ROLE}; revoke entity_directory from current_user; commit`,
   );

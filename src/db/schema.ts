@@ -11,7 +11,7 @@ import { newId } from "./uuid.ts";
 const organizationId = p.uuid().primary();
 /** Compared byte by byte, whatever the database's own collation. */
 const code = () => p.text().collation("C");
-/** Whose milliseconds are enough. */
+/** For times whose milliseconds are enough. */
 const date = () => p.datetime().columnType("timestamptz");
 /** A new one with each change that MikroORM's dirty check finds. */
 const etag = () => p.uuid().onCreate(newId).onUpdate(newId);
@@ -64,12 +64,12 @@ export const EntityRow = defineEntity({
     version: count(),
     type: p.text().$type<EntityState["type"]>(),
     countryCode: p.text(),
-    /** The primary one of externalIds, for who refers to the entity. */
+    /** The primary one of externalIds, for rows that refer to the entity. */
     externalId: code().nullable().hydrate(false),
     externalIds: p.type(ExternalIdsType),
     name: code(),
     taxId: p.text().nullable(),
-    /** What taxId is found by. */
+    /** The key by which taxId is found. */
     taxIdKey: code().nullable().hydrate(false),
     taxIdCheck: p.text().$type<NonNullable<EntityState["taxIdCheck"]>>().nullable(),
     status: p.text().$type<EntityState["status"]>(),
@@ -122,7 +122,7 @@ export const EntityEventRow = defineEntity({
     metadata: json(),
     recordedAt: instant(),
     occurredAt: instant().nullable(),
-    // Both are the database's to say, and the feed's to read.
+    // Both are set by the database and read by the feed.
     xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()").hydrate(false),
     /** Its default is the present epoch: move_feed_epoch() changes it. */
     epoch: p.integer().hydrate(false),

@@ -9,7 +9,7 @@ export interface Meaning {
   read: Extract<Reason, "DATABASE_UNAVAILABLE" | "DEADLINE_EXCEEDED" | "INTERNAL">;
   /** For one that writes. UNIQUE: a unique constraint, which the unit of work turns into a refusal of its own. */
   write: Meaning["read"] | Extract<Reason, "WRITE_CONFLICT" | "COMMIT_UNKNOWN"> | "UNIQUE";
-  /** Of the connection: it can be used again; it must not be; or the server has ended it, and said nothing of a COMMIT. */
+  /** The connection can be used again; it must not be; or the server has ended it, without an answer to COMMIT. */
   connection: "keep" | "drop" | "ended";
   /** Nothing was done, and the same again may succeed at once. */
   again: boolean;
@@ -116,7 +116,7 @@ export interface ServerError {
   routine?: string | undefined;
 }
 
-/** What an error of the server means; one of a class that nobody knows yet is a defect. */
+/** What an error of the server means; one of an unknown class is a defect. */
 export function meaningOf({ code, severity, routine }: ServerError): Meaning {
   if (code === "0A000") {
     if (routine === "RevalidateCachedQuery") return PLAN_CHANGED;

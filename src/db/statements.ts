@@ -7,6 +7,6 @@ export interface Statements {
 
 /** A transaction whose statements are sent at once. */
 export interface Pipeline extends Statements {
-  /** Sends a statement whose answer nobody needs: if it fails, the transaction does. */
+  /** Sends a statement whose answer is not needed: if it fails, the transaction does. */
   send(text: string, values: readonly unknown[]): void;
 }

@@ -12,7 +12,7 @@ const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
 const MAX_PLAN_CHANGES = 20;
 
-/** A unique constraint or index of the database was hurt: `constraint` is its name. */
+/** A unique constraint or index of the database was violated: `constraint` is its name. */
 export class UniqueViolation extends Error {
   override readonly name = "UniqueViolation";
   readonly constraint: string;
@@ -38,13 +38,13 @@ export interface TransactionOptions {
   validateOnly?: boolean;
   /** Ended: no further attempt. */
   signal?: AbortSignal | undefined;
-  /** How long the caller has waited for its turn, in milliseconds: it waits for locks for so much less. */
+  /** How long the caller has waited for its turn, in milliseconds: its wait for locks is shortened by as much. */
   waitedMs?: number | undefined;
 }
 
-/** A turn that came within this took nothing off the time for locks that is worth a statement. */
+/** A shorter wait for the turn does not justify a statement that shortens the wait for locks. */
 const SOON_MS = 100;
-/** In milliseconds, whatever was waited before: rows that are free then are taken. */
+/** The least wait for locks in milliseconds, however long the turn took: rows that are free then are taken. */
 const LEAST_LOCK_MS = 50;
 const SHORTEN_LOCK_TIMEOUT = `select set_config('lock_timeout', greatest(setting::int - $1, ${LEAST_LOCK_MS})::text, true)
   from pg_settings where name = 'lock_timeout'`;
@@ -116,7 +116,7 @@ export async function pipelined<T>(
       return value;
     } catch (error) {
       const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
-      // Whatever was still on its way has failed in the aborted transaction: the connection is clean.
+      // Whatever was still in flight has failed in the aborted transaction: the connection is clean.
       broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
       const cause = causeOf(outcomes);
       if (error instanceof DomainError || cause === undefined) throw error;
@@ -137,9 +137,9 @@ function isStatementError(error: unknown): boolean {
 }
 
 /**
- * Of statements sent together: the first that the server refused, be it with the end of the connection; those
- * after it, COMMIT included, did not happen. Where none was refused and the answer to COMMIT is lost, that is
- * the news, whatever other answers were lost with the connection.
+ * The error of statements sent together: the first that the server refused, even by ending the connection; those after
+ * it, COMMIT included, had no effect. If none was refused and the answer to COMMIT is lost, that is the error,
+ * whatever other answers were lost with the connection.
  */
 function causeOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown {
   const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason] : []));
@@ -171,7 +171,7 @@ export async function readStatements<T>(
   });
 }
 
-/** Whether a call only reads, or writes: the same failure means less to the one. */
+/** Whether a call only reads, or writes: the same failure means less to a read. */
 export type Access = "read" | "write";
 
 async function attempts<T>(access: Access, signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
@@ -199,7 +199,7 @@ export async function read<T>(orm: Orm, organizationId: string, work: (em: Entit
   return attempts("read", undefined, () => work(forOrganization(orm, organizationId)));
 }
 
-/** The database's own code of a failure, if it is one of its. */
+/** The SQLSTATE of a failure, if the database reported it. */
 export const sqlState = (error: unknown): string | undefined => serverErrorOf(error)?.code;
 
 /** What a failure of the database means to the caller. Anything unknown stays as it is and ends as INTERNAL. */

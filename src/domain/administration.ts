@@ -1,4 +1,4 @@
-// What of an act of administration is written down.
+// What is recorded of an act of administration.
 import { canonicalJson, type JsonObject } from "./json.ts";
 
 export const ADMINISTRATION_EVENTS = [
@@ -14,7 +14,7 @@ export const ADMINISTRATION_EVENTS = [
 ] as const;
 export type AdministrationEventName = (typeof ADMINISTRATION_EVENTS)[number];
 
-/** Of two states the values that differ. What one of them lacks, or has as null, is absent before and null after. */
+/** The values that differ between two states. One that is missing or null is absent before and null after. */
 export function changedValues(
   before: JsonObject,
   after: JsonObject,

@@ -61,7 +61,7 @@ export class DomainError extends Error {
   }
 }
 
-/** Nothing in the caller's organization answers to the lookup; `lookup` is its kind, never its value. */
+/** Nothing in the caller's organization matches the lookup; `lookup` is its kind, never its value. */
 export function notFound(lookup: string, what = "Entity"): DomainError {
   return new DomainError("NOT_FOUND", `${what} not found`, { lookup });
 }
@@ -87,11 +87,11 @@ export function withoutStack<T extends Error>(make: () => T): T {
   }
 }
 
-/** The caller went away: whoever still works for it stops with this. */
+/** The caller disconnected: whatever still works for it stops with this. */
 export const callerLeft = (): DomainError =>
   withoutStack(() => new DomainError("CANCELLED", "The caller went away before the answer"));
 
-/** There is no room for the call, and nothing of it was done: `what` is there too much of. Its code is UNAVAILABLE, with google.rpc.RetryInfo. */
+/** Back-pressure: no room for the call, and nothing of it was done; `what` is too many. Its code is UNAVAILABLE, with google.rpc.RetryInfo. */
 export function overloaded(what: string, retryAfterMs = 500): DomainError {
   return withoutStack(() => new DomainError("OVERLOADED", `${what}: retry`, { retry_after_ms: String(retryAfterMs) }));
 }

@@ -1,4 +1,4 @@
-// The rules that change the external ids of an entity. The database holds that no two entities share one.
+// The rules that change the external ids of an entity. The database enforces that no two entities share one.
 
 import { changedFields } from "./changed-fields.ts";
 import { refuseDeleted } from "./entity.ts";

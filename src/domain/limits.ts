@@ -20,7 +20,7 @@ export const LIMITS = {
   maskPaths: 100,
   /** Values of a request message, fields and items of lists and maps at any depth: what decoding costs goes by them. */
   messageValues: 100_000,
-  /** Fields at fault that an error names; how many more there are it says as a number. */
+  /** Fields at fault that an error names; the rest it counts. */
   violations: 20,
   /** Where a page ends early: what its items take as a message. */
   pageBytes: 3 * 1024 * 1024,

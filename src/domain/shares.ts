@@ -1,8 +1,8 @@
 // How places are divided among those who want them. Nobody is given a fixed part: an owner may hold as many places as
-// are free. Alone that is half of them, two come to a third each, n to one part in n + 1, and whoever comes next finds
-// the same part free, at once. (Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.)
+// are free. A single owner gets half of them, two a third each, n one part in n + 1 each, and a newcomer finds the same
+// part free, at once. (Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.)
 
-/** Who holds a place: an organization, or whatever else comes with many; and within it a part of it, such as a key. */
+/** The owner of a place: an organization, or another source of many requests; and a part of it, such as a key. */
 export interface Owner {
   readonly organization: string | object;
   readonly part?: string | undefined;
@@ -15,7 +15,7 @@ interface Held {
   byOrganization: number;
   /** Undefined: the organization is one whole. */
   byPart: number | undefined;
-  /** So many are never too many, as long as a place is free: small totals are not divided. */
+  /** An owner may always hold this many while a place is free: small totals are not divided. */
   least: number;
 }
 
@@ -31,7 +31,7 @@ export function hasShare({ total, used, byOrganization, byPart, least }: Held): 
 
 /** Counts what is held. Whatever is taken is given back once, by the same owner. */
 export interface Shares {
-  /** Takes `size` places and says true, or none and says false. A single request may be larger than its share leaves room for. */
+  /** Takes `size` places and returns true, or none and returns false. A single request may exceed its share. */
   take(owner: Owner, size?: number): boolean;
   give(owner: Owner, size?: number): void;
   /** Places that are held, by all. */

@@ -44,14 +44,14 @@ export function deliveriesOf(event: LoggedEvent, subscription: Subscription): We
   if (entityTypes.length > 0 && !entityTypes.includes(event.entityType)) return [];
   const names = namesOf(event, subscription.statusChanges);
   if (eventTypes.length === 0) return names;
-  // Whoever asks for updates alone hears of a change of the status too: a block must not be missed.
+  // An endpoint that asks for updates alone gets changes of the status too: a block must not be missed.
   const isMissed = names.includes("entity.status_changed") && !eventTypes.includes("entity.status_changed");
   const heard = isMissed && event.type === "ATTRIBUTE_CHANGED" ? [EVENT_NAMES[event.type]] : names;
   return heard.filter((name) => eventTypes.includes(name));
 }
 
 function namesOf(event: LoggedEvent, statusChanges: Subscription["statusChanges"]): WebhookEvent[] {
-  // A creation has a status too, but nothing that it was before.
+  // A creation has a status too, but no previous one.
   const isStatusChange = event.type === "ATTRIBUTE_CHANGED" && event.updatedFields.includes("status");
   if (isStatusChange && event.updatedFields.length === 1) return ["entity.status_changed"];
   const name = EVENT_NAMES[event.type];
@@ -106,10 +106,10 @@ const ATTEMPTS_MS = [0, 5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR,
 /** Attempts of a delivery, the first one included; after the last it has failed. */
 export const MAX_ATTEMPTS = ATTEMPTS_MS.length;
 
-/** The longest that a Retry-After is obeyed, in milliseconds: a receiver that asks for a day would miss the day. */
+/** The longest Retry-After that is honoured, in milliseconds: a receiver that asks for a day would miss the day. */
 const MAX_RETRY_AFTER_MS = HOUR;
 
-/** Part of the gap before an attempt that it may come late, so that deliveries that failed together part. */
+/** Jitter: the part of the gap by which an attempt may be late, so that deliveries that failed together spread out. */
 const JITTER = 0.1;
 
 export interface FailedAttempts {
@@ -145,7 +145,7 @@ export type AttemptEnd =
 
 export type Verdict =
   | { readonly kind: "DELIVERED" }
-  /** 410: the receiver is no more. The endpoint is disabled. */
+  /** 410: the receiver is gone. The endpoint is disabled. */
   | { readonly kind: "GONE" }
   /** To retry, not before `retryAfterMs`; with `pausesEndpoint` nothing else goes to the endpoint until then either. */
   | { readonly kind: "FAILED"; readonly retryAfterMs: number; readonly pausesEndpoint: boolean };
@@ -163,7 +163,7 @@ export function judge(outcome: AttemptEnd): Verdict {
   };
 }
 
-/** An endpoint is disabled after so many failed attempts in a row, over at least so long. */
+/** An endpoint is disabled after this many consecutive failed attempts, over at least this long. */
 const DISABLE_AFTER = { failures: 100, milliseconds: 3 * 24 * HOUR };
 
 /** Whether an endpoint has failed for too long. `firstFailureAt` is that of the present row of failures. */
@@ -173,7 +173,7 @@ export function failedForTooLong(row: { failures: number; firstFailureAt: Instan
 
 // --- Endpoints ----------------------------------------------------------------------------------
 
-/** Told to the organization's other endpoints that name it. */
+/** Sent to the organization's other endpoints that name it. */
 export const ENDPOINT_DISABLED = "webhook_endpoint.disabled";
 
 /** Why the service disables an endpoint. */

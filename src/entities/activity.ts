@@ -1,5 +1,5 @@
 // Transactions and user events. Both carry the entity's id and a copy of its primary external id, which
-// ChangeExternalId rewrites: so recorders hold their parties while they copy.
+// ChangeExternalId rewrites: so recorders lock their parties while they copy.
 
 import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import { type Column, columnsOf, hydrator, namesOf, rowsTable, selected } from "../db/columns.ts";
@@ -159,7 +159,7 @@ export async function insertUserEvents(
 const TRANSACTION_COLUMNS = columnsOf(TransactionRow).filter(isGiven);
 const USER_EVENT_COLUMNS = columnsOf(UserEventRow).filter(isGiven);
 
-/** The organization is the statement's, and when a row was recorded is the database's to say. */
+/** The statement sets the organization, and the database the time at which a row was recorded. */
 function isGiven({ property }: Column): boolean {
   return property !== "organizationId" && property !== "recordedAt";
 }

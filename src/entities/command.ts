@@ -35,7 +35,7 @@ export interface Target {
 export interface Command {
   author: Author;
   targets: readonly Target[];
-  /** External ids that the rule may attach: whose they are is read with the entities. */
+  /** External ids that the rule may attach: their owners are read with the entities. */
   claims?: readonly string[] | undefined;
   /** Where in the request a claim stands, for DUPLICATE_EXTERNAL_ID. */
   claimField?: ((externalId: string) => { field: string; index?: string }) | undefined;
@@ -47,8 +47,8 @@ export interface Command {
   /** Aborted, the command takes part in no transaction that begins after that. */
   signal?: Pick<AbortSignal, "aborted" | "reason"> | undefined;
   /**
-   * The rule: pure, since it may run more than once. Of each target what it is and what it becomes, in their order; null:
-   * not there, and nothing changes. A change of a target that is not there, or behind those of the targets, makes an
+   * The rule: pure, since it may run more than once. Takes the state of each target and returns its change, in order;
+   * null: not there, or unchanged. A change of a target that is not there, or after those of the targets, makes an
    * entity. Each change has its event; those of one command have one time.
    */
   decide: (entities: readonly (EntityState | null)[], world: World) => readonly (Change | null)[];

@@ -17,13 +17,13 @@ import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from 
 import { insertEntities, updateEntities, writeExternalIds } from "./rows.ts";
 
 export interface GroupOptions {
-  /** Commands on entities that others hold are "busy", instead of waiting for them. */
+  /** Commands on entities that another transaction has locked are "busy", instead of waiting. */
   skipLocked?: boolean;
   /** All of the commands or none: a refusal is thrown, and undoes what the others did. */
   isAtomic?: boolean;
 }
 
-/** "later": needs a transaction that begins after this one. "busy": others hold an entity of it. */
+/** "later": needs a transaction that begins after this one. "busy": another transaction has locked an entity of it. */
 export type GroupResult = Result | "later" | "busy";
 
 export async function runGroup(
@@ -71,7 +71,7 @@ export async function runGroup(
       answers.push({ key, answer: request.answer(result.outcomes) });
     else undone.push(key);
   });
-  // Sent, not waited for: should one fail, the transaction does.
+  // Sent, not awaited: if one fails, the transaction does.
   rememberAnswers(db, organizationId, answers).catch(() => {});
   forgetRequests(db, organizationId, undone).catch(() => {});
   return results;
@@ -87,7 +87,7 @@ class Group {
   /** The states as they were locked. */
   readonly #original: ReadonlyMap<string, EntityState>;
   readonly #events: LoggedEvent[] = [];
-  /** Of the last change. */
+  /** The time of the last change. */
   #time: Instant;
 
   constructor(organizationId: string, locked: Locked, options: { skipLocked: boolean; mayRewriteCopies: boolean }) {
@@ -98,7 +98,7 @@ class Group {
     this.#time = locked.now - 1n;
   }
 
-  /** Throws what the command is refused with; then nothing of it is left. */
+  /** Throws the command's refusal, which leaves nothing of it behind. */
   run(command: Command): GroupResult {
     const { hits, known, states, policy } = this.#locked;
     const { targets, uniqueTaxIdKey } = command;
@@ -243,7 +243,7 @@ function eventOf(
   };
 }
 
-/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. What another entity of the command lets go is free. */
+/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. What another entity of the command releases is free. */
 function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: readonly Move[], hits: Hits): void {
   const has = (state: EntityState | null | undefined, externalId: string) =>
     state?.externalIds.some((id) => id.externalId === externalId) === true;

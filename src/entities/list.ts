@@ -30,7 +30,7 @@ export async function listEntities(
   const { updatedAfter } = filter;
   const entities = await listBy(db, organizationId, filter, { byLog: true });
   if (updatedAfter === undefined) return entities;
-  // Read behind the list: it tells whether the log still reached back so far.
+  // Read after the list: it tells whether the log still reached back that far.
   const horizon = await readHorizon(db, organizationId);
   if (horizon === undefined || horizon.recordedAt <= updatedAfter) return entities;
   return listBy(db, organizationId, filter, { byLog: false });

@@ -25,11 +25,11 @@ export interface Locked {
 
 /** What the keys name as the commands so far have left it. */
 interface MovingHits extends Hits {
-  /** Tax ids of which an entity is gone and others, not read, may be left. */
+  /** Tax ids that an entity has lost and that others, not read, may still have. */
   cut: Set<string>;
 }
 
-/** With `skipLocked` entities that others hold are left out instead of waited for, and are not `known`. */
+/** With `skipLocked` entities that another transaction has locked are skipped, not waited for, and are not `known`. */
 export async function lockNamed(
   db: Pipeline,
   organizationId: string,
@@ -96,7 +96,7 @@ export function moveHits(hits: MovingHits, before: EntityState | null, after: En
   if (old === now) return;
   if (old !== null) {
     const ids = hits.taxIdKeys.get(old) ?? [];
-    // There may be more than were read: who they are, the next transaction knows.
+    // There may be more than were read: the next transaction finds them.
     if (ids.length > LIMITS.candidates) hits.cut.add(old);
     hits.taxIdKeys.set(
       old,

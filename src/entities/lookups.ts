@@ -14,7 +14,7 @@ export interface Keys {
   taxIdKeys: string[];
 }
 
-/** Which entities answer to which key. Of a tax id at most one more than LIMITS.candidates are told. */
+/** Which entities match which key. A tax id has at most LIMITS.candidates + 1 of them here. */
 export interface Hits {
   externalIds: Map<string, string>;
   taxIdKeys: Map<string, string[]>;
@@ -72,7 +72,7 @@ export interface FoundEntities {
 /** Rows whose columns fit in FOUND_BYTES, however large they are: measuring would cost a lookup more than it saves. */
 const FEW_ROWS = 40;
 
-/** What entities that are found at once hold, but for the last of them. */
+/** Bytes of the entities that are found at once, except for the last of them. */
 const FOUND_BYTES = 4 * 1024 * 1024;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
@@ -118,8 +118,8 @@ function withoutMost(select: string): string {
 
 /**
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
- * keys are resolved before the lock: who waited for one must resolve them again. With `skipLocked` those
- * that somebody else holds are left out instead of waited for.
+ * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
+ * that another transaction has locked are skipped instead of waited for.
  */
 export async function lockEntities(
   db: Statements,

@@ -9,8 +9,8 @@ import { type FoundEntities, findEntities, type Keys } from "./lookups.ts";
 
 export interface Reader {
   /**
-   * What answers to the lookups, of one moment; more may be in it, of other callers of the organization. Rejects with
-   * OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn.
+   * The matches of the lookups, from one moment; it may hold those of other callers of the organization too. Rejects
+   * with OVERLOADED where too many lookups of the organization wait, and when the signal is aborted before its turn.
    */
   find(
     organizationId: string,
@@ -19,9 +19,9 @@ export interface Reader {
   ): Promise<FoundEntities>;
 }
 
-/** Reads of one organization at a time; two, so that one is on its way while the other is decoded. */
+/** Concurrent reads of one organization; two, so that one is in flight while the other is decoded. */
 const READS_PER_ORGANIZATION = 2;
-/** Keys of one statement, about; the rest waits for the next. */
+/** Keys per statement, approximately; the rest waits for the next. */
 const MAX_KEYS = 1_000;
 
 /** Reads of one organization that wait. */
@@ -102,7 +102,7 @@ function isLeftOut(lookup: Lookup | undefined, { hits, leftOut }: FoundEntities)
   const { by, key } = lookup;
   if (by === "entity_id") return leftOut.has(key);
   if (by === "external_id") return leftOut.has(hits.externalIds.get(key) ?? "");
-  // Of several nothing but their ids is wanted.
+  // Of several matches only the ids are needed.
   const [id, more] = hits.taxIdKeys.get(key) ?? [];
   return id !== undefined && more === undefined && leftOut.has(id);
 }

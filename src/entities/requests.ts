@@ -4,7 +4,7 @@
 import type { Statements } from "../db/statements.ts";
 import { DomainError } from "../domain/errors.ts";
 
-/** What makes a request the same: whose it is, the id, and the hash of all else. */
+/** The identity of a request: its owner, the id, and the hash of all else. */
 export interface RequestKey {
   /** The API key. */
   principal: string;

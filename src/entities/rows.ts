@@ -18,7 +18,7 @@ export const ENTITY_BYTES = bytesOf("e", WIDE_COLUMNS);
 /** The state of a row of ENTITY_COLUMNS. */
 export const toState: (row: unknown) => EntityState = hydrator<typeof EntityRow>(COLUMNS);
 
-/** What a row holds of a state under a name of its own, and of what of the state it is made. */
+/** The columns that are derived from the state, and the property that each is derived from. */
 const DERIVED: Record<string, { from: keyof EntityState; value: (state: EntityState) => string | null }> = {
   externalId: { from: "externalIds", value: (state) => primaryOf(state)?.externalId ?? null },
   taxIdKey: { from: "taxId", value: taxIdKeyOf },

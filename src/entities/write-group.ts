@@ -1,5 +1,5 @@
-// Every write to entities goes through here, a group of commands at a time, in as few transactions as possible: what is
-// refused is refused alone, what is held by others waits or is left, what is left is committed together.
+// Every write to entities goes through here, a group of commands at a time, in as few transactions as possible: a
+// refused command fails alone, one on locked entities waits or is left out, and the others commit together.
 
 import type { Orm } from "../db/orm.ts";
 import type { Pipeline } from "../db/statements.ts";
@@ -13,8 +13,8 @@ const MAX_COLLISIONS = 3;
 
 /**
  * Runs commands in order, in as few transactions as possible. A result per command, in order: what is true of
- * one that is committed stays so whatever happens to those after it. Waits for entities that others hold, the
- * lock time at most: then the commands that concern them are refused, not the others.
+ * one that is committed stays so whatever happens to those after it. Waits for entities that another transaction has
+ * locked, at most for the lock time: then the commands that concern them are refused, not the others.
  */
 export async function writeGroup(
   orm: Orm,
@@ -26,7 +26,7 @@ export async function writeGroup(
   return results.map((result) => (result === "busy" ? { kind: "refused", error: heldByOthers() } : result));
 }
 
-/** The same, where those whose entities were held for all of that time are "busy": they may try again. */
+/** The same, where commands whose entities were locked for all of that time are "busy": they may try again. */
 export function writeGroupWaiting(
   orm: Orm,
   organizationId: string,
@@ -36,7 +36,7 @@ export function writeGroupWaiting(
   return writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
 }
 
-/** The same without waiting: commands on entities that others hold are "busy", and nothing of them is done. */
+/** The same without waiting: commands on locked entities are "busy", and nothing of them is done. */
 export function writeGroupUnlessBusy(
   orm: Orm,
   organizationId: string,
@@ -93,11 +93,11 @@ async function writeCommands(
         break;
       }
       if (isConflict(error) && !skip) {
-        // Somebody held a row for the whole lock time: now without those rows.
+        // Another transaction held a row for the whole lock time: now without those rows.
         skip = true;
         continue;
       }
-      // Somebody took an id between our look and our insert, or a command has a defect: only those that it
+      // Another writer took an id between our look and our insert, or a command has a defect: only those that it
       // concerns are refused.
       for (const [i, index] of waiting.entries()) {
         const result = await alone(index);
@@ -146,7 +146,7 @@ async function writeAlone(
   }
 }
 
-/** For those whose turn had not come: nothing of theirs was sent, whatever happened to the one before. */
+/** For commands whose turn had not come: nothing of theirs was sent, whatever happened to the one before. */
 const unavailable = () =>
   new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" });
 
@@ -175,7 +175,7 @@ export const heldByOthers = () =>
 const isFailureOfAll = (error: unknown): boolean =>
   error instanceof DomainError && (error.reason === "DATABASE_UNAVAILABLE" || error.reason === "COMMIT_UNKNOWN");
 
-/** A connection may have been long in coming: those whose callers have left meanwhile are not begun. */
+/** The wait for a connection may have been long: commands whose callers have disconnected meanwhile are not begun. */
 async function runThoseWaitedFor(
   db: Pipeline,
   organizationId: string,

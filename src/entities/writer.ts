@@ -28,7 +28,7 @@ export interface WriterOptions {
   slots?: Slots;
   /** Bounds the groups that wait for locks. */
   busySlots?: Slots;
-  /** For how long a command waits for entities that others hold: that of the database session. */
+  /** How long a command waits for locked entities: the lock timeout of the database session. */
   lockTimeoutMs?: number;
   /** Rung after each transaction that may have written. */
   bell?: Bell;
@@ -36,7 +36,7 @@ export interface WriterOptions {
 
 interface Waiting {
   command: Command;
-  /** performance.now() when it came. */
+  /** performance.now() when it arrived. */
   since: number;
   resolve: (result: Answered) => void;
   reject: (error: unknown) => void;
@@ -45,7 +45,7 @@ interface Waiting {
 interface Queue {
   waiting: Waiting[];
   running: number;
-  /** On entities that others hold: these wait, and keep nobody else waiting. */
+  /** Commands on locked entities: these wait, and delay no others. */
   busy: Waiting[];
   isWaiting: boolean;
 }
@@ -98,7 +98,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
 
   return {
     async write(organizationId, given, options = {}) {
-      // Past its deadline a call is in no group. Once in one, its caller may leave, the group goes on.
+      // A call past its deadline joins no group. Once it has joined, the group goes on even if its caller disconnects.
       const command = { ...given, signal: given.signal ?? options.signal };
       if (options.validateOnly) {
         const since = performance.now();
@@ -132,7 +132,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   };
 }
 
-/** Takes out those whose callers have left. */
+/** Removes those whose callers have disconnected. */
 function dropAborted(list: Waiting[]): void {
   for (const one of list.splice(0)) {
     const { signal } = one.command;
@@ -141,7 +141,7 @@ function dropAborted(list: Waiting[]): void {
   }
 }
 
-/** Writes a group and tells each caller its end; those that are busy are handed back. */
+/** Writes a group and tells each caller its result; busy commands are returned. */
 async function together(
   group: readonly Waiting[],
   work: (commands: Command[]) => Promise<(Result | "busy")[]>,

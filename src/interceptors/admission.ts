@@ -6,11 +6,11 @@ import { callerLeft, overloaded } from "../domain/errors.ts";
 import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { callContext, connectionKey, requestBytesKey } from "./call.ts";
 
-/** Any organization may have so many calls while a place is free: small limits are not divided. */
+/** Any organization may have this many calls in flight while a place is free: small limits are not divided. */
 const LEAST = 4;
-/** Bytes of the requests that are in hand. */
+/** Bytes of the requests in flight. */
 const MAX_REQUEST_BYTES = 128 * 1024 * 1024;
-/** Of callers without a key: calls, and streams, at once. A connection has a share of them as an organization has of the others. */
+/** For callers without a key: calls, and streams, at once. A connection has a share, as an organization has of the others. */
 const KEYLESS_CALLS = 128;
 const KEYLESS_STREAMS = 64;
 

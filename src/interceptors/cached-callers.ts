@@ -14,10 +14,10 @@ interface Known {
 interface Lookup {
   key: string;
   secret: string;
-  /** Those who wait for it. */
+  /** The callers that wait for it. */
   callers: (() => boolean)[];
   answer: PromiseWithResolvers<Caller | null>;
-  /** forget() came in between: what it finds may be what was true before. */
+  /** forget() was called meanwhile: what it finds may be outdated. */
   isOutdated: boolean;
 }
 
@@ -27,11 +27,11 @@ interface Lane {
   running: number;
   max: number;
   maxWaiting: number;
-  /** performance.now() when those who had left were last looked for. */
+  /** performance.now() when disconnected callers were last looked for. */
   sweptAt: number;
 }
 
-/** Between two looks for callers that have left, while the queue is full: each goes through all of it. */
+/** Between two looks for disconnected callers, while the queue is full: each goes through all of it. */
 const SWEEP_MS = 20;
 
 /**
@@ -54,7 +54,7 @@ export function cachedCallers(
   } = {},
 ): FindCaller & { forget(): void } {
   const known = new Map<string, Known>();
-  /** Until when the key is known to be none. */
+  /** Until when the key is known to be invalid. */
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
   const lanes = {
@@ -123,7 +123,7 @@ export function cachedCallers(
       answer: Promise.withResolvers(),
       isOutdated: false,
     };
-    // Those who wait may have left.
+    // The callers that wait may have disconnected.
     lookup.answer.promise.catch(() => {});
     pending.set(key, lookup);
     lane.waiting.push(lookup);

@@ -1,5 +1,5 @@
-// The log line of a call. A flood of refusals would fill the disk and hide the rest: of refusals of one kind the first
-// in a second has its line at once, whole; those that follow are counted, and told together when the second is over.
+// The log line of a call. A flood of refusals would fill the disk and hide the rest: the first refusal of a kind in a
+// second has its line at once, whole; those that follow are counted, and logged together when the second is over.
 import type { Logger } from "pino";
 
 export type Level = "info" | "warn" | "error";

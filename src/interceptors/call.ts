@@ -17,7 +17,7 @@ export interface CallContext {
   source: string | undefined;
   /** Made here for each call: in its log lines, in INTERNAL errors and in the header `x-request-id`. Not the request_id of a request message. */
   requestId: string;
-  /** The IP address that the call came from; of a proxy in between, whose headers are not believed. */
+  /** The IP address that the call came from: that of a proxy if there is one, whose headers are not trusted. */
   peer: string;
 }
 
@@ -30,7 +30,7 @@ export const requestIdKey = createContextKey("", { description: "requestId" });
 /** The IP address that a call came from, for every call. */
 export const peerKey = createContextKey("", { description: "peer" });
 
-/** Whether the caller has left, for who asks now and then and need not be told: of a call that knows, without a signal. */
+/** Whether the caller has disconnected, for code that polls: without creating a signal where the call knows by itself. */
 export function departureOf(ctx: HandlerContext): Pick<AbortSignal, "aborted" | "reason"> {
   return "aborted" in ctx ? (ctx as HandlerContext & Pick<AbortSignal, "aborted" | "reason">) : ctx.signal;
 }

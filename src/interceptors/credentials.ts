@@ -28,7 +28,7 @@ export interface CallHead {
   readonly header: HeaderSource;
   /** Milliseconds that are left, where the caller names a deadline. */
   timeoutMs(): number | undefined;
-  /** The call is over: nobody waits for its key. */
+  /** The call is over: its key is no longer needed. */
   hasLeft?(): boolean;
 }
 
@@ -133,7 +133,7 @@ function actorOf(header: HeaderSource): string | undefined {
   return actor;
 }
 
-/** The source is a hint: one that cannot be used is as good as none. */
+/** The source is a hint: an unusable one counts as none. */
 function sourceOf(header: HeaderSource): string | undefined {
   const source = header.get("x-source")?.trim();
   return source !== undefined && VISIBLE.test(source) && source.length <= 64 ? source : undefined;

@@ -35,7 +35,7 @@ export function jsonDecoder(
   };
 }
 
-/** Of a longer request the library alone says what is wrong: to decode it twice would keep others waiting. */
+/** A longer request is checked by the library alone: decoding it twice would delay other calls. */
 const EXPLAINED_BYTES = 128 * 1024;
 
 /** A time that no calendar has, which the library would take for another. */

@@ -16,7 +16,7 @@ export function namesImpossibleTime(bytes: Uint8Array): boolean {
   return false;
 }
 
-/** The number that so many digits are; -1 where one of them is none. */
+/** The number that the next N digits are; -1 where one of them is none. */
 function number(bytes: Uint8Array, from: number, digits: number): number {
   let value = 0;
   for (let i = from; i < from + digits; i++) {

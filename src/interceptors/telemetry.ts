@@ -10,14 +10,14 @@ import { callLog } from "./call-log.ts";
 export interface CallOutcome {
   code: string;
   reason?: string | undefined;
-  /** INTERNAL by the word of gRPC's specification, and not by a defect. */
+  /** INTERNAL because gRPC's specification says so, not because of a defect. */
   isCallersFault?: boolean;
 }
 
 export interface CallStart {
   /** "entity.v1.EntityService/GetEntity", or undefined for a path that is no RPC. */
   method: string | undefined;
-  /** A stream without an end of its own: that its caller leaves is how it ends. */
+  /** A stream without an end of its own: it ends normally when its caller disconnects. */
   isEndless: boolean;
   protocol: string;
   traceparent: string | undefined;
@@ -108,7 +108,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
       };
     },
     async metrics() {
-      // They take milliseconds to write, and need no key: whoever asks again at once gets the same.
+      // They take milliseconds to write, and need no key: a request that follows at once gets the same.
       const now = performance.now();
       if (last === undefined || now - last.at > SAME_METRICS_MS) last = { at: now, text: metrics.text() };
       return { contentType: registry.contentType, body: await last.text };

@@ -1,5 +1,5 @@
-// Memory that is shared by those who hold some of it for as long as they like: a place in a queue, not a failure, where
-// there is none left.
+// Memory shared by holders that keep some of it for as long as they like: when none is left, a request waits in a queue
+// instead of failing.
 
 export interface Allowance {
   /** Waits for `bytes`, first come, first served; throws what `expired` makes after `waitMs`, or the signal's reason. */
@@ -44,7 +44,7 @@ export function createAllowance(total: number): Allowance {
       const { promise, resolve, reject } = Promise.withResolvers<Held>();
       const waiter = { bytes, start: () => resolve(hold(bytes)) };
       waiting.add(waiter);
-      // Out of the queue at once: what it would be given, nobody would give back.
+      // Leaves the queue at once: what it was given later would never be given back.
       const refuse = (reason: unknown) => {
         waiting.delete(waiter);
         reject(reason);

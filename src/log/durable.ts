@@ -1,13 +1,12 @@
-// What a position may rest on. Of the transactions that a snapshot sees, those above the last that left something behind are
-// of no account, and a crash forgets that there were any: the cluster gives their ids out again. And a database
-// may go back in time, by a copy of its files or a standby that takes over: then what a position says has come
-// is in it only as far as the start of the cluster that gave the position is known to it. docs/positions.md has the
-// reasons.
+// What a position may rest on. Transactions that a snapshot sees above the last one that left something behind do not
+// count: a crash forgets that they existed, and the cluster gives their ids out again. And a database may go back in
+// time, through a copy of its files or a standby that takes over: then what a position says has come is in it only as
+// far as the database knows the start of the cluster that gave the position. docs/positions.md has the reasons.
 import { covers, type Snapshot, upTo } from "./snapshot.ts";
 
 /** What the database knows of a start of its cluster that has ended. */
 export interface EndedStart {
-  /** Of the log that it wrote to. */
+  /** The number of the log that it wrote to. */
   number: number;
   /** What is known to be here of all that was committed until it ended. */
   reached: Snapshot;
@@ -32,7 +31,7 @@ export const reachedAtEnd = ({ lastXid, certain }: FoundAtEnd): Snapshot =>
   certain === undefined ? { xmax: lastXid + 1n, running: [] } : durableEnd(certain.snapshot, certain.xid);
 
 /**
- * Whether all of `known`, which the start `given` told somebody, is in the log that ends at `head`, and means the same
+ * Whether all of `known`, which the start `given` gave out, is in the log that ends at `head`, and means the same
  * there. `ended` is what the database knows of that start, where it is not the present one.
  */
 export function isHere(

@@ -50,7 +50,7 @@ export async function listEvents(
   if (filter.requestId !== undefined) where.push(`v.request_id = ${value(filter.requestId)}::uuid`);
   if (filter.from !== undefined) where.push(`v.recorded_at >= ${value(instantToText(filter.from))}::timestamptz`);
   if (filter.to !== undefined) where.push(`v.recorded_at < ${value(instantToText(filter.to))}::timestamptz`);
-  // Of one entity the versions are in the order of time, and have an index that no planner can mistake.
+  // The versions of one entity are in the order of time, and have an index that the planner cannot mistake.
   const order = filter.entityId === undefined ? "v.recorded_at desc, v.id desc" : "v.entity_version desc";
   if (filter.before !== undefined && filter.entityId !== undefined) {
     where.push(`v.entity_version < ${value(filter.before.entityVersion)}::bigint`);

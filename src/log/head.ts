@@ -29,7 +29,7 @@ export const lastXidsOf = (organizationId: string): LastXids => ({
   present: `
     (select e.xid from entity_event e where e.organization_id = $1 and e.epoch = f.number order by e.xid desc limit 1),
     (select h.xid from event_horizon h where h.organization_id = $1 and h.epoch = f.number)`,
-  // Whoever wrote before the next start was known to the database is told by the time.
+  // Transactions from before the next start became known to the database are recognized by the time.
   ended: `
     (select e.xid from entity_event e where e.organization_id = $1 and e.epoch = s.number
        and e.xid < s.next_xid and case when e.recorded_at < s.next_started_at then true else false end order by e.xid desc limit 1),
@@ -90,7 +90,7 @@ export async function headOf(db: Statements, { present, values }: LastXids): Pro
   };
 }
 
-/** A standby may be behind what others have been told, and its start is written nowhere: it has no positions to give. */
+/** A standby may lag behind what was given out, and its start is recorded nowhere: it has no positions to give. */
 function standby(): DomainError {
   return new DomainError("DATABASE_UNAVAILABLE", "The database is a standby, which has no positions: retry", {
     retry_after_ms: "500",

@@ -4,18 +4,18 @@ import { DomainError } from "../domain/errors.ts";
 import type { Page } from "./pages.ts";
 import type { Position } from "./position.ts";
 
-/** Milliseconds to the next read at least, behind a page of so many events: each read has its price, which many share. */
+/** Milliseconds until the next read, at least, after a page of N events: each read has its cost, which many share. */
 const PAUSES = [
   { events: 100, ms: 100 },
   { events: 20, ms: 50 },
 ];
 const SHORTEST_MS = 20;
-/** To the next read where nobody wakes the reader: behind events, and when none have come for a while. */
+/** Until the next read where nothing wakes the reader: after events, and when none have come for a while. */
 const FIRST_MS = 50;
 const LONGEST_MS = 150;
 /** Failures of the database in a row before the watchers are told. */
 const MAX_FAILURES = 6;
-/** Pages that are kept for watchers who have not taken them. Whoever is further behind is too slow. */
+/** Pages that are kept for watchers that have not taken them. A watcher further behind is too slow. */
 const MAX_EVENTS = 4_000;
 const MAX_BYTES = 8 * 1024 * 1024;
 
@@ -60,7 +60,7 @@ async function interruptible(ms: number, begin: (end: () => void) => void): Prom
 function createPause() {
   let isWoken = false;
   let isJoined = false;
-  /** End the pause that is under way: the one when events were committed, the other when somebody has joined. */
+  /** End the pause that is under way: the one when events were committed, the other when a watcher has joined. */
   let wakeUp = () => {};
   let joinedNow = () => {};
   return {
@@ -77,7 +77,7 @@ function createPause() {
       isJoined = true;
       joinedNow();
     },
-    /** Not sooner than `leastMs`, however often it is woken: what is committed meanwhile is read together. But whoever joins has no place to begin until the next read. */
+    /** Not before `leastMs`, however often it is woken: what is committed meanwhile is read together. But a watcher that joins cannot begin until the next read. */
     async wait(leastMs: number, ms: number): Promise<void> {
       if (!isJoined) await interruptible(leastMs, (end) => (joinedNow = end));
       if (isJoined || isWoken || ms <= leastMs) return;
@@ -124,7 +124,7 @@ function createKeptPages() {
 export function createLive(source: {
   head(): Promise<Position>;
   read(position: Position): Promise<Page>;
-  /** Nobody watches any more. */
+  /** The last watcher has left. */
   ended(): void;
 }): LiveLog {
   const watchers = new Set<Watcher>();
@@ -190,14 +190,14 @@ export function createLive(source: {
     for (const watcher of watchers) watcher.notify();
   }
 
-  /** Lets go of what everybody has taken: memory that is used for a moment costs the collector next to nothing. */
+  /** Drops what every watcher has taken: memory that is used for a moment costs the collector next to nothing. */
   function dropTaken(): void {
     let taken = pages.end();
     for (const { next } of watchers) if (next !== undefined && next < taken) taken = next;
     pages.dropBefore(taken);
   }
 
-  /** Once for all who take a page in the same turn of the event loop: it looks at every watcher. */
+  /** Once per turn of the event loop, for all watchers that take a page in it: it looks at every watcher. */
   function dropSoon(): void {
     if (isDropping) return;
     isDropping = true;
@@ -215,7 +215,7 @@ export function createLive(source: {
         notify: () => {},
         failure: undefined,
       };
-      // Whoever joins may leave before it starts.
+      // A watcher that joins may leave before it starts.
       watcher.started.promise.catch(() => {});
       watchers.add(watcher);
       pause.joined();

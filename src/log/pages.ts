@@ -45,7 +45,7 @@ export interface LogPages {
   read(organizationId: string, position: Position, to?: Position): Promise<Page>;
 }
 
-/** Of a page: it is held for as long as the slowest of its readers takes. */
+/** Bytes of a page: it is held until its slowest reader has sent it. */
 export const PAGE_BYTES = 1024 * 1024;
 const BOUND = { rows: 500, bytes: PAGE_BYTES };
 /** Between two marks of how far the log is committed, while it grows. */
@@ -59,7 +59,7 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => LogSo
 
   async function headOf(source: LogSource): Promise<LogHead> {
     const head = await source.head();
-    // Beside the reader, who need not wait: a position that is not covered is refused after a failover, no more.
+    // Concurrent with the reader, which need not wait: at worst a position is refused after a failover.
     if (performance.now() - marked.at >= MARK_MS && !covers(marked.snapshot, head.snapshot)) {
       marked = { ...marked, at: performance.now() };
       markFeed(orm).then(

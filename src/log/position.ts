@@ -1,7 +1,7 @@
-// Where a watch is in the log, as callers keep it. A commit is not in the order of any number that its rows
-// carry: of two that overlap, the one with the lower number may come later, and who goes on behind the higher
-// one misses it. So a position names the set of transactions that were committed, which is a snapshot; and
-// within what came between two of them, how far the watch has come.
+// Where a watch is in the log, as callers keep it. Commits do not follow the order of any number that their rows
+// carry: of two that overlap, the one with the lower number may commit later, and a reader that goes on after the
+// higher one misses it. So a position names the set of transactions that were committed, which is a snapshot; and
+// within what was committed between two of them, how far the watch has come.
 import { crc32 } from "node:zlib";
 import { DomainError } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -66,11 +66,11 @@ export function decodePosition(organizationId: string, position: string): Positi
 /** Whether everything behind the position is still in the log, of which all up to the horizon may have been pruned. */
 export function isKept({ from, within }: Position, horizon: Horizon): boolean {
   if (covers(from, horizon.seen)) return true;
-  // A long range is read in the order of time, as it is pruned: who is ahead has not lost anything.
+  // A long range is read in the order of time, as it is pruned: a reader ahead of the horizon has lost nothing.
   return within !== undefined && covers(within.to, horizon.seen) && within.after.recordedAt > horizon.recordedAt;
 }
 
-/** The refusal of a position behind which nobody can tell any more what is new. */
+/** The refusal of a position from which it is no longer known what is new. */
 export function positionExpired(): DomainError {
   return new DomainError(
     "POSITION_EXPIRED",
@@ -80,7 +80,7 @@ export function positionExpired(): DomainError {
   );
 }
 
-/** Nobody can tell what came behind the position: it has expired, or it was stored in a form that is written no more. */
+/** What came after the position is no longer known: it has expired, or it was stored in an older encoding. */
 export const isLost = (error: unknown): boolean =>
   error instanceof DomainError && (error.reason === "POSITION_EXPIRED" || error.reason === "POSITION_INVALID");
 
@@ -144,7 +144,7 @@ function read(bytes: Cursor): Position | undefined {
 /** The years 1 to 9999, which the database and the contract know. */
 const isTime = (time: Instant) => time >= -62_135_596_800_000_000n && time < 253_402_300_800_000_000n;
 
-/** Of very many running transactions an older set, which ends at one of them: then something comes twice, and nothing is lost. */
+/** With very many running transactions an older set, which ends at one of them: events may come twice, none is lost. */
 function shorten(snapshot: Snapshot): Snapshot {
   const { running } = snapshot;
   const bound = running[Math.floor(running.length * 0.9)];

@@ -30,7 +30,7 @@ export const covers = (later: Snapshot, earlier: Snapshot): boolean =>
 
 export const isSame = (a: Snapshot, b: Snapshot): boolean => covers(a, b) && covers(b, a);
 
-/** What of a snapshot is below a transaction. */
+/** The part of a snapshot below a transaction. */
 export const upTo = (bound: bigint, { xmax, running }: Snapshot): Snapshot => ({
   xmax: bound < xmax ? bound : xmax,
   running: running.filter((xid) => xid < bound),

@@ -22,7 +22,7 @@ export interface Range {
 export interface LogPlace {
   recordedAt: Instant;
   id: string;
-  /** Whose, in a range of all organizations, which come one after the other. */
+  /** The organization, in a range of all of them, which come one after the other. */
   organizationId?: string;
 }
 
@@ -76,7 +76,7 @@ export function organizationLog(orm: Orm, organizationId: string): LogSource {
 /** Before every id. */
 export const NO_ID = "00000000-0000-0000-0000-000000000000";
 
-/** What is read of an event and no more: each column of each row has its price here. */
+/** What is read of an event and no more: each column of each row has its cost here. */
 export const COLUMNS = `${EVENT_COLUMNS}, ${EVENT_BYTES} as bytes`;
 export const toRow = (row: Record<string, unknown>): FeedRow => ({
   organizationId: row.organization_id as string,

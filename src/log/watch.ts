@@ -1,5 +1,5 @@
-// The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live
-// end all of an organization share one reader, and who does not keep up with it is sent away.
+// The event feed: what watchers get. A watcher that is behind reads on its own, at its own pace; at the live end all of
+// an organization share one reader, and a watcher that falls behind it is disconnected (WATCH_TOO_SLOW).
 import { type Bell, createBell } from "../bell.ts";
 import type { Orm } from "../db/orm.ts";
 import { DomainError } from "../domain/errors.ts";
@@ -22,18 +22,18 @@ export interface Feed {
   /** Where the log of the organization ends now: a watch from there gets what is committed later. */
   position(organizationId: string): Promise<string>;
   /**
-   * Events and checkpoints, for ever, a page at a time; none is empty. Those who watch the same at the live end get
+   * Events and checkpoints, for ever, a page at a time; none is empty. Watchers of the same events at the live end get
    * the same arrays. Throws POSITION_EXPIRED, WATCH_TOO_SLOW.
    */
   watch(organizationId: string, options: WatchOptions): AsyncGenerator<readonly WatchMessage[], void>;
 }
 
 const CHECKPOINT_MS = 5_000;
-/** Of the pages that watchers who catch up hold, each until it has sent its own; and how long one waits for its next. */
+/** Bytes of the pages held by watchers that catch up, each until it is sent; and how long one waits for its next. */
 const CATCH_UP_BYTES = 64 * 1024 * 1024;
 const CATCH_UP_WAIT_MS = 30_000;
 
-/** `readers` bounds the connections that live readers, those who catch up, and those who ask for a position use at once: so many each. */
+/** `readers`: how many connections live readers, watchers that catch up and requests for a position may each use at once. */
 export function createFeed(orm: Orm, { readers, bell = createBell() }: { readers: number; bell?: Bell }): Feed {
   const pages = createPages(orm);
   const lives = new Map<string, LiveLog>();
@@ -88,7 +88,7 @@ export function createFeed(orm: Orm, { readers, bell = createBell() }: { readers
     while (!signal.aborted) {
       if (at !== undefined) yield* catchUp(at);
       using joined = join(organizationId);
-      // Not left to the end of this function alone, which a caller who has stopped reading may hold up.
+      // Not left to the end of this function alone, which a caller that no longer reads may delay.
       signal.addEventListener("abort", () => joined[Symbol.dispose](), { once: true });
       const start = await joined.start;
       // What was committed since this watcher's last page, before the first that it shares.

@@ -1,6 +1,6 @@
 // The log of all organizations as a source of pages, for what publishes all of it. The little that came since the last
-// read is one statement, of a function that sees across organizations. Of more, the functions tell whose it is, and it
-// is read as the organization's own readers do, one organization after the other: each is in order of time.
+// read is one statement, of a function that sees across organizations. If it is more, the functions tell whose it is,
+// and it is read as the organization's own readers do, one organization after the other: each is in order of time.
 
 import { DEFAULT_ORGANIZATION_ID, readAcross } from "../db/across.ts";
 import { withinBytes } from "../db/bytes.ts";

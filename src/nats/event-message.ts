@@ -1,4 +1,4 @@
-// An event as those who are told of it outside of gRPC read it: JSON in the words of the API.
+// An event as consumers outside of gRPC receive it: JSON in the terms of the API.
 
 import { EVENT_NAMES } from "../domain/entity-state.ts";
 import { instantToText } from "../domain/time.ts";
@@ -8,7 +8,7 @@ export interface EventMessage {
   /** The event's id: the same whenever it is sent again. */
   id: string;
   organizationId: string;
-  /** `entity.updated` and its like. */
+  /** `entity.updated` and the like. */
   event: string;
   /** JSON. What an event does not have (an external id, a reason, a request id, a time of the caller's) is absent. */
   body: string;

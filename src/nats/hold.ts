@@ -1,15 +1,15 @@
-// Where the log is published to, and how far: of all processes one holds a sink at a time, for a while that it keeps
-// prolonging. The clock is the database's.
+// Where the log is published to, and how far: one process at a time holds a sink, for a while that it keeps renewing.
+// The clock is the database's.
 import { readAcross } from "../db/across.ts";
 import type { Orm } from "../db/orm.ts";
 
-/** How long a sink is held without being prolonged: whoever dies is replaced after it. */
+/** When a hold that is not renewed expires: a process that dies is replaced then. */
 export const HOLD_MS = 5_000;
 
 export interface Sinks {
-  /** Takes the sink where nobody else holds it; then, where its position is, if it has one. */
+  /** Takes the sink unless another process holds it; then, where its position is, if it has one. */
   take(name: string, holder: string): Promise<{ position: string | undefined } | undefined>;
-  /** Prolongs the hold and stores the position; false: the sink is another's by now. */
+  /** Renews the hold and stores the position; false: another process holds the sink now. */
   keep(name: string, holder: string, position: string): Promise<boolean>;
   /** Gives the sink up. */
   release(name: string, holder: string): Promise<void>;

@@ -1,5 +1,5 @@
-// One connection to NATS JetStream and what is published over it: a batch after the other, each in order. What the
-// server has not acknowledged is nobody's word; the caller sends it again, over another connection.
+// One connection to NATS JetStream and what is published over it: a batch after the other, each in order. Nothing is
+// known of what the server has not acknowledged; the caller sends it again, over another connection.
 import { JetStreamApiError, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect, nanos } from "@nats-io/transport-node";
 import type { EventMessage } from "./event-message.ts";
@@ -19,7 +19,7 @@ export interface JetStream {
   isOpen(): boolean;
   /**
    * Publishes in order, and resolves when all are acknowledged. A connection's first batch may hold what an earlier
-   * one has sent, so it goes one by one; then so many are on their way at once, each only to be taken behind the one
+   * one has sent, so it goes one by one; then many are in flight at once, each to be accepted only after the one
    * before it: where one is refused, all that follow are, and none overtakes it.
    */
   publish(messages: readonly EventMessage[], signal: AbortSignal): Promise<void>;

@@ -1,5 +1,5 @@
-// Publishes the log of all organizations to NATS JetStream, in the order of positions. Of all processes that serve
-// one does it. What was sent and not acknowledged is sent again: JetStream drops what it has, by the event's id.
+// Publishes the log of all organizations to NATS JetStream, in the order of positions. One of the processes that serve
+// does it. What was sent and not acknowledged is sent again: JetStream drops duplicates, by the event's id.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Counter, Gauge, type Registry } from "prom-client";
@@ -22,7 +22,7 @@ const SINK = "nats";
 const BUSY_MS = 20;
 const IDLE_MS = 100;
 const KEEP_MS = 1_000;
-/** Between two attempts to take the sink from whoever holds it. */
+/** Between two attempts to take a sink that another process holds. */
 const STANDBY_MS = 1_000;
 /** Between two attempts after failures. */
 const SHORTEST_WAIT_MS = 100;
@@ -41,7 +41,7 @@ export function startNatsSink(
   const stopping = new AbortController();
   const { signal } = stopping;
   let failures = 0;
-  /** When the oldest event was recorded that this process knows of and has not published, in milliseconds. */
+  /** When the oldest event known to this process and not yet published was recorded, in milliseconds. */
   let oldest: number | undefined;
 
   const published = new Counter({
@@ -68,7 +68,7 @@ export function startNatsSink(
   const endPause = () => rung.abort();
   deps.bell.hear(endPause);
   signal.addEventListener("abort", endPause, { once: true });
-  /** No longer than until something is committed here; what was rung since the read before counts. */
+  /** At most until something is committed here; a ring since the last read counts. */
   const pauseUntilRung = async (ms: number) => {
     await sleep(ms, undefined, { signal: rung.signal }).catch(() => {});
   };
@@ -94,7 +94,7 @@ export function startNatsSink(
     }
   }
 
-  /** Publishes until that fails, or the sink is another's, or the end; then lets go of it. */
+  /** Publishes until that fails, another process holds the sink, or the service stops; then releases the sink. */
   async function publishFrom(stored: string | undefined, held: number): Promise<void> {
     let jetStream: JetStream | undefined;
     let position =
@@ -103,7 +103,7 @@ export function startNatsSink(
         : ((await unlessLost(() => decodePosition(SINK, stored))) ?? (await beginningAgain()));
     let heldUntil = held;
     let kept = Promise.resolve();
-    /** Stores the position and prolongs the hold; one after the other, so that no older position comes last. */
+    /** Stores the position and renews the hold; one after the other, so that no older position comes last. */
     const keep = () => {
       kept = kept
         .catch(() => {})
@@ -138,7 +138,7 @@ export function startNatsSink(
         failures = 0;
         if (page.more) continue;
         oldest = undefined;
-        // Of very many organizations a read takes its time: never more than a fifth of a processor.
+        // With very many organizations a read takes its time: never more than a fifth of a processor.
         await pause(Math.max(BUSY_MS, 4 * readMs));
         if (page.size === 0) await pauseUntilRung(IDLE_MS - BUSY_MS);
       }
@@ -169,7 +169,7 @@ export function startNatsSink(
   };
 }
 
-/** Undefined where nobody can tell any more what came behind the position. */
+/** Undefined where it is no longer known what came after the position. */
 async function unlessLost<T>(work: () => T | Promise<T>): Promise<T | undefined> {
   try {
     return await work();
@@ -185,7 +185,7 @@ function oldestOf(page: Page): number {
   return Number((oldest ?? 0n) / 1_000n);
 }
 
-/** Of the reasons of the contract, or what the client of NATS says, which names neither credentials nor subjects. */
+/** A reason of the contract, or what the client of NATS says, which names neither credentials nor subjects. */
 function reasonOf(error: unknown): string {
   if (error instanceof DomainError) return error.reason;
   return error instanceof Error ? `${error.name}: ${error.message}` : "unknown";

@@ -73,7 +73,7 @@ async function linkLibraries(native: string) {
   }
 }
 
-/** Under a name of its own first, renamed at the end: a crash leaves no half copy under `target`, and of two that copy one wins. */
+/** Under a name of its own first, renamed at the end: a crash leaves no half copy under `target`, and one of two copies wins. */
 async function copyBinaries(native: string, target: string) {
   const copy = await mkdtemp(`${target}.`);
   try {

@@ -18,7 +18,7 @@ import { type ServerExit, startServer } from "./server.ts";
 import { run, serverUser } from "./user.ts";
 
 /**
- * A part of the memory, that of the container where there is one. What it is not used for it does not take. Its default
+ * A part of the memory, that of the container where there is one. What it does not use, it does not take. Its default
  * holds a hundred thousand entities; those of millions would be fetched from the kernel page by page.
  */
 const sharedBuffersMiB = () => {

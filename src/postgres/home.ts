@@ -8,7 +8,7 @@ import type { User } from "./user.ts";
 /**
  * The folder that holds the cluster: `directory`, or where its link `postgres` leads. A new cluster that the server's user
  * could not reach in `directory` (a checkout in root's home) gets a folder of its own under `state` and the link. The
- * folder's name is random and not made from `directory`: whoever removes DATA_DIR begins with an empty database.
+ * folder's name is random and not made from `directory`: after DATA_DIR is removed, the database begins empty.
  */
 export async function clusterHome(
   directory: string,

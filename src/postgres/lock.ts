@@ -9,8 +9,8 @@ import { readIfThere } from "./files.ts";
 /**
  * Takes the folder for this process, or throws. The lock is SQLite's on an empty file: a lock of the kernel (fcntl), so it
  * ends with its process however that ends, knows nothing of pids that are used again, is not inherited by the server, and
- * two that come at once are told apart; Node has no flock of its own. Whoever opens and closes `service.lock` by other
- * means within this process gives the lock away: that is how fcntl works.
+ * two that come at once are told apart; Node has no flock of its own. To open and close `service.lock` by other means
+ * within this process releases the lock: that is how fcntl works.
  */
 export async function lock(folder: string): Promise<AsyncDisposable> {
   const pidFile = join(folder, "service.pid");

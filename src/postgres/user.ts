@@ -1,4 +1,4 @@
-// Whom the server runs as: as root somebody else.
+// The user that the server runs as: under root, another one.
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { EmbeddedPostgresError } from "./error.ts";

@@ -130,7 +130,7 @@ export function apiKeyRpcs(deps: Deps & { forgetCallers: () => void }) {
   } satisfies Partial<ServiceImpl<typeof OrganizationService>>;
 }
 
-/** What the trail tells of a key. */
+/** What the trail records of a key. */
 const valuesOf = ({ displayName, scopes, expiresAt, revokedAt }: ApiKeyRow): JsonObject => ({
   displayName,
   scopes,

@@ -27,7 +27,7 @@ import { authorOf, type Deps, organizationOf, parseWrite } from "./write.ts";
 
 const METHOD = EntityService.method.importEntities;
 
-/** Rows of one transaction: enough for set-based statements to pay, few enough for locks to be short. */
+/** Rows per transaction: enough for set-based statements to pay, few enough for locks to be short. */
 const GROUP_ROWS = 250;
 
 export interface ImportDeps {
@@ -37,7 +37,7 @@ export interface ImportDeps {
   importSlots: Slots;
 }
 
-/** Any organization may have so many open while there is a place: few places are not divided. */
+/** Any organization may have this many open while there is a place: few places are not divided. */
 const LEAST_IMPORTS = 2;
 
 export function importRpcs(deps: Deps & ImportDeps) {
@@ -195,7 +195,7 @@ async function* groupsOf<T>(source: AsyncIterable<T>, max: number): AsyncGenerat
       else if (ended) break;
     }
   } finally {
-    // The caller went away: let the reader end.
+    // The caller disconnected: let the reader end.
     ended = true;
     wakeReader.resolve();
   }

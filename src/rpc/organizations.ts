@@ -172,7 +172,7 @@ const toProto = (row: OrganizationRow) => ({
   updatedAt: timestampFromDate(row.updatedAt),
 });
 
-/** What the trail tells of an organization. */
+/** What the trail records of an organization. */
 const valuesOf = ({ displayName, externalIdPolicy, eventRetentionDays }: OrganizationRow): JsonObject => ({
   displayName,
   externalIdPolicy,

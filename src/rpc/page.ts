@@ -61,12 +61,12 @@ export function openPage<I extends DescMessage, const Kinds extends CursorKinds>
   };
 }
 
-/** Rows of which all that were asked for have come. */
+/** Rows that are complete: none was left out for its bytes. */
 export const whole = <Row>(rows: Row[]): Part<Row> => ({ rows, isCut: false });
 
 /** A value of a list takes this many times as much as a message than as a row at most: a number of one digit. */
 const WIRE_PER_ROW_BYTE = 8;
-/** All of a row that its bytes do not count. */
+/** The part of a row that its bytes do not count. */
 const ROW_BYTES = 3_000;
 
 /** The items of the page, and the token of the next one, which begins behind the last of them. */

@@ -1,5 +1,5 @@
-// Collects what is wrong with a request, so that a caller hears of everything at once: the first by their fields, of
-// the others how many there are.
+// Collects what is wrong with a request, so that a caller learns of everything at once: the first fields by name, the
+// rest as a number.
 import { DomainError, type Violation } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 

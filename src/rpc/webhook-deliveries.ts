@@ -110,14 +110,14 @@ export function webhookDeliveryRpcs(deps: Deps & { webhookClock: () => number })
             });
             nextPageToken = events.nextPageToken;
             const deliveries = deliveriesTo(endpointId, endpoint as unknown as Subscription, events.items);
-            // What the endpoint has not come to yet comes in its turn, behind what is before it.
+            // Events that the endpoint has not reached yet come in their turn, after those before them.
             const eventIds = deliveries.map(({ eventId }) => eventId);
             const passed = await findPassed(em, organizationId, endpointId, eventIds);
             const behind = deliveries.filter(({ eventId }) => passed.has(eventId));
             await enqueue(em, organizationId, endpointId, behind, aheadOf());
             wanted = deliveries.map(({ id }) => id);
           }
-          // Whoever replays says that the receiver is back, whatever it asked for.
+          // A replay says that the receiver is back, whatever pause it asked for.
           endpoint.pausedUntil = null;
           await em.flush();
           const begun = await beginAnew(em, organizationId, endpointId, wanted, aheadOf());

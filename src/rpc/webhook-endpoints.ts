@@ -271,7 +271,7 @@ function toProto(row: WebhookEndpointRow, now: number): MessageInitShape<typeof 
   };
 }
 
-/** What the trail tells of an endpoint. */
+/** What the trail records of an endpoint. */
 const valuesOf = (row: WebhookEndpointRow): JsonObject => ({
   url: withoutQuery(row.url),
   displayName: row.displayName,

@@ -54,7 +54,7 @@ export interface Deps {
 interface WriteRequest {
   requestId: string;
   occurredAt?: Timestamp | undefined;
-  /** Of writes to an entity that exists. */
+  /** For writes to an entity that exists. */
   etag?: string;
 }
 
@@ -91,7 +91,7 @@ export async function recordAdministration(
 
 export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
 
-/** Reads of one organization, when it is the turn of the caller's; given up when the caller leaves before that. */
+/** Reads of one organization, in the turn of the caller's; dropped if the caller disconnects before that. */
 export function readInTurn<T>(
   { orm, readSlots }: Deps,
   ctx: HandlerContext,
@@ -102,8 +102,8 @@ export function readInTurn<T>(
 }
 
 /**
- * A write that runs alone and may wait for rows that others hold: one transaction of `organizationId`, when it is the
- * turn of the caller's. What it waits for its turn, it does not wait for locks; it is given up when the caller leaves.
+ * A write that runs alone and may wait for locked rows: one transaction of `organizationId`, in the turn of the
+ * caller's. The wait for its turn shortens its wait for locks; it is dropped if the caller disconnects.
  */
 export function writeInTurn<T>(
   { orm, slots }: Deps,
@@ -125,7 +125,7 @@ export function parseOrganizationId(ctx: HandlerContext, organizationId: string,
   return parseOptionalUuid(organizationId, "organization_id", violations) ?? organizationOf(ctx);
 }
 
-/** Another organization than one's own is there for operators only. After validation (rule 13). */
+/** An organization other than the caller's own is visible to operators only. After validation (rule 13). */
 export function assertReachable(ctx: HandlerContext, organizationId: string): void {
   if (organizationId !== organizationOf(ctx) && !isOperator(ctx)) throw notFound("organization_id", "Organization");
 }

@@ -4,13 +4,13 @@
 import { constants, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { Tally } from "./tally.ts";
 
-/** So many frames within a second must carry at least so many bytes each on average. */
+/** FRAMES frames within a second must carry at least LEAST_BYTES bytes each on average. */
 const FRAMES = 1_000;
 const LEAST_BYTES = 16;
 const WINDOW_MS = 1_000;
-/** Of each stream, aside: an honest request is one frame, or the prefix of its message and the message, or more of some size. */
+/** Not counted, per stream: an honest request is one frame, or a prefix and its message, or more of some size. */
 const UNCOUNTED = 2;
-/** Frames of so many bytes pay for themselves. */
+/** Frames of this size are worth their cost. */
 const LARGE_BYTES = 4_096;
 
 /** To be called with each stream of the session. Past the limit the session is destroyed with ENHANCE_YOUR_CALM. */

@@ -21,7 +21,7 @@ type Fields = Readonly<Record<string, unknown>>;
 
 /** Writes messages, or what one would make of them, each behind the prefix of gRPC that says its length. */
 export interface FrameEncoder {
-  /** The frames of messages from the one at `from` on, until they have so many bytes or there is none left; and where to go on. */
+  /** The frames of messages from the one at `from` on, until they reach `bytes` or the end; and where to go on. */
   frames(messages: { length: number; at(index: number): Init }, from: number, bytes: number): [Buffer, next: number];
   frame(message: Init): Buffer;
 }

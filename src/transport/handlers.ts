@@ -65,13 +65,13 @@ export interface HandlerOptions {
     | "streamIdleTimeoutMs"
     | "unaryPath"
   >;
-  /** A stream without a key (health, reflection) lasts so long at most, in milliseconds; default: half an hour. */
+  /** The longest life of a stream without a key (health, reflection), in milliseconds; default: half an hour. */
   keylessStreamMs?: number;
   /** Refuses what is no call with the HTTP status alone, as the conformance suite wants it; default: with an error of our shape. */
   bareRefusals?: boolean;
   /** Time for a caller to take the next piece of an answer, in milliseconds. */
   answerTimeoutMs?: number;
-  /** Where it is counted what happens before and after calls; default: in the log alone. */
+  /** Counts what happens before and after calls; default: in the log alone. */
   tally?: Tally | undefined;
   /** Where calls are counted and GET /metrics reads; default: in this process alone. */
   metrics?: MetricsSource | undefined;
@@ -99,9 +99,9 @@ type Implementation = Record<string, unknown>;
 export interface Served {
   handlers: Map<string, UniversalHandler>;
   grpc: Map<string, GrpcRoute>;
-  /** Who calls, and by when: before the body. Throws what it refuses. */
+  /** Decides on caller and deadline, before the body. Throws the refusal. */
   gate: (call: CallHead) => Promise<void> | void;
-  /** Is there room: when the request is complete. Throws OVERLOADED. */
+  /** Admits the call once its request is complete. Throws OVERLOADED. */
   enter: (method: DescMethod, values: ContextValues) => void;
   /** Whether an RPC needs no key. */
   isOpen: (method: DescMethod) => boolean;
@@ -116,7 +116,7 @@ export interface Served {
 
 /**
  * `admit` throws for a call too many. A call takes its place when its request is complete, a stream of requests when
- * its first message is: whoever sends headers alone holds none.
+ * its first message is: a caller that sends headers alone holds none.
  */
 export function createHandlers(
   options: HandlerOptions,

@@ -6,7 +6,7 @@ import {
 } from "../../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 
-/** Whether the service can answer, and a word when that changes. */
+/** Whether the service can answer, with a notification when that changes. */
 export interface Readiness {
   ready(): boolean;
   /** Calls the listener after each change; the returned function ends that. */

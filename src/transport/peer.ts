@@ -1,4 +1,4 @@
-// Where a call comes from, for log and trail. Headers such as X-Forwarded-For are anybody's to write: not believed.
+// Where a call comes from, for log and trail. Anybody can write headers such as X-Forwarded-For: they are not trusted.
 import type { Http2Session } from "node:http2";
 import type { Socket } from "node:net";
 

@@ -17,7 +17,7 @@ import { CODE } from "../errors.ts";
 type Answer = ServerReflectionResponse["messageResponse"];
 type FileDescriptors = Extract<Answer, { case: "fileDescriptorResponse" }>;
 
-/** Of one stream. An answer may be a thousand times as large as its question; tools ask once for each symbol or file. */
+/** Per stream. An answer may be a thousand times as large as its question; tools ask once for each symbol or file. */
 const MAX_QUESTIONS = 200;
 
 const NOT_FOUND = {

@@ -27,7 +27,7 @@ export function beginDeadline(context: Pick<CallHead, "timeoutMs" | "values">): 
 
 /** What a body is read with. */
 export interface BodyOptions {
-  /** Of one message. */
+  /** Per message. */
   readMaxBytes: number;
   /** Whether messages come behind a prefix that says their length, or the body is the message. */
   enveloped: boolean;
@@ -38,8 +38,8 @@ export interface BodyOptions {
 
 /**
  * The body of a call with one request, in one piece, once it is complete; throws DEADLINE_EXCEEDED where that is later
- * than the limit. `complete` is called then, and may refuse the call. Of what is too large that much is handed on that the
- * library refuses it, and no more is read.
+ * than the limit. `complete` is called then, and may refuse the call. A body that is too large is handed on just far
+ * enough for the library to refuse it; the rest is not read.
  */
 export async function* wholeBody(
   body: AsyncIterable<Uint8Array>,

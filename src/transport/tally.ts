@@ -1,4 +1,4 @@
-// What happens to connections and streams before any call: counted by kind, and told in one line a second. A flood
+// What happens to connections and streams before any call: counted by kind, and logged in one line a second. A flood
 // of refusals must not become a flood of lines.
 import type { Logger } from "pino";
 import { Counter, type Registry } from "prom-client";

@@ -5,7 +5,7 @@
 export const WIRE = { varint: 0, fixed64: 1, lengthDelimited: 2 } as const;
 
 const FIRST_BYTES = 16 * 1024;
-/** What one large message took is let go of. */
+/** More memory than this, which a large message took, is released. */
 const KEPT_BYTES = 512 * 1024;
 /** Longer ones are faster written by Node than one by one. */
 const SHORT_TEXT = 48;

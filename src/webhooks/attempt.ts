@@ -24,7 +24,7 @@ export interface Attempted {
 /** The error of a delivery whose event was removed before it was sent. */
 const EVENT_REMOVED = "EVENT_REMOVED";
 
-/** Sends the delivery once. Undefined when it was given up half way, and nobody knows what came of it. */
+/** Sends the delivery once. Undefined when it was aborted half way, and its outcome is unknown. */
 export async function attempt(
   deps: AttemptDeps,
   delivery: DueDelivery,
@@ -37,7 +37,7 @@ export async function attempt(
     delivery.payload === undefined
       ? logged && bodyOf(delivery.event as WebhookEvent, logged)
       : JSON.stringify(delivery.payload);
-  // Old events are removed in the end, whoever still waits for them.
+  // Old events are removed eventually, even if deliveries still wait for them.
   if (body === undefined) {
     const outcome = { at, status: 0, error: EVENT_REMOVED, latencyMs: 0 };
     deps.attempted("given_up", 0);

@@ -1,5 +1,5 @@
-// What of the log an endpoint has not come to yet: the next events, as its deliveries, with the place where the log
-// goes on behind them. The log is the queue; only what is about to be sent becomes a row.
+// The part of the log that an endpoint has not reached yet: the next events, as its deliveries, with the place where
+// the log goes on after them. The log is the queue; only what is about to be sent becomes a row.
 
 import type { Orm } from "../db/orm.ts";
 import { readStatements } from "../db/transaction.ts";
@@ -24,9 +24,9 @@ export interface Batch {
   more: boolean;
 }
 
-/** Of the log at once. */
+/** Read from the log at once. */
 const BOUND = { rows: 500, bytes: 1024 * 1024 };
-/** An event is committed at most so long after its recorded_at: statements and idle transactions have their limits. */
+/** The longest time from an event's recorded_at to its commit: statements and idle transactions have their limits. */
 const COMMIT_MARGIN = 60_000_000n;
 
 /** A position as an endpoint keeps it. */
@@ -59,8 +59,8 @@ export function deliveriesTo(
 
 /**
  * Reads on from where the endpoint is. Where the position has expired, since the database was restored or old events
- * were removed, or is of a form that is written no more, nobody can tell what came behind it: all from its time on is gone through again, by time. What was
- * delivered has its row with the same id, and stays delivered; `expired` is called.
+ * were removed, or is in an older encoding, what came after it is unknown: the log is gone through again by time, from
+ * the position's time on. What was delivered has its row with the same id, and stays delivered; `expired` is called.
  */
 export async function readBacklog(
   { orm, pages }: { orm: Orm; pages: LogPages },

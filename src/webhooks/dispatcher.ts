@@ -1,5 +1,5 @@
 // Sends the organizations' events to their endpoints. Every process has a dispatcher; each endpoint is served by one
-// of them at a time, which has its lease. Who has nothing to do for a while gives the lease back.
+// of them at a time, which has its lease. A process gives back the lease of an endpoint that has been idle for a while.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { Registry } from "prom-client";
@@ -68,9 +68,9 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     clockOffsetMs,
     pace: createPace({ inFlight: options.inFlight, concurrency: CONCURRENCY }),
     connections: createSlots(options.connections),
-    // Of each organization one: reading the log may take long.
+    // One per organization: reading the log may take long.
     backlogs: createSlots(2),
-    // Where endpoints wait for a place, nobody keeps one for nothing.
+    // While endpoints wait for a place, an idle one does not keep its own.
     idleMs: () => (running.size < MAX_ENDPOINTS / 2 ? IDLE_MS : 0),
     userAgent: `EntityService/${options.version}`,
     attempted: metrics.attempted,

@@ -105,7 +105,7 @@ export function runEndpoint(deps: EndpointDeps, organizationId: string, endpoint
       while (state() !== "LEFT" && !hasEnded()) {
         const begun = performance.now();
         try {
-          // Nobody knows what a round that failed left in the row.
+          // A round that failed leaves the row in an unknown state.
           if (errors > 0) await held.take();
           const endpoint = held.endpoint();
           if (endpoint === undefined) break;

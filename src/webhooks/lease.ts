@@ -26,7 +26,7 @@ export interface LeasedEndpoint {
   pausedUntil: Instant | undefined;
   isDeleted: boolean;
   isEnabled: boolean;
-  /** Another one: the filters may be others too. */
+  /** Changes with the row: the filters may be others too. */
   etag: string;
   /** The database's time. */
   now: Instant;
@@ -155,7 +155,7 @@ export async function disableEndpoint(
   );
 }
 
-/** Endpoints that want to know of the disabling of another one. */
+/** Endpoints that ask for the disabling of others. */
 export async function listListeners(db: Statements, organizationId: string, endpointId: string): Promise<string[]> {
   const rows = await db.execute<{ id: string }[]>(
     `select id from webhook_endpoint

@@ -1,5 +1,5 @@
-// When deliveries may start: so many at once, divided among organizations, and one after the other of each
-// organization while the process has calls to answer. A receiver that takes its time holds few places.
+// When deliveries may start: at most N at once, divided among organizations, and one after the other per organization
+// while the process has calls to answer. A slow receiver holds few places.
 import { setTimeout as sleep } from "node:timers/promises";
 import { createSlots } from "../slots.ts";
 
@@ -11,7 +11,7 @@ const MAX_SPACING_MS = 64;
 
 export interface Pace {
   isBusy(): boolean;
-  /** Does it when it is its turn. Those to slow receivers have a share of their own within the organization's. */
+  /** Runs it in its turn. Deliveries to slow receivers have a share of their own within the organization's. */
   run(of: { organizationId: string; isSlow: boolean }, work: () => Promise<void>): Promise<void>;
 }
 

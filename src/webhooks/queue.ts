@@ -15,7 +15,7 @@ export interface NewDelivery {
   id: string;
   eventId: string;
   event: string;
-  /** Of several of one event: in which order. */
+  /** The order among several deliveries of one event. */
   rank: number;
   subjectId: string;
   entityVersion: number;
@@ -97,7 +97,7 @@ export async function enqueue(
   );
 }
 
-/** Which of the events the endpoint has come past on its way through the log. */
+/** Which of the events the endpoint has passed on its way through the log. */
 export async function findPassed(
   db: Statements,
   organizationId: string,
@@ -116,7 +116,7 @@ export async function findPassed(
   return new Set(rows.map((row) => row.id));
 }
 
-/** Deliveries that are finished begin anew, those that are pending are due now. releaseNext must follow for their subjects, which are told. */
+/** Deliveries that are finished begin anew, those that are pending are due now. releaseNext must follow for the subjects that this returns. */
 export async function beginAnew(
   db: Statements,
   organizationId: string,
@@ -136,7 +136,7 @@ export async function beginAnew(
   return rows.map((row) => ({ id: row.id, subjectId: row.subject_id }));
 }
 
-/** Of each subject of which nothing is on its way: the next one that waits is due. */
+/** Makes due the next waiting delivery of each subject that has none in flight. */
 export async function releaseNext(
   db: Statements,
   organizationId: string,
@@ -164,7 +164,7 @@ export async function releaseNext(
   );
 }
 
-/** The deliveries that are due, the earliest first, without those in hand; each the only one of its subject. */
+/** The deliveries that are due, the earliest first, without those in hand; at most one per subject. */
 export async function readDue(
   db: Statements,
   organizationId: string,
@@ -201,7 +201,7 @@ export async function readDue(
   }));
 }
 
-/** Of the events of deliveries that are fetched at once. */
+/** Bytes of the events of deliveries that are fetched at once. */
 const DUE_BYTES = 1024 * 1024;
 
 /** Attempts that a delivery keeps. */

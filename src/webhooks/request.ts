@@ -99,7 +99,7 @@ function isClosed(error: unknown): boolean {
   return error instanceof Error && ["ECONNRESET", "EPIPE"].includes(String((error as NodeJS.ErrnoException).code));
 }
 
-/** Answers with what was resolved and checked before, so that nobody asks a second time. */
+/** Answers with what was resolved and checked before, so that the name is not resolved again. */
 function addressesOf(addresses: readonly string[]): LookupFunction {
   const found = addresses.map((address) => ({ address, family: isIP(address) }));
   return (_name, { all }, callback) => {

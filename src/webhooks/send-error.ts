@@ -1,5 +1,5 @@
-// Why there was no answer: a small set of words, which are shown to customers. Nothing of the network but the kind of
-// failure is told, and never a text of the receiver.
+// Why there was no answer: a small set of words, which are shown to customers. They reveal nothing of the network but
+// the kind of failure, and never a text of the receiver.
 
 export type SendError =
   /** The URL, or an address of its name, is none that the service may call. */

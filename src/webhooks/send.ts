@@ -2,7 +2,7 @@
 // trusted: the URL is checked again, the name is resolved once and every address of it checked, the connection goes
 // to those addresses, and its other end is looked at before anything is sent. Redirects are answers like any other,
 // no environment sets a proxy, and a receiver is slow, endless or broken at its own cost only.
-// Not by fetch: it asks no lookup for a URL whose host is an address, and shows nobody its connection.
+// Not by fetch: it asks no lookup for a URL whose host is an address, and does not expose its connection.
 import http from "node:http";
 import https from "node:https";
 import { isIP } from "node:net";
@@ -33,10 +33,10 @@ export interface SenderOptions {
   timeoutMs?: number;
 }
 
-/** An idle connection is closed after so long: while its address is still that of its name. */
+/** An idle connection is closed after this: while its address is still that of its name. */
 const IDLE_MS = 10_000;
 
-/** Of several addresses, the next is tried after so long. */
+/** After this, the next of several addresses is tried. */
 const ADDRESS_TIMEOUT_MS = 1_000;
 
 /** Makes a sender. Disposing of it ends what is under way. */

@@ -44,7 +44,7 @@ export interface Sending {
   inHand(): string[];
   /** What came of attempts, the oldest first, until it is written. */
   unwritten(): readonly Attempted[];
-  /** The first so many of those are written. */
+  /** The first `count` of those are written. */
   written(count: number): void;
   /** Nothing is under way or to be written. */
   isQuiet(): boolean;
