@@ -242,12 +242,12 @@ export function startLoad(): AsyncDisposable & { run(job: Job): Promise<Measurem
   };
 }
 
-/** Who gets every event of an organization while its writes are measured, in a process of its own. */
+/** Gets every event of an organization while its writes are measured, in a process of its own. */
 export interface Consumer extends AsyncDisposable {
   pid: number;
   /** Begins; resolves when every event that is committed from now on will come. */
   begin(service: Service, apiKey: string): Promise<void>;
-  /** Waits until it has had so many since then, and ends; throws where one is missing, or came twice. */
+  /** Waits until it has had N since then, and ends; throws where one is missing, or came twice. */
   end(events: number): Promise<void>;
 }
 

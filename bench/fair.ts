@@ -111,7 +111,7 @@ const KINDS: Record<string, { work: Work; noise?: Work; holds?: boolean; slow?: 
   },
 };
 
-/** Answers after so long, and tells of each entity's. */
+/** Answers after a delay, and tells of each entity's. */
 async function startReceiver(afterMs: number) {
   const waiting = new Map<string, () => void>();
   const server = createServer((request, response) => {

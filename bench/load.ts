@@ -35,7 +35,7 @@ export interface Measurement {
 }
 
 const CONNECTIONS = 4;
-/** Every so many replies one is decoded whole. */
+/** One in this many replies is decoded whole. */
 const THOROUGH_EVERY = 64;
 /** A prime that divides no number of entities here: stepping by it visits each once before any twice. */
 const STEP = 611_953;

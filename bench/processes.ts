@@ -12,7 +12,7 @@ import { freePort, listening, residentBytes, settingsOfStart } from "../scripts/
 import { RUNTIME_ROLE } from "../src/db/roles.ts";
 
 const EMBEDDED = { database: "entity_service", owner: "entity_owner" };
-/** Of the organization that the first start makes. */
+/** The organization that the first start makes. */
 export const DEFAULT_ORGANIZATION = {
   id: "00000000-0000-7000-8000-000000000001",
   apiKey: "bench-0123456789-0123456789-0123456789",

@@ -780,7 +780,7 @@ describe("get and events", () => {
 });
 
 describe("watch", () => {
-  /** Everything that a watch prints, and a wait for so many lines of it. */
+  /** Everything that a watch prints, and a wait for N lines of it. */
   const watchLines = (args: string[], url: string) => {
     const child = startCli(["watch", ...args], { env: { ...env(), ENTITY_SERVICE_URL: url } });
     let text = "";

@@ -1,5 +1,5 @@
 // A real PostgreSQL that goes back in time: it crashes and gives ids of rolled-back transactions out again, its files
-// are put back, a copy of it is started while it goes on. Nobody who watches misses anything without being told:
+// are put back, a copy of it is started while it goes on. No watcher misses anything without being told:
 // docs/positions.md. The readers of before, whose positions were raw snapshots, are tried beside, and miss.
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";

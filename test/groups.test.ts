@@ -865,7 +865,7 @@ async function connection(): Promise<pg.Client & AsyncDisposable> {
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
 }
 
-/** Waits until so many backends wait on locks; their process ids. */
+/** Waits until N backends wait on locks; their process ids. */
 async function waitingOnLocks(count: number): Promise<number[]> {
   for (;;) {
     const rows = await service.sql<{ pid: number }>(

@@ -1,5 +1,5 @@
 // PostgreSQL clusters of a test's own, for what belongs to a cluster: its roles, its certificates, its standbys, the
-// pooler before it. Of the version in POSTGRES_BIN, a folder of binaries, or else the embedded one. Over TCP each login
+// pooler before it. The version in POSTGRES_BIN, a folder of binaries, or else the embedded one. Over TCP each login
 // has a password; over the socket the superuser has none.
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";

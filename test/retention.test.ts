@@ -42,7 +42,7 @@ const keepFor = async (client: EntityClient, eventRetentionDays: number | undefi
     updateMask: { paths: ["event_retention_days"] },
   });
 
-/** An organization that keeps events for so many days. */
+/** An organization that keeps events for `days` days. */
 async function organizationThatKeeps(days: number | undefined, on = service): Promise<TestOrganization> {
   const organization = await on.newOrganization();
   if (days !== undefined) await keepFor(organization.client, days);

@@ -21,7 +21,7 @@ export interface Received {
 export type Reply =
   | number
   | { status: number; headers: Record<string, string> }
-  /** 200, after so long. */
+  /** 200, after a delay. */
   | { afterMs: number }
   | "reset"
   | "garbage"
@@ -32,7 +32,7 @@ export interface ScriptedReceiver extends AsyncDisposable {
   url(path?: string): string;
   requests: Received[];
   to(path: string): Received[];
-  /** Waits for so many requests in all; fails after the time. */
+  /** Waits for N requests in all; fails after the time. */
   count(wanted: number, timeoutMs?: number): Promise<Received[]>;
   answer: (request: Received) => Reply;
 }

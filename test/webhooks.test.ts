@@ -42,7 +42,7 @@ afterAll(async () => {
   await service[Symbol.asyncDispose]();
 });
 
-/** Waits for so many requests to the path. */
+/** Waits for N requests to the path. */
 const arrived = (at: string, count: number) =>
   eventually(() => receiver.to(at).length >= count || `${receiver.to(at).length} of ${count} came`);
 const told = (at: string) => receiver.to(at).map(({ json, version }) => [json.event, version]);

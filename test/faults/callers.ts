@@ -53,7 +53,7 @@ const READS_END_IN = new Set(["DATABASE_UNAVAILABLE", "OVERLOADED", "DEADLINE_EX
 /** A caller that may not yet have noticed, in milliseconds. */
 const SLACK_MS = 1_000;
 const PAUSE_MS = 40;
-/** Of one call, once nothing is in its way. */
+/** For one call, once nothing is in its way. */
 const SETTLE_MS = Number(process.env.SETTLE_MS ?? 60_000);
 
 export function startCallers(world: World, { perOrganization }: { perOrganization: number }): Callers {

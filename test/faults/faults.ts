@@ -14,7 +14,7 @@ export interface Scene {
   random: () => number;
   /** Why there can be no standby; undefined where there can. */
   noStandby: string | undefined;
-  /** Puts a standby in the place of the primary, and a standby it stays for so long. */
+  /** Puts a standby in the place of the primary, where it stays a standby for a while. */
   promote(readOnlyMs: number): Promise<void>;
   /** Fills the disk of the database, and empties it again; its name says how. */
   disk: { how: string; fill(): Promise<void>; empty(): Promise<void> };

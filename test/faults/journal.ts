@@ -38,7 +38,7 @@ export interface Intent {
 
 export interface Answer {
   entityId: string;
-  /** Of the entity, in microseconds since 1970. */
+  /** The entity's, in microseconds since 1970. */
   updatedAt: bigint;
   changed: boolean;
 }

@@ -25,7 +25,7 @@ export const DATABASE = "entities";
 /** Whom the service connects as: it may make the roles that the README names, and is no superuser. */
 export const SERVICE_ROLE = "service";
 export const PASSWORD = "faults";
-/** Rolled-back transactions are not flushed by anybody else for so long. */
+/** Rolled-back transactions are not flushed by anybody else for this long. */
 const SETTINGS = {
   fsync: "on",
   max_connections: "120",

@@ -17,9 +17,9 @@ export interface DatabaseProxy extends AsyncDisposable {
   target: number;
   delayMs: number;
   set(mode: Mode): void;
-  /** The next so many COMMITs never reach the server: their connections end before. */
+  /** The next N COMMITs never reach the server: their connections end before. */
   loseCommits(count: number): void;
-  /** The next so many COMMITs are done, and their connections end before anybody hears of it. */
+  /** The next N COMMITs are done, and their connections end before anybody hears of it. */
   loseAnswers(count: number): void;
   /** Ends every connection. */
   cut(): void;

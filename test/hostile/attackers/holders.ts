@@ -1,5 +1,5 @@
-// Who takes a place and keeps it: readers that do not read, watches without end, streams that need no key; who leaves in
-// the middle; and who guesses keys.
+// Callers that take a place and keep it: readers that do not read, watches without end, streams that need no key;
+// callers that leave in the middle; and callers that guess keys.
 
 import { createServer } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
