@@ -502,6 +502,22 @@ describe("deliveries", () => {
     expect(receiver.to(at).map(({ version }) => version)).toEqual([2, 3, 4]);
   });
 
+  test("a replay ends a pause, and is no change of the endpoint: its etag and its time stay", async () => {
+    const { client } = await service.newOrganization();
+    const { id: endpointId } = await newEndpoint(client, nowhere, { state: WebhookEndpointState.DISABLED });
+    const { endpoint: before } = await client.webhooks.getWebhookEndpoint({ endpointId });
+    await service.sql("update webhook_endpoint set paused_until = now() + interval '1 hour' where id = $1", [
+      endpointId,
+    ]);
+    const now = Date.now();
+    const [from, to] = [timestampFromDate(new Date(now - 60_000)), timestampFromDate(new Date(now))];
+    await client.webhooks.replayWebhookDeliveries({ endpointId, from, to });
+    expect(await service.sql("select paused_until from webhook_endpoint where id = $1", [endpointId])).toEqual([
+      { paused_until: null },
+    ]);
+    expect((await client.webhooks.getWebhookEndpoint({ endpointId })).endpoint).toEqual(before);
+  });
+
   test("a replay of a range sends every event of it that the filters accept, from before the endpoint too", async () => {
     const { client } = await service.newOrganization();
     const [person, company] = [await newPerson(client), await newPerson(client, { type: EntityType.COMPANY })];

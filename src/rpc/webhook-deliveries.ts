@@ -9,7 +9,7 @@ import { ENDPOINT_DISABLED, type Subscription } from "../domain/webhook.ts";
 import { readEventsByTime } from "../log/by-time.ts";
 import { NO_ID } from "../log/source.ts";
 import { deliveriesTo } from "../webhooks/backlog.ts";
-import { getEndpoint } from "../webhooks/endpoint-row.ts";
+import { endPause, getEndpoint } from "../webhooks/endpoint-row.ts";
 import { type ListedDelivery, listDeliveries } from "../webhooks/history.ts";
 import { beginAnew, enqueue, findPassed, releaseNext } from "../webhooks/queue.ts";
 import { closePage, openPage } from "./page.ts";
@@ -32,7 +32,7 @@ const STATES = {
 } as const;
 
 export function webhookDeliveryRpcs(deps: Deps & { webhookClock: () => number }) {
-  const aheadOf = () => `${deps.webhookClock()} milliseconds`;
+  const clockOffset = () => `${deps.webhookClock()} milliseconds`;
 
   return {
     async listWebhookDeliveries(request, ctx) {
@@ -114,16 +114,15 @@ export function webhookDeliveryRpcs(deps: Deps & { webhookClock: () => number })
             const eventIds = deliveries.map(({ eventId }) => eventId);
             const passed = await findPassed(em, organizationId, endpointId, eventIds);
             const behind = deliveries.filter(({ eventId }) => passed.has(eventId));
-            await enqueue(em, organizationId, endpointId, behind, aheadOf());
+            await enqueue(em, organizationId, endpointId, behind, clockOffset());
             wanted = deliveries.map(({ id }) => id);
           }
           // A replay says that the receiver is back, whatever pause it asked for.
-          endpoint.pausedUntil = null;
-          await em.flush();
-          const begun = await beginAnew(em, organizationId, endpointId, wanted, aheadOf());
+          await endPause(em, organizationId, endpointId);
+          const begun = await beginAnew(em, organizationId, endpointId, wanted, clockOffset());
           if (!isRange && begun.length < wanted.length) throw notFound("delivery_id", "Webhook delivery");
           const subjects = begun.map(({ subjectId }) => subjectId);
-          await releaseNext(em, organizationId, endpointId, subjects, aheadOf());
+          await releaseNext(em, organizationId, endpointId, subjects, clockOffset());
           await recordAdministration(em, ctx, organizationId, {
             ...{ type: "WEBHOOK_DELIVERIES_REPLAYED", subjectId: endpointId, requestId, before: {} },
             after: {

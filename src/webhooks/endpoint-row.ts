@@ -3,6 +3,7 @@ import { LockMode } from "@mikro-orm/core";
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { lockOrganization } from "../db/organizations.ts";
 import { WebhookEndpointRow } from "../db/schema.ts";
+import type { Statements } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -93,4 +94,12 @@ export function changeEndpoint(row: WebhookEndpointRow, values: Partial<Endpoint
     row.pausedUntil = null;
   }
   Object.assign(row, values);
+}
+
+/** Lets deliveries go on. By a statement: the dispatcher's state is no change of the endpoint, whose etag and time stay. */
+export async function endPause(db: Statements, organizationId: string, id: string): Promise<void> {
+  await db.execute("update webhook_endpoint set paused_until = null where organization_id = $1 and id = $2", [
+    organizationId,
+    id,
+  ]);
 }
