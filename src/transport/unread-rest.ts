@@ -15,12 +15,8 @@ const LONGEST_MS = 30_000;
 export function keepUntilAnswered(stream: ServerHttp2Stream): void {
   const { end } = stream;
   stream.end = ((...rest: Parameters<typeof end>) => {
-    // Node resets what nobody has begun to read, and what is neither paused nor read.
-    if (stream.readableFlowing === null && !stream.destroyed) {
-      // Complete, it is let go of without a reset.
-      if (stream.state.remoteClose === 1) stream.resume();
-      else stream.pause();
-    }
+    // Node resets a request that nobody has begun to read. Reading and dropping the rest prevents that, and holds no memory.
+    if (stream.readableFlowing === null) stream.resume();
     return end.apply(stream, rest);
   }) as typeof end;
   // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the session with it.
