@@ -3,9 +3,9 @@
 // with a lock, changed and flushed, each table in one statement (nativeInsertMany and nativeUpdateMany overridden to
 // unnest; without that each row would be a statement). In turn, round by round; medians.
 import { parseArgs } from "node:util";
-import { type EntityProperty, LockMode, Utils } from "@mikro-orm/core";
+import { LockMode, Utils } from "@mikro-orm/core";
 import { readConfig } from "../src/config.ts";
-import { columnsOf, namesOf } from "../src/db/columns.ts";
+import { type Column, columnsOf, insertOf, rowsTable } from "../src/db/columns.ts";
 import { createOrm, forOrganization, type Orm } from "../src/db/orm.ts";
 import { EntityEventRow, EntityRow } from "../src/db/schema.ts";
 import { newId } from "../src/db/uuid.ts";
@@ -88,35 +88,23 @@ function flushInSets(orm: Orm): void {
   orm.config.set("validateRequired", false);
   orm.config.set("batchSize", 1_000);
   const driver = orm.em.getDriver();
-  const tableOf = (entity: unknown, rows: readonly Record<string, unknown>[], more: readonly string[] = []) => {
-    const meta = orm.getMetadata().find(entity as never) as never as {
-      tableName: string;
-      class: unknown;
-      properties: Record<string, EntityProperty>;
-    };
-    const schema = [EntityRow, EntityEventRow].find(
-      (table) => table.meta.tableName === meta.tableName,
-    ) as typeof EntityRow;
-    const named = new Set([...more, ...rows.flatMap((row) => Object.keys(row))]);
-    const columns = columnsOf(schema).filter(({ property }) => named.has(property));
-    const isArray = (type: string) => type.endsWith("[]");
-    return {
-      name: meta.tableName,
-      columns,
-      table: `unnest(${columns.map(({ type }, i) => `$${i + 1}::${isArray(type) ? "text" : type}[]`)}) as v(${namesOf(columns)})`,
-      select: columns.map(({ name, type }) => (isArray(type) ? `v.${name}::${type}` : `v.${name}`)).join(", "),
-      arrays: columns.map(({ property }) => rows.map((row) => row[property] ?? null)),
-    };
+  const columnsIn = (entity: unknown, rows: readonly Record<string, unknown>[]) => {
+    const { tableName } = orm.getMetadata().find(entity as never) as unknown as { tableName: string };
+    const schema = [EntityRow, EntityEventRow].find((table) => table.meta.tableName === tableName) as typeof EntityRow;
+    const named = new Set(rows.flatMap((row) => Object.keys(row)));
+    return { tableName, columns: columnsOf(schema).filter(({ property }) => named.has(property)) };
   };
+  /** MikroORM has made them the database's already. */
+  const arraysOf = (columns: readonly Column[], rows: readonly Record<string, unknown>[]) => [
+    organizationId,
+    ...columns
+      .filter(({ property }) => property !== "organizationId")
+      .map(({ property }) => rows.map((row) => row[property] ?? null)),
+  ];
   Object.assign(driver, {
     async nativeInsertMany(entity: unknown, rows: Record<string, unknown>[], options: { ctx: never }) {
-      const { name, columns, table, select, arrays } = tableOf(entity, rows);
-      return driver.execute(
-        `insert into ${name} (${namesOf(columns)}) select ${select} from ${table}`,
-        arrays,
-        "run",
-        options.ctx,
-      );
+      const { tableName, columns } = columnsIn(entity, rows);
+      return driver.execute(insertOf(tableName, columns).text, arraysOf(columns, rows), "run", options.ctx);
     },
     async nativeUpdateMany(
       entity: unknown,
@@ -129,13 +117,11 @@ function flushInSets(orm: Orm): void {
         const id = typeof key[0] === "object" ? key[0].id : key[1];
         return { ...row, id };
       });
-      const { name, columns, table, arrays } = tableOf(entity, keyed);
-      const set = columns
-        .filter(({ property }) => property !== "id")
-        .map((column) => `${column.name} = v.${column.name}`);
+      const { tableName, columns } = columnsIn(entity, keyed);
+      const set = columns.filter(({ property }) => property !== "id").map(({ name }) => `${name} = v.${name}`);
       return driver.execute(
-        `update ${name} t set ${set.join(", ")} from ${table} where t.organization_id = '${organizationId}' and t.id = v.id`,
-        arrays,
+        `update ${tableName} t set ${set.join(", ")} from ${rowsTable(columns).table} where t.organization_id = $1 and t.id = v.id`,
+        arraysOf(columns, keyed),
         "run",
         options.ctx,
       );

@@ -100,8 +100,8 @@ test.each([
   expect(
     await service.sql(
       `select entity_id as id, entity_version as version, external_ids as ids from entity_event
-       where organization_id = $1 and entity_version > 1 order by recorded_at, entity_id`,
-      [organizationId],
+       where organization_id = $1 and entity_version > 1 order by recorded_at, entity_id <> $2`,
+      [organizationId, from.id],
     ),
   ).toEqual([
     { id: from.id, version: "2", ids: [] },
@@ -209,4 +209,39 @@ test("two that name the same two in opposite orders do not deadlock", async () =
   );
   expect(results.flat().map(({ kind }) => kind)).toEqual(Array(20).fill("done"));
   expect(await namesIn(organizationId)).toEqual(["20", "20"]);
+});
+
+test("rule 18: a tax id that another entity of the command lets go is free; one that it keeps is taken", async () => {
+  const organizationId = await newOrganizationId(service);
+  const withTaxId = (name: string, taxId: string): Command =>
+    toOneEntity({
+      author,
+      decide: (_, { now }) => newEntity({ type: "person", countryCode: "AR", name, taxId }, "", now),
+    });
+  const [result] = await writeGroup(orm, organizationId, [withTaxId("first", "20-1")]);
+  const first = (outcomesOf(result)[0] as { after: EntityState }).after;
+  const handOver = (letsGo: boolean): Command => ({
+    author,
+    targets: [byId(first)],
+    uniqueTaxIdKey: "201",
+    decide: ([entity], { now }) => [
+      letsGo ? update(entity as EntityState, { taxId: null }, "") : renamed(entity, "kept"),
+      newEntity({ type: "person", countryCode: "AR", name: "second", taxId: "20-1" }, "", now),
+    ],
+  });
+  const [refused] = await writeGroup(orm, organizationId, [handOver(false)]);
+  expect(refused).toMatchObject({ kind: "refused", error: { reason: "DUPLICATE_TAX_ID" } });
+  expect(await namesIn(organizationId)).toEqual(["first"]);
+  const [done] = await writeGroup(orm, organizationId, [handOver(true)]);
+  expect(outcomesOf(done).map(({ after }) => after.taxId)).toEqual([null, "20-1"]);
+});
+
+test("a rule that changes one entity twice is a defect, and changes nothing", async () => {
+  const organizationId = await newOrganizationId(service);
+  const [a] = (await made(organizationId, "a")) as [EntityState];
+  const [result] = await writeGroup(orm, organizationId, [
+    { author, targets: [byId(a), byExternalId("a")], decide: ([one, two]) => [renamed(one, "x"), renamed(two, "y")] },
+  ]);
+  expect(result).toMatchObject({ kind: "failed", error: { message: "a rule changed one entity twice" } });
+  expect(await namesIn(organizationId)).toEqual(["of a"]);
 });

@@ -67,39 +67,53 @@ export function hydrator<Table extends EntitySchema>(columns: readonly Column[])
   };
 }
 
-/** Rows as a table `v` in a statement: one array for each column, so that its text is the same for any number of rows. */
-export interface RowsTable {
-  /** `unnest(...) as v(...)`. */
+/** Rows as a table `v` of a statement whose $1 is the organization. Its text is the same for any number of rows. */
+export interface RowsTable<Row> {
+  /** `unnest(...) as v(...)`, of the parameters from $2 on. */
   table: string;
   /** Its columns in their order, to be selected from it. */
   select: string;
-  arrays: unknown[];
+  /** The parameters: one array for each column. */
+  arraysOf(rows: readonly Row[]): unknown[];
 }
 
-/** `firstParameter`: the number of the first array. `derived` computes the columns that are no property of the row. */
+/** `derived` computes the columns that are no property of the row. */
 export function rowsTable<Row>(
   columns: readonly Column[],
-  rows: readonly Row[],
-  firstParameter: number,
   derived: Record<string, (row: Row) => unknown> = {},
-): RowsTable {
+): RowsTable<Row> {
   return {
-    table: `unnest(${columns.map(({ type }, i) => `$${firstParameter + i}::${parameterType(type)}[]`).join(", ")}) as v(${namesOf(columns)})`,
+    table: `unnest(${columns.map(({ type }, i) => `$${i + 2}::${parameterType(type)}[]`).join(", ")}) as v(${namesOf(columns)})`,
     select: columns.map(({ name, type }) => (isArray(type) ? `v.${name}::${type}` : `v.${name}`)).join(", "),
-    arrays: columns.map(({ property, type, converts }) => {
-      const read = derived[property] ?? ((row: Row) => row[property as keyof Row] ?? null);
-      const values = rows.map((row) => {
-        const value = read(row);
-        return converts === undefined || value === null ? value : converts.toStored(value);
-      });
-      if (type === "jsonb")
-        return jsonbArray(values.map((value) => (value === null ? undefined : (value as JsonValue))));
-      return isArray(type) ? (values as string[][]).map(arrayLiteral) : values;
-    }),
+    arraysOf: (rows) =>
+      columns.map(({ property, type, converts }) => {
+        const read = derived[property] ?? ((row: Row) => row[property as keyof Row] ?? null);
+        const values = rows.map((row) => {
+          const value = read(row);
+          return converts === undefined || value === null ? value : converts.toStored(value);
+        });
+        if (type === "jsonb")
+          return jsonbArray(values.map((value) => (value === null ? undefined : (value as JsonValue))));
+        return isArray(type) ? (values as string[][]).map(arrayLiteral) : values;
+      }),
   };
 }
 
-export const namesOf = (columns: readonly Column[]): string => columns.map(({ name }) => name).join(", ");
+/** The statement that inserts rows of one organization: `text` may go on with a condition, or with what a conflict does. */
+export function insertOf<Row>(
+  into: string,
+  columns: readonly Column[],
+  derived: Record<string, (row: Row) => unknown> = {},
+): { text: string; arraysOf: RowsTable<Row>["arraysOf"] } {
+  const own = columns.filter(({ property }) => property !== "organizationId");
+  const { table, select, arraysOf } = rowsTable(own, derived);
+  return {
+    text: `insert into ${into} (organization_id, ${namesOf(own)}) select $1::uuid, ${select} from ${table}`,
+    arraysOf,
+  };
+}
+
+const namesOf = (columns: readonly Column[]): string => columns.map(({ name }) => name).join(", ");
 
 const isArray = (type: string) => type.endsWith("[]");
 

@@ -2,7 +2,7 @@
 // ChangeExternalId rewrites: so recorders lock their parties while they copy.
 
 import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
-import { type Column, columnsOf, hydrator, namesOf, rowsTable, selected } from "../db/columns.ts";
+import { type Column, columnsOf, hydrator, insertOf, selected } from "../db/columns.ts";
 import { TransactionRow, UserEventRow } from "../db/schema.ts";
 import type { Statements } from "../db/statements.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
@@ -129,11 +129,10 @@ export async function insertTransactions(
 ): Promise<Map<string, StoredTransaction>> {
   // Sorted, so that two lists with the same ids wait for each other instead of deadlocking.
   const sorted = rows.toSorted((a, b) => ((a.externalId ?? a.id) < (b.externalId ?? b.id) ? -1 : 1));
-  const { table, select, arrays } = rowsTable(TRANSACTION_COLUMNS, sorted.map(toTransactionRow), 2);
   const inserted = await db.execute<{ id: string }[]>(
-    `insert into transaction (organization_id, ${namesOf(TRANSACTION_COLUMNS)}) select $1::uuid, ${select} from ${table}
+    `${INSERT_TRANSACTIONS.text}
      on conflict (organization_id, external_id) where external_id is not null do nothing returning id`,
-    [organizationId, ...arrays],
+    [organizationId, ...INSERT_TRANSACTIONS.arraysOf(sorted.map(toTransactionRow))],
   );
   if (inserted.length === rows.length) return new Map();
   const fresh = new Set(inserted.map((row) => row.id));
@@ -149,11 +148,7 @@ export async function insertUserEvents(
   organizationId: string,
   rows: readonly StoredUserEvent[],
 ): Promise<void> {
-  const { table, select, arrays } = rowsTable(USER_EVENT_COLUMNS, rows, 2);
-  await db.execute(
-    `insert into user_event (organization_id, ${namesOf(USER_EVENT_COLUMNS)}) select $1::uuid, ${select} from ${table}`,
-    [organizationId, ...arrays],
-  );
+  await db.execute(INSERT_USER_EVENTS.text, [organizationId, ...INSERT_USER_EVENTS.arraysOf(rows)]);
 }
 
 const TRANSACTION_COLUMNS = columnsOf(TransactionRow).filter(isGiven);
@@ -163,6 +158,9 @@ const USER_EVENT_COLUMNS = columnsOf(UserEventRow).filter(isGiven);
 function isGiven({ property }: Column): boolean {
   return property !== "organizationId" && property !== "recordedAt";
 }
+
+const INSERT_TRANSACTIONS = insertOf<ReturnType<typeof toTransactionRow>>("transaction", TRANSACTION_COLUMNS);
+const INSERT_USER_EVENTS = insertOf<StoredUserEvent>("user_event", USER_EVENT_COLUMNS);
 
 const toTransactionRow = ({ origin, destination, ...transaction }: StoredTransaction) => ({
   ...transaction,

@@ -4,7 +4,7 @@
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { changedFields, changedValues } from "../domain/changed-fields.ts";
-import { type Change, type EntityState, primaryOf } from "../domain/entity-state.ts";
+import { type Change, type EntityState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
@@ -121,6 +121,8 @@ class Group {
     const moves = Array.from({ length: Math.max(entities.length, decided.length) }, (_, i) =>
       this.#moveOf(entities[i] ?? null, decided[i] ?? null, now),
     );
+    const changed = moves.flatMap(({ after, change }) => (change === null ? [] : [after.id]));
+    if (new Set(changed).size < changed.length) throw new Error("a rule changed one entity twice");
     refuseTaken(command, moves, hits);
     // Rewriting the copies in activity rows is for a transaction of its own.
     if (!this.#options.mayRewriteCopies && moves.some(changesPrimary)) return "later";
@@ -245,15 +247,17 @@ function eventOf(
 
 /** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. What another entity of the command releases is free. */
 function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: readonly Move[], hits: Hits): void {
-  const has = (state: EntityState | null | undefined, externalId: string) =>
+  const has = (state: EntityState | null, externalId: string) =>
     state?.externalIds.some((id) => id.externalId === externalId) === true;
+  /** Whether the entity still has what it had, once the command is done. */
+  const keeps = (id: string, isKept: (after: EntityState) => boolean) =>
+    moves.every(({ after }) => after.id !== id || isKept(after));
   for (const { before, after, change } of moves) {
     if (change === null) continue;
     for (const { externalId } of after.externalIds) {
       if (has(before, externalId)) continue;
       const owner = hits.externalIds.get(externalId);
-      const moved = moves.find((move) => move.after.id === owner);
-      if (owner === undefined || owner === after.id || (moved !== undefined && !has(moved.after, externalId))) continue;
+      if (owner === undefined || owner === after.id || !keeps(owner, (state) => has(state, externalId))) continue;
       const { field, index } = claimField?.(externalId) ?? { field: "external_id" };
       throw new DomainError(
         "DUPLICATE_EXTERNAL_ID",
@@ -263,7 +267,8 @@ function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: readonly Mo
       );
     }
     if (uniqueTaxIdKey === undefined) continue;
-    if ((hits.taxIdKeys.get(uniqueTaxIdKey) ?? []).some((id) => id !== after.id)) {
+    const isKept = (state: EntityState) => state.deletedAt === null && taxIdKeyOf(state) === uniqueTaxIdKey;
+    if ((hits.taxIdKeys.get(uniqueTaxIdKey) ?? []).some((id) => id !== after.id && keeps(id, isKept))) {
       throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
         { field: "entity.tax_id", description: "is in use by another entity of the organization" },
       ]);

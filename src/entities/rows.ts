@@ -1,7 +1,7 @@
 // Rows of entities and of their external ids: what a row holds as a state, and the set-based writes.
 
 import { bytesOf } from "../db/bytes.ts";
-import { columnsOf, hydrator, namesOf, type RowOf, rowsTable, selected } from "../db/columns.ts";
+import { columnsOf, hydrator, insertOf, type RowOf, rowsTable, selected } from "../db/columns.ts";
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
 import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
@@ -25,15 +25,11 @@ const DERIVED: Record<string, { from: keyof EntityState; value: (state: EntitySt
 };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
 const ID = COLUMNS.filter(({ property }) => property === "id");
-const WRITTEN = COLUMNS.filter(({ property }) => property !== "organizationId");
+const INSERT = insertOf<EntityState>("entity", COLUMNS, DERIVED_VALUES);
 
 export function insertEntities(db: Pipeline, organizationId: string, states: readonly EntityState[]): void {
   if (states.length === 0) return;
-  const { table, select, arrays } = rowsTable(WRITTEN, states, 2, DERIVED_VALUES);
-  db.send(`insert into entity (organization_id, ${namesOf(WRITTEN)}) select $1::uuid, ${select} from ${table}`, [
-    organizationId,
-    ...arrays,
-  ]);
+  db.send(INSERT.text, [organizationId, ...INSERT.arraysOf(states)]);
 }
 
 /**
@@ -50,12 +46,11 @@ export function updateEntities(
     const from = DERIVED[property]?.from ?? (property as keyof EntityState);
     return changes.some(({ before, after }) => before[from] !== after[from]);
   });
-  const states = changes.map(({ after }) => after);
-  const { table, arrays } = rowsTable([...ID, ...changed], states, 2, DERIVED_VALUES);
+  const { table, arraysOf } = rowsTable([...ID, ...changed], DERIVED_VALUES);
   db.send(
     `update entity e set ${changed.map(({ name }) => `${name} = v.${name}`).join(", ")} from ${table}
      where e.organization_id = $1 and e.id = v.id`,
-    [organizationId, ...arrays],
+    [organizationId, ...arraysOf(changes.map(({ after }) => after))],
   );
 }
 
@@ -104,34 +99,26 @@ export function writeExternalIds(db: Pipeline, organizationId: string, changes: 
   if (attached.length > 0) {
     // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.
     attached.sort((a, b) => (a.externalId < b.externalId ? -1 : 1));
-    const { table, select, arrays } = rowsTable(EXTERNAL_ID_COLUMNS, attached.map(toExternalIdRow), 2);
-    db.send(
-      `insert into external_id (organization_id, ${namesOf(EXTERNAL_ID_COLUMNS)}) select $1::uuid, ${select} from ${table}`,
-      [organizationId, ...arrays],
-    );
+    db.send(ATTACH.text, [organizationId, ...ATTACH.arraysOf(attached.map(toExternalIdRow))]);
   }
   if (altered.length > 0) {
-    const { table, arrays } = rowsTable(ALTERED_COLUMNS, altered.map(toExternalIdRow), 2);
     db.send(
-      `update external_id x set type = v.type, is_primary = v.is_primary from ${table}
+      `update external_id x set type = v.type, is_primary = v.is_primary from ${ALTERED.table}
        where x.organization_id = $1 and x.external_id = v.external_id`,
-      [organizationId, ...arrays],
+      [organizationId, ...ALTERED.arraysOf(altered.map(toExternalIdRow))],
     );
   }
 }
 
-const EXTERNAL_ID_COLUMNS = columnsOf(ExternalIdRow).filter(({ property }) => property !== "organizationId");
-const ALTERED_COLUMNS = EXTERNAL_ID_COLUMNS.filter(({ property }) =>
-  ["externalId", "type", "isPrimary"].includes(property),
+type WrittenExternalId = Omit<RowOf<typeof ExternalIdRow>, "organizationId">;
+
+const EXTERNAL_ID_COLUMNS = columnsOf(ExternalIdRow);
+const ATTACH = insertOf<WrittenExternalId>("external_id", EXTERNAL_ID_COLUMNS);
+const ALTERED = rowsTable<WrittenExternalId>(
+  EXTERNAL_ID_COLUMNS.filter(({ property }) => ["externalId", "type", "isPrimary"].includes(property)),
 );
 
-const toExternalIdRow = ({
-  externalId,
-  entityId,
-  type,
-  primary,
-  attachedAt,
-}: OwnedExternalId): Omit<RowOf<typeof ExternalIdRow>, "organizationId"> => ({
+const toExternalIdRow = ({ externalId, entityId, type, primary, attachedAt }: OwnedExternalId): WrittenExternalId => ({
   externalId,
   entityId,
   type: type === "" ? null : type,

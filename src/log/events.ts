@@ -2,7 +2,7 @@
 // organization_id is named all the same, since it is the first column of every index.
 
 import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
-import { columnsOf, hydrator, namesOf, type RowOf, rowsTable, selected } from "../db/columns.ts";
+import { columnsOf, hydrator, insertOf, type RowOf, selected } from "../db/columns.ts";
 import { EntityEventRow } from "../db/schema.ts";
 import type { Pipeline, Statements } from "../db/statements.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
@@ -14,7 +14,10 @@ export const EVENT_BYTES = bytesOf("v", ["previous_values", "new_values", "exter
 export type LoggedEvent = Omit<RowOf<typeof EntityEventRow>, "xid" | "epoch">;
 
 const COLUMNS = columnsOf(EntityEventRow).filter(({ isRead }) => isRead);
-const WRITTEN = COLUMNS.filter(({ property }) => property !== "organizationId");
+const INSERT = insertOf<LoggedEvent>("entity_event", COLUMNS);
+/** The start of the cluster is known before its first event is there. */
+const INSERT_EVENTS = `${INSERT.text}
+  where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)`;
 
 export const EVENT_COLUMNS = selected(COLUMNS, "v");
 
@@ -72,10 +75,5 @@ export async function listEvents(
 /** All of one organization. */
 export function insertEvents(db: Pipeline, organizationId: string, events: readonly LoggedEvent[]): void {
   if (events.length === 0) return;
-  const { table, select, arrays } = rowsTable(WRITTEN, events, 2);
-  db.send(
-    `insert into entity_event (organization_id, ${namesOf(WRITTEN)}) select $1::uuid, ${select} from ${table}
-     where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)`,
-    [organizationId, ...arrays],
-  );
+  db.send(INSERT_EVENTS, [organizationId, ...INSERT.arraysOf(events)]);
 }

@@ -19,13 +19,13 @@ import { type Lookup, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
-import type { OneEntityCommand, Outcome } from "../entities/command.ts";
+import type { OneEntityCommand } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
 import { departureOf } from "../interceptors/call.ts";
 import { statusFromProto, typeFromProto } from "./entity-fields.ts";
-import { externalIdFromProto, fromProto, toProto } from "./entity-message.ts";
+import { externalIdFromProto, fromProto, presentChange, toProto } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
 import { closePage, openPage } from "./page.ts";
 import { parseReadMask, type ReadMask } from "./read-mask.ts";
@@ -163,7 +163,7 @@ export function entityRpcs(deps: Deps) {
         ctx,
         { method: EntityService.method.deleteEntity, request },
         { ...command, decide: (entity, { now }) => remove(existing(entity), reason, now) },
-        presentDeletion,
+        presentChange,
       );
     },
 
@@ -174,7 +174,7 @@ export function entityRpcs(deps: Deps) {
         ctx,
         { method: EntityService.method.undeleteEntity, request },
         { ...command, decide: (entity) => undelete(existing(entity), reason) },
-        presentDeletion,
+        presentChange,
       );
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
@@ -254,5 +254,3 @@ function parseDeletion(
   violations.throwIfAny();
   return { ...common, lookup, reason };
 }
-
-const presentDeletion = ({ before, after }: Outcome) => ({ entity: toProto(after), changed: before !== after });

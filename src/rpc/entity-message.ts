@@ -21,6 +21,7 @@ import { invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { dateProblem, nameProblem, parseUuid, trim, uuidProblem } from "../domain/text.ts";
+import type { Outcome } from "../entities/command.ts";
 import {
   ADDRESS_TEXT_KEYS,
   COMPANY_TEXT_KEYS,
@@ -87,6 +88,9 @@ function addressToProto(data: JsonObject): Address {
   const [listed, additional] = splitListed(data, LISTED_KEYS.address);
   return create(AddressSchema, { ...(listed as object), additional });
 }
+
+/** The entity after a write, and whether that changed anything. */
+export const presentChange = ({ before, after }: Outcome) => ({ entity: toProto(after), changed: before !== after });
 
 // --- fromProto ----------------------------------------------------------------------------------
 

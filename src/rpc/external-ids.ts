@@ -5,8 +5,7 @@ import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_ser
 import { addExternalIds, assignExternalId, changeExternalId } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { textProblem } from "../domain/text.ts";
-import type { Outcome } from "../entities/command.ts";
-import { toProto } from "./entity-message.ts";
+import { presentChange } from "./entity-message.ts";
 import { parseExternalId, parseLookup, parseReason } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, parseWrite, write } from "./write.ts";
@@ -33,7 +32,7 @@ export function externalIdRpcs(deps: Deps) {
           decide: (entity, { policy, now }) =>
             changeExternalId(existing(entity), { newExternalId, reason, keepPreviousAsAlias }, policy, now),
         },
-        (outcome) => ({ success: true, ...present(outcome) }),
+        (outcome) => ({ success: true, ...presentChange(outcome) }),
       );
     },
 
@@ -55,7 +54,7 @@ export function externalIdRpcs(deps: Deps) {
           claimField: () => ({ field: "external_id" }),
           decide: (entity, { now }) => assignExternalId(existing(entity), { externalId, reason }, now),
         },
-        present,
+        presentChange,
       );
     },
 
@@ -97,10 +96,8 @@ export function externalIdRpcs(deps: Deps) {
           },
           decide: (entity, { now }) => addExternalIds(existing(entity), { externalIds: items, reason }, now),
         },
-        present,
+        presentChange,
       );
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
-
-const present = ({ before, after }: Outcome) => ({ changed: before !== after, entity: toProto(after) });

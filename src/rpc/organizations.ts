@@ -13,6 +13,7 @@ import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { closePage, openPage, whole } from "./page.ts";
 import { keyOf, parseDisplayName, parseOptionalUuid } from "./request.ts";
+import { parseMask } from "./update-mask.ts";
 import { Violations } from "./violations.ts";
 import {
   assertReachable,
@@ -96,12 +97,7 @@ export function organizationRpcs(deps: Deps) {
       const violations = new Violations();
       const organizationId = parseOrganizationId(ctx, request.organizationId, violations);
       const organization = request.organization ?? create(OrganizationSchema);
-      const paths = new Set(request.updateMask?.paths);
-      for (const path of paths) {
-        if (!PATHS.includes(path)) {
-          violations.add("update_mask", `has a path that cannot be written: use ${PATHS.join(", ")}`);
-        }
-      }
+      const paths = parseMask(request.updateMask, PATHS, violations);
       const named = (path: string, populated: boolean) => (paths.size === 0 ? populated : paths.has(path));
       const displayName = named("display_name", organization.displayName !== "")
         ? parseDisplayName(organization.displayName, "organization.display_name", violations)

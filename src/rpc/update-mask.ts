@@ -1,7 +1,25 @@
-// update_mask: which fields of an entity an update writes, and which paths it may name.
+// update_mask: which paths an update may name; and of an entity, which fields it writes.
+import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import { type Entity, EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { DATA_PATHS } from "./entity-fields.ts";
 import type { Violations } from "./violations.ts";
+
+/** The paths of a mask that may name `writable` alone; empty without a mask. */
+export function parseMask(
+  mask: FieldMask | undefined,
+  writable: readonly string[],
+  violations: Violations,
+): Set<string> {
+  const paths = new Set(mask?.paths);
+  for (const path of paths) {
+    if (!writable.includes(path)) {
+      violations.add("update_mask", `has a path that cannot be written: use ${writable.join(", ")}`);
+    }
+  }
+  return paths;
+}
+
+// --- Of an entity -------------------------------------------------------------------------------
 
 /** Output-only, and external_id, which has its own RPCs: ignored in an update (rules 21, 23). */
 const IGNORED_PATHS = [

@@ -30,6 +30,7 @@ import { type AllowList, urlProblem } from "../webhooks/url.ts";
 import { typeFromProto, typeToProto } from "./entity-fields.ts";
 import { closePage, openPage, whole } from "./page.ts";
 import { keyOf, parseDisplayName, parseOptionalUuid, parseWebhookEvents, requireUuid } from "./request.ts";
+import { parseMask } from "./update-mask.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, idempotent, organizationOf, readInTurn, recordAdministration, writeInTurn } from "./write.ts";
 
@@ -100,12 +101,7 @@ export function webhookEndpointRpcs(deps: Deps & { webhookUrls: AllowList }) {
       const violations = new Violations();
       const id = requireUuid(request.endpointId, "endpoint_id", violations);
       const endpoint = request.endpoint ?? create(WebhookEndpointSchema);
-      const paths = new Set<string>(request.updateMask?.paths);
-      for (const path of paths) {
-        if (!(MASK as readonly string[]).includes(path)) {
-          violations.add("update_mask", `has a path that cannot be written: use ${MASK.join(", ")}`);
-        }
-      }
+      const paths = parseMask(request.updateMask, MASK, violations);
       const given = new Set(paths.size === 0 ? populated(endpoint) : paths);
       const values = parseValues(endpoint, given, deps.webhookUrls, violations);
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
