@@ -20,7 +20,7 @@ import { CommitUnknownError } from "../src/db/named-statements.ts";
 import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
 import { assertSafeRole } from "../src/db/roles.ts";
 import { EntityEventRow, EntityRow, ExternalIdRow, TABLES, TransactionRow, UserEventRow } from "../src/db/schema.ts";
-import { pipelined } from "../src/db/transaction.ts";
+import { pipelined, readStatements } from "../src/db/transaction.ts";
 import { EVENT_COLUMNS, insertEvents, type LoggedEvent, toEvent } from "../src/log/events.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -551,6 +551,22 @@ describe("schema.ts is the one list of columns", () => {
       await orm.close(true);
     }
   });
+});
+
+test("closing ends the connections too where every statement was pipelined", async () => {
+  const { host, port, database } = service.database;
+  const orm = createOrm(
+    { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
+    { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
+  );
+  const pid = await readStatements(orm, a.id, async (db) => {
+    const [row] = await db.execute<{ pid: number }[]>("select pg_backend_pid() as pid where $1", [true]);
+    return row?.pid;
+  });
+  const connections = () => sql("select from pg_stat_activity where pid = $1", [pid]);
+  expect(await connections()).toHaveLength(1);
+  await orm.close(true);
+  await expect.poll(connections, { timeout: 5_000 }).toEqual([]);
 });
 
 describe("the run-time role, by hand", () => {

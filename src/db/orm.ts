@@ -79,12 +79,16 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
   });
   // Emitted for an idle connection that breaks; the next query opens another.
   aside.on("error", () => {});
+  let pool: pg.Pool | undefined;
   const { driverOptions, ...where } = connection(address);
   const orm = new MikroORM({
     ...where,
     driver: BoundPostgreSqlDriver,
     driverOptions: {
       ...driverOptions,
+      onPoolCreated: (made: pg.Pool) => {
+        pool = made;
+      },
       Client: NamedStatementClient,
       max: options.poolSize,
       connectionTimeoutMillis: 2_000,
@@ -126,6 +130,8 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     async close(force?: boolean) {
       if (!aside.ended) await aside.end();
       await close(force);
+      // Kysely ends it only where a statement went through Kysely: those that pipeline do not.
+      if (pool?.ending === false) await pool.end();
     },
   });
 }

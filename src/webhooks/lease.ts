@@ -1,10 +1,9 @@
 // An endpoint's row, and which process may work on it: the statements that change the queue run behind one that locks it,
 // one transaction after the other. All but listWork run under row level security.
 
-import { managerAcross } from "../db/across.ts";
+import { readAcross } from "../db/across.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
-import { toReason } from "../db/transaction.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import type { CatchUp } from "../log/by-time.ts";
 import type { Snapshot } from "../log/snapshot.ts";
@@ -47,15 +46,13 @@ export async function listWork(
   orm: Orm,
   { holder, clockOffset, limit }: { holder: string; clockOffset: string; limit: number },
 ): Promise<{ organizationId: string; endpointId: string }[]> {
-  try {
-    const rows = await managerAcross(orm).execute<{ organization_id: string; endpoint_id: string }[]>(
+  const rows = await readAcross(orm, (db) =>
+    db.execute<{ organization_id: string; endpoint_id: string }[]>(
       "select * from list_webhook_work($1::uuid, $2::interval, $3::int)",
       [holder, clockOffset, limit],
-    );
-    return rows.map((row) => ({ organizationId: row.organization_id, endpointId: row.endpoint_id }));
-  } catch (error) {
-    throw toReason(error, "read");
-  }
+    ),
+  );
+  return rows.map((row) => ({ organizationId: row.organization_id, endpointId: row.endpoint_id }));
 }
 
 /** Which process has which endpoint. */
