@@ -1,54 +1,124 @@
-// This checkout against another one, in one run on one database: npm run bench:compare -- <folder of the other>
-// [get|update] [rounds]. For a change that should be faster: the other folder is a worktree without it.
+// This checkout against another one, in one run on one database, for a change that should be faster, or no slower:
+//
+//   npm run bench:compare -- <folder of the other> [get.64,get.1,update.64,update.1,import] [rounds] [organizations]
+//
+// The other folder is a worktree of another commit. Both are started alike, beside the service that made the database
+// and then rests; half of the rounds run with the one started first, half with the other: whoever starts first, or
+// serves first, has other luck with memory and leases. Told for each are medians, and the median of the rounds' ratios.
 import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { startLoad } from "./bench.ts";
 import { fill } from "./fill.ts";
 import type { Measurement } from "./load.ts";
-import { startSecond, startService } from "./processes.ts";
+import { type Contender, cpuOf, cpuOfDatabase, type Service, startSecond, startService } from "./processes.ts";
 import { median } from "./report.ts";
+import { importRows, openRows } from "./rows.ts";
 
 const ENTITIES = 100_000;
+/** Rows of one import; its names go on where those of the fill and of the imports before it end. */
+const IMPORTED = 10_000;
+const SETTINGS = ["get.64", "get.1", "get.16", "update.64", "update.1", "update.16", "import"] as const;
+type Setting = (typeof SETTINGS)[number];
+const SECONDS = 1.5;
 
-async function compare(
-  other: string,
-  operation: "get" | "update",
-  rounds: number,
-  organizations: number,
-): Promise<void> {
+/** Of one setting, in one round. */
+type Found = Pick<Measurement, "requestsPerSecond" | "serverCpu" | "databaseCpu" | "p50" | "p99">;
+type Side = "this" | "other";
+
+const MAINS = (other: string): Record<Side, string> => ({
+  this: fileURLToPath(new URL("../src/main.ts", import.meta.url)),
+  other: resolve(other, "src/main.ts"),
+});
+
+async function compare(other: string, settings: Setting[], rounds: number, organizations: number): Promise<void> {
   await using service = await startService();
-  const apiKeys = await fill(service, { organizations, entitiesEach: ENTITIES / organizations });
-  await using second = await startSecond(resolve(other, "src/main.ts"), service.address);
+  const entitiesEach = ENTITIES / organizations;
+  const apiKeys = await fill(service, { organizations, entitiesEach });
   await using load = startLoad();
-  const found = { this: [] as Measurement[], other: [] as Measurement[] };
-  for (let round = 0; round <= rounds; round++) {
-    const turn = round % 2 === 0 ? (["this", "other"] as const) : (["other", "this"] as const);
-    for (const name of turn) {
-      const contender = name === "this" ? service : second;
-      const measured = await load.run({
-        port: contender.port,
-        serverPid: contender.pid,
-        databasePid: service.address.pid,
-        operation,
-        concurrency: 64,
-        apiKeys,
-        entitiesPerOrganization: ENTITIES / organizations,
-        warmUpSeconds: round === 0 ? 3 : 0.3,
-        seconds: 1.5,
-      });
-      // The first warms up: compiled by Node, planned by PostgreSQL.
-      if (round > 0) found[name].push(measured);
+  const rows = openRows();
+  let imported = entitiesEach;
+  const measure = async (contender: Contender, setting: Setting, isFirst: boolean): Promise<Found> => {
+    if (setting === "import") {
+      const from = imported;
+      imported += IMPORTED;
+      return measureImport(service, contender, (port) => importRows(port, apiKeys[0] as string, rows, IMPORTED, from));
+    }
+    const [operation, concurrency] = setting.split(".") as ["get" | "update", string];
+    return load.run({
+      port: contender.port,
+      serverPid: contender.pid,
+      databasePid: service.address.pid,
+      operation,
+      concurrency: Number(concurrency),
+      apiKeys,
+      entitiesPerOrganization: entitiesEach,
+      warmUpSeconds: isFirst ? 3 : 0.3,
+      seconds: SECONDS,
+    });
+  };
+
+  const found = new Map(settings.map((setting) => [setting, { this: [] as Found[], other: [] as Found[] }]));
+  for (const order of [["this", "other"] as const, ["other", "this"] as const]) {
+    await using started = new AsyncDisposableStack();
+    const contenders = {} as Record<Side, Contender>;
+    for (const side of order) {
+      contenders[side] = started.use(await startSecond(MAINS(other)[side], service.address));
+    }
+    for (let round = 0; round <= rounds / 2; round++) {
+      const turn = round % 2 === 0 ? order : order.toReversed();
+      for (const setting of settings) {
+        for (const side of turn) {
+          const measured = await measure(contenders[side], setting, round === 0);
+          // The first warms up: compiled by Node, planned by PostgreSQL.
+          if (round > 0) found.get(setting)?.[side].push(measured);
+        }
+      }
     }
   }
-  for (const [name, measured] of Object.entries(found)) {
-    const of = (pick: (m: Measurement) => number) => median(measured.map(pick)).toFixed(1).padStart(9);
-    process.stdout.write(
-      `${name.padEnd(6)} ${of((m) => m.requestsPerSecond)}/s  server ${of((m) => m.serverCpu)} µs  database ${of((m) => m.databaseCpu)} µs  p50 ${of((m) => m.p50)} ms  p99 ${of((m) => m.p99)} ms\n`,
-    );
-  }
+  for (const [setting, sides] of found) report(setting, sides);
 }
 
-const [other, operation = "get", rounds = "7", organizations = "1"] = process.argv.slice(2);
-if (other === undefined || (operation !== "get" && operation !== "update")) {
-  throw new Error("usage: npm run bench:compare -- <folder of another checkout> [get|update] [rounds] [organizations]");
+async function measureImport(
+  service: Service,
+  contender: Contender,
+  run: (port: number) => Promise<number>,
+): Promise<Found> {
+  const now = () => ({ server: cpuOf(contender.pid), database: cpuOfDatabase(service.address.pid) });
+  const before = now();
+  const requestsPerSecond = await run(contender.port);
+  const after = now();
+  return {
+    requestsPerSecond,
+    serverCpu: (after.server - before.server) / IMPORTED,
+    databaseCpu: (after.database - before.database) / IMPORTED,
+    p50: Number.NaN,
+    p99: Number.NaN,
+  };
 }
-await compare(other, operation, Number(rounds), Number(organizations));
+
+function report(setting: Setting, sides: Record<Side, Found[]>): void {
+  for (const [side, measured] of Object.entries(sides)) {
+    const of = (pick: (m: Found) => number) => median(measured.map(pick)).toFixed(1).padStart(8);
+    const times = setting === "import" ? "" : `  p50 ${of((m) => m.p50)} ms  p99 ${of((m) => m.p99)} ms`;
+    process.stdout.write(
+      `${setting.padEnd(10)} ${side.padEnd(6)} ${of((m) => m.requestsPerSecond)}/s  server ${of((m) => m.serverCpu)} µs  database ${of((m) => m.databaseCpu)} µs${times}\n`,
+    );
+  }
+  const ratio = (pick: (m: Found) => number) => {
+    const ratios = sides.this.map((m, round) => pick(m) / pick(sides.other[round] as Found));
+    return `${median(ratios).toFixed(3)} (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
+  };
+  process.stdout.write(
+    `${setting.padEnd(10)} ratio  rate ${ratio((m) => m.requestsPerSecond)}  server ${ratio((m) => m.serverCpu)}\n`,
+  );
+}
+
+const [other, chosen = "get.64,get.1,update.64,update.1,import", rounds = "10", organizations = "1"] =
+  process.argv.slice(2);
+const settings = chosen.split(",") as Setting[];
+if (other === undefined || settings.some((setting) => !SETTINGS.includes(setting))) {
+  throw new Error(
+    `usage: npm run bench:compare -- <folder of another checkout> [some of ${SETTINGS.join(",")}] [rounds] [organizations]`,
+  );
+}
+await compare(other, settings, Number(rounds), Number(organizations));
