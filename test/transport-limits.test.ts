@@ -164,6 +164,49 @@ describe("a request that is refused before it was read", () => {
     return types;
   }
 
+  const headersOf = (key: string, contentType = "application/grpc") =>
+    headerBlock({
+      ":method": "POST",
+      ":scheme": "http",
+      ":path": GET,
+      ":authority": "a",
+      "content-type": contentType,
+      te: "trailers",
+      authorization: `Bearer ${key}`,
+    });
+
+  /** What the PINGs ask in a piece of bytes that begins with a frame. */
+  function pingsIn(bytes: Buffer): Buffer[] {
+    const asked: Buffer[] = [];
+    for (let at = 0; at + 9 <= bytes.length; at += 9 + bytes.readUIntBE(at, 3)) {
+      const isAsked = bytes[at + 3] === FRAME.PING && ((bytes[at + 4] as number) & FLAG.ACK) === 0;
+      if (isAsked) asked.push(bytes.subarray(at + 9, at + 17));
+    }
+    return asked;
+  }
+
+  test.each([
+    ["a caller who answers no PING, as one that is too busy to read", false],
+    ["a caller who reads", true],
+  ])("the reset behind its answer comes when that is read, or after 5 s: %s", async (_, answersPings) => {
+    await using own = await startServer();
+    const socket = createConnection(own.port, "127.0.0.1");
+    socket.on("error", () => {});
+    const parts: Buffer[] = [];
+    socket.on("data", (bytes) => {
+      parts.push(bytes);
+      if (!answersPings) return;
+      for (const data of pingsIn(bytes)) socket.write(frame(FRAME.PING, FLAG.ACK, 0, data));
+    });
+    const refused = () => framesOf(Buffer.concat(parts), 1);
+    socket.write(Buffer.concat([PREFACE, settings(), frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headersOf(LATE_KEY))]));
+    await expect.poll(refused).toEqual([FRAME.HEADERS]);
+    await sleep(2_500);
+    expect(refused()).toEqual(answersPings ? [FRAME.HEADERS, FRAME.RST_STREAM] : [FRAME.HEADERS]);
+    await expect.poll(refused, { timeout: 5_000 }).toEqual([FRAME.HEADERS, FRAME.RST_STREAM]);
+    socket.destroy();
+  });
+
   const LATE_KEY = "late-0123456789-0123456789-0123456789";
   const refusals = {
     "its body does not come in time": { key: KEY, body: Buffer.from([0, 0, 1]), isComplete: false },
@@ -185,16 +228,6 @@ describe("a request that is refused before it was read", () => {
         // At the same time as the body's limit.
         findCaller: (secret) => (secret === LATE_KEY ? sleep(700, null) : callerOf(secret)),
       });
-      const headers = (key: string, contentType = "application/grpc") =>
-        headerBlock({
-          ":method": "POST",
-          ":scheme": "http",
-          ":path": GET,
-          ":authority": "a",
-          "content-type": contentType,
-          te: "trailers",
-          authorization: `Bearer ${key}`,
-        });
       const socket = createConnection(own.port, "127.0.0.1");
       socket.on("error", () => {});
       socket.write(
@@ -202,15 +235,18 @@ describe("a request that is refused before it was read", () => {
       );
       socket.pause();
       // It ends while what the system keeps for the connection is full of other answers.
-      socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headers(refusal.key, type)));
+      socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headersOf(refusal.key, type)));
       socket.write(frame(FRAME.DATA, refusal.isComplete ? FLAG.END_STREAM : 0, 1, refusal.body));
       for (let stream = 3; stream < 21; stream += 2) {
-        socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, stream, headers(KEY)));
+        socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, stream, headersOf(KEY)));
         socket.write(frame(FRAME.DATA, FLAG.END_STREAM, stream, EMPTY));
       }
       await sleep(3_000);
       const parts: Buffer[] = [];
-      socket.on("data", (bytes) => parts.push(bytes));
+      socket.on("data", (bytes) => {
+        parts.push(bytes);
+        for (const data of pingsIn(bytes)) socket.write(frame(FRAME.PING, FLAG.ACK, 0, data));
+      });
       socket.resume();
       const answer = type === "application/grpc" ? [FRAME.HEADERS] : [FRAME.HEADERS, FRAME.DATA];
       const end = refusal.isComplete ? [] : [FRAME.RST_STREAM];

@@ -9,6 +9,7 @@ import { gatherDataFrames } from "./data-frames.ts";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
 import { keepUntilAnswered } from "./unread-rest.ts";
+import { whenRead } from "./when-read.ts";
 
 export const MAX_HEADER_BYTES = 16_384;
 /** Time for the last bytes of an answer to leave before the unread rest of its request is given up. */
@@ -135,11 +136,7 @@ export function createSessions(options: {
         clearInterval(quiet);
         clearTimeout(limit);
       });
-      // PINGs overtake what else is on its way out: only the second one goes out behind the GOAWAY for certain.
-      const ping = (then: () => void) => {
-        if (!session.destroyed) session.ping((error) => error === null && then());
-      };
-      ping(() => ping(() => close(session)));
+      whenRead(session, () => close(session));
     },
     (session) => session.destroy(),
   );

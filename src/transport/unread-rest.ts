@@ -1,15 +1,18 @@
 // What is left of a request that was answered early: nobody reads it, and its stream would stay open for as long as its
 // caller sends, and wait for the window. Left to itself Node resets such a stream at once, and nghttp2 drops frames of it
 // that still wait for the connection, the status among them: the caller would never hear why.
-import type { ServerHttp2Stream } from "node:http2";
+import type { ServerHttp2Session, ServerHttp2Stream } from "node:http2";
+import { whenRead } from "./when-read.ts";
 
 /**
- * Time for an answer whose caller may still be sending its request. Node's client loses an answer that it has not read
- * when the reset behind it arrives: time for one that is busy.
+ * How often a stream is looked at whose answer has left and whose caller may still be sending its request. The first time
+ * its caller is asked whether it has read the answer, the second time the stream goes.
  */
-const UNREAD_MS = 1_000;
+const LOOK_MS = 500;
+/** The longest that a caller is waited for who does not say that it has read its answer. */
+const UNHEARD_MS = 5_000;
 /** The longest that an answer is waited for which does not leave, on a connection that its caller does not read. */
-const LONGEST_MS = 30_000;
+const HELD_UP_MS = 30_000;
 
 /** To be called with each stream as it comes: the rest of its request goes when its answer has left. */
 export function keepUntilAnswered(stream: ServerHttp2Stream): void {
@@ -27,17 +30,41 @@ export function keepUntilAnswered(stream: ServerHttp2Stream): void {
 function giveUpRest(stream: ServerHttp2Stream): void {
   // A timer for each call would hold its stream for as long.
   if (stream.readableEnded || stream.destroyed) return;
-  const until = performance.now() + LONGEST_MS;
+  const answeredAt = performance.now();
   const timer = setInterval(() => {
     if (!stream.destroyed && !stream.readableEnded) {
-      if (isHeldUp(stream) && performance.now() < until) return;
+      const waitedMs = performance.now() - answeredAt;
+      if (isHeldUp(stream) ? waitedMs < HELD_UP_MS : waitedMs < UNHEARD_MS && !hasRead(stream, answeredAt)) return;
       stream.destroy();
     }
     clearInterval(timer);
-  }, UNREAD_MS).unref();
+  }, LOOK_MS).unref();
 }
 
 /** Whether frames wait for the connection: those of the answer may be among them. */
 function isHeldUp({ session }: ServerHttp2Stream): boolean {
   return session !== undefined && !session.destroyed && (session.state.outboundQueueSize ?? 0) > 0;
+}
+
+/** When the caller of a connection was last asked whether it has read what was written before, and whether it has. */
+const asked = new WeakMap<ServerHttp2Session, { at: number; isRead: boolean }>();
+
+/**
+ * Whether the caller has read what was written at a time; asks it where that is not known. Node's client loses an answer
+ * where the reset behind it comes with the same read.
+ */
+function hasRead({ session }: ServerHttp2Stream, writtenAt: number): boolean {
+  if (session === undefined || session.destroyed) return true;
+  const of = session as ServerHttp2Session;
+  const last = asked.get(of);
+  if (last?.isRead && last.at >= writtenAt) return true;
+  const now = performance.now();
+  const isPending = last?.isRead === false && now - last.at < UNHEARD_MS;
+  if (isPending) return false;
+  const question = { at: now, isRead: false };
+  asked.set(of, question);
+  whenRead(of, () => {
+    question.isRead = true;
+  });
+  return false;
 }
