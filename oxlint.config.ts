@@ -118,7 +118,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/slots.ts": { imports: ["src/domain/"], message: "slots imports domain" },
   "src/db/": {
     imports: ["src/domain/", "src/db/", "src/db/migrations/index.ts", "src/postgres/embedded.ts"],
-    packages: [...node, "@mikro-orm/*", "kysely", "pg", "prom-client"],
+    packages: [...node, "@mikro-orm/*", "kysely", "pg", "pg-protocol", "prom-client"],
     message: "db, the way in, imports domain, the embedded server, MikroORM, Kysely, pg and prom-client",
   },
   "src/db/migrations/": {

@@ -83,7 +83,7 @@ export async function recordUpdate(
       const client = acquired as unknown as NamedStatementClient;
       const send = client.send.bind(client);
       client.send = (text, values = []) => {
-        statements.push({ text, values });
+        statements.push({ text, values: [...values] });
         return send(text, values);
       };
     });

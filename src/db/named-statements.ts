@@ -1,9 +1,10 @@
 // The client of the pool: it names each statement, so that PostgreSQL plans it once a connection, says what a failed
-// statement means for its connection, and sends statements before the answer to the one before.
+// statement means for its connection, and sends those of the hot paths together.
 import type { Socket } from "node:net";
 import pg from "pg";
+import { Batch, type PreparedStatement, type StatementResult } from "./batch.ts";
 import { isPlanChange, meaningOf, serverErrorOf } from "./sqlstate.ts";
-import { OrganizationQuery, prepareOrganization } from "./tenant.ts";
+import { setOrganizationAndPlans } from "./tenant.ts";
 
 /** COMMIT was sent and its answer is lost: the transaction is there or it is not. */
 export class CommitUnknownError extends Error {
@@ -34,13 +35,31 @@ type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
 
 /** A client whose parameterised statements are named, and whose COMMIT does not lie. The type of a pool's clients. */
 export class NamedStatementClient extends pg.Client {
+  /** Of `query`. */
   readonly #names = new Map<string, string>();
   /** Counts the migrations that this connection has met: each makes all names new. */
   #generation = 0;
-  #gathering = false;
+  /** Of `send`. */
+  readonly #prepared = new Map<string, PreparedStatement>();
+  /** What was sent in this turn of the event loop. */
+  #gathered: Batch | undefined;
+  /** The longest that the server may take to answer, in milliseconds; 0: for ever. */
+  readonly #limitMs: number;
+  #watch: NodeJS.Timeout | undefined;
+  /** Batches without an answer, and when the oldest of them was sent, or the one before it answered. */
+  #unanswered = 0;
+  #since = 0;
+  readonly #answered = () => {
+    this.#unanswered -= 1;
+    this.#since = performance.now();
+  };
+  readonly #parserOf = this.getTypeParser.bind(this) as unknown as ConstructorParameters<typeof Batch>[0];
 
-  constructor(config?: string | pg.ClientConfig) {
-    super(config);
+  constructor(config: pg.ClientConfig = {}) {
+    // pg's own limit is a timer for each statement.
+    const { query_timeout: limitMs = 0, ...rest } = config;
+    super(rest);
+    this.#limitMs = limitMs;
     const parse = this.getTypeParser(TEXT_ARRAY) as (text: string) => string[];
     // Every event has two, and nearly all of them need no parser.
     this.setTypeParser(TEXT_ARRAY, (text) => (PLAIN_ARRAY.test(text) ? text.slice(1, -1).split(",") : parse(text)));
@@ -60,13 +79,29 @@ export class NamedStatementClient extends pg.Client {
     if (typeof text !== "string" || args.length > 2) return (super.query as (...a: unknown[]) => unknown)(...args);
     if (text === "begin" || text.startsWith("start transaction")) return this.#begin(text);
     if (text === "rollback") return this.#rollback();
-    return this.send(text, values).catch((error: unknown) => {
+    return this.#one(text, values).catch((error: unknown) => {
       if (!isPlanChange(error)) throw this.#leaveIfUnfit(error);
       // Within a transaction this fails like everything after an error: the caller that began it begins it again.
-      return this.send(text, values).catch((second: unknown) => {
+      return this.#one(text, values).catch((second: unknown) => {
         throw (second as pg.DatabaseError).code === IN_FAILED_TRANSACTION ? error : this.#leaveIfUnfit(second);
       });
     });
+  }
+
+  async #one(text: string, values: unknown[] = []): Promise<pg.QueryResult> {
+    this.#flush();
+    if (values.length === 0) {
+      const sent = super.query(this.#limited({ text }));
+      return text === "commit" ? this.#commit(sent) : sent;
+    }
+    const name = this.#nameOf(text);
+    return this.#plansForgotten(
+      super.query(this.#limited(name === undefined ? { text, values } : { name, text, values })),
+    );
+  }
+
+  #limited<T extends object>(config: T): T {
+    return this.#limitMs > 0 ? { ...config, query_timeout: this.#limitMs } : config;
   }
 
   /** Kysely returns its connections whatever happened on them: one that must not be used again ends itself. */
@@ -77,62 +112,86 @@ export class NamedStatementClient extends pg.Client {
   }
 
   /**
-   * Like query, for statements that are sent before the answer to the one before: a plan that no longer fits
-   * is an error. Tried again here it could run behind the COMMIT, where no organization is set any more and
-   * every table looks empty; the next transaction plans anew.
+   * Sends a statement without waiting for the answer to the one before: those of one turn of the event loop travel
+   * together. A plan that no longer fits is an error. Tried again here it could run behind the COMMIT, where no
+   * organization is set any more and every table looks empty; the next transaction plans anew.
    */
-  async send(text: string, values: unknown[] = []): Promise<pg.QueryResult> {
-    this.#gather();
-    if (text === "commit") return this.#commit();
-    if (values.length === 0) return super.query(text);
-    return this.#named(text, (name) => super.query(name === undefined ? { text, values } : { name, text, values }));
+  async send(text: string, values: readonly unknown[] = []): Promise<StatementResult> {
+    if (this.#gathered === undefined) {
+      this.#gathered = new Batch(this.#parserOf);
+      process.nextTick(() => this.#flush());
+    }
+    const sent = this.#gathered.add(this.#preparedOf(text), values);
+    return text === "commit" ? this.#commit(sent) : this.#plansForgotten(sent);
   }
 
   /**
-   * Sends a statement that reads, as `send` does, in a transaction of its own that sees one organization: the setting
-   * and the statement travel without a Sync between them, and are one implicit transaction. With BEGIN and COMMIT
-   * it would be four statements. Needs prepareOrganization once.
+   * Sends a statement that reads, in a transaction of its own that sees one organization: the setting and the statement
+   * travel without a Sync between them, and are one implicit transaction. With BEGIN and COMMIT it would be four statements.
    */
-  async sendIn(organizationId: string, text: string, values: unknown[]): Promise<pg.QueryResult> {
-    this.#gather();
-    return this.#named(
-      text,
-      (name) =>
-        new Promise((resolve, reject) => {
-          const callback = (error: Error | undefined, result: pg.QueryResult) =>
-            error ? reject(error) : resolve(result);
-          super.query(new OrganizationQuery(organizationId, { name: name ?? "", text, values, callback }));
-        }),
-    );
+  async sendIn(organizationId: string, text: string, values: readonly unknown[]): Promise<StatementResult> {
+    this.#flush();
+    const batch = new Batch(this.#parserOf);
+    const add = (which: string, its: readonly unknown[]) => batch.add(this.#preparedOf(which), its);
+    // Where the setting fails, so does the statement.
+    setOrganizationAndPlans(add, organizationId).catch(() => {});
+    const sent = add(text, values);
+    this.#submit(batch);
+    return this.#plansForgotten(sent);
   }
 
-  /** Makes sendIn possible. */
-  async prepareOrganization(): Promise<void> {
-    await prepareOrganization((config) => super.query(config));
+  #flush(): void {
+    const batch = this.#gathered;
+    this.#gathered = undefined;
+    if (batch !== undefined) this.#submit(batch);
   }
 
-  async #named(text: string, send: (name: string | undefined) => Promise<pg.QueryResult>): Promise<pg.QueryResult> {
+  #submit(batch: Batch): void {
+    if (this.#unanswered === 0) this.#since = performance.now();
+    this.#unanswered += 1;
+    if (this.#limitMs > 0) this.#watch ??= setTimeout(() => this.#look(), this.#limitMs).unref();
+    batch.callback = this.#answered;
+    super.query(batch);
+  }
+
+  /** Ends a connection on which nothing has been answered for too long. One timer for all: it looks again. */
+  #look(): void {
+    this.#watch = undefined;
+    if (this.#unanswered === 0) return;
+    const leftMs = this.#since + this.#limitMs - performance.now();
+    if (leftMs > 0) this.#watch = setTimeout(() => this.#look(), leftMs).unref();
+    else this.#stream.destroy(new Error("query read timeout"));
+  }
+
+  get #stream(): Socket {
+    return (this as unknown as { connection: { stream: Socket } }).connection.stream;
+  }
+
+  /** After a migration, statements are prepared anew. */
+  async #plansForgotten<T>(sent: Promise<T>): Promise<T> {
     try {
-      return await send(this.#nameOf(text));
+      return await sent;
     } catch (error) {
       if (isPlanChange(error)) {
         this.#names.clear();
         this.#generation++;
+        for (const statement of this.#prepared.values()) {
+          statement.state = "unclear";
+          statement.columns = undefined;
+        }
       }
       throw error;
     }
   }
 
-  /** What is sent in one turn of the event loop travels in one write: each costs a system call and may wake the server. */
-  #gather(): void {
-    if (this.#gathering) return;
-    this.#gathering = true;
-    const { stream } = (this as unknown as { connection: { stream: Socket } }).connection;
-    stream.cork();
-    process.nextTick(() => {
-      this.#gathering = false;
-      stream.uncork();
-    });
+  #preparedOf(text: string): PreparedStatement {
+    let statement = this.#prepared.get(text);
+    if (statement === undefined) {
+      const isNamed = this.#prepared.size < MAX_NAMED_STATEMENTS;
+      statement = { name: isNamed ? `b${this.#prepared.size}` : "", text, state: "new", columns: undefined };
+      if (isNamed) this.#prepared.set(text, statement);
+    }
+    return statement;
   }
 
   #nameOf(text: string): string | undefined {
@@ -155,10 +214,10 @@ export class NamedStatementClient extends pg.Client {
     }
   }
 
-  async #commit(): Promise<pg.QueryResult> {
-    let result: pg.QueryResult;
+  async #commit<T extends { command: string }>(sent: Promise<T>): Promise<T> {
+    let result: T;
     try {
-      result = await super.query("commit");
+      result = await sent;
     } catch (error) {
       const found = serverErrorOf(error);
       if (found !== undefined && meaningOf(found).connection !== "ended") throw error;
@@ -174,6 +233,7 @@ export class NamedStatementClient extends pg.Client {
    * connection back to the pool only after a rollback that succeeded; each lost one would keep its place.
    */
   async #rollback(): Promise<pg.QueryResult> {
+    this.#flush();
     try {
       return await super.query("rollback");
     } catch {

@@ -102,13 +102,10 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       // Not MikroORM's onCreateConnection: a connection on which that fails is never given back to the pool.
       onConnect: async (client: NamedStatementClient) => {
         try {
-          const [{ rows }] = await Promise.all([
-            client.query(
-              applySettings,
-              names.flatMap((name) => [name, settings[name]]),
-            ),
-            client.prepareOrganization(),
-          ]);
+          const { rows } = await client.query(
+            applySettings,
+            names.flatMap((name) => [name, settings[name]]),
+          );
           if (rows[0].cannot_write) throw cannotBeWritten();
         } catch (cause) {
           throw new NoConnectionError(cause);
