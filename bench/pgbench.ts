@@ -12,7 +12,7 @@ import type { NamedStatementClient } from "../src/db/named-statements.ts";
 import { createOrm, poolOf } from "../src/db/orm.ts";
 import { update } from "../src/domain/entity.ts";
 import { type Author, toOneEntity } from "../src/entities/command.ts";
-import { writeGroup } from "../src/entities/write-group.ts";
+import { writeGroupUnlessBusy } from "../src/entities/write-group.ts";
 import { fromProto } from "../src/rpc/entity-message.ts";
 import { Violations } from "../src/rpc/violations.ts";
 import { cpuOfDatabase, type DatabaseAddress } from "./processes.ts";
@@ -92,14 +92,15 @@ export async function recordUpdate(
     if (request.entity === undefined) throw new Error("an update has no entity");
     const { patch } = fromProto(request.entity, request.updateMask, "2026-01-01", violations);
     violations.throwIfAny();
-    const [result] = await writeGroup(orm, organizationId, [
+    const [result] = await writeGroupUnlessBusy(orm, organizationId, [
       toOneEntity({
         author,
         lookup: { by: "external_id", key: externalIdOf(index) },
         decide: (entity) => (entity === null ? null : update(entity, patch, request.reason)),
       }),
     ]);
-    if (result?.kind !== "done") throw new Error("the update that was to be recorded was refused");
+    if (result === undefined || result === "busy" || result.kind !== "done")
+      throw new Error("the update that was to be recorded was refused");
     if (!statements.some(({ text }) => text === "commit")) throw new Error("the update was not recorded");
     return statements;
   } finally {
@@ -120,7 +121,7 @@ export function scriptOf(statements: readonly Statement[], index: number): strin
       if (column === undefined) return lookupOf(value, index);
       const expression = (text.includes("entity_event") ? EVENT : ENTITY)[column];
       if (expression === undefined) throw new Error(`bench/pgbench.ts does not know the column ${column}`);
-      return `array[${expression}]`;
+      return `(${expression})`;
     });
     // What is read is kept in variables, for the statements after it.
     const name = /\bfor no key update\b/.test(text)
@@ -133,17 +134,20 @@ export function scriptOf(statements: readonly Statement[], index: number): strin
   return `${lines.join("\n")}\n`;
 }
 
-/** The columns that $2, $3, ... are arrays of. */
+/** The columns that $2, $3, ... are written to. */
 function columnsOf(text: string): string[] {
-  const list = /\bas v\s*\(([^)]*)\)/.exec(text)?.[1];
-  return list === undefined ? [] : list.split(",").map((name) => name.trim());
+  const inserted = /^insert into \w+ \(organization_id, ([^)]*)\)/.exec(text)?.[1];
+  if (inserted !== undefined) return inserted.split(",").map((name) => name.trim());
+  const columns: string[] = [];
+  for (const [, name, position] of text.matchAll(/\b(\w+) = \$(\d+)::/g))
+    columns[Number(position) - 2] = name as string;
+  return columns;
 }
 
 const EXTERNAL_ID = "'bench-' || :key";
 
 function lookupOf(value: unknown, index: number): string {
-  if (Array.isArray(value) && value.length === 0) return "'{}'";
-  if (Array.isArray(value) && value.length === 1 && value[0] === externalIdOf(index)) return `array[${EXTERNAL_ID}]`;
+  if (value === externalIdOf(index)) return `(${EXTERNAL_ID})`;
   throw new Error("bench/pgbench.ts does not know a parameter of the statements");
 }
 

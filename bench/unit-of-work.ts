@@ -5,7 +5,7 @@
 import { parseArgs } from "node:util";
 import { LockMode, Utils } from "@mikro-orm/core";
 import { readConfig } from "../src/config.ts";
-import { type Column, columnsOf, insertOf, rowsTable } from "../src/db/columns.ts";
+import { type Column, columnsOf, rowsTable } from "../src/db/columns.ts";
 import { createOrm, forOrganization, type Orm } from "../src/db/orm.ts";
 import { EntityEventRow, EntityRow } from "../src/db/schema.ts";
 import { newId } from "../src/db/uuid.ts";
@@ -104,7 +104,14 @@ function flushInSets(orm: Orm): void {
   Object.assign(driver, {
     async nativeInsertMany(entity: unknown, rows: Record<string, unknown>[], options: { ctx: never }) {
       const { tableName, columns } = columnsIn(entity, rows);
-      return driver.execute(insertOf(tableName, columns).text, arraysOf(columns, rows), "run", options.ctx);
+      const own = columns.filter(({ property }) => property !== "organizationId");
+      const { table, select } = rowsTable(own);
+      return driver.execute(
+        `insert into ${tableName} (organization_id, ${own.map(({ name }) => name).join(", ")}) select $1::uuid, ${select} from ${table}`,
+        arraysOf(columns, rows),
+        "run",
+        options.ctx,
+      );
     },
     async nativeUpdateMany(
       entity: unknown,

@@ -188,7 +188,9 @@ export class NamedStatementClient extends pg.Client {
     let statement = this.#prepared.get(text);
     if (statement === undefined) {
       const isNamed = this.#prepared.size < MAX_NAMED_STATEMENTS;
-      statement = { name: isNamed ? `b${this.#prepared.size}` : "", text, state: "new", columns: undefined };
+      // COMMIT by its own name: whoever watches the wire knows it.
+      const name = text === "commit" ? text : `b${this.#prepared.size}`;
+      statement = { name: isNamed ? name : "", text, state: "new", columns: undefined };
       if (isNamed) this.#prepared.set(text, statement);
     }
     return statement;

@@ -130,9 +130,7 @@ export async function insertTransactions(
   // Sorted, so that two lists with the same ids wait for each other instead of deadlocking.
   const sorted = rows.toSorted((a, b) => ((a.externalId ?? a.id) < (b.externalId ?? b.id) ? -1 : 1));
   const inserted = await db.execute<{ id: string }[]>(
-    `${INSERT_TRANSACTIONS.text}
-     on conflict (organization_id, external_id) where external_id is not null do nothing returning id`,
-    [organizationId, ...INSERT_TRANSACTIONS.arraysOf(sorted.map(toTransactionRow))],
+    ...insertTransactionRows(organizationId, sorted.map(toTransactionRow)),
   );
   if (inserted.length === rows.length) return new Map();
   const fresh = new Set(inserted.map((row) => row.id));
@@ -148,7 +146,7 @@ export async function insertUserEvents(
   organizationId: string,
   rows: readonly StoredUserEvent[],
 ): Promise<void> {
-  await db.execute(INSERT_USER_EVENTS.text, [organizationId, ...INSERT_USER_EVENTS.arraysOf(rows)]);
+  await db.execute(...insertUserEventRows(organizationId, rows));
 }
 
 const TRANSACTION_COLUMNS = columnsOf(TransactionRow).filter(isGiven);
@@ -159,8 +157,10 @@ function isGiven({ property }: Column): boolean {
   return property !== "organizationId" && property !== "recordedAt";
 }
 
-const INSERT_TRANSACTIONS = insertOf<ReturnType<typeof toTransactionRow>>("transaction", TRANSACTION_COLUMNS);
-const INSERT_USER_EVENTS = insertOf<StoredUserEvent>("user_event", USER_EVENT_COLUMNS);
+const insertTransactionRows = insertOf<ReturnType<typeof toTransactionRow>>("transaction", TRANSACTION_COLUMNS, {
+  rest: "on conflict (organization_id, external_id) where external_id is not null do nothing returning id",
+});
+const insertUserEventRows = insertOf<StoredUserEvent>("user_event", USER_EVENT_COLUMNS);
 
 const toTransactionRow = ({ origin, destination, ...transaction }: StoredTransaction) => ({
   ...transaction,

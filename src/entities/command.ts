@@ -19,7 +19,15 @@ export interface Author {
 export interface World {
   /** Strictly after the updatedAt of each of them, and after the command before. */
   now: Instant;
-  policy: ExternalIdPolicy;
+  /** Undefined unless the command needs it. */
+  policy: ExternalIdPolicy | undefined;
+}
+
+/** For the rule of a command that needs it. */
+export function policyOf({ policy }: World): ExternalIdPolicy {
+  if (policy === undefined)
+    throw new Error("a rule asks for the policy, and its command does not say that it needs it");
+  return policy;
 }
 
 /** An entity that a command names. */
@@ -41,6 +49,8 @@ export interface Command {
   claimField?: ((externalId: string) => { field: string; index?: string }) | undefined;
   /** Refuse when another live entity has the tax id after the change. */
   uniqueTaxIdKey?: string | undefined;
+  /** Whether the rule asks for the organization's policy. */
+  needsPolicy?: boolean | undefined;
   occurredAt?: Instant | undefined;
   /** Makes the write safe to retry: `answer` of the first outcomes is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcomes: readonly Outcome[]) => Uint8Array }) | undefined;

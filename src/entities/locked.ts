@@ -9,7 +9,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, lockEntities, readClockAndPolicy } from "./lookups.ts";
+import { findHits, type Hits, type Keys, lockEntities, readClock, readPolicy } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -20,7 +20,8 @@ export interface Locked {
   hits: MovingHits;
   /** The database's clock once the locks are held. */
   now: Instant;
-  policy: ExternalIdPolicy;
+  /** Read where a command needs it. */
+  policy: ExternalIdPolicy | undefined;
 }
 
 /** What the keys name as the commands so far have left it. */
@@ -51,20 +52,26 @@ export async function lockNamed(
     taxIdKeys: [...new Set([...keys.taxIdKeys, ...uniqueKeys])],
   };
 
+  // Without waiting, and where nothing else is asked for, the entities themselves say which external ids they have.
+  const mayTellItself = skipLocked && claimed.length === 0 && wanted.taxIdKeys.length === 0;
+  const needsPolicy = commands.some((command) => command.needsPolicy === true);
+
   const states = new Map<string, EntityState>();
   // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
   const known = new Set(skipLocked ? [] : keys.entityIds);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
-    const [locked, hits, { now, policy }] = await Promise.all([
+    const [locked, found, now, policy] = await Promise.all([
       lockEntities(db, organizationId, keys, { skipLocked }),
-      findHits(db, organizationId, wanted),
-      readClockAndPolicy(db, organizationId),
+      mayTellItself ? undefined : findHits(db, organizationId, wanted),
+      readClock(db),
+      needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
     for (const state of locked) {
       states.set(state.id, state);
       known.add(state.id);
     }
+    const hits = found ?? hitsIn(locked, wanted.externalIds) ?? (await findHits(db, organizationId, wanted));
     const isComplete = commands.every(({ targets }) =>
       targets.every(({ lookup }) => {
         const id = unambiguous(lookup, hits);
@@ -76,6 +83,13 @@ export async function lockNamed(
       throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
     }
   }
+}
+
+/** The hits of external ids, where the locked entities have all of them: a row has its ids as of its last change. */
+function hitsIn(locked: readonly EntityState[], externalIds: readonly string[]): Hits | undefined {
+  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
+  for (const { id, externalIds: its } of locked) for (const { externalId } of its) hits.externalIds.set(externalId, id);
+  return externalIds.every((externalId) => hits.externalIds.has(externalId)) ? hits : undefined;
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */

@@ -1,7 +1,16 @@
 // Rows of entities and of their external ids: what a row holds as a state, and the set-based writes.
 
 import { bytesOf } from "../db/bytes.ts";
-import { columnsOf, hydrator, insertOf, type RowOf, rowsTable, selected } from "../db/columns.ts";
+import {
+  type Column,
+  columnsOf,
+  hydrator,
+  insertOf,
+  type RowOf,
+  rowsTable,
+  selected,
+  updateOf,
+} from "../db/columns.ts";
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
 import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
@@ -24,12 +33,14 @@ const DERIVED: Record<string, { from: keyof EntityState; value: (state: EntitySt
   taxIdKey: { from: "taxId", value: taxIdKeyOf },
 };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
-const ID = COLUMNS.filter(({ property }) => property === "id");
-const INSERT = insertOf<EntityState>("entity", COLUMNS, DERIVED_VALUES);
+/** Texts that are kept; callers may change columns in more combinations than that, which are then made each time. */
+const MAX_UPDATES = 500;
+const ID = COLUMNS.find(({ property }) => property === "id") as Column;
+const insertRows = insertOf<EntityState>("entity", COLUMNS, { derived: DERIVED_VALUES });
 
 export function insertEntities(db: Pipeline, organizationId: string, states: readonly EntityState[]): void {
   if (states.length === 0) return;
-  db.send(INSERT.text, [organizationId, ...INSERT.arraysOf(states)]);
+  db.send(...insertRows(organizationId, states));
 }
 
 /**
@@ -46,12 +57,32 @@ export function updateEntities(
     const from = DERIVED[property]?.from ?? (property as keyof EntityState);
     return changes.some(({ before, after }) => before[from] !== after[from]);
   });
-  const { table, arraysOf } = rowsTable([...ID, ...changed], DERIVED_VALUES);
+  const update = updates.get(changed);
   db.send(
-    `update entity e set ${changed.map(({ name }) => `${name} = v.${name}`).join(", ")} from ${table}
-     where e.organization_id = $1 and e.id = v.id`,
-    [organizationId, ...arraysOf(changes.map(({ after }) => after))],
+    ...update(
+      organizationId,
+      changes.map(({ after }) => after),
+    ),
   );
+}
+
+/** The updates by the columns that they write. */
+const updates = createUpdates();
+
+/** Makes the text of each update once. */
+function createUpdates() {
+  const made = new Map<string, ReturnType<typeof updateOf<EntityState>>>();
+  return {
+    get(columns: readonly Column[]) {
+      const key = columns.map(({ name }) => name).join();
+      let update = made.get(key);
+      if (update === undefined) {
+        update = updateOf<EntityState>("entity", ID, columns, DERIVED_VALUES);
+        if (made.size < MAX_UPDATES) made.set(key, update);
+      }
+      return update;
+    },
+  };
 }
 
 /** The external ids of one entity before and after a group of commands. */
@@ -99,7 +130,7 @@ export function writeExternalIds(db: Pipeline, organizationId: string, changes: 
   if (attached.length > 0) {
     // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.
     attached.sort((a, b) => (a.externalId < b.externalId ? -1 : 1));
-    db.send(ATTACH.text, [organizationId, ...ATTACH.arraysOf(attached.map(toExternalIdRow))]);
+    db.send(...attachRows(organizationId, attached.map(toExternalIdRow)));
   }
   if (altered.length > 0) {
     db.send(
@@ -113,7 +144,7 @@ export function writeExternalIds(db: Pipeline, organizationId: string, changes: 
 type WrittenExternalId = Omit<RowOf<typeof ExternalIdRow>, "organizationId">;
 
 const EXTERNAL_ID_COLUMNS = columnsOf(ExternalIdRow);
-const ATTACH = insertOf<WrittenExternalId>("external_id", EXTERNAL_ID_COLUMNS);
+const attachRows = insertOf<WrittenExternalId>("external_id", EXTERNAL_ID_COLUMNS);
 const ALTERED = rowsTable<WrittenExternalId>(
   EXTERNAL_ID_COLUMNS.filter(({ property }) => ["externalId", "type", "isPrimary"].includes(property)),
 );

@@ -14,10 +14,10 @@ export const EVENT_BYTES = bytesOf("v", ["previous_values", "new_values", "exter
 export type LoggedEvent = Omit<RowOf<typeof EntityEventRow>, "xid" | "epoch">;
 
 const COLUMNS = columnsOf(EntityEventRow).filter(({ isRead }) => isRead);
-const INSERT = insertOf<LoggedEvent>("entity_event", COLUMNS);
-/** The start of the cluster is known before its first event is there. */
-const INSERT_EVENTS = `${INSERT.text}
-  where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)`;
+const insertRows = insertOf<LoggedEvent>("entity_event", COLUMNS, {
+  // The start of the cluster is known before its first event is there.
+  rest: "where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)",
+});
 
 export const EVENT_COLUMNS = selected(COLUMNS, "v");
 
@@ -75,5 +75,5 @@ export async function listEvents(
 /** All of one organization. */
 export function insertEvents(db: Pipeline, organizationId: string, events: readonly LoggedEvent[]): void {
   if (events.length === 0) return;
-  db.send(INSERT_EVENTS, [organizationId, ...INSERT.arraysOf(events)]);
+  db.send(...insertRows(organizationId, events));
 }

@@ -5,6 +5,7 @@ import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_ser
 import { addExternalIds, assignExternalId, changeExternalId } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { textProblem } from "../domain/text.ts";
+import { policyOf } from "../entities/command.ts";
 import { presentChange } from "./entity-message.ts";
 import { parseExternalId, parseLookup, parseReason } from "./request.ts";
 import { Violations } from "./violations.ts";
@@ -29,8 +30,14 @@ export function externalIdRpcs(deps: Deps) {
           lookup,
           claims: [newExternalId],
           claimField: () => ({ field: "new_external_id" }),
-          decide: (entity, { policy, now }) =>
-            changeExternalId(existing(entity), { newExternalId, reason, keepPreviousAsAlias }, policy, now),
+          needsPolicy: true,
+          decide: (entity, world) =>
+            changeExternalId(
+              existing(entity),
+              { newExternalId, reason, keepPreviousAsAlias },
+              policyOf(world),
+              world.now,
+            ),
         },
         (outcome) => ({ success: true, ...presentChange(outcome) }),
       );
