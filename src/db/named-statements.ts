@@ -45,7 +45,7 @@ export class NamedStatementClient extends pg.Client {
   #gathered: Batch | undefined;
   /** The longest that the server may take to answer, in milliseconds; 0: for ever. */
   readonly #limitMs: number;
-  #watch: NodeJS.Timeout | undefined;
+  #isWatched = false;
   /** Batches without an answer, and when the oldest of them was sent, or the one before it answered. */
   #unanswered = 0;
   #since = 0;
@@ -149,18 +149,21 @@ export class NamedStatementClient extends pg.Client {
   #submit(batch: Batch): void {
     if (this.#unanswered === 0) this.#since = performance.now();
     this.#unanswered += 1;
-    if (this.#limitMs > 0) this.#watch ??= setTimeout(() => this.#look(), this.#limitMs).unref();
+    if (this.#limitMs > 0 && !this.#isWatched) this.#watch(this.#limitMs);
     batch.callback = this.#answered;
     super.query(batch);
   }
 
   /** Ends a connection on which nothing has been answered for too long. One timer for all: it looks again. */
-  #look(): void {
-    this.#watch = undefined;
-    if (this.#unanswered === 0) return;
-    const leftMs = this.#since + this.#limitMs - performance.now();
-    if (leftMs > 0) this.#watch = setTimeout(() => this.#look(), leftMs).unref();
-    else this.#stream.destroy(new Error("query read timeout"));
+  #watch(ms: number): void {
+    this.#isWatched = true;
+    setTimeout(() => {
+      this.#isWatched = false;
+      if (this.#unanswered === 0) return;
+      const leftMs = this.#since + this.#limitMs - performance.now();
+      if (leftMs > 0) this.#watch(leftMs);
+      else this.#stream.destroy(new Error("query read timeout"));
+    }, ms).unref();
   }
 
   get #stream(): Socket {
