@@ -156,7 +156,7 @@ export async function listenOn(
   await measurePool(orm, metrics.registry);
   const deps = {
     orm,
-    reader: createReader(orm),
+    reader: createReader(orm, { slots: readSlots }),
     writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell }),
     feed,
     bell,

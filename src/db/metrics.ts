@@ -35,6 +35,8 @@ export async function measurePool(orm: Orm, registry: Registry): Promise<void> {
   events.on("acquire", (client: object) => since.set(client, performance.now()));
   events.on("release", (_error: unknown, client: object) => {
     const from = since.get(client);
+    // A kept connection tells of its last use, and then goes back to the pool.
+    since.delete(client);
     if (from !== undefined) held.observe((performance.now() - from) / 1_000);
   });
 }

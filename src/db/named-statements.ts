@@ -4,7 +4,6 @@ import type { Socket } from "node:net";
 import pg from "pg";
 import { Batch, type PreparedStatement, type StatementResult } from "./batch.ts";
 import { isPlanChange, meaningOf, serverErrorOf } from "./sqlstate.ts";
-import { setOrganizationAndPlans } from "./tenant.ts";
 
 /** COMMIT was sent and its answer is lost: the transaction is there or it is not. */
 export class CommitUnknownError extends Error {
@@ -126,15 +125,19 @@ export class NamedStatementClient extends pg.Client {
   }
 
   /**
-   * Sends a statement that reads, in a transaction of its own that sees one organization: the setting and the statement
-   * travel without a Sync between them, and are one implicit transaction. With BEGIN and COMMIT it would be four statements.
+   * Sends a statement in a transaction of its own, behind one that sets something for it: they travel without a Sync between
+   * them, and are one implicit transaction. With BEGIN and COMMIT it would be four statements.
    */
-  async sendIn(organizationId: string, text: string, values: readonly unknown[]): Promise<StatementResult> {
+  async sendBehind(
+    set: (add: (text: string, values: readonly unknown[]) => Promise<unknown>) => Promise<unknown>,
+    text: string,
+    values: readonly unknown[],
+  ): Promise<StatementResult> {
     this.#flush();
     const batch = new Batch(this.#parserOf);
     const add = (which: string, its: readonly unknown[]) => batch.add(this.#preparedOf(which), its);
     // Where the setting fails, so does the statement.
-    setOrganizationAndPlans(add, organizationId).catch(() => {});
+    set(add).catch(() => {});
     const sent = add(text, values);
     this.#submit(batch);
     return this.#plansForgotten(sent);

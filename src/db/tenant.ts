@@ -8,7 +8,8 @@ const STATEMENT = `select set_config('${SETTING}', $1, true)`;
  * The same, for the hot paths. Left to itself PostgreSQL would plan their statements anew each time, for the arrays that
  * it sees, which takes longer than their lookups do.
  */
-const WITH_GENERIC_PLANS = `${STATEMENT}, set_config('plan_cache_mode', 'force_generic_plan', true)`;
+const GENERIC_PLANS = "set_config('plan_cache_mode', 'force_generic_plan', true)";
+const WITH_GENERIC_PLANS = `${STATEMENT}, ${GENERIC_PLANS}`;
 
 /** Lets the rest of a transaction see `organizationId` alone. */
 export const setOrganization = <R>(
@@ -21,6 +22,24 @@ export const setOrganizationAndPlans = <R>(
   send: (text: string, values: readonly unknown[]) => R,
   organizationId: string,
 ): R => send(WITH_GENERIC_PLANS, [organizationId]);
+
+/** Generic plans alone, for a statement that sets its organizations itself. */
+export const setPlans = <R>(send: (text: string, values: readonly unknown[]) => R): R =>
+  send(`select ${GENERIC_PLANS}`, []);
+
+/**
+ * Whether organizations may share a statement that reads, or a transaction. Not on Citus: there a transaction stays with
+ * one organization, and only SET LOCAL reaches the workers.
+ */
+export const ORGANIZATIONS_MEET = true;
+
+/**
+ * SQL that sets the organization to the text of an expression, and answers it as `id`, once for each row of what stands
+ * before it. A lookup behind it that is `lateral` and compares with this id depends on its answer: it cannot run before
+ * it, whatever the planner thinks best; and sees that organization alone.
+ */
+export const settingOf = (organizationId: string): string =>
+  `(select set_config('${SETTING}', ${organizationId}, true)::uuid as id offset 0)`;
 
 /** The organization as the session of an entity manager, from which the driver sets it in each transaction. */
 export const sessionOf = (organizationId: string): { variables: Record<string, string> } => ({

@@ -2,11 +2,12 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import { CommitUnknownError, NO_CONNECTION } from "./named-statements.ts";
-import { forOrganization, type Orm, poolOf } from "./orm.ts";
+import { type Connections, pooled } from "./kept-connection.ts";
+import { CommitUnknownError, type NamedStatementClient, NO_CONNECTION } from "./named-statements.ts";
+import { forOrganization, type Orm } from "./orm.ts";
 import { ENDED, IN_DOUBT, type Meaning, meaningOf, PLAN_CHANGED, serverErrorOf } from "./sqlstate.ts";
 import type { Pipeline, Statements } from "./statements.ts";
-import { setOrganizationAndPlans } from "./tenant.ts";
+import { setOrganizationAndPlans, setPlans } from "./tenant.ts";
 
 const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
@@ -40,6 +41,11 @@ export interface TransactionOptions {
   signal?: AbortSignal | undefined;
   /** How long the caller has waited for its turn, in milliseconds: its wait for locks is shortened by as much. */
   waitedMs?: number | undefined;
+}
+
+export interface ConnectionOptions {
+  /** Where its connection comes from; by default the pool. */
+  connections?: Connections | undefined;
 }
 
 /** A shorter wait for the turn does not justify a statement that shortens the wait for locks. */
@@ -85,11 +91,15 @@ export async function pipelined<T>(
   orm: Orm,
   organizationId: string,
   work: (pipeline: Pipeline) => Promise<T>,
-  { validateOnly = false, signal, waitedMs = 0 }: TransactionOptions = {},
+  {
+    validateOnly = false,
+    signal,
+    waitedMs = 0,
+    connections = pooled(orm),
+  }: TransactionOptions & ConnectionOptions = {},
 ): Promise<T> {
-  const pool = await poolOf(orm);
   return attempts("write", signal, async () => {
-    const client = await pool.connect();
+    const { client, release } = await connections.take();
     let broken = true;
     const sent: Promise<unknown>[] = [];
     const send = (text: string, values: readonly unknown[] = []) => {
@@ -123,7 +133,7 @@ export async function pipelined<T>(
       // The statement's own stack ends in the driver: this one says whose it was.
       throw new Error("a statement of the unit of work failed", { cause });
     } finally {
-      client.release(broken);
+      release(broken);
     }
   });
 }
@@ -152,21 +162,34 @@ export async function readStatements<T>(
   orm: Orm,
   organizationId: string,
   work: (db: Statements) => Promise<T>,
+  connections: Connections = pooled(orm),
 ): Promise<T> {
-  const pool = await poolOf(orm);
+  return reading(connections, (send) => setOrganizationAndPlans(send, organizationId), work);
+}
+
+/** The same for statements that name their organizations themselves, by `settingOf`. */
+export function readJoined<T>(connections: Connections, work: (db: Statements) => Promise<T>): Promise<T> {
+  return reading(connections, setPlans, work);
+}
+
+async function reading<T>(
+  connections: Connections,
+  set: Parameters<NamedStatementClient["sendBehind"]>[0],
+  work: (db: Statements) => Promise<T>,
+): Promise<T> {
   return attempts("read", undefined, async () => {
-    const client = await pool.connect();
+    const { client, release } = await connections.take();
     let failure: unknown;
     try {
       return await work({
         execute: async <R>(text: string, values: readonly unknown[]) =>
-          (await client.sendIn(organizationId, text, values as unknown[])).rows as R,
+          (await client.sendBehind(set, text, values)).rows as R,
       });
     } catch (error) {
       failure = error;
       throw error;
     } finally {
-      client.release(failure !== undefined && !isStatementError(failure));
+      release(failure !== undefined && !isStatementError(failure));
     }
   });
 }

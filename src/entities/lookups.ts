@@ -70,17 +70,28 @@ export interface FoundEntities {
   leftOut: ReadonlySet<string>;
 }
 
+export const noneFound = (): FoundEntities & { leftOut: Set<string> } => ({
+  hits: { externalIds: new Map(), taxIdKeys: new Map() },
+  entities: new Map(),
+  leftOut: new Set(),
+});
+
 /** Rows whose columns fit in FOUND_BYTES, however large they are: measuring would cost a lookup more than it saves. */
-const FEW_ROWS = 40;
+export const FEW_ROWS = 40;
+
+/** The most rows that a key of each kind names. */
+export const MOST_ROWS: Record<keyof Keys, number> = {
+  entityIds: 1,
+  externalIds: 1,
+  taxIdKeys: LIMITS.candidates + 1,
+};
 
 /** Bytes of the entities that are found at once, except for the last of them. */
 const FOUND_BYTES = 4 * 1024 * 1024;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
-  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
-  const entities = new Map<string, EntityState>();
-  const leftOut = new Set<string>();
+  const { hits, entities, leftOut } = noneFound();
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
@@ -90,7 +101,7 @@ export async function findEntities(db: Statements, organizationId: string, keys:
     );
   }
   if (parts.length === 0) return { hits, entities, leftOut };
-  const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * (LIMITS.candidates + 1);
+  const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
   const found = (measure: string) => `select hit.by, hit.key, ${ENTITY_COLUMNS} ${measure}
      from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
   const rows = await db.execute<{ by: string; key: string; id: string; is_left_out?: boolean }[]>(

@@ -1,119 +1,175 @@
-// Reads that meet join: lookups that arrive while a read of their organization is under way wait for the
-// next one and share its statement. An idle reader goes at once, a busy one makes one round trip for many.
+// Reads that meet join: lookups that arrive while a read is under way wait for the next one and share its statement,
+// whichever organizations they are of. An idle reader goes at once, a busy one makes one round trip for many.
 
+import { type Connections, keptConnection } from "../db/kept-connection.ts";
 import type { Orm } from "../db/orm.ts";
-import { readStatements } from "../db/transaction.ts";
-import { overloaded } from "../domain/errors.ts";
+import type { Statements } from "../db/statements.ts";
+import { ORGANIZATIONS_MEET } from "../db/tenant.ts";
+import { readJoined, readStatements } from "../db/transaction.ts";
+import { DomainError, overloaded } from "../domain/errors.ts";
 import { type Lookup, lookupKeys } from "../domain/lookup.ts";
-import { type FoundEntities, findEntities, type Keys } from "./lookups.ts";
+import { createSlots, type Slots } from "../slots.ts";
+import { findJoined } from "./joined-lookups.ts";
+import { FEW_ROWS, type FoundEntities, findEntities, type Keys, MOST_ROWS } from "./lookups.ts";
 
 export interface Reader {
   /**
    * The matches of the lookups, from one moment; it may hold those of other callers of the organization too. Rejects
    * with OVERLOADED where too many lookups of the organization wait, and when the signal is aborted before its turn.
    */
-  find(
-    organizationId: string,
-    lookups: readonly Lookup[],
-    signal?: Pick<AbortSignal, "aborted" | "reason">,
-  ): Promise<FoundEntities>;
+  find(organizationId: string, lookups: readonly Lookup[], signal?: Departure): Promise<FoundEntities>;
 }
 
-/** Concurrent reads of one organization; two, so that one is in flight while the other is decoded. */
-const READS_PER_ORGANIZATION = 2;
-/** Keys per statement, approximately; the rest waits for the next. */
-const MAX_KEYS = 1_000;
+type Departure = Pick<AbortSignal, "aborted" | "reason">;
 
-/** Reads of one organization that wait. */
+export interface ReaderOptions {
+  /** Bounds the lists of lookups, each of which has a statement and a connection of its own. */
+  slots?: Slots;
+  /** Whether organizations share a statement. */
+  joinsOrganizations?: boolean;
+}
+
+/** Reads of single lookups at a time; two, so that one is in flight while the other is decoded. */
+const READS = 2;
+/** Lookups of one statement of one organization; the rest waits for the next. */
+const MAX_LOOKUPS = 128;
+/** Lookups of one organization that wait. */
 const MAX_WAITING = 1_000;
 
 interface Waiting {
-  lookups: readonly Lookup[];
-  signal: Pick<AbortSignal, "aborted" | "reason"> | undefined;
+  organizationId: string;
+  lookup: Lookup;
+  signal: Departure | undefined;
   resolve: (found: FoundEntities) => void;
   reject: (error: unknown) => void;
 }
 
-export function createReader(orm: Orm): Reader {
-  const queues = new Map<string, { waiting: Waiting[]; running: number }>();
+export function createReader(
+  orm: Orm,
+  { slots = createSlots(2), joinsOrganizations = ORGANIZATIONS_MEET }: ReaderOptions = {},
+): Reader {
+  /** Lookups that wait, by organization, in the order of their turns. */
+  const queues = new Map<string, Waiting[]>();
+  const idle = Array.from({ length: READS }, () => keptConnection(orm));
 
-  async function run(organizationId: string, queue: { waiting: Waiting[]; running: number }): Promise<void> {
-    while (queue.waiting.length > 0) {
-      const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-      const joined: Waiting[] = [];
-      let count = 0;
-      while (queue.waiting.length > 0 && (count === 0 || mayJoin(queue.waiting[0], count))) {
-        const next = queue.waiting.shift() as Waiting;
-        if (next.signal?.aborted) {
-          next.reject(next.signal.reason);
-          continue;
-        }
-        for (const lookup of next.lookups) lookupKeys(lookup, keys);
-        count += next.lookups.length;
-        joined.push(next);
-      }
-      if (joined.length === 0) continue;
-      try {
-        const found = await readStatements(orm, organizationId, (db) => findEntities(db, organizationId, unique(keys)));
-        // Not those whose own entity is among what was too much at once: they go first next time. A batch is answered.
-        const again = joined.filter(({ lookups: [one, more] }) => more === undefined && isLeftOut(one, found));
-        queue.waiting.unshift(...again);
-        for (const waiting of joined) if (!again.includes(waiting)) waiting.resolve(found);
-      } catch (error) {
-        for (const { reject } of joined) reject(error);
-      }
+  async function run(connections: Connections): Promise<void> {
+    for (let joined = next(); joined.length > 0; joined = next()) {
+      await answer(connections, joined);
     }
-    queue.running -= 1;
-    if (queue.running === 0) queues.delete(organizationId);
+    idle.push(connections);
+  }
+
+  /** Those of one statement: of organizations in turn, one lookup each; of a single one, as many as there are. */
+  function next(): Waiting[] {
+    const joined: Waiting[] = [];
+    const isShared = joinsOrganizations && queues.size > 1;
+    let rows = 0;
+    let [organizationId] = queues.keys();
+    while (organizationId !== undefined && (isShared ? rows < FEW_ROWS : joined.length < MAX_LOOKUPS)) {
+      const queue = queues.get(organizationId) ?? [];
+      const one = queue.shift();
+      queues.delete(organizationId);
+      if (queue.length > 0) queues.set(organizationId, queue);
+      if (one?.signal?.aborted) one.reject(one.signal.reason);
+      else if (one !== undefined) {
+        joined.push(one);
+        rows += MOST_ROWS[kindOf(one.lookup)];
+      }
+      if (isShared) [organizationId] = queues.keys();
+      else if (queue.length === 0) organizationId = undefined;
+    }
+    return joined;
+  }
+
+  function queueOf(organizationId: string): Waiting[] {
+    const queue = queues.get(organizationId) ?? [];
+    queues.set(organizationId, queue);
+    return queue;
+  }
+
+  /** Tells each what was found. What was too much for one statement is found first next time. */
+  async function answer(connections: Connections, joined: readonly Waiting[]): Promise<void> {
+    const organizations = Map.groupBy(joined, (one) => one.organizationId);
+    try {
+      const found = await read(connections, organizations);
+      for (const one of joined) {
+        const its = found.get(one.organizationId) as FoundEntities;
+        if (isLeftOut(one.lookup, its)) queueOf(one.organizationId).unshift(one);
+        else one.resolve(its);
+      }
+    } catch (error) {
+      const isOfAll = error instanceof DomainError && error.reason === "DATABASE_UNAVAILABLE";
+      if (organizations.size === 1 || isOfAll) for (const { reject } of joined) reject(error);
+      // What fails for one of them fails for no other.
+      else for (const own of organizations.values()) await answer(connections, own);
+    }
+  }
+
+  async function read(
+    connections: Connections,
+    organizations: ReadonlyMap<string, readonly Waiting[]>,
+  ): Promise<Map<string, FoundEntities>> {
+    const keys = new Map<string, Keys>();
+    for (const [organizationId, own] of organizations) {
+      keys.set(organizationId, keysOf(own.map(({ lookup }) => lookup)));
+    }
+    if (keys.size > 1) return readJoined(connections, (db) => findJoined(db, keys));
+    const [[organizationId, own]] = keys as unknown as [[string, Keys]];
+    const work = (db: Statements) => findEntities(db, organizationId, own);
+    return new Map([[organizationId, await readStatements(orm, organizationId, work, connections)]]);
   }
 
   return {
-    find(organizationId, lookups, signal) {
-      let queue = queues.get(organizationId);
-      if (queue === undefined) {
-        queue = { waiting: [], running: 0 };
-        queues.set(organizationId, queue);
-      }
-      const { waiting } = queue;
-      if (waiting.length >= MAX_WAITING) {
-        queue.waiting = waiting.filter((one) => {
-          if (one.signal?.aborted) one.reject(one.signal.reason);
-          return !one.signal?.aborted;
+    async find(organizationId, lookups, signal) {
+      const [lookup, more] = lookups;
+      if (lookup === undefined || more !== undefined) {
+        return slots(organizationId, async () => {
+          if (signal?.aborted) throw signal.reason;
+          return readStatements(orm, organizationId, (db) => findEntities(db, organizationId, keysOf(lookups)));
         });
-        if (queue.waiting.length >= MAX_WAITING) {
-          return Promise.reject(overloaded("Too many reads of the organization wait"));
-        }
       }
-      const into = queue.waiting;
-      const found = new Promise<FoundEntities>((resolve, reject) => into.push({ lookups, signal, resolve, reject }));
-      if (queue.running < READS_PER_ORGANIZATION) {
-        queue.running += 1;
-        const starting = queue;
-        // After the input that has arrived with this call: its lookups join at once.
-        setImmediate(() => void run(organizationId, starting));
+      const queue = queueOf(organizationId);
+      if (queue.length >= MAX_WAITING) {
+        dropAborted(queue);
+        if (queue.length >= MAX_WAITING) throw overloaded("Too many reads of the organization wait");
       }
+      const found = new Promise<FoundEntities>((resolve, reject) =>
+        queue.push({ organizationId, lookup, signal, resolve, reject }),
+      );
+      const connections = idle.pop();
+      // After the input that has arrived with this call: its lookups join at once.
+      if (connections !== undefined) setImmediate(() => void run(connections));
       return found;
     },
   };
 }
 
-function isLeftOut(lookup: Lookup | undefined, { hits, leftOut }: FoundEntities): boolean {
-  if (leftOut.size === 0 || lookup === undefined) return false;
-  const { by, key } = lookup;
-  if (by === "entity_id") return leftOut.has(key);
-  if (by === "external_id") return leftOut.has(hits.externalIds.get(key) ?? "");
-  // Of several matches only the ids are needed.
-  const [id, more] = hits.taxIdKeys.get(key) ?? [];
-  return id !== undefined && more === undefined && leftOut.has(id);
-}
+const KINDS = { entity_id: "entityIds", external_id: "externalIds", tax_id: "taxIdKeys" } as const;
+const kindOf = ({ by }: Lookup): keyof Keys => KINDS[by];
 
-/** A batch goes alone: what it has room for is then its own. */
-const mayJoin = (next: Waiting | undefined, count: number) => next?.lookups.length === 1 && count < MAX_KEYS;
-
-function unique(keys: Keys): Keys {
+function keysOf(lookups: readonly Lookup[]): Keys {
+  const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  for (const lookup of lookups) lookupKeys(lookup, keys);
+  if (lookups.length === 1) return keys;
   return {
     entityIds: [...new Set(keys.entityIds)],
     externalIds: [...new Set(keys.externalIds)],
     taxIdKeys: [...new Set(keys.taxIdKeys)],
   };
+}
+
+function dropAborted(queue: Waiting[]): void {
+  for (const one of queue.splice(0)) {
+    if (one.signal?.aborted) one.reject(one.signal.reason);
+    else queue.push(one);
+  }
+}
+
+function isLeftOut({ by, key }: Lookup, { hits, leftOut }: FoundEntities): boolean {
+  if (leftOut.size === 0) return false;
+  if (by === "entity_id") return leftOut.has(key);
+  if (by === "external_id") return leftOut.has(hits.externalIds.get(key) ?? "");
+  // Of several matches only the ids are needed.
+  const [id, more] = hits.taxIdKeys.get(key) ?? [];
+  return id !== undefined && more === undefined && leftOut.has(id);
 }

@@ -1,0 +1,95 @@
+// A connection that is kept while it is used: to take one from the pool and to give it back costs timers and a dozen
+// functions, as much as a read by itself.
+import type { PoolClient } from "pg";
+import type { NamedStatementClient } from "./named-statements.ts";
+import { type Orm, poolOf } from "./orm.ts";
+
+/** Where a transaction gets its connection. */
+export interface Connections {
+  take(): Promise<TakenConnection>;
+}
+
+export interface TakenConnection {
+  client: NamedStatementClient;
+  /** Gives the connection back; a broken one is closed. */
+  release(isBroken: boolean): void;
+}
+
+/** Those of the pool. */
+export const pooled = (orm: Orm): Connections => ({
+  async take() {
+    const client = await (await poolOf(orm)).connect();
+    return { client, release: (isBroken) => client.release(isBroken) };
+  },
+});
+
+/** Without use for so long, the connection goes back to the pool. */
+const IDLE_MS = 250;
+/** And after so long in any case, for the pool to close it at its age. */
+const KEPT_MS = 60_000;
+
+interface Kept {
+  client: NamedStatementClient & PoolClient;
+  since: number;
+  /** Somebody waits for a connection. */
+  isWanted(): boolean;
+  tell(event: "acquire" | "release"): void;
+  giveBack(isBroken: boolean): void;
+}
+
+/** One connection, for one user at a time. It is given back wherever somebody waits for one. */
+export function keptConnection(orm: Orm): Connections {
+  let kept: Kept | undefined;
+  let isTaken = false;
+  let isUsed = false;
+
+  async function open(): Promise<Kept> {
+    const pool = await poolOf(orm);
+    const client = await pool.connect();
+    // While nothing is asked on it: the next user opens another.
+    const lost = () => (isTaken ? undefined : giveBack(true));
+    const watch = setInterval(() => {
+      if (!isTaken && !isUsed) giveBack(false);
+      isUsed = false;
+    }, IDLE_MS).unref();
+    const giveBack = (isBroken: boolean) => {
+      clearInterval(watch);
+      client.off("error", lost);
+      kept = undefined;
+      client.release(isBroken);
+    };
+    client.on("error", lost);
+    kept = {
+      client,
+      since: performance.now(),
+      isWanted: () => pool.waitingCount > 0 || pool.ending,
+      // Whoever measures how long connections are used hears of each use.
+      tell: (event) =>
+        pool.emit(event as never, ...((event === "release" ? [undefined, client] : [client]) as never[])),
+      giveBack,
+    };
+    return kept;
+  }
+
+  return {
+    async take() {
+      isTaken = true;
+      isUsed = true;
+      try {
+        const { client, since, isWanted, tell, giveBack } = kept ?? (await open());
+        tell("acquire");
+        return {
+          client,
+          release(isBroken) {
+            isTaken = false;
+            tell("release");
+            if (isBroken || isWanted() || performance.now() - since > KEPT_MS) giveBack(isBroken);
+          },
+        };
+      } catch (error) {
+        isTaken = false;
+        throw error;
+      }
+    },
+  };
+}
