@@ -3,9 +3,10 @@
 // endpoints have work, how far the log has come, what is old. What they see does not depend on the organization that is
 // set, but a transaction must have one.
 import type { EntityManager } from "@mikro-orm/postgresql";
+import { toReason } from "./failures.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import type { Statements } from "./statements.ts";
-import { readStatements, toReason } from "./transaction.ts";
+import { readStatements } from "./transaction.ts";
 
 /** The organization that the first start makes: it has the keys of operators. */
 export const DEFAULT_ORGANIZATION_ID = "00000000-0000-7000-8000-000000000001";

@@ -3,8 +3,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { DomainError } from "../domain/errors.ts";
 import { managerAcross } from "./across.ts";
+import { sqlState, toReason } from "./failures.ts";
 import type { Orm } from "./orm.ts";
-import { sqlState, toReason } from "./transaction.ts";
 
 /**
  * Each a function that removes at most N rows, decides itself which are old, and returns whose they were; it removes

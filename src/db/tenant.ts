@@ -27,6 +27,10 @@ export const setOrganizationAndPlans = <R>(
 export const setPlans = <R>(send: (text: string, values: readonly unknown[]) => R): R =>
   send(`select ${GENERIC_PLANS}`, []);
 
+/** The same, and the longest wait for a lock, for a transaction of several organizations. */
+export const setPlansAndLocks = <R>(send: (text: string, values: readonly unknown[]) => R, lockTimeoutMs: number): R =>
+  send(`select ${GENERIC_PLANS}, set_config('lock_timeout', $1, true)`, [String(lockTimeoutMs)]);
+
 /**
  * Whether organizations may share a statement that reads, or a transaction. Not on Citus: there a transaction stays with
  * one organization, and only SET LOCAL reaches the workers.

@@ -2,27 +2,18 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
+import type { StatementResult } from "./batch.ts";
+import { type Access, causeOf, isStatementError, toReason, whatHappened } from "./failures.ts";
 import { type Connections, pooled } from "./kept-connection.ts";
-import { CommitUnknownError, type NamedStatementClient, NO_CONNECTION } from "./named-statements.ts";
+import type { NamedStatementClient } from "./named-statements.ts";
 import { forOrganization, type Orm } from "./orm.ts";
-import { ENDED, IN_DOUBT, type Meaning, meaningOf, PLAN_CHANGED, serverErrorOf } from "./sqlstate.ts";
+import { PLAN_CHANGED } from "./sqlstate.ts";
 import type { Pipeline, Statements } from "./statements.ts";
-import { setOrganizationAndPlans, setPlans } from "./tenant.ts";
+import { setOrganization, setOrganizationAndPlans, setPlans, setPlansAndLocks } from "./tenant.ts";
 
 const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
 const MAX_PLAN_CHANGES = 20;
-
-/** A unique constraint or index of the database was violated: `constraint` is its name. */
-export class UniqueViolation extends Error {
-  override readonly name = "UniqueViolation";
-  readonly constraint: string;
-
-  constructor(constraint: string, options: ErrorOptions) {
-    super(`unique constraint ${constraint}`, options);
-    this.constraint = constraint;
-  }
-}
 
 /** Ends the transaction with a rollback and answers `value`: for validate_only. */
 class Rollback extends Error {
@@ -83,78 +74,119 @@ export async function transaction<T>(
 }
 
 /**
- * Runs `work` like `transaction`, for the hot paths: on a connection of the same pool, statements travel
- * without waiting for the answer to the one before, the first with BEGIN, the last with COMMIT. Statements
- * are named and bound; `work` sends or awaits them.
+ * Runs `work` like `transaction`, for the hot paths: statements travel without waiting for the answer to the one before,
+ * the first with BEGIN, the last with COMMIT. They are named and bound; `work` sends or awaits them.
  */
 export async function pipelined<T>(
   orm: Orm,
   organizationId: string,
   work: (pipeline: Pipeline) => Promise<T>,
-  {
-    validateOnly = false,
-    signal,
-    waitedMs = 0,
-    connections = pooled(orm),
-  }: TransactionOptions & ConnectionOptions = {},
+  options: TransactionOptions & ConnectionOptions = {},
 ): Promise<T> {
-  return attempts("write", signal, async () => {
-    const { client, release } = await connections.take();
-    let broken = true;
-    const sent: Promise<unknown>[] = [];
-    const send = (text: string, values: readonly unknown[] = []) => {
-      const result = client.send(text, values as unknown[]);
-      // Each is looked at in the end; until then none is an unhandled rejection.
-      result.catch(() => {});
-      sent.push(result);
-      return result;
-    };
-    try {
-      // Not plain "begin", which the driver treats as Kysely's; nor "read write", which would overrule an administrator
-      // who made the database read-only.
-      void send("begin isolation level read committed");
+  const { validateOnly = false, signal, waitedMs = 0, connections = pooled(orm) } = options;
+  return attempts("write", signal, () =>
+    begun(connections, { validateOnly }, (send) => {
       void setOrganizationAndPlans(send, organizationId);
       if (waitedMs > SOON_MS) void send(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
-      const value = await work({
-        execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
-        send: (text, values) => void send(text, values),
-      });
-      if (validateOnly) void send("set constraints all immediate");
-      void send(validateOnly ? "rollback" : "commit");
-      await Promise.all(sent);
-      broken = false;
-      return value;
-    } catch (error) {
-      const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
-      // Whatever was still in flight has failed in the aborted transaction: the connection is clean.
-      broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
-      const cause = causeOf(outcomes);
-      if (error instanceof DomainError || cause === undefined) throw error;
-      // The statement's own stack ends in the driver: this one says whose it was.
-      throw new Error("a statement of the unit of work failed", { cause });
-    } finally {
-      release(broken);
-    }
-  });
+      return work(pipelineOf(send));
+    }),
+  );
 }
 
-/** The server refused a statement: the transaction is definitely not committed, and the connection can be used again. */
-function isStatementError(error: unknown): boolean {
-  const found = serverErrorOf(error);
-  return found === undefined
-    ? error instanceof Error && /not committed/.test(error.message)
-    : meaningOf(found).connection === "keep";
+/** What one organization does in a transaction that several share. */
+export interface Share<T> {
+  organizationId: string;
+  work: (pipeline: Pipeline) => Promise<T>;
 }
+
+/** The longest that a shared transaction waits for a lock: the others would wait with it. */
+const SHARED_LOCK_MS = 50;
 
 /**
- * The error of statements sent together: the first that the server refused, even by ending the connection; those after
- * it, COMMIT included, had no effect. If none was refused and the answer to COMMIT is lost, that is the error,
- * whatever other answers were lost with the connection.
+ * Like `pipelined`, for several organizations in one transaction: all of them or none. Every statement runs under the
+ * setting of its own organization, which travels before it wherever the statement before was of another one. Where it
+ * fails for what an organization's own statement did, `blame` is told whose.
  */
-function causeOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown {
-  const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason] : []));
-  const unknown = failures.find((failure) => failure instanceof CommitUnknownError);
-  return failures.find((failure) => failure !== unknown && sqlState(failure) !== undefined) ?? unknown ?? failures[0];
+export async function pipelinedTogether<T>(
+  connections: Connections,
+  shares: readonly Share<T>[],
+  blame: (organizationId: string) => void,
+): Promise<T[]> {
+  return attempts("write", undefined, () =>
+    begun(connections, {}, async (send) => {
+      let current: string | undefined;
+      let culprit: string | undefined;
+      void setPlansAndLocks(send, SHARED_LOCK_MS);
+      const sendAs =
+        (organizationId: string): Send =>
+        (text, values) => {
+          if (current !== organizationId) void setOrganization(send, organizationId);
+          current = organizationId;
+          const sent = send(text, values);
+          // After the first, all that were sent behind it fail: they are told in the order in which they were sent.
+          sent.catch(() => {
+            culprit ??= organizationId;
+          });
+          return sent;
+        };
+      // Whoever fails, the others have nothing more to send before the transaction is over.
+      const worked = await Promise.allSettled(
+        shares.map(({ organizationId, work }) => work(pipelineOf(sendAs(organizationId)))),
+      );
+      culprit ??= shares[worked.findIndex(({ status }) => status === "rejected")]?.organizationId;
+      if (culprit !== undefined) blame(culprit);
+      return worked.map((outcome) => {
+        if (outcome.status === "rejected") throw outcome.reason;
+        return outcome.value;
+      });
+    }),
+  );
+}
+
+type Send = (text: string, values?: readonly unknown[]) => Promise<StatementResult>;
+
+const pipelineOf = (send: Send): Pipeline => ({
+  execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
+  send: (text, values) => void send(text, values),
+});
+
+/** One attempt: BEGIN, `work`, COMMIT, on one connection. */
+async function begun<T>(
+  connections: Connections,
+  { validateOnly = false }: { validateOnly?: boolean },
+  work: (send: Send) => Promise<T>,
+): Promise<T> {
+  const { client, release } = await connections.take();
+  let broken = true;
+  const sent: Promise<unknown>[] = [];
+  const send: Send = (text, values) => {
+    const result = client.send(text, values);
+    // Each is looked at in the end; until then none is an unhandled rejection.
+    result.catch(() => {});
+    sent.push(result);
+    return result;
+  };
+  try {
+    // Not plain "begin", which the driver treats as Kysely's; nor "read write", which would overrule an administrator
+    // who made the database read-only.
+    void send("begin isolation level read committed");
+    const value = await work(send);
+    if (validateOnly) void send("set constraints all immediate");
+    void send(validateOnly ? "rollback" : "commit");
+    await Promise.all(sent);
+    broken = false;
+    return value;
+  } catch (error) {
+    const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
+    // Whatever was still in flight has failed in the aborted transaction: the connection is clean.
+    broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
+    const cause = causeOf(outcomes);
+    if (error instanceof DomainError || cause === undefined) throw error;
+    // The statement's own stack ends in the driver: this one says whose it was.
+    throw new Error("a statement of the unit of work failed", { cause });
+  } finally {
+    release(broken);
+  }
 }
 
 /** Reads in one round trip: each statement of `work` is a transaction of its own that sees `organizationId` alone. */
@@ -194,9 +226,6 @@ async function reading<T>(
   });
 }
 
-/** Whether a call only reads, or writes: the same failure means less to a read. */
-export type Access = "read" | "write";
-
 async function attempts<T>(access: Access, signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
   let count = 0;
   let planChanges = 0;
@@ -220,81 +249,4 @@ async function attempts<T>(access: Access, signal: AbortSignal | undefined, atte
 /** Reads of one organization, outside of any write. */
 export async function read<T>(orm: Orm, organizationId: string, work: (em: EntityManager) => Promise<T>): Promise<T> {
   return attempts("read", undefined, () => work(forOrganization(orm, organizationId)));
-}
-
-/** The SQLSTATE of a failure, if the database reported it. */
-export const sqlState = (error: unknown): string | undefined => serverErrorOf(error)?.code;
-
-/** What a failure of the database means to the caller. Anything unknown stays as it is and ends as INTERNAL. */
-export function toReason(error: unknown, access: Access): unknown {
-  if (!(error instanceof Error) || error instanceof DomainError) return error;
-  const options = { cause: error };
-  switch (whatHappened(error)?.[access]) {
-    case "DATABASE_UNAVAILABLE":
-      return new DomainError(
-        "DATABASE_UNAVAILABLE",
-        "The database does not answer: retry",
-        { retry_after_ms: "500" },
-        [],
-        options,
-      );
-    case "COMMIT_UNKNOWN":
-      return new DomainError(
-        "COMMIT_UNKNOWN",
-        "The connection to the database was lost during the commit: retry with the same request_id",
-        {},
-        [],
-        options,
-      );
-    case "WRITE_CONFLICT":
-      return new DomainError(
-        "WRITE_CONFLICT",
-        "Another write held the rows for too long: retry",
-        { retry_after_ms: "100" },
-        [],
-        options,
-      );
-    case "DEADLINE_EXCEEDED":
-      return new DomainError("DEADLINE_EXCEEDED", "The database took too long", {}, [], options);
-    case "UNIQUE":
-      return new UniqueViolation(constraintOf(error) ?? "", options);
-    default:
-      return error;
-  }
-}
-
-/** Undefined for what is no failure of the database. */
-function whatHappened(error: unknown): Meaning | undefined {
-  for (let e = error; e instanceof Error; e = e.cause) {
-    if (e instanceof DomainError) return undefined;
-    if (e instanceof CommitUnknownError) return IN_DOUBT;
-    if ((e as Error & { code?: unknown }).code === NO_CONNECTION) return ENDED;
-  }
-  const found = serverErrorOf(error);
-  if (found !== undefined) return meaningOf(found);
-  return isConnectionFailure(error) ? ENDED : undefined;
-}
-
-function constraintOf(error: unknown): string | undefined {
-  for (let e = error; e instanceof Error; e = e.cause) {
-    const name = (e as Error & { constraint?: unknown }).constraint;
-    if (typeof name === "string") return name;
-  }
-  return undefined;
-}
-
-/** A connection that ended without a word of the server: `pg` throws plain errors then, told apart by their text alone. */
-function isConnectionFailure(error: unknown): boolean {
-  for (let e = error; e instanceof Error; e = e.cause) {
-    const code = (e as Error & { code?: unknown }).code;
-    if (typeof code === "string" && /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|AI_AGAIN|NOENT|HOST|NET)/.test(code)) return true;
-    if (
-      /connection terminated|timeout exceeded when trying to connect|query read timeout|not queryable|connection (ended|error)/i.test(
-        e.message,
-      )
-    ) {
-      return true;
-    }
-  }
-  return false;
 }

@@ -21,6 +21,8 @@ export interface GroupOptions {
   skipLocked?: boolean;
   /** All of the commands or none: a refusal is thrown, and undoes what the others did. */
   isAtomic?: boolean;
+  /** Other organizations share the transaction: what would take long is "later". */
+  isShared?: boolean;
 }
 
 /** "later": needs a transaction that begins after this one. "busy": another transaction has locked an entity of it. */
@@ -30,7 +32,7 @@ export async function runGroup(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked = false, isAtomic = false }: GroupOptions,
+  { skipLocked = false, isAtomic = false, isShared = false }: GroupOptions,
 ): Promise<GroupResult[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
@@ -39,7 +41,10 @@ export async function runGroup(
     lockNamed(db, organizationId, commands, { skipLocked }),
   ]);
   const live = claims.filter((claim) => claim === "claimed").length;
-  const group = new Group(organizationId, locked, { skipLocked, mayRewriteCopies: isAtomic || live === 1 });
+  const group = new Group(organizationId, locked, {
+    skipLocked,
+    mayRewriteCopies: isAtomic || (live === 1 && !isShared),
+  });
 
   // What comes after a command that has to wait waits too: the order of the commands is kept.
   let stopped = false;

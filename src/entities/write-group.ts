@@ -1,12 +1,14 @@
 // Every write to entities goes through here, a group of commands at a time, in as few transactions as possible: a
 // refused command fails alone, one on locked entities waits or is left out, and the others commit together.
 
+import { UniqueViolation } from "../db/failures.ts";
+import type { Connections } from "../db/kept-connection.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Pipeline } from "../db/statements.ts";
-import { pipelined, type TransactionOptions, UniqueViolation } from "../db/transaction.ts";
+import { pipelined, pipelinedTogether, type TransactionOptions } from "../db/transaction.ts";
 import { DomainError, type Reason } from "../domain/errors.ts";
 import type { Command, Result } from "./command.ts";
-import { type GroupResult, runGroup } from "./group.ts";
+import { type GroupOptions, type GroupResult, runGroup } from "./group.ts";
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
 const MAX_COLLISIONS = 3;
@@ -45,6 +47,36 @@ export function writeGroupUnlessBusy(
   return writeCommands(orm, organizationId, commands, { skipLocked: true });
 }
 
+/** The commands of one organization in a transaction that several share. */
+export interface GroupOfShared {
+  organizationId: string;
+  commands: readonly Command[];
+}
+
+/**
+ * Commands of several organizations in one transaction, without waiting: results for each group, in order. What is
+ * undefined has been left undone, and wants a transaction of its organization alone; all of it where the shared one
+ * fails, for whose fault `blame` is told.
+ */
+export async function writeGroupsUnlessBusy(
+  connections: Connections,
+  groups: readonly GroupOfShared[],
+  blame: (organizationId: string) => void,
+): Promise<(Result | "busy" | undefined)[][]> {
+  const isShared = groups.length > 1;
+  const works = groups.map(({ organizationId, commands }) => ({
+    organizationId,
+    work: (db: Pipeline) => runThoseWaitedFor(db, organizationId, commands, { skipLocked: true, isShared }),
+  }));
+  try {
+    const results = await pipelinedTogether(connections, works, blame);
+    return results.map((own) => own.map((result) => (result === "later" ? undefined : result)));
+  } catch (error) {
+    const failure: Result | undefined = isFailureOfAll(error) ? { kind: "failed", error } : undefined;
+    return groups.map(({ commands }) => commands.map(() => failure));
+  }
+}
+
 async function writeCommands(
   orm: Orm,
   organizationId: string,
@@ -80,7 +112,7 @@ async function writeCommands(
       attempt = await pipelined(
         orm,
         organizationId,
-        (db) => runThoseWaitedFor(db, organizationId, group, skip),
+        (db) => runThoseWaitedFor(db, organizationId, group, { skipLocked: skip }),
         options,
       );
     } catch (error) {
@@ -180,10 +212,10 @@ async function runThoseWaitedFor(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  skipLocked: boolean,
+  options: GroupOptions,
 ): Promise<GroupResult[]> {
   const live = commands.filter(({ signal }) => !signal?.aborted);
-  const results = live.length === 0 ? [] : await runGroup(db, organizationId, live, { skipLocked });
+  const results = live.length === 0 ? [] : await runGroup(db, organizationId, live, options);
   if (live.length === commands.length) return results;
   const byCommand = new Map(live.map((command, i) => [command, results[i]]));
   return commands.map((command) => byCommand.get(command) ?? { kind: "failed", error: command.signal?.reason });

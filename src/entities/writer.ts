@@ -1,13 +1,22 @@
-// Writes that meet commit together: commands that arrive while a unit of work of their organization is
-// under way form the next one. Group commit, one level up; each keeps its own answer and its own refusal.
+// Writes that meet commit together: commands that arrive while others are under way form the next transaction, whichever
+// organizations they are of. Group commit, one level up; each keeps its own answer and its own refusal. What would delay
+// or fail the others goes alone: what is locked, what is much, and what an organization's own statements have failed.
 
 import { type Bell, createBell } from "../bell.ts";
+import { type Connections, keptConnection } from "../db/kept-connection.ts";
 import type { Orm } from "../db/orm.ts";
+import { ORGANIZATIONS_MEET } from "../db/tenant.ts";
 import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { Command, Result } from "./command.ts";
-import { heldByOthers, writeGroup, writeGroupUnlessBusy, writeGroupWaiting } from "./write-group.ts";
+import {
+  heldByOthers,
+  writeGroup,
+  writeGroupsUnlessBusy,
+  writeGroupUnlessBusy,
+  writeGroupWaiting,
+} from "./write-group.ts";
 
 export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, with OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn. */
@@ -17,9 +26,15 @@ export interface Writer {
 /** A result that is an answer to the caller. */
 export type Answered = Exclude<Result, { kind: "failed" }>;
 
-/** Groups of one organization at a time: one decides while the other commits. */
-const GROUPS_PER_ORGANIZATION = 2;
+/** Transactions of all organizations together at a time: one decides while the other commits. */
+const LANES = 2;
+/** Groups of an organization alone at a time. */
+const OWN_GROUPS = 2;
 const MAX_GROUP = 128;
+/** Commands of one organization in a transaction that others share; one that has more to write goes alone. */
+const MAX_SHARE = 16;
+/** So long an organization goes alone whose statement has failed a transaction that others shared. */
+const ALONE_MS = 1_000;
 /** Commands of one organization that wait. */
 const MAX_WAITING = 1_000;
 
@@ -32,6 +47,8 @@ export interface WriterOptions {
   lockTimeoutMs?: number;
   /** Rung after each transaction that may have written. */
   bell?: Bell;
+  /** Whether organizations share a transaction. */
+  joinsOrganizations?: boolean;
 }
 
 interface Waiting {
@@ -42,38 +59,129 @@ interface Waiting {
   reject: (error: unknown) => void;
 }
 
+/** What one organization has to write. */
 interface Queue {
+  organizationId: string;
   waiting: Waiting[];
+  /** Its groups that are under way, in lanes and alone. */
   running: number;
+  /** Those of them that are alone; they take what waits. */
+  alone: number;
+  /** Until then, by performance.now(), it goes alone. */
+  aloneUntil: number;
   /** Commands on locked entities: these wait, and delay no others. */
   busy: Waiting[];
   isWaiting: boolean;
 }
 
+interface Share {
+  queue: Queue;
+  group: Waiting[];
+}
+
 export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   const { slots = createSlots(1), busySlots = createSlots(1), lockTimeoutMs = 2_000, bell = createBell() } = options;
+  const { joinsOrganizations = ORGANIZATIONS_MEET } = options;
   const queues = new Map<string, Queue>();
+  /** Queues with commands that wait for a lane, in the order of their turns. */
+  const turns = new Set<Queue>();
+  const idle = Array.from({ length: LANES }, () => keptConnection(orm));
 
-  async function run(organizationId: string, queue: Queue): Promise<void> {
-    while (queue.waiting.length > 0) {
-      await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
-        writeGroupUnlessBusy(orm, organizationId, commands),
-      ).then((busy) => queue.busy.push(...busy));
-      bell.ring(organizationId);
-      if (queue.busy.length > 0 && !queue.isWaiting) {
-        queue.isWaiting = true;
-        void runBusy(organizationId, queue);
-      }
+  function start(queue: Queue): void {
+    if (queue.alone > 0) return startAlone(queue);
+    turns.add(queue);
+    const lane = idle.pop();
+    // After the input that has arrived with this call: its commands join at once.
+    if (lane !== undefined) setImmediate(() => void runLane(lane));
+  }
+
+  async function runLane(lane: Connections): Promise<void> {
+    for (let shares = nextShares(); shares.length > 0; shares = nextShares()) {
+      const results = await writeGroupsUnlessBusy(
+        lane,
+        shares.map(({ queue, group }) => ({
+          organizationId: queue.organizationId,
+          commands: group.map(({ command }) => command),
+        })),
+        (organizationId) => {
+          const queue = queues.get(organizationId);
+          if (queue !== undefined) queue.aloneUntil = performance.now() + ALONE_MS;
+        },
+      );
+      shares.forEach(({ queue, group }, i) => {
+        const { busy, undone } = tell(group, results[i] ?? []);
+        queue.waiting.unshift(...undone);
+        // Not awaited: the lane goes on for the others.
+        if (undone.length > 0) startAlone(queue);
+        end(queue, busy);
+      });
     }
+    idle.push(lane);
+  }
+
+  /** What goes into one transaction: a share of each organization in turn, or all of one where no other waits. */
+  function nextShares(): Share[] {
+    const shares: Share[] = [];
+    const isOnly = turns.size === 1;
+    let room = MAX_GROUP;
+    for (const queue of [...turns]) {
+      turns.delete(queue);
+      if (!isOnly && (queue.waiting.length > MAX_SHARE || performance.now() < queue.aloneUntil)) {
+        startAlone(queue);
+        continue;
+      }
+      const group = queue.waiting.splice(0, isOnly ? MAX_GROUP : MAX_SHARE);
+      // For the next transaction: twice in one it would decide on states that it has changed itself.
+      if (queue.waiting.length > 0) turns.add(queue);
+      if (group.length === 0) continue;
+      queue.running += 1;
+      shares.push({ queue, group });
+      room -= group.length;
+      if (!joinsOrganizations || room < MAX_SHARE) break;
+    }
+    return shares;
+  }
+
+  /** Groups in transactions of their own, until nothing of the organization waits. */
+  function startAlone(queue: Queue): void {
+    turns.delete(queue);
+    if (queue.alone >= OWN_GROUPS) return;
+    queue.alone += 1;
+    queue.running += 1;
+    void runAlone(queue);
+  }
+
+  async function runAlone(queue: Queue): Promise<void> {
+    const { organizationId } = queue;
+    while (queue.waiting.length > 0) {
+      const busy = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
+        writeGroupUnlessBusy(orm, organizationId, commands),
+      );
+      queue.running += 1;
+      end(queue, busy);
+    }
+    queue.alone -= 1;
+    end(queue, []);
+  }
+
+  /** A group has ended; what was locked waits for its locks. */
+  function end(queue: Queue, busy: readonly Waiting[]): void {
     queue.running -= 1;
-    forget(organizationId, queue);
+    queue.busy.push(...busy);
+    bell.ring(queue.organizationId);
+    if (queue.busy.length > 0 && !queue.isWaiting) {
+      queue.isWaiting = true;
+      void runBusy(queue);
+    }
+    forget(queue);
   }
 
   /**
    * One group of an organization waits for locks at a time, with one connection, however many there are. It waits for
    * no longer than its oldest command may; those that came later wait on with the next group.
    */
-  async function runBusy(organizationId: string, queue: Queue): Promise<void> {
+  async function runBusy(queue: Queue): Promise<void> {
+    const { organizationId } = queue;
     while (queue.busy.length > 0) {
       await busySlots(organizationId, async () => {
         const group = queue.busy.splice(0, MAX_GROUP);
@@ -89,11 +197,12 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       bell.ring(organizationId);
     }
     queue.isWaiting = false;
-    forget(organizationId, queue);
+    forget(queue);
   }
 
-  function forget(organizationId: string, queue: Queue): void {
-    if (queue.running === 0 && !queue.isWaiting) queues.delete(organizationId);
+  function forget(queue: Queue): void {
+    const isIdle = queue.running === 0 && !queue.isWaiting && queue.waiting.length === 0;
+    if (isIdle && queue.aloneUntil <= performance.now()) queues.delete(queue.organizationId);
   }
 
   return {
@@ -110,7 +219,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       }
       let queue = queues.get(organizationId);
       if (queue === undefined) {
-        queue = { waiting: [], running: 0, busy: [], isWaiting: false };
+        queue = { organizationId, waiting: [], running: 0, alone: 0, aloneUntil: 0, busy: [], isWaiting: false };
         queues.set(organizationId, queue);
       }
       const { waiting, busy } = queue;
@@ -121,12 +230,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       const written = new Promise<Answered>((resolve, reject) =>
         waiting.push({ command, since: performance.now(), resolve, reject }),
       );
-      if (queue.running < GROUPS_PER_ORGANIZATION) {
-        queue.running += 1;
-        const starting = queue;
-        // After the input that has arrived with this call: its commands join at once.
-        setImmediate(() => void run(organizationId, starting));
-      }
+      start(queue);
       return written;
     },
   };
@@ -146,18 +250,26 @@ async function together(
   group: readonly Waiting[],
   work: (commands: Command[]) => Promise<(Result | "busy")[]>,
 ): Promise<Waiting[]> {
-  let results: (Result | "busy")[];
   try {
-    results = await work(group.map(({ command }) => command));
+    return tell(group, await work(group.map(({ command }) => command))).busy;
   } catch (error) {
     for (const { reject } of group) reject(error);
     return [];
   }
-  return group.filter(({ resolve, reject }, i) => {
-    const result = results[i] as Result | "busy";
-    if (result === "busy") return true;
-    if (result.kind === "failed") reject(result.error);
-    else resolve(result);
-    return false;
+}
+
+/** Tells each caller its result. */
+function tell(
+  group: readonly Waiting[],
+  results: readonly (Result | "busy" | undefined)[],
+): { busy: Waiting[]; undone: Waiting[] } {
+  const [busy, undone]: [Waiting[], Waiting[]] = [[], []];
+  group.forEach((one, i) => {
+    const result = results[i];
+    if (result === undefined) undone.push(one);
+    else if (result === "busy") busy.push(one);
+    else if (result.kind === "failed") one.reject(result.error);
+    else one.resolve(result);
   });
+  return { busy, undone };
 }

@@ -1,9 +1,10 @@
 // Where a log ends now, in the epoch that the cluster is in; and what is known of the ends of earlier starts.
 
 import { managerAcross } from "../db/across.ts";
+import { toReason } from "../db/failures.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
-import { readStatements, toReason } from "../db/transaction.ts";
+import { readStatements } from "../db/transaction.ts";
 import { DomainError } from "../domain/errors.ts";
 import { durableEnd, type EndedStart, reachedAtEnd } from "./durable.ts";
 import { parseSnapshot, type Snapshot } from "./snapshot.ts";

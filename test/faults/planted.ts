@@ -37,8 +37,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/db/transaction.ts",
-        from: "      await Promise.all(sent);\n      broken = false;",
-        to: "      await Promise.all(sent.slice(0, -1));\n      broken = false;",
+        from: "    await Promise.all(sent);\n    broken = false;",
+        to: "    await Promise.all(sent.slice(0, -1));\n    broken = false;",
       },
     ],
     faults: "lost commits; crash",
