@@ -95,8 +95,15 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
     if (lane !== undefined) setImmediate(() => void runLane(lane));
   }
 
+  function nextShares(): Share[] {
+    const { shares, alone } = takeShares(turns, joinsOrganizations);
+    for (const queue of alone) startAlone(queue);
+    return shares;
+  }
+
   async function runLane(lane: Connections): Promise<void> {
     for (let shares = nextShares(); shares.length > 0; shares = nextShares()) {
+      for (const { queue } of shares) queue.running += 1;
       const results = await writeGroupsUnlessBusy(
         lane,
         shares.map(({ queue, group }) => ({
@@ -117,29 +124,6 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       });
     }
     idle.push(lane);
-  }
-
-  /** What goes into one transaction: a share of each organization in turn, or all of one where no other waits. */
-  function nextShares(): Share[] {
-    const shares: Share[] = [];
-    const isOnly = turns.size === 1;
-    let room = MAX_GROUP;
-    for (const queue of [...turns]) {
-      turns.delete(queue);
-      if (!isOnly && (queue.waiting.length > MAX_SHARE || performance.now() < queue.aloneUntil)) {
-        startAlone(queue);
-        continue;
-      }
-      const group = queue.waiting.splice(0, isOnly ? MAX_GROUP : MAX_SHARE);
-      // For the next transaction: twice in one it would decide on states that it has changed itself.
-      if (queue.waiting.length > 0) turns.add(queue);
-      if (group.length === 0) continue;
-      queue.running += 1;
-      shares.push({ queue, group });
-      room -= group.length;
-      if (!joinsOrganizations || room < MAX_SHARE) break;
-    }
-    return shares;
   }
 
   /** Groups in transactions of their own, until nothing of the organization waits. */
@@ -234,6 +218,29 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       return written;
     },
   };
+}
+
+/** Takes what goes into one transaction: a share of each organization in turn, or all of one where no other waits. */
+function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: Share[]; alone: Queue[] } {
+  const shares: Share[] = [];
+  const alone: Queue[] = [];
+  const isOnly = turns.size === 1;
+  let room = MAX_GROUP;
+  for (const queue of [...turns]) {
+    turns.delete(queue);
+    if (!isOnly && (queue.waiting.length > MAX_SHARE || performance.now() < queue.aloneUntil)) {
+      alone.push(queue);
+      continue;
+    }
+    const group = queue.waiting.splice(0, isOnly ? MAX_GROUP : MAX_SHARE);
+    // For the next transaction: twice in one it would decide on states that it has changed itself.
+    if (queue.waiting.length > 0) turns.add(queue);
+    if (group.length === 0) continue;
+    shares.push({ queue, group });
+    room -= group.length;
+    if (!joinsOrganizations || room < MAX_SHARE) break;
+  }
+  return { shares, alone };
 }
 
 /** Removes those whose callers have disconnected. */
