@@ -816,7 +816,7 @@ describe("the copies of an external id", () => {
     await record(payment({ origin: { entityId: person.id } }));
     await recordEvents(login({ entityId: person.id }));
     const next = unique("q");
-    // The last statement of the change fails: the event is refused by the database.
+    // The database refuses the event, which is the last statement of the change.
     await service.sql(
       `alter table entity_event add constraint sabotage check (external_id is distinct from '${next}')`,
     );

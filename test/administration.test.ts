@@ -1,4 +1,4 @@
-// The trail: every RPC by which somebody administers leaves who, what, how it was and how it is, and never a secret.
+// The trail: every administrative RPC records who did it, what it was, the values before and after, and never a secret.
 import { randomUUID } from "node:crypto";
 import { type DescMethod, getOption } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel, timestampFromDate } from "@bufbuild/protobuf/wkt";
@@ -19,7 +19,7 @@ import { captureHeaders, refusal, startService, type TestOrganization, type Test
 import { SERVICES } from "./services.ts";
 
 const SCOPES_OF_ADMINISTRATORS = ["admin", "operator", "webhooks:admin"];
-/** The RPCs by which somebody administers: they write, and need such a scope. */
+/** The administrative RPCs: they write, and need one of these scopes. */
 const ADMINISTRATION = SERVICES.flatMap(({ methods }) => methods as readonly DescMethod[]).filter(
   (method) =>
     SCOPES_OF_ADMINISTRATORS.includes(getOption(method, required_scope)) &&
@@ -58,11 +58,11 @@ const newKey = async () =>
   (await admin.organizations.createApiKey({ displayName: "Job", scopes: ["entities:read"] })).apiKey?.id ?? "";
 
 interface Act {
-  /** What has to be there before. */
+  /** Makes what the act needs; returns its id. */
   given?: () => Promise<string>;
   type: AdministrationEventType;
   call: (id: string, options: { validateOnly: boolean; requestId: string }) => Promise<unknown>;
-  /** Of the answer or of what was given: the subject. */
+  /** The id of the subject, from the answer or from what `given` made. */
   subject?: (answer: any) => string;
   previousValues: object;
   newValues: object;
@@ -79,7 +79,7 @@ const ENDPOINT = {
   statusChanges: "ALONE",
   state: "DISABLED",
 };
-/** Each of them once. */
+/** Each act once. */
 const ACTS: Record<string, Act> = {
   CreateOrganization: {
     type: AdministrationEventType.ORGANIZATION_CREATED,
@@ -222,7 +222,7 @@ describe("the trail", () => {
     expect(event?.newValues).toEqual(act.newValues);
     expect(apiKeys.map((key) => key.id)).toContain(event?.principal);
     if (!act.isOnce) {
-      // The same request again is answered as before, and is no other act.
+      // The same request again gets the first answer and is recorded no second time.
       await act.call(id, { validateOnly: false, requestId });
       expect(await count()).toBe(before + 1);
     }

@@ -261,12 +261,12 @@ const nested = (levels: number): Buffer =>
 const INVALID_UTF8 = Buffer.from([0x41, 0xc3, 0x28, 0xff]);
 const CESU_SURROGATE = Buffer.from([0xed, 0xa0, 0x80]);
 
-/** A place of a request, down to what has a value of its own. */
+/** A field of a request that holds a value, at any depth. */
 interface Leaf {
   path: string;
   kind: "string" | "struct" | "timestamp" | "mask" | "enum";
   field: DescField;
-  /** The bytes of a request in which only this is set. */
+  /** The bytes of a request in which only this field is set. */
   request(value: Uint8Array): Buffer;
 }
 
@@ -290,7 +290,7 @@ const leaves = (rpc: string, ...kinds: Leaf["kind"][]) =>
   [...leavesOf((METHODS.get(rpc) as DescMethod).input)].filter((leaf) => kinds.includes(leaf.kind));
 const everyRpc = (...kinds: Leaf["kind"][]) => [...METHODS.keys()].filter((rpc) => leaves(rpc, ...kinds).length > 0);
 
-/** Every place of these kinds refuses each of the values, and says where. */
+/** Every field of these kinds refuses each of the values, and the error names the field. */
 async function everyPlaceRefuses(
   rpc: string,
   kinds: Leaf["kind"][],
@@ -399,12 +399,12 @@ describe("in every field of every request", () => {
   test.each(everyRpc("string", "mask"))(
     "18: %s: what is refused is not repeated, wherever it stood (rule 75)",
     async (rpc) => {
-      // Longest first: most of it is taken for what it is.
+      // Longest first: most of the bytes are still understood.
       const base =
         rpc === "CreateEntity" ? { entity: { type: EntityType.PERSON, countryCode: "AR" } } : (BASE[rpc]?.() ?? {});
       const from = lines.length;
       let refused = 0;
-      // What is accepted changes something: where nobody looks.
+      // An accepted request changes something, so it goes to an organization that no test reads.
       const isOperators = (METHODS.get(rpc) as DescMethod).parent.typeName === OrganizationService.typeName;
       const over = isOperators ? wire : scratch;
       for (const leaf of leaves(rpc, "string", "mask")) {
@@ -927,7 +927,7 @@ describe("structs and numbers", () => {
     };
     expectAll(created.text, "entity");
     expectAll((await json("GetEntity", '{"lookup":{"externalId":"proto"}}')).text, "entity");
-    // Merged with itself: no change. With one of them null: that one goes.
+    // Merged with itself: no change. A key sent as null is removed.
     const again = await json(
       "UpdateEntity",
       `{"lookup":{"externalId":"proto"},"entity":{"attributes":${text},"metadata":${text}${data}}}`,
@@ -1098,7 +1098,7 @@ describe("structs and numbers", () => {
     );
     expect(row?.response).not.toContain(marker);
     expect(JSON.stringify(await dump(service.sql))).not.toContain(marker);
-    // Nor another query: the token of one is good for the other.
+    // Unknown fields do not make another query either: a token of one is valid for the other.
     const { answer: page } = await call(
       "ListEntities",
       Buffer.concat([integer(8, 1), integer(9, 1), bytes(888, marker)]),
@@ -1397,10 +1397,10 @@ describe("request ids", () => {
         metadata: { request_id: requestId },
       });
     }
-    // Upper case is the same id; the spelling is no other request.
+    // Upper case is the same id, and another spelling is not another request.
     const { answer } = await call("CreateEntity", { entity: person(), requestId: requestId.toUpperCase() });
     expect(refusalIn(answer)?.reason ?? answer.headers["idempotent-replay"]).toMatch(/^(true|REQUEST_ID_REUSED)$/);
-    // Rule 13: what is not valid is refused before the id is looked at.
+    // Rule 13: an invalid request is refused before its id is looked up.
     expect(await call("CreateEntity", { entity: { name: "x" }, requestId })).toMatchObject({
       reason: "VALIDATION_ERROR",
     });
@@ -1533,7 +1533,7 @@ describe("pages and batches", () => {
 
   test.each(paged())("78: %s: tokens that are none, of another query, edited, or forged", async (rpc) => {
     const base = BASE[rpc]?.() ?? {};
-    // Whoever knows how tokens are made can make one for a query of his own: what is in it is not to be trusted.
+    // Anybody who knows the format can forge a token for their own query: its content must not be trusted.
     const forge = (cursor: string) => forgedToken(rpc, base, cursor);
     const tokens = [
       "x",

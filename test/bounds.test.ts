@@ -1,5 +1,5 @@
-// No request costs more than its share: what it may hold is bounded before anything walks it, and so is what an error
-// says of it, on every path.
+// No request costs more than its share: what it may hold is limited before anything walks it, and so is what an error
+// says about it, on every path.
 import { gzipSync } from "node:zlib";
 import { create, type DescField, type DescMessage, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
 import { reflect } from "@bufbuild/protobuf/reflect";
@@ -58,7 +58,7 @@ describe("a body that is too large", () => {
     budget: byteBudget({ total: 1e6, perConnection: 1e6 }),
     connection: {},
   });
-  /** A whole message, the beginning of one that may be as long as `announced`, and bytes of it one by one, far too many. */
+  /** A whole message, the beginning of one that may be as long as `announced`, and far too many of its bytes one by one. */
   function body(announced: number) {
     const sent = { chunks: 0 };
     async function* chunks() {
@@ -78,7 +78,7 @@ describe("a body that is too large", () => {
     for await (const piece of wholeBody(chunks, limit, options(), () => {})) pieces.push(piece);
     expect(sent.chunks).toBeLessThan(2 * READ_MAX_BYTES);
     expect(pieces).toHaveLength(1);
-    // So much of it that the library sees it.
+    // Enough for the library to see that the message is too large.
     expect(pieces[0]?.length).toBeGreaterThan(READ_MAX_BYTES);
   });
 
@@ -98,7 +98,7 @@ describe("lists of requests", () => {
   test("every repeated and map field of every request says how many items it may have", () => {
     expect(places.length).toBeGreaterThan(20);
     expect(unbounded(places)).toEqual([]);
-    // One that says nothing is found, and takes none.
+    // A list without max_items is found, and may have no items.
     expect(unbounded(Kinds.methods.flatMap(({ input }) => placesIn(input)))).toEqual(
       Kinds.methods.map(() => "Kinds.texts"),
     );
@@ -169,7 +169,7 @@ describe("values of a message", () => {
     // entity, type, entity_data, company, two names, attributes; two entries with key, value and kind; three items.
     const bytes = toBinary(CreateEntityRequestSchema, company);
     expect(countValues(CreateEntityRequestSchema, bytes, 1_000)).toBe(7 + 2 * 2 + 3 + 2);
-    // One after the other the same once more.
+    // The same fields twice, one after the other.
     expect(countValues(CreateEntityRequestSchema, Buffer.concat([bytes, bytes]), 1_000)).toBe(32);
     const json = Buffer.from('{"a":[1,null,{"b":"c,:[{\\"","e":"123456"}],"d":-20.5e1}');
     expect(measureJson(json, 1_000)).toEqual({ values: 11, digits: 4 });
@@ -190,7 +190,7 @@ describe("values of a message", () => {
 
   test("a field whose tag has another wire type is malformed: the decoder would read it by its declaration, all the same", () => {
     const entity = toBinary(EntitySchema, create(EntitySchema, { attributes: { a: [1, 2, 3], b: { c: "d" } } }));
-    // The length as a varint of four bytes, which one who believes the tag skips as a fixed32.
+    // The length as a varint of four bytes, which a decoder that believes the tag skips as a fixed32.
     const length = Buffer.of(0x80 | entity.length, 0x80, 0x80, 0x00);
     const field = CreateEntityRequestSchema.field.entity?.number ?? 0;
     for (const wire of [0, 1, 5]) {
@@ -310,7 +310,7 @@ describe("errors", () => {
     const [info] = error.findDetails(ErrorInfoSchema);
     const [fields] = error.findDetails(BadRequestSchema);
     expect(info?.reason).toBe(reason);
-    // Whole or not at all.
+    // The value is shown whole or not at all.
     expect(info?.metadata.candidates?.split(",")).toHaveLength(LIMITS.candidates);
     expect(info?.metadata.position).toBe(undefined);
     expect(Number(info?.metadata.more_violations) + (fields?.fieldViolations.length ?? 0)).toBe(1_000);

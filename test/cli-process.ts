@@ -1,4 +1,4 @@
-// The command line and the service as processes of their own.
+// The command line and the service, each as a separate process.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -17,13 +17,13 @@ export interface Ended {
 export interface CliOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
-  /** Standard input; without it there is none. */
+  /** Standard input; empty by default. */
   stdin?: string | Uint8Array;
-  /** In a process group of its own, as a terminal would have it. */
+  /** Starts a process group, as a terminal does. */
   detached?: boolean;
 }
 
-/** Starts `entity-service ...args`; nothing of the test's own environment reaches it but PATH and HOME. */
+/** Starts `entity-service ...args` with PATH and HOME of the test's environment and nothing else of it. */
 export function startCli(
   args: string[],
   { env = {}, cwd, stdin, detached = false }: CliOptions = {},
@@ -55,7 +55,7 @@ export async function temporaryFolder(): Promise<AsyncDisposable & { path: strin
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
 
-/** What a line of the log may have. */
+/** What a log line may have. */
 export interface LogLine {
   msg: string;
   level: string;
@@ -68,15 +68,15 @@ export interface ServiceProcess extends AsyncDisposable {
   port: number;
   baseUrl: string;
   apiKey: string;
-  /** SIGKILL, and gone. */
+  /** Sends SIGKILL and waits for the end. */
   kill(): Promise<void>;
   /** What it has logged so far. */
   lines(): LogLine[];
-  /** When it and all that share its output have ended. */
+  /** Resolves when it and every process that shares its output have ended. */
   ended: Promise<Ended>;
 }
 
-/** `serve` with a PostgreSQL of its own in the folder, unless DATABASE_URL is given. */
+/** `serve` with an embedded PostgreSQL in the folder, unless DATABASE_URL is given. */
 export async function startServiceProcess(
   dataDir: string,
   env: Record<string, string> = {},

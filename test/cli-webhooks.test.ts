@@ -1,4 +1,4 @@
-// `webhooks listen`, as a process of its own, with the sender of the service in front of it.
+// `webhooks listen`, as a separate process, which gets its requests from the service's sender.
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { afterEach, describe, expect, it } from "vitest";
@@ -35,7 +35,7 @@ afterEach(async () => {
   listener = undefined;
 });
 
-/** Starts a listener on any port. `post` sends, by the service's own sender, and signs unless headers are given. */
+/** Starts a listener on any port. `post` sends with the service's sender, and signs unless headers are given. */
 async function listen(args: string[], env: Record<string, string> = {}) {
   const process = startCli(["webhooks", "listen", "--port", "0", ...args], { env });
   listener = process;
@@ -57,7 +57,7 @@ async function listen(args: string[], env: Record<string, string> = {}) {
       const result = await sender.send({ url: `${url}/hook`, headers: headers ?? signed, body: text });
       return { id, result };
     },
-    /** Stops it; what it has printed, as lines, the first of standard error left out. */
+    /** Stops it; returns the lines that it printed, without the first one of standard error. */
     async stop() {
       process.kill();
       const { stdout, stderr } = await process.ended;

@@ -281,7 +281,7 @@ describe("import", () => {
     const canary = "Zyxwvut";
     let deep: object = { [canary]: canary };
     for (let i = 0; i < 300; i++) deep = { a: deep };
-    // Could be encoded, and not decoded at the other end: it would end the stream.
+    // It can be encoded and not decoded by the server: it would end the stream.
     let deeper = 1 as unknown;
     for (let i = 0; i < 60; i++) deeper = { a: deeper };
     const rows: [row: unknown, expected?: [reason: string, field?: string]][] = [
@@ -336,7 +336,7 @@ describe("import", () => {
     for (const error of errors) expect(error.message).toMatch(/\S/);
     expect(errors.at(-1)?.violations).toMatchObject([{ field: "entity.country_code" }, { field: "request_id" }]);
 
-    // Without the errors the file of errors goes away.
+    // A run without errors removes the errors file.
     await writeFile(file, JSON.stringify(person("ok-1")));
     expect(await run(["import", file])).toMatchObject({ code: 0, stderr: "" });
     expect(existsSync(`${file}.errors.ndjson`)).toBe(false);

@@ -10,7 +10,7 @@ const exec = promisify(execFile);
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PACKAGE = `${ROOT}clients/typescript`;
 
-/** What a service would write: strict, every kind of thing that the package exports. */
+/** What a caller would write: strict, with every kind of export of the package. */
 const CONSUMER = `
 import {
   Code, ConnectError, create, createEntityClient, type Entity, type EntityErrorInfo, EntitySchema, EntityStatus, EntityType,
@@ -54,7 +54,7 @@ console.log(JSON.stringify({
 
 const COMPILER = {
   target: "es2022",
-  // Connect's declarations name HeadersInit, which is the browser's.
+  // Connect's declarations name HeadersInit, a type of the browser.
   lib: ["es2022", "dom"],
   module: "nodenext",
   moduleResolution: "nodenext",

@@ -1,4 +1,4 @@
-// The TypeScript client where things go wrong: streams that are left, servers that refuse, go, or say nothing.
+// The TypeScript client when things go wrong: streams that are left early; servers that refuse, go away, or do not answer.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { constants, createServer, type Http2Server, type ServerHttp2Stream } from "node:http2";
@@ -50,7 +50,7 @@ describe("a stream that is left", () => {
   );
 
   it.each(CASES)("$name by $how: its process ends, and the server holds nothing", async ({ method, statement }) => {
-    // The requests of an import wait for ever, and hold the process until they are closed.
+    // The requests of an import wait for ever, and keep the process alive until they are closed.
     const script = `
       import { createEntityClient, EntityType } from ${JSON.stringify(CLIENT)};
       const { entities } = createEntityClient({ baseUrl: process.env.URL, apiKey: process.env.KEY });
@@ -91,7 +91,7 @@ describe("a stream that is left", () => {
 
   it("on a client that goes on, gives its place on the connection back", async () => {
     const { entities } = createEntityClient({ baseUrl: service.baseUrl, apiKey: service.organization.apiKey });
-    // More than a connection has streams.
+    // More streams than one connection allows.
     for (let i = 0; i < 105; i++) {
       for await (const _ of entities.watchEntities({})) break;
     }
@@ -121,7 +121,7 @@ describe("a stream that is left", () => {
   });
 });
 
-/** A server of streams that `answer` sees, the first of all as 0. */
+/** A server that hands each stream to `answer`, numbered from 0. */
 async function serving(answer: (stream: ServerHttp2Stream, index: number) => void) {
   const server: Http2Server = createServer();
   let [streams, connections] = [0, 0];
@@ -155,7 +155,7 @@ function respond(stream: ServerHttp2Stream, message: Uint8Array): void {
 }
 const ENTITY = toBinary(GetEntityResponseSchema, create(GetEntityResponseSchema, { entity: { id: "1" } }));
 const refuse = (stream: ServerHttp2Stream) => stream.close(constants.NGHTTP2_REFUSED_STREAM);
-/** Says goodbye, and that of all streams it has looked at the first alone. */
+/** Sends a GOAWAY that says that only the first stream was processed. */
 const leave = (stream: ServerHttp2Stream) => stream.session?.goaway(constants.NGHTTP2_NO_ERROR, 1);
 
 describe("a call that nobody has seen", () => {

@@ -1,5 +1,5 @@
-// Lends a PostgreSQL of a test's own, to be crashed, copied and put back: its own data folder, the embedded binaries;
-// and the service on it.
+// Lends a PostgreSQL that a test may crash, copy and restore: a data folder and the embedded binaries; and the service
+// on it.
 import { execFile, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
@@ -23,11 +23,11 @@ const API_KEY = `test-${randomUUID()}`;
 
 export interface ServiceOn extends AsyncDisposable {
   orm: Orm;
-  /** Of the organization `default`. */
+  /** A client of the organization `default`. */
   client: EntityClient;
 }
 
-/** A service, as the run-time role, on a database that has been migrated. */
+/** A service, as the run-time role, on a migrated database. */
 export async function serve(address: DatabaseAddress): Promise<ServiceOn> {
   const config = {
     ...readConfig({}),
@@ -54,32 +54,32 @@ export async function serve(address: DatabaseAddress): Promise<ServiceOn> {
 export { DEFAULT_ORGANIZATION_ID as ORGANIZATION };
 
 export interface Cluster extends AsyncDisposable {
-  /** The run-time role's. */
+  /** The address for the run-time role. */
   address(): DatabaseAddress & { host: string; port: number };
   serve(): Promise<ServiceOn>;
-  /** As the superuser. */
+  /** Runs a query as the superuser. */
   sql<T = Record<string, any>>(text: string): Promise<T[]>;
-  /** As PostgreSQL ends where a backend of it dies: without a checkpoint, what was not flushed is lost. */
+  /** Stops it as PostgreSQL stops when a backend dies: without a checkpoint, what was not flushed is lost. */
   crash(): Promise<void>;
   stop(): Promise<void>;
   start(): Promise<void>;
-  /** The files as they are now, whether it runs or not; as a backup, those of PostgreSQL's backup mode. */
+  /** A copy of the files as they are now, running or not; as a backup, taken in PostgreSQL's backup mode. */
   copy(as?: "backup"): Promise<string>;
-  /** A cluster on a copy of the files, as its own, started. */
+  /** Starts another cluster on a copy of the files. */
   startCopy(files: string): Promise<Cluster>;
-  /** A standby of it, of a backup of its files, which follows it. */
+  /** Starts a standby from a base backup, which follows this cluster. */
   startStandby(): Promise<Standby>;
-  /** Puts copied files in the place of its own, while it is stopped. */
+  /** Replaces the files by copied ones, while it is stopped. */
   putBack(files: string): Promise<void>;
 }
 
-/** Ends with the cluster that it is a standby of. */
+/** Ends together with its primary. */
 export interface Standby {
   address(): DatabaseAddress & { host: string; port: number };
   serve(): Promise<ServiceOn>;
-  /** Returns when it has all that the cluster has written by now. */
+  /** Returns when it has replayed all that the primary has written by now. */
   caughtUp(): Promise<void>;
-  /** From now on it gets no more of what the cluster writes. */
+  /** From now on it receives nothing more from the primary. */
   cutOff(): Promise<void>;
   promote(): Promise<void>;
 }
@@ -88,7 +88,7 @@ export interface Standby {
 export const standbyMissing = () =>
   process.platform === "linux" ? undefined : "a standby is started with the binary that /proc tells of";
 
-/** Uses up transaction ids of transactions that are rolled back. */
+/** Uses up transaction ids in transactions that are rolled back. */
 export const rollBack = (count: number) =>
   `do $$ begin for i in 1..${count} loop perform pg_current_xact_id(); rollback; end loop; end $$`;
 
@@ -101,13 +101,13 @@ async function newFolder(prefix: string): Promise<string> {
 
 const filesOf = (directory: string) => realpath(join(directory, "postgres"));
 
-/** What root has written the server could not read. */
+/** The server cannot read files that root has written. */
 async function giveToOwner(files: string, names: string[]): Promise<void> {
   const { uid, gid } = await stat(files);
   for (const name of names) await chown(join(files, name), uid, gid);
 }
 
-/** A new cluster, migrated, which flushes what nobody waits for seconds later: a crash loses it for sure. */
+/** A new, migrated cluster that flushes what no commit waits for only after seconds: a crash loses it for certain. */
 export async function newCluster(): Promise<Cluster> {
   const directory = await newFolder("entity-cluster-");
   const cluster = clusterIn(directory);
@@ -118,7 +118,7 @@ export async function newCluster(): Promise<Cluster> {
   return cluster;
 }
 
-/** Each over a connection of its own. */
+/** Each statement on a separate connection. */
 const queries =
   (address: pg.ClientConfig) =>
   async <T = Record<string, any>>(text: string): Promise<T[]> => {
@@ -190,7 +190,7 @@ function clusterIn(directory: string): Cluster & { owner(): DatabaseAddress } {
       await run("cp", ["-a", from, to]);
       const { rows } = await client.query("select labelfile from pg_backup_stop(false)");
       await client.end();
-      // The log up to the end of the backup.
+      // The write-ahead log up to the end of the backup.
       await run("cp", ["-a", `${from}/pg_wal/.`, join(to, "pg_wal")]);
       await writeFile(join(to, "backup_label"), rows[0].labelfile);
       await giveToOwner(to, ["backup_label"]);
@@ -220,7 +220,7 @@ function clusterIn(directory: string): Cluster & { owner(): DatabaseAddress } {
       );
       await writeFile(join(files, "standby.signal"), "");
       await giveToOwner(files, ["standby.signal"]);
-      // Those of the server that was copied.
+      // Files of the server that was copied.
       for (const name of ["postmaster.pid", ".s.PGSQL.5432", ".s.PGSQL.5432.lock"]) {
         await rm(join(files, name), { force: true });
       }

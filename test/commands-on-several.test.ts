@@ -1,4 +1,4 @@
-// One command, several entities: locked together, decided by one rule, each change with its own event. And all or nothing.
+// One command on several entities: locked together, decided by one rule, one event for each change. All or nothing.
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { readConfig } from "../src/config.ts";
@@ -58,7 +58,7 @@ function outcomesOf(result: Result | undefined) {
 const renamed = (entity: EntityState | null | undefined, name: string): Change | null =>
   update(entity as EntityState, { name }, "");
 
-/** All external ids of the first entity become the second's, which keeps its own primary. */
+/** Moves all external ids of the first entity to the second, which keeps its primary. */
 function moveIds([from, to]: readonly (EntityState | null)[]): Change[] {
   if (!from || !to) throw new Error("both are there");
   const change = renamed(to, "both") as Change;
@@ -91,7 +91,7 @@ test.each([
       claims: ["a"],
       decide: (entities) => (isReversed ? moveIds(entities.toReversed()).toReversed() : moveIds(entities)),
     },
-    // And who comes after it in the same group finds the id at its new owner.
+    // A later command of the same group finds the id at its new owner.
     { author, targets: [byExternalId("a")], decide: ([entity]) => [renamed(entity, "found")] },
   ]);
   const outcomes = outcomesOf(result);

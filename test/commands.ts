@@ -1,5 +1,5 @@
-// Random writes on few keys, as their handlers hand them to the unit of work, and what they leave, told
-// without what is made anew in every run: ids, etags and times become labels in the order of creation.
+// Random writes on few keys, as their handlers pass them to the unit of work, and what they leave in the database,
+// without what differs in every run: ids, etags and times become labels in the order of creation.
 import { createHash } from "node:crypto";
 import { create, type DescMethodUnary, fromBinary, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { createContextValues, createHandlerContext } from "@connectrpc/connect";
@@ -18,7 +18,7 @@ import type { TestService } from "./harness.ts";
 
 // --- Random calls -------------------------------------------------------------------------------
 
-/** One of few: the entities that are there at the beginning (the last is none), external ids, tax ids. */
+/** A key from a small set: the entities that exist at the beginning (the last one does not), external ids, tax ids. */
 type Key = { by: "seed"; seed: number } | { by: "external"; id: number } | { by: "tax"; id: number };
 
 interface Common {
@@ -37,7 +37,7 @@ interface Fields {
   person: Record<string, string> | undefined;
 }
 
-/** A call on small spaces of keys, without anything of one organization in it: `repeat` sends an earlier one again. */
+/** A call on small sets of keys, independent of any organization: `repeat` sends an earlier one again. */
 export type Step =
   | (Common & { kind: "create"; external: number | undefined; fields: Fields; company: boolean; uniqueTaxId: boolean })
   | (Common & {
@@ -62,7 +62,7 @@ const STATUSES = [
   EntityStatus.SUSPENDED,
   EntityStatus.PENDING,
 ];
-/** The same key in two spellings, another one, and one that nobody has at the beginning. */
+/** The same key in two spellings, another one, and one that no entity has at the beginning. */
 const TAX_IDS = ["30-111-1", "301111", "30-222-2", "30-333-3"];
 const SEEDS = 5;
 const UNKNOWN_ID = "00000000-0000-7000-8000-00000000dead";
@@ -144,7 +144,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("repeat" as const), back: fc.integer({ min: 1, max: 6 }) }) },
 );
 
-/** Lists of so many calls at most. */
+/** Lists of at most `maxLength` calls. */
 export const stepsUpTo = (maxLength: number): fc.Arbitrary<Step[]> =>
   fc.array(step, { minLength: 1, maxLength, size: "max" });
 
@@ -152,12 +152,12 @@ export const stepsUpTo = (maxLength: number): fc.Arbitrary<Step[]> =>
 
 export interface Ground {
   organizationId: string;
-  /** Before all external ids, names and tax ids: several grounds share an organization without meeting. */
+  /** The prefix of all external ids, names and tax ids: several grounds share an organization without conflict. */
   prefix: string;
   seeds: { id: string; etag: string }[];
 }
 
-/** A fresh organization: only a row. */
+/** A fresh organization: only its row. */
 export async function newOrganizationId(service: TestService, policy = "MUTABLE_WITH_REASON"): Promise<string> {
   const [row] = await service.sql<{ organization_id: string }>(
     `insert into organization (organization_id, display_name, external_id_policy, etag)
@@ -168,9 +168,9 @@ export async function newOrganizationId(service: TestService, policy = "MUTABLE_
 }
 
 /**
- * Five entities: with an external id; with one and an alias, and the tax id of the first; with none; with
- * one and a tax id of its own; a deleted one with that tax id too. Two transactions and two user events name
- * the first two.
+ * Five entities: one with an external id; one with an external id, an alias, and the tax id of the first; one with
+ * neither; one with its own external id and tax id; and a deleted one with that tax id. Two transactions and two user
+ * events name the first two.
  */
 export async function seed(service: TestService, orm: Orm, organizationId: string, prefix = ""): Promise<Ground> {
   const ground: Ground = { organizationId, prefix, seeds: [] };
@@ -219,7 +219,7 @@ export async function seed(service: TestService, orm: Orm, organizationId: strin
 
 // --- From a call to a command and back ----------------------------------------------------------
 
-/** What a caller gets: the answer as JSON, or the refusal. */
+/** The result for the caller: the answer as JSON, or the refusal. */
 export type Answer = JsonValue;
 
 interface Prepared {
@@ -227,7 +227,7 @@ interface Prepared {
   answer: (result: Result) => Promise<Answer>;
 }
 
-/** The call as its handler hands it to the writer, with the way back; or the answer, when it gets no further. */
+/** The command that the handler passes to the writer, and the way back; or the answer, if the call gets no further. */
 export async function prepare(ground: Ground, list: readonly Step[], index: number): Promise<Prepared | Answer> {
   const handed = Promise.withResolvers<Command>();
   const written = Promise.withResolvers<Result>();
@@ -249,7 +249,7 @@ export async function prepare(ground: Ground, list: readonly Step[], index: numb
 const isPrepared = (prepared: Prepared | Answer): prepared is Prepared =>
   typeof prepared === "object" && prepared !== null && "command" in prepared;
 
-/** Runs the calls one by one, each in a transaction of its own. */
+/** Runs the calls one by one, each in a separate transaction. */
 export async function oneByOne(orm: Orm, ground: Ground, list: readonly Step[]): Promise<Answer[]> {
   const answers: Answer[] = [];
   for (const index of list.keys()) {
@@ -263,7 +263,7 @@ export async function oneByOne(orm: Orm, ground: Ground, list: readonly Step[]):
   return answers;
 }
 
-/** Runs all calls in one go. */
+/** Runs all calls at once. */
 export async function together(orm: Orm, ground: Ground, list: readonly Step[]): Promise<Answer[]> {
   const prepared = await Promise.all(list.map((_, index) => prepare(ground, list, index)));
   const commands = prepared.filter(isPrepared).map(({ command }) => command);
@@ -272,7 +272,7 @@ export async function together(orm: Orm, ground: Ground, list: readonly Step[]):
   return Promise.all(prepared.map((one) => (isPrepared(one) ? one.answer(results[next++] as Result) : one)));
 }
 
-/** The call through its own handler, whose writer is `write`. */
+/** Runs the call through its handler, with `write` as the writer. */
 export async function call(
   ground: Ground,
   list: readonly Step[],
@@ -330,7 +330,7 @@ function requestOf(
   index: number,
 ): { method: DescMethodUnary; request: object; author: number } {
   const one = list[index] as Step;
-  // With nothing before it to repeat: something harmless.
+  // Nothing before it to repeat: a harmless call instead.
   if (one.kind === "repeat") {
     return index - one.back >= 0
       ? requestOf(ground, list, index - one.back)
@@ -407,7 +407,7 @@ function requestOf(
           ...(one.otherType ? { type: EntityType.COMPANY } : {}),
           externalId: externalId(0),
         },
-        // A required field that the mask names without a value is refused before it gets here.
+        // A mask that names a required field without a value is refused before this point.
         updateMask: one.mask && {
           paths: one.mask.filter((path) => (path !== "name" && path !== "status") || one.fields[path] !== undefined),
         },
@@ -439,7 +439,7 @@ function requestOf(
   }
 }
 
-/** Request ids of several grounds differ. */
+/** Makes the request ids of several grounds differ. */
 const idPart = (prefix: string) => createHash("sha256").update(prefix).digest("hex").slice(0, 4);
 
 // --- What is left -------------------------------------------------------------------------------
@@ -450,10 +450,10 @@ export interface Trace {
 }
 
 /**
- * The answers and every row of the ground, comparable with those of another run: entities are named by the
- * order of their creation, etags by the entity and the time they came with, times by their order. Dropped:
- * the ids of events and the time of a request's record. Sorted: the candidates of an ambiguous tax id, which
- * stand in the order of ids.
+ * The answers and every row of the ground, comparable with those of another run: entities are named by the order of
+ * their creation, etags by the entity and the time that they came with, times by their order. Dropped: the ids of
+ * events and the time of a request's record. Sorted: the candidates of an ambiguous tax id, which are in the order
+ * of their ids.
  */
 export async function traceOf(service: TestService, ground: Ground, answers: readonly Answer[]): Promise<Trace> {
   const { organizationId, prefix } = ground;

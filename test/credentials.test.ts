@@ -1,4 +1,4 @@
-// Who may call, decided from the headers alone; and what the log and the metrics tell of it.
+// Who may call, decided by the headers alone; and what the log and the metrics say about it.
 import { connect } from "node:http2";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";

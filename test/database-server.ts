@@ -1,5 +1,5 @@
-// One PostgreSQL for the whole run: the embedded one, or that of TEST_DATABASE_URL (an owner's URL). A
-// migrated template serves every file with a database of its own within milliseconds.
+// One PostgreSQL for the whole run: the embedded one, or that of TEST_DATABASE_URL (an owner's URL). A migrated
+// template gives every test file a separate database within milliseconds.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ declare module "vitest" {
   }
 }
 
-/** Where the server is and whose it is. `user` and `password` are the owner's. */
+/** The address of the server. `user` and `password` are the owner's. */
 export interface DatabaseServer {
   host: string;
   port: number;
@@ -42,7 +42,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const client = new pg.Client({ ...address, database: "postgres" });
   await client.connect();
   if (embedded !== undefined) {
-    // Before any DDL: is it the server that was just started, and nobody else's?
+    // Before any DDL: makes sure that this is the server that was just started.
     const { rows } = await client.query("show data_directory");
     if (rows[0].data_directory !== embedded.dataDirectory) throw new Error("not the server of this run");
   }

@@ -1,5 +1,5 @@
-// The walls in the database itself: its catalogue, its roles, its migrations, the driver in front of it; and
-// what callers are told when it fails under a call.
+// The walls in the database itself: its catalogue, roles, migrations, and the driver; and the errors that callers get
+// when the database fails during a call.
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -47,7 +47,7 @@ async function fill(organization: TestOrganization): Promise<void> {
     transactions: [{ type: "t", amount: "1", currency: "ARS", transactedAt: occurredAt, origin }],
   });
   await activity.recordUserEvents({ userEvents: [{ eventType: "t", occurredAt, entityExternalId: "x-1" }] });
-  // As if something had been pruned before there was anything.
+  // As if something had been pruned before the first event.
   await sql(
     "insert into event_horizon (organization_id, epoch, xid, snapshot, recorded_at) values ($1, 0, '0', '1:1:', 'epoch')",
     [organization.id],
@@ -60,7 +60,7 @@ async function fill(organization: TestOrganization): Promise<void> {
   await webhooks.replayWebhookDeliveries({ endpointId: endpoint?.id ?? "", ...range });
 }
 
-/** A connection of the run-time role itself. */
+/** A connection as the run-time role. */
 async function runtime(database = service.database): Promise<pg.Client & AsyncDisposable> {
   const { host, port, database: name } = database;
   const client = new pg.Client({ host, port, database: name, user: "entity_service", password: RUNTIME_PASSWORD });
@@ -106,8 +106,8 @@ describe("the catalogue", () => {
       "select relname, relkind::text from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S') order by 1",
     );
     const tables = TABLES.map((table) => table.meta.tableName);
-    // schema_migration is the deployment's, feed_epoch, feed_start and feed_mark the database's own, feed_sink of those to whom the log of all
-    // is published; they hold no data of anybody.
+    // schema_migration belongs to the deployment; feed_epoch, feed_start and feed_mark to the database; feed_sink to the
+    // sink, which publishes the log of all organizations. They hold no tenant's data.
     expect(rows).toEqual(
       [...tables, "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"]
         .sort()
@@ -139,8 +139,8 @@ describe("the catalogue", () => {
       qual: TENANT,
       with_check: TENANT,
     }));
-    // Whose key is this, which organizations are there, which endpoint has work, what has come to the log: the owner
-    // of the functions reads, all of it or the columns that are granted.
+    // The owner of the functions reads all of these tables or the granted columns, to find the organization of a key, all
+    // organizations, endpoints with work, and new events of the log.
     const readByFunctions = [
       ...["api_key", "entity_event", "organization", "request_record", "webhook_delivery", "webhook_endpoint"],
     ];
@@ -153,7 +153,7 @@ describe("the catalogue", () => {
       qual: "true",
       with_check: null,
     }));
-    // What is old may go, of every organization, by the functions that the same role owns; nothing that is young.
+    // The functions of that role may delete old rows of every organization, and no young ones.
     const may = (
       tablename: string,
       policyname: string,
@@ -259,9 +259,9 @@ describe("the catalogue", () => {
     expect(
       rows.filter((row) => row.columns[0] !== "organization_id").sort((x, y) => (x.name < y.name ? -1 : 1)),
     ).toEqual([
-      // A secret is presented before anybody knows whose it is.
+      // The organization of a secret is not known before the lookup.
       { name: "api_key_digest", columns: ["digest"] },
-      // Written so that the planner cannot take it for the primary key; it holds organization_id all the same.
+      // The planner cannot mistake it for the primary key; it includes organization_id all the same.
       { name: "external_id_copy", columns: ["primary_of", "external_id", "organization_id"] },
       { name: "feed_sink_pkey", columns: ["name"] },
       { name: "feed_start_pkey", columns: ["id"] },
@@ -307,8 +307,8 @@ describe("the catalogue", () => {
       callers: ["entity_directory", "entity_service"],
       everybody: [],
     };
-    // Which cluster is this, asked by anybody who runs the service; and the one thing that needs the owner's
-    // rights: a new epoch where it is another cluster. Neither takes an argument, neither reads what is anybody's.
+    // These say which cluster this is, to anybody who runs the service; one starts a new epoch on another cluster, which
+    // needs the owner's rights. They take no argument and read no tenant's data.
     const owner = service.database.user;
     const ofFeed = { ...common, owner, volatile: "v", callers: [owner, "entity_service"].sort() };
     expect(rows).toEqual([
@@ -317,17 +317,17 @@ describe("the catalogue", () => {
       { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
-      // Only where the log is published does the service get the right to these two.
+      // The service gets the right to these two only where the log is published.
       {
         name: "log_times(integer,xid8,xid8,xid8[],xid8[],uuid,integer,integer)",
         ...common,
         callers: ["entity_directory"],
       },
-      // What a standby that takes over is known to have: changes one row, which says what is committed.
+      // Records what a standby that takes over must have: changes one row, which says what is committed.
       { name: "mark_feed()", ...ofFeed },
       { name: "move_feed_epoch()", ...ofFeed },
       { name: "note_feed_start()", ...ofFeed },
-      // Their argument is how many rows at once; which may go they decide, and the policies above.
+      // Their argument is the number of rows at once; they and the policies above decide which rows may go.
       { name: "prune_events(integer)", ...common, volatile: "v" },
       { name: "prune_request_records(integer)", ...common, volatile: "v" },
       { name: "prune_webhook_deliveries(integer,integer)", ...common, volatile: "v" },
@@ -352,7 +352,7 @@ describe("the catalogue", () => {
     expect(fields.map((field) => field.name)).toEqual(["organization_id", "id", "scopes"]);
     const work = await client.query("select * from list_webhook_work(gen_random_uuid(), '0', 10)");
     expect(work.fields.map((field) => field.name)).toEqual(["organization_id", "endpoint_id"]);
-    // A table of the caller's own, ahead in its search path, is not what the function reads.
+    // A table of the caller's, earlier in its search path, is not what the function reads.
     await client.query(
       "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",
     );
@@ -409,7 +409,7 @@ describe("the catalogue", () => {
       "entity_service webhook_delivery": "delete, insert, select, update",
       "entity_service webhook_endpoint": "delete, insert, select, update",
     });
-    // What the search for work across organizations may know: no secret, no URL, nothing of what an event tells.
+    // The columns that the search for work may read across organizations: no secret, no URL, no content of an event.
     const columns = await sql<{ grantee: string; relname: string; columns: string }>(
       `select a.grantee::regrole::text as grantee, t.attrelid::regclass::text as relname,
          string_agg(t.attname || ' ' || lower(a.privilege_type), ', ' order by t.attnum) as columns
@@ -444,7 +444,7 @@ describe("the catalogue", () => {
           /create table|add column|add "|alter column .* (type|set not null|drop not null)|rename/i.test(text),
         ),
       ).toEqual([]);
-      // What the rows of MikroORM do not have.
+      // What MikroORM's rows do not declare.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
         'drop table if exists "feed_epoch" cascade',
         'drop table if exists "feed_sink" cascade',
@@ -654,7 +654,7 @@ describe("the run-time role, by hand", () => {
   });
 
   test("an id that another organization has is no oracle: it can be used", async () => {
-    // Both organizations made the external id x-1 and the tax id at the beginning.
+    // Both organizations created the external id x-1 and the tax id at the beginning.
     const rows = await sql("select organization_id from external_id where external_id = 'x-1'");
     expect(new Set(rows.map((row) => row.organization_id))).toEqual(new Set([a.id, b.id]));
   });
@@ -762,7 +762,7 @@ describe("migrations", () => {
     await admin.connect();
     try {
       await admin.query(`create role ${owner} login createrole password 'p'; create role ${login} login password 'p'`);
-      // The roles are there already, made by the superuser of this cluster: a createrole owner must be given them.
+      // The superuser of this cluster made the roles before: a createrole owner must be granted them.
       await admin.query(`grant entity_service, entity_directory to ${owner} with admin option`);
       await admin.query(`alter database ${address.database} owner to ${owner}`);
       expect(await migrate({ ...address, user: owner, password: "p" }, { runtimeUser: login })).toHaveLength(
@@ -798,7 +798,7 @@ describe("start-up", () => {
     await using other = { orm: ormOf(login), [Symbol.asyncDispose]: () => other.orm.close(true) };
     await assertSafeRole(forOrganization(other.orm, a.id));
   };
-  /** As another role than the one that every connection takes. */
+  /** Sets another role than the one that every connection sets. */
   const asRole = async (role: string) => {
     await using other = { orm: ormOf(service.database), [Symbol.asyncDispose]: () => other.orm.close(true) };
     await forOrganization(other.orm, a.id).transactional(async (em) => {
@@ -999,7 +999,7 @@ describe("the driver", () => {
       expect([null, ""]).toContain(row?.setting);
       expect(row?.n).toBe(0);
     }
-    // Reads outside of a transaction of our own as well.
+    // Reads outside of the service's transactions too.
     await forOrganization(orm, a.id).execute("select 1");
     const [row] = await orm.em.fork().execute<Record<string, unknown>[]>("select count(*)::int as n from entity");
     expect(row?.n).toBe(0);
@@ -1020,7 +1020,7 @@ describe("a column is added under a running service", () => {
       await organizations.listOrganizations({});
       await organizations.listApiKeys({});
     };
-    // Often enough that every connection has every statement, planned.
+    // Often enough that every connection has planned every statement.
     for (let n = 0; n < 8; n++) await each(n);
     for (const table of await tenantTables(own.sql)) await own.sql(`alter table "${table}" add column added text`);
     for (let n = 8; n < 12; n++) await each(n);
@@ -1076,7 +1076,7 @@ describe("the connection is lost", () => {
       const before = await rowCounts(sql);
       await client.entities.getEntity({ lookup: byExternal("x-1") });
       const cuts = proxy.cuts();
-      // Not the COMMIT of a read of the key: that is known by now.
+      // Not the COMMIT that reads the key: the key is cached by now.
       proxy.cutAtCommit(when);
       const lost = await refusal(call(client, requestId, id));
       expect(proxy.cuts()).toBe(cuts + 1);
@@ -1137,7 +1137,7 @@ describe("the connection is lost", () => {
         });
         expect(performance.now() - start).toBeLessThan(2_500);
       }
-      // A key that is not known yet cannot be checked.
+      // A key that is not cached yet cannot be checked.
       expect(await refusal(other.client(b.apiKey).entities.getEntity({ lookup: byExternal("x-1") }))).toMatchObject({
         reason: "DATABASE_UNAVAILABLE",
       });
@@ -1160,11 +1160,11 @@ describe("the connection is lost", () => {
       sql(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'entity_service'",
       );
-    // Idle ones: the process lives, and the next call has a new connection (or is told to retry).
+    // Idle connections: the process survives, and the next call gets a new connection (or is told to retry).
     await kill();
     await sleep(100);
     await read();
-    // At work: behind a lock.
+    // Busy connections: waiting for a lock.
     const holder = new pg.Client(service.database);
     await holder.connect();
     try {
@@ -1234,7 +1234,7 @@ describe("the connection is lost", () => {
     await read();
     for (let i = 0; i < 4; i++) {
       await proxy.refuse();
-      // With and without time to learn of it before the next call.
+      // With and without time to notice before the next call.
       if (i % 2 === 0) await sleep(30);
       expect((await refusal(Promise.all([read(), write(randomUUID())]))).reason).toBe("DATABASE_UNAVAILABLE");
       await proxy.accept();
@@ -1257,7 +1257,7 @@ describe("the connection is lost", () => {
     const holder = new pg.Client(service.database);
     await holder.connect();
     await holder.query("begin; lock table entity in access exclusive mode");
-    // One after the other: at the same moment they would share a transaction, and its connection.
+    // One after the other: at the same time they would share a transaction and its connection.
     const blocked = [client.entities.createEntity({ entity: person() })];
     await sleep(200);
     blocked.push(client.entities.createEntity({ entity: person() }));

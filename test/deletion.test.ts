@@ -34,7 +34,7 @@ async function deleted(values: Record<string, unknown> = {}): Promise<Entity> {
 
 const get = async (entity: Entity) => (await service.client.entities.getEntity(byId(entity))).entity;
 const eventsOf = async (entity: Entity) => (await service.client.entities.listEntityEvents(byId(entity))).events;
-/** All that is stored of an entity and its log, to see that nothing moved. */
+/** All that is stored of an entity and its log, to check that nothing changed. */
 const stored = (entity: Entity) =>
   service.sql(
     `select to_jsonb(e) as entity, (select jsonb_agg(to_jsonb(x) order by x.external_id) from external_id x where x.entity_id = e.id) as ids,
@@ -195,7 +195,7 @@ describe("DeleteEntity", () => {
     const again = await service.client.entities.deleteEntity({ ...byId(entity), reason: "another reason" });
     expect(again).toMatchObject({ changed: false, entity });
     expect(await stored(entity)).toEqual(before);
-    // But what is asked is checked all the same.
+    // The request is validated all the same.
     expect(await refusal(service.client.entities.deleteEntity({ ...byId(entity), reason: "no" }))).toMatchObject({
       reason: "VALIDATION_ERROR",
       fields: ["reason"],

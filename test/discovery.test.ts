@@ -116,7 +116,7 @@ test("streams of reflection that send nothing but their headers take places: one
   }
   // UNAVAILABLE, before anything was sent.
   await expect.poll(() => answers.filter((status) => status === "14").length).toBe(80 - 32);
-  // Another connection finds one.
+  // A new connection gets a place.
   const client = createClient(ServerReflection, createGrpcTransport({ baseUrl: server.url }));
   async function* once() {
     yield { messageRequest: { case: "listServices" as const, value: "" } };

@@ -1,4 +1,4 @@
-// How the process ends: what it was told, what it has in hand, and in what time.
+// How the process ends: which signal it gets, what it has in flight, and how long it takes.
 import { EventEmitter } from "node:events";
 import { connect } from "node:http2";
 import { createConnection } from "node:net";
@@ -80,7 +80,7 @@ describe("a process", { timeout: 120_000 }, () => {
     };
   };
 
-  /** Calls that wait for a lock which nobody gives back before the end of the test. */
+  /** Calls that wait for a lock that is held until the end of the test. */
   async function heldCall(env: Record<string, string>) {
     const folder = await temporaryFolder();
     onTestFinished(() => folder[Symbol.asyncDispose]());
@@ -140,7 +140,7 @@ describe("a process", { timeout: 120_000 }, () => {
     process.kill(service.pid, "SIGTERM");
     await expect.poll(health).toMatchObject({ status: "NOT_SERVING" });
     for (let i = 0; i < 5; i++) {
-      // A client of its own has a connection of its own.
+      // A separate client has a separate connection.
       await createEntityClient(service).entities.listEntities({ pageSize: 1 });
       const refused = await post("entity.v1.EntityService/GetEntity", '{"lookup":{"externalId":"nobody"}}');
       expect(refused).toMatchObject({ code: "not_found" });
@@ -183,7 +183,7 @@ describe("the drain", () => {
     for (const socket of sockets) socket.write(call);
     await expect.poll(() => received.every((text) => text.includes("answer"))).toBe(true);
     received.fill("");
-    // In the turn in which the drain begins: the bytes are at the sockets, and nobody has read them.
+    // In the turn in which the drain begins: the bytes have reached the sockets and are not read yet.
     for (const socket of sockets) socket.write(call);
     const closed = sockets.map((socket) => new Promise((resolve) => socket.once("close", resolve)));
     await own.drain(5_000);
@@ -262,7 +262,7 @@ describe("the drain", () => {
   });
 });
 
-/** Bytes in both directions, each later by the time. */
+/** Passes bytes in both directions, each after the delay. */
 async function slowProxy(target: number, delayMs: number): Promise<AsyncDisposable & { port: number }> {
   const { createServer } = await import("node:net");
   const server = createServer((near) => {

@@ -1,4 +1,4 @@
-// Real servers on folders of their own, and real child processes where a process has to die.
+// Real servers on separate folders, and real child processes where a process has to die.
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import {
@@ -164,7 +164,7 @@ test.for(["of a process that is gone", "of this process", "of another process of
     const kept = await readFile(join(first.dataDirectory, "postmaster.pid"), "utf8");
     const { uid, gid } = await stat(first.dataDirectory);
     await first.stop();
-    // PostgreSQL takes a process of another user for none of its own, so this one has to be of the same.
+    // PostgreSQL does not take a process of another user for its own, so this one must have the same user.
     const sleeper = spawn("sleep", ["60"], { stdio: "ignore", cwd: "/", ...(isRoot && { uid, gid }) });
     const pid = whose.endsWith("gone") ? first.pid : whose.endsWith("this process") ? process.pid : sleeper.pid;
     await writeFile(join(first.dataDirectory, "postmaster.pid"), kept.replace(/^\d+/, String(pid)));
@@ -354,7 +354,7 @@ describe.skipIf(!isRoot)("as root (skipped for other users: only root can run a 
       expect(await query(child.server, "select value from kept")).toEqual([{ value: 9 }]);
       await child.stop();
     }
-    // Whoever removes DATA_DIR begins anew; whoever loses the cluster is told.
+    // Removing DATA_DIR starts anew; losing the cluster is an error.
     await rm(directory, { recursive: true });
     {
       await using child = await startInChild({ directory, module, systemDirectories });
@@ -431,14 +431,14 @@ describe.skipIf(!isRoot)("as root (skipped for other users: only root can run a 
       await child.stop();
     }
     {
-      // Root serves it as its owner, so that the owner can have it back.
+      // Root runs the server as the owner of the folder, so that the owner can use it again.
       await using server = await startEmbeddedPostgres({ directory, settings });
       expect((await stat(`/proc/${server.pid}`)).uid).toBe(nobody.uid);
     }
     await using again = await startInChild({ directory, as: nobody, home });
     await again.stop();
     {
-      // A process of root has the pid of a server that a crash ended.
+      // A process of root has the pid of a server that ended in a crash.
       await writeFile(join(directory, "postgres/postmaster.pid"), `${process.pid}\n`);
       await chown(join(directory, "postgres/postmaster.pid"), nobody.uid, nobody.gid);
       await using child = await startInChild({ directory, as: nobody, home });
@@ -453,7 +453,7 @@ describe.skipIf(!isRoot)("as root (skipped for other users: only root can run a 
 
 // --- What the tests borrow
 
-/** A folder that any user may enter; with it go the servers that run in it. */
+/** A folder that any user may enter; it is removed with the servers that run in it. */
 async function tempFolder() {
   const path = await mkdtemp(join(tmpdir(), "embedded-test-"));
   await chmod(path, 0o755);
@@ -498,7 +498,7 @@ interface Service {
   home?: string;
 }
 
-/** A process of its own, in a group of its own, that starts the server, says so, and stops it when its input ends. */
+/** A separate process, in a separate process group, that starts the server, reports it, and stops it at the end of its input. */
 function spawnService({ directory, module = MODULE, systemDirectories, as, home }: Service): ChildProcess {
   const program = `
     import { startEmbeddedPostgres } from ${JSON.stringify(module)};
@@ -543,7 +543,7 @@ async function startInChild(service: Service) {
   return { process: child, server, nextLine, kill, stop, [Symbol.asyncDispose]: stop };
 }
 
-/** A folder with the modules under test and, if asked, the binaries; answers the path of the first. */
+/** A folder with the modules under test and, if asked, the binaries; returns the path of the first module. */
 async function checkout(path: string, { withBinaries }: { withBinaries: boolean }) {
   const module = join(path, "src/postgres/embedded.ts");
   await cp(dirname(MODULE), dirname(module), { recursive: true });
@@ -565,7 +565,7 @@ function mayEnter(path: string, user: { uid: number; gid: number }) {
   }
 }
 
-/** A zombie counts as ended: not every container has a process 1 that takes them away. */
+/** A zombie counts as ended: not every container has a process 1 that reaps them. */
 function isAlive(pid: number) {
   try {
     return !execFileSync("ps", ["-o", "stat=", "-p", String(pid)], { encoding: "utf8" }).startsWith("Z");

@@ -33,7 +33,7 @@ const scalars: Partial<Record<ScalarType, fc.Arbitrary<unknown>>> = {
   [ScalarType.DOUBLE]: fc.double(),
 };
 
-/** What a field may be set to, as one would write it; undefined as well. */
+/** Values that a field may be set to, as one would write them; undefined as well. */
 function valueFor(field: DescField, depth: number): fc.Arbitrary<unknown> {
   const one = field.message
     ? field.message.typeName === "google.protobuf.Struct"
@@ -110,7 +110,7 @@ describe("the bytes of a message are the library's", () => {
     );
   });
 
-  /** A Value or a ListValue with something in it. */
+  /** A Value or a ListValue that is not empty. */
   function valueToInit(desc: DescMessage, value: unknown): Fields {
     const kind = { case: "stringValue", value: JSON.stringify(value) };
     return desc === ValueSchema ? { kind } : { values: [{ kind }, { kind: { case: "nullValue", value: 0 } }] };

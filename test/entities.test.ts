@@ -70,7 +70,7 @@ const dataOf = ({ entityData }: Entity) => {
 };
 const micros = (time: { seconds: bigint; nanos: number } | undefined) =>
   time === undefined ? -1n : time.seconds * 1_000_000n + BigInt(time.nanos / 1000);
-/** What the whole organization has, to see that nothing was written. */
+/** All rows of the organization, to check that nothing was written. */
 const everything = async () =>
   service.sql(`select (select count(*)::int from entity) as entities, (select count(*)::int from external_id) as ids,
     (select count(*)::int from entity_event) as events, (select coalesce(sum(version), 0)::int from entity) as versions,
@@ -216,7 +216,7 @@ describe("CreateEntity", () => {
       });
     }
     expect(await everything()).toEqual(before);
-    // Another case is another id; and another organization has its own.
+    // Upper case is another id, and another organization may have the same one.
     expect((await create({ externalId: alias.toUpperCase() })).externalId).toBe(alias.toUpperCase());
     const other = await service.newOrganization();
     const { entity } = await other.client.entities.createEntity({ entity: { ...minimal, externalId: alias } });
@@ -243,7 +243,7 @@ describe("CreateEntity", () => {
     });
     const other = await service.newOrganization();
     await other.client.entities.createEntity({ entity: { ...minimal, taxId }, requireUniqueTaxId: true });
-    // No tax id is no duplicate of no tax id.
+    // Two entities without a tax id are not duplicates of each other.
     await create({ taxId: "--" }, { requireUniqueTaxId: true });
     await create({}, { requireUniqueTaxId: true });
     expect(first.taxId).toBe(taxId);
@@ -342,7 +342,7 @@ describe("CreateEntity", () => {
 
 // --- Events rebuild the row ---------------------------------------------------------------------
 
-/** What events and reads have in common: names and words of the seeds, unset is absent. */
+/** What events and reads have in common: names and words of the seeds; unset fields are absent. */
 const WORDS: Record<number, string> = {
   1: "pending",
   2: "under_review",
@@ -400,13 +400,13 @@ function asEvent(entity: Entity): JsonObject {
   };
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as JsonObject;
 }
-/** The log alone, oldest first. */
+/** The state that the log alone gives, oldest event first. */
 function fold(events: EntityEvent[]): JsonObject {
   const state = new Map<string, unknown>();
   for (const event of events.toSorted((a, b) => Number(a.entityVersion - b.entityVersion))) {
     expect(Object.keys(event.newValues ?? {}).toSorted()).toEqual(event.updatedFields.toSorted());
     for (const field of event.updatedFields) {
-      // Before each change the log agrees with itself.
+      // The previous values agree with the events before.
       expect(event.previousValues?.[field], field).toEqual(state.get(field));
       const value = event.newValues?.[field];
       if (value === null) state.delete(field);
@@ -716,7 +716,7 @@ describe("UpdateEntity writes", () => {
       expect(sameByMask.entity).toEqual(first.entity);
       expect(await eventsOf(entity)).toHaveLength(2);
 
-      // Outside the mask nothing is written, whatever is sent.
+      // Fields outside the mask are not written, whatever their values.
       const other = path === "metadata" ? "attributes" : "metadata";
       expect((await update(entity, { ...values, name: "Not this", nationality: "XX" }, masked(other))).entity).toEqual(
         first.entity,
@@ -859,7 +859,7 @@ describe("UpdateEntity writes", () => {
     expect(byMask.ignoredFields.toSorted()).toEqual(outputOnly.toSorted());
     expect(byMask.updatedFields).toEqual(["name"]);
     expect((await update(entity, { etag: byMask.entity.etag }, masked("etag"))).ignoredFields).toEqual([]);
-    // A mask of such paths alone writes nothing, and not everything.
+    // A mask of ignored paths alone writes nothing; it does not mean all fields.
     expect((await update(entity, { ...sent, name: "Cleo" }, masked("id"))).entity.name).toBe("Bea");
   });
 
@@ -967,7 +967,7 @@ describe("UpdateEntity writes", () => {
     const first = await update(entity, { taxId: "20-12345678-6" });
     expect(first.updatedFields).toEqual(["taxId", "taxIdCheck"]);
     expect(first.entity.taxIdCheck).toBe(TaxIdCheck.VALID);
-    // Another punctuation is another value with the same key.
+    // Other punctuation is another value with the same key.
     const second = await update(entity, { taxId: "20123456786" });
     expect(second.updatedFields).toEqual(["taxId"]);
     const third = await update(entity, {}, masked("tax_id"));
@@ -1228,7 +1228,7 @@ describe("merging", () => {
       }
     }
     expect(({} as any).polluted).toBeUndefined();
-    // Merged, removed and logged like any other.
+    // It is merged, removed and logged like any other key.
     const removed = await connectJson(
       "UpdateEntity",
       `{"lookup":{"entityId":"${id}"},"entity":{"attributes":{"__proto__":null,"constructor":null,"valueOf":1}}}`,
@@ -1464,7 +1464,7 @@ describe("etag and time", () => {
       reason: "VALIDATION_ERROR",
       fields: ["etag"],
     });
-    // Also where nothing would change: who sends an etag wants to know.
+    // Also for an update that would change nothing: the etag is a condition all the same.
     expect(await refusal(updateCall(entity, {}, { etag: entity.etag }))).toMatchObject({ reason: "ETAG_MISMATCH" });
   });
 
@@ -1494,7 +1494,7 @@ describe("etag and time", () => {
     expect(Object.keys(dataOf(after).additional as object)).toHaveLength(32);
     expect(new Set(answers.map((answer) => answer.entity?.etag)).size).toBe(32);
     expect(new Set(answers.map((answer) => micros(answer.entity?.updatedAt))).size).toBe(32);
-    // The previous_entity of each is the entity of another (or of the creation), read under the lock.
+    // The previous_entity of each is the entity of another update (or of the creation), read under the lock.
     const etags = new Set([entity.etag, ...answers.map((answer) => answer.entity?.etag)]);
     const previous = answers.map((answer) => answer.previousEntity?.etag);
     expect(new Set(previous).size).toBe(32);

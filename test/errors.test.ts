@@ -1,5 +1,5 @@
-// Every reason of the contract, provoked; and what the text, the details, the log and the metrics tell of the
-// request that provoked it: nothing (rule 75).
+// Provokes every reason of the contract. The text, the details, the log and the metrics contain nothing of the request
+// that provoked it (rule 75).
 
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -45,7 +45,7 @@ const REASONS = ErrorReasonSchema.values
   .filter((value) => value.number !== 0)
   .map((value) => value.name.slice(PREFIX.length) as Reason);
 
-// Planted in every field of every provoking call. Each is told apart from all that the service says itself.
+// Sent in every field of every provoking call. None of them occurs in any text of the service.
 const NAME = "Zoraida Quintanilla";
 const TAX_ID = "27-31415926-5";
 const TAX_KEY = "27314159265";
@@ -97,12 +97,12 @@ afterAll(async () => {
   await service[Symbol.asyncDispose]();
 });
 
-/** A new organization of the service: provocations do not meet. */
+/** A new organization of the service: provocations do not affect each other. */
 const fresh = async (policy?: "IMMUTABLE") => (await service.newOrganization(policy)).client;
 const withKey = (baseUrl: string, apiKey: string, more: object = {}) =>
   createEntityClient({ baseUrl, apiKey, actorId: "somebody", ...NO_DEADLINE, ...more });
 
-/** Runs `work` against a service of its own settings. */
+/** Runs `work` against a separate service with these settings. */
 async function on(
   config: Partial<Config>,
   work: (client: EntityClient, other: OtherServer) => Promise<unknown>,
@@ -112,7 +112,7 @@ async function on(
   return await work(withKey(other.baseUrl, a.apiKey), other);
 }
 
-/** Holds all entities while `work` runs. */
+/** Locks all entities while `work` runs. */
 async function whileLocked<T>(work: () => Promise<T>): Promise<T> {
   const holder = new pg.Client(service.database);
   await holder.connect();
@@ -125,7 +125,7 @@ async function whileLocked<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** How to bring each reason about, with canaries in all that is sent. Each throws the refusal. */
+/** How to provoke each reason, with canaries in all that is sent. Each throws the refusal. */
 const PROVOKE: Record<Reason, () => Promise<unknown>> = {
   VALIDATION_ERROR: async () =>
     (await fresh()).entities.createEntity({
@@ -244,7 +244,7 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
       return whileLocked(() => client.entities.createEntity({ entity: full({ externalId: "" }) }));
     }),
   INTERNAL: async () => {
-    // A defect whose text, detail and hint hold what the caller sent.
+    // A defect whose text, detail and hint contain what the caller sent.
     const { entities } = await fresh();
     await entities.createEntity({ entity: full() });
     await service.sql(`create function defect() returns trigger language plpgsql as $$
@@ -264,7 +264,7 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     throw errorOf(answer);
   },
   CANCELLED: async () => {
-    // Whoever went away hears nothing; what the service made of it stands in its log.
+    // A caller that left gets no answer; the outcome is in the log of the service.
     const before = lines.length;
     const leaving = new AbortController();
     await whileLocked(async () => {
@@ -290,7 +290,7 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     const { entities } = await fresh();
     const stream = entities.watchEntities({})[Symbol.asyncIterator]();
     await stream.next();
-    // More than the service keeps for a reader who does not read.
+    // More than the service keeps for a slow reader.
     const rows = async function* () {
       for (let i = 0; i < 7_000; i++) yield { entity: full({ externalId: `${EXTERNAL_ID}-${i}` }) };
     };
@@ -307,7 +307,7 @@ async function next<T>(stream: AsyncIterable<T>): Promise<T | undefined> {
 
 class Cancelled extends Error {}
 
-/** What a wire call ended with, as a client would throw it. */
+/** The error of a wire call, as a client would throw it. */
 function errorOf(answer: Parameters<typeof refusalIn>[0]): Error {
   return Object.assign(new Error("refused"), { refused: refusalIn(answer) });
 }

@@ -20,7 +20,7 @@ const ids = (entity: Entity | undefined) => entity?.externalIds.map((id) => id.e
 const primaries = (entity: Entity | undefined) =>
   entity?.externalIds.filter((id) => id.designation === PRIMARY).map((id) => id.externalId);
 
-/** A refused call leaves the entity, its events and its etag as they were. */
+/** A refused call leaves the entity, its events and its etag unchanged. */
 async function unchangedAfter(entity: Entity, call: Promise<unknown>) {
   const refused = await refusal(call);
   expect(await current(service.client, entity)).toEqual(entity);

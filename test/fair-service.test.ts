@@ -1,5 +1,5 @@
-// Shares at the service itself: held rows, waiting calls, guessed keys and slow receivers of one organization leave
-// another's calls alone. Told by order and counts.
+// Shares in the running service: held rows, waiting calls, guessed keys and slow receivers of one organization do not
+// affect another organization's calls. Judged by order and counts.
 import { createServer } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
 import { type AddressInfo, connect as connectTcp } from "node:net";
@@ -22,7 +22,7 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-/** Holds the rows of entities, as another writer would, until it is given back. */
+/** Holds the rows of entities, as another writer would, until they are released. */
 async function hold(entities: readonly { id: string }[], at: TestService = service) {
   const holder = new pg.Client(at.database);
   await holder.connect();
@@ -31,7 +31,7 @@ async function hold(entities: readonly { id: string }[], at: TestService = servi
   return { [Symbol.asyncDispose]: () => holder.end() };
 }
 
-/** Nobody reads or writes entities until it is given back. */
+/** Locks the table: no read or write of entities until it is released. */
 async function lockEntities(at: TestService) {
   const locker = new pg.Client(at.database);
   await locker.connect();
@@ -53,7 +53,7 @@ const rename = (client: EntityClient, entity: { id: string }, fields: object = {
   client.entities.updateEntity({ lookup: byId(entity), entity: { name: unique("name") }, ...fields });
 
 describe("rows of one organization that are held", () => {
-  /** What may wait for a row: each kind of write, of one entity. */
+  /** What may wait for a row: each kind of write, on one entity. */
   const KINDS: Record<string, (client: EntityClient, entity: { id: string; externalId: string }) => Promise<unknown>> =
     {
       "records of activity": record,
@@ -82,12 +82,12 @@ describe("rows of one organization that are held", () => {
         while (!isOver) await write(a.client, theirs[i % 5] as (typeof theirs)[0]).catch(() => {});
       }),
     );
-    // Their places are all taken, and the same number waits for each.
+    // Their slots are all taken, and the same number of writes waits for each slot.
     await sleep(500);
     for (const [kind, write] of kinds) {
       const begun = performance.now();
       for (let i = 0; i < 5; i += 1) await write(b.client, ours);
-      // Each of them would have waited for the lock time of the others, or for several.
+      // Without shares each of them would wait for the lock time of the others, or for several.
       expect(performance.now() - begun, kind).toBeLessThan(2_000);
     }
     isOver = true;
@@ -107,7 +107,7 @@ describe("rows of one organization that are held", () => {
         await write(own.client, entity).finally(() => took.push(performance.now() - begun));
       });
       expect(tally(endings)).toEqual({ WRITE_CONFLICT: 24 });
-      // Three at a time, each for the lock time: the last would be refused after eight times as long.
+      // Three at a time, each for the lock time: without a limit the last would be refused after eight times that.
       expect(Math.max(...took), write.name).toBeLessThan(12_000);
       expect(Math.min(...took), write.name).toBeGreaterThan(2_900);
     }
@@ -134,7 +134,7 @@ describe("work whose caller has left", () => {
         ),
     ];
     await using locked = await lockEntities(own);
-    // These hold what there is.
+    // These take all slots.
     const first = kinds.map((call) => call("stayed", AbortSignal.timeout(60_000)).catch(() => {}));
     await sleep(300);
     const leaving = new AbortController();
@@ -164,10 +164,10 @@ describe("guessed keys", () => {
     const held = together(8, () => own.client.entities.listEntities({}));
     await sleep(300);
     expect(await refusal(guess(own).entities.listEntities({}))).toMatchObject({ code: Code.Unauthenticated });
-    // Known to nobody in this process yet, and good.
+    // A valid key that this process has not looked up yet.
     const late = organization.client.entities.listEntities({}, { timeoutMs: 1_000 });
     await expect(late).rejects.toMatchObject({ code: Code.DeadlineExceeded });
-    // Two looks for readiness later.
+    // Two readiness checks later.
     await sleep(4_500);
     const health = createClient(Health, createGrpcTransport({ baseUrl: own.baseUrl }));
     expect((await health.check({})).status).toBe(1);
@@ -200,7 +200,7 @@ describe("guessed keys", () => {
     expect([...codes].sort().filter((code) => code !== "unavailable")).toEqual(["unauthenticated"]);
     const seconds = (performance.now() - begun) / 1_000;
     const refusals = lines.slice(from).filter((line) => /UNAUTHENTICATED|OVERLOADED/.test(line));
-    // One line and one sum a second, of each of two kinds.
+    // One line and one sum a second, for each of two kinds.
     expect(refusals.length).toBeLessThanOrEqual(4 * (seconds + 2));
   });
 });
@@ -304,7 +304,7 @@ describe("webhooks", () => {
     await b.client.webhooks.createWebhookEndpoint({ endpoint: { url: urlOf(fast), displayName: "fast" } });
     for (let i = 0; i < 20; i += 1) await newPerson(a.client);
     await expect.poll(() => slowNow, { timeout: 20_000 }).toBeGreaterThan(16);
-    // All that one organization can hold is held by now, for as long as the time-out: 15 s.
+    // The organization holds its full share by now, for the whole time-out of 15 s.
     for (let i = 0; i < 5; i += 1) {
       const { id } = await newPerson(b.client);
       await expect.poll(() => got, { timeout: 5_000 }).toContain(id);

@@ -1,4 +1,4 @@
-// Who may have a place, and whose turn it is: by order and counts, without a database.
+// Who gets a place, and whose turn is next: by order and counts, without a database.
 import { readdir, readFile } from "node:fs/promises";
 import { Code, type ConnectError, type ContextValues, createClient, createContextValues } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
@@ -17,7 +17,7 @@ import { refusalOf, startServer } from "./transport-harness.ts";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-/** Takes as many places as the owner can have. */
+/** Takes as many places as the owner can get. */
 function fill(take: () => boolean): number {
   let count = 0;
   while (take()) count += 1;
@@ -77,7 +77,7 @@ describe("shares", () => {
 });
 
 describe("slots", () => {
-  /** Works that end when they are told, by their names, in the order in which they began. */
+  /** Tasks that end on demand, by name, in the order in which they began. */
   function works(slots: ReturnType<typeof createSlots>) {
     const begun: string[] = [];
     const ends = new Map<string, () => void>();
@@ -217,7 +217,7 @@ describe("admission", () => {
 describe("guessed keys", () => {
   const someone = { organizationId: "o", apiKeyId: "k", scopes: new Set<string>() };
 
-  /** Lookups that answer when they are told. */
+  /** Lookups that answer on demand. */
   function lookups() {
     const asked: string[] = [];
     const answers = new Map<string, (caller: typeof someone | null) => void>();
@@ -247,7 +247,7 @@ describe("guessed keys", () => {
     answer("1", null);
     await turn();
     expect(asked).toEqual(["1", "2", "4"]);
-    // Whoever asks for a key that is being looked up joins.
+    // A second request for a key that is being looked up joins that lookup.
     const joined = guess("4");
     answer("4", null);
     expect(await joined).toBeNull();
@@ -286,7 +286,7 @@ describe("guessed keys", () => {
       const again = callers("good");
       answer("good", someone);
       expect(await again).toBe(someone);
-      // One that is revoked meanwhile is known no longer than its time, counted from when its lookup began.
+      // A key that is revoked meanwhile stays known for at most its time, counted from the start of its lookup.
       vi.advanceTimersByTime(3_000);
       expect(callers.known?.("good")).toBe(someone);
       vi.advanceTimersByTime(1_000);

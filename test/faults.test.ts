@@ -1,4 +1,4 @@
-// What the suite of faults takes for granted (npm run test:faults).
+// What the fault suite relies on (npm run test:faults).
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { PLANTED } from "./faults/planted.ts";

@@ -1,6 +1,6 @@
 // A real PostgreSQL that goes back in time: it crashes and gives ids of rolled-back transactions out again, its files
-// are put back, a copy of it is started while it goes on. No watcher misses anything without being told:
-// docs/positions.md. The readers of before, whose positions were raw snapshots, are tried beside, and miss.
+// are restored, a copy of it is started while it runs on. No watcher misses anything without an error:
+// docs/positions.md. The former reader, whose positions were raw snapshots, runs beside it, and misses events.
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { type EntityClient, errorInfo } from "../clients/typescript/index.ts";
@@ -22,7 +22,7 @@ async function rename(client: EntityClient, entity: { id: string }, times: numbe
   }
 }
 
-/** The versions that a watch from there brings, or why it brings none. */
+/** The versions that a watch from the position receives, or the reason of its refusal. */
 async function versionsFrom(client: EntityClient, position: string): Promise<number[] | string | undefined> {
   await using watch = watching(client, { position });
   try {
@@ -33,7 +33,7 @@ async function versionsFrom(client: EntityClient, position: string): Promise<num
   return watch.events().map(({ entityVersion }) => Number(entityVersion));
 }
 
-/** As it was: the head is a raw snapshot, and a position is good wherever the head is above it, in whatever start. */
+/** The former rule: the head is a raw snapshot, and a position is valid if the head is above it, in any start. */
 function planted(orm: Orm, cluster: Cluster): LogPages {
   return createPages(orm, (given, key) => {
     const log = organizationLog(given, key);
@@ -56,7 +56,7 @@ afterAll(async () => {
   for (const one of lent.toReversed()) await one[Symbol.asyncDispose]();
 });
 
-/** A cluster with a service that has an entity of one version. */
+/** A cluster with a service and an entity of version 1. */
 async function given() {
   const cluster = await newCluster();
   lent.push(cluster);
@@ -66,7 +66,7 @@ async function given() {
     cluster,
     entity,
     service: () => service,
-    /** Serves on another start, or another cluster; the one before has ended. */
+    /** Serves on another start, or another cluster, after the former one has ended. */
     async again(on = cluster) {
       service = await on.serve();
       return service.client;
@@ -83,7 +83,7 @@ describe("a crash", () => {
   }, async () => {
     const { cluster, entity, service } = await given();
     const { client, orm } = service();
-    // As a caller does: where the database is away for too long, it watches again from where it was.
+    // As a caller does: after a long outage of the database it watches again from its last position.
     const streams = [watching(client)];
     const steady = () => streams.flatMap((one) => one.events());
     const begin = (await streams[0]?.started()) ?? "";
@@ -107,11 +107,11 @@ describe("a crash", () => {
     const old = planted(orm, cluster);
     let version = 1;
     let missed = 0;
-    // Whether the server's writer comes by in between is chance.
+    // Whether the server's WAL writer runs in between is chance.
     for (let round = 0; round < 8 && missed === 0; round++) {
       await rename(client, entity, 3);
       version += 3;
-      // How far the log is committed is written down a second after, and flushed: all that is rolled back is above.
+      // The service records a second later how far the log is committed, and flushes it: all that is rolled back is above.
       await sleep(1_300);
       await cluster.sql(rollBack(60));
       const end = await nextXid();
@@ -222,7 +222,7 @@ describe.skipIf(missing !== undefined)("a standby that takes over", () => {
       const before = await listed(client);
       await rename(client, entity, 3);
       await sleep(1_100);
-      // It is written down as committed when somebody next looks where the log ends.
+      // The next reader of the end of the log records it as committed.
       const known = await listed(client);
       await sleep(300);
       await standby.caughtUp();

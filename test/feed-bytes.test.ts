@@ -1,5 +1,5 @@
-// What watchers and sinks hold of the log is bounded by what it takes as it is, whatever the database makes of it by
-// compression: a text of one letter is next to nothing there.
+// What watchers and sinks hold of the log is limited by its uncompressed size: the database compresses a text of one
+// repeated letter to almost nothing.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type EntityClient, EntityType } from "../clients/typescript/index.ts";
 import { createBell } from "../src/bell.ts";
@@ -17,7 +17,7 @@ import { newPerson, unique } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
 
 const EVENTS = 90;
-/** 60 kB of one letter, in the new values of each. */
+/** Events with 60 kB of one letter in the new values of each. */
 const LETTERS = 60_000;
 const ATTRIBUTES = { t: Array(LETTERS / 4_000).fill("x".repeat(4_000)) };
 const never = new AbortController().signal;
@@ -39,7 +39,7 @@ async function importLarge(client: EntityClient): Promise<void> {
 
 beforeAll(async () => {
   service = await startService();
-  // As a start with NATS_URL does: the log of all organizations is read.
+  // As a start with NATS_URL does: the service may read the log of all organizations.
   await migrate(service.database, { publishes: true });
   const { host, port, database } = service.database;
   orm = createOrm(
@@ -105,7 +105,7 @@ it("watchers who catch up and do not read hold a page each, 64 MiB together and 
     const { value } = await stream.next();
     if (value !== undefined) taken.push(value as readonly WatchMessage[]);
   });
-  // All who have one; the rest waits.
+  // All readers that have a page; the others wait.
   await expect.poll(() => taken.length, { timeout: 60_000 }).toBeGreaterThan(50);
   await new Promise((resolve) => setTimeout(resolve, 1_000));
   const all = taken.reduce((sum, page) => sum + held(page.flatMap(({ event }) => event ?? [])), 0);
@@ -126,20 +126,20 @@ it("a slow live watcher is told that it is too slow, by what waits for it as it 
   const end = new AbortController();
   const stream = feed.watch(organization.id, { position: undefined, filter: undefined, signal: end.signal });
   await stream.next();
-  // It has begun to take what is live.
+  // It has begun to read live events.
   const person = newPerson(organization.client);
   for (let isEvent = false; !isEvent; ) {
     const { value } = await stream.next();
     isEvent = (value as readonly WatchMessage[]).some(({ event }) => event !== undefined);
   }
   await person;
-  // Nobody takes the rest: four times 5 MB.
+  // The reader takes none of the rest: four times 5 MB.
   for (let i = 0; i < 4; i++) await importLarge(organization.client);
   bell.ring(organization.id);
   await new Promise((resolve) => setTimeout(resolve, 2_000));
   const read = async () => {
     for (let next = await stream.next(); !next.done; next = await stream.next()) {
-      // Whatever was there.
+      // Whatever is left.
     }
   };
   await expect(read()).rejects.toMatchObject({ reason: "WATCH_TOO_SLOW" });

@@ -20,7 +20,7 @@ import { watching } from "./watchers.ts";
 
 const run = promisify(execFile);
 
-/** A cluster that nobody has used, with an empty database of the service's name. */
+/** A fresh cluster, with an empty database of the service's name. */
 async function freshCluster(database: string) {
   const directory = await mkdtemp(join(tmpdir(), "entity-restore-"));
   const server = await startEmbeddedPostgres({ directory, settings: { fsync: "off" } });
@@ -42,7 +42,7 @@ async function freshCluster(database: string) {
 
 type Address = Awaited<ReturnType<typeof freshCluster>>["address"];
 
-/** Restores a dump: by pg_dump where there is one for this server, else row by row, which brings the same rows and default. */
+/** Restores a dump: by pg_dump if it is available for this server, else row by row, which gives the same rows and default. */
 async function restore(service: TestService, to: Address): Promise<"pg_dump" | "rows"> {
   const { host, port, user, password, database } = service.database;
   const [server] = await service.sql<{ major: number }>(
@@ -133,7 +133,7 @@ it("a dump in a fresh cluster: old positions are POSITION_EXPIRED, old events do
     await using watch = watching(client, { position: watchPosition });
     await watch.started();
     const created = [await newPerson(client)];
-    // Past all that is stored.
+    // Above all stored ids.
     await restored.query(spend(6_000));
     created.push(await newPerson(client));
     await watch.until(() => watch.events().length >= 2);

@@ -1,8 +1,8 @@
-// The feed against writers who hold their transactions open, so that commits come in any order but that of
-// their numbers. Every watcher must get the log, whole, once, and the versions of each entity in their order.
-// The writers speak SQL to the real tables as the run-time role: the service itself never holds a transaction
-// open for long, and others who write to the database one day may.
-// TORTURE_SECONDS=60 is the full measure (npm run test:torture); the ordinary run takes a few seconds of it.
+// The feed with writers that hold their transactions open, so that the order of commits differs from the order of
+// their ids. Every watcher must get the whole log, once, and the versions of each entity in order.
+// The writers run SQL on the real tables as the run-time role: the service itself never holds a transaction open for
+// long, but another writer of the database might some day.
+// TORTURE_SECONDS=60 is the full run (npm run test:torture); the ordinary run takes a few seconds.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
@@ -19,13 +19,13 @@ const WRITERS = 16;
 const ENTITIES = 250;
 const MAX_EVENTS = 20;
 const MAX_HOLD_MS = 200;
-/** In the full run what it must show; in a short one, beside other tests, enough for something to go wrong. */
+/** The full run must reach this many; a short one, beside other tests, enough for something to go wrong. */
 const LEAST_EVENTS = SECONDS >= 60 ? 50_000 : 200 * SECONDS;
 
 let service: TestService;
 let organization: TestOrganization;
 let entities: string[];
-/** When the COMMIT of an event was answered, in milliseconds of performance.now(). */
+/** The time at which the COMMIT of an event was answered, in milliseconds of performance.now(). */
 const committedAt = new Map<string, number>();
 
 beforeAll(async () => {
@@ -39,7 +39,7 @@ async function connection(): Promise<pg.Client & AsyncDisposable> {
   const { host, port, database } = service.database;
   const client = new pg.Client({ host, port, database, user: "entity_service", password: RUNTIME_PASSWORD });
   await client.connect();
-  // A test that fails leaves connections to a database that is dropped.
+  // A failed test leaves connections to a database that is dropped.
   client.on("error", () => {});
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
 }
@@ -57,7 +57,7 @@ const WRITE = `
   select organization_id, $4, id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
     jsonb_build_object('name', old_name), jsonb_build_object('name', name), 'writer', id, 'torture', updated_at from e`;
 
-/** An id like the service's: of time, then of chance. */
+/** An id like the service's: time first, then random. */
 function newId(): string {
   const time = Date.now().toString(16).padStart(12, "0");
   return `${time.slice(0, 8)}-${time.slice(8)}-7${randomUUID().slice(15)}`;
@@ -70,7 +70,7 @@ async function writeOnce(client: pg.Client, holdMs: () => Promise<unknown>): Pro
   const ids: string[] = [];
   await client.query("begin");
   await client.query("select set_config('app.organization_id', $1, true)", [organization.id]);
-  // Its number, before it waits for anybody.
+  // Takes its transaction id before it waits for anything.
   if (random(2) === 0) await client.query("select pg_current_xact_id()");
   await client.query("select 1 from entity where id = any($1) order by id for no key update", [chosen]);
   const isNested = random(4) === 0;
@@ -96,7 +96,7 @@ async function writeUntil(end: number): Promise<void> {
   while (performance.now() < end) await writeOnce(client, () => sleep(random(MAX_HOLD_MS)));
 }
 
-/** A watcher over as many streams as it needs: each begins at the last position of the one before. */
+/** A watcher over as many streams as it needs: each begins at the last position of the former one. */
 function follow(position: string, { pauseMs = 0, restartMs = Number.POSITIVE_INFINITY } = {}) {
   const streams: Seen[][] = [];
   const latencies: number[] = [];
@@ -150,7 +150,7 @@ function follow(position: string, { pauseMs = 0, restartMs = Number.POSITIVE_INF
   };
 }
 
-/** What so many write in their first days: whoever is behind `last` is new. */
+/** The obvious but wrong reader: every row behind `last` counts as new. */
 function naive() {
   const seen: Seen[] = [];
   let isOver = false;
@@ -205,7 +205,7 @@ describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 
         resumed: follow(position, { restartMs: SECONDS >= 30 ? 1_000 : 300 }),
       };
       const planted = naive();
-      // Long before the others, and committed after all of them.
+      // Begun long before the others, and committed after all of them.
       await using patient = await connection();
       if (long) {
         await patient.query("begin");
@@ -216,7 +216,7 @@ describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 
       const end = performance.now() + SECONDS * 1_000;
       await Promise.all(Array.from({ length: WRITERS }, () => writeUntil(end)));
       if (long) {
-        // Nobody has waited for it.
+        // No watcher has waited for it.
         const others = await theLog();
         await expect.poll(() => watchers.steady.count(), { timeout: 5_000 }).toBe(others.length);
         await patient.query("commit");
@@ -225,7 +225,7 @@ describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 
       for (const [name, watcher] of Object.entries(watchers)) {
         await expect.poll(() => watcher.count(), { message: name, timeout: 10_000 + SECONDS * 2_000 }).toBe(log.length);
       }
-      // Something that comes twice would come now.
+      // A duplicate would arrive now.
       await sleep(500);
       await Promise.all([...Object.values(watchers).map((watcher) => watcher.stop()), planted.stop()]);
 
@@ -239,7 +239,7 @@ describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 
       );
       expect(p99, "neither a slow watcher nor a long transaction holds up a steady one").toBeLessThan(1_000);
 
-      // And the checker is worth something: the reader that so many have written loses events under the same writers.
+      // The checker itself works: the obvious reader loses events under the same writers.
       const lost = watchProblems([planted.seen], log).filter((problem) => problem.startsWith("lost"));
       expect(lost.length).toBeGreaterThan(0);
     },

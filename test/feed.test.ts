@@ -22,7 +22,7 @@ const at = (xmax: number): Position => ({ epoch: "e", from: { xmax: BigInt(xmax)
 const never = new AbortController().signal;
 const soon = () => performance.now() + 1_000;
 
-/** A log that grows when it is told to. */
+/** A log that grows on demand. */
 function source() {
   let end = 1;
   let failure: Error | undefined;
@@ -127,7 +127,7 @@ describe("the live end", () => {
     const live = createLive(log);
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     try {
-      // No timer ends: whoever had to wait for one would never start.
+      // Timers never fire: a reader that had to wait for one would never start.
       const start = async (count: number) => {
         const joined = Array.from({ length: count }, () => live.join());
         let started = 0;
@@ -286,7 +286,7 @@ describe("the statements", () => {
     const { client, id } = await service.newOrganization();
     const other = await service.newOrganization();
     for (let i = 0; i < 10; i++) await newPerson(client);
-    // Enough that reading all of it is no choice.
+    // Enough rows that a sequential scan is no option.
     await service.sql("alter table entity_event disable trigger all");
     await service.sql(
       `insert into entity_event select (jsonb_populate_record(v, jsonb_build_object('id', gen_random_uuid(), 'organization_id', o.id,
@@ -325,7 +325,7 @@ describe("the statements", () => {
         expect(plan, String(i)).toContain(i % 3 === 2 ? "entity_event_recorded" : "entity_event_feed");
         expect(plan, String(i)).not.toContain("Seq Scan");
       }
-      // Where the log ends, which every poll asks: one entry of the index.
+      // Every poll reads the end of the log: one entry of the index.
       await service.sql("analyze");
       await headOf(explain, lastXidsOf(id)).catch(() => {});
       expect(plans.at(-1)).toMatch(/Index (Only )?Scan Backward using entity_event_feed/);

@@ -1,4 +1,4 @@
-// HTTP/2 by hand, for what no client would send: frames, header blocks without compression, and the envelopes of gRPC.
+// HTTP/2 by hand, for what no client would send: frames, uncompressed header blocks, and the envelopes of gRPC.
 export const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
 export const FRAME = {
@@ -55,12 +55,12 @@ function text(value: string | Buffer): Buffer {
   return Buffer.concat([Buffer.from(length), bytes]);
 }
 
-/** A header that the other side is not to remember; with `indexed` it is to. */
+/** A header that the peer must not add to its table; with `indexed` it must. */
 export function literal(name: string, value: string, indexed = false): Buffer {
   return Buffer.concat([Buffer.from([indexed ? 0x40 : 0]), text(name), text(value)]);
 }
 
-/** A name with several values is sent as often. */
+/** A name with several values is repeated. */
 export function headerBlock(headers: Record<string, string | readonly string[] | undefined>): Buffer {
   const fields = Object.entries(headers).flatMap(([name, values = []]) =>
     [values].flat().map((value) => literal(name, value)),
@@ -68,7 +68,7 @@ export function headerBlock(headers: Record<string, string | readonly string[] |
   return Buffer.concat(fields);
 }
 
-/** The head of a gRPC call. */
+/** The headers of a gRPC call. */
 export function callHead(path: string, key?: string, more: Record<string, string> = {}): Buffer {
   return headerBlock({
     ":method": "POST",

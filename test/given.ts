@@ -1,4 +1,4 @@
-// What many tests begin with and look at: a person, the events of an entity, callers that start together.
+// What many tests begin with and check: a person, the events of an entity, callers that start together.
 import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ConnectError } from "@connectrpc/connect";
@@ -52,7 +52,7 @@ export async function current(client: EntityClient, entity: { id: string }): Pro
   return found;
 }
 
-/** How a call of many ended: its answer, or the reason of its refusal. */
+/** How one of many calls ended: its answer, or the reason of its refusal. */
 export type Ending<T> = { answer: T; reason?: undefined } | { answer?: undefined; reason: string };
 
 /** Starts `count` calls at once and waits for all. */

@@ -1,6 +1,6 @@
-// Writes that commit together obey exactly the rules of one by one: the same answers, the same rows, the
-// same events. Random lists against both ways, then by hand what randomness cannot reach: other
-// connections, lost ones, deadlines, deadlocks.
+// Writes that commit together follow exactly the rules of single ones: the same answers, the same rows, the same
+// events. Random lists are run both ways; then by hand what random lists cannot reach: other connections, lost
+// connections, deadlines, deadlocks.
 import { randomUUID } from "node:crypto";
 import { createConnection, createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -38,7 +38,7 @@ const RUNS = Number(process.env.TEST_RUNS ?? 200);
 let service: TestService;
 let orm: Orm;
 
-/** A pool of its own on the service's database. */
+/** A separate pool on the service's database. */
 const openOrm = (at: { host?: string; port?: number } = {}, limits: { lockTimeoutMs?: number } = {}): Orm => {
   const { host, port } = { ...service.database, ...at };
   return createOrm(
@@ -47,7 +47,7 @@ const openOrm = (at: { host?: string; port?: number } = {}, limits: { lockTimeou
   );
 };
 
-/** Those by hand are of one entity each; those of handlers are what they hand on. */
+/** Commands written by hand have one entity each; handlers pass on a Command. */
 type Given = Command | OneEntityCommand;
 const commandOf = (given: Given): Command => ("targets" in given ? given : toOneEntity(given));
 
@@ -133,7 +133,7 @@ describe("the queue", () => {
           (expected[caller] as Answer[])[index] = answer;
         };
         for (const { caller, index } of order) await run(caller, index);
-        // Calls that their handlers refuse are in no order.
+        // Calls that their handlers refuse have no order.
         for (const [caller, list] of lists.entries()) {
           for (const index of list.keys()) if (expected[caller]?.[index] === undefined) await run(caller, index);
         }
@@ -206,7 +206,7 @@ describe("the queue", () => {
     expect(
       await service.sql("select count(*)::int as n from entity_event where organization_id = $1", [organizationId]),
     ).toEqual([{ n: 3 }]);
-    // Nothing was remembered: the same request_id with another request is a new one.
+    // Nothing was recorded: the same request_id with another request is a new one.
     const [again] = await writeGroup(orm, organizationId, [
       { ...creation("later", "c"), request: { ...requestOf(requestId), hash: Buffer.from("other") } },
     ]);
@@ -278,7 +278,7 @@ describe("the queue", () => {
           throw new TypeError("a defect");
         }),
       ),
-      // No such status: the database's check refuses the row.
+      // An unknown status: a check of the database refuses the row.
       writer.write(
         organizationId,
         broken(() => {
@@ -298,10 +298,10 @@ describe("the queue", () => {
     const [one, two] = [await entityWith(organizationId, "one"), await entityWith(organizationId, "two")];
     await using other = await connection();
     await other.query("begin");
-    // Not a row, which nobody waits for in a group.
+    // Not a row lock: a group does not wait for those.
     await other.query("lock table entity in access exclusive mode");
     const writer = createWriter(orm);
-    // Two groups are under way and wait; what follows waits for them.
+    // Two groups are under way and wait for the lock; later writes wait for them.
     const held = [writer.write(organizationId, rename(one.id, "a"))];
     await waitingOnLocks(1);
     held.push(writer.write(organizationId, rename(two.id, "b")));
@@ -407,7 +407,7 @@ describe("two processes", () => {
     const [old, next] = [await entityWith(organizationId, "old", "moving"), await entityWith(organizationId, "next")];
     await using other = await connection();
     await other.query("begin");
-    // By hand what ChangeExternalId and AssignExternalId do, uncommitted.
+    // What ChangeExternalId and AssignExternalId do, by hand and uncommitted.
     await other.query("select 1 from entity where id = any($1) order by id for no key update", [[old.id, next.id]]);
     await other.query("delete from external_id where organization_id = $1 and external_id = 'moving'", [
       organizationId,
@@ -463,7 +463,7 @@ describe("two processes", () => {
           const order = <T>(items: T[]) => (w === 0 ? items : items.toReversed());
           const updates = order(ids).map(
             (id, i): OneEntityCommand =>
-              // By id and by external id in turn: both lock.
+              // By id and by external id in turn: both take the lock.
               ({
                 author,
                 lookup:
@@ -540,7 +540,7 @@ describe("two processes", () => {
 });
 
 describe("lost connections", () => {
-  /** Sends the commands at once, each time with the same request ids; how each ended. */
+  /** Sends the commands at once, each time with the same request ids; returns how each ended. */
   function senderOf(
     writer: ReturnType<typeof createWriter>,
     organizationId: string,
@@ -555,7 +555,7 @@ describe("lost connections", () => {
       );
   }
 
-  /** A group of three that has been sent to its COMMIT and waits for the id that another connection holds. */
+  /** A group of three that has sent its COMMIT and waits for the id that another connection holds. */
   async function groupAtTheInsert(through: Orm) {
     const organizationId = await newOrganizationId(service);
     const owner = await entityWith(organizationId, "owner", "owner-id");
@@ -639,7 +639,7 @@ describe("lost connections", () => {
     await using through = disposable(openOrm(proxy));
     const organizationId = await newOrganizationId(service);
     const requestId = randomUUID();
-    // The second of one request_id is for the transaction after that of the first.
+    // The second command with the same request_id goes into a later transaction than the first.
     const results = () =>
       writeGroup(through.orm, organizationId, [
         { ...creation("one", "one"), request: requestOf(requestId) },
@@ -741,7 +741,7 @@ describe("reads that join", () => {
     await other.query("rollback");
     expect((await find()).entities.get(id)?.name).toBe("read");
 
-    // The connection ends in the middle of the read.
+    // The connection ends during the read.
     await other.query("begin");
     await other.query("lock table entity in access exclusive mode");
     const lost = Promise.all(
@@ -858,14 +858,14 @@ const namesIn = async (organizationId: string) =>
 
 const disposable = (opened: Orm) => ({ orm: opened, [Symbol.asyncDispose]: () => opened.close(true) });
 
-/** A connection of the owner. */
+/** A connection as the owner. */
 async function connection(): Promise<pg.Client & AsyncDisposable> {
   const client = new pg.Client(service.database);
   await client.connect();
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
 }
 
-/** Waits until N backends wait on locks; their process ids. */
+/** Waits until N backends wait for locks; returns their process ids. */
 async function waitingOnLocks(count: number): Promise<number[]> {
   for (;;) {
     const rows = await service.sql<{ pid: number }>(
@@ -880,17 +880,17 @@ async function waitingOnLocks(count: number): Promise<number[]> {
 interface Proxy extends AsyncDisposable {
   host: string;
   port: number;
-  /** From now on nothing of the server reaches the service. */
+  /** From now on nothing from the server reaches the service. */
   mute(): void;
   /** Ends all connections. */
   cut(): void;
-  /** Ends the connection that sends the next COMMIT, or the one after `skip` others, instead of passing it on. */
+  /** Ends the connection that sends the next COMMIT, or the one after `skip` others, instead of forwarding it. */
   cutAtCommit(skip?: number): void;
-  /** Passes the next COMMIT on and ends the connection when its answer comes. */
+  /** Forwards the next COMMIT and ends the connection when its answer arrives. */
   cutAtCommitted(): void;
 }
 
-/** Stands between the service and the server. */
+/** A proxy between the service and the server. */
 async function openProxy(): Promise<Proxy> {
   const { host, port } = service.database;
   const sockets = new Set<Socket>();

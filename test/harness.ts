@@ -1,4 +1,4 @@
-// Lends a running service: its own database from the migrated template, a real port, the generated client.
+// Lends a running service: a separate database from the migrated template, a real port, the generated client.
 import { randomUUID } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
@@ -19,7 +19,7 @@ import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 
-/** For clients of tests: the deadline is the service's own, which some tests shorten. */
+/** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
 export const NO_DEADLINE = { defaultTimeoutMs: 0 };
 
 export interface TestOrganization {
@@ -39,15 +39,15 @@ export interface TestService extends AsyncDisposable {
   /** The organization `default`. */
   organization: TestOrganization;
   client: EntityClient;
-  /** Makes a further organization. */
+  /** Creates another organization. */
   newOrganization(policy?: "MUTABLE_WITH_REASON" | "IMMUTABLE"): Promise<TestOrganization>;
   /** A query as the superuser or owner: sees every organization. */
   sql<T = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]>;
-  /** Where the service's database is, for processes and pools of a test's own. */
+  /** The address of the service's database, for processes and pools that a test starts. */
   database: { host: string; port: number; user: string; password: string; database: string };
 }
 
-/** Starts the service on a database of its own. */
+/** Starts the service on a separate database. */
 export async function startService(
   options: { config?: Partial<Config>; log?: Logger; webhookClock?: () => number } = {},
 ): Promise<TestService> {
@@ -59,7 +59,7 @@ export async function startService(
   // As a start with NATS_URL does.
   if (options.config?.nats !== undefined) await migrate({ ...server, database: name }, { publishes: true });
   const admin = new pg.Pool({ ...server, database: name, max: 4 });
-  // The pool ends before its connections have: dropping the database meets them.
+  // The pool ends before its connections do: dropping the database then ends them with an error.
   admin.on("error", () => {});
   const bootstrapApiKey = `test-${randomUUID()}`;
   const config: Config = {
@@ -124,7 +124,7 @@ export async function startService(
       await orm.close(true);
       await assertInvariants(sql);
       await admin.end();
-      // The pool does not wait for its connections to be gone; one that the drop ends would throw after all.
+      // The pool does not wait for its connections to close; one that the drop ends would throw after all.
       for (let i = 0; i < 100; i++) {
         const { rows } = await owner.query("select 1 from pg_stat_activity where datname = $1", [name]);
         if (rows.length === 0) break;
@@ -136,7 +136,7 @@ export async function startService(
   };
 }
 
-/** For a process that serves the same database: it logs in as the run-time role, and migrates as the owner. */
+/** For a process that serves the same database: it logs in as the run-time role and migrates as the owner. */
 export function databaseEnvironment({ database }: TestService): {
   DATABASE_URL: string;
   MIGRATION_DATABASE_URL: string;
@@ -147,7 +147,7 @@ export function databaseEnvironment({ database }: TestService): {
   return { DATABASE_URL: url("entity_service", RUNTIME_PASSWORD), MIGRATION_DATABASE_URL: url(user, password) };
 }
 
-/** Takes entities out of the database that a test has altered behind the service's back, before the invariants are checked. */
+/** Removes entities whose rows a test has changed by SQL, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(
     `with x as (delete from external_id where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
@@ -215,12 +215,12 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
   );
 }
 
-/** Rule 18a: plays the events of every entity and compares each `before`, and what comes out, with what is stored. */
+/** Rule 18a: replays the events of every entity; compares each previous value, and the result, with the row. */
 async function brokenHistories(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<string[]> {
   const rows = await sql("select * from entity");
   const externalIds = await sql("select entity_id, external_id, is_primary from external_id");
   const events = await sql("select * from entity_event order by organization_id, entity_id, entity_version");
-  // Of the others the beginning was pruned.
+  // The other entities' first events were pruned.
   const whole = new Set(events.flatMap((event) => (event.entity_version === "1" ? [event.entity_id] : [])));
   const played = new Map<string, Record<string, unknown>>();
   const broken: string[] = [];

@@ -1,4 +1,4 @@
-// Whatever bytes come, the process lives, no call is counted that has ended, and no caller's doing is logged as a defect of ours.
+// Whatever bytes arrive, the process survives, no ended call stays counted, and no caller's fault is logged as a defect.
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync } from "node:fs";
@@ -36,7 +36,7 @@ const TYPES = [
   "",
 ];
 
-/** What comes in one packet with the headers of a call, on stream `id`. */
+/** The frames sent in one packet with the headers of a call, on stream `id`. */
 const ENDINGS: Record<string, (id: number, block: Buffer) => Buffer[]> = {
   "a reset without an error": (id, block) => [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block), reset(id, 0)],
   "a reset that cancels": (id, block) => [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block), reset(id, 8)],
@@ -118,7 +118,7 @@ afterAll(async () => {
   await Promise.all([cleartext[Symbol.asyncDispose](), secure[Symbol.asyncDispose]()]);
 });
 
-/** Sends the bytes on a connection of their own, and hangs up a moment later. */
+/** Sends the bytes on a separate connection, and closes it a moment later. */
 async function send(server: TestServer, bytes: Buffer, waitMs = 30): Promise<void> {
   const socket: Socket =
     server === secure
@@ -138,7 +138,7 @@ const inFlight = async (server: TestServer) => {
   return Number(/^entity_service_rpc_in_flight (\d+)/m.exec(body.toString())?.[1]);
 };
 
-/** Calls are served, none is counted that has ended, and nothing was logged as our fault. */
+/** Calls are served, no ended call is counted, and nothing was logged as our fault. */
 afterEach(async () => {
   for (const server of [cleartext, secure]) {
     const answer = await withSession(server.url, (session) =>
@@ -173,7 +173,7 @@ test("127 bytes: headers that expect 100-continue, and a reset in the same packe
 });
 
 describe("a body in frames of", () => {
-  /** What comes back on a connection that sends the request of ImportEntities in frames of so many bytes. */
+  /** The answer on a connection that sends the request of ImportEntities in frames of `bytesEach` bytes. */
   async function answerTo(bytesEach: number, frames: number): Promise<Buffer> {
     const block = headerBlock({
       ":method": "POST",
@@ -200,7 +200,7 @@ describe("a body in frames of", () => {
     socket.destroy();
     return Buffer.concat(received);
   }
-  /** The code of the GOAWAY: its frame has no payload beside two numbers. */
+  /** The code of the GOAWAY, whose frame has no payload but two numbers. */
   const goaway = (answer: Buffer) => {
     const at = answer.indexOf(Buffer.of(0, 0, 8, FRAME.GOAWAY, 0, 0, 0, 0, 0));
     return at === -1 ? undefined : answer.readUInt32BE(at + 9 + 4);
@@ -242,7 +242,7 @@ describe.each(["cleartext", "TLS"])("in one packet with the headers of any call,
         }
       }
     }
-    // Each in a packet of its own after the preface, and many in one.
+    // Each in a separate packet after the preface, and many in one.
     for (const call of calls) await send(server, Buffer.concat([PREFACE, frame(FRAME.SETTINGS, 0, 0), ...call]));
   });
 });
@@ -299,7 +299,7 @@ test("streams of every protocol and kind that are reset at random moments leave 
       }
       await sleep(20);
     }
-    // While the connection is there: its end would end whatever was left.
+    // While the connection is open: its end would end the remaining calls.
     await sleep(100);
     await expect.poll(() => inFlight(server), { timeout: 10_000 }).toBe(0);
     session.destroy();
@@ -324,7 +324,7 @@ test.each([1, 2, 3, 4, 5, 6])("random frames, seed %i", async (seed) => {
       ...(random() < 0.1 && { "content-length": pick(["0", "5", "x", "999999"]) }),
       ...(random() < 0.1 && { "x-actor-id": "\u00e9" }),
     });
-    // A block that is broken ends the connection, so most are whole.
+    // A broken block ends the connection, so most blocks are whole.
     if (random() < 0.03) headers[Math.floor(random() * headers.length)] = random() * 256;
     return headers;
   };

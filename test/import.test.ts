@@ -28,7 +28,7 @@ const person = (externalId: string, values: Record<string, unknown> = {}): Row =
   entity: { externalId, type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values },
 });
 
-/** Imports rows; their results in the order of the answers, which is that of the rows. */
+/** Imports rows; returns their results in the order of the answers, which is the order of the rows. */
 async function importAll(client: EntityClient, rows: Iterable<Row> | AsyncIterable<Row>) {
   const results: ImportResult[] = [];
   const counts = { created: 0n, updated: 0n, unchanged: 0n, failed: 0n };
@@ -195,7 +195,7 @@ describe("ImportEntities", () => {
         }
         stream.end();
       })();
-      // What the buffers of both ends hold: 64 KiB of answers and of rows, two groups, and no more however long it takes.
+      // The buffers of both ends hold 64 KiB of answers and of rows, and two groups, and no more however long it takes.
       let before = -1;
       for (let quiet = 0; quiet < 4; ) {
         await new Promise((resolve) => setTimeout(resolve, 500));
@@ -269,7 +269,7 @@ describe("ImportEntities", () => {
   });
 });
 
-/** ImportEntities in Connect's streaming JSON, message by message as given. */
+/** ImportEntities in Connect's streaming JSON, with the given messages. */
 async function connectStream({ baseUrl, organization }: TestService, rows: unknown[]) {
   const session = connectHttp2(baseUrl);
   try {
@@ -304,7 +304,7 @@ function messagesIn(bytes: Buffer): Buffer[] {
 // --- Real data ----------------------------------------------------------------------------------
 
 const OFAC = new URL("../../shared/data/ofac-entities.ndjson", import.meta.url);
-/** Fields of the answer that no line can have. */
+/** Fields of the answer that a line cannot have. */
 const OUTPUT_ONLY = [
   "id",
   "organization_id",
@@ -435,7 +435,7 @@ describe.skipIf(!existsSync(OFAC))(
       });
       const complete = await listAll(client);
       expect([...complete.keys()].toSorted()).toEqual(lines.map(({ external_id }) => external_id).toSorted());
-      // Nothing changed after its creation, so that one event of version 1 each is the whole log.
+      // Nothing changed after the creation, so one event of version 1 for each entity is the whole log.
       const versions = new Map<string, bigint[]>();
       for (let pageToken = ""; ; ) {
         const page = await client.entities.listEntityEvents({ pageSize: 1000, pageToken });
@@ -450,7 +450,7 @@ describe.skipIf(!existsSync(OFAC))(
   },
 );
 
-/** Every entity by its external id; fails when one comes twice. */
+/** Every entity by its external id; fails on a duplicate. */
 async function listAll(client: EntityClient): Promise<Map<string, Entity>> {
   const all = new Map<string, Entity>();
   for (let pageToken = ""; ; ) {

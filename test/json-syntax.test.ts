@@ -1,4 +1,4 @@
-// Where a text stops being JSON: said for every text that JSON.parse refuses, with nothing of the text.
+// Where a text stops being JSON: reported for every text that JSON.parse refuses, without quoting it.
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { syntaxProblem } from "../src/interceptors/json-syntax.ts";

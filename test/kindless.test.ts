@@ -18,7 +18,7 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-/** A field with bytes inside. */
+/** A length-delimited field. */
 const field = (number: number, inside: Uint8Array) =>
   Buffer.concat([varint((number << 3) | 2), varint(inside.length), inside]);
 const varint = (value: number): Buffer =>
@@ -99,7 +99,7 @@ test("whatever has kinds passes, and whatever bytes come the search ends", () =>
       } catch {
         refused = true;
       }
-      // The decoder's word on the same bytes, where it takes them.
+      // What the decoder says about the same bytes, if it accepts them.
       let decoded: ReturnType<typeof fromBinary<typeof StructSchema>>;
       try {
         decoded = fromBinary(StructSchema, bytes);

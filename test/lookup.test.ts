@@ -31,7 +31,7 @@ const byId = (value: string): By => ({ case: "entityId", value });
 const byExternalId = (value: string): By => ({ case: "externalId", value });
 const byTaxId = (value: string): By => ({ case: "taxId", value });
 const fresh = (prefix = "x") => `${prefix}-${randomUUID()}`;
-/** A tax id that no other test has. */
+/** A tax id that no other test uses. */
 const freshTaxId = () => `T${randomUUID().replaceAll("-", "")}`;
 
 async function newEntity(values: Record<string, unknown> = {}, client: EntityClient = service.client): Promise<Entity> {
@@ -42,7 +42,7 @@ async function newEntity(values: Record<string, unknown> = {}, client: EntityCli
   return entity;
 }
 
-/** Gives an entity one transaction and one user event, so that the lists of activity say whose they are. */
+/** Gives an entity one transaction and one user event, so that the lists of activity identify it. */
 async function withActivity(entity: Entity, client: EntityClient = service.client): Promise<Entity> {
   await client.activity.recordTransactions({
     transactions: [
@@ -55,7 +55,7 @@ async function withActivity(entity: Entity, client: EntityClient = service.clien
   return entity;
 }
 
-/** Every RPC that takes a lookup: answers the id of the entity that it found and, being validate_only, changes nothing. */
+/** Every RPC that takes a lookup: returns the id of the entity that it found and, with validate_only, changes nothing. */
 const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promise<string | undefined>> = {
   GetEntity: async (by, { entities } = service.client) => (await entities.getEntity({ lookup: lookup(by) })).entity?.id,
   UpdateEntity: async (by, { entities } = service.client) =>
@@ -65,7 +65,7 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
       ?.id,
   AssignExternalId: async (by, { entities } = service.client) => {
     const request = { lookup: lookup(by), externalId: fresh(), validateOnly: true };
-    // Those of the tests have an external id: that it is refused names the entity that was found.
+    // The tests' entities have an external id already: the refusal names the entity that was found.
     const refused = await refusal(entities.assignExternalId(request));
     if (refused.reason !== "EXTERNAL_ID_ALREADY_ASSIGNED") return (await entities.assignExternalId(request)).entity?.id;
     return undefined;
@@ -82,7 +82,7 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
       .events[0]?.entityId,
   WatchEntities: async (by, client = service.client) => {
     const { entities } = client;
-    // From the beginning on, the events of the entity come first, and then a checkpoint.
+    // From the beginning, the events of the entity come first, and then a checkpoint.
     const position = await beginning(service, client);
     const request = { lookup: { by: by ?? { case: undefined } }, types: [EventType.CREATED], position };
     for await (const { event } of entities.watchEntities(request)) return event?.entityId;
@@ -92,13 +92,13 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     (await activity.listTransactions({ lookup: lookup(by) })).transactions[0]?.origin?.entityId,
   ListUserEvents: async (by, { activity } = service.client) =>
     (await activity.listUserEvents({ lookup: lookup(by) })).userEvents[0]?.entityId,
-  // Nothing is delivered here: that it lists those of the entity is tested in webhooks.test.ts.
+  // Nothing is delivered here: webhooks.test.ts tests that it lists the entity's deliveries.
   ListWebhookDeliveries: async (by, { webhooks } = service.client) =>
     (await webhooks.listWebhookDeliveries({ lookup: by && { by } })).deliveries[0]?.entityId,
 };
 const lookup = (by: By | undefined) => (by === undefined ? undefined : { by });
 const FINDERS = Object.keys(RPCS).filter((name) => name !== "AssignExternalId" && name !== "ListWebhookDeliveries");
-/** Without a lookup they are about the whole organization. */
+/** Without a lookup they apply to the whole organization. */
 const FILTERS = ["ListEntityEvents", "WatchEntities", "ListWebhookDeliveries"];
 const rpc = (name: string, by: By | undefined, client?: EntityClient) => {
   const call = RPCS[name];
@@ -337,7 +337,7 @@ describe("external ids as keys", () => {
     const b = await newEntity({ externalId: a.id });
     expect((await service.client.entities.getEntity({ lookup: { by: byExternalId(a.id) } })).entity?.id).toBe(b.id);
     expect((await service.client.entities.getEntity({ lookup: { by: byId(a.id) } })).entity?.id).toBe(a.id);
-    // Nor does the case of a UUID matter less than that of any other text.
+    // The case of a UUID counts as in any other text.
     expect(
       await refusal(service.client.entities.getEntity({ lookup: { by: byExternalId(a.id.toUpperCase()) } })),
     ).toMatchObject({
@@ -398,7 +398,7 @@ describe("tax ids as keys", () => {
       expect(taxId).toBe(stored);
       for (const value of asked) expect(await rpc("GetEntity", byTaxId(value)), `${stored} by ${value}`).toBe(id);
     }
-    // A letter more or less is another number.
+    // One letter more or less makes another number.
     expect(await refusal(rpc("GetEntity", byTaxId("12345678")))).toMatchObject({ reason: "NOT_FOUND" });
   });
 
@@ -483,7 +483,7 @@ describe("tax ids as keys", () => {
     expect(await refusal(rpc("GetEntity", byTaxId(b)))).toMatchObject({ reason: "AMBIGUOUS_TAX_ID_LOOKUP" });
     await set(`${c.slice(0, 5)}.${c.slice(5)}`);
     expect(await rpc("UpdateEntity", byTaxId(c))).toBe(entity.id);
-    // The write that the lookup finds may take its key away.
+    // The write that the lookup finds may remove the entity's key.
     const { entity: after } = await service.client.entities.updateEntity({
       lookup: { by: byTaxId(c) },
       updateMask: { paths: ["tax_id"] },
@@ -495,11 +495,11 @@ describe("tax ids as keys", () => {
 });
 
 describe("a lookup that waits for a lock", () => {
-  /** Moved behind the service's back: no event tells of it. */
+  /** Moved by SQL: no event records it. */
   const altered: string[] = [];
   afterAll(() => forget(service, altered));
 
-  /** A transaction of the test's own, on the tables. */
+  /** A transaction of the test, on the tables. */
   async function openTransaction() {
     const client = new pg.Client(service.database);
     await client.connect();
@@ -513,7 +513,7 @@ describe("a lookup that waits for a lock", () => {
       },
     };
   }
-  /** The copy in the entity's row, made anew. */
+  /** Recomputes the copy in the entity's row. */
   const COPY_EXTERNAL_IDS = `
     update entity e set external_ids = (
       select jsonb_agg(jsonb_build_array(x.external_id, coalesce(x.type, ''), x.is_primary, x.attached_at) order by x.is_primary desc, x.attached_at)
@@ -647,7 +647,7 @@ describe("a lookup that waits for a lock", () => {
       externalIds: [{ externalId: hot }],
     });
     let moving = true;
-    // Each move frees the id and attaches it to the other one, in transactions of the service itself.
+    // Each move frees the id and attaches it to the other entity, in separate transactions of the service.
     const mover = (async () => {
       for (let i = 0; i < 2; i++) {
         const [from, to] = i % 2 ? [owners[1]!, owners[0]!] : [owners[0]!, owners[1]!];
@@ -661,7 +661,7 @@ describe("a lookup that waits for a lock", () => {
           lookup: { by: byId(to.id) },
           externalIds: [{ externalId: hot }],
         });
-        // Until somebody has written to the new owner.
+        // Until a write has reached the new owner.
         const etag = async () =>
           (await service.client.entities.getEntity({ lookup: { by: byId(to.id) } })).entity?.etag;
         await expect.poll(etag, { timeout: 10_000 }).not.toBe(attached.entity?.etag);
@@ -694,7 +694,7 @@ describe("a lookup that waits for a lock", () => {
     }
     expect(written.length).toBeGreaterThan(32);
     expect(new Set(written.map(({ id }) => id)).size).toBe(2);
-    // The log says the same: at each of these changes the entity had the id.
+    // The log agrees: at each of these changes the entity had the id.
     for (const { id } of owners) {
       const { events } = await service.client.entities.listEntityEvents({
         lookup: { by: byId(id) },
@@ -765,7 +765,7 @@ describe("which error comes first", () => {
     expect(await refusal(entities.updateEntity({ lookup: { by: byExternalId(fresh()) }, etag }))).toMatchObject({
       reason: "NOT_FOUND",
     });
-    // Also where a missing one would be made: an etag is that of something that is there.
+    // Also where a missing entity would be created: an etag implies that it exists.
     expect(
       await refusal(
         entities.updateEntity({

@@ -1,4 +1,4 @@
-// Lends a nats-server with JetStream, on a loopback port of its own; it may be killed and started again in between.
+// Lends a nats-server with JetStream on a free loopback port; it may be killed and started again.
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
@@ -31,17 +31,17 @@ export interface Stored {
 export interface NatsServer extends AsyncDisposable {
   port: number;
   url: string;
-  /** Starts it where it does not run, on the same port and folder. */
+  /** Starts it if it is not running, on the same port and folder. */
   start(): Promise<void>;
-  /** SIGKILL, and gone. */
+  /** Sends SIGKILL and waits for the end. */
   kill(): Promise<void>;
-  /** Stops it where it is, with connections open, and lets it go on. */
+  /** Stops the process (SIGSTOP) with its connections open, and lets it continue. */
   pause(): void;
   resume(): void;
-  /** A connection of the test's own. */
+  /** A connection for the test. */
   connect(): Promise<NatsConnection & AsyncDisposable>;
   makeStream(config: Partial<StreamConfig> & { name: string }): Promise<void>;
-  /** Every message of a stream, in order; none where there is no stream. */
+  /** Every message of a stream, in order; none if there is no stream. */
   messages(stream?: string): Promise<Stored[]>;
 }
 

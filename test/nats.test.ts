@@ -1,4 +1,4 @@
-// The log in NATS JetStream, against a real nats-server: everything, in order, whatever breaks in between.
+// The log in NATS JetStream, against a real nats-server: complete and in order, whatever fails in between.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createClient } from "@connectrpc/connect";
@@ -22,7 +22,7 @@ import { type NatsServer, natsServerMissing, type Stored, startNatsServer } from
 import { startOther } from "./wall-harness.ts";
 import { type Seen, watchProblems } from "./watch-checker.ts";
 
-/** Enough for a machine that has other things to do; nothing here is a measure of speed. */
+/** Enough for a busy machine; nothing here measures speed. */
 const WAIT = { timeout: 40_000, interval: 100 };
 
 /** Ends with the test, before what was lent before it. */
@@ -45,7 +45,7 @@ function logged() {
   return { log, lines, of: (text: string) => lines.filter(({ msg }) => msg.includes(text)) };
 }
 
-/** Creates entities in each organization and changes each so often, all at once. */
+/** Creates entities in each organization and changes each of them `changes` times, all at once. */
 async function burst(organizations: TestOrganization[], { entities = 10, changes = 5 } = {}): Promise<void> {
   await Promise.all(
     organizations.map(async ({ client }) => {
@@ -63,7 +63,7 @@ async function burst(organizations: TestOrganization[], { entities = 10, changes
   );
 }
 
-/** A service whose log is in the stream, with what its own log says. */
+/** A service whose log is in the stream, and its log lines. */
 async function givenPublished() {
   const nats = lend(await startNatsServer());
   const { log, of } = logged();
@@ -74,7 +74,7 @@ async function givenPublished() {
   return { nats, service, organization, of };
 }
 
-/** The log as it must arrive: by event id, subject and body. */
+/** The expected messages: event id, subject and body. */
 async function theLog(service: TestService) {
   const rows = await service.sql<{ row: Record<string, unknown> }>("select to_jsonb(v) as row from entity_event v");
   const time = (value: unknown) => instantToText(parseInstant(value as string));
@@ -112,12 +112,12 @@ const seen = ({ body }: { body: Record<string, unknown> }): Seen => ({
   version: body.entityVersion as number,
 });
 
-/** Waits until the stream has all of the log; then what is wrong with it. `twice` where something may come twice. */
+/** Waits until the stream has the whole log; returns what is wrong with it. `twice` permits duplicates. */
 async function problems(service: TestService, nats: NatsServer, { stream = "ENTITY_EVENTS", twice = false } = {}) {
   const log = await theLog(service);
   const arrived = async () => new Set((await nats.messages(stream)).map(({ msgId }) => msgId)).size;
   await expect.poll(arrived, WAIT).toBe(log.length);
-  // Something that comes twice would come now.
+  // A duplicate would arrive now.
   await sleep(300);
   const messages = await nats.messages(stream);
   const known = new Set<string>();
@@ -133,7 +133,7 @@ async function problems(service: TestService, nats: NatsServer, { stream = "ENTI
 const versionsOf = (messages: Stored[], { id }: { id: string }) =>
   messages.filter(({ body }) => body.entityId === id).map(({ body }) => body.entityVersion);
 
-/** A connection that writes as others may: as the run-time role, in a transaction of its own. */
+/** A connection that writes as the run-time role, in a transaction of the test. */
 async function writer(service: TestService, organizationId: string) {
   const { host, port, database } = service.database;
   const client = new pg.Client({ host, port, database, user: "entity_service", password: RUNTIME_PASSWORD });
@@ -143,7 +143,7 @@ async function writer(service: TestService, organizationId: string) {
   await client.query("select set_config('app.organization_id', $1, false)", [organizationId]);
   return {
     query: (text: string) => client.query(text),
-    /** Renames an entity, once to each. */
+    /** Renames an entity to each of the names. */
     async rename(entity: { id: string }, names: string[]) {
       for (const name of names) {
         await client.query(
@@ -170,14 +170,14 @@ function environmentOn(service: TestService): Record<string, string> {
   return { ...databaseEnvironment(service), BOOTSTRAP_API_KEY: service.organization.apiKey };
 }
 
-/** How many events a service, or all its workers, has published. */
+/** The number of events that a service, or all its workers, has published. */
 async function published(baseUrl: string): Promise<number> {
   const metrics = await (await fetch(`${baseUrl}/metrics`)).text();
   return Number(/^entity_service_nats_published_total (\d+)$/m.exec(metrics)?.[1]);
 }
 
 const missing = natsServerMissing();
-// An ordinary user's machine may have no nats-server; the continuous integration must, and there these tests fail without it.
+// A user's machine may lack nats-server; in the continuous integration it is required, and these tests fail without it.
 const suite = missing !== undefined && process.env.CI === undefined ? describe.skip : describe;
 
 suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
@@ -205,7 +205,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const organizations = await Promise.all(Array.from({ length: 25 }, () => service.newOrganization()));
     const [big, small] = organizations as [TestOrganization, TestOrganization];
     await burst(organizations, { entities: 2, changes: 2 });
-    // As if they had been written before the feed, and before the database was restored.
+    // As if these had been written before the feed, and before the database was restored.
     await service.sql("update entity_event set xid = '0' where entity_version = 1");
     await service.sql("update feed_epoch set cluster = 'another', started_at = '-infinity'");
     await newPerson(big.client);
@@ -214,8 +214,8 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const other = lend(await startOther(service, { config: natsOf(nats) }));
     expect(await problems(service, nats)).toEqual([]);
 
-    // And what was written while nobody published, as much again; more of one organization than is looked at to
-    // tell its times; and something of a transaction that began before.
+    // As much again is written while no process publishes: more events of one organization than are read for
+    // their times; and one of a transaction that began before.
     const patient = await writer(service, small.id);
     await patient.query("begin");
     await patient.rename(await newPerson(small.client), names(1));
@@ -292,7 +292,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(1);
     nats.pause();
     await burst([organization]);
-    // It is on its way by now, in buffers that go with the server.
+    // It is in flight by now, in buffers that are lost with the server.
     await sleep(500);
     await nats.kill();
     await nats.start();
@@ -302,7 +302,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
 
   it("stops at an event that the stream refuses: none of its entity goes before it, nor anything once it is taken", async () => {
     const nats = lend(await startNatsServer());
-    // Made beforehand, and as it was made it stays.
+    // The stream exists beforehand, and is not changed.
     const config = { name: "MINE", subjects: ["entity.v1.>"], max_msg_size: 8_000, duplicate_window: 180e9 };
     await nats.makeStream(config);
     const { log, lines, of } = logged();
@@ -310,8 +310,8 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const { client, id } = await service.newOrganization();
     const entity = await newPerson(client);
     await expect.poll(async () => (await nats.messages("MINE")).length, WAIT).toBe(1);
-    // In one transaction, so that all are on their way together; the fifth version is too large, and so is the next,
-    // which has the values before.
+    // In one transaction, so that all are in flight together; the fifth version is too large, and so is the next one,
+    // which has the previous values.
     const direct = await writer(service, id);
     await direct.query("begin");
     await direct.rename(entity, [...names(3), "x".repeat(8_000), ...names(40)]);
@@ -362,7 +362,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const second = lend(await startServiceProcess(folder.path, env));
     await newPerson(client);
     await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(2);
-    // Longer than the sink is held without being prolonged, and never without a holder.
+    // Longer than the lease of the sink without renewal, and never without a holder.
     for (const end = performance.now() + 6_000; performance.now() < end; await sleep(20))
       expect(await holder()).toBe(held);
     expect(await published(first.baseUrl)).toBe(2);
@@ -438,7 +438,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
   it("gets all of it again, and the log says so, when the database was restored: nothing is skipped", async () => {
     const { nats, service, organization, of } = await givenPublished();
     const before = (await nats.messages()).length;
-    // A stream without the ids of what it has, as it is minutes later.
+    // A stream that no longer knows the ids of its messages, as minutes later.
     await using connection = await nats.connect();
     const manager = await jetstreamManager(connection);
     await manager.streams.delete("ENTITY_EVENTS");
@@ -451,7 +451,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
 
   it("gets all of it again, and the log says so, when the stored position is of a form that is written no more", async () => {
     const { nats, service, organization, of } = await givenPublished();
-    // As when another process had it for a second.
+    // As if another process had held it for a second.
     await service.sql(
       `update feed_sink set position = 'MSA5ZmQ4OTRlMQ', holder = gen_random_uuid(), held_until = clock_timestamp() + interval '1 second'`,
     );

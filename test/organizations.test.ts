@@ -1,4 +1,4 @@
-// Organizations and keys: who may do what, what is kept of a secret, and how soon a key is dead.
+// Organizations and keys: who may do what, what is stored of a secret, and how soon a revoked key is refused.
 import { createHash, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type DescMethod, getOption } from "@bufbuild/protobuf";
@@ -47,9 +47,9 @@ describe("scopes", () => {
     await using wire = openWire(service.baseUrl, await keyOf(scope));
     for (const method of METHODS) {
       const wanted = getOption(method, required_scope);
-      // An empty request is refused, if at all, for what it lacks; a stream without rows is fine. Nothing is made.
+      // An empty request is refused, if at all, for missing fields; a stream without rows is accepted. Nothing is created.
       const made = ["CreateApiKey", "UpdateOrganization"].includes(method.name) ? { validateOnly: true } : {};
-      // A watch has no other end than its deadline.
+      // A watch ends only at its deadline.
       const headers: Record<string, string> =
         method.methodKind === "server_streaming" ? { "grpc-timeout": "200m" } : {};
       const outcome = refusalIn(await wire.call(method, method.methodKind === "bidi_streaming" ? [] : made, headers));
@@ -517,7 +517,7 @@ describe("keys", () => {
     const rows = await service.sql("select id from api_key where organization_id = $1 order by id", [b.id]);
     expect(ids).toEqual(rows.map((row) => row.id));
     expect(ids).toContain(apiKey?.id);
-    // A token of one organization is none of another, to an operator as well.
+    // A token of one organization is invalid for another, for an operator too.
     const { nextPageToken } = await operator.organizations.listApiKeys({ organizationId: b.id, pageSize: 1 });
     expect(
       await refusal(

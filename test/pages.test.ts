@@ -1,4 +1,4 @@
-// Answers and pages end by what they take, not by the number of their items alone: clients of gRPC take 4 MiB.
+// Answers and pages end by their size, not by the number of their items alone: clients of gRPC accept 4 MiB.
 import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
@@ -27,7 +27,7 @@ afterAll(async () => service[Symbol.asyncDispose]());
 
 const TAKEN = 4 * 1024 * 1024;
 const text = (size: number) => Array.from({ length: Math.ceil(size / 4_000) }, () => "x".repeat(4_000));
-/** As JSON as large as may be; on the wire a number of one digit takes 13 bytes. */
+/** The largest JSON that is allowed; on the wire a number of one digit takes 13 bytes. */
 const numbers = () => ({ n: Array(30_000).fill(1) });
 
 async function newPersons(client: EntityClient, count: number, attributes: () => Record<string, unknown>) {
@@ -44,7 +44,7 @@ async function newPersons(client: EntityClient, count: number, attributes: () =>
   return made;
 }
 
-/** All pages of a list, asked for by 1000. */
+/** All pages of a list, with a page size of 1000. */
 async function pagesOf<Page extends { nextPageToken: string }>(
   read: (page: { pageSize: number; pageToken: string }) => Promise<Page>,
 ): Promise<Page[]> {
@@ -79,7 +79,7 @@ describe.each([
     expect(events.length).toBeGreaterThan(1);
     for (const page of events) expect(toBinary(ListEntityEventsResponseSchema, page).length).toBeLessThan(TAKEN);
 
-    // With a mask they are small, and few pages.
+    // With a mask the items are small, and the pages few.
     const names = await pagesOf((page) => client.entities.listEntities({ ...page, readMask: { paths: ["id"] } }));
     expect(names.flatMap(({ entities }) => entities.map(({ id }) => id))).toEqual(ids);
   });

@@ -1,5 +1,5 @@
 // What a position may rest on (src/log/durable.ts), against a model of PostgreSQL that begins, commits, rolls back,
-// crashes, is copied, put back, dumped and taken over by a standby, in any order. The log of the model is its
+// crashes, is copied, restored, dumped and replaced by a standby, in any order. The log of the model is its
 // write-ahead log: what was not flushed is lost, and the ids in it are given out again.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -50,29 +50,29 @@ interface WalRecord {
 }
 interface Files {
   cluster: string;
-  /** The dump that the cluster began with: its rows, but none of its ids. */
+  /** The dump that the cluster was made from: its rows, but not its ids. */
   base: Effects;
   timeline: number;
   wal: WalRecord[];
-  /** Taken while it ran, and so without what was not yet in the log. */
+  /** Copied while it ran, and so without what was not yet in the log. */
   isTorn: boolean;
 }
 interface Transaction {
   xid: bigint | undefined;
   events: LoggedEvent[];
 }
-/** Who keeps a copy of an organization's events, and the position that goes with it. */
+/** A reader that keeps a copy of an organization's events, and the position of the copy. */
 interface Consumer {
   organization: number;
   start: string;
   number: number;
   from: Snapshot;
   has: Set<number>;
-  /** A running cluster was copied, and the copy taken for the original, since then: what overlapped at the copy may be lost in silence. */
+  /** Since then a copy of a running cluster has replaced the original: what overlapped at the copy may be lost without an error. */
   mayHaveLost: boolean;
 }
 
-/** Math.max knows no bigint. */
+/** Math.max does not take bigints. */
 const later = (a: bigint, b: bigint) => (a < b ? b : a);
 
 type Rule = "durable" | "raw snapshots" | "not capped" | "any start" | "no mark" | "late start";
@@ -136,11 +136,11 @@ class Database {
     this.#running.push({ xid: undefined, events: [] });
   }
 
-  /** Takes an id, and leaves it in the log, or not yet. */
+  /** Takes an id; it is in the log at once or later. */
   write(which: number, organization: number, isLogged: boolean): void {
     const one = this.#running[which % Math.max(1, this.#running.length)];
     if (one === undefined) return;
-    // In another log the number has not moved yet; that of the old one is below every position.
+    // On another cluster the number has not moved yet; the old number is below every position.
     if (this.#rule !== "late start" && this.#state().epoch.cluster === this.#cluster) this.#moveEpoch();
     one.xid ??= this.#assign();
     const { number } = this.#state().epoch;
@@ -155,7 +155,7 @@ class Database {
     else this.#wal.push({ xid: one.xid });
   }
 
-  /** A transaction of one event, or two that overlap: the one that began first commits last. */
+  /** A transaction with one event, or two that overlap: the one that began first commits last. */
   change(organization: number, areTwo: boolean): void {
     for (let i = 0; i < (areTwo ? 2 : 1); i++) {
       this.transaction();
@@ -169,7 +169,7 @@ class Database {
     for (let i = 0; i < count; i++) this.#wal.push({ xid: this.#assign() });
   }
 
-  // --- What becomes of the cluster
+  // --- What happens to the cluster
 
   #recover({ cluster, base, timeline, wal }: Omit<Files, "isTorn">): void {
     [this.#cluster, this.#base, this.#timeline, this.#wal] = [cluster, base, timeline, [...wal]];
@@ -185,7 +185,7 @@ class Database {
     wal: this.#wal.slice(0, length),
   });
 
-  /** Some of what was not flushed may be on disk all the same. Where a backend dies, the server itself goes on. */
+  /** Part of what was not flushed may be on disk all the same. When only a backend dies, the postmaster lives on. */
   crash(share: number, isOfBackend: boolean): void {
     const startedAt = this.#startedAt;
     this.#recover(this.#files(this.#flushed + Math.floor((this.#wal.length - this.#flushed) * share)));
@@ -205,18 +205,18 @@ class Database {
   restore(which: number): void {
     const files = this.copies[which % Math.max(1, this.copies.length)];
     if (files === undefined) return;
-    // What the copy is of was the same up to a moment, in which some transactions were under way.
+    // The copy equals the original up to a moment at which some transactions were running.
     if (files.isTorn) for (const consumer of this.consumers) consumer.mayHaveLost = true;
     this.#recover(files);
   }
 
-  /** A standby that has replayed the log up to somewhere takes over. */
+  /** A standby that has replayed part of the log takes over. */
   promote(lag: number): void {
     const length = Math.max(this.#base.epoch === undefined ? 1 : 0, this.#wal.length - lag);
     this.#recover({ ...this.#files(length), timeline: this.#timeline + 1 });
   }
 
-  /** Dumped, and restored in a cluster that counts from the beginning. */
+  /** Dumped, and restored in a cluster whose ids begin again. */
   dump(): void {
     this.#recover({ cluster: `cluster ${++this.#ids}`, base: this.#state(), timeline: 1, wal: [] });
   }
@@ -227,7 +227,7 @@ class Database {
   #moveEpoch(): void {
     const { epoch, mark, starts } = this.#state();
     if (epoch.startedAt === this.#startedAt) return;
-    // The number changes behind the last writer of the old one.
+    // The number changes after the last writer of the old one.
     if (epoch.cluster !== this.#cluster) while (this.#running.length > 0) this.end(0, true);
     const xid = this.#assign();
     const isSameLog = epoch.cluster === this.#cluster;
@@ -308,7 +308,7 @@ class Database {
     });
   }
 
-  /** Watches on from where the consumer is. Returns what it has missed, or has and should not, in silence. */
+  /** Watches on from the consumer's position. Returns what it missed, or has and should not have, without an error. */
   resume(which: number): string | undefined {
     const consumer = this.consumers[which % Math.max(1, this.consumers.length)];
     if (consumer === undefined) return undefined;
@@ -335,7 +335,7 @@ class Database {
 
 const nat = (max: number) => fc.nat({ max });
 const one = (of: number) => nat(of - 1);
-/** Has a name, so that a run that fails can be read. */
+/** Has a name, so that a failed run is readable. */
 interface Step {
   name: string;
   run(database: Database): string | undefined;
@@ -375,7 +375,7 @@ const step = fc.oneof(
   weighted(1, "dump", fc.tuple(), (db) => db.dump()),
 );
 
-/** The first problem of a run under a rule; at the end everybody watches on. */
+/** The first problem of a run under a rule; at the end every consumer watches on. */
 function problemOf(rule: Rule, steps: readonly Step[], outcomes = { resumed: 0, expired: 0 }): string | undefined {
   const database = new Database(rule);
   const all: Step[] = [...steps, ...Array.from({ length: 10 }, (_, i) => stepOf("resume", resume)(i))];
@@ -408,12 +408,12 @@ describe("positions in a model of PostgreSQL", () => {
         ? `${result.errorInstance}, seed ${result.seed}: ${result.counterexample?.[0].map(({ name }) => name)}`
         : "",
     ).toBe("");
-    // Not because nobody is ever let on.
+    // Not because every position expires.
     expect(outcomes.resumed).toBeGreaterThan(outcomes.expired);
     expect(outcomes.expired).toBeGreaterThan(runs / 10);
   });
 
-  // What was there before, and each part of the rule left out.
+  // The former rule, and the present one without each of its parts.
   it.each<Rule>(["raw snapshots", "not capped", "any start", "no mark", "late start"])("planted: %s", (rule) => {
     expect(String(check(rule, 50_000).errorInstance)).toMatch(/missed \d|kept \d/);
   });

@@ -1,5 +1,5 @@
-// PostgreSQL clusters of a test's own, for what belongs to a cluster: its roles, its certificates, its standbys, the
-// pooler before it. The version in POSTGRES_BIN, a folder of binaries, or else the embedded one. Over TCP each login
+// PostgreSQL clusters that a test may change, for what belongs to a cluster: its roles, its certificates, its standbys,
+// a pooler. They use the version in POSTGRES_BIN, a folder of binaries, or else the embedded one. Over TCP each login
 // has a password; over the socket the superuser has none.
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -21,23 +21,23 @@ export interface Cluster extends AsyncDisposable {
   /** The major version. */
   version: number;
   url(user: string, password: string, database: string, more?: string): string;
-  /** As the superuser `postgres`; several statements where there are no values. */
+  /** Runs SQL as the superuser `postgres`; several statements if there are no values. */
   sql<T = Record<string, any>>(text: string, options?: { database?: string; values?: unknown[] }): Promise<T[]>;
   start(settings?: Record<string, string>): Promise<void>;
   stop(signal?: NodeJS.Signals): Promise<void>;
-  /** A hot standby that follows; the primary is restarted for it. */
+  /** A hot standby that follows; restarts the primary for it. */
   standby(): Promise<Cluster>;
   promote(): Promise<void>;
 }
 
-/** As root PostgreSQL runs as `postgres`, else as whoever runs the tests. */
+/** The user of the server: `postgres` if the tests run as root, else their own user. */
 async function serverUser(): Promise<{ uid?: number; gid?: number }> {
   if (process.getuid?.() !== 0) return {};
   const [uid, gid] = await Promise.all([run("id", ["-u", "postgres"]), run("id", ["-g", "postgres"])]);
   return { uid: Number(uid.stdout), gid: Number(gid.stdout) };
 }
 
-/** The folder of binaries that the tests run, where the server's user can use it. */
+/** The folder of binaries that the tests run, readable for the server's user. */
 async function binariesFor(user: { uid?: number; gid?: number }, folder: string): Promise<string> {
   const given = process.env.POSTGRES_BIN;
   const { postgres }: { postgres: string } =
@@ -51,7 +51,7 @@ async function binariesFor(user: { uid?: number; gid?: number }, folder: string)
       () => false,
     );
   if (await works(bin)) return bin;
-  // Of a package: its links to libraries are made by a script that npm may not run, and its folder may be closed.
+  // Binaries of a package: a script that npm may not run makes their links to libraries, and their folder may be closed.
   const native = dirname(bin);
   const copy = join(folder, "binaries");
   await cp(native, copy, { recursive: true, verbatimSymlinks: true });
@@ -66,7 +66,7 @@ async function binariesFor(user: { uid?: number; gid?: number }, folder: string)
   return join(copy, "bin");
 }
 
-/** A new cluster that runs. `password` is that of its superuser. */
+/** Starts a new cluster. `password` is the superuser's. */
 export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
   const user = await serverUser();
   const folder = await mkdtemp(join(tmpdir(), "pg-"));
@@ -82,7 +82,7 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
   );
   const cluster = await clusterIn(data, { folder, binaries, user });
   await cluster.start(settings);
-  // Before any DDL: is it the server that was just started?
+  // Before any DDL: makes sure that this is the server that was just started.
   const [row] = await cluster.sql("show data_directory");
   if (row?.data_directory !== data) throw new Error("not the cluster of this test");
   return cluster;
@@ -138,7 +138,7 @@ async function clusterIn(
       server = child;
       for (let i = 0; ; i++) {
         const status = (await readFile(join(data, "postmaster.pid"), "utf8").catch(() => "")).split("\n")[7]?.trim();
-        // A hot standby says "standby" while nobody may connect, "ready" then.
+        // A hot standby reports "standby" while it accepts no connections, and "ready" afterwards.
         if (status === "ready") return;
         if (child.exitCode !== null || i === 1_500) throw new Error(`PostgreSQL did not start: ${output}`);
         await sleep(20);
@@ -185,7 +185,7 @@ export interface Pooler extends AsyncDisposable {
   url(user: string, password: string, database: string): string;
 }
 
-/** PgBouncer before a cluster, for these logins. */
+/** PgBouncer in front of a cluster, for these logins. */
 export async function startPgBouncer(
   cluster: Cluster,
   options: { mode: "session" | "transaction" | "statement"; users: Record<string, string>; settings?: string[] },
@@ -238,7 +238,7 @@ export async function startPgBouncer(
   };
 }
 
-/** Whether a program is installed: what needs it is skipped elsewhere. */
+/** Whether a program is installed: tests that need it are skipped without it. */
 export const isInstalled = (program: string): boolean =>
   (process.env.PATH ?? "")
     .split(":")

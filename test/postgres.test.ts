@@ -1,5 +1,5 @@
-// PostgreSQL as people have it: owners who are no superuser, roles that somebody else made, poolers, standbys,
-// certificates, backups. Each test has a cluster of its own, of POSTGRES_BIN or the embedded version.
+// PostgreSQL as operators have it: owners that are no superusers, roles made by an administrator, poolers, standbys,
+// certificates, backups. Each test has a separate cluster, of POSTGRES_BIN or the embedded version.
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { chmod, chown, copyFile, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -40,7 +40,7 @@ interface Served extends AsyncDisposable {
   lines: string[];
 }
 
-/** The service as `npm start` makes it, from its environment. */
+/** The service as `npm start` starts it, from the environment. */
 async function serve(env: Record<string, string>): Promise<Served> {
   const dataDir = await mkdtemp(join(tmpdir(), "data-"));
   const lines: string[] = [];
@@ -63,7 +63,7 @@ async function serve(env: Record<string, string>): Promise<Served> {
   };
 }
 
-/** Each RPC that needs a role of its own in the database answers. */
+/** Each RPC that needs a special role in the database answers. */
 async function works({ client }: Served): Promise<void> {
   const { entity } = await client.entities.createEntity({ entity: person });
   expect(
@@ -73,14 +73,14 @@ async function works({ client }: Served): Promise<void> {
   expect((await client.entities.listEntities({})).entities.length).toBeGreaterThan(0);
 }
 
-/** All that the connections of the service are, in a database. */
+/** The logins and application names of the service's connections to a database. */
 const logins = (database: string) =>
   cluster.sql<{ usename: string; application_name: string }>(
     "select distinct usename, application_name from pg_stat_activity where datname = $1 and application_name = 'entity-service'",
     { values: [database] },
   );
 
-/** Roles belong to the cluster: each test begins and ends without any. */
+/** Roles belong to the cluster: each test begins and ends without any of them. */
 async function withoutRoles(databases: string[], roles: string[]): Promise<void> {
   for (const database of databases) await cluster.sql(`drop database if exists ${database} with (force)`);
   for (const role of [...roles, "entity_service", "entity_directory", "entity_backup", "entity_roles"])
@@ -100,7 +100,7 @@ describe("an owner who is no superuser", () => {
       }
       await cluster.sql("revoke entity_service from app_owner cascade");
       await using served = await serve({ DATABASE_URL: url }).catch(async (error: Error) => {
-        // Whoever lost the right to grant it is told the statement.
+        // An owner that may no longer grant the role gets the statement in the error.
         const [, statement = ""] = /run: (grant .*);$/.exec(error.message) ?? [];
         await cluster.sql(statement);
         return serve({ DATABASE_URL: url });
@@ -129,10 +129,10 @@ describe("an owner who is no superuser", () => {
           { usename: "entity_login", application_name: "entity-service" },
         ]);
       }
-      // And by one URL, of the owner.
+      // With one URL too, the owner's.
       await using served = await serve({ DATABASE_URL: owner as string });
       await works(served);
-      // What only those who publish need is granted by the owner too.
+      // The owner grants the rights for publishing too.
       await migrate({ url: owner as string }, { publishes: true });
       expect(
         await cluster.sql(
@@ -215,7 +215,7 @@ describe("PgBouncer", () => {
     async (mode, settings) => {
       await using pooler = await startPgBouncer(cluster, { mode, users, settings: [...settings] });
       const through = pooler.url("app_owner", "p", "es");
-      // Server connections that others have used lie about.
+      // The pooler has server connections that other clients have used.
       if (mode === "transaction" && settings.length < 1) {
         const clients = Array.from({ length: 5 }, () => new pg.Client({ connectionString: through }));
         await Promise.all(clients.map((client) => client.connect()));
@@ -299,7 +299,7 @@ describe("the first key", () => {
   });
 });
 
-/** A port before a cluster, which may come to lead to another one. */
+/** A port in front of a cluster, which can be pointed to another one. */
 async function startForwarder(to: Cluster) {
   const open = new Set<Socket>();
   let target = to.port;
@@ -351,7 +351,7 @@ describe("failover", () => {
   };
   const url = (port: number) => `postgres://app_owner:p@127.0.0.1:${port}/es`;
 
-  /** Every kind of call that asks the database, each with how it ended. */
+  /** Every kind of call that uses the database, with how each ended. */
   const outcomes = async ({ client }: Served, lookup: object) => {
     const calls = {
       createEntity: client.entities.createEntity({ entity: person }),
@@ -386,7 +386,7 @@ describe("failover", () => {
     await client.entities.createEntity({ entity: person });
     const status = statusOf(served);
     expect(await status()).toBe("SERVING");
-    // The standby has all of it, roles too.
+    // The standby has replayed everything, roles too.
     const [{ lsn }] = (await primary.sql("select pg_current_wal_lsn()::text as lsn")) as [{ lsn: string }];
     await expect
       .poll(async () => (await standby.sql(`select pg_last_wal_replay_lsn() >= '${lsn}' as there`))[0]?.there)
@@ -403,9 +403,9 @@ describe("failover", () => {
       for await (const _ of client.entities.watchEntities({}, { timeoutMs: 20_000 })) break;
     };
     expect(await refusal(watch())).toMatchObject({ reason: "DATABASE_UNAVAILABLE" });
-    // Nothing is cut: no connection to the standby may be left.
+    // No connection is cut: none to the standby may be left.
     forwarder.lead(primary);
-    // But for what was on its way there just now.
+    // Except for connections that are being made at this moment.
     await sleep(300);
     expect((await client.entities.updateEntity({ lookup, entity: { name: "Eva" } })).entity?.name).toBe("Eva");
     await expect.poll(status, { timeout: 5_000 }).toBe("SERVING");
@@ -550,7 +550,7 @@ describe("TLS", () => {
       )
     ).map(({ ssl }) => ssl);
 
-  // In a process of its own: what is written to standard error there is what an operator sees.
+  // In a separate process: its standard error is what an operator sees.
   test.each([
     ["", false],
     ["?sslmode=disable", false],
@@ -692,7 +692,7 @@ describe("a backup without a superuser", () => {
         }
         const before = await rows("es");
         expect(Object.entries(before).filter(([, count]) => count === 0)).toEqual([]);
-        // As the owner it is refused, or empty: nobody may take that for a backup.
+        // As the owner it is refused, or empty: it must not look like a backup.
         expect(() => shell(`pg_dump -f none "$URL"`, { URL: owner })).toThrow(/row-level security|row security/);
 
         const admin = new pg.Client({ connectionString: owner });

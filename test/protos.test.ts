@@ -1,4 +1,4 @@
-// proto/ generates as it lies: the commands of the README, word by word, in a copy of the folder; and what they make works.
+// proto/ generates as it is: the README's commands, word for word, in a copy of the folder; and the generated code works.
 import { execFile, execFileSync } from "node:child_process";
 import { chmod, cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -23,22 +23,22 @@ const runs = (file: string, ...args: string[]) => {
 const hasPython = runs("python", "-c", "import grpc_tools, google.rpc, grpc");
 const hasProtoc = runs("protoc", "--version");
 const hasGo = runs("protoc-gen-go", "--version") && runs("protoc-gen-go-grpc", "--version") && runs("go", "version");
-// An ordinary user's machine may lack them; the continuous integration must not.
+// A user's machine may lack them; the continuous integration must not.
 const isRequired = process.env.CI !== undefined;
 const suiteOf = (has: boolean) => describe.skipIf(!has && !isRequired);
 
-/** The command of the README that has these words. */
+/** The command of the README that contains these words. */
 async function commandOfReadme(words: string): Promise<string> {
   const lines = (await readFile(join(ROOT, "README.md"), "utf8")).split("\n").filter((line) => line.includes(words));
   expect(lines, words).toHaveLength(1);
   return (lines[0] ?? "").replace(/^\$ /, "");
 }
 
-/** A folder with a copy of proto/ alone, in which commands run. */
+/** A folder with a copy of proto/ alone, for running commands. */
 async function checkout() {
   const folder = await mkdtemp(join(tmpdir(), "entity-protos-"));
   await cp(PROTO, join(folder, "proto"), { recursive: true });
-  // The compiler that Python brings is protoc, but for the languages that it has built in.
+  // The compiler of grpcio-tools is protoc with only the built-in languages.
   if (!hasProtoc) {
     await writeFile(join(folder, "protoc"), '#!/bin/sh\nexec python -m grpc_tools.protoc "$@"\n');
     await chmod(join(folder, "protoc"), 0o755);

@@ -20,7 +20,7 @@ const AT = { seconds: 1_760_000_000n, nanos: 0 };
 let service: TestService;
 let clients: EntityClient[];
 beforeAll(async () => {
-  // Room and time for all callers: what is counted here is who wins, not who was too slow on a busy machine.
+  // Room and time for all callers: the test counts who wins, not who is too slow on a busy machine.
   service = await startService({
     config: { poolSize: 80, lockTimeoutMs: 20_000, statementTimeoutMs: 20_000, defaultTimeoutMs: 60_000 },
   });
@@ -53,7 +53,7 @@ const shuffled = <T>(items: readonly T[]) =>
     .sort((a, b) => a.at - b.at)
     .map(({ item }) => item);
 
-/** Holds the row of an entity, as a writer elsewhere would, until it is given back. */
+/** Holds the row of an entity, as another writer would, until it is released. */
 async function hold(entity: { id: string }, at: TestService = service) {
   const holder = new pg.Client(at.database);
   await holder.connect();
@@ -195,7 +195,7 @@ describe("updates", () => {
       expect(events.map((event) => event.entityVersion)).toEqual(
         Array.from({ length: CALLERS + 1 }, (_, i) => BigInt(i + 1)),
       );
-      // Each answer's previous_entity is the answer of the one before.
+      // The previous_entity of each answer is the entity of the answer before.
       const etags = endings.map((ending) => ending.answer?.entity?.etag);
       expect(new Set(etags).size).toBe(CALLERS);
       for (const { answer } of endings) {
@@ -354,7 +354,7 @@ describe("external ids", () => {
         }),
       ),
     ]);
-    // Writes of one process may wait as one group: at least the recorder has a session of its own.
+    // Writes of one process may wait as one group: at least the recorder has a separate session.
     await holder.waiting(2);
     await sleep(300);
     await holder.giveBack();
@@ -370,7 +370,7 @@ describe("external ids", () => {
       await newPerson(service.client, { externalId: unique("a") }),
       await newPerson(service.client, { externalId: unique("b") }),
     ];
-    // As a merge or another process would: the id moves in one transaction, and moves back afterwards.
+    // As a merge or another process would move it: the id moves in one transaction, and back afterwards.
     const move = async (db: pg.Client, from: { id: string }, to: { id: string }) => {
       await db.query("update external_id set is_primary = false, entity_id = $2 where external_id = $1", [
         one.externalId,
@@ -403,7 +403,7 @@ describe("external ids", () => {
       expect((await recorded).userEvents[0]).toMatchObject({ entityId: two.id, entityExternalId: two.externalId });
       expect((await current(service.client, one)).name).toBe(one.name);
     } finally {
-      // Back as the events of both tell it.
+      // Moves the id back, as the events of both entities say.
       await db.query("begin");
       await db.query("update external_id set entity_id = $2, is_primary = true where external_id = $1", [
         one.externalId,
@@ -479,7 +479,7 @@ describe("external ids", () => {
     );
     const endings = await together(20, async (i) => {
       const wanted = i === 0 ? unique("fresh") : (ring[i - 1]?.externalId ?? "");
-      // Refused while the one before it has not moved: tried again, as a caller would.
+      // Refused until the id before it has moved: tries again, as a caller would.
       for (let attempt = 0; ; attempt++) {
         const [ending] = await together(1, () => change(i, byId(ring[i] ?? { id: "" }), wanted));
         if (ending?.answer !== undefined || ending?.reason !== "DUPLICATE_EXTERNAL_ID" || attempt === 200)
@@ -579,7 +579,7 @@ describe("external ids", () => {
 });
 
 describe("activity against changes of external ids", () => {
-  /** Every copy that the database has of an entity's external id. */
+  /** Every copy of an entity's external id in the database. */
   const copies = async (entity: { id: string }) =>
     service.sql<{ id: string }>(
       `select origin_external_id as id from transaction where origin_entity_id = $1
@@ -669,7 +669,7 @@ describe("activity against changes of external ids", () => {
   });
 
   it("rule 50: no reader sees the entity and its rows disagree while the id changes", async () => {
-    // The row recorded before there was any external id has no copy: a read shows the entity's own there.
+    // The row recorded before there was an external id has no copy: a read shows the entity's own there.
     const person = await newPerson(service.client);
     await service.client.activity.recordTransactions({ transactions: [pay({ entityId: person.id }, { name: "B" })] });
     await service.client.activity.recordUserEvents({
@@ -842,7 +842,7 @@ describe("with the default limits", () => {
         await newPerson(strict.client),
       ];
       await using holder = await hold(held, strict);
-      // In waves, so that they are not all of one group.
+      // In waves, so that they are not all in one group.
       const waiting = together<unknown>(16, async (i) => {
         await sleep((i % 4) * 80);
         return waiters[kind](held, i);
@@ -864,8 +864,8 @@ describe("with the default limits", () => {
     });
 });
 
-// Last, since the database counts with a delay. A deadlock is tried again and so is seen by nobody, but it
-// costs a second and, four times over, a WRITE_CONFLICT: locks are taken in one order everywhere.
+// Runs last, since the statistics of the database are delayed. A deadlock is retried, so no caller sees it, but it costs
+// a second and, after four attempts, a WRITE_CONFLICT: locks are taken in one order everywhere.
 it("none of these races deadlocked", async () => {
   await sleep(1_500);
   const [row] = await service.sql<{ deadlocks: string }>(

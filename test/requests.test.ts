@@ -27,7 +27,7 @@ import { refusal, startService, type TestService } from "./harness.ts";
 import { SERVICES } from "./services.ts";
 
 let service: TestService;
-/** Of another organization, and another key of the same one. */
+/** A client of another organization, and one with another key of the same organization. */
 let elsewhere: EntityClient;
 let otherKey: EntityClient;
 let otherOrganizationId: string;
@@ -57,7 +57,7 @@ const OCCURRED_AT = { seconds: 1_700_000_000n, nanos: 0 };
 const NOBODY = "00000000-0000-7000-8000-000000000000";
 type Init = Record<string, unknown>;
 
-/** A write RPC: a request that it takes, and what makes one that passes the validation and is refused. */
+/** A write RPC: a request that it accepts, and a change that makes it pass the validation and be refused. */
 interface Write {
   method: DescMethod;
   given: () => Promise<Init>;
@@ -248,7 +248,7 @@ interface Answer {
   replayed: boolean;
 }
 
-/** Sends a request of any write RPC. An import of one row: a row that failed is an error like the others'. */
+/** Sends a request of any write RPC. An import has one row, whose failure is thrown like any other refusal. */
 async function send(client: EntityClient, { method }: Write, request: Init): Promise<Answer> {
   let header = new Headers();
   const options: CallOptions = { onHeader: (headers) => void (header = headers) };
@@ -278,7 +278,7 @@ async function send(client: EntityClient, { method }: Write, request: Init): Pro
   };
 }
 
-/** Of an import, the reason of the row that failed. */
+/** The reason of a refusal; for an import, of the row that failed. */
 async function refusalOf(client: EntityClient, write: Write, request: Init): Promise<string> {
   if (write.method.methodKind !== "bidi_streaming") return (await refusal(send(client, write, request))).reason;
   const rows = (async function* () {
@@ -292,7 +292,7 @@ async function refusalOf(client: EntityClient, write: Write, request: Init): Pro
   throw new Error("no answer");
 }
 
-/** All that any write could change. */
+/** Everything that any write could change. */
 async function everything(): Promise<unknown> {
   return service.sql(`select (select count(*) from entity) as entities, (select count(*) from entity_event) as events,
     (select count(*) from external_id) as external_ids, (select count(*) from transaction) as transactions,
@@ -869,7 +869,7 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
       yield [
         name,
         (m) => {
-          // Of an entity's keys in activity at most one may be given.
+          // At most one of an entity's keys may be given in activity.
           for (const key of ["entityId", "externalId", "entityExternalId", "taxId"]) {
             const isKey =
               ["Party", "UserEvent"].includes(desc.name) &&
@@ -883,7 +883,7 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
   }
 }
 
-/** A further item of a list, without what must not be there twice. */
+/** Another item of a list, without values that must not repeat. */
 function another(field: DescField, item: Message): Message {
   const copy = clone(field.message as DescMessage, item) as Message & { externalId?: string; designation?: number };
   if (copy.designation !== undefined) copy.designation = 0;

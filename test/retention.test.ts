@@ -1,5 +1,5 @@
-// What is pruned by age: events where the organization says so, and request ids. And what a watch is told whose
-// position is before what was pruned.
+// What is pruned by age: events if the organization says so, and request ids. And what a watch gets if its position is
+// before what was pruned.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { toJson } from "@bufbuild/protobuf";
@@ -26,10 +26,10 @@ import { captureHeaders, refusal, startService, type TestOrganization, type Test
 import { startOther } from "./wall-harness.ts";
 import { beginning, watching } from "./watchers.ts";
 
-/** Of the functions that prune events. */
+/** The lock of the functions that prune events. */
 const EVENTS_LOCK = 7_216_354_872;
 
-/** With a pruner that has no time to begin: tests prune by hand. */
+/** Its pruner never runs: the tests prune by hand. */
 let service: TestService;
 beforeAll(async () => {
   service = await startService({ config: { pruneIntervalMs: 86_400_000 } });
@@ -49,7 +49,7 @@ async function organizationThatKeeps(days: number | undefined, on = service): Pr
   return organization;
 }
 
-/** Makes the events of an entity, up to a version, and the entity as it then was, so many days older. */
+/** Moves the events of an entity up to a version, and the entity as it was then, `days` days back. */
 async function age(entity: { id: string }, days: number, { upTo = 1_000_000, on = service } = {}): Promise<void> {
   await on.sql(
     `with aged as (
@@ -65,7 +65,7 @@ async function rename(client: EntityClient, entity: Entity, ...names: string[]):
   for (const name of names) await client.entities.updateEntity({ lookup: byId(entity), entity: { name } });
 }
 
-/** What a step of the pruner does, and how much it took of whom. */
+/** Runs one step of the pruner; returns the number of rows by organization. */
 async function prune(atMost = 1_000, on = service): Promise<Record<string, number>> {
   const rows = await on.sql<{ id: string; n: number }>(
     "select organization_id as id, pruned::int as n from prune_events($1)",
@@ -77,7 +77,7 @@ async function prune(atMost = 1_000, on = service): Promise<Record<string, numbe
 const versions = async (client: EntityClient, entity: { id: string }) =>
   (await eventsOf(client, entity)).map((event) => Number(event.entityVersion));
 
-/** A connection of its own, ended with the test. */
+/** A separate connection, closed at the end of the test. */
 async function connection(user = service.database.user): Promise<pg.Client & AsyncDisposable> {
   const { host, port, database, password } = service.database;
   const client = new pg.Client({
@@ -265,7 +265,7 @@ describe("events", () => {
     await expect(runtime.query("delete from event_horizon")).rejects.toMatchObject(refused);
     await expect(runtime.query("update event_horizon set xid = '1'")).rejects.toMatchObject(refused);
     await expect(runtime.query("set role entity_directory")).rejects.toMatchObject(refused);
-    // Whatever settings the caller has, and however much it asks for.
+    // Whatever the caller's settings, and however many rows it asks for.
     await runtime.query("set timezone = 'Pacific/Kiritimati'; set search_path = pg_temp, public");
     await runtime.query(
       "create temp table organization as select $1::uuid as organization_id, 0 as n".replace("$1", `'${id}'`),
@@ -439,7 +439,7 @@ describe("positions", () => {
     await using holder = await connection();
     await holder.query("begin; lock table entity_event in access exclusive mode");
     const result = seen(client, positions[0] ?? "");
-    // The watch has read where the log ends, and waits for the rows; so may the search for webhooks' work.
+    // The watch has read the end of the log, and waits for the rows; the search for webhook work may do so too.
     await expect
       .poll(() =>
         service.sql(
@@ -472,7 +472,7 @@ describe("positions", () => {
     );
     const { orm, close } = ownOrm();
     try {
-      // Between the look at how much there is and the reading of it by time.
+      // Between the estimate of how much there is and the read by time.
       const pages = createPages(orm, (given, key) => {
         const source = organizationLog(given, key);
         return {
@@ -522,11 +522,11 @@ describe("positions", () => {
       const events = watch.events().map((event) => event.id);
       const expired = typeof ended !== "string";
       if (expired) expect(errorInfo((await watch.ended) as Error)?.reason).toBe("POSITION_EXPIRED");
-      // What came is the beginning of the log; and all of it, unless it was told otherwise.
+      // The events received are the beginning of the log; all of it, unless the watch was told otherwise.
       expect(events).toEqual(log.slice(0, expired ? events.length : undefined).map((event) => event.id));
       outcomes[expired ? "expired" : "complete"] += 1;
     };
-    // Some are through before it begins, some are on the way, some come too late.
+    // Some watches end before it begins, some are under way, some come too late.
     watches.push(follow(), follow());
     await watches[0];
     for (let i = 0; i < 4; i++) watches.push(follow());
@@ -615,7 +615,7 @@ interface Line {
   organization?: string;
   pruned?: string;
 }
-/** The service's own connections, of a test's own. */
+/** A separate pool with the service's connections. */
 function ownOrm() {
   const { host, port, database } = service.database;
   const address = { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database };
@@ -623,7 +623,7 @@ function ownOrm() {
   return { orm, close: () => orm.close(true) };
 }
 
-/** The lines of pruning, of a log. */
+/** A logger, and its lines about pruning. */
 function logged() {
   const lines: Line[] = [];
   const log = pino({ level: "info" }, { write: (text: string) => void lines.push(JSON.parse(text)) });
@@ -731,7 +731,7 @@ describe("the pruner", () => {
 });
 
 describe("what became of webhooks", () => {
-  /** As many deliveries as entities, none of which is sent: the endpoint is disabled. */
+  /** As many deliveries as entities; none is sent, since the endpoint is disabled. */
   async function deliveries(organization: TestOrganization, on: TestService, count: number): Promise<string[]> {
     const from = timestampFromDate(new Date(Date.now() - 60_000));
     for (let i = 0; i < count; i++) await newPerson(organization.client, { name: String(i) });

@@ -1,5 +1,5 @@
-// A key that is revoked or expires ends what it has begun: every RPC of the descriptors that streams, whichever way,
-// in every protocol.
+// A key that is revoked or expires ends its streams: every streaming RPC of the descriptors, in either direction, in
+// every protocol.
 import { type DescMethod, getOption } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, type Transport } from "@connectrpc/connect";
@@ -33,10 +33,10 @@ const streamsOf = (...services: { methods: readonly DescMethod[] }[]) =>
     );
 const CONTRACT = streamsOf(EntityService, ActivityService, OrganizationService, WebhookService);
 
-/** Long after the key's end: a stream that outlives it fails the test instead of holding it. */
+/** Long after the key's end: a stream that outlives it fails the test instead of blocking it. */
 const DEADLINE_MS = 12_000;
 
-/** Calls the RPC with requests that do not end, and tells how it ends. */
+/** Calls the RPC with an endless request stream, and returns how it ends. */
 async function endOf(transport: Transport, method: DescMethod, secret: string): Promise<ConnectError | undefined> {
   const over = Promise.withResolvers<void>();
   const requests = (async function* () {

@@ -1,4 +1,4 @@
-// A receiver of webhooks that answers by script, and keeps what came; and the clock of the schedule.
+// A receiver of webhooks that answers by script, and keeps the requests; and the clock of the schedule.
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import { Webhook } from "standardwebhooks";
 import type { EntityClient, WebhookDelivery, WebhookEndpoint } from "../clients/typescript/index.ts";
@@ -17,7 +17,7 @@ export interface Received {
   version: number;
 }
 
-/** How a request ends: a status with headers, or something that is no answer. */
+/** How a request ends: a status with headers, or a failure of the connection. */
 export type Reply =
   | number
   | { status: number; headers: Record<string, string> }
@@ -28,7 +28,7 @@ export type Reply =
   | "silence";
 
 export interface ScriptedReceiver extends AsyncDisposable {
-  /** A path for each endpoint keeps their requests apart. */
+  /** The URL of a path: a path for each endpoint keeps their requests apart. */
   url(path?: string): string;
   requests: Received[];
   to(path: string): Received[];
@@ -78,7 +78,7 @@ function reply(how: Reply, response: ServerResponse): void {
   else response.writeHead(how.status, how.headers).end();
 }
 
-/** Waits until it is true; fails with what it says instead. */
+/** Waits until it returns true; fails with the text that it returns instead. */
 export async function eventually(
   isTrue: () => boolean | string | Promise<boolean | string>,
   timeoutMs = 5_000,
@@ -92,10 +92,10 @@ export async function eventually(
   }
 }
 
-/** Time for something that must not happen: twice the dispatcher's look for work. */
+/** Time for something that must not happen: twice the dispatcher's polling interval. */
 export const quietly = () => new Promise((resolve) => setTimeout(resolve, 700));
 
-/** Throws unless the request was signed with the secret: the package that receivers use. */
+/** Throws unless the request was signed with the secret; uses the package that receivers use. */
 export function verify(secret: string, request: Received): void {
   new Webhook(secret).verify(request.body, request.headers as Record<string, string>);
 }

@@ -1,4 +1,4 @@
-// Files of secrets: of this process alone, whatever lay there before.
+// Files of secrets: readable by this user alone, whatever was there before.
 import { chmod, mkdtemp, readdir, readFile, readlink, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// The services that tests walk are those that are served: one that clients are not given would be in no test of "every RPC".
+// The services that the tests walk are those that are served: a missing one would be in no test of "every RPC".
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect, test } from "vitest";

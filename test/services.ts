@@ -1,5 +1,5 @@
-// Every service of the contract, from what clients are given: a test of "every RPC" takes its RPCs from here. That these
-// are the ones that are served is tested in services.test.ts.
+// Every service of the contract, as exported to clients: a test of "every RPC" takes its RPCs from here. services.test.ts
+// checks that these are the ones that are served.
 import type { DescService } from "@bufbuild/protobuf";
 import * as client from "../clients/typescript/index.ts";
 

@@ -1,5 +1,5 @@
-// Every error code that PostgreSQL has, raised under a running service: what a caller is told, and what becomes of the
-// connection. The codes are the server's own list, so that a class of a later version is missed here first.
+// Every error code of PostgreSQL, raised in a running service: what a caller gets, and what happens to the connection.
+// The codes are the server's own list, so that a class of a later version fails here first.
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -21,7 +21,7 @@ async function listedCodes(): Promise<{ code: string; isError: boolean }[]> {
 const CODES_OF_POSTGRESQL = await listedCodes();
 const ERRORS = [...new Set(CODES_OF_POSTGRESQL.filter(({ isError }) => isError).map(({ code }) => code))];
 
-/** What a caller is told: by hand, not from the table that is tested. */
+/** The expected reason, written by hand and not taken from the table under test. */
 function expected(code: string): { read: string; write: string } {
   const both = (reason: string) => ({ read: reason, write: reason });
   if (/^(25006|25P03|42P05|55000)$/.test(code)) return both("DATABASE_UNAVAILABLE");
@@ -29,7 +29,7 @@ function expected(code: string): { read: string; write: string } {
   if (code === "40002") return both("INTERNAL");
   if (code === "40003") return { read: "DATABASE_UNAVAILABLE", write: "COMMIT_UNKNOWN" };
   if (/^(40|55P03|72)/.test(code)) return { read: "DATABASE_UNAVAILABLE", write: "WRITE_CONFLICT" };
-  // A constraint that the unit of work does not know: somebody else was first, again and again.
+  // A constraint that the unit of work does not know: another writer was first, again and again.
   if (code === "23505") return { read: "INTERNAL", write: "WRITE_CONFLICT" };
   if (/^(08|26|28|3D|53|57|58|F0)/.test(code)) return both("DATABASE_UNAVAILABLE");
   return both("INTERNAL");
@@ -129,7 +129,7 @@ describe("raised in the middle of a call", () => {
     }
     expect(ERRORS.length).toBeGreaterThan(200);
     const wanted = Object.fromEntries(ERRORS.map((code) => [code, expected(code)[one.access]]));
-    // A recorder breaks no unique constraint but by a defect.
+    // Only a defect makes a recorder violate a unique constraint.
     if (name === "a recorder") wanted["23505"] = "INTERNAL";
     expect(told).toEqual(wanted);
   });
@@ -158,7 +158,7 @@ test("a login that is refused for a while: DATABASE_UNAVAILABLE, and afterwards 
   const name = service.database.database;
   try {
     for (const [close, open] of [
-      // 28000 is what a login without the right to connect meets as well; 55000 a database that takes nobody.
+      // 28000 also comes from a login without the right to connect; 55000 from a database that accepts no connections.
       [`alter database ${name} allow_connections false`, `alter database ${name} allow_connections true`],
       [`alter database ${name} connection limit 0`, `alter database ${name} connection limit -1`],
       [`alter database ${name} rename to ${name}_away`, `alter database ${name}_away rename to ${name}`],

@@ -1,6 +1,6 @@
-// Organization B with everything of organization A that can be named: every RPC of every service, found from
-// the descriptors. What is A's must answer to B, byte for byte, as what does not exist (rules 2, 3); and no
-// byte of A's data ever reaches B.
+// Organization B tries everything of organization A that can be named, in every RPC of every service, found from the
+// descriptors. The answer for what is A's must equal, byte for byte, the answer for what does not exist (rules 2, 3);
+// and no byte of A's data ever reaches B.
 import { randomUUID } from "node:crypto";
 import { type DescMethod, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
@@ -36,7 +36,7 @@ const METHODS = new Map(
   SERVICES.flatMap((service) => service.methods).map((method) => [method.name, method as DescMethod]),
 );
 
-/** Everything by which a thing can be named: A's own, or of nothing at all. */
+/** Every kind of name: A's, or of nothing at all. */
 interface Names {
   entityId: string;
   deletedEntityId: string;
@@ -50,30 +50,30 @@ interface Names {
   apiKeyId: string;
   revokedApiKeyId: string;
   requestId: string;
-  /** Another of A's, which B takes for itself. */
+  /** Another request id of A's, which B uses too. */
   freeRequestId: string;
   etag: string;
   actor: string;
-  /** Of a watch. */
+  /** The position of a watch. */
   position: string;
   endpointId: string;
   deletedEndpointId: string;
   deliveryId: string;
 }
 
-/** The end of a call of B: */
+/** How a call of B ends: */
 type Expected =
   /** NOT_FOUND, the same bytes as for the id of nothing. */
   | "NOT_FOUND"
-  /** OK, the same bytes as for the id of nothing: a list that holds nothing of A's. */
+  /** OK, the same bytes as for the id of nothing: a list without anything of A's. */
   | "NOTHING"
   /** Refused for its scope, the same bytes. */
   | "PERMISSION_DENIED"
-  /** VALIDATION_ERROR, the same bytes as for a token of nobody. */
+  /** VALIDATION_ERROR, the same bytes as for an invalid token. */
   | "VALIDATION_ERROR"
   /** Refused for its position, the same bytes as for garbage. */
   | "POSITION_INVALID"
-  /** OK: B uses for its own what happens to be A's too. A's rows stay as they are. */
+  /** OK: B uses values that A uses too. A's rows stay as they are. */
   | "FREE";
 
 interface Case {
@@ -108,14 +108,14 @@ const nothing: Names = {
   deletedEndpointId: randomUUID(),
   deliveryId: randomUUID(),
 };
-/** Of B's own: to write to. */
+/** B's own, to write to. */
 let ownOfB: { entityId: string; bare: string[]; etag: string; endpointId: string };
-/** Ids of A's that no canary marks, since B takes them for itself, each once. */
+/** Ids of A's without a canary, since B uses them too, each once. */
 const FREE_IDS = Array.from({ length: 12 }, (_, i) => `plain-${i}`);
 let nextFree = 0;
 const freeId = () => FREE_IDS[nextFree++] as string;
 const tokens = new Map<string, { request: Record<string, unknown>; token: string }>();
-/** Every id that A has been told of. */
+/** Every id that A has received. */
 const idsOfA = new Set<string>();
 const received: string[] = [];
 
@@ -136,7 +136,7 @@ async function callOfB(
   return answer;
 }
 
-/** A list without its watch_position, which names the moment: of two calls it differs whenever anybody has written. */
+/** A list without its watch_position, which depends on the moment: it differs between two calls after any write. */
 function untimed(method: DescMethod, answer: Answer): Answer {
   if (method.name !== "ListEntities" || refusalIn(answer) !== undefined) return answer;
   const [list] = messagesOf<ListEntitiesResponse>(method, answer);
@@ -165,7 +165,7 @@ function lookups(rest: Record<string, unknown>, expected: Expected = "NOT_FOUND"
   ];
 }
 
-/** Those, and again with every further thing that a write may name. */
+/** The same cases, and again with every other thing that a write may name. */
 function writes(rest: Record<string, unknown>): Case[] {
   return [
     ...lookups(rest),
@@ -190,7 +190,7 @@ const transaction = (origin: unknown, destination: unknown, more: object = {}) =
 const userEvent = (party: object) => ({ userEvents: [{ eventType: "login", occurredAt: at, ...party }] });
 const person = (more: object = {}) => ({ type: EntityType.PERSON, name: "B's own", countryCode: "AR", ...more });
 
-/** Without requests: nothing is sent in these tests, and no row changes by itself. */
+/** An endpoint that gets no requests: nothing is sent in these tests, and no row changes by itself. */
 const endpoint = (more: object = {}) => ({
   url: "https://example.com/",
   displayName: "B's own",
@@ -199,7 +199,7 @@ const endpoint = (more: object = {}) => ({
 });
 const range = { from: at, to: timestampFromDate(new Date("2100-01-01")) };
 
-/** A case for each way to name an endpoint, and again with all that may stand beside it. */
+/** A case for each way to name an endpoint, and again with all optional fields. */
 function endpoints(rest: Record<string, unknown>, { etag = true, requestId = true } = {}): Case[] {
   const one = (by: string, request: Case["request"]): Case => ({
     by,
@@ -364,7 +364,7 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
         request: () => ({ entity: person({ externalId: "b-import" }), requestId: own.freeRequestId }),
         expect: "FREE",
       },
-      // A row with an etag is a row of an entity that must be there; a stream ends with OK and says so in the row.
+      // A row with an etag needs an entity that exists; a stream ends with OK and reports it in the row.
       {
         by: "external id and etag",
         request: (names) => ({ entity: person({ externalId: names.externalId, etag: names.etag }) }),
@@ -735,7 +735,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
     ...write,
   });
   await client.entities.updateEntity({ lookup, entity: { status: EntityStatus.BLOCKED }, ...write });
-  // Of every method that B will call with the same id.
+  // A request of every method that B will call with the same id.
   await client.entities.createEntity({
     entity: { type: EntityType.PERSON, name: `${CANARY}-again`, countryCode: "AR" },
     requestId: freeRequestId,
@@ -781,13 +781,13 @@ async function plant(organization: TestOrganization): Promise<Names> {
   );
   await client.webhooks.replayWebhookDeliveries({ endpointId, requestId, ...range, pageSize: 1000 });
   const { deliveries } = await client.webhooks.listWebhookDeliveries({ endpointId });
-  // The one that was deleted is removed behind the call.
+  // The deleted endpoint is removed after the call.
   await vi.waitFor(async () => {
     expect(await service.sql("select from webhook_endpoint where deleted_at is not null")).toEqual([]);
   }, 5_000);
   const now = await client.entities.getEntity({ lookup });
 
-  // Page tokens, which A may have lost.
+  // Page tokens, which A may have leaked.
   const page = async (
     rpc: string,
     request: Record<string, unknown>,
@@ -835,7 +835,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
 }
 
 test("every column of A's that can hold text holds a canary, so that the scan means something", async () => {
-  // Words of the service's own, and columns that cannot hold any text.
+  // Words of the service, and columns that cannot hold text.
   const own = new Set([
     ...[
       "organization.external_id_policy",
@@ -952,7 +952,7 @@ describe("page tokens of A's", () => {
     async (rpc) => {
       const method = METHODS.get(rpc) as DescMethod;
       const { request, token } = tokens.get(rpc) as { request: Record<string, unknown>; token: string };
-      // Where an entity is named, B names one of its own: the token alone is foreign.
+      // If the request names an entity, B names one of its own: only the token is foreign.
       const mine = "lookup" in request ? { ...request, lookup: byId(ownOfB.entityId) } : request;
       const [foreign, garbage] = [
         await callOfB(method, { ...mine, pageToken: token }),
@@ -960,7 +960,7 @@ describe("page tokens of A's", () => {
       ];
       expect(refusalIn(foreign)).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
       expect(comparable(foreign)).toEqual(comparable(garbage));
-      // And with A's own lookup, nothing but VALIDATION_ERROR or NOT_FOUND.
+      // With A's own lookup, only VALIDATION_ERROR or NOT_FOUND.
       if (mine !== request)
         expect(["NOT_FOUND", "VALIDATION_ERROR"]).toContain(
           refusalIn(await callOfB(method, { ...request, pageToken: token }))?.reason,
@@ -1018,7 +1018,7 @@ test("one connection serves both organizations and keeps the setting of neither"
 });
 
 test("the same id in both organizations: each has its own, and its own activity", async () => {
-  // A's `plain-3` is an alias of its company; B has taken several of A's ids above.
+  // A's `plain-3` is an alias of its company; B has used several of A's ids above.
   const taken = FREE_IDS.slice(0, nextFree);
   expect(taken.length).toBeGreaterThan(5);
   for (const externalId of taken) {
@@ -1030,7 +1030,7 @@ test("the same id in both organizations: each has its own, and its own activity"
     expect(ofA?.entity?.organizationId).toBe(a.id);
     if (ofB !== undefined) expect(ofB.entity?.organizationId).toBe(b.id);
   }
-  // Moving B's id rewrites B's copies alone.
+  // Moving B's id rewrites only B's copies.
   const made = await b.client.entities.createEntity({ entity: person({ externalId: `${"plain"}-move` }) as never });
   await a.client.entities.createEntity({ entity: person({ externalId: "plain-move" }) as never });
   const both = [a, b].map((o) =>
@@ -1078,9 +1078,9 @@ test("B reads all that it can read, and no byte that it ever received is of A's"
   expect(received.length).toBeGreaterThan(200);
   const leaks = received.filter((text) => text.toUpperCase().includes(CANARY) || text.includes("77123.45"));
   expect(leaks).toEqual([]);
-  // The one that B took for itself.
+  // The request id that B uses too.
   idsOfA.delete(own.freeRequestId);
-  // The operator's key, who administers both.
+  // The key of the operator, which administers both.
   idsOfA.delete(service.organization.apiKeyId);
   for (const id of idsOfA)
     expect(

@@ -1,5 +1,5 @@
-// Certificates are renewed under a running service: files that change are read again, on SIGHUP at once, and what cannot
-// be used changes nothing.
+// Certificates are renewed under a running service: changed files are read again, at once on SIGHUP, and files that
+// cannot be used change nothing.
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -34,17 +34,17 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Puts the certificate and key of that name where the service looks. */
+/** Puts the certificate and key of that name into the service's paths. */
 function put(name: string, parts = ["pem", "key"]): void {
   for (const part of parts) copyFileSync(file(`${name}.${part}`), file(`used.${part}`));
 }
 
-/** The name in the certificate that a new connection gets; rejects where it is not let in. */
+/** The name in the certificate that a new connection gets; rejects if the connection is refused. */
 const nameAt = (port: number, client?: string) =>
   new Promise<string>((resolve, reject) => {
     const own = client && { cert: readFileSync(file(`${client}.pem`)), key: readFileSync(file(`${client}.key`)) };
     const socket = connect({ host: "127.0.0.1", port, rejectUnauthorized: false, ALPNProtocols: ["h2"], ...own });
-    // Whether the server takes the client's certificate, it says after the handshake: its first frame is a yes.
+    // The server accepts or refuses the client's certificate after the handshake: its first frame means yes.
     socket.once("data", () => {
       resolve(socket.getPeerCertificate().subject.CN as string);
       socket.destroy();
@@ -76,7 +76,7 @@ describe("files of TLS that change", () => {
     });
     put("second");
     await expect.poll(() => nameAt(service.port), { timeout: 10_000 }).toBe("second");
-    // The certificate comes first, the key a while later: for as long they do not go together.
+    // The certificate is replaced first, the key a while later: meanwhile they do not match.
     const health =
       "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
     const answer = new Promise((resolve) => open.once("data", (data) => resolve(String(data).split("\r\n")[0])));
@@ -125,7 +125,7 @@ describe("files of TLS that change", () => {
     });
     put("second");
     process.kill(service.pid, "SIGHUP");
-    // Of each worker in turn.
+    // The name at each worker in turn.
     const names = async () => new Set(await Promise.all(Array.from({ length: 8 }, () => nameAt(service.port))));
     await expect.poll(names, { timeout: 10_000 }).toEqual(new Set(["second"]));
     expect(service.lines().filter(({ msg }) => msg.startsWith("TLS")).length).toBe(Number(WORKERS));

@@ -1,4 +1,4 @@
-// A server of the transport alone: real descriptors, handlers of one line, real sockets.
+// A server of the transport alone: real descriptors, one-line handlers, real sockets.
 
 import { type ClientHttp2Session, connect, type IncomingHttpHeaders, type OutgoingHttpHeaders } from "node:http2";
 import { createConnection } from "node:net";
@@ -30,12 +30,12 @@ const caller = (...scopes: string[]): Caller => ({
   apiKeyId: "key-1",
   scopes: new Set(scopes),
 });
-/** Whose the keys of these tests are. */
+/** The caller of each key of these tests. */
 export const callerOf = async (secret: string): Promise<Caller | null> =>
   secret === KEY ? caller(...ALL) : secret === READ_KEY ? caller("entities:read") : null;
 const ALL = ["entities:read", "entities:write", "external_ids:change", "operator"];
 
-/** One field and one stream of each kind that the contract of the day may lack. */
+/** One field and one stream of each kind, in case the contract has none. */
 export const Kinds = kindsService();
 
 function kindsService(): DescService {
@@ -177,7 +177,7 @@ export interface Answer {
   body: Buffer;
 }
 
-/** One HTTP/2 request of raw bytes. `end: false` leaves the request open, as a body that never ends. */
+/** One HTTP/2 request with raw bytes. `end: false` leaves the request open, as an endless body does. */
 export function h2Call(
   session: ClientHttp2Session,
   headers: OutgoingHttpHeaders,
@@ -220,7 +220,7 @@ export async function withSession<T>(url: string, use: (session: ClientHttp2Sess
   }
 }
 
-/** Raw bytes to the port; resolves with everything that came back until the connection closed or went quiet. */
+/** Sends raw bytes to the port; resolves with all that came back until the connection closed or went quiet. */
 export function rawCall(port: number, bytes: string | Buffer, quietMs = 300): Promise<string> {
   return new Promise((resolve) => {
     let received = "";
@@ -247,7 +247,7 @@ export interface Refusal {
   fields: string[];
 }
 
-/** The error of a gRPC answer. Throws where there is none. */
+/** The error of a gRPC answer. Throws if there is none. */
 export function grpcRefusal(answer: Answer): Refusal {
   const headers = new Headers();
   for (const [name, value] of Object.entries({ ...answer.headers, ...answer.trailers })) {

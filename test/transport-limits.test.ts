@@ -1,4 +1,4 @@
-// What one caller can make the process hold: bytes that come, bytes that nobody takes, streams that are cancelled.
+// What one caller can make the process hold: bytes that arrive, answers that are not read, streams that are cancelled.
 import { connect } from "node:http2";
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -225,7 +225,7 @@ describe("a request that is refused before it was read", () => {
       await using own = await startServer({
         handlers: large,
         limits: { bodyTimeoutMs: 700 },
-        // At the same time as the body's limit.
+        // At the same time as the time limit of the body.
         findCaller: (secret) => (secret === LATE_KEY ? sleep(700, null) : callerOf(secret)),
       });
       const socket = createConnection(own.port, "127.0.0.1");
@@ -234,7 +234,7 @@ describe("a request that is refused before it was read", () => {
         Buffer.concat([PREFACE, settings([[4, 2 ** 30]]), frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(2 ** 30))]),
       );
       socket.pause();
-      // It ends while what the system keeps for the connection is full of other answers.
+      // The call ends while the socket's send buffer is full of other answers.
       socket.write(frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, headersOf(refusal.key, type)));
       socket.write(frame(FRAME.DATA, refusal.isComplete ? FLAG.END_STREAM : 0, 1, refusal.body));
       for (let stream = 3; stream < 21; stream += 2) {

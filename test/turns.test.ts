@@ -35,7 +35,7 @@ test("a flood of one connection is spread over turns, and the call of another is
   expect(begun).toEqual(["f1", "f2", "f3", "f4"]);
   await nextTurn();
   expect(begun).toEqual(["f1", "f2", "f3", "f4", "f5", "o1", "f6", "f7"]);
-  // What arrives meanwhile has its turn like the others.
+  // What arrives meanwhile gets its turn like the others.
   arrive(other, "o2");
   await nextTurn();
   expect(begun.slice(8)).toEqual(["f8", "o2", "f9", "f10"]);

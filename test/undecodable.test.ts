@@ -1,4 +1,4 @@
-// A request that cannot be decoded is refused with the field's path; the value at fault is nowhere.
+// A request that cannot be decoded is refused with the field's path; the value at fault appears nowhere.
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { codeToHttpStatus, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
@@ -28,7 +28,7 @@ beforeAll(async () => {
 });
 afterAll(() => server[Symbol.asyncDispose]());
 
-/** The refusal, once it is certain that the canary is in no byte of the answer and of the log. */
+/** The refusal, after a check that neither the answer nor the log contains the canary. */
 async function refused(
   head: Record<string, string>,
   body: Uint8Array,
@@ -326,7 +326,7 @@ describe("Connect with JSON", () => {
 });
 
 describe("binary", () => {
-  // Field 7 of Entity, its name, says that it is longer than the message.
+  // Field 7 of Entity, its name, claims to be longer than the message.
   const cut = Buffer.concat([Buffer.of(0x0a, 0x0c, 0x3a, 0x7f), Buffer.from(CANARY)]);
   const notUtf8 = toBinary(CreateEntityRequestSchema, create(CreateEntityRequestSchema, { reason: `${CANARY}~` }));
   notUtf8[notUtf8.length - 1] = 0xff;

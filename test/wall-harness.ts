@@ -1,5 +1,5 @@
-// What the tests of the walls share: calls of exact bytes, everything that came back, every row of every
-// table, a second service on the same database, and a proxy in front of it.
+// What the tests of the walls share: calls with exact bytes, all that came back, every row of every table, a second
+// service on the same database, and a proxy in front of the database.
 
 import { once } from "node:events";
 import { connect as http2Connect } from "node:http2";
@@ -20,7 +20,7 @@ import { type Answer, h2Call, type Refusal, refusalOf } from "./transport-harnes
 
 export type { Answer, Refusal };
 
-/** Bytes of one message, or the plain form of one. */
+/** The bytes of one message, or its plain form. */
 export type Payload = Uint8Array | Record<string, unknown>;
 
 export interface Wire extends AsyncDisposable {
@@ -77,7 +77,7 @@ export function refusalIn(answer: Answer): Refusal | undefined {
   return error === undefined ? undefined : refusalOf(error);
 }
 
-/** All that may tell two answers apart: not when they were given, nor the id of the call. */
+/** All that may distinguish two answers: without their dates and the ids of the calls. */
 export function comparable(answer: Answer): unknown {
   const { date: _, "x-request-id": __, ...headers } = answer.headers;
   return {
@@ -88,7 +88,7 @@ export function comparable(answer: Answer): unknown {
   };
 }
 
-/** Every byte that the caller got, with what is encoded decoded beside it. */
+/** Every byte that the caller got; encoded parts also decoded. */
 export function everythingIn(answer: Answer): string {
   const parts = [answer.body.toString("latin1"), answer.body.toString("utf8")];
   for (const [name, value] of Object.entries({ ...answer.headers, ...answer.trailers })) {
@@ -104,7 +104,7 @@ export function everythingIn(answer: Answer): string {
   return parts.join("\n");
 }
 
-/** The same of an error that a client threw. */
+/** The same for an error that a client threw. */
 export function everythingInError(error: unknown): string {
   const parts: string[] = [];
   for (let e: unknown = error; e instanceof Error; e = e.cause) {
@@ -132,7 +132,7 @@ export async function tenantTables(sql: Sql): Promise<string[]> {
   return rows.map((row) => row.table_name);
 }
 
-/** Every row of every table, as text; of one organization where it is given. */
+/** Every row of every table, as text; only those of one organization if it is given. */
 export async function dump(sql: Sql, organizationId?: string): Promise<Record<string, string[]>> {
   const tables: Record<string, string[]> = {};
   for (const table of await tenantTables(sql)) {
@@ -160,7 +160,7 @@ export interface OtherServer extends AsyncDisposable {
   orm: ReturnType<typeof createOrm>;
 }
 
-/** A further service on the database of `service`, or at `address` in front of it. */
+/** Another service on the database of `service`, or at `address` in front of it. */
 export async function startOther(
   service: TestService,
   options: { config?: Partial<Config>; log?: Logger; address?: { host: string; port: number } } = {},
@@ -209,16 +209,16 @@ export interface DatabaseProxy extends AsyncDisposable {
   cutAtCommit(when: "before" | "after"): void;
   /** How many COMMITs were cut. */
   cuts(): number;
-  /** Refuses new connections and cuts those that are there. */
+  /** Refuses new connections and cuts the open ones. */
   refuse(): Promise<void>;
-  /** Passes nothing on, in either direction; connections stay open. */
+  /** Forwards nothing in either direction; connections stay open. */
   freeze(frozen: boolean): void;
-  /** The same for the connections that are there, for ever; new ones are served. */
+  /** The same for the open connections, for ever; new ones are served. */
   abandon(): void;
   accept(): Promise<void>;
 }
 
-/** A TCP port in front of PostgreSQL that breaks when it is told to. */
+/** A TCP port in front of PostgreSQL that fails on demand. */
 export async function startProxy(): Promise<DatabaseProxy> {
   const server = inject("databaseServer");
   const sockets = new Set<Socket>();
@@ -261,7 +261,7 @@ export async function startProxy(): Promise<DatabaseProxy> {
     });
     database.on("data", (bytes) => {
       if (born < generation) return;
-      // The COMMIT may travel with statements before it, whose answers come first.
+      // Other statements may precede the COMMIT in the same packet; their answers come first.
       if (cutOnAnswer) return bytes.includes("COMMIT\0") ? end() : undefined;
       whenThawed(() => client.write(bytes));
     });

@@ -1,4 +1,4 @@
-// What must be true of a watcher (the guarantees of etcd's watch): checked on what it was sent, against the log.
+// What must hold for a watcher (the guarantees of etcd's watch): checks what it received against the log.
 
 export interface Seen {
   id: string;
@@ -6,7 +6,7 @@ export interface Seen {
   version: number;
 }
 
-/** What is wrong with what a watcher got over one stream after the other, all from the beginning of `log` on; at most a few of each kind. */
+/** What is wrong with what a watcher received over consecutive streams from the beginning of `log`; at most a few of each kind. */
 export function watchProblems(streams: readonly (readonly Seen[])[], log: readonly Seen[]): string[] {
   const problems: string[] = [];
   const known = new Map(log.map((event) => [event.id, event]));
@@ -14,7 +14,7 @@ export function watchProblems(streams: readonly (readonly Seen[])[], log: readon
   for (const { entityId, version } of log) begin.set(entityId, Math.min(begin.get(entityId) ?? version, version));
 
   const all = new Set<string>();
-  /** The version that comes next, over all streams. */
+  /** The next version, over all streams. */
   const next = new Map(begin);
   streams.forEach((stream, number) => {
     const own = new Set<string>();
@@ -29,7 +29,7 @@ export function watchProblems(streams: readonly (readonly Seen[])[], log: readon
       const before = last.get(entityId);
       if (before !== undefined && version !== before + 1) problems.push(`out of order ${at}, after ${before}`);
       last.set(entityId, version);
-      // Whoever stopped anywhere has no hole: what is new is the next one.
+      // A watcher that stopped anywhere has no gap: a new version is the next one.
       if (!all.has(id) && version !== next.get(entityId)) problems.push(`skipped before ${at}`);
       all.add(id);
       next.set(entityId, Math.max(next.get(entityId) ?? 0, version + 1));

@@ -1,4 +1,4 @@
-// WatchEntities: what everybody who needs to know is told (section G of the rules, and the contract's table).
+// WatchEntities: what watchers receive (section G of the rules, and the contract's table).
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { crc32 } from "node:zlib";
@@ -26,10 +26,10 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-/** A position of now. */
+/** The current position. */
 const now = async (client: EntityClient) => (await client.entities.listEntities({ pageSize: 1 })).watchPosition;
 
-/** Creates so many persons, in transactions of many. */
+/** Creates `count` persons, many in a transaction. */
 async function importPersons(client: EntityClient, count: number, name = "Ana"): Promise<void> {
   async function* rows() {
     for (let i = 0; i < count; i++) {
@@ -133,7 +133,7 @@ describe("events", () => {
     await watch.started();
     const took: number[] = [];
     for (let i = 1; i <= 9; i++) {
-      // Long enough for the polls to become rare.
+      // Long enough for the polls to slow down.
       await sleep(300);
       await newPerson(client);
       const from = performance.now();
@@ -180,7 +180,7 @@ describe("filters", () => {
     ];
     for (const [filter, expected] of cases) {
       await using watch = watching(client, { ...filter, position });
-      // The checkpoint says that all of them have come.
+      // The checkpoint means that all of them have arrived.
       await watch.started();
       const seen = watch.events().map(({ externalId, event }) => `${externalId} ${event.replace("entity.", "")}`);
       expect(seen, JSON.stringify(filter)).toEqual(expected);
@@ -227,7 +227,7 @@ describe("checkpoints", () => {
     await using watch = watching(client, { types: [EventType.DELETED] });
     await watch.started();
     const from = performance.now();
-    // None of this fits the filter: the position moves on all the same.
+    // None of these fits the filter; the position moves on all the same.
     const [entity] = await Promise.all([newPerson(client), newPerson(client)]);
     await watch.until((messages) => messages.length === 2, 7_000);
     const took = performance.now() - from;
@@ -279,7 +279,7 @@ describe("positions", () => {
       await rest.started();
       expect(ids(rest.events()), `behind message ${at}`).toEqual(ids(all.slice(at + 1)));
     }
-    // Live, a crowd comes in pages too.
+    // A large number of live events comes in pages too.
     await using live = watching(client);
     await live.started();
     await importPersons(client, 1_300);
@@ -297,7 +297,7 @@ describe("positions", () => {
     const garbage = ["x", "=", " ", "AAAA", "%00", `${position}A`, `${position}=`, ` ${position}`, position.slice(1)];
     const bytes = Buffer.from(position, "base64url");
     const numbers = bytes.subarray(21, -1);
-    // Whoever can make the checksum: what stands behind it is looked at all the same.
+    // A valid checksum is not enough: anybody can compute it, so the content is checked too.
     const forged = [
       ["nothing", 4],
       ["another version", 4, [9], bytes.subarray(5)],
@@ -369,7 +369,7 @@ describe("positions", () => {
     expect(text.length).toBeLessThanOrEqual(4_096);
     const decoded = decodePosition(id, text);
     expect(decoded.from.running.length).toBeGreaterThan(100);
-    // All that it says has been seen, had been; so it is covered by what it stands for, and the range is one.
+    // All that the decoded position claims to have seen was seen, so the original covers it; and the range is one.
     expect(covers(many(3_000), decoded.from)).toBe(true);
     expect(covers(decoded.within?.to ?? decoded.from, decoded.from)).toBe(true);
     const few = { ...first, from: { ...many(90), xmax: first.from.xmax + 200n } };
@@ -408,7 +408,7 @@ describe("a list and a watch from its watch_position", () => {
     await sleep(300);
     isOver = true;
     await Promise.all(writers);
-    // The last word of the log: once it has come, all has.
+    // The last event of the log: once it has arrived, all have.
     const last = await newPerson(client);
     await watch.until(() => watch.events().some(({ entityId }) => entityId === last.id));
     for (const { entityId, newValues } of watch.events()) {
@@ -473,14 +473,14 @@ describe("the end of a watch", () => {
     const organization = await service.newOrganization();
     const { client } = organization;
     const position = await now(client);
-    // A connection of its own, as another process would have.
+    // A separate connection, as another process would have.
     const sleeper = createEntityClient({ baseUrl: service.baseUrl, apiKey: organization.apiKey });
     const stream = sleeper.entities.watchEntities({ position })[Symbol.asyncIterator]();
     const isCheckpoint = (await stream.next()).value?.event === undefined;
     expect(isCheckpoint).toBe(true);
     await using steady = watching(client, { position });
     await steady.started();
-    // More than its buffers and the pages that are kept for it.
+    // More than its buffers and the pages kept for it.
     await importPersons(client, 7_000, "A name that takes some room on the wire ".repeat(4));
     await steady.until(() => steady.events().length === 7_000, 20_000);
 

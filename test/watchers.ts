@@ -1,10 +1,10 @@
-// Watching, for tests: a stream that is read on its own, with everything that came.
+// Watches for tests: a stream that is read in the background, with all that arrived.
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { EntityClient, EntityEvent, WatchEntitiesResponse } from "../clients/typescript/index.ts";
 import { encodePosition } from "../src/log/position.ts";
 import type { TestService } from "./harness.ts";
 
-/** The position before every event of the epoch: what no caller can have, and tests can make. */
+/** The position before every event of the epoch: no caller can get it, but tests can make it. */
 export async function beginning(service: TestService, client: EntityClient): Promise<string> {
   const { organization } = await client.organizations.getOrganization({});
   const [epoch] = await service.sql<{ id: string }>("select id from feed_epoch");
@@ -15,15 +15,15 @@ type Request = Parameters<EntityClient["entities"]["watchEntities"]>[0];
 
 export interface Watching extends AsyncDisposable {
   messages: WatchEntitiesResponse[];
-  /** Those that are events. */
+  /** The messages that are events. */
   events(): EntityEvent[];
   /** The position of the last message. */
   position(): string;
-  /** The messages, once `done` says that they are all; fails after the time. */
+  /** The messages, once `done` accepts them; fails after the time. */
   until(done: (messages: WatchEntitiesResponse[]) => boolean, timeoutMs?: number): Promise<WatchEntitiesResponse[]>;
-  /** The first checkpoint: all that was committed before the call has come. */
+  /** Waits for the first checkpoint: all that was committed before the call has arrived. */
   started(): Promise<string>;
-  /** How the stream ended; undefined when this side ended it. */
+  /** How the stream ended; undefined if this side ended it. */
   ended: Promise<ConnectError | undefined>;
   stop(): Promise<void>;
 }

@@ -1,5 +1,5 @@
-// Deliveries, at a receiver that fails by script: at least once, signed, in the order of an entity, on schedule;
-// and not twice, over any number of processes, until one is killed.
+// Deliveries to a receiver that fails by script: at least once, signed, in the order of an entity, on schedule; and not
+// twice, with any number of processes, until one is killed.
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
@@ -27,13 +27,13 @@ import { startOther } from "./wall-harness.ts";
 
 const HOUR = 3_600_000;
 
-/** A service whose schedule's clock is set forward by hand. */
+/** A service whose schedule clock the test moves forward. */
 async function startWithClock(options: Parameters<typeof startService>[0] = {}) {
   const clock = { offsetMs: 0 };
   const service = await startService({ ...options, webhookClock: () => clock.offsetMs });
   return Object.assign(service, {
     clock,
-    /** Sets the clock so that it says so many milliseconds before the time. */
+    /** Sets the clock to `milliseconds` before the time. */
     setBefore(time: { seconds: bigint; nanos: number } | undefined, ms: number) {
       if (time === undefined) throw new Error("no time to set the clock to");
       clock.offsetMs = timestampDate(time as never).getTime() - ms - Date.now();
@@ -44,7 +44,7 @@ async function startWithClock(options: Parameters<typeof startService>[0] = {}) 
 const rename = (client: EntityClient, person: { id: string }, name: string) =>
   client.entities.updateEntity({ lookup: byId(person), entity: { name } });
 
-/** The versions of each entity in the order in which they first came. */
+/** The versions of each entity in the order in which they first arrived. */
 function versionsByEntity(requests: readonly Received[]): Map<string, number[]> {
   const versions = new Map<string, number[]>();
   for (const { json, version } of requests) {
@@ -55,7 +55,7 @@ function versionsByEntity(requests: readonly Received[]): Map<string, number[]> 
   return versions;
 }
 
-/** Those that came again although they had been answered with 200: every id is to be sent until it is. */
+/** The number of repeated deliveries: those that came again after an answer of 200. */
 const twice = (requests: readonly Received[]) => requests.length - new Set(requests.map(({ id }) => id)).size;
 
 describe("an attempt that fails is made again, and nothing is lost", () => {
@@ -127,7 +127,7 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
     const delivery = await first();
     expect(delivery?.attempts.map(({ status }) => status)).toEqual(Array(MAX_ATTEMPTS).fill(503));
     expect(delivery?.finishedAt).toBeDefined();
-    // Others did not wait for it.
+    // The other entity's deliveries did not wait for it.
     expect(receiver.requests.findIndex(({ json }) => json.entityId === other.id)).toBeLessThan(3);
   });
 
@@ -170,7 +170,7 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
       await eventually(() => receiver.to("/old").length === 3 || `${receiver.to("/old").length} came`, 15_000);
     } else {
       await client.webhooks.updateWebhookEndpoint({ endpointId: endpoint.id, endpoint: { url: receiver.url("/new") } });
-      // The first one waits for its own next attempt.
+      // The first one waits for its next attempt.
       await eventually(() => receiver.to("/new").length === 1 || `${receiver.to("/new").length} came`, 15_000);
     }
   });
@@ -190,7 +190,7 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
     await receiver.count(100);
     receiver.answer = () => 500;
     service.clock.offsetMs += 73 * HOUR;
-    // 99 more, of which only those since the success count; then the hundredth, too early.
+    // 99 more failures, of which only those since the success count; then the hundredth, too early.
     await receiver.count(199, 10_000);
     await newPerson(client);
     await receiver.count(200);
@@ -215,7 +215,7 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
   });
 });
 
-/** Many entities with several changes each, made at once; returns how many events. */
+/** Makes many entities with several changes each, at once; returns the number of events. */
 async function manyChanges(client: EntityClient, entities: number, changes: number): Promise<number> {
   await Promise.all(
     Array.from({ length: entities }, async () => {
@@ -249,7 +249,7 @@ describe("order, and each once", () => {
     expect(failed.size).toBeGreaterThan(20);
     const versions = [...versionsByEntity(receiver.requests).values()];
     expect(versions).toEqual(Array(25).fill([1, 2, 3, 4, 5, 6, 7, 8]));
-    // Until a version is delivered the next one is not sent: it never comes again after that.
+    // The next version is sent only after the one before was delivered, which never comes again afterwards.
     const last = new Map<string, number>();
     for (const { json, version } of receiver.requests) {
       expect(version).toBeGreaterThanOrEqual(last.get(json.entityId) ?? 0);
@@ -267,20 +267,20 @@ describe("order, and each once", () => {
     const other = await startOther(service);
     const endpoints: Awaited<ReturnType<typeof newEndpoint>>[] = [];
     const held = "select distinct lease_holder from webhook_endpoint where lease_holder is not null";
-    // Whoever looks for work next takes it: by chance one may have been the first ten times.
+    // The next process that looks for work takes an endpoint: by chance one process may be first ten times.
     for (let i = 0; i < 10 || (i < 40 && (await service.sql(held)).length < 2); i++) {
       endpoints.push(await newEndpoint(client, receiver.url(`/${i}`)));
       await newPerson(client);
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 400));
     }
-    /** The endpoints got the persons that were made after them: one, two, ... as many as there are endpoints. */
+    /** Each endpoint got the persons that were created after it: one, two, ... up to the number of endpoints. */
     const early = (endpoints.length * (endpoints.length + 1)) / 2;
     const clients = [client, other.client(service.organization.apiKey)];
     const work = () => Promise.allSettled(clients.map((one) => manyChanges(one, 10, 5)));
     await work();
     await receiver.count(early + 100 * endpoints.length, 20_000);
     expect(await service.sql(held), "both work").toHaveLength(2);
-    // The one ends in the middle of the work of both.
+    // One process ends while both are working.
     const working = work();
     await receiver.count(early + 120 * endpoints.length, 20_000);
     await other[Symbol.asyncDispose]();
@@ -326,7 +326,7 @@ describe("order, and each once", () => {
     }, 60_000);
     for (const versions of versionsByEntity(receiver.requests).values()) expect(versions).toEqual([1, 2, 3]);
     expect(new Set(receiver.requests.map(({ id }) => id)).size).toBe(events);
-    // 16 at once, and those whose outcome was not written yet.
+    // 16 in flight, and those whose outcome was not recorded yet.
     expect(twice(receiver.requests)).toBeLessThanOrEqual(40);
   });
 
@@ -354,7 +354,7 @@ describe("order, and each once", () => {
 });
 
 test.each([
-  // The cluster is another, and with it the epoch. What was written before it is in an old one.
+  // The cluster is another one, and so is the epoch. Earlier events belong to the old epoch.
   ["expired, as after a restore", "update feed_epoch set cluster = 'another', started_at = '-infinity'"],
   ["of a form that is written no more", "update webhook_endpoint set position = 'MSA5ZmQ4OTRlMQ'"],
 ])(

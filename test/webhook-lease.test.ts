@@ -1,4 +1,4 @@
-// The lease of an endpoint as one process holds it, on a real row: its clock, and when it counts as held no longer.
+// The lease of an endpoint in one process, on a real row: its clock, and until when it counts as held.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -23,7 +23,7 @@ afterAll(async () => {
   await service[Symbol.asyncDispose]();
 });
 
-/** Of an endpoint that is disabled, which the service's own dispatcher leaves alone. */
+/** The lease of a disabled endpoint, which the service's dispatcher leaves alone. */
 async function held(): Promise<{ lease: HeldLease; endpointId: string }> {
   const { client, id: organizationId } = await service.newOrganization();
   const { id: endpointId } = await newEndpoint(client, "https://example.com/hook", {
@@ -53,7 +53,7 @@ test("one that another process has taken is not renewed: it runs out", async () 
   );
   const { now } = performance;
   try {
-    // Nine seconds after it was taken another process's lease is no news: ten seconds after, nothing more is sent.
+    // Nine seconds after it was taken, no other process can have the lease; after ten seconds nothing more is sent.
     performance.now = () => now.call(performance) + 9_000;
     await lease.keep();
     expect(lease.isFresh()).toBe(true);

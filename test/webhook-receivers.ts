@@ -1,4 +1,4 @@
-// Receivers of webhooks, for tests: sockets that say what they like, HTTP, and a name server.
+// Receivers of webhooks for tests: sockets that answer anything, HTTP, and a name server.
 import { createSocket } from "node:dgram";
 import { Resolver } from "node:dns/promises";
 import { once } from "node:events";
@@ -7,7 +7,7 @@ import { type AddressInfo, createServer, isIPv4, type Server, type Socket } from
 
 export interface Receiver extends AsyncDisposable {
   port: number;
-  /** Connections that were made so far. */
+  /** The number of connections so far. */
   connections(): number;
 }
 
@@ -32,13 +32,13 @@ async function listening(server: Server, host: string, port: number): Promise<Re
   };
 }
 
-/** Whatever comes, `talk` answers it, on the connection itself. */
+/** A server whose `talk` answers whatever arrives, on the connection itself. */
 export const socketReceiver = (talk: (socket: Socket) => void, { host = "127.0.0.1", port = 0 } = {}) =>
   listening(createServer(talk), host, port);
 
 export const httpReceiver = (answer: RequestListener) => listening(createHttpServer(answer), "127.0.0.1", 0);
 
-/** Answers a request once its head and body have come, which here is with its last bytes `end`. */
+/** Answers a request once its head and body have arrived, which here ends with the bytes `end`. */
 export function onRequest(socket: Socket, end: string, answer: () => void): void {
   let text = "";
   socket.on("data", (chunk) => {
@@ -49,7 +49,7 @@ export function onRequest(socket: Socket, end: string, answer: () => void): void
   });
 }
 
-/** Listens on the loopback addresses, both on one port, and is to stay alone. Where there is no IPv6, on one. */
+/** Listens on both loopback addresses, on one port; no connection may reach it. Without IPv6 it listens on one. */
 export async function canary(): Promise<Receiver> {
   const ipv4 = await socketReceiver(() => {});
   const ipv6 = await socketReceiver(() => {}, { host: "::1", port: ipv4.port }).catch(() => undefined);
@@ -63,7 +63,7 @@ export async function canary(): Promise<Receiver> {
   };
 }
 
-/** A name server over UDP on loopback. `addresses` says what a name has now; every answer has a TTL of 0. */
+/** A name server over UDP on loopback. `addresses` gives the current addresses of a name; every answer has a TTL of 0. */
 export async function nameServer(
   addresses: (name: string) => string[],
 ): Promise<AsyncDisposable & { resolver: Resolver }> {

@@ -1,4 +1,4 @@
-// The sender against receivers that are slow, endless, broken, or right; and its signatures.
+// The sender with receivers that are slow, endless, broken, or correct; and its signatures.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import type { IncomingMessage } from "node:http";
@@ -71,7 +71,7 @@ describe("an answer", () => {
     expect(result).toMatchObject({ status: 503 });
     const { retryAfterMs } = result as { retryAfterMs?: number };
     if (expected === undefined || retryAfterMs === undefined) expect(retryAfterMs).toBe(expected);
-    // A date has whole seconds, and time goes on.
+    // A date has whole seconds, and some time passes.
     else expect(Math.abs(retryAfterMs - expected)).toBeLessThan(30_000);
   });
 
@@ -164,7 +164,7 @@ describe("a receiver at its own cost", () => {
           socket.on("close", () => clearInterval(drip));
         });
       });
-      // What drips into "H" is no HTTP at once.
+      // Anything appended to "H" one byte at a time is invalid HTTP at once.
       const error = bytes === "H" ? "BAD_RESPONSE" : "TIMEOUT";
       expect(await send(receiver, { timeoutMs: 200 })).toMatchObject({ error });
       await closed.promise;
@@ -214,9 +214,9 @@ describe("a receiver at its own cost", () => {
         more();
       });
     });
-    // Without a time limit nothing but the number of bytes ends it.
+    // The time limit is long: only the limit of bytes ends it.
     expect(await send(receiver, { timeoutMs: 50_000 })).toMatchObject({ status: 200 });
-    // What the two sockets hold, the system decides.
+    // The system decides how much the two sockets buffer.
     expect(await sent.promise).toBeLessThan(64 * 1024 * 1024);
   });
 
@@ -245,7 +245,7 @@ describe("a receiver at its own cost", () => {
     expect(await send(resetting)).toMatchObject({ error: "CONNECTION_RESET" });
     await using closingOne = await socketReceiver((socket) => onRequest(socket, BODY, () => socket.end()));
     expect(await send(closingOne)).toMatchObject({ error: "CONNECTION_RESET" });
-    // Half of the headers, and gone.
+    // Half of the headers, then the connection ends.
     await using half = await socketReceiver((socket) =>
       onRequest(socket, BODY, () => socket.end("HTTP/1.1 200 OK\r\nx")),
     );
@@ -284,7 +284,7 @@ describe("TLS", () => {
     openssl("req", "-new", ...KEY, "-keyout", "key", "-out", "csr", "-subj", "/CN=receiver");
     const signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "san"];
     openssl("x509", "-req", "-in", "csr", ...signed, "-out", "pem");
-    // As an operator does it with NODE_EXTRA_CA_CERTS.
+    // As an operator would do with NODE_EXTRA_CA_CERTS.
     tls.setDefaultCACertificates([...trusted, read("ca.pem")]);
   });
   afterAll(() => {

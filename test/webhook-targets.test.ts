@@ -1,4 +1,4 @@
-// Where webhooks may go. Loopback stands for every address that is not public: canaries listen there, and stay alone.
+// Where webhooks may go. Loopback stands for every address that is not public: canaries listen there, and must get nothing.
 import { execFile } from "node:child_process";
 import { Agent } from "node:http";
 import { fileURLToPath } from "node:url";
@@ -38,7 +38,7 @@ const SPECIAL = [
   ...["100:0:0:1::/64", "2001::/23", "2001::/32", "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:2::/48"],
   ...["2001:3::/32", "2001:4:112::/48", "2001:10::/28", "2001:20::/28", "2001:30::/28", "2001:db8::/32", "2002::/16"],
   ...["2620:4f:8000::/48", "3ffe::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"],
-  // Not assigned, beside what is: global unicast is 2000::/3.
+  // Not assigned, next to what is: global unicast is 2000::/3.
   ...["1000::/4", "4000::/3", "6000::/3", "8000::/3", "a000::/3", "c000::/3", "e000::/4"],
 ];
 /** Neighbours of the blocks above, and well-known addresses. */
@@ -93,9 +93,9 @@ describe("addresses", () => {
 
 // --- URLs ---------------------------------------------------------------------------------------
 
-/** Hosts that are, or are like, addresses or names of something near. Where they end in a name, it resolves to the canary. */
+/** Hosts that are, or look like, addresses or names of something internal. Names resolve to the canary. */
 const HOSTS = [
-  // All of them 127.0.0.1, as the parser of URLs reads them.
+  // All of them are 127.0.0.1 to the URL parser.
   ...[
     "127.0.0.1",
     "2130706433",
@@ -108,7 +108,7 @@ const HOSTS = [
     "0x7f.0x0.0x0.0x1",
   ],
   ...["①②⑦.0.0.1", "１２７.0.0.1", "127。0。0。1", "127%2e0%2e0%2e1", "%31%32%37.0.0.1", "127.0.0.1.", "0177.1."],
-  // Others of IPv4.
+  // Other IPv4 addresses.
   ...["127.255.255.254", "0.0.0.0", "0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1"],
   ...["169.254.169.254", "0xa9fea9fe", "2852039166", "192.0.0.192", "192.0.2.1", "198.18.0.1", "198.51.100.7"],
   ...["203.0.113.9", "192.88.99.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"],
@@ -335,7 +335,7 @@ describe("names", () => {
   });
 
   it("rule 66: a name that changes its answer between check and connection never leads to the canary", async () => {
-    // 127.0.0.2 stands for a public address: it is allowed. Nobody listens there. A TTL of 0 invites to ask again.
+    // 127.0.0.2 stands for a public address: it is allowed, and nothing listens there. A TTL of 0 invites another lookup.
     const allow = parseAllowList("127.0.0.2/32");
     let asked = 0;
     await using server = await nameServer(() => (asked++ < 2 ? ["127.0.0.2"] : ["127.0.0.1"]));
@@ -371,7 +371,7 @@ describe("connections", () => {
     expect(bird.connections()).toBe(0);
   });
 
-  /** One request, past all checks but that of the connection. */
+  /** One request, after all checks but that of the connection. */
   const request = (port: number, isAllowed: (address: string) => boolean, agent: Agent | false = false) =>
     post({
       url: new URL(`http://hooks.example.com:${port}/`),

@@ -25,7 +25,7 @@ import {
 
 let service: TestService;
 let receiver: ScriptedReceiver;
-/** Of this test alone. */
+/** An organization for this test alone. */
 let own: TestOrganization;
 let paths = 0;
 const path = () => `/${++paths}`;
@@ -106,7 +106,7 @@ describe("endpoints", () => {
     const endpoint = { url: nowhere, displayName: "x", state: DISABLED };
     const make = () => client.webhooks.createWebhookEndpoint({ endpoint });
     await Promise.all(Array.from({ length: 99 }, make));
-    // Of two at once, one is the hundredth.
+    // One of two at once is the hundredth.
     const ends = await Promise.allSettled([make(), make()]);
     expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
     expect(await refusal(make())).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["endpoint"] });
@@ -308,7 +308,7 @@ describe("what is sent", () => {
       ["entity.created", company?.id],
     ]);
     expect(receiver.to(deletions).map(({ json }) => [json.event, json.entityId])).toEqual([["entity.deleted", old.id]]);
-    // A change of the filters concerns what comes.
+    // A change of the filters applies to later events.
     await client.webhooks.updateWebhookEndpoint({
       endpointId: endpoint.id,
       endpoint: { eventTypes: ["entity.created"] },
@@ -423,7 +423,7 @@ describe("deliveries", () => {
     expect(
       pending.map((one) => [one.state, one.attempts.map(({ status }) => status), one.nextAttemptAt === undefined]),
     ).toEqual([
-      // Behind the one of the same entity.
+      // Waits behind the delivery of the same entity.
       [WebhookDeliveryState.PENDING, [], true],
       [WebhookDeliveryState.PENDING, [500], false],
       [WebhookDeliveryState.PENDING, [500], false],
@@ -473,7 +473,7 @@ describe("deliveries", () => {
     for (const one of again) verify(endpoint.secret, one);
     expect((await deliveriesOf(client, endpoint)).map((one) => one.attempts.length)).toEqual([2, 2, 2, 2]);
     const unknown = { endpointId: endpoint.id, deliveryIds: [...ids, randomUUID()] };
-    // Nor are they another endpoint's.
+    // Deliveries of another endpoint are not found either.
     const second = { endpointId: (await newEndpoint(client, nowhere)).id, deliveryIds: ids };
     for (const wrong of [unknown, second]) {
       expect(await refusal(client.webhooks.replayWebhookDeliveries(wrong))).toMatchObject({

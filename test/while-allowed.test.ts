@@ -1,4 +1,4 @@
-// The key of a stream is watched as long as the stream lasts, and no longer.
+// The key of a stream is checked as long as the stream lasts, and no longer.
 import { expect, it } from "vitest";
 import { EntityService } from "../clients/typescript/index.ts";
 import { whileAllowed } from "../src/interceptors/while-allowed.ts";

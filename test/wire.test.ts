@@ -60,7 +60,7 @@ const transports: Record<string, (url: string) => Transport> = {
 };
 const headers = { authorization: `Bearer ${KEY}` };
 
-/** A unary gRPC call on a connection of its own, as bytes. */
+/** A unary gRPC call on a separate connection, as bytes. */
 const http2Call = (path: string, authorization: string[]) =>
   Buffer.concat([
     PREFACE,
@@ -287,7 +287,7 @@ describe("malformed HTTP", () => {
     await alive();
   });
 
-  /** What every refusal has, in the shape of its protocol; `status` is that of HTTP. */
+  /** What every refusal has, in the form of its protocol; `status` is the HTTP status. */
   const refusalIn = (type: string, { headers, trailers, body }: Answer): Refusal => {
     if (/^application\/grpc-web/.test(type)) {
       const trailer = trailerParse(body.subarray(5));
@@ -784,7 +784,7 @@ describe("the last frame of an answer says that it is the last", () => {
   }
 });
 
-/** The messages of a body, each in its frame. */
+/** The messages of a body, each in a frame. */
 function messagesOf(body: Buffer): { texts: string[] }[] {
   const messages: { texts: string[] }[] = [];
   for (let at = 0; at < body.length; ) {
@@ -829,7 +829,7 @@ describe("streams of responses", () => {
     expect(stopped).toBe(true);
   });
 
-  /** A stream of pages, which are made of items. */
+  /** A stream of pages of items. */
   const pagesOf = (pages: () => AsyncIterable<readonly string[]>, toMessage = (text: string) => ({ texts: [text] })) =>
     ({ repeat: () => paged(pages(), toMessage) }) as never;
 

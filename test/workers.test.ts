@@ -1,4 +1,4 @@
-// WORKERS=n: the command line as a process with workers, which are told apart by the lines that they log.
+// WORKERS=n: the command line as a process with workers, which are identified by their log lines.
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
@@ -22,9 +22,9 @@ import { byExternalId, byId, eventsOf, newPerson, tally, together, unique } from
 import { captureHeaders, databaseEnvironment, refusal, startService, type TestService } from "./harness.ts";
 
 const CALLERS = 64;
-/** Enough for a machine that has other things to do; nothing here is a measure of speed. */
+/** Enough for a busy machine; nothing here measures speed. */
 const WAIT = { timeout: 30_000, interval: 20 };
-/** What is held here is held for as long as the test needs. */
+/** Rows are held here as long as the test needs them. */
 const PATIENCE = { LOCK_TIMEOUT_MS: "30000", STATEMENT_TIMEOUT_MS: "30000", DEFAULT_TIMEOUT_MS: "60000" };
 
 let database: TestService;
@@ -50,7 +50,7 @@ function onDatabase(env: Record<string, string> = {}): Record<string, string> {
   };
 }
 
-/** A folder that the user of the embedded PostgreSQL may enter; it goes after what works in it. */
+/** A folder that the user of the embedded PostgreSQL may enter; it is removed after the processes in it. */
 async function dataFolder(): Promise<{ path: string }> {
   const data = await temporaryFolder();
   onTestFinished(() => data[Symbol.asyncDispose]());
@@ -58,7 +58,7 @@ async function dataFolder(): Promise<{ path: string }> {
   return data;
 }
 
-/** A service for one test; ended with it, however it goes. */
+/** A service for one test; it ends with the test, however the test goes. */
 async function serve(...options: Parameters<typeof startServiceProcess>): Promise<ServiceProcess> {
   const service = await startServiceProcess(...options);
   onTestFinished(() => service[Symbol.asyncDispose]());
@@ -75,13 +75,13 @@ function startServe(env: Record<string, string>) {
   return child;
 }
 
-/** A caller on a connection of its own, and the worker that has it. */
+/** A caller on a separate connection, and the worker that serves it. */
 interface Connection {
   client: EntityClient;
   worker: number;
 }
 
-/** Opens connections; all are counted before the first of them is used again. */
+/** Opens connections; all of them are counted before the first one is used again. */
 async function connections(service: ServiceProcess, count: number): Promise<Connection[]> {
   const opened = await Promise.all(
     Array.from({ length: count }, async () => {
@@ -100,7 +100,7 @@ const callsOf = (service: ServiceProcess) => service.lines().filter(({ msg }) =>
 const linesOf = (service: ServiceProcess, msg: string) => service.lines().filter((line) => line.msg === msg);
 const workersIn = (lines: LogLine[]) => [...new Set(lines.map(({ worker }) => worker))].sort();
 
-/** The processes that a process has started: workers, and the embedded server. */
+/** The child processes of a process: workers, and the embedded server. */
 function childrenOf(pid: number): number[] {
   const table = execFileSync("ps", ["-A", "-o", "ppid=,pid="], { encoding: "utf8" });
   return table
@@ -111,7 +111,7 @@ function childrenOf(pid: number): number[] {
     .map(([, child]) => child as number);
 }
 
-/** A zombie counts as ended: not every container has a process 1 that takes them away. */
+/** A zombie counts as ended: not every container has a process 1 that reaps them. */
 function isAlive(pid: number): boolean {
   try {
     return !execFileSync("ps", ["-o", "stat=", "-p", String(pid)], { encoding: "utf8" }).startsWith("Z");
@@ -120,10 +120,10 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** Holds the row of an entity, so that who writes it is in flight until it is given back. */
+/** Holds the row of an entity, so that a write to it is in flight until the row is released. */
 async function hold(at: pg.ClientConfig, entity: { id: string }) {
   const holder = new pg.Client(at);
-  // A server that is stopped by a failed test ends it.
+  // A server that a failed test stops ends the connection.
   holder.on("error", () => {});
   await holder.connect();
   await holder.query("begin");
@@ -132,7 +132,7 @@ async function hold(at: pg.ClientConfig, entity: { id: string }) {
     /** Resolves when `count` connections wait for a lock. */
     async waiting(count: number) {
       const waiting = async () => {
-        // With transactions: within one, the view shows what it showed first.
+        // The first call clears the snapshot: within a transaction the view would not change.
         const { rows } = await holder.query(
           "select pg_stat_clear_snapshot(), count(*)::int from pg_locks where not granted",
         );
@@ -145,7 +145,7 @@ async function hold(at: pg.ClientConfig, entity: { id: string }) {
   };
 }
 
-/** The sum that GET /metrics answers for calls of a method that went well, by a connection of its own. */
+/** The number of successful calls of a method in GET /metrics, over a separate connection. */
 async function countOf(service: { port: number }, method: string): Promise<number> {
   const text = await new Promise<string>((resolve, reject) => {
     get({ port: service.port, path: "/metrics", agent: false }, async (response) => {
@@ -189,7 +189,7 @@ describe("three workers", () => {
       endings = together(CALLERS, (i) =>
         client(i).entities.updateEntity({ lookup: byId(person), entity: { name: `Caller ${i}` }, etag: person.etag }),
       );
-      // Of several workers: each has one transaction under way on one entity.
+      // With several workers each has one transaction under way on one entity.
       await holder.waiting(2);
     }
     expect(tally(await endings)).toEqual({ OK: 1, ETAG_MISMATCH: 63 });
@@ -224,7 +224,7 @@ describe("three workers", () => {
     expect(tally(await callAll())).toEqual({ UNAUTHENTICATED: 6 });
   });
 
-  /** Reads an entity by all connections, and waits until the metrics have it. */
+  /** Reads an entity over all connections, and waits until the metrics have counted it. */
   async function readCounted(): Promise<number> {
     const person = await newPerson(client(0));
     const before = await countOf(service, "GetEntity");
@@ -247,7 +247,7 @@ describe("three workers", () => {
     const ended = () => linesOf(service, "a worker ended").find((line) => line.pid === pid);
     await expect.poll(ended, WAIT).toMatchObject({ level: "warn", signal: "SIGKILL" });
     const lost = ended()?.number as number;
-    // On the connections that they have.
+    // On their existing connections.
     const others = open.filter(({ worker }) => worker !== lost);
     const lookup = byExternalId(unique("nobody"));
     const call = (i: number) => refusal((others[i] as Connection).client.entities.getEntity({ lookup }));
@@ -267,9 +267,9 @@ describe("three workers", () => {
     process.kill(pid, "SIGSTOP");
     const calls = together(6, () => createEntityClient(service).entities.listEntities({ pageSize: 1 }));
     const settled = () => Promise.race([calls.then(() => true), sleep(500, false)]);
-    // It is the turn of each: the others answer theirs.
+    // All workers are asked: the others answer.
     expect(await settled()).toBe(false);
-    // Of the one that says nothing the metrics have what it said last.
+    // For the worker that does not answer, the metrics use its last report.
     expect(await countOf(service, "GetEntity")).toBe(counted);
     process.kill(pid, "SIGKILL");
     await expect.poll(settled, WAIT).toBe(true);
@@ -312,7 +312,7 @@ it("nobody is told SERVING before the last worker listens", async () => {
 });
 
 describe("the end", () => {
-  /** Two workers on a database of their own, and a write in flight at one of them. */
+  /** Two workers on a separate database, and a write in flight in one of them. */
   async function withCallInFlight(path: string, detached = false) {
     const service = await serve(path, { WORKERS: "2", POOL_SIZE: "60", ...PATIENCE }, { detached });
     const [first] = (await connections(service, 2)) as [Connection];
@@ -346,7 +346,7 @@ describe("the end", () => {
 
     process.kill(to === "the primary" ? service.pid : -service.pid, signal);
     await expect.poll(() => workersIn(linesOf(service, "draining")), WAIT).toEqual([1, 2, undefined]);
-    // The worker without a call may go, the one with it and the database stay.
+    // The worker without a call may end; the one with a call and the database stay.
     await expect.poll(() => processes.filter(isAlive).length, WAIT).toBe(2);
     await sleep(500);
     expect(processes.filter(isAlive)).toHaveLength(2);

@@ -4,25 +4,29 @@ import { type EntityValues, type ExternalIdState, primaryOf } from "./entity-sta
 import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
 import { instantToText } from "./time.ts";
 
+export type FieldName = keyof EntityValues | "externalId";
+
+// A Record, so that a new value without its entry does not compile: no event would tell of it, and an update of it alone
+// would change nothing.
+const IN_EVENTS: Record<FieldName, true> = {
+  type: true,
+  countryCode: true,
+  externalId: true,
+  externalIds: true,
+  name: true,
+  taxId: true,
+  taxIdCheck: true,
+  status: true,
+  nationality: true,
+  riskMatrixId: true,
+  riskScore: true,
+  entityData: true,
+  attributes: true,
+  metadata: true,
+  deletedAt: true,
+};
 /** The fields of an event, in the order of the contract. */
-const FIELDS = [
-  "type",
-  "countryCode",
-  "externalId",
-  "externalIds",
-  "name",
-  "taxId",
-  "taxIdCheck",
-  "status",
-  "nationality",
-  "riskMatrixId",
-  "riskScore",
-  "entityData",
-  "attributes",
-  "metadata",
-  "deletedAt",
-] as const;
-export type FieldName = (typeof FIELDS)[number];
+const FIELDS = Object.keys(IN_EVENTS) as FieldName[];
 
 /** The value of a field as events show it, undefined where it is unset. */
 function fieldValue(values: EntityValues, field: FieldName): JsonValue | undefined {

@@ -1,4 +1,7 @@
-/** Limits of values, in code points unless said otherwise. The README shows the same table. */
+/**
+ * Limits of values, in code points unless said otherwise. README.md shows the same table, and the proto says each at its
+ * field. Lists of a request are limited by `max_items` in the proto.
+ */
 export const LIMITS = {
   name: 512,
   externalId: 255,

@@ -100,7 +100,11 @@ const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
 const HOUR = 60 * MINUTE;
 
-/** When attempts are made, in milliseconds after the first one. */
+/**
+ * When attempts are made, in milliseconds after the first one. Told to readers in README.md (Webhooks), in the comment of
+ * WebhookEndpoint in webhook.proto and in docs/flow.svg. The last one must come within
+ * LIMITS.retentionDaysMin: an event that was pruned is not sent any more.
+ */
 const ATTEMPTS_MS = [0, 5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 24 * HOUR] as const;
 
 /** Attempts of a delivery, the first one included; after the last it has failed. */

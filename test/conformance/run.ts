@@ -1,6 +1,6 @@
 // Runs the Connect conformance suite against our transport, with its path for unary calls and without, and against
 // stock connect-node. A case that stock passes must pass with ours. Needs Go on the PATH: the suite and its protos
-// are a Go module. Prints what fails with whom; the last line counts the cases of our two runs.
+// are a Go module. Prints which cases fail with which server; the last line counts the cases of our two runs.
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,7 +12,7 @@ const MODULE = "connectrpc.com/conformance";
 const VERSION = "v1.0.6";
 /** A case that fails with ours and not with stock is run again alone this often: some fail by chance, with both. */
 const TRIES = 3;
-/** More failures than this are no chance. */
+/** More failures than this are not chance. */
 const MAX_RETRIED = 20;
 
 interface Run {
@@ -20,7 +20,7 @@ interface Run {
   passed: number;
   /** Why, by the name of the case. */
   failed: Map<string, string>;
-  /** Cases without an outcome: the suite gave up before. */
+  /** Cases without an outcome: the suite gave up before them. */
   notRun: number;
 }
 
@@ -58,7 +58,7 @@ async function conformance(): Promise<number> {
     { name: "our transport, UNARY_PATH=off", server: "ours", env: { UNARY_PATH: "off" } },
   ];
   const theirs = { name: `stock connect-node ${connectNodeVersion()}`, server: "stock" };
-  // Stock waits most of its time for calls that hang: the other two need not wait for it.
+  // Stock mostly waits for calls that hang, so it runs beside the other two.
   const stockRun = report(suite(theirs));
   const ourRuns = [await report(suite(ours[0] as Server)), await report(suite(ours[1] as Server))];
   const stock = await stockRun;
@@ -78,8 +78,8 @@ async function conformance(): Promise<number> {
 }
 
 /**
- * Of the cases that fail with ours and did not fail with stock: those that pass when they are run alone, and those
- * that fail each time while stock passes them each time.
+ * Repeats alone the cases that fail with ours and not with stock; returns those that then pass, and those that fail each
+ * time while stock passes them each time.
  */
 async function compare(run: Run, stock: Run, suite: Suite, ours: Server, theirs: Server) {
   const passedAgain: string[] = [];

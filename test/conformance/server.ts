@@ -57,11 +57,11 @@ const request = (await readRequest()) as ServerCompatRequest;
 const port = server === "stock" ? await listenStock(service) : await listenOurs(service);
 writeResponse({ host: HOST, port, pemCert: request.serverCreds?.cert ?? new Uint8Array() });
 process.once("SIGTERM", () => process.exit(0));
-// A suite that is killed tells nobody.
+// A suite that is killed does not tell its server.
 const suite = process.ppid;
 setInterval(() => process.ppid === suite || process.exit(1), 1_000).unref();
 
-/** Every RPC has a scope, without which our transport opens it to nobody. */
+/** Gives every RPC a scope, without which our transport refuses it. */
 function readRegistry(file: string): FileRegistry {
   const set = fromBinary(FileDescriptorSetSchema, readFileSync(file));
   for (const method of set.file.flatMap((each) => each.service).flatMap((each) => each.method)) {
@@ -112,7 +112,7 @@ async function listenOurs(service: DescService): Promise<number> {
   return listener.port;
 }
 
-/** The errors of the service pass as they are; to those of the transport it adds nothing of the domain. */
+/** The errors of the service pass unchanged; those of the transport get no details of the domain. */
 function withoutDetailsOfOurs(error: unknown): ConnectError {
   if (!(error instanceof DomainError)) return ConnectError.from(error);
   const { rawMessage, code } = toConnectError(error);
@@ -138,8 +138,8 @@ async function listenStock(service: DescService): Promise<number> {
     : isHttp1
       ? createHttpServer(handler)
       : createHttp2Server(handler);
-  // Unread rests of oversized requests use up the window of their connection. The calls behind them would wait for
-  // ever, and the suite with them.
+  // Unread bytes of oversized requests use up the window of their connection. Later calls on it would wait for ever, and
+  // the suite with them.
   listening.on("session", (session: ServerHttp2Session) => session.setTimeout(STALLED_MS, () => session.destroy()));
   listening.listen(0, HOST);
   await once(listening, "listening");
@@ -159,7 +159,7 @@ function pem(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString("latin1");
 }
 
-/** Messages of standard input and output have their length before them, 32 bits, big-endian. */
+/** Each message of standard input and output is preceded by its length, 32 bits, big-endian. */
 async function readRequest(): Promise<Message> {
   let seen = Buffer.alloc(0);
   for await (const chunk of process.stdin) {

@@ -1,5 +1,5 @@
-// connectrpc.conformance.v1.ConformanceService, after the sentences of its proto: a request says how it wants to be
-// answered, the answer says what was seen of the request. It knows nothing of the server that it runs in.
+// connectrpc.conformance.v1.ConformanceService, as its proto describes it: a request says how it wants to be answered,
+// and the answer says what was seen of the request. It does not depend on the server that it runs in.
 import { setTimeout as wait } from "node:timers/promises";
 import { create, type DescMessage, type Message, type Registry } from "@bufbuild/protobuf";
 import { type Any, anyPack } from "@bufbuild/protobuf/wkt";
@@ -139,7 +139,7 @@ function setMetadata(wanted: WantedMetadata, context: HandlerContext): void {
     for (const one of value) context.responseTrailer.append(name, one);
 }
 
-/** The library tells a handler of its deadline and leaves it to it to stop. */
+/** The library gives a handler its deadline and leaves it to the handler to stop. */
 async function pause(ms: number, { signal }: HandlerContext): Promise<void> {
   if (ms === 0) return;
   await wait(ms, undefined, { signal }).catch(() => {

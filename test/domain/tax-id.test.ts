@@ -228,7 +228,7 @@ function chileanBodyWithK(): string {
 describe("Czech numbers (made ones; python-stdnum says the same of 60,000 others)", () => {
   it.each([
     ...["965404/5600", "9361253210", "CZ696128894", "669688525"],
-    // Of persons whose birth number is not to be shown.
+    // Numbers of persons whose birth number must not be shown.
     ...["621430443", "653200958", "642707478", "621219033"],
     // A remainder of 10, women and overflowing serials too.
     ...["6924242260", "3282187030", "1212285240", "1571210840"],

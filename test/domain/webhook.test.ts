@@ -113,7 +113,7 @@ describe("what an event sends", () => {
     expect(deliveriesOf(combined, only(["entity.updated"]))).toEqual(["entity.updated"]);
     expect(deliveriesOf(combined, only(["entity.status_changed"]))).toEqual(["entity.status_changed"]);
     expect(deliveriesOf(combined, { ...only(["entity.status_changed"]), statusChanges: "ALONE" })).toEqual([]);
-    // Nobody who asked for updates misses a block.
+    // No subscriber of updates misses a block.
     for (const subscription of [
       only(["entity.updated"]),
       { ...only(["entity.updated"]), statusChanges: "ALONE" },

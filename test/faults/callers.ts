@@ -1,5 +1,5 @@
-// Callers: each writes one thing after the other under a request_id of its own, and tries again under the same one until it
-// knows what became of it. Some read, some rehearse, one imports.
+// Callers: each makes one write after the other under a separate request_id, and retries under the same one until it
+// knows the outcome. Some read, some rehearse, one imports.
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import {
@@ -21,11 +21,11 @@ export interface World {
   journal: Journal;
   checks: Checks;
   random: () => number;
-  /** What is under way, for those who say what they met. */
+  /** The fault that is under way, for messages. */
   fault(): string;
 }
 
-/** What is known of an entity that callers share. */
+/** What is known about an entity that callers share. */
 interface Known {
   id: string;
   taxId: string;
@@ -34,26 +34,26 @@ interface Known {
 }
 
 export interface Callers {
-  /** Nobody begins anything new until `resume`; resolves when what was begun has ended. */
+  /** Starts no new calls until `resume`; resolves when the calls under way have ended. */
   pause(): Promise<void>;
   resume(): void;
-  /** Resolves when all know what became of theirs. */
+  /** Resolves when every caller knows the outcome of its calls. */
   stop(): Promise<void>;
-  /** Some that are known, for faults. */
+  /** Some known entities, for faults. */
   entityIds(organization: Organization): string[];
   /** One call that the service refuses after it has begun a transaction. */
   refusedWrite(organization: Organization, service: Service): Promise<void>;
-  /** One user event of an entity, until it is known what became of it. */
+  /** One user event of an entity, repeated until its outcome is known. */
   record(organization: Organization, entityId: string): Promise<void>;
 }
 
-/** After these a call is tried again; whatever else is final. */
+/** After these a call is retried; any other reason is final. */
 const RETRY = new Set(["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "OVERLOADED", "WRITE_CONFLICT", "DEADLINE_EXCEEDED"]);
 const READS_END_IN = new Set(["DATABASE_UNAVAILABLE", "OVERLOADED", "DEADLINE_EXCEEDED"]);
-/** A caller that may not yet have noticed, in milliseconds. */
+/** How long a caller may take to notice, in milliseconds. */
 const SLACK_MS = 1_000;
 const PAUSE_MS = 40;
-/** For one call, once nothing is in its way. */
+/** For one call, once nothing blocks it. */
 const SETTLE_MS = Number(process.env.SETTLE_MS ?? 60_000);
 
 export function startCallers(world: World, { perOrganization }: { perOrganization: number }): Callers {
@@ -96,7 +96,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
 
   const tally = (outcome: string) => journal.outcomes.set(outcome, (journal.outcomes.get(outcome) ?? 0) + 1);
 
-  /** Until it is known what became of it. */
+  /** Retries until the outcome is known. */
   async function settle<T>(
     intent: Intent,
     clients: Map<Service, EntityClient>,
@@ -120,7 +120,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
       const ended = performance.now();
       tally(outcome);
       intent.attempts.push({ service, began, ended, outcome });
-      // A refusal that is right says that writes are worked on, too.
+      // An expected refusal also shows that writes are processed.
       const isDone = outcome === "OK" || accepted.has(outcome);
       journal.writes.push({ service, organization, method, began, ended, isDone, isRehearsal: intent.isRehearsal });
       if (outcome === "OK") return response;
@@ -161,7 +161,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     if (isOnce) one.requestId = "";
     const { token, requestId } = one;
     const isPerson = random() < 0.6;
-    // Without either nothing but the service's own care keeps it from being made twice.
+    // Without a request_id and an external id only the service itself prevents a duplicate.
     if (!isOnce) one.externalId = `${canary}-${token}`;
     const taxId = `${personal}-${token}`;
     const response = await settle(one, clients, (client) =>
@@ -325,7 +325,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     if (response) one.answer = { entityId: entity.id, updatedAt: 0n, changed: true };
   }
 
-  /** Every kind of read, and whether what was acknowledged before it shows. */
+  /** Every kind of read, and whether it shows what was acknowledged before. */
   async function read(clients: Map<Service, EntityClient>, entity: Known): Promise<void> {
     const service = pick(services);
     const { entities, activity } = clients.get(service) as EntityClient;
@@ -404,7 +404,7 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     await whileOpen(() => act(organization, clients));
   }
 
-  /** The same rows again until all have been answered: what was there already is answered as it was. */
+  /** Sends the same rows again until all are answered: rows that exist are answered as before. */
   async function importRows(organization: Organization): Promise<void> {
     const clients = clientsOf(organization);
     await whileOpen(async () => {

@@ -1,4 +1,4 @@
-// What the database holds in the end, read as its superuser, against what the callers, the watchers and the receivers saw.
+// Compares the final content of the database, read as superuser, with what the callers, watchers and receivers saw.
 import { isDeepStrictEqual } from "node:util";
 import { EventType } from "../../clients/typescript/index.ts";
 import type { World } from "./callers.ts";
@@ -57,7 +57,7 @@ export async function readLog(postgres: Postgres, { organizations }: World): Pro
   }));
 }
 
-/** Everything that can be judged by the database and the journal. */
+/** Checks everything that can be judged by the database and the journal. */
 export async function checkDatabase(postgres: Postgres, world: World, log: readonly LoggedEvent[]): Promise<void> {
   const { checks, journal } = world;
   const byRequest = Map.groupBy(
@@ -129,7 +129,7 @@ function checkIntent({ checks }: World, intent: Intent, events: LoggedEvent[], r
   }
   if (answer === undefined) {
     checks.refused.count();
-    // An attempt that went on after its caller had left may have come behind the refusal.
+    // An attempt that continued after its caller had left may have been written after the refusal.
     if (found > 0 && !isUnknown) fail(checks.refused, `was refused as ${refused}, and is written`);
     return;
   }
@@ -257,14 +257,14 @@ async function checkCopies(
 
 // --- Time ---------------------------------------------------------------------------------------
 
-/** A few seconds, in which a process may not yet know. */
+/** A few seconds in which a process may not know yet. */
 const HEALTH_MS = 6_000;
 const LEAST_WRITES = 5;
 
-/** No process says SERVING for longer than that while none of the writes that it ends succeeds. */
+/** No process reports SERVING for longer than that while none of the writes that it ends succeeds. */
 export function checkHealth({ checks, services, journal }: World, describe: (at: number) => string): void {
   for (const service of services) {
-    // A process that is not there says nothing, nor what it said before.
+    // A process that is not running reports nothing, and its last report no longer counts.
     const isDown = ({ began, ended }: Write) => service.down.some(({ from, to }) => from <= ended && to >= began);
     const writes = journal.writes
       .filter((write) => write.service === service && !write.isRehearsal && !isDown(write))
@@ -291,7 +291,7 @@ export function checkHealth({ checks, services, journal }: World, describe: (at:
         failing.push(write);
         continue;
       }
-      // One that succeeded was at work since it began.
+      // A call that succeeded was being processed since it began.
       judge(write.began);
       failing = [];
     }
@@ -315,7 +315,7 @@ const fits = ({ types, entityTypes, entityId }: Filter, event: LoggedEvent): boo
   (entityTypes === undefined || entityTypes.some((type) => (type === 1 ? "person" : "company") === event.entityType)) &&
   (entityId === undefined || entityId === event.entityId);
 
-/** Events that a watcher neither was sent nor was shown by a list. */
+/** Events that a watcher neither received nor found in a list. */
 export function missingOf(watcher: Watcher, log: readonly LoggedEvent[]): LoggedEvent[] {
   const seen = new Set(watcher.streams.flat().map(({ id }) => id));
   return log.filter(

@@ -1,8 +1,8 @@
-// What must hold, by name: how often it was looked at, and what was found.
+// What must hold, by name: how often it was checked, and what was found.
 
 export interface Check {
   name: string;
-  /** Looked at once more. */
+  /** Counts one more check. */
   count(times?: number): void;
   /** `more` is asked for at the end: a log may be late. */
   fail(what: string, more?: () => string): void;

@@ -9,12 +9,12 @@ export interface Scene {
   world: World;
   callers: Callers;
   proxy: DatabaseProxy;
-  /** The primary of now. */
+  /** The current primary. */
   postgres: Postgres;
   random: () => number;
   /** Why there can be no standby; undefined where there can. */
   noStandby: string | undefined;
-  /** Puts a standby in the place of the primary, where it stays a standby for a while. */
+  /** Puts a standby in the place of the primary, and leaves it a standby for a while. */
   promote(readOnlyMs: number): Promise<void>;
   /** Fills the disk of the database, and empties it again; its name says how. */
   disk: { how: string; fill(): Promise<void>; empty(): Promise<void> };
@@ -68,25 +68,25 @@ export const FAULTS: readonly Fault[] = [
     name: "crash, ids given again",
     weight: 2,
     async run({ world, callers, postgres, random }) {
-      // What was rolled back last is in no log that a crash leaves: its ids are given out again.
+      // No log that survives a crash has the last rolled-back transactions: their ids are given out again.
       await callers.pause();
       await sleep(between(random, 300, 900));
-      // Each look of the webhooks for work ends in a commit, which would make the ids before it durable.
+      // Each search of the webhooks for work ends in a commit, which would make the ids before it durable.
       const holder = await postgres.connect();
       await holder.query("begin");
       await holder.query("lock table webhook_endpoint in share row exclusive mode");
       let isOver = false;
-      // One after the other, alone: those of a group are taken back and committed. Watchers go on meanwhile.
+      // One after the other, alone: a group would be rolled back in part and committed. Watchers go on meanwhile.
       const refused = world.organizations.flatMap((organization) =>
         world.services.map(async (service) => {
           while (!isOver) {
             await callers.refusedWrite(organization, service);
-            // Not so many that the WAL writer has a reason to flush before its time.
+            // Few enough that the WAL writer has no reason to flush early.
             await sleep(100);
           }
         }),
       );
-      // Until every watcher has a position of just now: a checkpoint comes after 5 s without events.
+      // Until every watcher has a recent position: a checkpoint comes after 5 s without events.
       await sleep(between(random, 5_500, 7_000));
       isOver = true;
       await postgres.stop("immediate");
@@ -246,7 +246,7 @@ async function refuseLogins(postgres: Postgres, off: string, on: string, random:
   await postgres.sql(`alter role ${SERVICE_ROLE} ${on}`);
 }
 
-/** Beyond the lock time of one statement, which is 2 s, nobody of another organization has to wait. */
+/** No other organization waits longer than the lock time of one statement, which is 2 s. */
 const FAIR_MS = 4_000;
 
 function checkFairness({ journal, checks }: World, holder: string, from: number, to: number): void {

@@ -1,4 +1,4 @@
-// What was asked, how each attempt ended, and what was answered: the run judges the service by it alone.
+// The requests, the outcome of each attempt, and the answers: the run judges the service by this alone.
 import type { Organization } from "./organization.ts";
 import type { Service } from "./service.ts";
 
@@ -23,7 +23,7 @@ export interface Attempt {
 export interface Intent {
   organization: Organization;
   method: Method;
-  /** Empty: it is made once, and what became of it may stay unknown. */
+  /** Empty: the call is made once, and its outcome may stay unknown. */
   requestId: string;
   /** In the values that it writes, and in no others. */
   token: string;
@@ -43,7 +43,7 @@ export interface Answer {
   changed: boolean;
 }
 
-/** Attempts after which nobody knows whether it was written. */
+/** Attempts after which the outcome of the write is unknown. */
 const UNKNOWN = new Set(["COMMIT_UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED", "lost", "late"]);
 export const wasUnknown = ({ attempts }: Intent): boolean => attempts.some(({ outcome }) => UNKNOWN.has(outcome));
 

@@ -1,4 +1,4 @@
-// An organization of the run: its key, its clients to each process, and the words that must never leave it.
+// An organization of the run: its key, its clients for each process, and the words that must never leave it.
 import { randomBytes, randomUUID } from "node:crypto";
 import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
@@ -35,7 +35,7 @@ const SCOPES = [
   "admin",
 ];
 
-/** The words of an organization, before there is one: the logs are searched from the beginning. */
+/** The canaries of an organization, known before it is created: the logs are searched from the beginning. */
 export function canariesOf(random: () => number): { canary: string; personal: string } {
   const word = () =>
     Math.floor(random() * 0xffffffff)
@@ -124,6 +124,6 @@ export async function createOrganization(
   };
 }
 
-/** Of one run: what a seed does not have to repeat. */
+/** Random in each run: a seed does not have to repeat them. */
 export const newToken = () => randomBytes(6).toString("hex");
 export const newRequestId = () => randomUUID();

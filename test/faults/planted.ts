@@ -1,5 +1,5 @@
-// Is the suite worth something? Copies of the service with a bug each, planted in its source, and the check that must find
-// it. A text that is no longer there is an error: the bug must be planted anew.
+// Shows that the suite works: copies of the service with one planted bug each, and the check that must find it. A text
+// that is no longer in the source is an error: the bug must be planted anew.
 import { type ChildProcess, spawn } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -46,7 +46,7 @@ export const PLANTED: readonly Planted[] = [
     finds: ["acknowledged"],
   },
   {
-    // Of statements that travel together all are lost; what commits alone is taken for done.
+    // Statements that are sent together are all lost; a COMMIT that is sent alone is taken for done.
     name: "a connection lost at the commit is no news",
     changes: [
       {
@@ -231,7 +231,7 @@ export async function checkPlanted(say: (line: string) => void): Promise<number>
   const wanted = PLANTED.filter(({ name }) => name.includes(process.env.PLANT ?? ""));
   if (wanted.length === 0) throw new Error(`PLANT must be part of: ${PLANTED.map(({ name }) => name).join("; ")}`);
   let [passed, failed] = [0, 0];
-  // All of them first: a text that is gone is known at once.
+  // All of them first, so that a missing text is known at once.
   const sources = wanted.map((planted, index) => plant(planted, join(folder, String(index))));
   if (process.env.DRY !== undefined) {
     say(`${wanted.length} bugs can be planted`);

@@ -1,5 +1,5 @@
-// A PostgreSQL of the run's own, with fsync, to be crashed, restarted, filled and replaced by its standby. Debian's 15 where
-// it is, else the embedded one, which has no pg_basebackup and so no standby.
+// A PostgreSQL for the run, with fsync, which is crashed, restarted, filled and replaced by its standby. Debian's 15 if
+// installed, else the embedded one, which has no pg_basebackup and so no standby.
 import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
@@ -22,10 +22,10 @@ import { freePort } from "../../scripts/service-process.ts";
 
 const DEBIAN = "/usr/lib/postgresql/15/bin";
 export const DATABASE = "entities";
-/** Whom the service connects as: it may make the roles that the README names, and is no superuser. */
+/** The login of the service: it may make the roles that the README names, and is no superuser. */
 export const SERVICE_ROLE = "service";
 export const PASSWORD = "faults";
-/** Rolled-back transactions are not flushed by anybody else for this long. */
+/** No other process flushes rolled-back transactions for this long. */
 const SETTINGS = {
   fsync: "on",
   max_connections: "120",
@@ -46,7 +46,7 @@ interface Binaries {
   folder: string;
   isDebian: boolean;
   canReplicate: boolean;
-  /** Root may not run it: another user then. */
+  /** Root may not run it, so another user does. */
   user: { uid: number; gid: number } | undefined;
 }
 
@@ -58,10 +58,10 @@ export interface Postgres {
   start(): Promise<void>;
   /** QUIT: it ends at once, and recovers at its next start. */
   stop(how: "smart" | "fast" | "immediate", limitMs?: number): Promise<void>;
-  /** As superuser, on a connection of its own. */
+  /** A connection as superuser. */
   sql<T = Record<string, any>>(text: string, values?: unknown[], database?: string): Promise<T[]>;
   connect(database?: string): Promise<pg.Client>;
-  /** Until a write succeeds; the time that it did. */
+  /** Waits until a write succeeds; returns the time. */
   writable(limitMs?: number): Promise<number>;
   isRunning(): boolean;
 }
@@ -107,14 +107,14 @@ function unprivileged(): { uid: number; gid: number } {
 }
 
 const running = new Set<ChildProcess>();
-/** At the end of this process, however it comes. */
+/** At the end of this process, however it ends. */
 export function killPostgres(): void {
   for (const child of running) child.kill("SIGQUIT");
-  // Their folders can go when they have.
+  // Their folders can be removed after they have ended.
   if (running.size > 0) spawnSync("sleep", ["1"]);
 }
 
-/** What the folders and commands of PostgreSQL need to be of its user. */
+/** Makes a folder that belongs to PostgreSQL's user. */
 export function folderOf(binaries: Binaries, path: string, mode = 0o700): string {
   mkdirSync(path, { recursive: true });
   chmodSync(path, mode);
@@ -171,7 +171,7 @@ export async function createStandby(
     ],
     as(binaries),
   );
-  // Not the primary's own wish for a standby, should it have had one.
+  // The standby must not inherit the primary's synchronous_standby_names.
   appendFileSync(join(standby.data, "postgresql.auto.conf"), "synchronous_standby_names = ''\n");
   await standby.start();
   await primary.sql("alter system set synchronous_standby_names = '*'", [], "postgres");
@@ -252,7 +252,7 @@ function server(binaries: Binaries, folder: string, port: number): Postgres {
       const end = performance.now() + limitMs;
       for (;;) {
         try {
-          // Not a temporary table alone: it is the disk and the standby that must answer too.
+          // A write to a temporary table is not enough: the disk and the standby must answer too.
           await postgres.sql(
             "create table if not exists writable (at timestamptz); insert into writable values (now())",
             [],
@@ -269,7 +269,7 @@ function server(binaries: Binaries, folder: string, port: number): Postgres {
   return postgres;
 }
 
-/** A file system of its own for the database, so small that it can be filled; undefined where this may not be done. */
+/** A separate file system for the database, small enough to be filled; undefined if it cannot be mounted. */
 export function mountSpace(path: string): (() => void) | undefined {
   try {
     execFileSync("mount", ["-t", "tmpfs", "-o", "size=400m", "tmpfs", path], { stdio: "ignore" });

@@ -19,7 +19,7 @@ export interface DatabaseProxy extends AsyncDisposable {
   set(mode: Mode): void;
   /** The next N COMMITs never reach the server: their connections end before. */
   loseCommits(count: number): void;
-  /** The next N COMMITs are done, and their connections end before anybody hears of it. */
+  /** The server executes the next N COMMITs, and their connections end before the answer arrives. */
   loseAnswers(count: number): void;
   /** Ends every connection. */
   cut(): void;
@@ -87,7 +87,7 @@ export async function startProxy(target: number): Promise<DatabaseProxy> {
 
     const toServer = sendLater(server, () => proxy.delayMs);
     const toClient = sendLater(client, () => proxy.delayMs);
-    /** What came before is passed on, and answered, before both ends are closed. */
+    /** Earlier messages are forwarded, and answered, before both ends are closed. */
     const passing = (accept: (chunk: Buffer) => { bytes: Buffer; isOver: boolean }, send: Send) => {
       let isOver = false;
       return (chunk: Buffer) => {

@@ -7,7 +7,7 @@ import type { World } from "./callers.ts";
 import type { LoggedEvent } from "./checker.ts";
 import type { Organization } from "./organization.ts";
 
-/** Of first attempts, which are answered with a failure. */
+/** The share of first attempts that are answered with a failure. */
 const FAILING = 0.03;
 
 interface Arrival {

@@ -1,5 +1,5 @@
-// Faults under load: two processes of the service on a PostgreSQL of the run's own, callers, watchers and receivers, and one
-// fault after the other, drawn by the seed. In the end everything that was seen is held against what the database has.
+// Faults under load: two processes of the service on one PostgreSQL, callers, watchers and receivers, and one fault after
+// the other, drawn by the seed. In the end everything that was seen is compared with the database.
 //
 //   npm run test:faults                            SECONDS=600 by default; SEED=n draws the same faults again
 //   FAULTS="kill,promotion" npm run test:faults    only these
@@ -48,7 +48,7 @@ const CATCH_UP_MS = Number(process.env.CATCH_UP_MS ?? 45_000);
 /** Entities of each organization before the first fault. */
 const WARM = 8;
 const SHOWN = 12;
-/** By then a request has arrived, in milliseconds. */
+/** A request has arrived within this time, in milliseconds. */
 const SENT_MS = 100;
 
 interface Run {
@@ -58,7 +58,7 @@ interface Run {
   healed: number;
   /** Milliseconds from there to the first write that succeeded. */
   recoveryMs: number;
-  /** And until each process said SERVING, since it was up again. */
+  /** And until each process reported SERVING, since the database was up again. */
   servingMs: number;
 }
 
@@ -91,7 +91,7 @@ async function faults(): Promise<number> {
   const binaries = findBinaries(work);
   const noStandby = binaries.canReplicate ? undefined : `${binaries.name} has no pg_basebackup`;
   if (noStandby !== undefined && process.env.CI) throw new Error(`the promotion cannot run: ${noStandby}`);
-  /** A folder for the database, on a file system of its own where that may be made. */
+  /** A folder for the database, on a separate file system if one can be mounted. */
   const newSpace = (name: string): Space => {
     const path = folderOf(binaries, join(work, name));
     const unmount = mountSpace(path);
@@ -213,7 +213,7 @@ async function faults(): Promise<number> {
   return report(world, runs, log.length);
 }
 
-/** Waits for those who are behind, with a limit, and then for what should not come any more. */
+/** Waits, with a limit, for readers that are behind, and then for events that should not come. */
 async function caughtUp(
   postgres: Postgres,
   world: World,
@@ -233,7 +233,7 @@ async function caughtUp(
   return log;
 }
 
-/** In words, what happened at a time of performance.now(). */
+/** Describes what happened at a time of performance.now(). */
 function duringFault(runs: readonly Run[]) {
   return (at: number): string => {
     const run = runs.findLast(({ from }) => from <= at);
@@ -244,7 +244,7 @@ function duringFault(runs: readonly Run[]) {
 function checkTold({ checks }: World, { organization, filter, told }: Watcher, runs: readonly Run[]): void {
   for (const at of told) {
     checks.told.count();
-    // Positions of before are gone once; whoever was told has one of after.
+    // Earlier positions expire once; a watcher that was told has a later one.
     if (runs.some(({ fault, from }) => fault === "promotion" && from <= at)) continue;
     checks.told.fail(`${organization.name}, ${filter.name}: ${duringFault(runs)(at)}`);
   }
@@ -329,13 +329,13 @@ function report({ checks, journal }: World, runs: readonly Run[], events: number
 
 type Failure = Checks[CheckName]["failures"][number];
 
-/** One of each kind, with how often: they differ in ids and numbers alone. */
+/** One failure of each kind, with how often: the others differ only in ids and numbers. */
 function kindsOf(failures: readonly Failure[]): [Failure, number][] {
   const kindOf = ({ what, more }: Failure) => `${what} ${more()}`.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}|\d+/g, "#");
   return [...Map.groupBy(failures, kindOf).values()].map((list) => [list[0] as Failure, list.length]);
 }
 
-/** Every one as often as its weight says before any comes again, in the order of chance. */
+/** Every fault occurs as often as its weight says before any occurs again, in random order. */
 function deck(faults: readonly Fault[], random: () => number): () => Fault {
   let cards: Fault[] = [];
   return () => {
@@ -375,7 +375,7 @@ function writes(file: number, bytes: Buffer): boolean {
   }
 }
 
-/** A file system of the database's own is filled for good; that of all is not: there triggers say what it would. */
+/** A separate file system is really filled; a shared one is not: triggers raise the error instead. */
 function diskOf(postgres: () => Postgres, space: () => Space): Scene["disk"] {
   const filler = () => join(space().path, "filler");
   const tables = ["entity", "entity_event", "transaction", "user_event"];
@@ -383,7 +383,7 @@ function diskOf(postgres: () => Postgres, space: () => Space): Scene["disk"] {
     return {
       how: "a tmpfs under the database, filled",
       async fill() {
-        // To the last block, while the database goes on writing: what is free now is not what is free then.
+        // Fills the last block while the database goes on writing: the free space changes meanwhile.
         const file = openSync(filler(), "a");
         for (const size of [1_048_576, 4_096]) while (writes(file, Buffer.alloc(size)));
         closeSync(file);

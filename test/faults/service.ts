@@ -1,4 +1,4 @@
-// A process of the service, as an operator's supervisor runs it: begun again whenever it ends.
+// A process of the service, as an operator's supervisor runs it: restarted whenever it ends.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { appendFileSync } from "node:fs";
@@ -16,7 +16,7 @@ export interface Sample {
 export interface Service {
   name: string;
   baseUrl: string;
-  /** When calls to it may be lost without a word: from a signal until it listens again. */
+  /** When calls to it may be lost without an error: from a signal until it listens again. */
   down: { from: number; to: number; signal?: NodeJS.Signals }[];
   health: Sample[];
   /** How many lines it has logged. */
@@ -25,9 +25,9 @@ export interface Service {
   errors: string[];
   /** Values that no line may have, and those lines that did. */
   leaks: string[];
-  /** How often it ended, or hung, without being asked to. */
+  /** How often it ended or hung unexpectedly. */
   ended: string[];
-  /** What it logged of a call that failed by a defect; empty where there is none. */
+  /** The log lines of a call that failed by a defect; empty if there are none. */
   logOf(requestId: string | undefined): string;
   isUp(): boolean;
   kill(): Promise<void>;
@@ -44,12 +44,12 @@ export interface ServiceOptions {
   databaseUrl: string;
   work: string;
   bootstrapKey: string;
-  /** What a log must not hold. */
+  /** Values that a log must not contain. */
   secrets: readonly string[];
 }
 
 const children = new Set<ChildProcess>();
-/** At the end of this process, however it comes. */
+/** At the end of this process, however it ends. */
 export function killServices(): void {
   for (const child of children) child.kill("SIGKILL");
 }

@@ -1,5 +1,5 @@
-// Watchers that live through everything: each remembers its position, and goes on from it, on any process, whatever ended
-// its stream. Told that the position has expired it lists again, as the README says.
+// Watchers that survive everything: each remembers its position, and continues from it on any process, whatever ended
+// its stream. If the position has expired it lists again, as the README says.
 import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { type EntityEvent, EntityType, EventType, errorInfo } from "../../clients/typescript/index.ts";
@@ -19,7 +19,7 @@ export interface Filter {
   types?: EventType[];
   entityTypes?: EntityType[];
   entityId?: string;
-  /** Reads a little every few seconds while faults come. */
+  /** Reads slowly, every few seconds, while faults happen. */
   isSlow?: boolean;
 }
 
@@ -28,7 +28,7 @@ export interface Watcher {
   filter: Filter;
   /** What came in each stream. */
   streams: SentEvent[][];
-  /** What each list showed: of each entity, up to when. The first is that of its beginning. */
+  /** What each list showed: up to which version of each entity. The first list is that of the start. */
   lists: Map<string, bigint>[];
   /** No longer slow. */
   hurry(): void;
@@ -42,7 +42,7 @@ const ENDS = new Set(["DATABASE_UNAVAILABLE", "WATCH_TOO_SLOW", "POSITION_EXPIRE
 const SLACK_MS = 1_000;
 /** The deadline of each call but the watch. */
 const LIST_MS = 8_000;
-/** Slower than events come: what waits for it fills the way to it. */
+/** Slower than events come: waiting messages fill its buffers. */
 const SLOW_EVENTS = 10;
 const SLOW_MS = 4_000;
 
@@ -65,7 +65,7 @@ export function startWatcher(world: World, organization: Organization, filter: F
   };
   let position = "";
 
-  /** Lists all, remembers up to when each entity is known, and the position behind the list. */
+  /** Lists all, remembers the version of each entity, and the position behind the list. */
   async function list(service: Service): Promise<void> {
     const shown = new Map<string, bigint>();
     const { entities } = clients.get(service) as ReturnType<Organization["client"]>;
@@ -123,8 +123,8 @@ export function startWatcher(world: World, organization: Organization, filter: F
     const name = `a watch (${filter.name}) on ${service.name}, during ${world.fault()}`;
     if (info === undefined) {
       const { code, rawMessage } = ConnectError.from(error);
-      // Behind what it has not read no reason reaches it: after a while the service resets what nobody takes. CANCEL is
-      // what Node's client makes of a connection that closed, which one that reads slowly learns long after.
+      // A slow reader gets no reason behind what it has not read: after a while the service resets such a stream. CANCEL is
+      // what Node's client reports for a closed connection, which a slow reader notices long afterwards.
       if (filter.isSlow && /ENHANCE_YOUR_CALM|error code CANCEL/.test(rawMessage)) return;
       const isDown = service.down.some(({ from, to }) => from <= now + SLACK_MS && to >= now - SLACK_MS);
       // The client's own clock, for the list: a watch has no deadline.

@@ -15,7 +15,7 @@ import { ErrorReason } from "../../clients/typescript/gen/entity/v1/error_pb.ts"
 import { BadRequestSchema, ErrorInfoSchema } from "../../clients/typescript/gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 
-/** Stands in every value that a hostile caller makes up: in no log line and in no error may it be found. */
+/** Part of every value that a hostile caller makes up: it must appear in no log line and in no error. */
 export const CANARY = "Zq7canary";
 /** Details of an error go into trailers, which proxies and clients bound: in bytes of protobuf. */
 const MAX_DETAILS = 4_096;
@@ -107,7 +107,7 @@ export function call(
     });
     stream.on("error", () => {});
     stream.on("end", () => {
-      // Who has the whole answer does not wait until the rest of the request is taken.
+      // A caller that has the whole answer does not wait until the rest of its request is read.
       if (!stream.writableFinished) setTimeout(() => stream.close(), 1_000).unref();
     });
     stream.once("close", () => {
@@ -173,7 +173,7 @@ const RESETS = new Set<number>([
   constants.NGHTTP2_STREAM_CLOSED,
 ]);
 
-/** How the call ended, in a word for the count. */
+/** How the call ended, in one word for the count. */
 export function outcomeOf(answer: Answer): string {
   if (answer.ended !== "answered") return answer.ended;
   const status = answer.trailers["grpc-status"] ?? answer.headers["grpc-status"];

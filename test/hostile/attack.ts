@@ -91,7 +91,7 @@ function serve(): void {
         }),
       );
     } catch (error) {
-      // Nobody listens, or the connection went before it was there.
+      // The port is closed, or the connection ended before it was open.
       notes.ended(`not sent: ${(error as NodeJS.ErrnoException).code ?? (error as Error).message}`.slice(0, 60));
     }
     entry.to = now();

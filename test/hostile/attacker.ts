@@ -1,10 +1,10 @@
-// What an attacker is, and what it has in hand.
+// What an attacker is, and what it can use.
 import type { ClientHttp2Session, ClientSessionOptions } from "node:http2";
 import { type Answer, type Call, call, outcomeOf, problemOf, session } from "./answers.ts";
 import type { Ground, Party } from "./ground.ts";
 import { type Random, randomOf } from "./random.ts";
 
-/** One input, or a handful that only together are one. */
+/** One input, or a handful that belong together. */
 export interface Case {
   attacker: string;
   index: number;
@@ -12,7 +12,7 @@ export interface Case {
   ground: Ground;
   party: Party;
   port: number;
-  /** The end of the attack: who waits or holds something lets go. */
+  /** The end of the attack: cases that wait or hold something stop. */
   over: AbortSignal;
   /** Counts inputs that were sent. */
   sent(inputs: number): void;

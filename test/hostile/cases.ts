@@ -22,7 +22,7 @@ const RECORD = "/entity.v1.ActivityService/RecordTransactions";
 const LOOKUP = envelope(Buffer.from([0x0a, 0x03, 0x12, 0x01, 0x78]));
 /** `{list_services: ""}`. */
 const REFLECTION = envelope(Buffer.from([0x3a, 0]));
-/** Places that callers without a key may hold together, at most; whatever the service allows is below. */
+/** At most this many places that callers without a key hold together; what the service allows is below. */
 const MAX_OPEN = 2_000;
 
 const grpc = (
@@ -54,7 +54,7 @@ const json = (one: Case, method: string, text: string, more: Record<string, stri
 
 const numbered = (count: number, of: (i: number) => string) => Array.from({ length: count }, (_, i) => of(i)).join();
 
-/** Streams that were answered or are still waiting, over some connections. */
+/** Streams that were answered or still wait, over some connections. */
 async function openStreams(
   one: Case,
   connections: number,
@@ -436,7 +436,7 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
     await sleep(5_000);
     for (const connection of made) connection[Symbol.dispose]();
   },
-  // Last: where it succeeds there is nothing left to attack.
+  // Last: if it succeeds, no service is left to attack.
   crash1: (one) => grpc(one, RECORD, invalidItems(2_000_000), one.party.keys.all, { "grpc-timeout": "60S" }),
 };
 

@@ -38,7 +38,7 @@ export interface GoodReport {
   missing: number;
   twice: number;
   watches: string[];
-  /** The longest that this process itself was late. */
+  /** The longest delay of this process itself. */
   lateMs: number;
 }
 
@@ -98,7 +98,7 @@ async function run({ port, good }: Ground): Promise<void> {
           continue;
         }
         const { code, details } = error as grpc.ServiceError;
-        // Without what differs from one to the next.
+        // Without the parts that differ between messages.
         one.error =
           `${grpc.status[code] ?? code}: ${details.replace(/(?<=Deadline exceeded|Error:|error:).*/, "")}`.slice(
             0,

@@ -1,11 +1,11 @@
-// What the attackers find: organizations that are theirs, with keys of every scope and entities small and large,
-// and one that is the good client's.
+// What the attackers find: organizations of their own, with keys of every scope and small and large entities, and one
+// organization of the good client.
 import { call, session } from "./answers.ts";
 import { BOOTSTRAP_KEY } from "./service.ts";
 
 export interface Party {
   organizationId: string;
-  /** By what they may do: all, and each scope alone. */
+  /** Keys by scope: all scopes, and each alone. */
   keys: Record<"all" | "read" | "write" | "activity" | "webhooks" | "admin", string>;
   entityIds: string[];
 }
@@ -14,7 +14,7 @@ export interface Ground {
   port: number;
   seed: string;
   good: Party;
-  /** One for each process of attackers: shares are an organization's. */
+  /** One for each process of attackers: shares belong to organizations. */
   hostile: Party[];
 }
 
@@ -33,7 +33,7 @@ const SCOPES = {
   admin: ["admin"],
 } as const;
 
-/** Makes all of it. Throws where the service does not do as asked. */
+/** Makes all of it. Throws if the service refuses. */
 export async function makeGround(port: number, seed: string, hostile: number): Promise<Ground> {
   const on = await session(port);
   const ask = async (method: string, body: object, key = BOOTSTRAP_KEY): Promise<any> => {

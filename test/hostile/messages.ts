@@ -34,7 +34,7 @@ export interface Taste {
   random: Random;
   ground: Ground;
   party: Party;
-  /** Of a hundred values how many are as no caller means them. */
+  /** How many values of a hundred are invalid on purpose. */
   wild: number;
   /** The longest list, and the longest string. */
   maxList: number;
@@ -84,7 +84,7 @@ const PATHS = [
   ...["a.b.c.d.e", "__proto__", "entity_data.person.additional.x", "NAME", "entityData", "name,status", "etag"],
 ];
 
-/** A text as nobody means it. */
+/** A text that no caller means. */
 export function oddText({ random, maxText }: Taste): string {
   switch (random.int(0, 5)) {
     case 0:
@@ -119,7 +119,7 @@ const knownLookup = ({ random, party }: Taste) => {
   }
 };
 
-/** A text as the field means it, told by its name. */
+/** A valid text for the field, by its name. */
 function meantText(field: DescField, taste: Taste): string {
   const { random, party } = taste;
   const { name } = field;

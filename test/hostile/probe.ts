@@ -37,7 +37,7 @@ setInterval(() => {
 }, TICK_MS).unref();
 
 setFlagsFromString("--expose-gc");
-// The last resort gives back what V8 keeps for later too: what is left then is held, or lost.
+// The last-resort collection also frees what V8 keeps for later: what remains is held, or leaked.
 const collectBy = runInNewContext("gc") as (how: object) => void;
 const collect = () => collectBy({ type: "major", execution: "sync", flavor: "last-resort" });
 process.on("SIGUSR2", () => {

@@ -1,4 +1,4 @@
-// Numbers of a seed. Each input of an attacker has a sequence of its own, so that one is made again alone.
+// Numbers from a seed. Each input of an attacker has a separate sequence, so that it can be made again alone.
 import { createHash } from "node:crypto";
 
 export interface Random {

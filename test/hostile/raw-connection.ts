@@ -1,4 +1,4 @@
-// Connections of one's own, that send whatever they are given.
+// Raw connections that send whatever they are given.
 import { connect, type Socket } from "node:net";
 export interface RawConnection extends Disposable {
   socket: Socket;
@@ -12,7 +12,7 @@ export interface RawConnection extends Disposable {
   closed(limitMs: number): Promise<boolean>;
 }
 
-/** A connection of one's own. Rejects where there is nobody. `reads`: takes what comes, else leaves it lying. */
+/** Opens a raw connection. Rejects if nothing listens. `reads`: reads what arrives; else leaves it unread. */
 export async function open(port: number, reads = true): Promise<RawConnection> {
   const socket = connect(port, "127.0.0.1");
   let received = 0;

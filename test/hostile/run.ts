@@ -1,4 +1,4 @@
-// Attacks the service, as a process of its own, from other processes, while a good client measures what it has of it.
+// Attacks the service, a separate process, from other processes, while a good client measures how it is served.
 // First the attacks that once succeeded, one by one, then all attackers at once for SECONDS (600). Every input comes from
 // SEED: a find is made again with `-- --replay <attacker>:<seed>:<index>`. `-- cases` or `-- attack` does one part alone.
 // Prints what was sent and what was found; the last line counts the checks that passed and failed.
@@ -20,14 +20,14 @@ const STALL_MS = 100;
 const GOOD_P99_MS = 500;
 const MEMORY_LEFT_MIB = 50;
 const WARM_UP_SECONDS = 5;
-/** What one of the attacks that once succeeded may take at its height. */
+/** What one of the attacks that once succeeded may take at its peak. */
 const CASE_MEMORY_MIB = 150;
-/** A process that has grown to this is not the one to measure the next one with. */
+/** A process that has grown to this is restarted before the next measurement. */
 const RENEWED_FROM_MIB = 350;
 const SETTLE_MS = 12_000;
-/** As long as the drain may take, and some. */
+/** A little longer than the drain may take. */
 const STOP_LIMIT_MS = 25_000;
-/** Who runs beside whom: the processes of attackers, each with an organization of its own. */
+/** Which attackers run together: one process for each group, each with a separate organization. */
 const GROUPS = [
   ["protobuf", "typed", "heavy-protobuf", "heavy-typed", "batches", "bombs"],
   ["json", "heavy-json", "cancels", "odd-heads", "webhooks"],
@@ -140,7 +140,7 @@ function startGood(ground: Ground): Good {
   return good;
 }
 
-/** What the good client had between two times. */
+/** The calls of the good client between two times. */
 function goodBetween(good: Good, from: number, to: number) {
   const calls = good.calls.filter(({ at }) => at >= from && at <= to);
   const latencies = calls.map((one) => one.ms).sort((a, b) => a - b);
@@ -162,8 +162,8 @@ function goodBetween(good: Good, from: number, to: number) {
 const within = (turns: Turn[], from: number, to: number) => turns.filter((turn) => turn.to >= from && turn.from <= to);
 
 /**
- * Turns of the service's own making. What was kept from its core for longer than it had it finds more to do at once than it
- * would have found: of those turns only the very long ones count, the others tell of the machine.
+ * Turns that the service itself made long. A process that got no CPU finds more to do at once afterwards: only the very
+ * long ones of such turns count, since the others show the machine, not the service.
  */
 const stallsOf = (turns: Turn[], from: number, to: number) =>
   within(turns, from, to).filter(({ busyMs, wallMs }) => busyMs > (busyMs > wallMs / 2 ? STALL_MS : 3 * STALL_MS));
@@ -215,7 +215,7 @@ function kindsOf(failures: Failure[]): { kind: string; count: number; examples: 
   }));
 }
 
-/** What the lines of the service's output must not be. */
+/** What must not be in the service's output. */
 async function judgeLines(
   service: Service,
 ): Promise<{ lines: number; problems: Map<string, number>; canary: string[]; errors: Map<string, number> }> {
@@ -261,7 +261,7 @@ async function revive(service: Service): Promise<void> {
   await sleep(1_500);
 }
 
-/** Waits until the good client is served as ever, for a while at most. */
+/** Waits until the good client is served as before, for a limited time. */
 async function isCalm(good: Good): Promise<void> {
   for (let i = 0; i < 80; i++) {
     const last = good.calls.filter(({ at }) => at > Date.now() - 1_000);
@@ -275,7 +275,7 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
   const attack = startAttack();
   for (const { name } of CASES) {
     if (!isWanted(name)) continue;
-    // What the one before has left is not held against this one.
+    // What the former case left behind does not count for this one.
     if (service.rss() > RENEWED_FROM_MIB * 1_048_576) await service.restart();
     await isCalm(good);
     const before = service.rss();
@@ -330,7 +330,7 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
       attack.order({ kind: "attack", ground, party: index, attackers, seconds });
       return done;
     });
-  // Once around, so that what is paid once, such as compiled code, is not counted as left behind.
+  // Once around, so that one-time costs, such as compiled code, do not count as left behind.
   await Promise.all(orderAll(WARM_UP_SECONDS));
   await sleep(3_000);
   const start = await service.collected();
@@ -339,7 +339,7 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
   const from = Date.now();
   const suspectsOf = new Map<Turn, Suspect[]>();
   const crashed: { crash: Crash; suspects: Suspect[] }[] = [];
-  /** By the second: what the resident memory grew by, and who was under way. */
+  /** By the second: the growth of the resident memory, and which attackers were under way. */
   const growths: { at: number; grown: number; suspects: Suspect[] }[] = [];
   const ask = async (since: number, until: number) =>
     (await Promise.all(attacks.map((attack) => attack.suspects(since, until)))).flat();
@@ -373,7 +373,7 @@ async function runAttack(service: Service, ground: Ground, good: Good): Promise<
   const peak = readPeak();
   await sleep(SETTLE_MS);
   let end: Memory | undefined = await service.collected();
-  // What the watches and retries of the last seconds held may be given back a little later.
+  // Watches and retries of the last seconds may free their memory a little later.
   for (
     let i = 0;
     i < 3 && end !== undefined && start !== undefined && mib(end.rss - start.rss) > MEMORY_LEFT_MIB;
@@ -461,7 +461,7 @@ function listOf(suspects: Suspect[]): string {
     .join(" ");
 }
 
-/** Runs the latest of each attacker that were under way at a stall again, alone, to tell who it was. */
+/** Repeats alone the latest cases of each attacker that were under way at a stall, to find the cause. */
 async function confirm(service: Service, ground: Ground, attack: Attack, stalls: [Turn, Suspect[]][]): Promise<void> {
   if (stalls.length === 0) return;
   print("  What was under way at the stalls, again and alone:");
@@ -523,7 +523,7 @@ function judgeGood(good: Good, from: number, to: number): void {
   for (const why of new Set(watches.map(({ why }) => why))) print(`    ended: ${why}`);
 }
 
-/** Inputs of failures, for who mends them. */
+/** Writes the inputs of failures to files, for debugging. */
 function keep(failures: Failure[]): void {
   if (failures.length === 0) return;
   const folder = fileURLToPath(new URL("../../.hostile", import.meta.url));
@@ -542,7 +542,7 @@ async function judgeEnd(service: Service, crashes: number): Promise<void> {
     `${ms(took)} ms`,
   );
   const { lines, problems, canary, errors } = await judgeLines(service);
-  // What a process says that ends so is no JSON; it was counted above.
+  // Output of a process that ends in this way is not JSON; it was counted above.
   const loud = [...problems].filter(([line]) => line.trim() !== "");
   check(
     "every line of the output is JSON",

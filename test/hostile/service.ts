@@ -40,14 +40,14 @@ export interface Service extends AsyncDisposable {
   folder: string;
   pid(): number;
   isAlive(): boolean;
-  /** Ends of the process that nobody asked for. */
+  /** Unexpected ends of the process. */
   crashes: Crash[];
   /** Starts it again, on the same data and the same port; ends it before, where it still runs. */
   restart(): Promise<void>;
   /** Resident memory in bytes; 0 while it is not there. */
   rss(): number;
   turns(): Promise<Turn[]>;
-  /** What is left after the garbage was collected; undefined where it does not answer. */
+  /** The memory left after garbage collection; undefined if the process does not answer. */
   collected(): Promise<Memory | undefined>;
   /** Lines of its output. */
   lines(each: (line: string) => void): Promise<void>;
@@ -102,7 +102,7 @@ export async function startService(env: Record<string, string> = {}, main = root
     });
     await listening(mine, port);
   };
-  // A run that is interrupted leaves nobody behind.
+  // An interrupted run leaves no process behind.
   process.once("exit", () => child?.kill("SIGTERM"));
   await begin();
 

@@ -1,4 +1,4 @@
-// Much of what costs the sender little: connections, heads without a body, streams that never end, control frames.
+// Cheap for the sender and costly for the server: connections, heads without a body, endless streams, control frames.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { CANCEL, callHead, envelope, FLAG, FRAME, frame, literal, PREFACE, settings, uint32 } from "../../frames.ts";
@@ -8,7 +8,7 @@ import { open, type RawConnection } from "../raw-connection.ts";
 
 const GET = "/entity.v1.EntityService/GetEntity";
 
-/** Waits, or until the attack is over. */
+/** Waits for the time, or until the attack is over. */
 const hold = (one: Case, ms: number) => sleep(ms, undefined, { signal: one.over }).catch(() => {});
 
 /** Sends the same bytes again and again, a mebibyte a second at most. */
@@ -235,7 +235,7 @@ const FLOODS: Record<string, (one: Case) => Promise<void>> = {
   },
 };
 
-/** Each kind an attacker of its own, so that its name says what was sent. */
+/** A separate attacker for each kind, so that its name says what was sent. */
 export const floodAttackers: Attacker[] = Object.entries(FLOODS).map(([name, attack]) => ({
   name: name.replaceAll(" ", "-"),
   perSecond: 2,

@@ -164,7 +164,7 @@ export const frameAttackers: Attacker[] = [
     perSecond: 60,
     atOnce: 8,
     async attack(one) {
-      // What is no HTTP: noise, halves of a preface, greetings of TLS and of other protocols, wrong HTTP/1.1.
+      // Not HTTP: noise, halves of a preface, greetings of TLS and of other protocols, wrong HTTP/1.1.
       const { random, party } = one;
       using connection = await open(one.port);
       const path = random.pick(RPCS).path;

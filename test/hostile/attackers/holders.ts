@@ -100,7 +100,7 @@ export const holdingAttackers: Attacker[] = [
     perSecond: 2,
     atOnce: 6,
     async attack(one) {
-      // A hundred on a connection; some never read, some leave at once, some watch from a position that is none.
+      // A hundred streams on a connection; some never read, some leave at once, some watch from an invalid position.
       const { random, party } = one;
       using connection = await open(one.port, random.chance(0.6));
       const parts = [PREFACE, settings([[4, random.pick([0, 65_535])]])];
@@ -238,7 +238,7 @@ export const holdingAttackers: Attacker[] = [
     perSecond: 60,
     atOnce: 8,
     async attack(one) {
-      // Calls that keep the rules of HTTP, with headers, paths and types that are none of ours.
+      // Calls that follow the rules of HTTP, with unknown headers, paths and types.
       const { random, party } = one;
       const key = random.pick([
         `Bearer ${party.keys.read}`,

@@ -1,4 +1,4 @@
-// Bodies of Connect's JSON: broken, repeated, deep, and of keys and numbers that trip those who read them.
+// Bodies of Connect's JSON: broken, repeated, deep, with keys and numbers that confuse parsers.
 import { toJson } from "@bufbuild/protobuf";
 import { envelope } from "../../frames.ts";
 import { CANARY } from "../answers.ts";

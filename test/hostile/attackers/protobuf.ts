@@ -8,7 +8,7 @@ import type { Random } from "../random.ts";
 
 const MIB = 1024 * 1024;
 
-/** What the RPC takes: batches and imports take four times what others do. */
+/** The size limit of the RPC: batches and imports take four times that of others. */
 const limitOf = ({ method }: Rpc) => (/^(Batch|Import|Record)/.test(method.name) ? 4 * MIB : MIB);
 
 export function varint(value: bigint | number): Buffer {
@@ -106,7 +106,7 @@ function heavy(rpc: Rpc, random: Random): Buffer {
       return delimited(number, nested);
     }
     case 4:
-      // Groups, which nobody has written for twenty years.
+      // Groups, a form that is long deprecated.
       return Buffer.concat([
         Buffer.alloc(Math.min(limit, 200_000), tag(15, 3)),
         Buffer.alloc(random.int(0, 1_000), tag(15, 4)),
@@ -305,7 +305,7 @@ export const protobufAttackers: Attacker[] = [
     perSecond: 2,
     atOnce: 2,
     async attack(one) {
-      // A little that unpacks to much; lengths that nothing follows.
+      // Small bodies that unpack to large ones; lengths without the bytes.
       const { random, party } = one;
       const rpc = rpcOf(one);
       const key = random.chance(0.5) ? party.keys.all : `${CANARY}${random.word(20)}`;
@@ -338,7 +338,7 @@ export const protobufAttackers: Attacker[] = [
           });
           break;
         default:
-          // Bombs behind each other in one stream, and what is no gzip at all.
+          // Several bombs in one stream, and bytes that are not gzip.
           await one.call({
             path: rpc.path,
             headers: {
