@@ -8,6 +8,7 @@ import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, NOT_TAKEN, noteUnread, PIECE_BYTES, SMALL_BYTES } from "./answer-limits.ts";
 import type { GrpcContext } from "./grpc-context.ts";
+import { awaitTrailers } from "./grpc-stream.ts";
 import { isEndedByCaller } from "./guard.ts";
 
 /** The call that is answered. */
@@ -39,6 +40,7 @@ export class GrpcAnswer {
   /** How the call ended, once the end is written and before it is taken. */
   #outcome: CallOutcome | undefined;
   #isCounted = false;
+  #trailers: OutgoingHttpHeaders | undefined;
   #wake: (() => void) | undefined;
 
   constructor(call: AnsweredCall, stream: ServerHttp2Stream, connection: object, options: AnswerOptions) {
@@ -102,6 +104,12 @@ export class GrpcAnswer {
     }
   }
 
+  /** The end of an answer whose last bytes have left. */
+  sendTrailers(): void {
+    const trailers = this.#trailers;
+    if (trailers !== undefined && !this.#stream.closed) this.#stream.sendTrailers(trailers);
+  }
+
   /** From now on, the time for the caller to take what is written. */
   takenWithin(timeoutMs: number): void {
     if (this.#isCounted || this.#stream.destroyed) return;
@@ -127,7 +135,7 @@ export class GrpcAnswer {
   #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: CallOutcome): void {
     const stream = this.#stream;
     const { method, addedHeader } = this.#call;
-    const trailers = this.#trailers(error);
+    const trailers = this.#trailersFor(error);
     // A failure before the first message is one frame, but for headers that must stay apart from the status.
     if (body === undefined && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
       this.count(outcome);
@@ -135,7 +143,8 @@ export class GrpcAnswer {
       return;
     }
     this.#respond();
-    stream.once("wantTrailers", () => stream.closed || stream.sendTrailers(trailers));
+    this.#trailers = trailers;
+    awaitTrailers(stream);
     // What its caller has not read yet holds its place: it ends when the stream closes.
     this.#outcome = outcome;
     this.#sendRest(body, 0);
@@ -160,7 +169,7 @@ export class GrpcAnswer {
     return headers;
   }
 
-  #trailers(error: ConnectError | undefined): OutgoingHttpHeaders {
+  #trailersFor(error: ConnectError | undefined): OutgoingHttpHeaders {
     const trailers: OutgoingHttpHeaders = { "grpc-status": "0" };
     this.#call.addedTrailer?.forEach((value, name) => {
       trailers[name] = value;

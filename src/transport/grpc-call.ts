@@ -25,7 +25,8 @@ import type { ByteBudget } from "./byte-budget.ts";
 import { type AnswerOptions, GrpcAnswer } from "./grpc-answer.ts";
 import { GrpcContext } from "./grpc-context.ts";
 import { GrpcDeadline, namedTimeout } from "./grpc-deadline.ts";
-import { messageIn, receive } from "./grpc-request.ts";
+import { addChunk, messageIn } from "./grpc-request.ts";
+import { link, readRequest, type StreamUser } from "./grpc-stream.ts";
 import { RequestBytes } from "./request-bytes.ts";
 
 /** An RPC as this path serves it. */
@@ -59,7 +60,7 @@ export interface GrpcOptions extends AnswerOptions {
   limits: { bodyTimeoutMs: number };
 }
 
-export class GrpcCall extends GrpcContext {
+export class GrpcCall extends GrpcContext implements StreamUser {
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
   readonly #stream: ServerHttp2Stream;
@@ -86,9 +87,7 @@ export class GrpcCall extends GrpcContext {
   }
 
   serve(): void {
-    const stream = this.#stream;
-    stream.on("error", () => {});
-    stream.once("close", () => this.#close());
+    link(this.#stream, this);
     const { maxTimeoutMs, defaultTimeoutMs, shutdownSignal } = this.#route;
     const timeoutMs = namedTimeout(this.header, maxTimeoutMs);
     if (timeoutMs instanceof Error) {
@@ -135,12 +134,22 @@ export class GrpcCall extends GrpcContext {
     // The caller left, or the time was up, while its key was looked up.
     if (this.#over) return;
     this.#request = new RequestBytes(this.#options.requestBytes, this.#connection);
-    receive(this.#stream, this.#request, this.#route.readMaxBytes, this);
+    readRequest(this.#stream);
   }
 
-  received(body: Buffer): void {
+  requestChunk(chunk: Buffer): void {
+    if (this.#over || this.#request === undefined) return;
+    try {
+      addChunk(this.#request, chunk, this.#route.readMaxBytes);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  requestEnded(): void {
+    if (this.#over || this.#request === undefined) return;
     this.#deadline.requestArrived();
-    this.#respond(body).catch((error: unknown) => this.fail(error));
+    this.#respond(this.#request.take()).catch((error: unknown) => this.fail(error));
   }
 
   async #respond(body: Buffer): Promise<void> {
@@ -210,7 +219,11 @@ export class GrpcCall extends GrpcContext {
     this.#answer.stopWaiting();
   }
 
-  #close(): void {
+  trailersWanted(): void {
+    this.#answer.sendTrailers();
+  }
+
+  closed(): void {
     // Not before: one that has ended and is not read must not hold up the end of the process either.
     if (this.#onShutdown !== undefined) this.#route.shutdownSignal?.removeEventListener("abort", this.#onShutdown);
     this.#answer.close();

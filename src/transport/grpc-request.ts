@@ -1,5 +1,4 @@
 // The request of a gRPC call: its bytes as they arrive, and the one message that is in them.
-import type { ServerHttp2Stream } from "node:http2";
 import { type DescMessage, type DescMethod, fromBinary, type Message } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { PREFIX_BYTES } from "./encode.ts";
@@ -7,37 +6,15 @@ import { assertKinds } from "./kindless.ts";
 import type { RequestBytes } from "./request-bytes.ts";
 import { assertFewValues } from "./values.ts";
 
-/** Whose request it is: `received` is called once, when it is complete; `fail` for bytes that are too many. */
-interface Receiver {
-  /** Nothing is called any more. */
-  readonly isOver: boolean;
-  received(body: Buffer): void;
-  fail(error: unknown): void;
-}
-
 const BINARY = { readUnknownFields: false };
 
-/** Collects the request in `bytes`, in whose budget it counts until it is complete; its message has at most `readMaxBytes`. */
-export function receive(stream: ServerHttp2Stream, bytes: RequestBytes, readMaxBytes: number, call: Receiver): void {
-  stream.on("data", (chunk: Buffer) => {
-    if (call.isOver) return;
-    try {
-      bytes.add(chunk);
-    } catch (error) {
-      call.fail(error);
-      return;
-    }
-    if (Math.max(bytes.announced() ?? 0, bytes.size - PREFIX_BYTES) > readMaxBytes) {
-      const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
-      call.fail(new ConnectError(which, Code.ResourceExhausted));
-    }
-  });
-  const arrived = () => {
-    if (!call.isOver) call.received(bytes.take());
-  };
-  // A stream without a body says so at once, or never where it ends with its headers.
-  if (stream.endAfterHeaders || stream.readableEnded) arrived();
-  else stream.on("end", arrived);
+/** Adds a chunk of the request; throws what `add` throws, and where its message is, or will be, over `readMaxBytes`. */
+export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: number): void {
+  bytes.add(chunk);
+  if (Math.max(bytes.announced() ?? 0, bytes.size - PREFIX_BYTES) > readMaxBytes) {
+    const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
+    throw new ConnectError(which, Code.ResourceExhausted);
+  }
 }
 
 /** The one message of a complete request; throws what the library would. */

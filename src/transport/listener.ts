@@ -123,7 +123,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   );
   const onStream = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _: number, rawHeaders: string[]) => {
     // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
-    stream.on("error", () => {});
+    stream.on("error", ignore);
     turns(stream.session ?? stream, () => beginStream(stream, headers, rawHeaders));
   };
 
@@ -187,6 +187,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     [Symbol.asyncDispose]: () => drain(0),
   };
 }
+
+function ignore(): void {}
 
 const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);
 

@@ -85,6 +85,11 @@ export function createSessions(options: {
     let idle = closeWhenIdle();
     const age = setTimeout(() => retire(session), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
     const gatherFrames = gatherDataFrames(session, tally);
+    const onClose = function (this: ServerHttp2Stream) {
+      streams.delete(this);
+      connection.calls -= 1;
+      if (connection.calls === 0 && !session.closed) idle = closeWhenIdle();
+    };
     session.on("stream", (stream: ServerHttp2Stream) => {
       gatherFrames(stream);
       const refused = refusedBefore(connection, stream.id ?? connection.nextId);
@@ -94,13 +99,9 @@ export function createSessions(options: {
       clearTimeout(idle);
       // A stream that is reset without an error stays until all that it brought was read and all that was written has
       // left, which it never will: here where it is not answered yet, by the sweep where it is.
-      stream.once("aborted", () => setImmediate(() => stream.destroy()));
+      stream.on("aborted", destroySoon);
       streams.add(stream);
-      stream.once("close", () => {
-        streams.delete(stream);
-        connection.calls -= 1;
-        if (connection.calls === 0 && !session.closed) idle = closeWhenIdle();
-      });
+      stream.on("close", onClose);
       keepUntilAnswered(stream);
     });
     session.once("close", () => {
@@ -163,6 +164,10 @@ export function createSessions(options: {
     },
     streams: () => streams.size,
   };
+}
+
+function destroySoon(this: ServerHttp2Stream): void {
+  setImmediate(() => this.destroy());
 }
 
 /**
