@@ -13,6 +13,8 @@ import { isEndedByCaller } from "./guard.ts";
 
 /** The call that is answered. */
 interface AnsweredCall extends Pick<GrpcContext, "method" | "requestId" | "addedHeader" | "addedTrailer"> {
+  /** From now on its caller has this time to take what is written; then `giveUp` is called. */
+  answerWithin(timeoutMs: number): void;
   /** Its caller does not read what is written: nothing more is. */
   notTaken(): void;
   /** Its place among those in flight is free. Called once. */
@@ -33,8 +35,6 @@ export class GrpcAnswer {
   /** What bytes are counted for. */
   readonly #connection: object;
   readonly #options: AnswerOptions;
-  /** Runs while the last piece is not taken. */
-  #timer: NodeJS.Timeout | undefined;
   /** Bytes in the budget. */
   #unread = 0;
   /** How the call ended, once the end is written and before it is taken. */
@@ -63,7 +63,7 @@ export class GrpcAnswer {
     const { promise, resolve } = Promise.withResolvers<void>();
     if (!stream.writableNeedDrain) resolve();
     else {
-      const limit = setTimeout(() => this.#giveUp(), this.#options.answers.timeoutMs);
+      const limit = setTimeout(() => this.giveUp(), this.#options.answers.timeoutMs);
       const taken = () => {
         clearTimeout(limit);
         resolve();
@@ -112,14 +112,11 @@ export class GrpcAnswer {
 
   /** From now on, the time for the caller to take what is written. */
   takenWithin(timeoutMs: number): void {
-    if (this.#isCounted || this.#stream.destroyed) return;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#giveUp(), timeoutMs);
+    if (!this.#isCounted && !this.#stream.destroyed) this.#call.answerWithin(timeoutMs);
   }
 
   /** The stream is closed: the answer has been taken, or never will be. */
   close(): void {
-    clearTimeout(this.#timer);
     if (this.#unread > 0) this.#options.answers.budget.give(this.#connection, this.#unread);
     this.#unread = 0;
     if (this.#outcome !== undefined) this.count(this.#outcome);
@@ -199,7 +196,7 @@ export class GrpcAnswer {
   }
 
   /** The caller does not read: not even the reason would reach it, so the stream is reset. */
-  #giveUp(): void {
+  giveUp(): void {
     this.#options.answers.tally.note("answer_not_taken");
     this.#call.notTaken();
     this.#outcome = NOT_TAKEN;

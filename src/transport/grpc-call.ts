@@ -71,6 +71,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   readonly #answer: GrpcAnswer;
   #namesDeadline = false;
   #request: RequestBytes | undefined;
+  #hasArrived = false;
   #over = false;
   #whenOver: (() => void) | undefined;
   #onShutdown: (() => void) | undefined;
@@ -148,6 +149,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
 
   requestEnded(): void {
     if (this.#over || this.#request === undefined) return;
+    this.#hasArrived = true;
     this.#deadline.requestArrived();
     this.#respond(this.#request.take()).catch((error: unknown) => this.fail(error));
   }
@@ -186,6 +188,19 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     this.fail(error);
   }
 
+  /** The time is up for the request, the call or its caller to take the answer, whichever it is that the call waits for. */
+  timeUp(): void {
+    if (this.#over) this.#answer.giveUp();
+    else {
+      const what = this.#hasArrived ? "The call took longer than its deadline" : "The request did not arrive in time";
+      this.stop(new DomainError("DEADLINE_EXCEEDED", what));
+    }
+  }
+
+  answerWithin(timeoutMs: number): void {
+    this.#deadline.answerWithin(timeoutMs);
+  }
+
   /** The caller does not read its answer, and the stream is about to be reset. */
   notTaken(): void {
     if (!this.#over) this.#leave();
@@ -213,7 +228,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
 
   #leave(): void {
     this.#over = true;
-    this.#deadline.clear();
+    this.#deadline.pause();
     this.#request?.release();
     this.#whenOver?.();
     this.#answer.stopWaiting();
@@ -226,6 +241,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   closed(): void {
     // Not before: one that has ended and is not read must not hold up the end of the process either.
     if (this.#onShutdown !== undefined) this.#route.shutdownSignal?.removeEventListener("abort", this.#onShutdown);
+    this.#deadline.clear();
     this.#answer.close();
     if (this.#over) return;
     this.#leave();
