@@ -2,18 +2,13 @@
 // answer are made when somebody asks for them: most calls need none.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
-import {
-  type ContextValues,
-  createContextValues,
-  type HandlerContext,
-  type StreamRequest,
-  type UnaryRequest,
-} from "@connectrpc/connect";
-import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
+import type { ContextValues, HandlerContext, StreamRequest, UnaryRequest } from "@connectrpc/connect";
+import { connectionKey, type Departure, departureKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
+import { CallValues } from "./call-values.ts";
 import { peerOfSession } from "./peer.ts";
 
-export abstract class GrpcContext implements CallHead, HandlerContext {
+export abstract class GrpcContext implements CallHead, HandlerContext, Departure {
   readonly service;
   readonly method;
   readonly requestId = crypto.randomUUID();
@@ -35,8 +30,10 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
     this.service = method.parent;
     this.#headers = headers;
     this.header = new StreamHeaders(headers);
-    const peer = peerOfSession(session);
-    this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
+    this.values = new CallValues()
+      .set(requestIdKey, this.requestId)
+      .set(peerKey, peerOfSession(session))
+      .set(departureKey, this);
     if (session !== undefined) this.values.set(connectionKey, session);
   }
 
@@ -94,7 +91,7 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
   }
 
   get requestHeader(): Headers {
-    this.#requestHeader ??= new Headers([...this.header]);
+    this.#requestHeader ??= headersOf(this.header);
     return this.#requestHeader;
   }
 
@@ -119,7 +116,7 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
   }
 }
 
-/** The headers of an HTTP/2 stream but for the pseudo-headers. */
+/** The headers of an HTTP/2 stream. */
 class StreamHeaders implements HeaderSource {
   readonly #headers: IncomingHttpHeaders;
 
@@ -131,13 +128,18 @@ class StreamHeaders implements HeaderSource {
     return textOf(this.#headers[name]);
   }
 
-  *[Symbol.iterator](): Generator<[string, string]> {
-    for (const name of Object.keys(this.#headers)) {
-      if (name.startsWith(":")) continue;
-      const value = textOf(this.#headers[name]);
-      if (value !== null) yield [name, value];
-    }
+  keys(): string[] {
+    return Object.keys(this.#headers);
   }
+}
+
+function headersOf(source: HeaderSource): Headers {
+  const headers = new Headers();
+  for (const name of source.keys()) {
+    const value = name.startsWith(":") ? null : source.get(name);
+    if (value !== null) headers.set(name, value);
+  }
+  return headers;
 }
 
 const textOf = (value: string | string[] | undefined): string | null =>
