@@ -3,7 +3,6 @@
 // new field is covered from its first day. The families add what is particular to a field.
 import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Interceptor } from "@connectrpc/connect";
 import { max_items } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -13,12 +12,6 @@ import { Violations } from "./violations.ts";
 
 /** Fields whose text has a limit of its own, by name: they are trimmed before anything else, so blanks around them do not count. */
 const MAX: Record<string, number> = { reason: LIMITS.reason };
-
-/** Interceptor: refuses a unary request that is not well formed. Streams check their messages themselves. */
-export const wellFormed: Interceptor = (next) => async (request) => {
-  if (!request.stream) assertWellFormed(request.method.input, request.message);
-  return next(request);
-};
 
 /** Throws VALIDATION_ERROR with the path of every field at fault. */
 export function assertWellFormed(desc: DescMessage, message: Message): void {

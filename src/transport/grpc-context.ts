@@ -1,8 +1,8 @@
-// A gRPC call as its gate, its interceptors and its implementation see it. Headers, the signal and the headers of the
+// A gRPC call as its gate and its implementation see it. Headers, the signal and the headers of the
 // answer are made when somebody asks for them: most calls need none.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
-import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
-import type { ContextValues, HandlerContext, StreamRequest, UnaryRequest } from "@connectrpc/connect";
+import type { DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
+import type { ContextValues, HandlerContext } from "@connectrpc/connect";
 import { connectionKey, type Departure, departureKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
 import { CallValues } from "./call-values.ts";
@@ -42,13 +42,6 @@ export abstract class GrpcContext implements CallHead, HandlerContext, Departure
 
   abstract hasLeft(): boolean;
 
-  /** The call as interceptors see it; `context` is for the implementation. */
-  request(message: Message): UnaryRequest & { context: HandlerContext };
-  request(message: AsyncIterable<Message>): StreamRequest & { context: HandlerContext };
-  request(message: Message | AsyncIterable<Message>): unknown {
-    return new CallRequest(this, message);
-  }
-
   // On the prototype, not in an object made for each call: getters that are new with each call give its object a hidden
   // class of its own, which keeps the call alive until the next full collection.
   get requestMethod(): "POST" {
@@ -61,10 +54,6 @@ export abstract class GrpcContext implements CallHead, HandlerContext, Departure
 
   get url(): string {
     return this.#headers[":path"] as string;
-  }
-
-  get authority(): string | undefined {
-    return this.#headers[":authority"];
   }
 
   /** What `signal` would say, for who only asks: most calls need no AbortController. */
@@ -144,35 +133,3 @@ function headersOf(source: HeaderSource): Headers {
 
 const textOf = (value: string | string[] | undefined): string | null =>
   value === undefined ? null : typeof value === "string" ? value : value.join(", ");
-
-/** A call with its message, as interceptors pass it on. */
-class CallRequest {
-  readonly context: GrpcContext;
-  readonly message: Message | AsyncIterable<Message>;
-  readonly stream: boolean;
-  readonly service: GrpcContext["service"];
-  readonly method: GrpcContext["method"];
-  readonly requestMethod = "POST";
-  readonly contextValues: ContextValues;
-
-  constructor(context: GrpcContext, message: Message | AsyncIterable<Message>) {
-    this.context = context;
-    this.message = message;
-    this.stream = context.method.methodKind !== "unary";
-    this.service = context.service;
-    this.method = context.method;
-    this.contextValues = context.values;
-  }
-
-  get url(): string {
-    return `http://${this.context.authority}${this.context.url}`;
-  }
-
-  get header(): Headers {
-    return this.context.requestHeader;
-  }
-
-  get signal(): AbortSignal {
-    return this.context.signal;
-  }
-}

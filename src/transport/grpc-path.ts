@@ -1,5 +1,5 @@
-// gRPC calls without compression, served straight from their HTTP/2 stream: the same gate, interceptors and
-// implementations as any other call, a fraction of the work around them. What is not for it falls through to the library.
+// gRPC calls without compression, served straight from their HTTP/2 stream: the same gate, checks and implementations as
+// any other call, a fraction of the work around them. What is not for it falls through to the library.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import { GrpcCall, type GrpcOptions, type GrpcRoute } from "./grpc-call.ts";
 

@@ -46,7 +46,7 @@ function decode(input: DescMessage, bytes: Uint8Array): Message {
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {
-    // As the library says it; the interceptor of errors knows what may be told of it.
+    // As the library says it; `presentable` knows what may be told of it.
     throw new ConnectError(`parse binary: ${error instanceof Error ? error.message : ""}`, Code.Internal);
   }
 }
