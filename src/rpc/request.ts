@@ -119,6 +119,12 @@ export function fromTimestamp(timestamp: Timestamp): Instant {
 }
 
 export function toTimestamp(instant: Instant): { seconds: bigint; nanos: number } {
+  const number = Number(instant);
+  // Until the year 2255 as a number: every step in bigints makes another of them.
+  if (Number.isSafeInteger(number)) {
+    const seconds = Math.floor(number / 1_000_000);
+    return { seconds: BigInt(seconds), nanos: (number - seconds * 1_000_000) * 1000 };
+  }
   const micros = ((instant % 1_000_000n) + 1_000_000n) % 1_000_000n;
   return { seconds: (instant - micros) / 1_000_000n, nanos: Number(micros) * 1000 };
 }
