@@ -58,15 +58,24 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
     registers: [registry],
   });
-  const inFlight = new Gauge({
+  // Two numbers, that are gauges when somebody reads them.
+  let inFlight = 0;
+  let watches = 0;
+  new Gauge({
     name: "entity_service_rpc_in_flight",
     help: "Calls that have begun and not ended",
     registers: [registry],
+    collect() {
+      this.set(inFlight);
+    },
   });
-  const watches = new Gauge({
+  new Gauge({
     name: "entity_service_watches_open",
     help: "Streams without an end of their own that are open: watches of entities and of health, reflection",
     registers: [registry],
+    collect() {
+      this.set(watches);
+    },
   });
   const errors = new Counter({
     name: "entity_service_rpc_errors_total",
@@ -80,15 +89,16 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   return {
     begin({ method = "unknown", isEndless, protocol, traceparent, callerRequestId, values }) {
       const start = performance.now();
-      inFlight.inc();
-      if (isEndless) watches.inc();
+      inFlight += 1;
+      if (isEndless) watches += 1;
       return ({ code, reason, isCallersFault = false }) => {
         const durationMs = performance.now() - start;
-        inFlight.dec();
-        if (isEndless) watches.dec();
+        inFlight -= 1;
+        if (isEndless) watches -= 1;
         duration.observe({ method, code }, durationMs / 1000);
         if (code !== "OK" && !(isEndless && code === "CANCELLED")) errors.inc({ method, reason: reason ?? code });
         const level = FAILURES.has(code) && !isCallersFault ? "error" : WARNINGS.has(code) ? "warn" : "info";
+        if (!log.isLevelEnabled(level)) return;
         const caller = values.get(callContext)?.caller;
         const line = {
           method,
@@ -102,7 +112,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
           requestId: values.get(requestIdKey),
           callerRequestId:
             typeof callerRequestId === "string" && REQUEST_ID.test(callerRequestId) ? callerRequestId : undefined,
-          traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
+          traceId: traceparent === undefined ? undefined : TRACEPARENT.exec(traceparent)?.[1],
         };
         logCall(level, line, code !== "OK" && (caller === undefined || reason === "OVERLOADED"));
       };
