@@ -11,7 +11,7 @@ import { hasForeignLetters, taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, NOT_A_UUID, nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import { ENDPOINT_DISABLED, WEBHOOK_EVENTS } from "../domain/webhook.ts";
-import { presentFields } from "./message.ts";
+import { presentValue } from "./message.ts";
 import type { Violations } from "./violations.ts";
 
 const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
@@ -140,13 +140,16 @@ export function requestHash(desc: DescMessage, message: Message & { requestId: s
 }
 
 function plain(desc: DescMessage, message: Message): JsonObject {
-  const entries = [...presentFields(desc, message)].map(([field, value]): [string, JsonValue] => {
+  const fields: Record<string, JsonValue> = {};
+  for (const field of desc.fields) {
+    const value = presentValue(field, message);
+    if (value === undefined) continue;
     const one = (item: unknown): JsonValue => {
       if (field.message === undefined) return typeof item === "bigint" ? String(item) : (item as JsonValue);
       if (field.message.typeName === "google.protobuf.Struct") return item as JsonObject;
       return plain(field.message, item as Message);
     };
-    return [String(field.number), Array.isArray(value) ? value.map(one) : one(value)];
-  });
-  return Object.fromEntries(entries);
+    fields[String(field.number)] = Array.isArray(value) ? value.map(one) : one(value);
+  }
+  return fields;
 }
