@@ -21,6 +21,7 @@ import { toConnectError } from "../errors.ts";
 import { requestBytesKey } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
+import type { Alarm } from "./alarms.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type AnswerOptions, GrpcAnswer } from "./grpc-answer.ts";
 import { GrpcContext } from "./grpc-context.ts";
@@ -58,6 +59,8 @@ export interface GrpcOptions extends AnswerOptions {
   /** A call ends its place among those in flight. */
   release: (values: ContextValues) => void;
   limits: { bodyTimeoutMs: number };
+  /** Sets up the one alarm of a call. */
+  alarm: (call: GrpcCall) => Alarm;
 }
 
 export class GrpcCall extends GrpcContext implements StreamUser {
@@ -82,7 +85,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     this.#route = route;
     this.#stream = stream;
     this.#connection = stream.session ?? stream;
-    this.#deadline = new GrpcDeadline(this);
+    this.#deadline = new GrpcDeadline(options.alarm(this));
     this.#answer = new GrpcAnswer(this, stream, this.#connection, options);
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
   }
@@ -241,7 +244,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   closed(): void {
     // Not before: one that has ended and is not read must not hold up the end of the process either.
     if (this.#onShutdown !== undefined) this.#route.shutdownSignal?.removeEventListener("abort", this.#onShutdown);
-    this.#deadline.clear();
+    this.#deadline.end();
     this.#answer.close();
     if (this.#over) return;
     this.#leave();

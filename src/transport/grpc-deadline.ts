@@ -1,8 +1,9 @@
 // The time that a gRPC call has: for its request first, for the whole call once that is there, in the end for its caller to
-// take the answer. One timer, which looks again when it fires: a timer for each would be made and cleared for every call.
+// take the answer. One alarm for all three.
 import type { ConnectError } from "@connectrpc/connect";
 import { parseTimeout } from "@connectrpc/connect/protocol-grpc";
 import type { HeaderSource } from "../interceptors/credentials.ts";
+import type { Alarm } from "./alarms.ts";
 
 /** Milliseconds that the caller names, at most `maxTimeoutMs`; undefined: none. An error where they cannot be read. */
 export function namedTimeout(header: HeaderSource, maxTimeoutMs: number): number | undefined | ConnectError {
@@ -12,37 +13,31 @@ export function namedTimeout(header: HeaderSource, maxTimeoutMs: number): number
   return timeoutMs === undefined ? error : Math.min(timeoutMs, maxTimeoutMs);
 }
 
-/** Times are milliseconds of performance.now(). */
 export class GrpcDeadline {
-  readonly #call: { timeUp(): void };
-  /** The deadline of the call. */
+  readonly #alarm: Alarm;
+  /** In milliseconds of performance.now(). */
   #expiresAt = Number.POSITIVE_INFINITY;
-  /** When the time is up for what the call does now. */
-  #endsAt = Number.POSITIVE_INFINITY;
-  #timer: NodeJS.Timeout | undefined;
-  #firesAt = 0;
 
-  /** `timeUp` is called when the time is up for what the call does then. */
-  constructor(call: { timeUp(): void }) {
-    this.#call = call;
+  /** The alarm rings when the time is up for what the call waits for then. */
+  constructor(alarm: Alarm) {
+    this.#alarm = alarm;
   }
 
   /** Begins to count `timeoutMs`, which may be Infinity; the request must arrive within that and `bodyTimeoutMs`. */
   start(timeoutMs: number, bodyTimeoutMs: number): void {
     const now = performance.now();
     this.#expiresAt = now + timeoutMs;
-    this.#endAt(now + Math.min(timeoutMs, bodyTimeoutMs), now);
+    this.#alarm.ringAt(now + Math.min(timeoutMs, bodyTimeoutMs));
   }
 
   /** The request is complete: what counts now is the deadline alone. */
   requestArrived(): void {
-    this.#endAt(this.#expiresAt);
+    this.#alarm.ringAt(this.#expiresAt);
   }
 
   /** The answer is written: what counts now is the time for the caller to take it. */
   answerWithin(timeoutMs: number): void {
-    const now = performance.now();
-    this.#endAt(now + timeoutMs, now);
+    this.#alarm.ringAt(performance.now() + timeoutMs);
   }
 
   /** Milliseconds until the deadline, 0 once it has passed. */
@@ -52,24 +47,11 @@ export class GrpcDeadline {
 
   /** Nothing is waited for at the moment. */
   pause(): void {
-    this.#endsAt = Number.POSITIVE_INFINITY;
+    this.#alarm.ringAt(Number.POSITIVE_INFINITY);
   }
 
-  clear(): void {
-    clearTimeout(this.#timer);
-  }
-
-  #endAt(at: number, now = performance.now()): void {
-    this.#endsAt = at;
-    if (at === Number.POSITIVE_INFINITY || (this.#timer !== undefined && this.#firesAt <= at)) return;
-    clearTimeout(this.#timer);
-    this.#firesAt = at;
-    this.#timer = setTimeout(() => this.#look(), at - now);
-  }
-
-  #look(): void {
-    this.#timer = undefined;
-    if (this.#endsAt <= performance.now()) this.#call.timeUp();
-    else this.#endAt(this.#endsAt);
+  /** The call is closed. */
+  end(): void {
+    this.#alarm.giveBack();
   }
 }
