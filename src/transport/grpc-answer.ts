@@ -27,6 +27,9 @@ export interface AnswerOptions {
   outcomeOf: (error: ConnectError | undefined) => CallOutcome;
 }
 
+const OK: OutgoingHttpHeaders = { "grpc-status": "0" };
+const WITH_TRAILERS = { waitForTrailers: true };
+
 const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 
 export class GrpcAnswer {
@@ -136,7 +139,9 @@ export class GrpcAnswer {
     // A failure before the first message is one frame, but for headers that must stay apart from the status.
     if (body === undefined && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
       this.count(outcome);
-      stream.respond({ ...this.#headers(), ...trailers }, { endStream: true });
+      const headers = this.#headers();
+      for (const [name, value] of Object.entries(trailers)) setHeader(headers, name, String(value));
+      stream.respond(headers, { endStream: true });
       return;
     }
     this.#respond();
@@ -149,24 +154,21 @@ export class GrpcAnswer {
 
   #respond(): void {
     const stream = this.#stream;
-    if (!stream.headersSent) stream.respond(this.#headers(), { waitForTrailers: true });
+    if (!stream.headersSent) stream.respond(this.#headers(), WITH_TRAILERS);
   }
 
-  #headers(): OutgoingHttpHeaders {
-    const headers: OutgoingHttpHeaders = {
-      ":status": 200,
-      "content-type": "application/grpc+proto",
-      "x-request-id": this.#call.requestId,
-    };
+  /** Names and values, in turn. */
+  #headers(): string[] {
+    const { requestId, method, addedHeader } = this.#call;
+    const headers = [":status", "200", "content-type", "application/grpc+proto", "x-request-id", requestId];
     // nginx would keep what is streamed until it has some kilobytes.
-    if (this.#call.method.methodKind !== "unary") headers["x-accel-buffering"] = "no";
-    this.#call.addedHeader?.forEach((value, name) => {
-      headers[name] = value;
-    });
+    if (method.methodKind !== "unary") headers.push("x-accel-buffering", "no");
+    addedHeader?.forEach((value, name) => setHeader(headers, name, value));
     return headers;
   }
 
   #trailersFor(error: ConnectError | undefined): OutgoingHttpHeaders {
+    if (error === undefined && this.#call.addedTrailer === undefined) return OK;
     const trailers: OutgoingHttpHeaders = { "grpc-status": "0" };
     this.#call.addedTrailer?.forEach((value, name) => {
       trailers[name] = value;
@@ -202,4 +204,14 @@ export class GrpcAnswer {
     this.#outcome = NOT_TAKEN;
     this.#stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
   }
+}
+
+/** In a list of names and values: a name that is there gets the value instead of its own. */
+function setHeader(headers: string[], name: string, value: string): void {
+  for (let i = 0; i < headers.length; i += 2) {
+    if (headers[i] !== name) continue;
+    headers[i + 1] = value;
+    return;
+  }
+  headers.push(name, value);
 }
