@@ -154,13 +154,14 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     if (this.#over || this.#request === undefined) return;
     this.#hasArrived = true;
     this.#deadline.requestArrived();
-    this.#respond(this.#request.take()).catch((error: unknown) => this.fail(error));
-  }
-
-  async #respond(body: Buffer): Promise<void> {
+    const body = this.#request.take();
     this.values.set(requestBytesKey, body.length);
-    this.#options.enter(this.method, this.values, this.#connection);
-    await this.#route.answer(this, messageIn(body, this.method));
+    try {
+      this.#options.enter(this.method, this.values, this.#connection);
+      this.#route.answer(this, messageIn(body, this.method)).catch((error: unknown) => this.fail(error));
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */

@@ -19,11 +19,12 @@ export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: numbe
 
 /** The one message of a complete request; throws what the library would. */
 export function messageIn(body: Buffer, method: DescMethod): Message {
-  return decode(method.input, envelope(body, method.methodKind.replace("_", "-")));
+  return decode(method.input, envelope(body, method));
 }
 
-function envelope(body: Buffer, kind: string): Buffer {
+function envelope(body: Buffer, { methodKind }: DescMethod): Buffer {
   if (body.length === 0) {
+    const kind = methodKind.replace("_", "-");
     throw new ConnectError(`protocol error: missing input message for ${kind} method`, Code.Unimplemented);
   }
   if (body.length < PREFIX_BYTES) throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
@@ -35,6 +36,7 @@ function envelope(body: Buffer, kind: string): Buffer {
     throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
   }
   if (body.length > PREFIX_BYTES + length) {
+    const kind = methodKind.replace("_", "-");
     throw new ConnectError(`protocol error: received extra input message for ${kind} method`, Code.Unimplemented);
   }
   return body.subarray(PREFIX_BYTES);
