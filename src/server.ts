@@ -22,7 +22,7 @@ import { readHead } from "./log/head.ts";
 import { createFeed } from "./log/watch.ts";
 import { startNatsSink } from "./nats/sink.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
-import { wellFormed } from "./rpc/well-formed.ts";
+import { assertWellFormed } from "./rpc/well-formed.ts";
 import { writeSecretFile } from "./secret-file.ts";
 import type { OpenThings } from "./signals.ts";
 import { createSlots } from "./slots.ts";
@@ -176,7 +176,7 @@ export async function listenOn(
   const tally = createTally({ log, registry: metrics.registry });
   const { inFlight, ...adapter } = createAdapter({
     services: (router) => routes(router, deps),
-    interceptors: [wellFormed],
+    check: assertWellFormed,
     findCaller: callers,
     readiness,
     shutdownSignal: shutdown.signal,

@@ -38,33 +38,45 @@ export interface Shares {
   used(): number;
 }
 
+/** The places of an organization. */
+interface Count {
+  size: number;
+  parts: Map<string, number>;
+}
+
+/** Names that are remembered although they hold nothing: whoever sends one call after the other would be added and removed with each. */
+const REMEMBERED = 64;
+
 /** `total` places; an owner may always have `least` of them while any is free. */
 export function createShares(total: number, least = 1): Shares {
-  const organizations = new Map<string | object, number>();
-  const parts = new Map<string, number>();
+  const counts = new Map<string | object, Count>();
   let used = 0;
-  const partOf = ({ organization, part }: Owner) => (part === undefined ? undefined : `${organization} ${part}`);
-  const add = <K>(counts: Map<K, number>, key: K, size: number) => {
-    const count = (counts.get(key) ?? 0) + size;
-    if (count > 0) counts.set(key, count);
-    else counts.delete(key);
-  };
-  const change = (owner: Owner, size: number) => {
-    const part = partOf(owner);
+  const change = ({ organization, part }: Owner, count: Count, size: number) => {
     used += size;
-    add(organizations, owner.organization, size);
-    if (part !== undefined) add(parts, part, size);
+    count.size += size;
+    if (part !== undefined) {
+      const byPart = (count.parts.get(part) ?? 0) + size;
+      if (byPart > 0 || count.parts.size <= REMEMBERED) count.parts.set(part, byPart);
+      else count.parts.delete(part);
+    }
+    // An object, such as a connection, would stay in memory.
+    if (count.size === 0 && (counts.size > REMEMBERED || typeof organization === "object")) counts.delete(organization);
   };
   return {
     take(owner, size = 1) {
-      const part = partOf(owner);
-      const byOrganization = organizations.get(owner.organization) ?? 0;
-      const byPart = part === undefined ? undefined : (parts.get(part) ?? 0);
+      const known = counts.get(owner.organization);
+      const byOrganization = known?.size ?? 0;
+      const byPart = owner.part === undefined ? undefined : (known?.parts.get(owner.part) ?? 0);
       if (!hasShare({ total, used, byOrganization, byPart, least })) return false;
-      change(owner, size);
+      const count = known ?? { size: 0, parts: new Map() };
+      if (known === undefined) counts.set(owner.organization, count);
+      change(owner, count, size);
       return true;
     },
-    give: (owner, size = 1) => change(owner, -size),
+    give(owner, size = 1) {
+      const count = counts.get(owner.organization);
+      if (count !== undefined) change(owner, count, -size);
+    },
     used: () => used,
   };
 }

@@ -1,7 +1,7 @@
 // Sheds load early: a call too many is refused before it costs anything, and says when to come back. Organizations,
 // and keys within them, have shares of the places (domain/shares.ts): however much one sends, another finds room.
 // Streams without an end have places of their own, and so have callers without a key: health and reflection.
-import type { ContextValues } from "@connectrpc/connect";
+import { type ContextValues, createContextKey } from "@connectrpc/connect";
 import { callerLeft, overloaded } from "../domain/errors.ts";
 import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { callContext, connectionKey, requestBytesKey } from "./call.ts";
@@ -14,10 +14,16 @@ const MAX_REQUEST_BYTES = 128 * 1024 * 1024;
 const KEYLESS_CALLS = 128;
 const KEYLESS_STREAMS = 64;
 
+/** What a call holds. */
 interface Place {
   owner: Owner;
-  held: [Shares, size: number][];
+  shares: Shares;
+  /** Of its request, in the shares of bytes. */
+  bytes: number;
 }
+
+/** A caller may leave while its key is looked up: no place is given to a call that was released. */
+const placeKey = createContextKey<Place | "released" | undefined>(undefined, { description: "place" });
 
 /**
  * At most maxInFlight calls at once, and maxWatches streams without an end, divided into shares. `admit` throws
@@ -35,9 +41,6 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
   const bytes = createShares(MAX_REQUEST_BYTES);
   const keylessCalls = createShares(KEYLESS_CALLS, LEAST);
   const keylessStreams = createShares(KEYLESS_STREAMS, LEAST);
-  const places = new Map<ContextValues, Place>();
-  /** A caller may leave while its key is looked up: no place is given to a caller that has left. */
-  const released = new WeakSet<ContextValues>();
   const nobody = {};
 
   const wantedBy = (call: ContextValues, isEndless: boolean): [Owner, Shares, what: string] => {
@@ -54,25 +57,22 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
 
   return {
     admit(call, isEndless) {
-      if (released.has(call)) throw callerLeft();
+      if (call.get(placeKey) === "released") throw callerLeft();
       const [owner, shares, what] = wantedBy(call, isEndless);
       const size = call.get(requestBytesKey);
       if (!shares.take(owner)) throw overloaded(what);
-      const place: Place = { owner, held: [[shares, 1]] };
-      if (size > 0) {
-        if (!bytes.take(owner, size)) {
-          shares.give(owner);
-          throw overloaded("Too many bytes of requests are in hand");
-        }
-        place.held.push([bytes, size]);
+      if (size > 0 && !bytes.take(owner, size)) {
+        shares.give(owner);
+        throw overloaded("Too many bytes of requests are in hand");
       }
-      places.set(call, place);
+      call.set(placeKey, { owner, shares, bytes: size });
     },
     release(call) {
-      const place = places.get(call);
-      for (const [shares, size] of place?.held ?? []) shares.give((place as Place).owner, size);
-      places.delete(call);
-      released.add(call);
+      const place = call.get(placeKey);
+      call.set(placeKey, "released");
+      if (place === undefined || place === "released") return;
+      place.shares.give(place.owner);
+      if (place.bytes > 0) bytes.give(place.owner, place.bytes);
     },
     inFlight: () => calls.used(),
   };

@@ -30,10 +30,13 @@ export const requestIdKey = createContextKey("", { description: "requestId" });
 /** The IP address that a call came from, for every call. */
 export const peerKey = createContextKey("", { description: "peer" });
 
-/** Whether the caller has disconnected, for code that polls: without creating a signal where the call knows by itself. */
-export function departureOf(ctx: HandlerContext): Pick<AbortSignal, "aborted" | "reason"> {
-  return "aborted" in ctx ? (ctx as HandlerContext & Pick<AbortSignal, "aborted" | "reason">) : ctx.signal;
-}
+/** Whether a call is over before its answer, and why: what its signal says, for code that polls. */
+export type Departure = Pick<AbortSignal, "aborted" | "reason">;
+
+/** Set where the call itself knows: for most calls no AbortController is created. */
+export const departureKey = createContextKey<Departure | undefined>(undefined, { description: "departure" });
+
+export const departureOf = (ctx: HandlerContext): Departure => ctx.values.get(departureKey) ?? ctx.signal;
 
 /** The context of a call that passed the gate. Throws where there is none: an RPC was served without the gate. */
 export function callOf(values: ContextValues): CallContext {

@@ -16,8 +16,10 @@ export type FindCaller = ((secret: string, hasLeft?: () => boolean) => Promise<C
 };
 
 /** Headers, as little as is asked of them. */
-export interface HeaderSource extends Iterable<[string, string]> {
+export interface HeaderSource {
   get(name: string): string | null;
+  /** The names, those of pseudo-headers perhaps among them. */
+  keys(): Iterable<string>;
 }
 
 /** What is known of a call before its body. */
@@ -140,8 +142,9 @@ function sourceOf(header: HeaderSource): string | undefined {
 }
 
 function checkBinaryMetadata(header: HeaderSource): void {
-  for (const [name, value] of header) {
+  for (const name of header.keys()) {
     if (!name.endsWith("-bin")) continue;
+    const value = header.get(name) ?? "";
     if (value.split(",").every((part) => BASE64.test(part.trim()))) continue;
     // The name of a header is the caller's to choose, so it is not repeated.
     throw invalidField("metadata", "binary metadata (a header named ...-bin) must be base64");

@@ -2,9 +2,10 @@
 // the request is in them: no message, no header but the ids that tie the line to its caller and its trace.
 import type { ContextValues } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Registry } from "prom-client";
 import { callContext, peerKey, requestIdKey } from "./call.ts";
 import { callLog } from "./call-log.ts";
+import { Durations } from "./durations.ts";
 
 /** How a call ended: "OK" or the gRPC name of its code, and the reason of ErrorInfo where there is one. */
 export interface CallOutcome {
@@ -51,22 +52,30 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   const { log, metrics = ownMetrics() } = options;
   const { registry } = metrics;
   collectDefaultMetrics({ register: registry });
-  const duration = new Histogram({
+  const durations = new Durations({
     name: "entity_service_rpc_duration_seconds",
     help: "Time from the headers of a call to the end of its answer",
-    labelNames: ["method", "code"],
-    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
-    registers: [registry],
+    bounds: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    registry,
   });
-  const inFlight = new Gauge({
+  // Two numbers, that are gauges when somebody reads them.
+  let inFlight = 0;
+  let watches = 0;
+  new Gauge({
     name: "entity_service_rpc_in_flight",
     help: "Calls that have begun and not ended",
     registers: [registry],
+    collect() {
+      this.set(inFlight);
+    },
   });
-  const watches = new Gauge({
+  new Gauge({
     name: "entity_service_watches_open",
     help: "Streams without an end of their own that are open: watches of entities and of health, reflection",
     registers: [registry],
+    collect() {
+      this.set(watches);
+    },
   });
   const errors = new Counter({
     name: "entity_service_rpc_errors_total",
@@ -80,15 +89,16 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   return {
     begin({ method = "unknown", isEndless, protocol, traceparent, callerRequestId, values }) {
       const start = performance.now();
-      inFlight.inc();
-      if (isEndless) watches.inc();
+      inFlight += 1;
+      if (isEndless) watches += 1;
       return ({ code, reason, isCallersFault = false }) => {
         const durationMs = performance.now() - start;
-        inFlight.dec();
-        if (isEndless) watches.dec();
-        duration.observe({ method, code }, durationMs / 1000);
+        inFlight -= 1;
+        if (isEndless) watches -= 1;
+        durations.count(method, code, durationMs / 1000);
         if (code !== "OK" && !(isEndless && code === "CANCELLED")) errors.inc({ method, reason: reason ?? code });
         const level = FAILURES.has(code) && !isCallersFault ? "error" : WARNINGS.has(code) ? "warn" : "info";
+        if (!log.isLevelEnabled(level)) return;
         const caller = values.get(callContext)?.caller;
         const line = {
           method,
@@ -102,7 +112,7 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
           requestId: values.get(requestIdKey),
           callerRequestId:
             typeof callerRequestId === "string" && REQUEST_ID.test(callerRequestId) ? callerRequestId : undefined,
-          traceId: TRACEPARENT.exec(traceparent ?? "")?.[1],
+          traceId: traceparent === undefined ? undefined : TRACEPARENT.exec(traceparent)?.[1],
         };
         logCall(level, line, code !== "OK" && (caller === undefined || reason === "OVERLOADED"));
       };

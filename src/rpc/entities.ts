@@ -2,7 +2,6 @@
 import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
-  type Entity,
   type EntityLookup,
   EntitySchema,
   type EntityStatus,
@@ -24,7 +23,7 @@ import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
 import { departureOf } from "../interceptors/call.ts";
-import { statusFromProto, typeFromProto } from "./entity-fields.ts";
+import { type EntityInit, statusFromProto, typeFromProto } from "./entity-fields.ts";
 import { externalIdFromProto, fromProto, presentChange, toProto } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
 import { closePage, openPage } from "./page.ts";
@@ -191,7 +190,7 @@ function pick(lookup: Lookup, found: FoundEntities): EntityState {
 /** An item for each lookup: the entity, or why not; as much as a batch has room for. */
 function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: ReadMask | undefined) {
   // The same one twice is made once, and counted as often as it is sent.
-  const made = new Map<string, { message: Entity; bytes: number }>();
+  const made = new Map<string, { message: EntityInit; bytes: number }>();
   const make = (entity: EntityState) => {
     const message = toProto(entity, readMask);
     const one = { message, bytes: wireBytes(EntitySchema, message) };

@@ -1,8 +1,17 @@
 // The fields of Entity: their values and names on the wire and in the rules, and the paths into entity_data.
-import { EntityStatus, EntityType, TaxIdCheck } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import {
+  type EntitySchema,
+  EntityStatus,
+  EntityType,
+  TaxIdCheck,
+} from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import type * as domain from "../domain/entity-state.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
 import type { TaxIdCheck as TaxIdCheckName } from "../domain/tax-id.ts";
+
+/** What a message of an entity is made of. Answers are encoded from it: no message is needed. */
+export type EntityInit = MessageInitShape<typeof EntitySchema>;
 
 const TYPES = { person: EntityType.PERSON, company: EntityType.COMPANY } as const;
 const STATUSES = {
@@ -66,10 +75,15 @@ export const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${le
 
 /** The listed keys, and the others as `additional`, undefined when there are none. */
 export function splitListed(data: JsonObject, listed: Set<string>): [JsonObject, JsonObject | undefined] {
-  const own: [string, JsonValue][] = [];
-  const others: [string, JsonValue][] = [];
-  for (const entry of Object.entries(data)) (listed.has(entry[0]) ? own : others).push(entry);
-  return [Object.fromEntries(own), others.length === 0 ? undefined : Object.fromEntries(others)];
+  const own: Record<string, JsonValue> = {};
+  let others: [string, JsonValue][] | undefined;
+  for (const key of Object.keys(data)) {
+    const value = data[key] as JsonValue;
+    if (listed.has(key)) own[key] = value;
+    else (others ??= []).push([key, value]);
+  }
+  // Not assigned one by one: "__proto__" is a key like any other.
+  return [own, others && Object.fromEntries(others)];
 }
 
 /** Paths of entity_data and into it, for both masks. */

@@ -1,18 +1,17 @@
 // Entity on the wire and in the rules: toProto, fromProto.
-import { create } from "@bufbuild/protobuf";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import {
   type Address,
-  AddressSchema,
+  type AddressSchema,
   type CompanyData,
-  CompanyDataSchema,
+  type CompanyDataSchema,
   Designation,
   type Entity,
-  EntitySchema,
   EntityStatus,
   EntityType,
   type PersonData,
-  PersonDataSchema,
+  type PersonDataSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import type { EntityPatch } from "../domain/entity.ts";
@@ -27,6 +26,7 @@ import {
   COMPANY_TEXT_KEYS,
   DATA_PATHS,
   DATE_KEYS,
+  type EntityInit,
   LISTED_KEYS,
   PERSON_TEXT_KEYS,
   snake,
@@ -45,8 +45,8 @@ import type { Violations } from "./violations.ts";
 // --- toProto ------------------------------------------------------------------------------------
 
 /** The entity as callers see it; with a mask only its paths. */
-export function toProto(entity: EntityState, readMask?: ReadMask): Entity {
-  const message = create(EntitySchema, {
+export function toProto(entity: EntityState, readMask?: ReadMask): EntityInit {
+  const init: EntityInit = {
     id: entity.id,
     organizationId: entity.organizationId,
     externalId: primaryOf(entity)?.externalId ?? "",
@@ -72,21 +72,23 @@ export function toProto(entity: EntityState, readMask?: ReadMask): Entity {
     createdAt: toTimestamp(entity.createdAt),
     updatedAt: toTimestamp(entity.updatedAt),
     deletedAt: entity.deletedAt === null ? undefined : toTimestamp(entity.deletedAt),
-  });
-  return readMask === undefined ? message : readMask(message);
+  };
+  return readMask === undefined ? init : readMask(init);
 }
 
-function entityDataToProto(type: EntityTypeName, data: JsonObject) {
+type DataInit =
+  | { case: "person"; value: MessageInitShape<typeof PersonDataSchema> }
+  | { case: "company"; value: MessageInitShape<typeof CompanyDataSchema> };
+
+function entityDataToProto(type: EntityTypeName, data: JsonObject): DataInit {
   const [listed, additional] = splitListed(data, LISTED_KEYS[type]);
   const address = data.address === undefined ? undefined : addressToProto(data.address as JsonObject);
-  return type === "person"
-    ? { case: "person" as const, value: create(PersonDataSchema, { ...(listed as object), address, additional }) }
-    : { case: "company" as const, value: create(CompanyDataSchema, { ...(listed as object), address, additional }) };
+  return { case: type, value: { ...(listed as object), address, additional } };
 }
 
-function addressToProto(data: JsonObject): Address {
+function addressToProto(data: JsonObject): MessageInitShape<typeof AddressSchema> {
   const [listed, additional] = splitListed(data, LISTED_KEYS.address);
-  return create(AddressSchema, { ...(listed as object), additional });
+  return { ...(listed as object), additional };
 }
 
 /** The entity after a write, and whether that changed anything. */

@@ -3,24 +3,17 @@
 import type { DescField, DescMessage, Message } from "@bufbuild/protobuf";
 import type { JsonValue } from "../domain/json.ts";
 
-/** The fields that are set to something other than their zero value, in the order of the contract. */
-export function* presentFields(desc: DescMessage, message: Message): Generator<[DescField, unknown]> {
+/** The value of a field that is set to something other than its zero value; else undefined. */
+export function presentValue(field: DescField, message: Message): unknown {
   const values = message as unknown as Record<string, unknown>;
-  for (const field of desc.fields) {
-    let value: unknown;
-    if (field.oneof === undefined) {
-      value = values[field.localName];
-    } else {
-      const oneof = values[field.oneof.localName] as { case?: string; value?: unknown };
-      if (oneof.case === field.localName) value = oneof.value;
-    }
-    const implicitZero =
-      field.oneof === undefined &&
-      !field.proto.proto3Optional &&
-      (value === "" || value === 0 || value === 0n || value === false);
-    if (value === undefined || implicitZero || (Array.isArray(value) && value.length === 0)) continue;
-    yield [field, value];
+  if (field.oneof !== undefined) {
+    const oneof = values[field.oneof.localName] as { case?: string; value?: unknown };
+    return oneof.case === field.localName ? oneof.value : undefined;
   }
+  const value = values[field.localName];
+  if (Array.isArray(value)) return value.length === 0 ? undefined : value;
+  const isZero = value === "" || value === 0 || value === 0n || value === false;
+  return isZero && !field.proto.proto3Optional ? undefined : value;
 }
 
 /** What the message takes on the wire, or a little more: its texts, and for each value its tag and the most that a number takes. */

@@ -1,16 +1,10 @@
 // read_mask: which fields of an entity an answer has.
-import { create } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
-import {
-  CompanyDataSchema,
-  type Entity,
-  EntitySchema,
-  PersonDataSchema,
-} from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { CompanyDataSchema, EntitySchema, PersonDataSchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { invalidField } from "../domain/errors.ts";
-import { DATA_PATHS } from "./entity-fields.ts";
+import { DATA_PATHS, type EntityInit } from "./entity-fields.ts";
 
-export type ReadMask = (entity: Entity) => Entity;
+export type ReadMask = (entity: EntityInit) => EntityInit;
 
 /** Undefined for all of the entity. Throws VALIDATION_ERROR for an unknown path. */
 export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined {
@@ -33,20 +27,20 @@ export function parseReadMask(mask: FieldMask | undefined): ReadMask | undefined
     for (const [name, inner] of tree) {
       picked[name] = inner.has("") ? source[name] : pickData(entity, inner);
     }
-    return create(EntitySchema, picked as never);
+    return picked as EntityInit;
   };
 }
 
-function pickData(entity: Entity, paths: Set<string>): Entity["entityData"] {
+function pickData(entity: EntityInit, paths: Set<string>): EntityInit["entityData"] {
   const data = entity.entityData;
-  const kind = data?.kind.case;
+  const kind = data?.kind?.case;
   if (data === undefined || kind === undefined || paths.has(kind)) return data;
-  const source = data.kind.value as unknown as Record<string, unknown>;
+  const source = data.kind?.value as unknown as Record<string, unknown>;
   const schema = kind === "person" ? PersonDataSchema : CompanyDataSchema;
   const picked: Record<string, unknown> = {};
   for (const field of schema.fields) {
     if (paths.has(`${kind}.${field.name}`)) picked[field.localName] = source[field.localName];
   }
   if (Object.keys(picked).length === 0) return undefined;
-  return { ...data, kind: { case: kind, value: create(schema, picked as never) } } as Entity["entityData"];
+  return { kind: { case: kind, value: picked } };
 }

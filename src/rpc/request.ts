@@ -11,7 +11,7 @@ import { hasForeignLetters, taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, NOT_A_UUID, nameProblem, parseUuid, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import { ENDPOINT_DISABLED, WEBHOOK_EVENTS } from "../domain/webhook.ts";
-import { presentFields } from "./message.ts";
+import { presentValue } from "./message.ts";
 import type { Violations } from "./violations.ts";
 
 const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
@@ -119,6 +119,12 @@ export function fromTimestamp(timestamp: Timestamp): Instant {
 }
 
 export function toTimestamp(instant: Instant): { seconds: bigint; nanos: number } {
+  const number = Number(instant);
+  // Until the year 2255 as a number: every step in bigints makes another of them.
+  if (Number.isSafeInteger(number)) {
+    const seconds = Math.floor(number / 1_000_000);
+    return { seconds: BigInt(seconds), nanos: (number - seconds * 1_000_000) * 1000 };
+  }
   const micros = ((instant % 1_000_000n) + 1_000_000n) % 1_000_000n;
   return { seconds: (instant - micros) / 1_000_000n, nanos: Number(micros) * 1000 };
 }
@@ -134,13 +140,16 @@ export function requestHash(desc: DescMessage, message: Message & { requestId: s
 }
 
 function plain(desc: DescMessage, message: Message): JsonObject {
-  const entries = [...presentFields(desc, message)].map(([field, value]): [string, JsonValue] => {
+  const fields: Record<string, JsonValue> = {};
+  for (const field of desc.fields) {
+    const value = presentValue(field, message);
+    if (value === undefined) continue;
     const one = (item: unknown): JsonValue => {
       if (field.message === undefined) return typeof item === "bigint" ? String(item) : (item as JsonValue);
       if (field.message.typeName === "google.protobuf.Struct") return item as JsonObject;
       return plain(field.message, item as Message);
     };
-    return [String(field.number), Array.isArray(value) ? value.map(one) : one(value)];
-  });
-  return Object.fromEntries(entries);
+    fields[String(field.number)] = Array.isArray(value) ? value.map(one) : one(value);
+  }
+  return fields;
 }

@@ -3,22 +3,15 @@
 // new field is covered from its first day. The families add what is particular to a field.
 import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Interceptor } from "@connectrpc/connect";
 import { max_items } from "../../clients/typescript/gen/entity/v1/options_pb.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { structProblem, textProblem, trim } from "../domain/text.ts";
-import { presentFields } from "./message.ts";
+import { presentValue } from "./message.ts";
 import { Violations } from "./violations.ts";
 
 /** Fields whose text has a limit of its own, by name: they are trimmed before anything else, so blanks around them do not count. */
 const MAX: Record<string, number> = { reason: LIMITS.reason };
-
-/** Interceptor: refuses a unary request that is not well formed. Streams check their messages themselves. */
-export const wellFormed: Interceptor = (next) => async (request) => {
-  if (!request.stream) assertWellFormed(request.method.input, request.message);
-  return next(request);
-};
 
 /** Throws VALIDATION_ERROR with the path of every field at fault. */
 export function assertWellFormed(desc: DescMessage, message: Message): void {
@@ -40,7 +33,9 @@ export function maxItems(field: DescField): number {
 const known = new WeakMap<DescField, number>();
 
 function checkMessage(desc: DescMessage, message: Message, path: string, violations: Violations): void {
-  for (const [field, value] of presentFields(desc, message)) {
+  for (const field of desc.fields) {
+    const value = presentValue(field, message);
+    if (value === undefined) continue;
     const at = path === "" ? field.name : `${path}.${field.name}`;
     if (Array.isArray(value)) {
       const max = maxItems(field);

@@ -170,9 +170,8 @@ export async function write<I extends DescMessage, O extends DescMessage>(
   { method, request }: WriteCall<I, O>,
   { requestId, ...command }: Omit<OneEntityCommand, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
-): Promise<MessageShape<O>> {
+): Promise<MessageInitShape<O>> {
   const { name, input, output } = method;
-  const answer = (outcome: Outcome) => create(output, present(outcome));
   const result = await writer.write(
     organizationOf(ctx),
     toOneEntity({
@@ -186,13 +185,13 @@ export async function write<I extends DescMessage, O extends DescMessage>(
               method: name,
               requestId,
               hash: requestHash(input, request),
-              answer: (outcome) => toBinary(output, answer(outcome)),
+              answer: (outcome) => toBinary(output, create(output, present(outcome))),
             },
     }),
     request.validateOnly ? { validateOnly: true, signal: ctx.signal } : {},
   );
   if (result.kind === "refused") throw result.error;
-  if (result.kind === "done") return answer(onlyOutcome(result.outcomes));
+  if (result.kind === "done") return present(onlyOutcome(result.outcomes));
   ctx.responseHeader.set("idempotent-replay", "true");
   return fromBinary(output, result.answer);
 }

@@ -7,6 +7,7 @@ import type { ContextValues } from "@connectrpc/connect";
 import { admission } from "../interceptors/admission.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Telemetry, telemetry } from "../interceptors/telemetry.ts";
+import { createAlarms } from "./alarms.ts";
 import { type AnswerLimits, noteUnread, takenInTime } from "./answer-limits.ts";
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { callTelemetry, outcomeOf } from "./call-telemetry.ts";
@@ -63,6 +64,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     present: (error, { method, requestId }) => present(error, { method, requestId, log }),
     outcomeOf,
     limits,
+    alarm: createAlarms(),
   });
   const serveCall = libraryPath({
     served,

@@ -33,6 +33,19 @@ export function callTelemetry(
   watch: Pick<Telemetry, "begin">,
   isEndless: (method: DescMethod) => boolean,
 ): CallTelemetry {
+  /** What is the same for all calls of a method. */
+  const known = new Map<DescMethod | undefined, { method: string | undefined; isEndless: boolean }>();
+  const knownOf = (method: DescMethod | undefined) => {
+    let one = known.get(method);
+    if (one === undefined) {
+      one = {
+        method: method && `${method.parent.typeName}/${method.name}`,
+        isEndless: method !== undefined && isEndless(method),
+      };
+      known.set(method, one);
+    }
+    return one;
+  };
   const start = (
     method: DescMethod | undefined,
     protocol: string,
@@ -41,8 +54,7 @@ export function callTelemetry(
   ) => {
     const { traceparent, "x-request-id": callerRequestId } = headers;
     return watch.begin({
-      method: method && `${method.parent.typeName}/${method.name}`,
-      isEndless: method !== undefined && isEndless(method),
+      ...knownOf(method),
       protocol,
       traceparent: typeof traceparent === "string" ? traceparent : undefined,
       callerRequestId,

@@ -2,6 +2,7 @@
 // loop busy for others, 65,000 frames of one byte in what one read of its socket brings. So what a turn of the loop
 // brings of a body is handed on in one piece, and a connection of nothing but crumbs ends.
 import { constants, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
+import { Readable } from "node:stream";
 import type { Tally } from "./tally.ts";
 
 /** FRAMES frames within a second must carry at least LEAST_BYTES bytes each on average. */
@@ -12,6 +13,8 @@ const WINDOW_MS = 1_000;
 const UNCOUNTED = 2;
 /** Frames of this size are worth their cost. */
 const LARGE_BYTES = 4_096;
+
+const { push } = Readable.prototype;
 
 /** To be called with each stream of the session. Past the limit the session is destroyed with ENHANCE_YOUR_CALM. */
 export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (stream: ServerHttp2Stream) => void {
@@ -40,9 +43,25 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
     for (const flush of gathering) flush();
   }
 
-  return (stream) => {
-    const push = stream.push;
-    let received = 0;
+  // Instead of Node's own `push`, which is called with each frame before anything is made of it. Most requests are one
+  // frame: what it takes to gather is made with the second.
+  function pushFirst(this: ServerHttp2Stream, chunk: Buffer | null): boolean {
+    if (chunk !== null) {
+      if (isOver) return true;
+      this.push = pushSecond;
+    }
+    return push.call(this, chunk);
+  }
+
+  function pushSecond(this: ServerHttp2Stream, chunk: Buffer | null): boolean {
+    if (chunk === null) return push.call(this, null);
+    this.push = gatherer(this);
+    return this.push(chunk);
+  }
+
+  /** Takes the frames from the second on. */
+  function gatherer(stream: ServerHttp2Stream): (chunk: Buffer | null) => boolean {
+    let received = 1;
     let gathered: Buffer[] = [];
     let size = 0;
     const flush = (): void => {
@@ -51,8 +70,7 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
       [gathered, size] = [[], 0];
       if (!stream.destroyed) push.call(stream, Buffer.concat(chunks));
     };
-    // Where Node hands on what it has read: each frame, before anything is made of it.
-    stream.push = (chunk: Buffer | null) => {
+    return (chunk) => {
       if (chunk === null) {
         if (size > 0) flush();
         return push.call(stream, null);
@@ -60,7 +78,7 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
       received += 1;
       if (received > UNCOUNTED) count(chunk.length);
       if (isOver) return true;
-      if (size === 0 && (received === 1 || chunk.length >= LARGE_BYTES)) return push.call(stream, chunk);
+      if (size === 0 && chunk.length >= LARGE_BYTES) return push.call(stream, chunk);
       gathered.push(chunk);
       size += chunk.length;
       if (gathering.size === 0) setImmediate(handOn);
@@ -68,5 +86,9 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
       // As the stream itself would say it: then no more is read until its reader has taken some.
       return stream.readableLength + size < stream.readableHighWaterMark;
     };
+  }
+
+  return (stream) => {
+    stream.push = pushFirst;
   };
 }

@@ -8,10 +8,13 @@ import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, NOT_TAKEN, noteUnread, PIECE_BYTES, SMALL_BYTES } from "./answer-limits.ts";
 import type { GrpcContext } from "./grpc-context.ts";
+import { awaitTrailers } from "./grpc-stream.ts";
 import { isEndedByCaller } from "./guard.ts";
 
 /** The call that is answered. */
 interface AnsweredCall extends Pick<GrpcContext, "method" | "requestId" | "addedHeader" | "addedTrailer"> {
+  /** From now on its caller has this time to take what is written; then `giveUp` is called. */
+  answerWithin(timeoutMs: number): void;
   /** Its caller does not read what is written: nothing more is. */
   notTaken(): void;
   /** Its place among those in flight is free. Called once. */
@@ -24,6 +27,9 @@ export interface AnswerOptions {
   outcomeOf: (error: ConnectError | undefined) => CallOutcome;
 }
 
+const OK: OutgoingHttpHeaders = { "grpc-status": "0" };
+const WITH_TRAILERS = { waitForTrailers: true };
+
 const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 
 export class GrpcAnswer {
@@ -32,13 +38,12 @@ export class GrpcAnswer {
   /** What bytes are counted for. */
   readonly #connection: object;
   readonly #options: AnswerOptions;
-  /** Runs while the last piece is not taken. */
-  #timer: NodeJS.Timeout | undefined;
   /** Bytes in the budget. */
   #unread = 0;
   /** How the call ended, once the end is written and before it is taken. */
   #outcome: CallOutcome | undefined;
   #isCounted = false;
+  #trailers: OutgoingHttpHeaders | undefined;
   #wake: (() => void) | undefined;
 
   constructor(call: AnsweredCall, stream: ServerHttp2Stream, connection: object, options: AnswerOptions) {
@@ -61,7 +66,7 @@ export class GrpcAnswer {
     const { promise, resolve } = Promise.withResolvers<void>();
     if (!stream.writableNeedDrain) resolve();
     else {
-      const limit = setTimeout(() => this.#giveUp(), this.#options.answers.timeoutMs);
+      const limit = setTimeout(() => this.giveUp(), this.#options.answers.timeoutMs);
       const taken = () => {
         clearTimeout(limit);
         resolve();
@@ -102,16 +107,19 @@ export class GrpcAnswer {
     }
   }
 
+  /** The end of an answer whose last bytes have left. */
+  sendTrailers(): void {
+    const trailers = this.#trailers;
+    if (trailers !== undefined && !this.#stream.closed) this.#stream.sendTrailers(trailers);
+  }
+
   /** From now on, the time for the caller to take what is written. */
   takenWithin(timeoutMs: number): void {
-    if (this.#isCounted || this.#stream.destroyed) return;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#giveUp(), timeoutMs);
+    if (!this.#isCounted && !this.#stream.destroyed) this.#call.answerWithin(timeoutMs);
   }
 
   /** The stream is closed: the answer has been taken, or never will be. */
   close(): void {
-    clearTimeout(this.#timer);
     if (this.#unread > 0) this.#options.answers.budget.give(this.#connection, this.#unread);
     this.#unread = 0;
     if (this.#outcome !== undefined) this.count(this.#outcome);
@@ -127,15 +135,18 @@ export class GrpcAnswer {
   #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: CallOutcome): void {
     const stream = this.#stream;
     const { method, addedHeader } = this.#call;
-    const trailers = this.#trailers(error);
+    const trailers = this.#trailersFor(error);
     // A failure before the first message is one frame, but for headers that must stay apart from the status.
     if (body === undefined && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
       this.count(outcome);
-      stream.respond({ ...this.#headers(), ...trailers }, { endStream: true });
+      const headers = this.#headers();
+      for (const [name, value] of Object.entries(trailers)) setHeader(headers, name, String(value));
+      stream.respond(headers, { endStream: true });
       return;
     }
     this.#respond();
-    stream.once("wantTrailers", () => stream.closed || stream.sendTrailers(trailers));
+    this.#trailers = trailers;
+    awaitTrailers(stream);
     // What its caller has not read yet holds its place: it ends when the stream closes.
     this.#outcome = outcome;
     this.#sendRest(body, 0);
@@ -143,24 +154,21 @@ export class GrpcAnswer {
 
   #respond(): void {
     const stream = this.#stream;
-    if (!stream.headersSent) stream.respond(this.#headers(), { waitForTrailers: true });
+    if (!stream.headersSent) stream.respond(this.#headers(), WITH_TRAILERS);
   }
 
-  #headers(): OutgoingHttpHeaders {
-    const headers: OutgoingHttpHeaders = {
-      ":status": 200,
-      "content-type": "application/grpc+proto",
-      "x-request-id": this.#call.requestId,
-    };
+  /** Names and values, in turn. */
+  #headers(): string[] {
+    const { requestId, method, addedHeader } = this.#call;
+    const headers = [":status", "200", "content-type", "application/grpc+proto", "x-request-id", requestId];
     // nginx would keep what is streamed until it has some kilobytes.
-    if (this.#call.method.methodKind !== "unary") headers["x-accel-buffering"] = "no";
-    this.#call.addedHeader?.forEach((value, name) => {
-      headers[name] = value;
-    });
+    if (method.methodKind !== "unary") headers.push("x-accel-buffering", "no");
+    addedHeader?.forEach((value, name) => setHeader(headers, name, value));
     return headers;
   }
 
-  #trailers(error: ConnectError | undefined): OutgoingHttpHeaders {
+  #trailersFor(error: ConnectError | undefined): OutgoingHttpHeaders {
+    if (error === undefined && this.#call.addedTrailer === undefined) return OK;
     const trailers: OutgoingHttpHeaders = { "grpc-status": "0" };
     this.#call.addedTrailer?.forEach((value, name) => {
       trailers[name] = value;
@@ -190,10 +198,20 @@ export class GrpcAnswer {
   }
 
   /** The caller does not read: not even the reason would reach it, so the stream is reset. */
-  #giveUp(): void {
+  giveUp(): void {
     this.#options.answers.tally.note("answer_not_taken");
     this.#call.notTaken();
     this.#outcome = NOT_TAKEN;
     this.#stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
   }
+}
+
+/** In a list of names and values: a name that is there gets the value instead of its own. */
+function setHeader(headers: string[], name: string, value: string): void {
+  for (let i = 0; i < headers.length; i += 2) {
+    if (headers[i] !== name) continue;
+    headers[i + 1] = value;
+    return;
+  }
+  headers.push(name, value);
 }

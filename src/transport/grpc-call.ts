@@ -21,11 +21,13 @@ import { toConnectError } from "../errors.ts";
 import { requestBytesKey } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
+import type { Alarm } from "./alarms.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type AnswerOptions, GrpcAnswer } from "./grpc-answer.ts";
 import { GrpcContext } from "./grpc-context.ts";
 import { GrpcDeadline, namedTimeout } from "./grpc-deadline.ts";
-import { messageIn, receive } from "./grpc-request.ts";
+import { addChunk, messageIn } from "./grpc-request.ts";
+import { link, readRequest, type StreamUser } from "./grpc-stream.ts";
 import { RequestBytes } from "./request-bytes.ts";
 
 /** An RPC as this path serves it. */
@@ -57,9 +59,11 @@ export interface GrpcOptions extends AnswerOptions {
   /** A call ends its place among those in flight. */
   release: (values: ContextValues) => void;
   limits: { bodyTimeoutMs: number };
+  /** Sets up the one alarm of a call. */
+  alarm: (call: GrpcCall) => Alarm;
 }
 
-export class GrpcCall extends GrpcContext {
+export class GrpcCall extends GrpcContext implements StreamUser {
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
   readonly #stream: ServerHttp2Stream;
@@ -70,6 +74,7 @@ export class GrpcCall extends GrpcContext {
   readonly #answer: GrpcAnswer;
   #namesDeadline = false;
   #request: RequestBytes | undefined;
+  #hasArrived = false;
   #over = false;
   #whenOver: (() => void) | undefined;
   #onShutdown: (() => void) | undefined;
@@ -80,15 +85,13 @@ export class GrpcCall extends GrpcContext {
     this.#route = route;
     this.#stream = stream;
     this.#connection = stream.session ?? stream;
-    this.#deadline = new GrpcDeadline(this);
+    this.#deadline = new GrpcDeadline(options.alarm(this));
     this.#answer = new GrpcAnswer(this, stream, this.#connection, options);
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
   }
 
   serve(): void {
-    const stream = this.#stream;
-    stream.on("error", () => {});
-    stream.once("close", () => this.#close());
+    link(this.#stream, this);
     const { maxTimeoutMs, defaultTimeoutMs, shutdownSignal } = this.#route;
     const timeoutMs = namedTimeout(this.header, maxTimeoutMs);
     if (timeoutMs instanceof Error) {
@@ -135,18 +138,30 @@ export class GrpcCall extends GrpcContext {
     // The caller left, or the time was up, while its key was looked up.
     if (this.#over) return;
     this.#request = new RequestBytes(this.#options.requestBytes, this.#connection);
-    receive(this.#stream, this.#request, this.#route.readMaxBytes, this);
+    readRequest(this.#stream);
   }
 
-  received(body: Buffer): void {
+  requestChunk(chunk: Buffer): void {
+    if (this.#over || this.#request === undefined) return;
+    try {
+      addChunk(this.#request, chunk, this.#route.readMaxBytes);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  requestEnded(): void {
+    if (this.#over || this.#request === undefined) return;
+    this.#hasArrived = true;
     this.#deadline.requestArrived();
-    this.#respond(body).catch((error: unknown) => this.fail(error));
-  }
-
-  async #respond(body: Buffer): Promise<void> {
+    const body = this.#request.take();
     this.values.set(requestBytesKey, body.length);
-    this.#options.enter(this.method, this.values, this.#connection);
-    await this.#route.answer(this, messageIn(body, this.method));
+    try {
+      this.#options.enter(this.method, this.values, this.#connection);
+      this.#route.answer(this, messageIn(body, this.method)).catch((error: unknown) => this.fail(error));
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */
@@ -177,6 +192,19 @@ export class GrpcCall extends GrpcContext {
     this.fail(error);
   }
 
+  /** The time is up for the request, the call or its caller to take the answer, whichever it is that the call waits for. */
+  timeUp(): void {
+    if (this.#over) this.#answer.giveUp();
+    else {
+      const what = this.#hasArrived ? "The call took longer than its deadline" : "The request did not arrive in time";
+      this.stop(new DomainError("DEADLINE_EXCEEDED", what));
+    }
+  }
+
+  answerWithin(timeoutMs: number): void {
+    this.#deadline.answerWithin(timeoutMs);
+  }
+
   /** The caller does not read its answer, and the stream is about to be reset. */
   notTaken(): void {
     if (!this.#over) this.#leave();
@@ -204,15 +232,20 @@ export class GrpcCall extends GrpcContext {
 
   #leave(): void {
     this.#over = true;
-    this.#deadline.clear();
+    this.#deadline.pause();
     this.#request?.release();
     this.#whenOver?.();
     this.#answer.stopWaiting();
   }
 
-  #close(): void {
+  trailersWanted(): void {
+    this.#answer.sendTrailers();
+  }
+
+  closed(): void {
     // Not before: one that has ended and is not read must not hold up the end of the process either.
     if (this.#onShutdown !== undefined) this.#route.shutdownSignal?.removeEventListener("abort", this.#onShutdown);
+    this.#deadline.end();
     this.#answer.close();
     if (this.#over) return;
     this.#leave();

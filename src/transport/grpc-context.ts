@@ -1,19 +1,14 @@
-// A gRPC call as its gate, its interceptors and its implementation see it. Headers, the signal and the headers of the
+// A gRPC call as its gate and its implementation see it. Headers, the signal and the headers of the
 // answer are made when somebody asks for them: most calls need none.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
-import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
-import {
-  type ContextValues,
-  createContextValues,
-  type HandlerContext,
-  type StreamRequest,
-  type UnaryRequest,
-} from "@connectrpc/connect";
-import { connectionKey, peerKey, requestIdKey } from "../interceptors/call.ts";
+import type { DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
+import type { ContextValues, HandlerContext } from "@connectrpc/connect";
+import { connectionKey, type Departure, departureKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
+import { CallValues } from "./call-values.ts";
 import { peerOfSession } from "./peer.ts";
 
-export abstract class GrpcContext implements CallHead, HandlerContext {
+export abstract class GrpcContext implements CallHead, HandlerContext, Departure {
   readonly service;
   readonly method;
   readonly requestId = crypto.randomUUID();
@@ -35,8 +30,10 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
     this.service = method.parent;
     this.#headers = headers;
     this.header = new StreamHeaders(headers);
-    const peer = peerOfSession(session);
-    this.values = createContextValues().set(requestIdKey, this.requestId).set(peerKey, peer);
+    this.values = new CallValues()
+      .set(requestIdKey, this.requestId)
+      .set(peerKey, peerOfSession(session))
+      .set(departureKey, this);
     if (session !== undefined) this.values.set(connectionKey, session);
   }
 
@@ -44,13 +41,6 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
   abstract timeoutMs(): number | undefined;
 
   abstract hasLeft(): boolean;
-
-  /** The call as interceptors see it; `context` is for the implementation. */
-  request(message: Message): UnaryRequest & { context: HandlerContext };
-  request(message: AsyncIterable<Message>): StreamRequest & { context: HandlerContext };
-  request(message: Message | AsyncIterable<Message>): unknown {
-    return new CallRequest(this, message);
-  }
 
   // On the prototype, not in an object made for each call: getters that are new with each call give its object a hidden
   // class of its own, which keeps the call alive until the next full collection.
@@ -64,10 +54,6 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
 
   get url(): string {
     return this.#headers[":path"] as string;
-  }
-
-  get authority(): string | undefined {
-    return this.#headers[":authority"];
   }
 
   /** What `signal` would say, for who only asks: most calls need no AbortController. */
@@ -94,7 +80,7 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
   }
 
   get requestHeader(): Headers {
-    this.#requestHeader ??= new Headers([...this.header]);
+    this.#requestHeader ??= headersOf(this.header);
     return this.#requestHeader;
   }
 
@@ -119,7 +105,7 @@ export abstract class GrpcContext implements CallHead, HandlerContext {
   }
 }
 
-/** The headers of an HTTP/2 stream but for the pseudo-headers. */
+/** The headers of an HTTP/2 stream. */
 class StreamHeaders implements HeaderSource {
   readonly #headers: IncomingHttpHeaders;
 
@@ -131,46 +117,19 @@ class StreamHeaders implements HeaderSource {
     return textOf(this.#headers[name]);
   }
 
-  *[Symbol.iterator](): Generator<[string, string]> {
-    for (const name of Object.keys(this.#headers)) {
-      if (name.startsWith(":")) continue;
-      const value = textOf(this.#headers[name]);
-      if (value !== null) yield [name, value];
-    }
+  keys(): string[] {
+    return Object.keys(this.#headers);
   }
+}
+
+function headersOf(source: HeaderSource): Headers {
+  const headers = new Headers();
+  for (const name of source.keys()) {
+    const value = name.startsWith(":") ? null : source.get(name);
+    if (value !== null) headers.set(name, value);
+  }
+  return headers;
 }
 
 const textOf = (value: string | string[] | undefined): string | null =>
   value === undefined ? null : typeof value === "string" ? value : value.join(", ");
-
-/** A call with its message, as interceptors pass it on. */
-class CallRequest {
-  readonly context: GrpcContext;
-  readonly message: Message | AsyncIterable<Message>;
-  readonly stream: boolean;
-  readonly service: GrpcContext["service"];
-  readonly method: GrpcContext["method"];
-  readonly requestMethod = "POST";
-  readonly contextValues: ContextValues;
-
-  constructor(context: GrpcContext, message: Message | AsyncIterable<Message>) {
-    this.context = context;
-    this.message = message;
-    this.stream = context.method.methodKind !== "unary";
-    this.service = context.service;
-    this.method = context.method;
-    this.contextValues = context.values;
-  }
-
-  get url(): string {
-    return `http://${this.context.authority}${this.context.url}`;
-  }
-
-  get header(): Headers {
-    return this.context.requestHeader;
-  }
-
-  get signal(): AbortSignal {
-    return this.context.signal;
-  }
-}

@@ -1,8 +1,9 @@
-// The time that a gRPC call has: one timer, for its request first, for the whole call once that is there.
+// The time that a gRPC call has: for its request first, for the whole call once that is there, in the end for its caller to
+// take the answer. One alarm for all three.
 import type { ConnectError } from "@connectrpc/connect";
 import { parseTimeout } from "@connectrpc/connect/protocol-grpc";
-import { DomainError } from "../domain/errors.ts";
 import type { HeaderSource } from "../interceptors/credentials.ts";
+import type { Alarm } from "./alarms.ts";
 
 /** Milliseconds that the caller names, at most `maxTimeoutMs`; undefined: none. An error where they cannot be read. */
 export function namedTimeout(header: HeaderSource, maxTimeoutMs: number): number | undefined | ConnectError {
@@ -13,26 +14,30 @@ export function namedTimeout(header: HeaderSource, maxTimeoutMs: number): number
 }
 
 export class GrpcDeadline {
-  readonly #call: { stop(error: DomainError): void };
+  readonly #alarm: Alarm;
   /** In milliseconds of performance.now(). */
   #expiresAt = Number.POSITIVE_INFINITY;
-  #timer: NodeJS.Timeout | undefined;
 
-  /** `call` is stopped with DEADLINE_EXCEEDED when the time is up. */
-  constructor(call: { stop(error: DomainError): void }) {
-    this.#call = call;
+  /** The alarm rings when the time is up for what the call waits for then. */
+  constructor(alarm: Alarm) {
+    this.#alarm = alarm;
   }
 
   /** Begins to count `timeoutMs`, which may be Infinity; the request must arrive within that and `bodyTimeoutMs`. */
   start(timeoutMs: number, bodyTimeoutMs: number): void {
-    this.#expiresAt = performance.now() + timeoutMs;
-    this.#expireIn(Math.min(timeoutMs, bodyTimeoutMs), "The request did not arrive in time");
+    const now = performance.now();
+    this.#expiresAt = now + timeoutMs;
+    this.#alarm.ringAt(now + Math.min(timeoutMs, bodyTimeoutMs));
   }
 
   /** The request is complete: what counts now is the deadline alone. */
   requestArrived(): void {
-    this.clear();
-    if (Number.isFinite(this.#expiresAt)) this.#expireIn(this.leftMs(), "The call took longer than its deadline");
+    this.#alarm.ringAt(this.#expiresAt);
+  }
+
+  /** The answer is written: what counts now is the time for the caller to take it. */
+  answerWithin(timeoutMs: number): void {
+    this.#alarm.ringAt(performance.now() + timeoutMs);
   }
 
   /** Milliseconds until the deadline, 0 once it has passed. */
@@ -40,11 +45,13 @@ export class GrpcDeadline {
     return Math.max(0, this.#expiresAt - performance.now());
   }
 
-  clear(): void {
-    clearTimeout(this.#timer);
+  /** Nothing is waited for at the moment. */
+  pause(): void {
+    this.#alarm.ringAt(Number.POSITIVE_INFINITY);
   }
 
-  #expireIn(ms: number, message: string): void {
-    this.#timer = setTimeout(() => this.#call.stop(new DomainError("DEADLINE_EXCEEDED", message)), ms);
+  /** The call is closed. */
+  end(): void {
+    this.#alarm.giveBack();
   }
 }

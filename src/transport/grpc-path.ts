@@ -1,5 +1,5 @@
-// gRPC calls without compression, served straight from their HTTP/2 stream: the same gate, interceptors and
-// implementations as any other call, a fraction of the work around them. What is not for it falls through to the library.
+// gRPC calls without compression, served straight from their HTTP/2 stream: the same gate, checks and implementations as
+// any other call, a fraction of the work around them. What is not for it falls through to the library.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import { GrpcCall, type GrpcOptions, type GrpcRoute } from "./grpc-call.ts";
 
@@ -8,6 +8,8 @@ export function grpcPath(
   routes: ReadonlyMap<string, GrpcRoute>,
   options: GrpcOptions,
 ): (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean {
+  /** One that is valid: callers repeat theirs with every call. */
+  let lastAuthority: string | undefined = "localhost";
   return (stream, headers) => {
     const route = routes.get(headers[":path"] as string);
     const type = headers["content-type"];
@@ -16,7 +18,11 @@ export function grpcPath(
     const encoding = headers["grpc-encoding"];
     if (encoding !== undefined && encoding !== "identity") return false;
     // A malformed authority is for the library's path to refuse, as HTTP.
-    if (!isAuthority(headers[":authority"])) return false;
+    const authority = headers[":authority"];
+    if (authority !== lastAuthority) {
+      if (!isAuthority(authority)) return false;
+      lastAuthority = authority;
+    }
     new GrpcCall(options, route, stream, headers).serve();
     return true;
   };

@@ -1,5 +1,4 @@
 // The request of a gRPC call: its bytes as they arrive, and the one message that is in them.
-import type { ServerHttp2Stream } from "node:http2";
 import { type DescMessage, type DescMethod, fromBinary, type Message } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { PREFIX_BYTES } from "./encode.ts";
@@ -7,46 +6,25 @@ import { assertKinds } from "./kindless.ts";
 import type { RequestBytes } from "./request-bytes.ts";
 import { assertFewValues } from "./values.ts";
 
-/** Whose request it is: `received` is called once, when it is complete; `fail` for bytes that are too many. */
-interface Receiver {
-  /** Nothing is called any more. */
-  readonly isOver: boolean;
-  received(body: Buffer): void;
-  fail(error: unknown): void;
-}
-
 const BINARY = { readUnknownFields: false };
 
-/** Collects the request in `bytes`, in whose budget it counts until it is complete; its message has at most `readMaxBytes`. */
-export function receive(stream: ServerHttp2Stream, bytes: RequestBytes, readMaxBytes: number, call: Receiver): void {
-  stream.on("data", (chunk: Buffer) => {
-    if (call.isOver) return;
-    try {
-      bytes.add(chunk);
-    } catch (error) {
-      call.fail(error);
-      return;
-    }
-    if (Math.max(bytes.announced() ?? 0, bytes.size - PREFIX_BYTES) > readMaxBytes) {
-      const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
-      call.fail(new ConnectError(which, Code.ResourceExhausted));
-    }
-  });
-  const arrived = () => {
-    if (!call.isOver) call.received(bytes.take());
-  };
-  // A stream without a body says so at once, or never where it ends with its headers.
-  if (stream.endAfterHeaders || stream.readableEnded) arrived();
-  else stream.on("end", arrived);
+/** Adds a chunk of the request; throws what `add` throws, and where its message is, or will be, over `readMaxBytes`. */
+export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: number): void {
+  bytes.add(chunk);
+  if (Math.max(bytes.announced() ?? 0, bytes.size - PREFIX_BYTES) > readMaxBytes) {
+    const which = `message size is larger than configured readMaxBytes ${readMaxBytes}`;
+    throw new ConnectError(which, Code.ResourceExhausted);
+  }
 }
 
 /** The one message of a complete request; throws what the library would. */
 export function messageIn(body: Buffer, method: DescMethod): Message {
-  return decode(method.input, envelope(body, method.methodKind.replace("_", "-")));
+  return decode(method.input, envelope(body, method));
 }
 
-function envelope(body: Buffer, kind: string): Buffer {
+function envelope(body: Buffer, { methodKind }: DescMethod): Buffer {
   if (body.length === 0) {
+    const kind = methodKind.replace("_", "-");
     throw new ConnectError(`protocol error: missing input message for ${kind} method`, Code.Unimplemented);
   }
   if (body.length < PREFIX_BYTES) throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
@@ -58,6 +36,7 @@ function envelope(body: Buffer, kind: string): Buffer {
     throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
   }
   if (body.length > PREFIX_BYTES + length) {
+    const kind = methodKind.replace("_", "-");
     throw new ConnectError(`protocol error: received extra input message for ${kind} method`, Code.Unimplemented);
   }
   return body.subarray(PREFIX_BYTES);
@@ -69,7 +48,7 @@ function decode(input: DescMessage, bytes: Uint8Array): Message {
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {
-    // As the library says it; the interceptor of errors knows what may be told of it.
+    // As the library says it; `presentable` knows what may be told of it.
     throw new ConnectError(`parse binary: ${error instanceof Error ? error.message : ""}`, Code.Internal);
   }
 }

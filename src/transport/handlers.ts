@@ -1,10 +1,12 @@
 // Which RPCs are served, and within which limits: the services of the contract with health and reflection beside them.
 import {
   createRegistry,
+  type DescMessage,
   type DescMethod,
   type DescMethodServerStreaming,
   type DescMethodUnary,
   type DescService,
+  type Message,
 } from "@bufbuild/protobuf";
 import {
   type ContextValues,
@@ -41,8 +43,8 @@ import { assertFewJsonValues } from "./values.ts";
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
   services(router: ServiceRouter): void;
-  /** Innermost, in this order: what looks at messages. */
-  interceptors?: Interceptor[];
+  /** Looks at the request of each unary call, and throws what is wrong with it. Streams check their messages themselves. */
+  check?: (desc: DescMessage, message: Message) => void;
   findCaller: FindCaller;
   /** For a service whose errors are not of the domain; default `presentable`. */
   present?: Present;
@@ -122,7 +124,7 @@ export function createHandlers(
   options: HandlerOptions,
   admit: (call: ContextValues, isEndless: boolean) => void,
 ): Served {
-  const { limits, log, shutdownSignal, present = presentable } = options;
+  const { limits, log, shutdownSignal, present = presentable, check: checkMessage = () => {} } = options;
   const served = new Map<DescService, Implementation>();
   options.services({ service: (service, implementation) => served.set(service, implementation) });
   const open = openServices([...served.keys()], options);
@@ -184,7 +186,7 @@ export function createHandlers(
       atFirstMessage((method, values) => {
         if (!open.has(method.parent)) enter(method, values);
       }),
-      ...(options.interceptors ?? []),
+      checked(checkMessage),
     ],
   });
   const large = new Set(options.large);
@@ -201,8 +203,11 @@ export function createHandlers(
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
-  // The path of gRPC has a deadline of its own, and presents what a stream ends with.
-  const around = options.interceptors ?? [];
+  // The path of gRPC needs no interceptors: it has a deadline of its own, and presents what a call ends with.
+  const unaryOptions: Parameters<typeof unaryAnswer>[2] = {
+    check: checkMessage,
+    present: (error, { method, requestId }) => present(error, { method, requestId, log }),
+  };
   const grpc = new Map<string, GrpcRoute>();
   for (const [service, implementation] of [...served, ...open]) {
     for (const method of service.methods) {
@@ -215,7 +220,7 @@ export function createHandlers(
           ...limitsOf(method),
           method: method as DescMethodUnary,
           defaultTimeoutMs: limits.defaultTimeoutMs,
-          answer: unaryAnswer(method as DescMethodUnary, serve, [errors({ log, present }), ...around]),
+          answer: unaryAnswer(method as DescMethodUnary, serve, unaryOptions),
         });
       } else if (method.methodKind === "server_streaming") {
         grpc.set(path, {
@@ -227,7 +232,6 @@ export function createHandlers(
           answer: serverStreamingAnswer(
             method as DescMethodServerStreaming,
             serve,
-            around,
             rechecked.has(method) ? watchKey : undefined,
           ),
         });
@@ -241,6 +245,15 @@ export function createHandlers(
 
 export const isStreamOfRequests = ({ methodKind }: DescMethod) =>
   methodKind === "client_streaming" || methodKind === "bidi_streaming";
+
+/** Innermost: the message is as its implementation gets it. */
+const checked =
+  (check: (desc: DescMessage, message: Message) => void): Interceptor =>
+  (next) =>
+  (request) => {
+    if (!request.stream) check(request.method.input, request.message);
+    return next(request);
+  };
 
 /** A stream of requests takes its place with the first of them. */
 function atFirstMessage(enter: Served["enter"]): Interceptor {

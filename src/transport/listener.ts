@@ -123,7 +123,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   );
   const onStream = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _: number, rawHeaders: string[]) => {
     // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
-    stream.on("error", () => {});
+    stream.on("error", ignore);
     turns(stream.session ?? stream, () => beginStream(stream, headers, rawHeaders));
   };
 
@@ -188,14 +188,24 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   };
 }
 
-const sizeOf = (rawHeaders: string[]) => rawHeaders.reduce((bytes, text) => bytes + text.length, 0);
+function ignore(): void {}
+
+function sizeOf(rawHeaders: string[]): number {
+  let bytes = 0;
+  for (const text of rawHeaders) bytes += text.length;
+  return bytes;
+}
 
 /** Node keeps the first of two headers authorization, proxies and others the last: both, so that none is valid. */
 function joinKeys(headers: IncomingHttpHeaders, rawHeaders: string[]): void {
-  let keys: string[] | undefined;
+  let keys: string | undefined;
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = rawHeaders[i] as string;
-    if (name.length === 13 && name.toLowerCase() === "authorization") (keys ??= []).push(rawHeaders[i + 1] as string);
+    if (name.length !== 13 || name.toLowerCase() !== "authorization") continue;
+    if (keys === undefined) keys = rawHeaders[i + 1] as string;
+    else {
+      keys = `${keys}, ${rawHeaders[i + 1]}`;
+      headers.authorization = keys;
+    }
   }
-  if (keys !== undefined && keys.length > 1) headers.authorization = keys.join(", ");
 }

@@ -42,7 +42,7 @@ export class RequestBytes {
 
   /** All that was received; begins anew, and counts towards no budget. */
   take(): Buffer {
-    const taken = this.#bytes.subarray(0, this.size);
+    const taken = this.size === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.size);
     this.release();
     return taken;
   }
@@ -67,7 +67,7 @@ export class RequestBytes {
     }
     // Not in Node's pool, where what is small may keep what is large.
     const larger = length < POOLED_BYTES ? Buffer.allocUnsafe(length) : Buffer.allocUnsafeSlow(length);
-    larger.set(this.#bytes.subarray(0, this.size));
+    if (this.size > 0) larger.set(this.#bytes.subarray(0, this.size));
     this.#bytes = larger;
   }
 }

@@ -1,47 +1,28 @@
 // A stream of responses, as it is answered from its HTTP/2 stream: a page at a time where they come in pages, and
 // no further than the reader has read. Messages are encoded once, however many streams send the same page.
-import type { DescMessage, DescMethodServerStreaming, Message, MessageInitShape } from "@bufbuild/protobuf";
-import type { HandlerContext, Interceptor, StreamRequest, StreamResponse } from "@connectrpc/connect";
+import type { DescMessage, DescMethodServerStreaming, MessageInitShape } from "@bufbuild/protobuf";
+import type { HandlerContext } from "@connectrpc/connect";
 import type { CallHead } from "../interceptors/credentials.ts";
 import { abandon } from "../interceptors/deadline.ts";
 import { pagesOf } from "../paged.ts";
 import { frameEncoder } from "./encode.ts";
 import type { Answer } from "./grpc-call.ts";
 
-type Invoke = (request: StreamRequest & { context: HandlerContext }) => Promise<StreamResponse>;
-
 /** What is given to a stream at once; the rest of a page waits until that has left. */
 const CHUNK_BYTES = 128 * 1024;
 
-/** An implementation within interceptors, the first outermost. `watchKey` calls back once the key is refused, and returns how to end that. */
+/** `watchKey` calls back once the key is refused, and returns how to end that. */
 export function serverStreamingAnswer(
   method: DescMethodServerStreaming,
-  serve: (message: never, context: HandlerContext) => unknown,
-  interceptors: readonly Interceptor[],
+  serve: (message: never, context: HandlerContext) => AsyncIterable<Init> | Promise<AsyncIterable<Init>>,
   watchKey: (call: CallHead, refused: (error: Error) => void) => () => void = () => () => {},
 ): Answer {
-  const innermost: Invoke = async (request) => {
-    for await (const message of request.message as AsyncIterable<never>) {
-      const answered = (await serve(message, request.context)) as AsyncIterable<Message>;
-      return {
-        stream: true,
-        service: method.parent,
-        method,
-        header: NO_HEADERS,
-        trailer: NO_HEADERS,
-        message: answered,
-      };
-    }
-    throw new Error("an interceptor took the request");
-  };
-  const invoke = interceptors.reduceRight<Invoke>((next, each) => each(next as never) as never, innermost);
   const framesOf = shared(method.output);
 
   return async (call, request) => {
     const unwatch = watchKey(call, (error) => call.stop(error));
     call.whenOver(unwatch);
-    const { message: messages } = await invoke(call.request(once(request)));
-    const { pages: each, toMessage } = pagesOf(messages);
+    const { pages: each, toMessage } = pagesOf(await serve(request as never, call));
     const pages = each[Symbol.asyncIterator]();
     call.whenOver(() => {
       unwatch();
@@ -90,10 +71,3 @@ function shared(output: DescMessage): (page: readonly unknown[], toMessage: (ite
     return frames;
   };
 }
-
-async function* once<T>(message: T): AsyncGenerator<T, void> {
-  yield message;
-}
-
-/** What is sent are the headers of the context; no interceptor here reads those of the response. */
-const NO_HEADERS = new Headers();

@@ -82,26 +82,32 @@ export function createSessions(options: {
     session.on("error", () => tally.note("session_failed"));
     const connection: Connection = { calls: 0, nextId: 1, wasFull: false, retiring: false, roundTripMs: undefined };
     sessions.set(session, connection);
-    const closeWhenIdle = () => setTimeout(() => retire(session), idleTimeoutMs).unref();
-    let idle = closeWhenIdle();
+    let idleSince = performance.now();
+    // One timer, which looks again: calls begin and end many times while it runs.
+    const closeWhenIdle = () => {
+      const leftMs = connection.calls > 0 ? idleTimeoutMs : idleSince + idleTimeoutMs - performance.now();
+      if (leftMs <= 0) retire(session);
+      else idle = setTimeout(closeWhenIdle, leftMs).unref();
+    };
+    let idle = setTimeout(closeWhenIdle, idleTimeoutMs).unref();
     const age = setTimeout(() => retire(session), maxConnectionAgeMs * (0.9 + Math.random() / 5)).unref();
     const gatherFrames = gatherDataFrames(session, tally);
+    const onClose = function (this: ServerHttp2Stream) {
+      streams.delete(this);
+      connection.calls -= 1;
+      if (connection.calls === 0) idleSince = performance.now();
+    };
     session.on("stream", (stream: ServerHttp2Stream) => {
       gatherFrames(stream);
       const refused = refusedBefore(connection, stream.id ?? connection.nextId);
       if (refused > 0) tally.note("stream_refused", refused);
       connection.calls += 1;
       connection.wasFull = connection.calls >= MAX_STREAMS;
-      clearTimeout(idle);
       // A stream that is reset without an error stays until all that it brought was read and all that was written has
       // left, which it never will: here where it is not answered yet, by the sweep where it is.
-      stream.once("aborted", () => setImmediate(() => stream.destroy()));
+      stream.on("aborted", destroySoon);
       streams.add(stream);
-      stream.once("close", () => {
-        streams.delete(stream);
-        connection.calls -= 1;
-        if (connection.calls === 0 && !session.closed) idle = closeWhenIdle();
-      });
+      stream.on("close", onClose);
       keepUntilAnswered(stream);
     });
     session.once("close", () => {
@@ -160,6 +166,10 @@ export function createSessions(options: {
     },
     streams: () => streams.size,
   };
+}
+
+function destroySoon(this: ServerHttp2Stream): void {
+  setImmediate(() => this.destroy());
 }
 
 /**

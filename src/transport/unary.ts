@@ -1,31 +1,30 @@
-// A unary call, as it is answered from its stream: the implementation within the interceptors, one message back.
-import { create, type DescMessage, type DescMethodUnary, isMessage, type MessageInitShape } from "@bufbuild/protobuf";
-import type { HandlerContext, Interceptor, UnaryRequest, UnaryResponse } from "@connectrpc/connect";
+// A unary call, as it is answered from its stream: one message in, the implementation, one message back.
+import type { DescMessage, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
+import type { HandlerContext } from "@connectrpc/connect";
+import { DomainError } from "../domain/errors.ts";
 import { frameEncoder } from "./encode.ts";
-import type { Answer } from "./grpc-call.ts";
+import type { Answer, GrpcOptions } from "./grpc-call.ts";
 
-type Invoke = (request: UnaryRequest & { context: HandlerContext }) => Promise<UnaryResponse>;
+/** A message, or what one is made of: the encoder takes either. */
+type Answered = MessageInitShape<DescMessage>;
 
-/** An implementation within interceptors, the first outermost. */
+/** `check` looks at each request before `serve`; `present` is that of the calls. */
 export function unaryAnswer(
-  method: DescMethodUnary,
-  serve: (message: never, context: HandlerContext) => unknown,
-  interceptors: readonly Interceptor[],
+  { input, output }: DescMethodUnary,
+  serve: (message: never, context: HandlerContext) => Answered | Promise<Answered>,
+  { check, present }: { check: (desc: DescMessage, message: Message) => void } & Pick<GrpcOptions, "present">,
 ): Answer {
-  const innermost: Invoke = async (request) => {
-    const answered = (await serve(request.message as never, request.context)) as MessageInitShape<DescMessage>;
-    const message = isMessage(answered, method.output) ? answered : create(method.output, answered);
-    return { stream: false, service: method.parent, method, header: NO_HEADERS, trailer: NO_HEADERS, message };
-  };
-  const encoder = frameEncoder(method.output);
-  const invoke = interceptors.reduceRight<Invoke>((next, each) => each(next as never) as never, innermost);
-
-  return async (call, request) => {
-    const { message } = await invoke(call.request(request));
-    if (call.isOver) return;
-    call.end(encoder.frame(message));
+  const encoder = frameEncoder(output);
+  return async (call, message) => {
+    try {
+      check(input, message);
+      const answered = await serve(message as never, call);
+      if (!call.isOver) call.end(encoder.frame(answered));
+    } catch (error) {
+      // Nobody waits for the answer any more; but what is wrong with the database is for the log. All else is the noise of
+      // an implementation that was told to stop.
+      if (call.isOver && error instanceof DomainError) present(error, call);
+      throw error;
+    }
   };
 }
-
-/** What is sent are the headers of the context; no interceptor here reads those of the response. */
-const NO_HEADERS = new Headers();

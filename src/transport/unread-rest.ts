@@ -2,6 +2,7 @@
 // caller sends, and wait for the window. Left to itself Node resets such a stream at once, and nghttp2 drops frames of it
 // that still wait for the connection, the status among them: the caller would never hear why.
 import type { ServerHttp2Session, ServerHttp2Stream } from "node:http2";
+import { Duplex } from "node:stream";
 import { whenRead } from "./when-read.ts";
 
 /**
@@ -16,26 +17,27 @@ const HELD_UP_MS = 30_000;
 
 /** To be called with each stream as it comes: the rest of its request goes when its answer has left. */
 export function keepUntilAnswered(stream: ServerHttp2Stream): void {
-  const { end } = stream;
-  stream.end = ((...rest: Parameters<typeof end>) => {
-    // Node resets a request that nobody has begun to read. Reading and dropping the rest prevents that, and holds no memory.
-    if (stream.readableFlowing === null) stream.resume();
-    return end.apply(stream, rest);
-  }) as typeof end;
+  stream.end = endAndDrop;
   // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the session with it.
   // close(NO_ERROR) and resume() cut the answer or do nothing.
-  stream.once("finish", () => giveUpRest(stream));
+  stream.on("finish", giveUpRest);
 }
 
-function giveUpRest(stream: ServerHttp2Stream): void {
+const endAndDrop = function (this: ServerHttp2Stream, ...rest: Parameters<Duplex["end"]>) {
+  // Node resets a request that nobody has begun to read. Reading and dropping the rest prevents that, and holds no memory.
+  if (this.readableFlowing === null) this.resume();
+  return Duplex.prototype.end.apply(this, rest);
+} as ServerHttp2Stream["end"];
+
+function giveUpRest(this: ServerHttp2Stream): void {
   // A timer for each call would hold its stream for as long.
-  if (stream.readableEnded || stream.destroyed) return;
+  if (this.readableEnded || this.destroyed) return;
   const answeredAt = performance.now();
   const timer = setInterval(() => {
-    if (!stream.destroyed && !stream.readableEnded) {
+    if (!this.destroyed && !this.readableEnded) {
       const waitedMs = performance.now() - answeredAt;
-      if (isHeldUp(stream) ? waitedMs < HELD_UP_MS : waitedMs < UNHEARD_MS && !hasRead(stream, answeredAt)) return;
-      stream.destroy();
+      if (isHeldUp(this) ? waitedMs < HELD_UP_MS : waitedMs < UNHEARD_MS && !hasRead(this, answeredAt)) return;
+      this.destroy();
     }
     clearInterval(timer);
   }, LOOK_MS).unref();

@@ -68,7 +68,12 @@ export class WireWriter {
 
   /** An int64, or an int32 or the number of an enum, which may be negative. */
   int(value: number | bigint): void {
-    if (typeof value === "number" && value >= 0 && value <= 0x7fffffff) return this.varint(value);
+    let high = Number(value);
+    if (high >= 0 && high <= Number.MAX_SAFE_INTEGER) {
+      this.#reserve(10);
+      for (; high > 0x7fffffff; high = Math.floor(high / 0x80)) this.#bytes[this.at++] = (high % 0x80) | 0x80;
+      return this.varint(high);
+    }
     let rest = BigInt.asUintN(64, BigInt(value));
     this.#reserve(10);
     for (; rest > 0x7fn; rest >>= 7n) this.#bytes[this.at++] = Number(rest & 0x7fn) | 0x80;
