@@ -3,7 +3,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { FieldMask } from "@bufbuild/protobuf/wkt";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { EntitySchema } from "../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { CompanyDataSchema, EntitySchema, PersonDataSchema } from "../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { GetEntityResponseSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import type { EntityState } from "../src/domain/entity-state.ts";
 import type { JsonObject } from "../src/domain/json.ts";
@@ -101,6 +101,27 @@ describe("an answer is encoded from what its message would be made of", () => {
       }),
     );
   });
+});
+
+test("a read mask into entity_data picks what it names, and that alone", () => {
+  const read = (entity: EntityState, paths: string[]) => {
+    const init = { entity: toProto(entity, parseReadMask({ paths } as FieldMask)) };
+    return create(GetEntityResponseSchema, init).entity?.entityData?.kind;
+  };
+  void fc.assert(
+    fc.property(state, (entity) => {
+      const whole = read(entity, ["entity_data"]);
+      const schema = entity.type === "person" ? PersonDataSchema : CompanyDataSchema;
+      for (const { name, localName } of schema.fields) {
+        const picked = read(entity, [`entity_data.${entity.type}.${name}`]);
+        if (whole === undefined) expect(picked).toBeUndefined();
+        else {
+          const value = (whole.value as unknown as Record<string, unknown>)[localName];
+          expect(picked).toEqual({ case: entity.type, value: create(schema, { [localName]: value }) });
+        }
+      }
+    }),
+  );
 });
 
 const LISTED = {
