@@ -6,8 +6,8 @@ import { Code } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 import { type Departure, departureOf } from "../src/interceptors/call.ts";
 import { GrpcCall } from "../src/transport/grpc-call.ts";
-import { envelope } from "./frames.ts";
-import { grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
+import { callHead, envelope, FLAG, FRAME, frame, PREFACE, settings } from "./frames.ts";
+import { grpcRefusal, h2Call, KEY, rawCall, startServer, withSession } from "./transport-harness.ts";
 
 const GET = { ":path": "/entity.v1.EntityService/GetEntity", "content-type": "application/grpc" };
 const JSON_GET = { ...GET, "content-type": "application/json" };
@@ -132,7 +132,7 @@ test("the answer of an implementation whose caller has left is dropped, and the 
 
 test("each call has its own deadline, whatever those before it on the connection had", async () => {
   await using own = await startServer({
-    limits: { defaultTimeoutMs: 700 },
+    limits: { defaultTimeoutMs: 700, bodyTimeoutMs: 200 },
     handlers: { getEntity: (_: never, { requestHeader }) => sleep(Number(requestHeader.get("x-ms")), {}) },
   });
   await withSession(own.url, async (session) => {
@@ -154,6 +154,16 @@ test("each call has its own deadline, whatever those before it on the connection
     expect(default_.ms).toBeLessThan(1_300);
     expect((await call(600, { "grpc-timeout": "5S" })).answer.trailers["grpc-status"]).toBe("0");
   });
+});
+
+test("a refusal whose caller goes on sending is not taken for one that nobody reads, whatever its deadline", async () => {
+  await using own = await startServer();
+  const head = frame(FRAME.HEADERS, FLAG.END_HEADERS, 1, callHead(GET[":path"], KEY, { "grpc-timeout": "100m" }));
+  const tooLarge = frame(FRAME.DATA, 0, 1, envelope(new Uint8Array(), 0, 70_000));
+  // The rest of the request is given up after a second, and what happened to connections is logged a second later.
+  await rawCall(own.port, Buffer.concat([PREFACE, settings(), head, tooLarge]), 2_300);
+  expect(own.calls().map(({ code }) => code)).toEqual(["RESOURCE_EXHAUSTED"]);
+  expect(own.lines.join("")).not.toContain("answer_not_taken");
 });
 
 test("a connection is idle from the end of its last call on, however long that took", async () => {

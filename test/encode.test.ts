@@ -4,6 +4,7 @@ import { ListValueSchema, ValueSchema } from "@bufbuild/protobuf/wkt";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { WatchEntitiesResponseSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { frameEncoder } from "../src/transport/encode.ts";
 import { SERVICES } from "./services.ts";
 
@@ -81,12 +82,12 @@ function messageOf(desc: DescMessage, depth: number): fc.Arbitrary<Fields> {
 }
 
 const messages = new Map(
-  SERVICES.flatMap(({ methods }) =>
-    methods.map(({ output }): [string, DescMessage] => [output.typeName, output]),
-  ).concat([
-    [ValueSchema.typeName, ValueSchema],
-    [ListValueSchema.typeName, ListValueSchema],
-  ]),
+  [...SERVICES, Health]
+    .flatMap(({ methods }) => methods.map(({ output }): [string, DescMessage] => [output.typeName, output]))
+    .concat([
+      [ValueSchema.typeName, ValueSchema],
+      [ListValueSchema.typeName, ListValueSchema],
+    ]),
 );
 
 describe("the bytes of a message are the library's", () => {

@@ -2,11 +2,12 @@
 import { readdir, readFile } from "node:fs/promises";
 import { Code, type ConnectError, type ContextValues, createClient, createContextValues } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import * as fc from "fast-check";
 import pino from "pino";
 import { describe, expect, test, vi } from "vitest";
 import { Health } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../clients/typescript/gen/grpc/reflection/v1/reflection_pb.ts";
-import { createShares } from "../src/domain/shares.ts";
+import { createShares, hasShare, type Owner } from "../src/domain/shares.ts";
 import { admission } from "../src/interceptors/admission.ts";
 import { cachedCallers } from "../src/interceptors/cached-callers.ts";
 import { callContext, connectionKey, requestBytesKey } from "../src/interceptors/call.ts";
@@ -58,6 +59,50 @@ describe("shares", () => {
     shares.give({ organization: "a" });
     expect(shares.take({ organization: "b" })).toBe(true);
     expect(shares.used()).toBe(2);
+  });
+
+  test("are those of counts by name, whoever takes and gives how many, and however many names there are", () => {
+    const owner: fc.Arbitrary<Owner> = fc.oneof(
+      {
+        weight: 4,
+        arbitrary: fc.record({ organization: fc.constantFrom("a", "b"), part: fc.constantFrom("1", "2", undefined) }),
+      },
+      {
+        weight: 2,
+        arbitrary: fc.record({ organization: fc.nat(150).map(String), part: fc.nat(150).map(String) }),
+      },
+      { weight: 1, arbitrary: fc.record({ organization: fc.constantFrom<object>({}, { second: true }) }) },
+    );
+    const give = fc.oneof({ weight: 3, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: fc.nat() });
+    const act = fc.record({ owner, size: fc.integer({ min: 1, max: 4 }), give });
+    void fc.assert(
+      fc.property(
+        fc.array(act, { minLength: 300, maxLength: 300 }),
+        fc.nat(60),
+        fc.integer({ min: 1, max: 4 }),
+        (acts, total, least) => {
+          const shares = createShares(total, least);
+          const held: { owner: Owner; size: number }[] = [];
+          const sizeOf = (counts: (owner: Owner) => boolean) =>
+            held.reduce((sum, one) => sum + (counts(one.owner) ? one.size : 0), 0);
+          for (const { owner, size, give } of acts) {
+            if (give !== null && held.length > 0) {
+              const [back] = held.splice(give % held.length, 1) as [(typeof held)[0]];
+              shares.give(back.owner, back.size);
+              continue;
+            }
+            const isOwn = ({ organization }: Owner) => organization === owner.organization;
+            const expected = hasShare({
+              ...{ total, least, used: sizeOf(() => true), byOrganization: sizeOf(isOwn) },
+              byPart: owner.part === undefined ? undefined : sizeOf((one) => isOwn(one) && one.part === owner.part),
+            });
+            expect(shares.take(owner, size)).toBe(expected);
+            if (expected) held.push({ owner, size });
+            expect(shares.used()).toBe(sizeOf(() => true));
+          }
+        },
+      ),
+    );
   });
 
   test("random takes and gives: never more than there are, and empty in the end", () => {

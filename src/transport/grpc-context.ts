@@ -1,5 +1,6 @@
 // A gRPC call as its gate and its implementation see it. Headers, the signal and the headers of the
 // answer are made when somebody asks for them: most calls need none.
+import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
 import type { ContextValues, HandlerContext } from "@connectrpc/connect";
@@ -11,7 +12,7 @@ import { peerOfSession } from "./peer.ts";
 export abstract class GrpcContext implements CallHead, HandlerContext, Departure {
   readonly service;
   readonly method;
-  readonly requestId = crypto.randomUUID();
+  readonly requestId = randomUUID();
   readonly values: ContextValues;
   readonly header: HeaderSource;
   readonly #headers: IncomingHttpHeaders;

@@ -1,6 +1,7 @@
 // The path of all that grpc-path.ts leaves alone: HTTP/1.1, gRPC-Web, Connect, compression, streams of requests. The
 // library's handlers answer; our own small connectNodeAdapter, of the library's public parts, stands around them: theirs
 // throws on a malformed authority (which ends the process), reads bodies for ever and lets its own errors pass.
+import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
@@ -70,7 +71,7 @@ class LibraryCall {
   readonly #contentType: string;
   /** Undefined where none is named that is served. */
   readonly #protocol: Protocol | undefined;
-  readonly #requestId = crypto.randomUUID();
+  readonly #requestId = randomUUID();
   readonly #values: ContextValues;
   readonly #limit: BodyLimit;
   /** Notes how the call ends. */
