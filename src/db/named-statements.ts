@@ -214,7 +214,7 @@ export class NamedStatementClient extends pg.Client {
   /** Kysely (0.29.6) forgets a connection whose BEGIN fails: the pool would count it for ever. */
   async #begin(text: string): Promise<pg.QueryResult> {
     try {
-      return await super.query(text);
+      return await super.query(this.#limited({ text }));
     } catch (error) {
       this.end().catch(() => {});
       (this as unknown as { release?: () => void }).release?.();
@@ -243,7 +243,7 @@ export class NamedStatementClient extends pg.Client {
   async #rollback(): Promise<pg.QueryResult> {
     this.#flush();
     try {
-      return await super.query("rollback");
+      return await super.query(this.#limited({ text: "rollback" }));
     } catch {
       this.end().catch(() => {});
       return { command: "ROLLBACK", rowCount: null, oid: 0, rows: [], fields: [] };
