@@ -62,6 +62,8 @@ export function keptConnection(orm: Orm): Connections {
       isUsed = false;
     }, IDLE_MS).unref();
     const giveBack = (isBroken: boolean) => {
+      // What it gives back another acquires, of which all that are kept hear once more.
+      if (kept?.client !== client) return;
       clearInterval(watch);
       client.off("error", lost).off("end", lost);
       pool.off("acquire", spare);
