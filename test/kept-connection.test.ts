@@ -152,6 +152,20 @@ describe("given back", () => {
     }
   });
 
+  test("once, where several are kept and several ask at the same moment", async () => {
+    await using opened = open({ poolSize: 3 });
+    const users = [keptConnection(opened.orm), keptConnection(opened.orm)];
+    const pool = await poolOf(opened.orm);
+    for (let round = 0; round < 5; round++) {
+      const taken = await Promise.all(users.map(({ take }) => take()));
+      for (const { release } of taken) release(false);
+      expect(pool.totalCount - pool.idleCount).toBe(2);
+      // The first takes the last that is free, the others get those that were kept.
+      await Promise.all([1, 2, 3].map(() => pool.query("select 1")));
+      expect([pool.totalCount, pool.idleCount]).toEqual([3, 3]);
+    }
+  });
+
   test("where another has the last connection of the pool, at once: it does not wait for the idle one to be noticed", async () => {
     await using other = await startOther(service, { config: { poolSize: 2 } });
     const client = other.client(service.organization.apiKey);
