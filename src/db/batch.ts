@@ -11,7 +11,7 @@ export interface StatementResult {
   rows: Record<string, unknown>[];
 }
 
-/** A statement as a connection has prepared it. What it answers is described once: for a prepared one it never changes. */
+/** A statement as a connection has prepared it. What it answers is described once: it changes only with another Parse. */
 export interface PreparedStatement {
   /** Empty: prepared anew each time. */
   readonly name: string;
@@ -31,9 +31,16 @@ interface Columns {
 type Parse = (text: string) => unknown;
 export type ParserOf = (oid: number, format: "text" | "binary") => Parse;
 
+/** Nothing was sent: a value could not be encoded. */
+export class NotSentError extends Error {
+  override readonly name = "NotSentError";
+}
+
 interface Sent {
   statement: PreparedStatement;
   values: readonly unknown[];
+  /** As they were when it was sent: a statement in flight may be forgotten meanwhile. Undefined: it is being described. */
+  columns: Columns | undefined;
   rows: Record<string, unknown>[];
   /** A value of a row could not be read. */
   failure: Error | undefined;
@@ -67,7 +74,7 @@ export class Batch implements pg.Submittable {
   /** Adds a statement; rejects with its error, or with that of one before it. */
   add(statement: PreparedStatement, values: readonly unknown[]): Promise<StatementResult> {
     return new Promise((resolve, reject) =>
-      this.#sent.push({ statement, values, rows: [], failure: undefined, resolve, reject }),
+      this.#sent.push({ statement, values, columns: undefined, rows: [], failure: undefined, resolve, reject }),
     );
   }
 
@@ -77,23 +84,26 @@ export class Batch implements pg.Submittable {
       const bytes = this.#encode();
       if ((stream as Socket).writable) (stream as Socket).write(bytes);
       return null;
-    } catch (error) {
-      return error as Error;
+    } catch (cause) {
+      return new NotSentError("a value of a statement could not be encoded", { cause });
     }
   }
 
   #encode(): Buffer {
     const parts: Buffer[] = [];
-    for (const { statement, values } of this.#sent) {
+    for (const sent of this.#sent) {
+      const { statement, values } = sent;
       const { name, text } = statement;
       if (statement.state !== "prepared" || name === "") {
         if (statement.state === "unclear") parts.push(serialize.close({ type: "S", name }));
         parts.push(serialize.parse({ name, text }));
         statement.state = "prepared";
+        statement.columns = undefined;
         this.#preparing.push(statement);
       }
       parts.push(serialize.bind({ statement: name, values: values as unknown[], valueMapper: prepareValue }));
-      if (statement.columns === undefined) parts.push(DESCRIBE);
+      sent.columns = statement.columns;
+      if (sent.columns === undefined) parts.push(DESCRIBE);
       parts.push(EXECUTE);
     }
     parts.push(SYNC);
@@ -109,19 +119,19 @@ export class Batch implements pg.Submittable {
     const sent = this.#sent[this.#at];
     if (sent === undefined) return;
     const names = fields.map(({ name }) => name);
-    sent.statement.columns = {
+    sent.columns = {
       names,
       empty: JSON.parse(JSON.stringify(Object.fromEntries(names.map((name) => [name, null])))),
       parsers: fields.map(({ dataTypeID, format }) => this.#parserOf(dataTypeID, format)),
     };
+    sent.statement.columns = sent.columns;
   }
 
   handleDataRow({ fields }: { fields: (string | null)[] }): void {
     const sent = this.#sent[this.#at];
-    const columns = sent?.statement.columns;
-    if (sent === undefined || columns === undefined) return;
+    if (sent?.columns === undefined) return;
     try {
-      sent.rows.push(rowOf(columns, fields));
+      sent.rows.push(rowOf(sent.columns, fields));
     } catch (error) {
       sent.failure = error as Error;
     }
@@ -131,8 +141,8 @@ export class Batch implements pg.Submittable {
     const sent = this.#sent[this.#at];
     if (sent === undefined) return;
     this.#at += 1;
-    // One without a description has no rows.
-    sent.statement.columns ??= NO_COLUMNS;
+    // It was to be described, and was not: it has no rows.
+    if (sent.columns === undefined) sent.statement.columns = NO_COLUMNS;
     const space = text.indexOf(" ");
     if (sent.failure !== undefined) sent.reject(sent.failure);
     else sent.resolve({ command: space === -1 ? text : text.slice(0, space), rows: sent.rows });

@@ -31,13 +31,15 @@ const KEPT_MS = 60_000;
 interface Kept {
   client: NamedStatementClient & PoolClient;
   since: number;
-  /** Somebody waits for a connection. */
+  /** It has ended, which its last user did not notice. */
+  isLost(): boolean;
+  /** The pool has no other connection for whoever asks next, or somebody waits already. */
   isWanted(): boolean;
   tell(event: "acquire" | "release"): void;
   giveBack(isBroken: boolean): void;
 }
 
-/** One connection, for one user at a time. It is given back wherever somebody waits for one. */
+/** One connection, for one user at a time. While it is not used nobody waits for it: it is kept where the pool has another. */
 export function keptConnection(orm: Orm): Connections {
   let kept: Kept | undefined;
   let isTaken = false;
@@ -46,23 +48,35 @@ export function keptConnection(orm: Orm): Connections {
   async function open(): Promise<Kept> {
     const pool = await poolOf(orm);
     const client = await pool.connect();
+    let isLost = false;
     // While nothing is asked on it: the next user opens another.
-    const lost = () => (isTaken ? undefined : giveBack(true));
+    const lost = () => {
+      isLost = true;
+      if (!isTaken) giveBack(true);
+    };
+    const isWanted = () =>
+      pool.waitingCount > 0 || pool.ending || (pool.totalCount >= pool.options.max && pool.idleCount === 0);
+    const spare = () => (!isTaken && isWanted() ? giveBack(false) : undefined);
     const watch = setInterval(() => {
       if (!isTaken && !isUsed) giveBack(false);
       isUsed = false;
     }, IDLE_MS).unref();
     const giveBack = (isBroken: boolean) => {
+      // What it gives back another acquires, of which all that are kept hear once more.
+      if (kept?.client !== client) return;
       clearInterval(watch);
-      client.off("error", lost);
+      client.off("error", lost).off("end", lost);
+      pool.off("acquire", spare);
       kept = undefined;
       client.release(isBroken);
     };
-    client.on("error", lost);
+    client.on("error", lost).on("end", lost);
+    pool.on("acquire", spare);
     kept = {
       client,
       since: performance.now(),
-      isWanted: () => pool.waitingCount > 0 || pool.ending,
+      isLost: () => isLost,
+      isWanted,
       // Whoever measures how long connections are used hears of each use.
       tell: (event) =>
         pool.emit(event as never, ...((event === "release" ? [undefined, client] : [client]) as never[])),
@@ -76,14 +90,15 @@ export function keptConnection(orm: Orm): Connections {
       isTaken = true;
       isUsed = true;
       try {
-        const { client, since, isWanted, tell, giveBack } = kept ?? (await open());
+        const { client, since, isLost, isWanted, tell, giveBack } = kept ?? (await open());
         tell("acquire");
         return {
           client,
           release(isBroken) {
             isTaken = false;
             tell("release");
-            if (isBroken || isWanted() || performance.now() - since > KEPT_MS) giveBack(isBroken);
+            const isUnfit = isBroken || isLost();
+            if (isUnfit || isWanted() || performance.now() - since > KEPT_MS) giveBack(isUnfit);
           },
         };
       } catch (error) {

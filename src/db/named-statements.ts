@@ -2,7 +2,7 @@
 // statement means for its connection, and sends those of the hot paths together.
 import type { Socket } from "node:net";
 import pg from "pg";
-import { Batch, type PreparedStatement, type StatementResult } from "./batch.ts";
+import { Batch, NotSentError, type PreparedStatement, type StatementResult } from "./batch.ts";
 import { isPlanChange, meaningOf, serverErrorOf } from "./sqlstate.ts";
 
 /** COMMIT was sent and its answer is lost: the transaction is there or it is not. */
@@ -181,10 +181,7 @@ export class NamedStatementClient extends pg.Client {
       if (isPlanChange(error)) {
         this.#names.clear();
         this.#generation++;
-        for (const statement of this.#prepared.values()) {
-          statement.state = "unclear";
-          statement.columns = undefined;
-        }
+        for (const statement of this.#prepared.values()) statement.state = "unclear";
       }
       throw error;
     }
@@ -214,7 +211,7 @@ export class NamedStatementClient extends pg.Client {
   /** Kysely (0.29.6) forgets a connection whose BEGIN fails: the pool would count it for ever. */
   async #begin(text: string): Promise<pg.QueryResult> {
     try {
-      return await super.query(text);
+      return await super.query(this.#limited({ text }));
     } catch (error) {
       this.end().catch(() => {});
       (this as unknown as { release?: () => void }).release?.();
@@ -228,7 +225,8 @@ export class NamedStatementClient extends pg.Client {
       result = await sent;
     } catch (error) {
       const found = serverErrorOf(error);
-      if (found !== undefined && meaningOf(found).connection !== "ended") throw error;
+      const isAnswered = found !== undefined && meaningOf(found).connection !== "ended";
+      if (isAnswered || error instanceof NotSentError) throw error;
       throw new CommitUnknownError("the connection was lost during the commit", { cause: error });
     }
     // A COMMIT of a failed transaction is answered ROLLBACK, which the driver takes for success.
@@ -243,7 +241,7 @@ export class NamedStatementClient extends pg.Client {
   async #rollback(): Promise<pg.QueryResult> {
     this.#flush();
     try {
-      return await super.query("rollback");
+      return await super.query(this.#limited({ text: "rollback" }));
     } catch {
       this.end().catch(() => {});
       return { command: "ROLLBACK", rowCount: null, oid: 0, rows: [], fields: [] };

@@ -75,7 +75,8 @@ export function createReader(
         joined.push(one);
         rows += MOST_ROWS[kindOf(one.lookup)];
       }
-      if (isShared) [organizationId] = queues.keys();
+      // Those that have left make no statement: the next organization does.
+      if (isShared || joined.length === 0) [organizationId] = queues.keys();
       else if (queue.length === 0) organizationId = undefined;
     }
     return joined;

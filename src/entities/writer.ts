@@ -228,7 +228,8 @@ function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: S
   let room = MAX_GROUP;
   for (const queue of [...turns]) {
     turns.delete(queue);
-    if (!isOnly && (queue.waiting.length > MAX_SHARE || performance.now() < queue.aloneUntil)) {
+    // One to blame goes alone even where no other waits: whoever comes meanwhile would wait for its lane.
+    if ((!isOnly && queue.waiting.length > MAX_SHARE) || performance.now() < queue.aloneUntil) {
       alone.push(queue);
       continue;
     }
