@@ -1,5 +1,5 @@
 // How an HTTP request becomes a call: two paths, which share the gate, the places in flight, the budgets and telemetry.
-// grpc-path.ts serves most of what is called; all else goes by library-path.ts, and so does all where the first is off.
+// grpc-path.ts serves most calls; library-path.ts serves the rest, and everything where the first is off.
 import type { ServerResponse } from "node:http";
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
@@ -21,14 +21,14 @@ export type RequestHandler = (request: NodeRequest, response: NodeResponse) => v
 
 export interface Adapter {
   request: RequestHandler;
-  /** Takes the HTTP/2 streams that it can serve faster, and says whether it did. */
+  /** Takes an HTTP/2 stream that it can serve faster, and returns whether it did. */
   stream?: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean;
   /** Calls that are being answered. */
   inFlight(): number;
 }
 
 const MIN_REQUEST_BYTES = 16 * 1024 * 1024;
-/** Of answers that their callers have not taken yet. */
+/** Limits for answers that their callers have not read yet. */
 const ANSWER_BYTES = { perConnection: 32 * 1024 * 1024, total: 96 * 1024 * 1024 };
 const ANSWER_TIMEOUT_MS = 30_000;
 const SHUTDOWN_LINGER_MS = 1_000;
@@ -48,7 +48,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     tally: options.tally ?? createTally({ log }),
   };
 
-  /** A place for a call whose request is complete, unless answers that are not read hold the memory for its own. */
+  /** Admits a call whose request is complete. Throws OVERLOADED, also where unread answers use up the memory for its own. */
   const enterComplete = (method: DescMethod, values: ContextValues, connection: object) => {
     if (!served.isOpen(method) && answers.budget.isSpent(connection)) throw noteUnread(answers);
     served.enter(method, values);
@@ -92,7 +92,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
   return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };
 }
 
-/** For requests that are not complete: a few of the largest for one connection, several times that in all. */
+/** The budget of incomplete requests: a few of the largest per connection, several times that in total. */
 function requestBudget({ maxBatchMessageBytes }: { maxBatchMessageBytes: number }): ByteBudget {
   return byteBudget({
     perConnection: Math.max(MIN_REQUEST_BYTES, 4 * maxBatchMessageBytes),

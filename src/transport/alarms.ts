@@ -1,30 +1,30 @@
-// Timers for calls that nearly always end before their time is up. Setting and clearing a timer for each would cost more than
-// what it guards: an alarm that is given back stays set, fires without an effect or is taken by the next call, and looks
-// again when it fires.
+// Alarms for calls, which nearly always end before their time is up. To set and clear a timer costs several microseconds
+// when no other is running. So the timer of an alarm that was given back keeps running and serves the next call. When it
+// fires, it checks whether the time of its call is up, and runs on if not.
 
-/** Rings once, at the time that was set last. Times are milliseconds of performance.now(). */
+/** Rings once, at the time set last. Times are milliseconds of performance.now(). */
 export interface Alarm {
-  /** From now on it rings at this time; Infinity: not at all. */
+  /** Replaces the time; Infinity: it does not ring. */
   ringAt(time: number): void;
-  /** It does not ring any more, and is not to be used again. */
+  /** The alarm no longer rings, whatever is called on it. */
   giveBack(): void;
 }
 
-/** Whoever an alarm rings for. */
+/** What an alarm calls when it rings. */
 interface Sleeper {
   timeUp(): void;
 }
 
-/** Alarms that are kept when they are given back. */
+/** The most timers kept for reuse. */
 const MAX_SPARE = 256;
 
-/** The returned function sets up an alarm; it holds the sleeper until it is given back. */
+/** The returned function creates an alarm, which references the sleeper until it is given back. */
 export function createAlarms(): (sleeper: Sleeper) => Alarm {
   const spare: Clock[] = [];
   return (sleeper) => new OneAlarm(spare, spare.pop() ?? new Clock(), sleeper);
 }
 
-/** What a call holds: the clock behind it serves another call once it is given back. */
+/** The alarm of one call. Its clock serves another call once the alarm is given back. */
 class OneAlarm implements Alarm {
   readonly #spare: Clock[];
   #clock: Clock | undefined;
@@ -61,7 +61,7 @@ class Clock {
     if (time === Number.POSITIVE_INFINITY || (this.#timer !== undefined && this.#firesAt <= time)) return;
     clearTimeout(this.#timer);
     this.#firesAt = time;
-    // Calls hold the process by their connections; alarms that were given back must not.
+    // Open connections keep the process alive; alarms that were given back must not.
     this.#timer = setTimeout(() => this.#look(), Math.max(0, time - performance.now())).unref();
   }
 

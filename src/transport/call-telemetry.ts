@@ -1,4 +1,4 @@
-// What telemetry is told of a call: how it began, from its headers, and how it ended.
+// Reports calls to telemetry: how a call began, from its headers, and how it ended.
 import type { IncomingHttpHeaders } from "node:http";
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { ConnectError, ContextValues } from "@connectrpc/connect";
@@ -15,11 +15,11 @@ interface BegunCall {
 }
 
 export interface CallTelemetry {
-  /** Begins the telemetry of a call of gRPC; the returned function is called once, when it has ended. */
+  /** Begins the telemetry of a gRPC call; the returned function is called once, when the call has ended. */
   beginGrpc(call: BegunCall): (outcome: CallOutcome) => void;
   /**
    * The same for a call in any protocol; the returned function notes its outcome, which counts once the response is written
-   * or its caller has gone. `done` is called then.
+   * or its caller has disconnected. `done` is called then.
    */
   begin(
     call: BegunCall & { protocol: string },
@@ -33,7 +33,7 @@ export function callTelemetry(
   watch: Pick<Telemetry, "begin">,
   isEndless: (method: DescMethod) => boolean,
 ): CallTelemetry {
-  /** What is the same for all calls of a method. */
+  /** The part that all calls of a method share. */
   const known = new Map<DescMethod | undefined, { method: string | undefined; isEndless: boolean }>();
   const knownOf = (method: DescMethod | undefined) => {
     let one = known.get(method);
@@ -65,7 +65,7 @@ export function callTelemetry(
     beginGrpc: ({ method, headers, values }) => start(method, "grpc", headers, values),
     begin({ method, headers, values, protocol }, response, done) {
       const finish = start(method, protocol, headers, values);
-      // A caller who goes away leaves a call without an outcome.
+      // A call has no other outcome if its caller disconnects.
       let outcome: CallOutcome = { code: "CANCELLED", reason: "CANCELLED" };
       let open = true;
       const ended = () => {
@@ -86,7 +86,7 @@ export function callTelemetry(
 export function outcomeOf(error: ConnectError | undefined): CallOutcome {
   if (error === undefined) return { code: "OK" };
   const code = codeToString(error.code).toUpperCase();
-  // The only code that gRPC spells otherwise.
+  // The only code that gRPC spells differently.
   return {
     code: code === "CANCELED" ? "CANCELLED" : code,
     reason: reasonOf(error),

@@ -1,4 +1,4 @@
-// The context values of a call. The library's are three functions made for each call, beside the values.
+// The context values of a call. The library's createContextValues creates three functions per call as well.
 import type { ContextKey, ContextValues } from "@connectrpc/connect";
 
 export class CallValues implements ContextValues {

@@ -1,6 +1,6 @@
 // A DATA frame costs the same however little it carries: a connection that sends bodies in crumbs would keep the event
-// loop busy for others, 65,000 frames of one byte in what one read of its socket brings. So what a turn of the loop
-// brings of a body is handed on in one piece, and a connection of nothing but crumbs ends.
+// loop busy: one read of its socket may bring 65,000 frames of one byte. So the frames of a body that arrive in one turn of
+// the loop are passed on in one piece, and a connection that sends nothing but crumbs is closed.
 import { constants, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import { Readable } from "node:stream";
 import type { Tally } from "./tally.ts";
@@ -9,9 +9,9 @@ import type { Tally } from "./tally.ts";
 const FRAMES = 1_000;
 const LEAST_BYTES = 16;
 const WINDOW_MS = 1_000;
-/** Not counted, per stream: an honest request is one frame, or a prefix and its message, or more of some size. */
+/** Frames per stream that are not counted: an honest request is one frame, a prefix and its message, or larger frames. */
 const UNCOUNTED = 2;
-/** Frames of this size are worth their cost. */
+/** Frames of this size are passed on at once. */
 const LARGE_BYTES = 4_096;
 
 const { push } = Readable.prototype;
@@ -35,7 +35,7 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
     if (bytes >= FRAMES * LEAST_BYTES) return;
     isOver = true;
     tally.note("tiny_frames");
-    // Not here, in the middle of what nghttp2 reads.
+    // Not at once: nghttp2 is still reading.
     setImmediate(() => session.destroy(constants.NGHTTP2_ENHANCE_YOUR_CALM as never));
   }
 
@@ -43,8 +43,8 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
     for (const flush of gathering) flush();
   }
 
-  // Instead of Node's own `push`, which is called with each frame before anything is made of it. Most requests are one
-  // frame: what it takes to gather is made with the second.
+  // These replace the stream's `push`, which Node calls with each frame. Most requests are one frame: the state that
+  // gathering needs is created with the second.
   function pushFirst(this: ServerHttp2Stream, chunk: Buffer | null): boolean {
     if (chunk !== null) {
       if (isOver) return true;
@@ -83,7 +83,7 @@ export function gatherDataFrames(session: ServerHttp2Session, tally: Tally): (st
       size += chunk.length;
       if (gathering.size === 0) setImmediate(handOn);
       gathering.add(flush);
-      // As the stream itself would say it: then no more is read until its reader has taken some.
+      // The same answer as the stream's own `push`: Node pauses reading on false.
       return stream.readableLength + size < stream.readableHighWaterMark;
     };
   }

@@ -1,5 +1,5 @@
-// The answer to a gRPC call on its HTTP/2 stream: headers, pieces, trailers. Each piece must be taken in time, what is
-// written and not taken counts in a budget, and how the call ended is counted when its caller has the answer or is gone.
+// The answer to a gRPC call on its HTTP/2 stream: headers, pieces, trailers. The caller must read each piece in time. Unread
+// bytes count in a budget. The outcome of the call is counted when its caller has the answer or has disconnected.
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
@@ -13,11 +13,11 @@ import { isEndedByCaller } from "./guard.ts";
 
 /** The call that is answered. */
 interface AnsweredCall extends Pick<GrpcContext, "method" | "requestId" | "addedHeader" | "addedTrailer"> {
-  /** From now on its caller has this time to take what is written; then `giveUp` is called. */
+  /** Starts the time in which the caller must read what is written; then `giveUp` is called. */
   answerWithin(timeoutMs: number): void;
-  /** Its caller does not read what is written: nothing more is. */
+  /** The caller does not read the answer: nothing more is written. */
   notTaken(): void;
-  /** Its place among those in flight is free. Called once. */
+  /** Frees the call's place among those in flight. Called once. */
   ended(outcome: CallOutcome): void;
 }
 
@@ -35,12 +35,12 @@ const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 export class GrpcAnswer {
   readonly #call: AnsweredCall;
   readonly #stream: ServerHttp2Stream;
-  /** What bytes are counted for. */
+  /** The owner of the bytes in the budgets. */
   readonly #connection: object;
   readonly #options: AnswerOptions;
   /** Bytes in the budget. */
   #unread = 0;
-  /** How the call ended, once the end is written and before it is taken. */
+  /** The outcome, while the end is written and not yet read. */
   #outcome: CallOutcome | undefined;
   #isCounted = false;
   #trailers: OutgoingHttpHeaders | undefined;
@@ -53,14 +53,14 @@ export class GrpcAnswer {
     this.#options = options;
   }
 
-  /** Sends some bytes, the headers before the first; false: whoever reads has not kept up, wait for `drained` before the next. */
+  /** Sends some bytes, preceded by the headers the first time; false: the reader falls behind, wait for `drained` before the next. */
   write(bytes: Buffer): boolean {
     if (this.#stream.closed) return true;
     this.#respond();
     return this.#stream.write(bytes);
   }
 
-  /** Resolves when what was written has left, or at `stopWaiting`: the call ends where that takes too long. */
+  /** Resolves when all that was written has left, or at `stopWaiting`; ends the call if that takes too long. */
   drained(): Promise<void> {
     const stream = this.#stream;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -81,7 +81,7 @@ export class GrpcAnswer {
     this.#wake?.();
   }
 
-  /** Counts the last bytes in the budget, before they are written. Throws OVERLOADED where there is no room and the call can be repeated. */
+  /** Counts the last bytes in the budget before they are written. Throws OVERLOADED if there is no room and the call can be repeated. */
   reserve(bytes: number): void {
     if (bytes <= SMALL_BYTES) return;
     const { answers } = this.#options;
@@ -94,12 +94,12 @@ export class GrpcAnswer {
   end(error: ConnectError | undefined, body: Buffer | undefined): void {
     const stream = this.#stream;
     const outcome = this.#options.outcomeOf(error);
-    // One that its caller has reset without an error is closed first, and nothing can be sent on it either.
+    // A stream that its caller reset without an error is closed and not yet destroyed; nothing can be sent on it either.
     if (stream.destroyed || stream.closed) return this.count(outcome);
     try {
       this.#send(error, body, outcome);
     } catch (failure) {
-      // Such as a header of the handler's that HTTP does not allow.
+      // For example, the handler has set a header that HTTP does not allow.
       if (!isEndedByCaller(failure)) {
         this.#outcome = this.#options.outcomeOf(this.#options.present(failure, this.#call));
       }
@@ -107,25 +107,25 @@ export class GrpcAnswer {
     }
   }
 
-  /** The end of an answer whose last bytes have left. */
+  /** Ends an answer whose last bytes have left. */
   sendTrailers(): void {
     const trailers = this.#trailers;
     if (trailers !== undefined && !this.#stream.closed) this.#stream.sendTrailers(trailers);
   }
 
-  /** From now on, the time for the caller to take what is written. */
+  /** Starts the time in which the caller must read what is written, in milliseconds. */
   takenWithin(timeoutMs: number): void {
     if (!this.#isCounted && !this.#stream.destroyed) this.#call.answerWithin(timeoutMs);
   }
 
-  /** The stream is closed: the answer has been taken, or never will be. */
+  /** The stream is closed: the caller has the answer, or never will. */
   close(): void {
     if (this.#unread > 0) this.#options.answers.budget.give(this.#connection, this.#unread);
     this.#unread = 0;
     if (this.#outcome !== undefined) this.count(this.#outcome);
   }
 
-  /** Counts how the call ended; the first time is the one that counts. */
+  /** Counts the outcome; only the first call has an effect. */
   count(outcome: CallOutcome): void {
     if (this.#isCounted) return;
     this.#isCounted = true;
@@ -136,7 +136,7 @@ export class GrpcAnswer {
     const stream = this.#stream;
     const { method, addedHeader } = this.#call;
     const trailers = this.#trailersFor(error);
-    // A failure before the first message is one frame, but for headers that must stay apart from the status.
+    // A failure before the first message is one frame, except where the handler's headers must stay apart from the status.
     if (body === undefined && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
       this.count(outcome);
       const headers = this.#headers();
@@ -147,7 +147,7 @@ export class GrpcAnswer {
     this.#respond();
     this.#trailers = trailers;
     awaitTrailers(stream);
-    // What its caller has not read yet holds its place: it ends when the stream closes.
+    // The call keeps its place until its caller has read the answer: until the stream closes.
     this.#outcome = outcome;
     this.#sendRest(body, 0);
   }
@@ -157,11 +157,11 @@ export class GrpcAnswer {
     if (!stream.headersSent) stream.respond(this.#headers(), WITH_TRAILERS);
   }
 
-  /** Names and values, in turn. */
+  /** Names and values, alternating. */
   #headers(): string[] {
     const { requestId, method, addedHeader } = this.#call;
     const headers = [":status", "200", "content-type", "application/grpc+proto", "x-request-id", requestId];
-    // nginx would keep what is streamed until it has some kilobytes.
+    // nginx would buffer the stream.
     if (method.methodKind !== "unary") headers.push("x-accel-buffering", "no");
     addedHeader?.forEach((value, name) => setHeader(headers, name, value));
     return headers;
@@ -183,7 +183,7 @@ export class GrpcAnswer {
     return trailers;
   }
 
-  /** The last bytes piece by piece, each when the one before was taken; and the end. */
+  /** Sends the last bytes piece by piece, each after the one before has left, and the end. */
   #sendRest(body: Buffer | undefined, at: number): void {
     const stream = this.#stream;
     if (stream.destroyed || stream.closed) return;
@@ -197,7 +197,7 @@ export class GrpcAnswer {
     }
   }
 
-  /** The caller does not read: not even the reason would reach it, so the stream is reset. */
+  /** Resets the stream of a caller that does not read: a reason would not reach it either. */
   giveUp(): void {
     this.#options.answers.tally.note("answer_not_taken");
     this.#call.notTaken();
@@ -206,7 +206,7 @@ export class GrpcAnswer {
   }
 }
 
-/** In a list of names and values: a name that is there gets the value instead of its own. */
+/** Sets the value of a name in a list of alternating names and values. */
 function setHeader(headers: string[], name: string, value: string): void {
   for (let i = 0; i < headers.length; i += 2) {
     if (headers[i] !== name) continue;

@@ -1,18 +1,18 @@
-// One gRPC call, from the headers of its stream to its close. Here is what calls with one request have in common; how
-// they are answered is in unary.ts and server-streaming.ts. What stands around it: what the implementation sees of the call
-// (grpc-context.ts), its request (grpc-request.ts), its answer (grpc-answer.ts), its time (grpc-deadline.ts).
+// One gRPC call, from the headers of its stream to its close. This file has what all calls with one request share; unary.ts
+// and server-streaming.ts answer them. The parts of a call: its context for the implementation (grpc-context.ts), the
+// events of its stream (grpc-stream.ts), its request (grpc-request.ts), answer (grpc-answer.ts) and time (grpc-deadline.ts).
 //
 //     waiting for the body ── complete, and there is room ──> being answered
 //              │                                                     │
 //              └─────────────── fail, stop ───────┬─── end, fail, stop ┘
 //                                                 v
-//                                    written and not yet taken ── the stream closes ──> closed
+//                                    written and not yet read ─── the stream closes ──> closed
 //
 // - In the first two, a stream that closes (its caller leaves) goes straight to closed.
 // - Waiting begins with the gate: the body is read once the key is known and good.
-// - An answer that is not taken in time, in whole or in part, resets its stream, which closes.
-// - `isOver` is true from written on: for the implementation there is nothing left to do. The call holds its place among
-//   those in flight until it is closed; one whose answer is its headers alone, until that is written.
+// - If the caller does not read the answer or a part of it in time, the stream is reset, and closes.
+// - `isOver` is true from written on: the implementation has nothing left to do. The call keeps its place among those in
+//   flight until it is closed; if its answer is headers only, until those are written.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethod, DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
 import type { ConnectError, ContextValues } from "@connectrpc/connect";
@@ -34,12 +34,12 @@ import { RequestBytes } from "./request-bytes.ts";
 export interface GrpcRoute {
   method: DescMethodUnary | DescMethodServerStreaming;
   readMaxBytes: number;
-  /** The longest deadline that a caller may name, and that of one who names none; undefined: none. */
+  /** The longest deadline that a caller may set, and the deadline of a call without one; undefined: none. */
   maxTimeoutMs: number;
   defaultTimeoutMs: number | undefined;
-  /** Aborted: its calls end with the reason. */
+  /** When it is aborted, the calls end with its reason. */
   shutdownSignal?: AbortSignal | undefined;
-  /** Answers the call. What it throws becomes the error of the call. */
+  /** Answers the call; an error it throws becomes the error of the call. */
   answer: Answer;
 }
 
@@ -47,19 +47,19 @@ export type Answer = (call: GrpcCall, message: Message) => Promise<void>;
 
 export interface GrpcOptions extends AnswerOptions {
   gate: (call: CallHead) => Promise<void> | void;
-  /** Takes a place among the calls in flight, when the request is complete. Throws OVERLOADED. */
+  /** Admits a call whose request is complete to those in flight. Throws OVERLOADED. */
   enter: (method: DescMethod, values: ContextValues, connection: object) => void;
-  /** Where the bytes of incomplete requests are counted. */
+  /** The budget of incomplete requests. */
   requestBytes: ByteBudget;
   begin: (call: {
     method: DescMethod;
     headers: IncomingHttpHeaders;
     values: ContextValues;
   }) => (outcome: CallOutcome) => void;
-  /** A call ends its place among those in flight. */
+  /** Frees the place of a call among those in flight. */
   release: (values: ContextValues) => void;
   limits: { bodyTimeoutMs: number };
-  /** Sets up the one alarm of a call. */
+  /** Creates the one alarm of a call. */
   alarm: (call: GrpcCall) => Alarm;
 }
 
@@ -67,7 +67,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
   readonly #stream: ServerHttp2Stream;
-  /** What bytes are counted for. */
+  /** The owner of the bytes in the budgets. */
   readonly #connection: object;
   readonly #finish: (outcome: CallOutcome) => void;
   readonly #deadline: GrpcDeadline;
@@ -123,19 +123,19 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     return this.#over;
   }
 
-  /** Written, or the caller is gone: there is nothing to do any more. */
+  /** Whether the answer is written or the caller has disconnected: nothing is left to do. */
   get isOver(): boolean {
     return this.#over;
   }
 
-  /** Calls back when the call is over; at once where it is. */
+  /** Calls back when the call is over; at once if it is. */
   whenOver(listener: () => void): void {
     if (this.#over) listener();
     else this.#whenOver = listener;
   }
 
   #read(): void {
-    // The caller left, or the time was up, while its key was looked up.
+    // The caller may have disconnected, or its time run out, during the lookup of its key.
     if (this.#over) return;
     this.#request = new RequestBytes(this.#options.requestBytes, this.#connection);
     readRequest(this.#stream);
@@ -164,17 +164,17 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     }
   }
 
-  /** Sends some bytes of the answer; false: whoever reads has not kept up, wait for `drained` before the next. */
+  /** Sends some bytes of the answer; false: the reader falls behind, wait for `drained` before the next. */
   write(bytes: Buffer): boolean {
     return this.#over || this.#answer.write(bytes);
   }
 
-  /** Resolves when what was written has left, or when the call is over: it ends where that takes too long. */
+  /** Resolves when all that was written has left, or when the call is over; ends the call if that takes too long. */
   drained(): Promise<void> {
     return this.#over ? Promise.resolve() : this.#answer.drained();
   }
 
-  /** Ends the call with its last bytes, if there are any. */
+  /** Ends the call with its last bytes, if any. */
   end(body?: Buffer): void {
     if (this.#over) return;
     if (body !== undefined) this.#answer.reserve(body.length);
@@ -185,14 +185,14 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     if (!this.#over) this.#conclude(this.#options.present(error, this), undefined);
   }
 
-  /** Ends the call from without: its implementation is told to stop, its caller why. */
+  /** Ends the call with an error, and tells the implementation to stop. */
   stop(error: unknown): void {
     if (this.#over) return;
     this.abort(error);
     this.fail(error);
   }
 
-  /** The time is up for the request, the call or its caller to take the answer, whichever it is that the call waits for. */
+  /** The alarm: the time is up for what the call waits for, which is its request, its answer or its reader. */
   timeUp(): void {
     if (this.#over) this.#answer.giveUp();
     else {
@@ -205,7 +205,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     this.#deadline.answerWithin(timeoutMs);
   }
 
-  /** The caller does not read its answer, and the stream is about to be reset. */
+  /** The caller does not read the answer, and the stream is about to be reset. */
   notTaken(): void {
     if (!this.#over) this.#leave();
     this.abort(toConnectError(new DomainError("CANCELLED", "The caller does not read its answer")));
@@ -243,7 +243,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   }
 
   closed(): void {
-    // Not before: one that has ended and is not read must not hold up the end of the process either.
+    // Not before: an answer that nobody reads must not delay the shutdown either.
     if (this.#onShutdown !== undefined) this.#route.shutdownSignal?.removeEventListener("abort", this.#onShutdown);
     this.#deadline.end();
     this.#answer.close();

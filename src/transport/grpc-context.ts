@@ -1,5 +1,5 @@
-// A gRPC call as its gate and its implementation see it. Headers, the signal and the headers of the
-// answer are made when somebody asks for them: most calls need none.
+// A gRPC call as its gate and its implementation see it. Request headers, signal and response headers are created on
+// demand: most calls need none of them.
 import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
@@ -38,13 +38,13 @@ export abstract class GrpcContext implements CallHead, HandlerContext, Departure
     if (session !== undefined) this.values.set(connectionKey, session);
   }
 
-  /** Milliseconds that are left of the deadline that the caller names; undefined where it names none. */
+  /** Milliseconds until the caller's deadline; undefined if it set none. */
   abstract timeoutMs(): number | undefined;
 
   abstract hasLeft(): boolean;
 
-  // On the prototype, not in an object made for each call: getters that are new with each call give its object a hidden
-  // class of its own, which keeps the call alive until the next full collection.
+  // Getters on the prototype, not in an object literal per call: a literal's getters are new functions each time, which gives
+  // each object its own hidden class, and keeps the call in memory until the next full garbage collection.
   get requestMethod(): "POST" {
     return "POST";
   }
@@ -57,7 +57,7 @@ export abstract class GrpcContext implements CallHead, HandlerContext, Departure
     return this.#headers[":path"] as string;
   }
 
-  /** What `signal` would say, for who only asks: most calls need no AbortController. */
+  /** The state of `signal`, without creating it. */
   get aborted(): boolean {
     return this.#abortReason !== undefined;
   }
@@ -95,12 +95,12 @@ export abstract class GrpcContext implements CallHead, HandlerContext, Departure
     return this.#responseTrailer;
   }
 
-  /** `responseHeader` where the implementation has asked for it. */
+  /** `responseHeader` if the implementation has used it. */
   get addedHeader(): Headers | undefined {
     return this.#responseHeader;
   }
 
-  /** `responseTrailer` where the implementation has asked for it. */
+  /** `responseTrailer` if the implementation has used it. */
   get addedTrailer(): Headers | undefined {
     return this.#responseTrailer;
   }

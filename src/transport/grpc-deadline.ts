@@ -1,11 +1,11 @@
-// The time that a gRPC call has: for its request first, for the whole call once that is there, in the end for its caller to
-// take the answer. One alarm for all three.
+// The time limits of a gRPC call: first for its request to arrive, then for the call to be answered, finally for its caller to
+// read the answer. One alarm serves all three.
 import type { ConnectError } from "@connectrpc/connect";
 import { parseTimeout } from "@connectrpc/connect/protocol-grpc";
 import type { HeaderSource } from "../interceptors/credentials.ts";
 import type { Alarm } from "./alarms.ts";
 
-/** Milliseconds that the caller names, at most `maxTimeoutMs`; undefined: none. An error where they cannot be read. */
+/** The caller's timeout in milliseconds, at most `maxTimeoutMs`; undefined: none. An error if it cannot be parsed. */
 export function namedTimeout(header: HeaderSource, maxTimeoutMs: number): number | undefined | ConnectError {
   const text = header.get("grpc-timeout");
   if (text === null) return undefined;
@@ -15,27 +15,27 @@ export function namedTimeout(header: HeaderSource, maxTimeoutMs: number): number
 
 export class GrpcDeadline {
   readonly #alarm: Alarm;
-  /** In milliseconds of performance.now(). */
+  /** The deadline of the call, in milliseconds of performance.now(). */
   #expiresAt = Number.POSITIVE_INFINITY;
 
-  /** The alarm rings when the time is up for what the call waits for then. */
+  /** The alarm rings when the current limit is exceeded. */
   constructor(alarm: Alarm) {
     this.#alarm = alarm;
   }
 
-  /** Begins to count `timeoutMs`, which may be Infinity; the request must arrive within that and `bodyTimeoutMs`. */
+  /** Starts the deadline; `timeoutMs` may be Infinity. The request must arrive within `bodyTimeoutMs` as well. */
   start(timeoutMs: number, bodyTimeoutMs: number): void {
     const now = performance.now();
     this.#expiresAt = now + timeoutMs;
     this.#alarm.ringAt(now + Math.min(timeoutMs, bodyTimeoutMs));
   }
 
-  /** The request is complete: what counts now is the deadline alone. */
+  /** The request is complete: only the deadline is left. */
   requestArrived(): void {
     this.#alarm.ringAt(this.#expiresAt);
   }
 
-  /** The answer is written: what counts now is the time for the caller to take it. */
+  /** The answer is written: the caller must read it in this time. */
   answerWithin(timeoutMs: number): void {
     this.#alarm.ringAt(performance.now() + timeoutMs);
   }
@@ -45,7 +45,7 @@ export class GrpcDeadline {
     return Math.max(0, this.#expiresAt - performance.now());
   }
 
-  /** Nothing is waited for at the moment. */
+  /** Nothing is limited at the moment. */
   pause(): void {
     this.#alarm.ringAt(Number.POSITIVE_INFINITY);
   }

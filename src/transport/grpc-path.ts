@@ -1,14 +1,14 @@
-// gRPC calls without compression, served straight from their HTTP/2 stream: the same gate, checks and implementations as
-// any other call, a fraction of the work around them. What is not for it falls through to the library.
+// gRPC calls without compression, served directly from their HTTP/2 stream: the same gate, checks and implementations as
+// any other call, with a fraction of the work around them. The library serves everything else.
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import { GrpcCall, type GrpcOptions, type GrpcRoute } from "./grpc-call.ts";
 
-/** Serves the stream and says true, or leaves it alone and says false. `routes`: by path. */
+/** The returned function serves a stream and returns true, or ignores it and returns false. `routes`: by path. */
 export function grpcPath(
   routes: ReadonlyMap<string, GrpcRoute>,
   options: GrpcOptions,
 ): (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean {
-  /** One that is valid: callers repeat theirs with every call. */
+  /** A valid one, to begin with: callers send the same one with every call. */
   let lastAuthority: string | undefined = "localhost";
   return (stream, headers) => {
     const route = routes.get(headers[":path"] as string);
@@ -17,7 +17,7 @@ export function grpcPath(
     if (type !== "application/grpc" && type !== "application/grpc+proto") return false;
     const encoding = headers["grpc-encoding"];
     if (encoding !== undefined && encoding !== "identity") return false;
-    // A malformed authority is for the library's path to refuse, as HTTP.
+    // The library's path refuses a malformed authority, as HTTP.
     const authority = headers[":authority"];
     if (authority !== lastAuthority) {
       if (!isAuthority(authority)) return false;

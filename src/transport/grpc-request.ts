@@ -1,4 +1,4 @@
-// The request of a gRPC call: its bytes as they arrive, and the one message that is in them.
+// The request of a gRPC call: its bytes as they arrive, and the one message in them.
 import { type DescMessage, type DescMethod, fromBinary, type Message } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { PREFIX_BYTES } from "./encode.ts";
@@ -8,7 +8,7 @@ import { assertFewValues } from "./values.ts";
 
 const BINARY = { readUnknownFields: false };
 
-/** Adds a chunk of the request; throws what `add` throws, and where its message is, or will be, over `readMaxBytes`. */
+/** Adds a chunk of the request. Throws what `add` throws, and RESOURCE_EXHAUSTED for a message over `readMaxBytes`. */
 export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: number): void {
   bytes.add(chunk);
   if (Math.max(bytes.announced() ?? 0, bytes.size - PREFIX_BYTES) > readMaxBytes) {
@@ -17,7 +17,7 @@ export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: numbe
   }
 }
 
-/** The one message of a complete request; throws what the library would. */
+/** The one message of a complete request; throws what the library would throw. */
 export function messageIn(body: Buffer, method: DescMethod): Message {
   return decode(method.input, envelope(body, method));
 }
@@ -48,7 +48,7 @@ function decode(input: DescMessage, bytes: Uint8Array): Message {
   try {
     return fromBinary(input, bytes, BINARY);
   } catch (error) {
-    // As the library says it; `presentable` knows what may be told of it.
+    // The library's error; `presentable` decides what the caller gets to see of it.
     throw new ConnectError(`parse binary: ${error instanceof Error ? error.message : ""}`, Code.Internal);
   }
 }

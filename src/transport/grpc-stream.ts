@@ -1,14 +1,14 @@
-// The events of a call's stream, passed on to the call over one link, which is cut when the stream closes. Node's handle
-// makes every collection but a full one keep a closed stream, with all that its listeners reach: as closures over the
-// call they would keep the call, its headers and its messages too.
+// Passes the events of a stream on to its call, through one reference that is removed when the stream closes. Until the next
+// full garbage collection Node's handle keeps a closed stream alive, with everything that its listeners reference: if those
+// were closures over the call, they would keep the call, its headers and its messages as well.
 import type { ServerHttp2Stream } from "node:http2";
 
-/** The call of a stream; not called once the stream has closed. */
+/** The call of a stream. Nothing is called after `closed`. */
 export interface StreamUser {
   /** Some bytes of the request. */
   requestChunk(chunk: Buffer): void;
   requestEnded(): void;
-  /** Everything but the trailers has left. */
+  /** All that was written has left, and the trailers may be sent. */
   trailersWanted(): void;
   closed(): void;
 }
@@ -16,21 +16,21 @@ export interface StreamUser {
 const user = Symbol("user");
 type UsedStream = ServerHttp2Stream & { [user]?: StreamUser | undefined };
 
-/** Links the call to its stream: from now on it is told when that closes. */
+/** Links a call to its stream, and reports when that closes. */
 export function link(stream: UsedStream, call: StreamUser): void {
   stream[user] = call;
   stream.on("close", onClose);
 }
 
-/** Passes the request on, as it arrives. */
+/** Reports the request, as it arrives. */
 export function readRequest(stream: UsedStream): void {
   stream.on("data", onData);
-  // A stream without a body emits "end" at once, or never where it ends with its headers.
+  // A stream without a body emits "end" at once, or never if it ends with its headers.
   if (stream.endAfterHeaders || stream.readableEnded) stream[user]?.requestEnded();
   else stream.on("end", onEnd);
 }
 
-/** Asks for the trailers when all that was written has left. */
+/** Reports when the trailers may be sent. */
 export function awaitTrailers(stream: UsedStream): void {
   stream.on("wantTrailers", onWantTrailers);
 }

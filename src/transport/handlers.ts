@@ -43,7 +43,7 @@ import { assertFewJsonValues } from "./values.ts";
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
   services(router: ServiceRouter): void;
-  /** Looks at the request of each unary call, and throws what is wrong with it. Streams check their messages themselves. */
+  /** Validates the request of each unary call: throws its violations. Streams validate their messages themselves. */
   check?: (desc: DescMessage, message: Message) => void;
   findCaller: FindCaller;
   /** For a service whose errors are not of the domain; default `presentable`. */
@@ -203,7 +203,7 @@ export function createHandlers(
     ...(endless.has(method) && { shutdownSignal: ending.signal }),
   });
 
-  // The path of gRPC needs no interceptors: it has a deadline of its own, and presents what a call ends with.
+  // grpc-path.ts needs no interceptors: its calls have their own deadline, and present the error that they end with.
   const unaryOptions: Parameters<typeof unaryAnswer>[2] = {
     check: checkMessage,
     present: (error, { method, requestId }) => present(error, { method, requestId, log }),
@@ -246,7 +246,7 @@ export function createHandlers(
 export const isStreamOfRequests = ({ methodKind }: DescMethod) =>
   methodKind === "client_streaming" || methodKind === "bidi_streaming";
 
-/** Innermost: the message is as its implementation gets it. */
+/** The innermost interceptor: it validates the message that the implementation gets. */
 const checked =
   (check: (desc: DescMessage, message: Message) => void): Interceptor =>
   (next) =>

@@ -196,7 +196,7 @@ function sizeOf(rawHeaders: string[]): number {
   return bytes;
 }
 
-/** Node keeps the first of two headers authorization, proxies and others the last: both, so that none is valid. */
+/** Of two authorization headers Node keeps the first, proxies and others the last: joined, they are invalid for everybody. */
 function joinKeys(headers: IncomingHttpHeaders, rawHeaders: string[]): void {
   let keys: string | undefined;
   for (let i = 0; i < rawHeaders.length; i += 2) {

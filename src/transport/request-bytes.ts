@@ -1,5 +1,5 @@
-// The bytes of a request that is not complete yet. A chunk as Node gives it holds the whole block that was read from
-// the socket: kept as they are, frames of one byte would hold several kilobytes each.
+// The bytes of an incomplete request. A chunk from Node references the whole block that was read from the socket: kept as it
+// is, each frame of one byte would hold several kilobytes.
 import { DomainError } from "../domain/errors.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { PREFIX_BYTES } from "./encode.ts";
@@ -8,7 +8,7 @@ const NONE = Buffer.alloc(0);
 const FIRST_BYTES = 512;
 const POOLED_BYTES = 4_096;
 
-/** Grows with what arrives, up to twice as much, and no further than the length that the message has announced. */
+/** Grows with the bytes received, to at most twice their size, and not beyond the announced length of the message. */
 export class RequestBytes {
   /** Bytes received. */
   size = 0;
@@ -21,7 +21,7 @@ export class RequestBytes {
     this.#connection = connection;
   }
 
-  /** Copies the chunk; throws OVERLOADED where the requests that are not complete hold all the memory that is for them. */
+  /** Copies the chunk; throws OVERLOADED if incomplete requests use up their budget. */
   add(chunk: Uint8Array): void {
     const size = this.size + chunk.length;
     if (size > this.#bytes.length) this.#grow(size);
@@ -29,25 +29,25 @@ export class RequestBytes {
     this.size = size;
   }
 
-  /** The length that the prefix of an envelope says; undefined until it is here. */
+  /** The length in the prefix of the envelope; undefined until that has arrived. */
   announced(): number | undefined {
     return this.size < PREFIX_BYTES ? undefined : this.#bytes.readUInt32BE(1);
   }
 
-  /** How many bytes of the envelope, or of its prefix, are still to come. */
+  /** Bytes of the envelope, or of its prefix, that have not arrived yet. */
   missing(): number {
     const announced = this.announced();
     return (announced === undefined ? PREFIX_BYTES : PREFIX_BYTES + announced) - this.size;
   }
 
-  /** All that was received; begins anew, and counts towards no budget. */
+  /** Returns the bytes received, which no longer count in the budget, and starts over. */
   take(): Buffer {
     const taken = this.size === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.size);
     this.release();
     return taken;
   }
 
-  /** Forgets what was received. */
+  /** Drops the bytes received. */
   release(): void {
     if (this.#bytes.length > 0) this.#budget.give(this.#connection, this.#bytes.length);
     this.#bytes = NONE;
@@ -65,7 +65,7 @@ export class RequestBytes {
         retry_after_ms: "500",
       });
     }
-    // Not in Node's pool, where what is small may keep what is large.
+    // Not from Node's pool, where a small buffer may keep a large block.
     const larger = length < POOLED_BYTES ? Buffer.allocUnsafe(length) : Buffer.allocUnsafeSlow(length);
     if (this.size > 0) larger.set(this.#bytes.subarray(0, this.size));
     this.#bytes = larger;

@@ -1,5 +1,5 @@
-// A stream of responses, as it is answered from its HTTP/2 stream: a page at a time where they come in pages, and
-// no further than the reader has read. Messages are encoded once, however many streams send the same page.
+// A server-streaming call, answered from its HTTP/2 stream: a page at a time if the responses come in pages, and no faster
+// than the caller reads. A page is encoded once, however many streams send it.
 import type { DescMessage, DescMethodServerStreaming, MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { CallHead } from "../interceptors/credentials.ts";
@@ -8,10 +8,10 @@ import { pagesOf } from "../paged.ts";
 import { frameEncoder } from "./encode.ts";
 import type { Answer } from "./grpc-call.ts";
 
-/** What is given to a stream at once; the rest of a page waits until that has left. */
+/** Bytes written to a stream at once; the rest of a page waits until they have left. */
 const CHUNK_BYTES = 128 * 1024;
 
-/** `watchKey` calls back once the key is refused, and returns how to end that. */
+/** `watchKey` calls back once the key is refused; its result ends the watch. */
 export function serverStreamingAnswer(
   method: DescMethodServerStreaming,
   serve: (message: never, context: HandlerContext) => AsyncIterable<Init> | Promise<AsyncIterable<Init>>,
@@ -28,7 +28,7 @@ export function serverStreamingAnswer(
       unwatch();
       abandon(pages);
     });
-    /** Whether there may be more. A function of its own, so that no page is held while the next one is waited for. */
+    /** Returns whether there may be more. A separate function, so that no page stays in memory while the next one is awaited. */
     const sendPage = async () => {
       const page = await pages.next();
       if (page.done === true) {
@@ -46,10 +46,10 @@ export function serverStreamingAnswer(
 }
 
 type Init = MessageInitShape<DescMessage>;
-/** The frames of a page, as chunks that are asked for one after the other. */
+/** The frames of a page, as chunks that are requested in order. */
 type Frames = (index: number) => Buffer | undefined;
 
-/** The frames of pages. What was encoded is not encoded again while anybody holds the page. */
+/** Encodes pages. A page is not encoded again while anybody references it. */
 function shared(output: DescMessage): (page: readonly unknown[], toMessage: (item: unknown) => Init) => Frames {
   const encoder = frameEncoder(output);
   const known = new WeakMap<readonly unknown[], Frames>();

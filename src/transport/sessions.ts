@@ -83,7 +83,7 @@ export function createSessions(options: {
     const connection: Connection = { calls: 0, nextId: 1, wasFull: false, retiring: false, roundTripMs: undefined };
     sessions.set(session, connection);
     let idleSince = performance.now();
-    // One timer, which looks again: calls begin and end many times while it runs.
+    // One timer per connection, which checks again when it fires: many calls begin and end meanwhile.
     const closeWhenIdle = () => {
       const leftMs = connection.calls > 0 ? idleTimeoutMs : idleSince + idleTimeoutMs - performance.now();
       if (leftMs <= 0) retire(session);
@@ -103,8 +103,8 @@ export function createSessions(options: {
       if (refused > 0) tally.note("stream_refused", refused);
       connection.calls += 1;
       connection.wasFull = connection.calls >= MAX_STREAMS;
-      // A stream that is reset without an error stays until all that it brought was read and all that was written has
-      // left, which it never will: here where it is not answered yet, by the sweep where it is.
+      // Node keeps a stream that is reset without an error until its request is read and its answer has left, which may never
+      // happen. It is destroyed here if it is not answered yet, and by the sweep if it is.
       stream.on("aborted", destroySoon);
       streams.add(stream);
       stream.on("close", onClose);

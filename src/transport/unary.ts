@@ -1,14 +1,14 @@
-// A unary call, as it is answered from its stream: one message in, the implementation, one message back.
+// A unary call, answered from its HTTP/2 stream: one message in, one message out.
 import type { DescMessage, DescMethodUnary, Message, MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import { DomainError } from "../domain/errors.ts";
 import { frameEncoder } from "./encode.ts";
 import type { Answer, GrpcOptions } from "./grpc-call.ts";
 
-/** A message, or what one is made of: the encoder takes either. */
+/** A message or its init shape: the encoder takes either, so that no message is created for the answer. */
 type Answered = MessageInitShape<DescMessage>;
 
-/** `check` looks at each request before `serve`; `present` is that of the calls. */
+/** `check` validates each request before `serve`; `present` as in GrpcOptions. */
 export function unaryAnswer(
   { input, output }: DescMethodUnary,
   serve: (message: never, context: HandlerContext) => Answered | Promise<Answered>,
@@ -21,8 +21,8 @@ export function unaryAnswer(
       const answered = await serve(message as never, call);
       if (!call.isOver) call.end(encoder.frame(answered));
     } catch (error) {
-      // Nobody waits for the answer any more; but what is wrong with the database is for the log. All else is the noise of
-      // an implementation that was told to stop.
+      // Nobody waits for the answer any more, but `present` logs failures of the database. Other errors only show that the
+      // implementation was told to stop.
       if (call.isOver && error instanceof DomainError) present(error, call);
       throw error;
     }

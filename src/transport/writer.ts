@@ -1,13 +1,13 @@
-// Writes the wire format of protobuf into memory that it uses again and again: a message costs no memory of its own
-// until it is sent. The library's writer makes an array of its own of every message.
+// Writes protobuf's wire format into a buffer that is reused, so that a message takes memory of its own only when it is sent.
+// The library's writer creates an array for every nested message.
 
 /** The last three bits of a tag. */
 export const WIRE = { varint: 0, fixed64: 1, lengthDelimited: 2 } as const;
 
 const FIRST_BYTES = 16 * 1024;
-/** More memory than this, which a large message took, is released. */
+/** A buffer that a large message made larger than this is released. */
 const KEPT_BYTES = 512 * 1024;
-/** Longer ones are faster written by Node than one by one. */
+/** Node writes longer texts faster than a loop over their characters. */
 const SHORT_TEXT = 48;
 
 export class WireWriter {
@@ -15,7 +15,7 @@ export class WireWriter {
   at = 0;
   #bytes = Buffer.allocUnsafeSlow(FIRST_BYTES);
 
-  /** All that was written, in memory of its own; begins anew. */
+  /** Returns a copy of what was written, and starts over. */
   finish(): Buffer {
     const written = Buffer.allocUnsafe(this.at);
     this.#bytes.copy(written, 0, 0, this.at);
@@ -23,7 +23,7 @@ export class WireWriter {
     return written;
   }
 
-  /** Forgets what was written. */
+  /** Drops what was written. */
   reset(): void {
     this.at = 0;
     if (this.#bytes.length > KEPT_BYTES) this.#bytes = Buffer.allocUnsafeSlow(FIRST_BYTES);
@@ -37,7 +37,7 @@ export class WireWriter {
     this.#bytes = larger;
   }
 
-  /** The prefix of a gRPC message that is not compressed; its length is told later, to `length32`. Answers where it is. */
+  /** Writes the prefix of an uncompressed gRPC message. `length32` fills in its length, at the place that this returns. */
   prefix(): number {
     this.#reserve(5);
     this.#bytes[this.at] = 0;
@@ -45,7 +45,7 @@ export class WireWriter {
     return this.at - 4;
   }
 
-  /** At `place`, how many bytes were written behind it. */
+  /** Fills in the number of bytes written after `place`. */
   length32(place: number): void {
     this.#bytes.writeUInt32BE(this.at - place - 4, place);
   }
@@ -66,7 +66,7 @@ export class WireWriter {
     bytes[this.at++] = rest;
   }
 
-  /** An int64, or an int32 or the number of an enum, which may be negative. */
+  /** An int64, int32 or enum; may be negative. */
   int(value: number | bigint): void {
     let high = Number(value);
     if (high >= 0 && high <= Number.MAX_SAFE_INTEGER) {
@@ -120,7 +120,7 @@ export class WireWriter {
     return true;
   }
 
-  /** Something whose length is known when it has been written: by `end`, to which the answer goes. */
+  /** Begins a part whose length comes before it. `end` fills that in, at the place that this returns. */
   begin(): number {
     this.#reserve(1);
     return this.at++;
@@ -132,7 +132,7 @@ export class WireWriter {
       this.#bytes[place] = length;
       return;
     }
-    // One byte was left for the length: what needs more moves on.
+    // One byte was reserved for the length: a longer part is moved.
     const more = length < 1 << 14 ? 1 : length < 1 << 21 ? 2 : length < 1 << 28 ? 3 : 4;
     this.#reserve(more);
     this.#bytes.copyWithin(place + 1 + more, place + 1, this.at);
