@@ -34,6 +34,8 @@ export interface Answer {
   /** How the call ended. */
   ended: "answered" | "connection lost" | "left" | "nothing came";
   ms: number;
+  /** Where nothing came: what the caller's side knows of the stream and its connection. */
+  state?: string;
 }
 
 const MAX_KEPT = 256 * 1024;
@@ -83,7 +85,12 @@ export function call(
     const parts: Buffer[] = [];
     const limit = setTimeout(() => {
       // Node's client now and then keeps a stream that it has reset itself.
-      if (answer.ended !== "left") answer.ended = "nothing came";
+      if (answer.ended !== "left") {
+        answer.ended = "nothing came";
+        const { id, pending, closed, rstCode, readableEnded, writableLength, writableFinished } = stream;
+        const told = { id, pending, closed, rstCode, readableEnded, writableLength, writableFinished };
+        answer.state = JSON.stringify({ ...told, stream: stream.state, connection: on.state });
+      }
       stream.close(constants.NGHTTP2_CANCEL);
       stream.destroy();
     }, limitMs);

@@ -89,7 +89,8 @@ export function caseOf(
       notes.sent(1);
       notes.ended(outcomeOf(answer));
       const problem = over.aborted ? undefined : problemOf(answer, request.path);
-      if (problem !== undefined) one.failed(`${problem} (${request.path})`, describe(request));
+      if (problem !== undefined)
+        one.failed(`${problem} (${request.path})`, [answer.state ?? [], describe(request)].flat().join(" "));
       return answer;
     },
   };
