@@ -326,21 +326,24 @@ describe("rule 2: organizations in one statement that reads", () => {
     },
   );
 
-  test("without the condition on the organization row level security still shows each lookup its own alone", async () => {
+  test("without the condition on the organization row level security still shows no lookup a row of another", async () => {
     await using client = await connection("runtime");
     const keys = await manyKeys();
     for (const kinds of FORMS) {
       const statement = await statementOf(new Map([...keys].map(([id, own]) => [id, only(kinds, own)])));
       const bare = statement.text.replaceAll(/[ex]\.organization_id = s\.id/g, "s.id is not null");
       expect(bare).not.toBe(statement.text);
-      const usual = await answersUnder(client, [], statement);
+      const usual = new Set(await answersUnder(client, [], statement));
+      // Rows may be missing: what has been hashed for one organization is kept for the next. The condition prevents it.
       for (const settings of [[], ...SETTINGS]) {
-        expect(await answersUnder(client, settings, { ...statement, text: bare }), settings.join()).toEqual(usual);
+        for (const row of await answersUnder(client, settings, { ...statement, text: bare })) {
+          expect(usual.has(row), `${row} under ${settings.join()}`).toBe(true);
+        }
       }
     }
   });
 
-  test("every plan sets the organization on the outer side of what looks into the tables, which asks for the setting", async () => {
+  test("every plan sets the organization on the outer side of what looks into the tables, each by what was set", async () => {
     await using client = await connection("runtime");
     const keys = await manyKeys();
     for (const kinds of FORMS) {
@@ -367,6 +370,8 @@ describe("rule 2: organizations in one statement that reads", () => {
           const what = `${scan["Relation Name"]} under ${settings.join()}`;
           expect(loop, what).toBeDefined();
           expect(setsOrganization(innerOf(loop as Plan)), what).toBe(false);
+          // Its own condition: what is kept of it, hashed or sorted, is made anew for the next organization.
+          expect(JSON.stringify(scan), what).toContain("= ((set_config('app.organization_id'");
           expect(JSON.stringify(innerOf(loop as Plan)), what).toContain("current_setting('app.organization_id'");
         }
       }
@@ -547,7 +552,7 @@ describe("rule 2: organizations in one transaction", () => {
     console.log(`64 organizations: ${JSON.stringify(counts)}, up to ${row?.together} in a transaction`);
   });
 
-  test("were their settings swapped, nothing of the one would be read or written as the other's", async () => {
+  test("were their settings swapped, or one there twice, nothing would be read or written that is not as one by one", async () => {
     const [one, two] = (await withOne(2)) as [string, string];
     const { take } = pooled(orm);
     /** A plant: the setting of the one travels before the statements of the other. */
@@ -575,6 +580,11 @@ describe("rule 2: organizations in one transaction", () => {
     }
     const rows = await service.sql("select name from entity where organization_id = any($1)", [[one, two]]);
     expect(rows).toEqual([{ name: "new" }, { name: "new" }]);
+    // Nor is anything where one has two groups, each decided on a state that the other changes.
+    const twice = [1, 2].map((n) => ({ organizationId: one, commands: [toOneEntity(rename("one", `twice ${n}`))] }));
+    const undone = await writeGroupsUnlessBusy(pooled(orm), twice, () => {});
+    expect(undone.map(([result]) => endOf(result))).toEqual(["undone", "undone"]);
+    expect(await namesOf([one])).toEqual(["new"]);
     // And without the plant they are done.
     const groups = [one, two].map((organizationId) => ({
       organizationId,
