@@ -345,13 +345,13 @@ describe("a connection that ends", () => {
 describe("a connection on which nothing comes", () => {
   /** Connected through the proxy, which then says nothing any more. */
   async function silent(): Promise<Client> {
-    const client = await open({ host: proxy.host, port: proxy.port, query_timeout: 300 });
+    const client = await open({ host: proxy.host, port: proxy.port, query_timeout: 1_500 });
     await goesOn(client);
     proxy.abandon();
     return client;
   }
   const within = async (what: Promise<unknown>) =>
-    Promise.race([what.then(String, (error) => String(error.cause ?? error)), sleep(2_000, "nothing for 2 s")]);
+    Promise.race([what.then(String, (error) => String(error.cause ?? error)), sleep(8_000, "nothing for 8 s")]);
 
   test("ends at its limit, with all that is in flight", async () => {
     await using client = await silent();
@@ -360,17 +360,17 @@ describe("a connection on which nothing comes", () => {
     await sleep(100);
     const ends = await Promise.all([...first, within(client.send("select 2"))]);
     for (const end of ends) expect(end).toMatch(/read timeout|terminated/);
-    expect(performance.now() - begun).toBeLessThan(1_000);
+    expect(performance.now() - begun).toBeLessThan(6_000);
   });
 
   test.each(["begin", "rollback", "commit", "select 1"])("ends for %s of the driver too", async (text) => {
     await using client = await silent();
-    expect(await within(client.query(text))).not.toBe("nothing for 2 s");
+    expect(await within(client.query(text))).not.toBe("nothing for 8 s");
     expect(await endOf(client.send("select 1"))).toMatch(/queryable|terminated/);
   });
 
   test("one that answers, again and again within its limit, does not end", async () => {
-    await using client = await open({ query_timeout: 300 });
+    await using client = await open({ query_timeout: 1_500 });
     for (let i = 0; i < 8; i++) {
       const sent = [client.send("select pg_sleep(0.1)")];
       await sleep(50);

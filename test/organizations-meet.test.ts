@@ -692,7 +692,7 @@ describe("what fails or waits for one organization", () => {
     });
     await Promise.all([write(writer, first, broken), write(writer, second, rename("one", "beside"))]);
     const send = vi.spyOn(NamedStatementClient.prototype, "send");
-    const shared = () => send.mock.calls.filter(([text]) => text.includes("set_config('lock_timeout', $1")).length;
+    const shared = () => send.mock.calls.filter(([text]) => text.includes("set_config('lock_timeout', $2")).length;
     expect(await write(writer, first, rename("one", "alone"))).toBe("done");
     expect(shared()).toBe(0);
     expect(await write(writer, second, rename("one", "beside"))).toBe("done");

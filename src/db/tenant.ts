@@ -27,9 +27,15 @@ export const setOrganizationAndPlans = <R>(
 export const setPlans = <R>(send: (text: string, values: readonly unknown[]) => R): R =>
   send(`select ${GENERIC_PLANS}`, []);
 
-/** The same, and the longest wait for a lock, for a transaction of several organizations. */
-export const setPlansAndLocks = <R>(send: (text: string, values: readonly unknown[]) => R, lockTimeoutMs: number): R =>
-  send(`select ${GENERIC_PLANS}, set_config('lock_timeout', $1, true)`, [String(lockTimeoutMs)]);
+/** The same, and the longest that a statement may take and wait for a lock, for a transaction of several organizations. */
+export const setPlansAndLimits = <R>(
+  send: (text: string, values: readonly unknown[]) => R,
+  { statementMs, lockMs }: { statementMs: number; lockMs: number },
+): R =>
+  send(`select ${GENERIC_PLANS}, set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true)`, [
+    String(statementMs),
+    String(lockMs),
+  ]);
 
 /**
  * Whether organizations may share a statement that reads, or a transaction. Not on Citus: there a transaction stays with

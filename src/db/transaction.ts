@@ -9,7 +9,7 @@ import type { NamedStatementClient } from "./named-statements.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { PLAN_CHANGED } from "./sqlstate.ts";
 import type { Pipeline, Statements } from "./statements.ts";
-import { setOrganization, setOrganizationAndPlans, setPlans, setPlansAndLocks } from "./tenant.ts";
+import { setOrganization, setOrganizationAndPlans, setPlans, setPlansAndLimits } from "./tenant.ts";
 
 const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
@@ -99,8 +99,8 @@ export interface Share<T> {
   work: (pipeline: Pipeline) => Promise<T>;
 }
 
-/** The longest that a shared transaction waits for a lock: the others would wait with it. */
-const SHARED_LOCK_MS = 50;
+/** The longest that a statement of a shared transaction may take, and wait for a lock: the others wait with it. */
+const SHARED_LIMITS = { statementMs: 1_000, lockMs: 50 };
 
 /**
  * Like `pipelined`, for several organizations in one transaction: all of them or none. Every statement runs under the
@@ -116,7 +116,7 @@ export async function pipelinedTogether<T>(
     begun(connections, {}, async (send) => {
       let current: string | undefined;
       let culprit: string | undefined;
-      void setPlansAndLocks(send, SHARED_LOCK_MS);
+      void setPlansAndLimits(send, SHARED_LIMITS);
       const sendAs =
         (organizationId: string): Send =>
         (text, values) => {

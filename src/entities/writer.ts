@@ -104,6 +104,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   async function runLane(lane: Connections): Promise<void> {
     for (let shares = nextShares(); shares.length > 0; shares = nextShares()) {
       for (const { queue } of shares) queue.running += 1;
+      let blamed: string | undefined;
       const results = await writeGroupsUnlessBusy(
         lane,
         shares.map(({ queue, group }) => ({
@@ -111,24 +112,27 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
           commands: group.map(({ command }) => command),
         })),
         (organizationId) => {
-          const queue = queues.get(organizationId);
-          if (queue !== undefined) queue.aloneUntil = performance.now() + ALONE_MS;
+          blamed = organizationId;
         },
       );
       shares.forEach(({ queue, group }, i) => {
         const { busy, undone } = tell(group, results[i] ?? []);
         queue.waiting.unshift(...undone);
         // Not awaited: the lane goes on for the others.
-        if (undone.length > 0) startAlone(queue);
-        end(queue, busy);
+        if (undone.length > 0) startAlone(queue, queue.organizationId === blamed);
+        settle(queue, busy);
+        queue.running -= 1;
+        forget(queue);
       });
     }
     idle.push(lane);
   }
 
   /** Groups in transactions of their own, until nothing of the organization waits. */
-  function startAlone(queue: Queue): void {
+  function startAlone(queue: Queue, isBlamed = false): void {
     turns.delete(queue);
+    // Until its own attempt ends, and then for a while.
+    if (isBlamed) queue.aloneUntil = Number.POSITIVE_INFINITY;
     if (queue.alone >= OWN_GROUPS) return;
     queue.alone += 1;
     queue.running += 1;
@@ -141,23 +145,22 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       const busy = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       );
-      queue.running += 1;
-      end(queue, busy);
+      settle(queue, busy);
+      if (queue.aloneUntil === Number.POSITIVE_INFINITY) queue.aloneUntil = performance.now() + ALONE_MS;
     }
     queue.alone -= 1;
-    end(queue, []);
+    queue.running -= 1;
+    forget(queue);
   }
 
   /** A group has ended; what was locked waits for its locks. */
-  function end(queue: Queue, busy: readonly Waiting[]): void {
-    queue.running -= 1;
+  function settle(queue: Queue, busy: readonly Waiting[]): void {
     queue.busy.push(...busy);
     bell.ring(queue.organizationId);
     if (queue.busy.length > 0 && !queue.isWaiting) {
       queue.isWaiting = true;
       void runBusy(queue);
     }
-    forget(queue);
   }
 
   /**
