@@ -15,6 +15,9 @@ const uuid = (time: string, rest: string) =>
 // Whole milliseconds, as the service writes times without microseconds: with three decimals.
 const FIRST_MS = 1_760_000_000_000;
 
+/** The id of organization 1, 2, ... of those made here. */
+const organizationId = (n: string) => uuid(String(FIRST_MS), n);
+
 /** Makes organizations with `entitiesEach` entities, named as requests.ts has it. Answers their API keys. */
 export async function fill(
   service: Service,
@@ -24,11 +27,11 @@ export async function fill(
   const { sql } = service;
   await sql(`
     insert into organization (organization_id, display_name, external_id_policy, etag)
-    select ${uuid(String(FIRST_MS), "n::bigint")}, 'Organization ' || n, 'MUTABLE_WITH_REASON', gen_random_uuid()
+    select ${organizationId("n::bigint")}, 'Organization ' || n, 'MUTABLE_WITH_REASON', gen_random_uuid()
     from generate_series(1, ${organizations}) n`);
   await sql(`
     insert into api_key (organization_id, id, digest, display_name, scopes)
-    select ${uuid(String(FIRST_MS), "n::bigint")}, ${uuid(String(FIRST_MS + 1), "n::bigint")},
+    select ${organizationId("n::bigint")}, ${uuid(String(FIRST_MS + 1), "n::bigint")},
       sha256(('bench-organization-' || lpad((n - 1)::text, 8, '0'))::bytea), 'bench', array['entities:read', 'entities:write', 'webhooks:admin']
     from generate_series(1, ${organizations}) n`);
 
@@ -41,7 +44,7 @@ export async function fill(
   }
   await sql("vacuum analyze organization, api_key, entity, external_id, entity_event");
   await sql("checkpoint");
-  await check(service, total);
+  await check(service, organizations, total);
   return Array.from({ length: organizations }, (_, i) => apiKeyOf(i));
 }
 
@@ -49,7 +52,7 @@ export async function fill(
 function chunk(organizations: number, from: number, to: number): string {
   return `
     create temp table made on commit drop as
-    select ${uuid(String(FIRST_MS), `(n % ${organizations}) + 1`)} as organization_id,
+    select ${organizationId(`(n % ${organizations}) + 1`)} as organization_id,
       ${uuid(String(FIRST_MS + 1), `(n % ${organizations}) + 1`)} as principal,
       ${uuid(`${FIRST_MS} + n`, "n")} as id,
       ${uuid(`${FIRST_MS} + n`, "n + (1::bigint << 40)")} as event_id,
@@ -89,17 +92,24 @@ function chunk(organizations: number, from: number, to: number): string {
     from made`;
 }
 
-/** Every entity has its external id and its event, and there is nothing else. */
-async function check({ sql }: Service, total: number): Promise<void> {
+/** In the organizations made here every entity has its external id and its event, and there is nothing else. */
+async function check({ sql }: Service, organizations: number, total: number): Promise<void> {
   const [row] = await sql(`
-    select count(*) filter (where x.external_id is not null and v.id is not null and x.primary_of = e.id) as whole,
-      (select count(*) from external_id x where x.organization_id < 'ffffffff-0000-0000-0000-000000000000'
-         and x.entity_id::text like '%-7000-8000-%') as names
+    with made as materialized (
+      select ${organizationId("n::bigint")} as organization_id from generate_series(1, ${organizations}) n
+    )
+    select count(*) as entities,
+      count(*) filter (where x.external_id is not null and v.id is not null and x.primary_of = e.id) as whole,
+      (select count(*) from external_id where organization_id in (select organization_id from made)) as names,
+      (select count(*) from entity_event where organization_id in (select organization_id from made)) as events
     from entity e
     left join external_id x on x.organization_id = e.organization_id and x.external_id = e.external_id and x.entity_id = e.id
     left join entity_event v on v.organization_id = e.organization_id and v.entity_id = e.id and v.entity_version = 1
-    where e.id::text like '%-7000-8000-%'`);
-  if (Number(row.whole) !== total || Number(row.names) !== total) {
-    throw new Error(`of ${total} entities ${row.whole} are whole and ${row.names} have a name`);
+    where e.organization_id in (select organization_id from made)`);
+  const counts = [row.entities, row.whole, row.names, row.events];
+  if (counts.some((count) => Number(count) !== total)) {
+    throw new Error(
+      `of ${total} entities ${row.entities} are there and ${row.whole} are whole; external ids: ${row.names}, events: ${row.events}`,
+    );
   }
 }
