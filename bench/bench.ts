@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createEntityClient } from "../clients/typescript/index.ts";
 import { fill } from "./fill.ts";
+import { buildGoPeer } from "./go-peer.ts";
 import type { Job, Measurement } from "./load.ts";
 import { findPgbench, type PgbenchResult, recordUpdate, runPgbench, scriptOf } from "./pgbench.ts";
 import {
@@ -18,6 +19,7 @@ import {
   startJobs,
   startPeer,
   startService,
+  watchOthers,
 } from "./processes.ts";
 import type { Received } from "./receiver.ts";
 import { machineOf, median, pictureOf, type Row, ratiosOf, tableOf } from "./report.ts";
@@ -45,9 +47,11 @@ interface Setting {
   isConsumed?: boolean;
 }
 const SETTINGS: Setting[] = [
-  ...CONCURRENCY.map((concurrency) => ({ operation: "get" as const, concurrency, organizations: 1 })),
-  { operation: "get", concurrency: 64, organizations: ORGANIZATIONS },
-  ...CONCURRENCY.map((concurrency) => ({ operation: "update" as const, concurrency, organizations: 1 })),
+  ...(["get", "update"] as const).flatMap((operation) =>
+    CONCURRENCY.flatMap((concurrency) =>
+      [1, ORGANIZATIONS].map((organizations) => ({ operation, concurrency, organizations })),
+    ),
+  ),
   { operation: "update", concurrency: 64, organizations: 1, isConsumed: true },
 ];
 
@@ -59,6 +63,9 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   const loadBefore = loadavg()[0] ?? 0;
   const warmUpSeconds = quick ? 0.3 : 1;
   const rows = openRows();
+  // Before anything is measured: it compiles.
+  const go = await buildGoPeer();
+  if ("missing" in go) say(`the peer in Go is left out: ${go.missing}`);
 
   await using all = new AsyncDisposableStack();
   // Into a new database each time; the last one stays.
@@ -77,7 +84,8 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   await service.sql("checkpoint");
 
   const contenders: Contender[] = [service];
-  for (const name of ["guide", "grpc-js"] as const) contenders.push(all.use(await startPeer(name, service.address)));
+  for (const name of ["guide", "grpc-js"]) contenders.push(all.use(await startPeer(name, service.address)));
+  if ("program" in go) contenders.push(all.use(await startPeer("go", service.address, go.program)));
   const pgbench = await openPgbench(service);
   if (pgbench === undefined)
     say("no pgbench here (Debian: apt-get install postgresql-contrib): its ratios are left out");
@@ -120,6 +128,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     { row: Pick<Row, "contender"> & Setting; measured: (Measurement & { memory: number })[] }
   >();
   const baseline: PgbenchResult[] = [];
+  const coresOfOthers = watchOthers([process.pid, service.address.pid]);
   for (let round = 1; round <= rounds; round++) {
     await service.sql("vacuum entity, external_id");
     await service.sql("checkpoint");
@@ -138,6 +147,8 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     say(`round ${round} of ${rounds}`);
   }
 
+  const machine = machineOf([loadBefore, loadavg()[0] ?? 0], coresOfOthers());
+
   const table: Row[] = [...found.values()].map(({ row, measured }) => ({
     ...row,
     perSecond: median(measured.map((m) => m.requestsPerSecond)),
@@ -148,7 +159,8 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     databaseCpu: median(measured.map((m) => m.databaseCpu)),
     memory: median(measured.map((m) => m.memory)),
   }));
-  table.sort((a, b) => orderOf(a) - orderOf(b));
+  const names = contenders.map(({ name }) => name);
+  table.sort((a, b) => orderOf(a) - orderOf(b) || names.indexOf(a.contender) - names.indexOf(b.contender));
   if (baseline.length > 0) {
     table.push({
       contender: "pgbench",
@@ -173,16 +185,15 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
     memoryPeak: Math.max(...imports.map((m) => m.memoryPeak)),
   });
 
-  const machine = machineOf([loadBefore, loadavg()[0] ?? 0]);
   const ratios = ratiosOf(table);
   const settings = { quick, rounds, seconds, warmUpSeconds, entities: ENTITIES, source: rows.source, logLevel: "warn" };
   const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-  const json = JSON.stringify({ machine, settings, rows: table.map(rounded), ratios }, null, 2);
+  const json = JSON.stringify({ machine: rounded(machine), settings, rows: table.map(rounded), ratios }, null, 2);
   // Pairs on one line, as the formatter has them.
   await writeFile(file("results.json"), `${json.replaceAll(/\[\s+([\d.]+),\s+([\d.]+)\s+\]/g, "[$1, $2]")}\n`);
   await writeFile(file("results.svg"), pictureOf(table, machine));
   process.stdout.write(
-    `${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}\n`,
+    `${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}, others used ${machine.coresOfOthers.toFixed(2)} cores\n`,
   );
 }
 
@@ -321,10 +332,10 @@ function orderOf(row: Row): number {
 }
 
 /** Two decimals are more than is known. */
-function rounded(row: Row): Row {
+function rounded(row: object): object {
   const round = (value: unknown): unknown =>
     typeof value === "number" ? Math.round(value * 100) / 100 : Array.isArray(value) ? value.map(round) : value;
-  return Object.fromEntries(Object.entries(row).map(([name, value]) => [name, round(value)])) as unknown as Row;
+  return Object.fromEntries(Object.entries(row).map(([name, value]) => [name, round(value)]));
 }
 
 if (import.meta.main) {
@@ -334,6 +345,6 @@ if (import.meta.main) {
   await main({
     quick: values.quick,
     rounds: Number(values.rounds ?? (values.quick ? 3 : 5)),
-    seconds: Number(values.seconds ?? (values.quick ? 1.3 : 4)),
+    seconds: Number(values.seconds ?? (values.quick ? 1 : 3)),
   });
 }

@@ -111,22 +111,23 @@ export async function startSecond(main: string, address: DatabaseAddress): Promi
   return { name: main, port, pid: child.pid as number, [Symbol.asyncDispose]: () => end(child) };
 }
 
-/** Starts a peer on the service's database. */
-export async function startPeer(name: "guide" | "grpc-js", address: DatabaseAddress): Promise<Contender> {
+/** Starts a peer on the service's database: `program`, or its server.ts. */
+export async function startPeer(name: string, address: DatabaseAddress, program?: string): Promise<Contender> {
   const port = await freePort();
-  const child = start([path(`peers/${name}/server.ts`)], {
+  const env = {
     PORT: String(port),
     DATABASE_HOST: address.host,
     DATABASE_PORT: String(address.port),
     DATABASE_NAME: address.database,
     DATABASE_USER: address.user,
-  });
+  };
+  const child = program === undefined ? start([path(`peers/${name}/server.ts`)], env) : start([], env, program);
   await listening(child, port);
   return { name, port, pid: child.pid as number, [Symbol.asyncDispose]: () => end(child) };
 }
 
-function start(args: string[], env: Record<string, string>): ChildProcess {
-  const child = spawn(process.execPath, args, {
+function start(args: string[], env: Record<string, string>, program = process.execPath): ChildProcess {
+  const child = spawn(program, args, {
     env: { ...ENVIRONMENT, ...env },
     stdio: ["ignore", "ignore", "inherit"],
   });
@@ -206,6 +207,39 @@ export function cpuOfDatabase(postmaster: number): number {
     else if (stat.parent === postmaster) sum += stat.own;
   }
   return sum;
+}
+
+/** Microseconds of CPU of these processes and of all that they started, those that have ended included. */
+function cpuOfTrees(roots: readonly number[]): number {
+  const stats = new Map<number, Stat>();
+  for (const name of readdirSync("/proc")) {
+    const stat = /^\d+$/.test(name) ? statOf(name) : undefined;
+    if (stat !== undefined) stats.set(Number(name), stat);
+  }
+  const belongs = (pid: number): boolean => {
+    const parent = stats.get(pid)?.parent;
+    return roots.includes(pid) || (parent !== undefined && belongs(parent));
+  };
+  let sum = 0;
+  for (const [pid, { own, ended }] of stats) if (belongs(pid)) sum += own + ended;
+  return sum;
+}
+
+/** Microseconds of CPU that the machine has used, and that its host took from it. */
+function cpuOfMachine(): number {
+  const [, user, nice, system, , , irq, softirq, steal] = readFileSync("/proc/stat", "latin1").split(/ +|\n/, 9);
+  return [user, nice, system, irq, softirq, steal].reduce((sum, ticks) => sum + Number(ticks) * TICK_US, 0);
+}
+
+/** Cores that others than these processes, and all that they start, use from now until it is asked. */
+export function watchOthers(roots: readonly number[]): () => number {
+  const now = () => ({ time: performance.now(), ours: cpuOfTrees(roots), all: cpuOfMachine() });
+  const before = now();
+  return () => {
+    const after = now();
+    const others = after.all - before.all - (after.ours - before.ours);
+    return Math.max(0, others / 1000 / (after.time - before.time));
+  };
 }
 
 /** Resident memory in MiB. */
