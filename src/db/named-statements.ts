@@ -55,10 +55,12 @@ export class NamedStatementClient extends pg.Client {
   readonly #parserOf = this.getTypeParser.bind(this) as unknown as ConstructorParameters<typeof Batch>[0];
 
   constructor(config: pg.ClientConfig = {}) {
+    // Not a copy of it: the pool hides the password in a property that copies lack.
+    super(config);
+    const { connectionParameters } = this as unknown as { connectionParameters: { query_timeout: unknown } };
+    this.#limitMs = Number(connectionParameters.query_timeout) || 0;
     // pg's own limit is a timer for each statement.
-    const { query_timeout: limitMs = 0, ...rest } = config;
-    super(rest);
-    this.#limitMs = limitMs;
+    connectionParameters.query_timeout = 0;
     const parse = this.getTypeParser(TEXT_ARRAY) as (text: string) => string[];
     // Every event has two, and nearly all of them need no parser.
     this.setTypeParser(TEXT_ARRAY, (text) => (PLAIN_ARRAY.test(text) ? text.slice(1, -1).split(",") : parse(text)));
