@@ -3,10 +3,9 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethodServerStreaming, DescMethodUnary } from "@bufbuild/protobuf";
-import type { ContextValues, HandlerContext } from "@connectrpc/connect";
+import { type ContextValues, createContextValues, type HandlerContext } from "@connectrpc/connect";
 import { connectionKey, type Departure, departureKey, peerKey, requestIdKey } from "../interceptors/call.ts";
 import type { CallHead, HeaderSource } from "../interceptors/credentials.ts";
-import { CallValues } from "./call-values.ts";
 import { peerOfSession } from "./peer.ts";
 
 export abstract class GrpcContext implements CallHead, HandlerContext, Departure {
@@ -31,7 +30,7 @@ export abstract class GrpcContext implements CallHead, HandlerContext, Departure
     this.service = method.parent;
     this.#headers = headers;
     this.header = new StreamHeaders(headers);
-    this.values = new CallValues()
+    this.values = createContextValues()
       .set(requestIdKey, this.requestId)
       .set(peerKey, peerOfSession(session))
       .set(departureKey, this);

@@ -5,7 +5,7 @@ import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
-import type { ContextValues } from "@connectrpc/connect";
+import { type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
 import { parseTimeout as parseConnectTimeout } from "@connectrpc/connect/protocol-connect";
 import { parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
@@ -19,7 +19,6 @@ import type { CallOutcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type CallTelemetry, outcomeOf } from "./call-telemetry.ts";
-import { CallValues } from "./call-values.ts";
 import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { isStreamOfRequests, type Served } from "./handlers.ts";
 import { endWithLastFrame } from "./last-frame.ts";
@@ -85,7 +84,7 @@ class LibraryCall {
     this.#handler = options.served.handlers.get(path);
     this.#contentType = request.headers["content-type"] ?? "";
     this.#limit = { expiresAt: performance.now() + options.bodyTimeoutMs };
-    const values = new CallValues()
+    const values = createContextValues()
       .set(requestIdKey, this.#requestId)
       .set(peerKey, peerOf(request.socket))
       .set(bodyLimit, this.#limit)

@@ -1,21 +1,21 @@
-// What is left of a request that was answered early: nobody reads it, and its stream would stay open for as long as its
-// caller sends, and wait for the window. Left to itself Node resets such a stream at once, and nghttp2 drops frames of it
-// that still wait for the connection, the status among them: the caller would never hear why.
+// The unread rest of a request that was answered early. Nobody reads it, so its stream would stay open for as long as the
+// caller sends. Node by itself resets such a stream at once, and nghttp2 then drops its frames that still wait for the
+// connection, including the status: the caller would not learn the reason.
 import type { ServerHttp2Session, ServerHttp2Stream } from "node:http2";
 import { Duplex } from "node:stream";
 import { whenRead } from "./when-read.ts";
 
 /**
- * How often a stream is looked at whose answer has left and whose caller may still be sending its request. The first time
- * its caller is asked whether it has read the answer, the second time the stream goes.
+ * Interval of the checks of a stream whose answer has left and whose caller may still be sending. The first check asks the
+ * caller whether it has read the answer, a later one closes the stream.
  */
 const LOOK_MS = 500;
-/** The longest that a caller is waited for who does not say that it has read its answer. */
+/** The longest wait for a caller to confirm that it has read its answer. */
 const UNHEARD_MS = 5_000;
-/** The longest that an answer is waited for which does not leave, on a connection that its caller does not read. */
+/** The longest wait for an answer to leave, on a connection that its caller does not read. */
 const HELD_UP_MS = 30_000;
 
-/** To be called with each stream as it comes: the rest of its request goes when its answer has left. */
+/** To be called with each new stream: drops the rest of its request once the answer has left. */
 export function keepUntilAnswered(stream: ServerHttp2Stream): void {
   stream.end = endAndDrop;
   // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the session with it.
@@ -24,13 +24,13 @@ export function keepUntilAnswered(stream: ServerHttp2Stream): void {
 }
 
 const endAndDrop = function (this: ServerHttp2Stream, ...rest: Parameters<Duplex["end"]>) {
-  // Node resets a request that nobody has begun to read. Reading and dropping the rest prevents that, and holds no memory.
+  // Node resets a request that nobody has begun to read. To read and drop the rest prevents that, and takes no memory.
   if (this.readableFlowing === null) this.resume();
   return Duplex.prototype.end.apply(this, rest);
 } as ServerHttp2Stream["end"];
 
 function giveUpRest(this: ServerHttp2Stream): void {
-  // A timer for each call would hold its stream for as long.
+  // Most requests are complete; a timer for each would keep its stream in memory.
   if (this.readableEnded || this.destroyed) return;
   const answeredAt = performance.now();
   const timer = setInterval(() => {
@@ -43,17 +43,17 @@ function giveUpRest(this: ServerHttp2Stream): void {
   }, LOOK_MS).unref();
 }
 
-/** Whether frames wait for the connection: those of the answer may be among them. */
+/** Whether frames wait for the connection; those of the answer may be among them. */
 function isHeldUp({ session }: ServerHttp2Stream): boolean {
   return session !== undefined && !session.destroyed && (session.state.outboundQueueSize ?? 0) > 0;
 }
 
-/** When the caller of a connection was last asked whether it has read what was written before, and whether it has. */
+/** The last question to each connection whether its caller has read what was written before, and whether it was answered. */
 const asked = new WeakMap<ServerHttp2Session, { at: number; isRead: boolean }>();
 
 /**
- * Whether the caller has read what was written at a time; asks it where that is not known. Node's client loses an answer
- * where the reset behind it comes with the same read.
+ * Whether the caller has read what was written by then; asks it if that is unknown. Node's client loses an answer if the
+ * reset arrives in the same read.
  */
 function hasRead({ session }: ServerHttp2Stream, writtenAt: number): boolean {
   if (session === undefined || session.destroyed) return true;
