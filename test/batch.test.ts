@@ -55,6 +55,11 @@ const DIVISION_BY_ZERO = "22012";
 const NO_TABLE = "42P01";
 const PLAN_CHANGED = "0A000";
 
+test("a password that its pool hides is used", () => {
+  const config = Object.defineProperty({ user: "somebody" }, "password", { value: "hidden", enumerable: false });
+  expect(new NamedStatementClient(config).password).toBe("hidden");
+});
+
 describe("statements of one turn", () => {
   test("are one write with one Sync, and each has its own rows", async () => {
     await using client = await open();
