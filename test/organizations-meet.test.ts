@@ -261,6 +261,17 @@ describe("rule 2: organizations in one statement that reads", () => {
     send.mockRestore();
   });
 
+  /** In the transaction that has begun. Before PostgreSQL 16 one of the settings had another name. */
+  async function set(client: pg.Client, settings: readonly string[]): Promise<void> {
+    const { rows } = await client.query("show server_version_num");
+    const isOld = Number(rows[0].server_version_num) < 160_000;
+    for (const setting of settings) {
+      await client.query(
+        `set local ${isOld ? setting.replace("debug_parallel_query", "force_parallel_mode") : setting}`,
+      );
+    }
+  }
+
   /** What a form answers under settings of the planner, in one transaction as the run-time role. */
   async function answersUnder(
     client: pg.Client,
@@ -269,7 +280,7 @@ describe("rule 2: organizations in one statement that reads", () => {
   ) {
     await client.query("begin");
     try {
-      for (const setting of settings) await client.query(`set local ${setting}`);
+      await set(client, settings);
       const { rows } = await client.query(text, values);
       return rows.map(({ by, key, id, organization_id, name }) => [by, key, id, organization_id, name].join()).sort();
     } finally {
@@ -350,7 +361,7 @@ describe("rule 2: organizations in one statement that reads", () => {
       const { text, values } = await statementOf(new Map([...keys].map(([id, own]) => [id, only(kinds, own)])));
       for (const settings of [[], ...SETTINGS]) {
         await client.query("begin");
-        for (const setting of settings) await client.query(`set local ${setting}`);
+        await set(client, settings);
         const { rows } = await client.query(`explain (verbose, costs off, format json) ${text}`, values);
         await client.query("rollback");
         const scans = scansOf(rows[0]["QUERY PLAN"][0].Plan);
