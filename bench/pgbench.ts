@@ -113,7 +113,9 @@ export function scriptOf(statements: readonly Statement[], index: number): strin
   const lines = [`\\set key random(:from, :to)`, `\\set value random(:low, :high)`];
   for (const { text, values } of statements) {
     const names = columnsOf(text);
-    const sql = text.trim().replace(/\$(\d+)/g, (_, digits: string) => {
+    // Two clients may want the same entity: here the second waits, as in the service a busy command does.
+    const waiting = text.trim().replace(/ skip locked$/, "");
+    const sql = waiting.replace(/\$(\d+)/g, (_, digits: string) => {
       const position = Number(digits) - 1;
       const value = values[position];
       const column = names[position - 1];
