@@ -83,6 +83,16 @@ test("the path of an item of a list", () => {
   );
 });
 
+test.each([
+  ["a number of 8 bytes", "0a04a9ff050004000c92000101"],
+  ["a varint", "0a0380038a7a8a0a010b"],
+])(
+  "%s that goes on behind the end of its entry is malformed: the decoder would read a value without a kind",
+  (_, hex) => {
+    expect(() => assertKinds(StructSchema, Buffer.from(hex, "hex"))).toThrow("malformed");
+  },
+);
+
 test("whatever has kinds passes, and whatever bytes come the search ends", () => {
   fc.assert(
     fc.property(fc.dictionary(fc.string(), fc.jsonValue()), (json) => {

@@ -7,7 +7,10 @@ import { toConnectError } from "../errors.ts";
 import { malformed, wireOf } from "./values.ts";
 import { MALFORMED, readVarint } from "./varint.ts";
 
-/** Throws VALIDATION_ERROR where the message, as sent, has a Value without a kind. Malformed bytes are for the decoder to refuse. */
+/**
+ * Throws VALIDATION_ERROR where the message, as sent, has a Value without a kind; and where its bytes are malformed, what the
+ * decoder would: that one reads on behind the end of a field, and would see a Value that is not there.
+ */
 export function assertKinds(desc: DescMessage, bytes: Uint8Array): void {
   if (!mayHoldValues(desc)) return;
   const path = kindlessIn(desc, bytes, 0, bytes.length, 0);
@@ -48,7 +51,7 @@ function kindlessIn(
   let hasKind = false;
   while (reader.at < end) {
     const tag = readVarint(bytes, reader, end);
-    if (tag === MALFORMED) return undefined;
+    if (tag === MALFORMED) throw malformed();
     const field = fieldOf(desc, tag >>> 3);
     if (field !== undefined) {
       hasKind = true;
@@ -56,11 +59,11 @@ function kindlessIn(
       if (field.message !== undefined && wireOf(field) !== (tag & 7)) throw malformed();
     }
     if ((tag & 7) !== 2) {
-      if (!skip(tag & 7, bytes, reader, end)) return undefined;
+      skip(tag & 7, bytes, reader, end);
       continue;
     }
     const length = readVarint(bytes, reader, end);
-    if (length === MALFORMED || length > end - reader.at) return undefined;
+    if (length === MALFORMED || length > end - reader.at) throw malformed();
     const behind = reader.at + length;
     if (field?.message !== undefined && mayHoldValues(field.message)) {
       const inside =
@@ -89,11 +92,11 @@ function kindlessEntry(
     if (tag === MALFORMED) throw malformed();
     if (tag !== 0x12) {
       if (tag >>> 3 <= 2 && (tag & 7) !== 2) throw malformed();
-      if (!skip(tag & 7, bytes, reader, end)) return undefined;
+      skip(tag & 7, bytes, reader, end);
       continue;
     }
     const length = readVarint(bytes, reader, end);
-    if (length === MALFORMED || length > end - reader.at) return undefined;
+    if (length === MALFORMED || length > end - reader.at) throw malformed();
     const behind = reader.at + length;
     hasValue = true;
     const inside = kindlessIn(value, bytes, reader.at, behind, depth + 1);
@@ -114,27 +117,31 @@ function fieldOf(desc: DescMessage, number: number): DescField | undefined {
   return byNumber.get(number);
 }
 
-/** Past a field that is not looked into; false where the bytes are malformed. */
-function skip(wire: number, bytes: Uint8Array, reader: { at: number }, end: number): boolean {
-  // A group, which no field of ours is, goes on to its own end.
-  for (let groups = wire === 3 ? 1 : 0; groups > 0; ) {
-    const tag = readVarint(bytes, reader, end);
-    if (tag === MALFORMED) return false;
-    const inner = tag & 7;
-    if (inner === 3) groups += 1;
-    else if (inner === 4) groups -= 1;
-    else if (!skip(inner, bytes, reader, end)) return false;
-    if (groups === 0) return true;
-  }
-  if (wire === 0) return readVarint(bytes, reader, end) !== MALFORMED;
-  if (wire === 2) {
+/** Moves past a field that is not looked into. */
+function skip(wire: number, bytes: Uint8Array, reader: { at: number }, end: number): void {
+  if (wire === 3) return skipGroup(bytes, reader, end);
+  if (wire === 0) {
+    if (readVarint(bytes, reader, end) === MALFORMED) throw malformed();
+  } else if (wire === 2) {
     const length = readVarint(bytes, reader, end);
-    if (length === MALFORMED) return false;
+    if (length === MALFORMED) throw malformed();
     reader.at += length;
   } else if (wire === 1) reader.at += 8;
   else if (wire === 5) reader.at += 4;
-  else return false;
-  return reader.at <= end;
+  else throw malformed();
+  if (reader.at > end) throw malformed();
+}
+
+/** A group, which no field of ours is, goes on to its own end. */
+function skipGroup(bytes: Uint8Array, reader: { at: number }, end: number): void {
+  for (let groups = 1; groups > 0; ) {
+    const tag = readVarint(bytes, reader, end);
+    if (tag === MALFORMED) throw malformed();
+    const inner = tag & 7;
+    if (inner === 3) groups += 1;
+    else if (inner === 4) groups -= 1;
+    else skip(inner, bytes, reader, end);
+  }
 }
 
 const isFreeForm = ({ typeName }: DescMessage) => typeName.startsWith("google.protobuf.");
