@@ -29,6 +29,7 @@ import {
   together,
   traceOf,
 } from "./commands.ts";
+import { author, creation, requestOf } from "./commands-by-hand.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { forget, startService, type TestService } from "./harness.ts";
 
@@ -803,30 +804,10 @@ describe("reads that join", () => {
 
 // --- OneEntityCommands by hand ---------------------------------------------------------------------------
 
-const author = { principal: "00000000-0000-7000-8000-00000000aaaa", actor: "test", source: "test" };
-
-const creation = (name: string, externalId?: string, taxId?: string): OneEntityCommand => ({
-  author,
-  claims: externalId === undefined ? [] : [externalId],
-  decide: (_, { now }) =>
-    newEntity(
-      { type: "person", countryCode: "AR", name, ...(externalId && { externalId }), ...(taxId && { taxId }) },
-      "",
-      now,
-    ),
-});
-
 const rename = (id: string, name: string): OneEntityCommand => ({
   author,
   lookup: { by: "entity_id", key: id },
   decide: (entity) => update(entity as EntityState, { name }, ""),
-});
-
-const requestOf = (requestId: string): NonNullable<OneEntityCommand["request"]> => ({
-  method: "Test",
-  requestId,
-  hash: Buffer.from("same"),
-  answer: ({ after }) => Buffer.from(after.id),
 });
 
 async function one(organizationId: string, command: Given): Promise<Result> {

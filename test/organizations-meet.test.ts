@@ -20,6 +20,7 @@ import { createReader } from "../src/entities/reader.ts";
 import { writeGroup, writeGroupsUnlessBusy } from "../src/entities/write-group.ts";
 import { createWriter, type Writer } from "../src/entities/writer.ts";
 import { newOrganizationId } from "./commands.ts";
+import { author, creation, requestOf } from "./commands-by-hand.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { forget, startService, type TestService } from "./harness.ts";
 import { startProxy } from "./wall-harness.ts";
@@ -70,31 +71,11 @@ async function fill(writer: Writer, organizationId: string): Promise<void> {
 
 // --- commands ------------------------------------------------------------------------------------------------------
 
-const author = { principal: "00000000-0000-7000-8000-00000000aaaa", actor: "test", source: "test" };
-
-const creation = (name: string, externalId?: string, taxId?: string): OneEntityCommand => ({
-  author,
-  claims: externalId === undefined ? [] : [externalId],
-  decide: (_, { now }) =>
-    newEntity(
-      { type: "person", countryCode: "AR", name, ...(externalId && { externalId }), ...(taxId && { taxId }) },
-      "",
-      now,
-    ),
-});
-
 const rename = (externalId: string, name: string, more: Partial<OneEntityCommand> = {}): OneEntityCommand => ({
   author,
   lookup: { by: "external_id", key: externalId },
   decide: (entity) => update(entity as EntityState, { name }, ""),
   ...more,
-});
-
-const requestOf = (requestId: string): NonNullable<OneEntityCommand["request"]> => ({
-  method: "Test",
-  requestId,
-  hash: Buffer.from("same"),
-  answer: ({ after }) => Buffer.from(after.id),
 });
 
 const write = (writer: Writer, organizationId: string, command: OneEntityCommand): Promise<string> =>

@@ -3,7 +3,7 @@
 import type { Statements } from "../db/statements.ts";
 import { settingOf } from "../db/tenant.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type FoundEntities, type Keys, noneFound } from "./lookups.ts";
+import { addHit, type FoundEntities, type HitRow, type Keys, noneFound } from "./lookups.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
 
 /** How a kind of key finds its entities: in the organization `s.id`, by the text `q.key`. */
@@ -59,14 +59,13 @@ export async function findJoined(
   });
   const text = statements.get(kinds.join()) ?? statementOf(kinds);
   statements.set(kinds.join(), text);
-  const rows = await db.execute<{ by: string; key: string; id: string; organization_id: string }[]>(text, values);
+  const rows = await db.execute<(HitRow & { organization_id: string })[]>(text, values);
   const found = new Map([...keysOf.keys()].map((organizationId) => [organizationId, noneFound()]));
   for (const row of rows) {
     const own = found.get(row.organization_id);
     if (own === undefined) throw new Error("an entity of an organization that nobody asked for");
     const { hits, entities } = own;
-    if (row.by === "external_id") hits.externalIds.set(row.key, row.id);
-    if (row.by === "tax_id") hits.taxIdKeys.set(row.key, [...(hits.taxIdKeys.get(row.key) ?? []), row.id]);
+    addHit(hits, row);
     if (!entities.has(row.id)) entities.set(row.id, toState(row));
   }
   return found;

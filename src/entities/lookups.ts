@@ -55,12 +55,22 @@ export async function findHits(db: Statements, organizationId: string, keys: Key
   if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
   const values: unknown[] = [organizationId];
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, (value) => `$${values.push(value)}`);
-  const rows = await db.execute<{ by: string; key: string; id: string }[]>(parts.join(" union all "), values);
-  for (const { by, key, id } of rows) {
-    if (by === "external_id") hits.externalIds.set(key, id);
-    else hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
-  }
+  const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
+  for (const row of rows) addHit(hits, row);
   return hits;
+}
+
+/** What answers to a key. */
+export interface HitRow {
+  by: string;
+  key: string;
+  id: string;
+}
+
+/** An id that was asked for is no hit. */
+export function addHit(hits: Hits, { by, key, id }: HitRow): void {
+  if (by === "external_id") hits.externalIds.set(key, id);
+  else if (by === "tax_id") hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
 }
 
 export interface FoundEntities {
@@ -104,13 +114,12 @@ export async function findEntities(db: Statements, organizationId: string, keys:
   const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
   const found = (measure: string) => `select hit.by, hit.key, ${ENTITY_COLUMNS} ${measure}
      from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
-  const rows = await db.execute<{ by: string; key: string; id: string; is_left_out?: boolean }[]>(
+  const rows = await db.execute<(HitRow & { is_left_out?: boolean })[]>(
     mostRows <= FEW_ROWS ? found("") : withoutMost(found(`, ${ENTITY_BYTES} as bytes`)),
     values,
   );
   for (const row of rows) {
-    if (row.by === "external_id") hits.externalIds.set(row.key, row.id);
-    if (row.by === "tax_id") hits.taxIdKeys.set(row.key, [...(hits.taxIdKeys.get(row.key) ?? []), row.id]);
+    addHit(hits, row);
     if (row.is_left_out) leftOut.add(row.id);
     else if (!entities.has(row.id)) entities.set(row.id, toState(row));
   }

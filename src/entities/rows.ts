@@ -10,6 +10,7 @@ import {
   rowsTable,
   selected,
   updateOf,
+  type Write,
 } from "../db/columns.ts";
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
@@ -33,7 +34,8 @@ const DERIVED: Record<string, { from: keyof EntityState; value: (state: EntitySt
   taxIdKey: { from: "taxId", value: taxIdKeyOf },
 };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
-/** Texts that are kept; callers may change columns in more combinations than that, which are then made each time. */
+/** Updates by the columns that they write. Callers may change them in more combinations than are kept. */
+const updates = new Map<string, Write<EntityState>>();
 const MAX_UPDATES = 500;
 const ID = COLUMNS.find(({ property }) => property === "id") as Column;
 const insertRows = insertOf<EntityState>("entity", COLUMNS, { derived: DERIVED_VALUES });
@@ -57,32 +59,16 @@ export function updateEntities(
     const from = DERIVED[property]?.from ?? (property as keyof EntityState);
     return changes.some(({ before, after }) => before[from] !== after[from]);
   });
-  const update = updates.get(changed);
-  db.send(
-    ...update(
-      organizationId,
-      changes.map(({ after }) => after),
-    ),
-  );
+  const states = changes.map(({ after }) => after);
+  db.send(...updateRows(changed)(organizationId, states));
 }
 
-/** The updates by the columns that they write. */
-const updates = createUpdates();
-
-/** Makes the text of each update once. */
-function createUpdates() {
-  const made = new Map<string, ReturnType<typeof updateOf<EntityState>>>();
-  return {
-    get(columns: readonly Column[]) {
-      const key = columns.map(({ name }) => name).join();
-      let update = made.get(key);
-      if (update === undefined) {
-        update = updateOf<EntityState>("entity", ID, columns, DERIVED_VALUES);
-        if (made.size < MAX_UPDATES) made.set(key, update);
-      }
-      return update;
-    },
-  };
+/** The update that writes these columns; its text is made once. */
+function updateRows(columns: readonly Column[]): Write<EntityState> {
+  const key = columns.map(({ name }) => name).join();
+  const update = updates.get(key) ?? updateOf<EntityState>("entity", ID, columns, DERIVED_VALUES);
+  if (updates.size < MAX_UPDATES) updates.set(key, update);
+  return update;
 }
 
 /** The external ids of one entity before and after a group of commands. */
