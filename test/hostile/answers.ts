@@ -40,6 +40,16 @@ export interface Answer {
 
 const MAX_KEPT = 256 * 1024;
 
+/** When this process last stood still for over a second, and for how long: a caller that does not read has no answer. */
+const stood = { at: 0, ms: 0 };
+const TICK_MS = 200;
+let lastTick = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  if (now - lastTick > 1_000) Object.assign(stood, { at: lastTick, ms: now - lastTick });
+  lastTick = now;
+}, TICK_MS).unref();
+
 export async function session(port: number, options: ClientSessionOptions = {}): Promise<ClientHttp2Session> {
   const made = connect(`http://127.0.0.1:${port}`, options);
   made.on("error", () => {});
@@ -89,7 +99,14 @@ export function call(
         answer.ended = "nothing came";
         const { id, pending, closed, rstCode, readableEnded, writableLength, writableFinished } = stream;
         const told = { id, pending, closed, rstCode, readableEnded, writableLength, writableFinished };
-        answer.state = JSON.stringify({ ...told, stream: stream.state, connection: on.state });
+        const stoodStill = stood.at > began ? { afterMs: stood.at - began, ms: stood.ms } : undefined;
+        answer.state = JSON.stringify({
+          ...told,
+          endedAfterMs,
+          stoodStill,
+          stream: stream.state,
+          connection: on.state,
+        });
       }
       stream.close(constants.NGHTTP2_CANCEL);
       stream.destroy();
@@ -113,7 +130,9 @@ export function call(
       answer.size += chunk.length;
     });
     stream.on("error", () => {});
+    let endedAfterMs: number | undefined;
     stream.on("end", () => {
+      endedAfterMs = performance.now() - began;
       // A caller that has the whole answer does not wait until the rest of its request is read.
       if (!stream.writableFinished) setTimeout(() => stream.close(), 1_000).unref();
     });
