@@ -551,14 +551,13 @@ describe("rule 2: organizations in one transaction", () => {
     const swapped: Connections = {
       async take() {
         const taken = await take();
-        const send = (text: string, values: readonly unknown[] = []) => {
+        const { client } = taken;
+        const post: typeof client.post = (text, values, ...told) => {
           const isSetting = text.includes("app.organization_id");
-          return taken.client.send(text, isSetting ? [values[0] === one ? two : one] : values);
+          client.post(text, isSetting ? [values[0] === one ? two : one] : values, ...told);
         };
-        return {
-          ...taken,
-          client: Object.assign(Object.create(taken.client), { send, query: taken.client.query.bind(taken.client) }),
-        };
+        const [send, query] = [client.send.bind(client), client.query.bind(client)];
+        return { ...taken, client: Object.assign(Object.create(client), { post, send, query }) };
       },
     };
     for (const command of [
@@ -683,13 +682,13 @@ describe("what fails or waits for one organization", () => {
       },
     });
     await Promise.all([write(writer, first, broken), write(writer, second, rename("one", "beside"))]);
-    const send = vi.spyOn(NamedStatementClient.prototype, "send");
-    const shared = () => send.mock.calls.filter(([text]) => text.includes("set_config('lock_timeout', $2")).length;
+    const post = vi.spyOn(NamedStatementClient.prototype, "post");
+    const shared = () => post.mock.calls.filter(([text]) => text.includes("set_config('lock_timeout', $2")).length;
     expect(await write(writer, first, rename("one", "alone"))).toBe("done");
     expect(shared()).toBe(0);
     expect(await write(writer, second, rename("one", "beside"))).toBe("done");
     expect(shared()).toBe(1);
-    send.mockRestore();
+    post.mockRestore();
   });
 
   test("a status that the database refuses: the others are done, and it fails alone", async () => {

@@ -9,7 +9,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, lockEntities, readClock, readPolicy } from "./lookups.ts";
+import { findHits, type Hits, type Keys, lockEntities, readPolicy } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -61,10 +61,9 @@ export async function lockNamed(
   const known = new Set(skipLocked ? [] : keys.entityIds);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
-    const [locked, found, now, policy] = await Promise.all([
+    const [{ entities: locked, now }, found, policy] = await Promise.all([
       lockEntities(db, organizationId, keys, { skipLocked }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
-      readClock(db),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
     for (const state of locked) {
