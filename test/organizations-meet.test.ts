@@ -447,6 +447,40 @@ describe("reads that meet", () => {
     send.mockRestore();
   });
 
+  test("those that come while a statement is under way share the next one", async () => {
+    const reader = createReader(orm);
+    const sendBehind = vi.spyOn(NamedStatementClient.prototype, "sendBehind");
+    const find = (organizationId: string) => reader.find(organizationId, [{ by: "external_id", key: "same" }]);
+    const first = find(a);
+    await expect.poll(() => sendBehind.mock.calls.length, { interval: 0 }).toBe(1);
+    const others = await Promise.all([find(a), find(b), find(b)]);
+    for (const { entities } of [await first, ...others]) expect(entities.size).toBe(1);
+    expect(sendBehind.mock.calls).toHaveLength(2);
+    sendBehind.mockRestore();
+  });
+
+  test("a statement that is held up holds up no other", async () => {
+    const reader = createReader(orm);
+    const { promise: released, resolve: release } = Promise.withResolvers<void>();
+    const { sendBehind: original } = NamedStatementClient.prototype;
+    const sendBehind = vi.spyOn(NamedStatementClient.prototype, "sendBehind");
+    sendBehind.mockImplementationOnce(async function (this: NamedStatementClient, ...args) {
+      await released;
+      return original.apply(this, args);
+    });
+    const find = (organizationId: string) => reader.find(organizationId, [{ by: "external_id", key: "same" }]);
+    const ended: string[] = [];
+    const held = find(a).then(() => ended.push("held"));
+    await expect.poll(() => sendBehind.mock.calls.length, { interval: 0 }).toBe(1);
+    await Promise.all([find(a), find(b)]);
+    ended.push("others");
+    await find(b);
+    release();
+    await held;
+    expect(ended).toEqual(["others", "held"]);
+    sendBehind.mockRestore();
+  });
+
   test("where organizations do not share a statement, those that left first hold up nobody", async () => {
     const reader = createReader(orm, { joinsOrganizations: false });
     const gone = { aborted: true, reason: new Error("gone") };
