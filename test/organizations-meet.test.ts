@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { readConfig } from "../src/config.ts";
+import { findApiKeys } from "../src/db/api-keys.ts";
 import { type Connections, pooled } from "../src/db/kept-connection.ts";
 import { NamedStatementClient } from "../src/db/named-statements.ts";
 import { createOrm, type Orm, poolOf } from "../src/db/orm.ts";
@@ -392,6 +393,21 @@ const setsOrganization = (plan: Plan | undefined): boolean =>
   plan !== undefined &&
   (plan.Output?.some((value) => value.startsWith("(set_config('app.organization_id'")) === true ||
     plan.Plans?.some(setsOrganization) === true);
+
+describe("keys that are looked up together", () => {
+  test("each has its own owner, a second time too, and one that nobody has has none", async () => {
+    const [one, two] = [await service.newOrganization(), await service.newOrganization()];
+    const owners = await findApiKeys(orm, [one.apiKey, "es_nobody", two.apiKey, one.apiKey]);
+    expect(owners.map((owner) => owner && [owner.organizationId, owner.apiKeyId])).toEqual([
+      [one.id, one.apiKeyId],
+      null,
+      [two.id, two.apiKeyId],
+      [one.id, one.apiKeyId],
+    ]);
+    expect(owners[0]?.scopes).toContain("admin");
+    expect(await findApiKeys(orm, [])).toEqual([]);
+  });
+});
 
 describe("reads that meet", () => {
   test("a key that the database refuses fails alone", async () => {

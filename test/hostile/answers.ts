@@ -108,7 +108,7 @@ export function call(
         const stoodStill = stood.at > began ? { afterMs: stood.at - began, ms: stood.ms } : undefined;
         answer.state = JSON.stringify({
           ...told,
-          endedAfterMs,
+          events,
           stoodStill,
           stream: stream.state,
           connection: on.state,
