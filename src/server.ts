@@ -135,6 +135,9 @@ export interface ServedPort extends AsyncDisposable {
   reload(): void;
 }
 
+/** Connections for the writes of all organizations together, of which two do most of what four do. */
+const lanesOf = ({ poolSize }: Config): number => Math.min(4, Math.max(2, Math.floor(poolSize * 0.4)));
+
 /** Serves what `prepare` has prepared; needs no database to begin. Disposing drains. */
 export async function listenOn(
   orm: Orm,
@@ -157,7 +160,7 @@ export async function listenOn(
   const deps = {
     orm,
     reader: createReader(orm, { slots: readSlots }),
-    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell }),
+    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell, lanes: lanesOf(config) }),
     feed,
     bell,
     slots,

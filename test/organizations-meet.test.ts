@@ -635,6 +635,30 @@ describe("rule 2: organizations in one transaction", () => {
     expect(results.map(([result]) => outcomeOf(result as Result).after.name)).toEqual([one, two]);
   });
 
+  test("one organization has two transactions at a time, several have more; all is done", async () => {
+    await using own = disposable(openOrm());
+    const pool = await poolOf(own.orm);
+    const taken = new Set<unknown>();
+    let most = 0;
+    pool.on("acquire", (client) => (most = Math.max(most, taken.add(client).size)));
+    pool.on("release", (_, client) => taken.delete(client));
+    /** What each organization writes, a turn of the event loop apart; and how many transactions there were at a time. */
+    const atATime = async (ids: readonly string[]): Promise<number> => {
+      const writer = createWriter(own.orm);
+      most = 0;
+      const written: Promise<string>[] = [];
+      for (let i = 0; i < 60; i++) {
+        written.push(write(writer, ids[i % ids.length] as string, creation(`x ${i}`, randomUUID())));
+        await new Promise(setImmediate);
+      }
+      expect(new Set(await Promise.all(written))).toEqual(new Set(["done"]));
+      return most;
+    };
+    const ids = await withOne(8);
+    expect(await atATime(ids.slice(0, 1))).toBe(2);
+    expect(await atATime(ids)).toBe(4);
+  });
+
   test("nothing of a shared statement or transaction is left on its connection", async () => {
     await using own = disposable(openOrm({}, { poolSize: 2 }));
     const [writer, reader] = [createWriter(own.orm), createReader(own.orm)];
