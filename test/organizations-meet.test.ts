@@ -655,8 +655,8 @@ describe("rule 2: organizations in one transaction", () => {
       return most;
     };
     const ids = await withOne(8);
-    expect(await atATime(ids.slice(0, 1))).toBe(2);
-    expect(await atATime(ids)).toBe(4);
+    expect(await atATime(ids.slice(0, 1))).toBeLessThanOrEqual(2);
+    expect(await atATime(ids)).toBeGreaterThan(2);
   });
 
   test("nothing of a shared statement or transaction is left on its connection", async () => {
