@@ -200,6 +200,10 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
         on v.organization_id = e.organization_id and v.entity_id = e.id and v.entity_version = e.version
       where v.recorded_at <> e.updated_at or v.external_id is distinct from e.external_id
         or v.external_ids[1] is distinct from e.external_id`,
+    "the etag is the id of the event that made the version": `
+      select e.id from entity e join entity_event v
+        on v.organization_id = e.organization_id and v.entity_id = e.id and v.entity_version = e.version
+      where v.id <> e.etag`,
     "time goes forward with the versions": `
       select v.id from entity_event v join entity_event w
         on w.organization_id = v.organization_id and w.entity_id = v.entity_id and w.entity_version = v.entity_version + 1

@@ -154,7 +154,7 @@ async function writer(service: TestService, organizationId: string) {
                from old where x.id = old.id returning x.*, old.name as old_name)
            insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_ids,
              updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
-           select organization_id, gen_random_uuid(), id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
+           select organization_id, etag, id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
              jsonb_build_object('name', old_name), jsonb_build_object('name', name), 'writer', id, 'sql', updated_at from e`,
           [entity.id, name],
         );

@@ -155,6 +155,7 @@ class Group {
       id: before?.id ?? newId(),
       organizationId: this.#organizationId,
       version: (before?.version ?? 0) + 1,
+      // Its event's id.
       etag: newId(),
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
@@ -230,7 +231,7 @@ function eventOf(
 ): LoggedEvent {
   return {
     organizationId: after.organizationId,
-    id: newId(),
+    id: after.etag,
     entityId: after.id,
     entityVersion: after.version,
     entityType: after.type,

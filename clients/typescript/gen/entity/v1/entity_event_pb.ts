@@ -26,7 +26,7 @@ export const file_entity_v1_entity_event: GenFile = /*@__PURE__*/
  */
 export type EntityEvent = Message<"entity.v1.EntityEvent"> & {
   /**
-   * A UUID.
+   * A UUID, which is the etag that the entity had from this change to the next one.
    *
    * @generated from field: string id = 1;
    */
