@@ -349,7 +349,10 @@ describe("the chain", () => {
     await entities.updateEntity({ lookup, entity: { name: "Rehearsed" }, validateOnly: true });
     await expect(entities.updateEntity({ lookup, entity: { name: "Ana" }, etag: person.etag })).rejects.toThrow();
     expect(await headOf(person)).toEqual(head);
-    expectWhole(await eventsOf(service.client, person));
+    await entities.updateEntity({ lookup, entity: { name: "Ada" } });
+    const events = await eventsOf(service.client, person);
+    expect(events).toHaveLength(3);
+    expectWhole(events);
   });
 
   it("rules 125, 134: the rows that another primary rewrote are counted under the hash of its event", async () => {
