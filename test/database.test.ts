@@ -21,7 +21,8 @@ import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from
 import { assertSafeRole } from "../src/db/roles.ts";
 import { EntityEventRow, EntityRow, ExternalIdRow, TABLES, TransactionRow, UserEventRow } from "../src/db/schema.ts";
 import { pipelined, readStatements } from "../src/db/transaction.ts";
-import { EVENT_COLUMNS, insertEvents, type LoggedEvent, toEvent } from "../src/log/events.ts";
+import { EVENT_COLUMNS, insertEvents, toEvent } from "../src/log/events.ts";
+import { sealEvents, type UnsealedEvent } from "../src/log/sealing.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { type DatabaseProxy, dump, rowCounts, startOther, startProxy, tenantTables } from "./wall-harness.ts";
@@ -503,7 +504,7 @@ describe("schema.ts is the one list of columns", () => {
   test("what is written as arrays is what is read: every type of column, null and odd texts", async () => {
     const odd = ["", "null", 'a "quoted" \\ one', "{}", "ünïcode 漢字", "a,b", " "];
     const [entity] = await sql<{ id: string }>("select id from entity where organization_id = $1 limit 1", [a.id]);
-    const event: LoggedEvent = {
+    const event: UnsealedEvent = {
       organizationId: a.id,
       id: randomUUID(),
       entityId: entity?.id as string,
@@ -532,6 +533,7 @@ describe("schema.ts is the one list of columns", () => {
       occurredAt: -62_135_596_800_000_000n,
       reason: "{x}",
     };
+    const sealed = sealEvents([event, second], new Map());
     const { host, port, database } = service.database;
     const orm = createOrm(
       { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
@@ -542,7 +544,7 @@ describe("schema.ts is the one list of columns", () => {
         orm,
         a.id,
         async (db) => {
-          insertEvents(db, a.id, [event, second]);
+          insertEvents(db, a.id, sealed);
           return db.execute<unknown[]>(`select ${EVENT_COLUMNS} from entity_event v where v.id = any($1)`, [
             [event.id, second.id],
           ]);
@@ -550,7 +552,11 @@ describe("schema.ts is the one list of columns", () => {
         { validateOnly: true },
       );
       const byId = new Map(read.map(toEvent).map((row) => [row.id, row]));
-      expect([byId.get(event.id), byId.get(second.id)]).toEqual([event, second]);
+      const seals = sealed.map(({ salt, previousHash, hash }) => ({ salt, previousHash, hash }));
+      expect([byId.get(event.id), byId.get(second.id)]).toEqual([
+        { ...event, ...seals[0] },
+        { ...second, ...seals[1] },
+      ]);
     } finally {
       await orm.close(true);
     }
@@ -755,6 +761,43 @@ describe("migrations", () => {
     const before = [await sql(catalogue), await dump(sql)];
     expect(await migrate(service.database)).toEqual([]);
     expect([await sql(catalogue), await dump(sql)]).toEqual(before);
+  });
+
+  test("rule 127: the migration to sealed events rewrites no table, and leaves what is there unsealed", async () => {
+    await using empty = await emptyDatabase();
+    await migrate(empty.address);
+    const client = new pg.Client(empty.address);
+    await client.connect();
+    try {
+      // As it was before.
+      await client.query(`
+        alter table entity_event drop column salt, drop column personal_hash, drop column previous_hash, drop column hash;
+        alter table entity drop column audit_head;
+        delete from schema_migration where name = '20261127120000_sealed_events';
+        insert into organization values (gen_random_uuid(), 'Old', 'IMMUTABLE', gen_random_uuid());
+        insert into entity (organization_id, id, version, type, country_code, name, status, etag, created_at, updated_at)
+          select organization_id, gen_random_uuid(), 1, 'person', 'AR', 'Ana', 'pending', gen_random_uuid(), now(), now() from organization;
+        insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_ids,
+            updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
+          select organization_id, etag, id, 1, 'person', 'CREATED', '{}', '{name}', '{}', '{"name":"Ana"}', 'a', id, 'api', now()
+          from entity`);
+      const tables = async () =>
+        (
+          await client.query(`select c.relname, pg_relation_filenode(c.oid) as file,
+            (select string_agg(ctid::text || xmin::text, ',') from entity) as entities,
+            (select string_agg(ctid::text || xmin::text, ',') from entity_event) as events
+           from pg_class c where c.relname in ('entity', 'entity_event') order by 1`)
+        ).rows;
+      const before = await tables();
+      expect(await migrate(empty.address)).toEqual(["20261127120000_sealed_events"]);
+      expect(await tables()).toEqual(before);
+      const { rows } = await client.query(
+        "select salt, personal_hash, previous_hash, hash, audit_head from entity_event v join entity e on e.id = v.entity_id",
+      );
+      expect(rows).toEqual([{ salt: null, personal_hash: null, previous_hash: null, hash: null, audit_head: null }]);
+    } finally {
+      await client.end();
+    }
   });
 
   test("an owner who is no superuser can migrate, and the service runs for a login role of its own", async () => {

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { errorInfo } from "../clients/typescript/index.ts";
+import { reseal } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { newPerson } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -31,7 +32,10 @@ const committedAt = new Map<string, number>();
 beforeAll(async () => {
   service = await startService({ config: { poolSize: 10 } });
 });
-afterAll(() => service[Symbol.asyncDispose]());
+afterAll(async () => {
+  await reseal(service.sql);
+  await service[Symbol.asyncDispose]();
+});
 
 const random = (max: number) => Math.floor(Math.random() * max);
 
@@ -47,7 +51,7 @@ async function connection(): Promise<pg.Client & AsyncDisposable> {
 const WRITE = `
   with old as (select id, name from entity where organization_id = $1 and id = $2),
   e as (
-    update entity x set version = x.version + 1, name = $3, etag = gen_random_uuid(),
+    update entity x set version = x.version + 1, name = $3, etag = $4,
       updated_at = greatest(clock_timestamp(), x.updated_at + interval '1 microsecond')
     from old where x.organization_id = $1 and x.id = old.id
     returning x.*, old.name as old_name

@@ -17,6 +17,7 @@ import { SCOPES } from "../src/db/api-keys.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
+import { brokenChains } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 
 /** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
@@ -157,7 +158,9 @@ export async function forget(service: TestService, ids: readonly string[]): Prom
 }
 
 /** What must be true of every database, whatever a test did to it. */
-async function assertInvariants(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<void> {
+async function assertInvariants(
+  sql: (text: string, values?: unknown[]) => Promise<Record<string, unknown>[]>,
+): Promise<void> {
   const broken = {
     "the entity's copy of its primary external id": `
       select e.id from entity e left join external_id x
@@ -200,6 +203,10 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
         on v.organization_id = e.organization_id and v.entity_id = e.id and v.entity_version = e.version
       where v.recorded_at <> e.updated_at or v.external_id is distinct from e.external_id
         or v.external_ids[1] is distinct from e.external_id`,
+    "the etag is the id of the event that made the version": `
+      select e.id from entity e join entity_event v
+        on v.organization_id = e.organization_id and v.entity_id = e.id and v.entity_version = e.version
+      where v.id <> e.etag`,
     "time goes forward with the versions": `
       select v.id from entity_event v join entity_event w
         on w.organization_id = v.organization_id and w.entity_id = v.entity_id and w.entity_version = v.entity_version + 1
@@ -210,6 +217,10 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
         select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id)`,
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
+  expect(
+    await brokenChains(sql),
+    "rules 122 to 125: every event is sealed, behind the one before of its entity",
+  ).toEqual([]);
   expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
     [],
   );

@@ -14,6 +14,7 @@ import {
 import { createEntityClient } from "../clients/typescript/index.ts";
 import { type Config, ConfigError, readConfig } from "../src/config.ts";
 import { instantToText, parseInstant } from "../src/domain/time.ts";
+import { reseal } from "./chains.ts";
 import { type LogLine, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, newPerson, together } from "./given.ts";
@@ -102,6 +103,14 @@ async function theLog(service: TestService) {
     if (row.reason !== null) body.reason = row.reason;
     if (row.request_id !== null) body.requestId = row.request_id;
     if (row.occurred_at !== null) body.occurredAt = time(row.occurred_at);
+    for (const [name, column] of [
+      ["salt", "salt"],
+      ["previousHash", "previous_hash"],
+      ["hash", "hash"],
+    ] as const) {
+      const digits = (row[column] as string | null)?.slice(2);
+      if (digits !== undefined) body[name] = Buffer.from(digits, "hex").toString("base64");
+    }
     return { msgId: row.id as string, subject: `entity.v1.${row.organization_id}.${event}`, body };
   });
 }
@@ -154,11 +163,12 @@ async function writer(service: TestService, organizationId: string) {
                from old where x.id = old.id returning x.*, old.name as old_name)
            insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_ids,
              updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
-           select organization_id, gen_random_uuid(), id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
+           select organization_id, etag, id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
              jsonb_build_object('name', old_name), jsonb_build_object('name', name), 'writer', id, 'sql', updated_at from e`,
           [entity.id, name],
         );
       }
+      onTestFinished(() => reseal(service.sql, [entity.id]));
     },
   };
 }

@@ -137,9 +137,16 @@ function withoutMost(select: string): string {
       from (${select}) q) e`;
 }
 
+/** An entity that nobody else can change before the transaction ends. */
+export interface LockedEntity {
+  state: EntityState;
+  /** The hash of its last event; null where that is not sealed. */
+  auditHead: Buffer | null;
+}
+
 /** Entities under their locks, and the database's clock once these are held. */
 export interface LockedEntities {
-  entities: EntityState[];
+  entities: LockedEntity[];
   now: Instant;
 }
 
@@ -156,10 +163,10 @@ export async function lockEntities(
 ): Promise<LockedEntities> {
   const one = skipLocked ? theOneOf(keys) : undefined;
   if (one !== undefined) {
-    const [row] = await db.execute<{ now: string }[]>(one.text, [organizationId, one.key]);
+    const [row] = await db.execute<(LockedRow & { now: string })[]>(one.text, [organizationId, one.key]);
     return row === undefined
       ? { entities: [], now: await readClock(db) }
-      : { entities: [toState(row)], now: parseInstant(row.now) };
+      : { entities: [toLocked(row)], now: parseInstant(row.now) };
   }
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
@@ -168,16 +175,20 @@ export async function lockEntities(
   const [rows, now] = await Promise.all([
     parts.length === 0
       ? []
-      : db.execute<unknown[]>(
-          `select ${ENTITY_COLUMNS} from entity e
+      : db.execute<LockedRow[]>(
+          `select ${LOCKED_COLUMNS} from entity e
            where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
            order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
           values,
         ),
     readClock(db),
   ]);
-  return { entities: rows.map(toState), now };
+  return { entities: rows.map(toLocked), now };
 }
+
+type LockedRow = { audit_head: Buffer | null };
+const LOCKED_COLUMNS = `${ENTITY_COLUMNS}, e.audit_head`;
+const toLocked = (row: LockedRow): LockedEntity => ({ state: toState(row), auditHead: row.audit_head });
 
 /** The database's clock, now and not at the beginning of the transaction. */
 const CLOCK = "clock_timestamp() as now";
@@ -187,7 +198,7 @@ const CLOCK = "clock_timestamp() as now";
  * lock comes before the clock.
  */
 const lockOfOne = (by: string) => `with locked as materialized (
-    select ${ENTITY_COLUMNS} from ${by} for no key update of e skip locked
+    select ${LOCKED_COLUMNS} from ${by} for no key update of e skip locked
   ) select *, ${CLOCK} from locked`;
 const LOCK_BY_EXTERNAL_ID = lockOfOne(`external_id x
     join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
