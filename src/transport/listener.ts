@@ -58,7 +58,7 @@ export interface Listener extends AsyncDisposable {
 }
 
 /** For how long requests come in one turn of the event loop before reading ends until the next, in milliseconds. */
-const INTAKE_MS = 20;
+const INTAKE_MS = 10;
 /** For how long calls begin in one turn of the event loop, in milliseconds. */
 const CALLS_MS = 15;
 /** Time for a connection that was said goodbye to to close. */
