@@ -9,43 +9,41 @@ import { createIntake } from "../src/transport/intake.ts";
 function given(count: number) {
   const clock = { ms: 0 };
   const intake = createIntake(20, () => clock.ms);
-  const handles = Array.from({ length: count }, () => {
-    const handle = {
+  const connections = Array.from({ length: count }, () => {
+    const connection = {
       isRead: true,
       reading: true,
-      readStart: () => Number((handle.isRead = true)),
-      readStop: () => Number((handle.isRead = false)),
+      readStart: () => Number((connection.isRead = true)),
+      readStop: () => Number((connection.isRead = false)),
+      close: () => {},
     };
-    return handle;
+    const once = (_: string, listener: () => void) => (connection.close = listener);
+    intake.track(connection, { _handle: connection, once } as never);
+    return connection;
   });
-  const ends = handles.map((handle) => {
-    let end = () => {};
-    const socket = { _handle: handle, once: (_: string, listener: () => void) => (end = listener) };
-    intake.track(socket as never);
-    return () => end();
-  });
-  return { clock, intake, handles, ends, read: () => handles.map(({ isRead }) => isRead) };
+  const [first] = connections as [(typeof connections)[0]];
+  return { clock, intake, connections, first, read: () => connections.map(({ isRead }) => isRead) };
 }
 
 describe("requests that come", () => {
   test("within the time of a turn stop nothing", async () => {
-    const { clock, intake, read } = given(3);
+    const { clock, intake, first, read } = given(3);
     for (let turn = 0; turn < 5; turn++) {
-      intake.came();
+      intake.came(first);
       clock.ms += 19;
-      intake.came();
+      intake.came(first);
       await nextTurn();
     }
     expect(read()).toEqual([true, true, true]);
   });
 
   test("beyond it end the reading of every connection until the next turn", async () => {
-    const { clock, intake, read } = given(3);
+    const { clock, intake, first, read } = given(3);
     for (let turn = 0; turn < 2; turn++) {
-      intake.came();
+      intake.came(first);
       clock.ms += 20;
       expect(read()).toEqual([true, true, true]);
-      intake.came();
+      intake.came(first);
       expect(read()).toEqual([false, false, false]);
       await nextTurn();
       expect(read()).toEqual([true, true, true]);
@@ -53,14 +51,32 @@ describe("requests that come", () => {
   });
 
   test("do not begin to read what Node itself has stopped, nor a connection that is closed", async () => {
-    const { clock, intake, handles, ends, read } = given(3);
-    intake.came();
+    const { clock, intake, connections, first, read } = given(3);
+    intake.came(first);
     clock.ms += 20;
-    intake.came();
-    (handles[0] as { reading: boolean }).reading = false;
-    ends[1]?.();
+    intake.came(first);
+    first.reading = false;
+    connections[1]?.close();
     await nextTurn();
     expect(read()).toEqual([false, false, true]);
+  });
+
+  test("on very many connections that never end: each is read as often as any other", async () => {
+    const { clock, intake, connections } = given(200);
+    const counts = new Map(connections.map((connection) => [connection, 0]));
+    for (let turn = 0; turn < 500; turn++) {
+      // As the system tells of them: always in the same order.
+      for (const connection of connections) {
+        if (!connection.isRead) continue;
+        counts.set(connection, (counts.get(connection) ?? 0) + 1);
+        intake.came(connection);
+        clock.ms += 3;
+      }
+      await nextTurn();
+    }
+    const [least, most] = [Math.min(...counts.values()), Math.max(...counts.values())];
+    expect(least).toBeGreaterThan(10);
+    expect(most - least).toBeLessThan(4);
   });
 });
 
@@ -69,13 +85,11 @@ test("what has arrived on real connections comes in the next turns, and all of i
   const perTurn: number[] = [0];
   let received = 0;
   const server = createServer((socket) => {
-    intake.track(socket);
+    intake.track(socket, socket);
     socket.on("data", (bytes) => {
       received += bytes.length;
       perTurn[perTurn.length - 1] = (perTurn.at(-1) ?? 0) + 1;
-      // The budget is used up by the second.
-      intake.came();
-      intake.came();
+      intake.came(socket);
     });
   }).listen(0, "127.0.0.1");
   await once(server, "listening");

@@ -99,7 +99,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     (request: NodeRequest, response: NodeResponse) => {
       joinKeys(request.headers, request.rawHeaders);
       if (!("stream" in request)) {
-        intake.came();
+        intake.came(request.socket);
         http1.begin(request, response as ServerResponse);
         inOrder(request, response as ServerResponse, () => turns(request.socket, () => serve(request, response)));
         return;
@@ -135,20 +135,20 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const onStream = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _: number, rawHeaders: string[]) => {
     // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
     stream.on("error", ignore);
-    intake.came();
+    intake.came(stream.session ?? stream);
     turns(stream.session ?? stream, () => beginStream(stream, headers, rawHeaders));
   };
 
   const onSession = guard(
     (session: ServerHttp2Session) => {
       sessions.track(session);
-      intake.track(session.socket);
+      intake.track(session, session.socket);
     },
     (session) => session.destroy(),
   );
   const trackHttp1 = (socket: Socket) => {
     http1.track(socket);
-    intake.track(socket);
+    intake.track(socket, socket);
   };
 
   const trackSocket = (socket: Socket) => {
