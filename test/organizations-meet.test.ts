@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { readConfig } from "../src/config.ts";
+import { findApiKeys } from "../src/db/api-keys.ts";
 import { Batch } from "../src/db/batch.ts";
 import { type Connections, pooled } from "../src/db/kept-connection.ts";
 import { NamedStatementClient } from "../src/db/named-statements.ts";
@@ -394,6 +395,21 @@ const setsOrganization = (plan: Plan | undefined): boolean =>
   (plan.Output?.some((value) => value.startsWith("(set_config('app.organization_id'")) === true ||
     plan.Plans?.some(setsOrganization) === true);
 
+describe("keys that are looked up together", () => {
+  test("each has its own owner, a second time too, and one that nobody has has none", async () => {
+    const [one, two] = [await service.newOrganization(), await service.newOrganization()];
+    const owners = await findApiKeys(orm, [one.apiKey, "es_nobody", two.apiKey, one.apiKey]);
+    expect(owners.map((owner) => owner && [owner.organizationId, owner.apiKeyId])).toEqual([
+      [one.id, one.apiKeyId],
+      null,
+      [two.id, two.apiKeyId],
+      [one.id, one.apiKeyId],
+    ]);
+    expect(owners[0]?.scopes).toContain("admin");
+    expect(await findApiKeys(orm, [])).toEqual([]);
+  });
+});
+
 describe("reads that meet", () => {
   test("a key that the database refuses fails alone", async () => {
     const reader = createReader(orm);
@@ -658,6 +674,30 @@ describe("rule 2: organizations in one transaction", () => {
     query.mockRestore();
     expect(sentTo).toHaveLength(2);
     expect(sentTo[0]).toBe(sentTo[1]);
+  });
+
+  test("one organization has two transactions at a time, several have more; all is done", async () => {
+    await using own = disposable(openOrm());
+    const pool = await poolOf(own.orm);
+    const taken = new Set<unknown>();
+    let most = 0;
+    pool.on("acquire", (client) => (most = Math.max(most, taken.add(client).size)));
+    pool.on("release", (_, client) => taken.delete(client));
+    /** What each organization writes, a turn of the event loop apart; and how many transactions there were at a time. */
+    const atATime = async (ids: readonly string[]): Promise<number> => {
+      const writer = createWriter(own.orm);
+      most = 0;
+      const written: Promise<string>[] = [];
+      for (let i = 0; i < 60; i++) {
+        written.push(write(writer, ids[i % ids.length] as string, creation(`x ${i}`, randomUUID())));
+        await new Promise(setImmediate);
+      }
+      expect(new Set(await Promise.all(written))).toEqual(new Set(["done"]));
+      return most;
+    };
+    const ids = await withOne(8);
+    expect(await atATime(ids.slice(0, 1))).toBeLessThanOrEqual(2);
+    expect(await atATime(ids)).toBeGreaterThan(2);
   });
 
   test("nothing of a shared statement or transaction is left on its connection", async () => {

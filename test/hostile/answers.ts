@@ -93,6 +93,12 @@ export function call(
   return new Promise((resolve) => {
     const stream = on.request({ ":method": "POST", ":path": path, ...headers }, { endStream: false });
     const parts: Buffer[] = [];
+    const events: string[] = [];
+    const { emit } = stream;
+    stream.emit = function (this: typeof stream, name: string, ...rest: unknown[]) {
+      if (events.length < 50) events.push(`${name} ${Math.round(performance.now() - began)}`);
+      return Reflect.apply(emit, this, [name, ...rest]);
+    } as typeof emit;
     const limit = setTimeout(() => {
       // Node's client now and then keeps a stream that it has reset itself.
       if (answer.ended !== "left") {
@@ -102,7 +108,7 @@ export function call(
         const stoodStill = stood.at > began ? { afterMs: stood.at - began, ms: stood.ms } : undefined;
         answer.state = JSON.stringify({
           ...told,
-          endedAfterMs,
+          events,
           stoodStill,
           stream: stream.state,
           connection: on.state,
@@ -130,9 +136,7 @@ export function call(
       answer.size += chunk.length;
     });
     stream.on("error", () => {});
-    let endedAfterMs: number | undefined;
     stream.on("end", () => {
-      endedAfterMs = performance.now() - began;
       // A caller that has the whole answer does not wait until the rest of its request is read.
       if (!stream.writableFinished) setTimeout(() => stream.close(), 1_000).unref();
     });
