@@ -1,13 +1,15 @@
 // What a turn of the event loop reads. Node makes streams and requests of all that has arrived on all connections before
 // anything of ours runs: a flood over very many connections would be one turn of seconds, and memory for each of its
-// streams. So reading ends, on every connection, once a turn has had requests for some milliseconds; then connections are
-// read again a few at a time, those first that have not been.
+// streams. So reading ends, on every connection, once a turn has had requests for some milliseconds. In the turns behind it
+// connections are read again: those with a few requests a second at once and ahead of all others, the others some at a time.
 import type { Socket } from "node:net";
 
 /** What a socket reads from, which Node's HTTP keeps to itself: a paused socket does not stop it. */
 interface Handle {
   /** False where Node itself has stopped it, for want of a reader. */
   reading?: boolean;
+  /** Bytes that the other side has not taken yet; while there are some, Node does not read an HTTP/2 connection. */
+  writeQueueSize?: number;
   readStart(): number;
   readStop(): number;
 }
@@ -19,22 +21,39 @@ export interface Intake {
   came(connection: object): void;
 }
 
-/** Of the connections that wait to be read, so many are in one turn: a part of them, and a number at least. */
+/** Requests of a connection in its last second or two; it may have sent nothing for a while, or never. */
+type Pace = "few" | "none" | "many";
+const FEW = 200;
+const SECOND_MS = 1_000;
+
+interface Connection {
+  handle: Handle;
+  /** The second, by the clock, of the newest request, how many it had, and how many the one before it had. */
+  second: number;
+  requests: number;
+  before: number;
+}
+
+/** Of the connections that are read beside those of few requests, so many are in one turn: a part of them, and a number at least. */
 const PART = 4;
 const LEAST = 16;
+/** Until it is looked again whether those that took no answers do. */
+const HELD_UP_MS = 50;
 
 /** `budgetMs`: how long requests may come in one turn, from the first one on. */
 export function createIntake(budgetMs: number, now: () => number = performance.now.bind(performance)): Intake {
-  const handles = new Map<object, Handle>();
+  const connections = new Map<object, Connection>();
   /** Those that are not read, in the order of their turns. */
-  const waiting = new Set<object>();
+  const waiting = new Set<Connection>();
   /** Those of which something came in this turn. */
-  const read = new Set<object>();
+  const read = new Set<Connection>();
   let isUnderWay = false;
   let isStopped = false;
   let endsAt = Number.POSITIVE_INFINITY;
+  let turn = 0;
 
   function begin(): void {
+    if (isUnderWay) return;
     isUnderWay = true;
     endsAt = Number.POSITIVE_INFINITY;
     setImmediate(nextTurn);
@@ -42,46 +61,88 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
 
   function stop(): void {
     isStopped = true;
-    for (const [connection, handle] of handles) {
+    for (const connection of connections.values()) {
       if (waiting.has(connection)) continue;
       // What has arrived stays with the system, which tells of it again.
-      handle.readStop();
+      connection.handle.readStop();
       if (!read.has(connection)) waiting.add(connection);
     }
-    for (const connection of read) if (handles.has(connection)) waiting.add(connection);
+    // Behind those of which nothing was read.
+    for (const connection of read) waiting.add(connection);
   }
 
   function nextTurn(): void {
     isUnderWay = false;
     isStopped = false;
     read.clear();
-    let left = Math.max(LEAST, Math.ceil(waiting.size / PART));
-    for (const connection of waiting) {
-      waiting.delete(connection);
-      const handle = handles.get(connection);
-      if (handle?.reading !== false) handle?.readStart();
-      left -= 1;
-      if (left === 0) break;
+    if (waiting.size === 0) return;
+    turn += 1;
+    const second = Math.floor(now() / SECOND_MS);
+    const paces: Record<Pace, Connection[]> = { few: [], none: [], many: [] };
+    for (const connection of waiting) if (!isHeldUp(connection)) paces[paceOf(connection, second)].push(connection);
+    const { few, none, many } = paces;
+    for (const connection of few) start(connection);
+    // Every other turn is for them alone; the others share the rest, so that none waits without end.
+    if (few.length === 0 || turn % 2 === 0) {
+      const [first, next] = turn % 4 < 2 ? [none, many] : [many, none];
+      const others = first.length > 0 ? first : next;
+      for (const connection of others.slice(0, Math.max(LEAST, Math.ceil(others.length / PART)))) start(connection);
     }
-    if (waiting.size > 0) begin();
+    if (few.length + none.length + many.length > 0) begin();
+    else setTimeout(begin, HELD_UP_MS).unref();
+  }
+
+  function start(connection: Connection): void {
+    waiting.delete(connection);
+    if (connection.handle.reading !== false) connection.handle.readStart();
   }
 
   return {
     track(connection, socket) {
       const { _handle: handle } = socket as unknown as { _handle?: Handle };
-      if (typeof handle?.readStop !== "function") return;
-      handles.set(connection, handle);
+      if (typeof handle?.readStop !== "function" || typeof handle.readStart !== "function") return;
+      const tracked = { handle, second: 0, requests: 0, before: 0 };
+      connections.set(connection, tracked);
       socket.once("close", () => {
-        handles.delete(connection);
-        waiting.delete(connection);
-        read.delete(connection);
+        // A connection that is kept alive may have been tracked anew.
+        if (connections.get(connection) === tracked) connections.delete(connection);
+        waiting.delete(tracked);
+        read.delete(tracked);
       });
     },
     came(connection) {
-      if (!isUnderWay) begin();
-      if (endsAt === Number.POSITIVE_INFINITY) endsAt = now() + budgetMs;
-      read.add(connection);
-      if (!isStopped && now() >= endsAt) stop();
+      begin();
+      const at = now();
+      if (endsAt === Number.POSITIVE_INFINITY) endsAt = at + budgetMs;
+      const tracked = connections.get(connection);
+      if (tracked !== undefined) {
+        read.add(tracked);
+        count(tracked, Math.floor(at / SECOND_MS));
+      }
+      if (!isStopped && at >= endsAt) stop();
     },
   };
+}
+
+function count(connection: Connection, second: number): void {
+  if (connection.second !== second) {
+    connection.before = connection.second === second - 1 ? connection.requests : 0;
+    connection.requests = 0;
+    connection.second = second;
+  }
+  connection.requests += 1;
+}
+
+function paceOf(connection: Connection, second: number): Pace {
+  const age = second - connection.second;
+  const requests = age === 0 ? connection.requests + connection.before : age === 1 ? connection.requests : 0;
+  return requests === 0 ? "none" : requests <= FEW ? "few" : "many";
+}
+
+/**
+ * Node does not read an HTTP/2 connection while bytes to it are on their way, and begins again by itself. To begin before would
+ * have it keep all that comes, without a bound.
+ */
+function isHeldUp({ handle }: Connection): boolean {
+  return (handle.writeQueueSize ?? 0) > 0;
 }
