@@ -2,17 +2,18 @@
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { createIntake } from "../src/transport/intake.ts";
 
 /** Connections, whether each is read, and a clock. */
 function given(count: number) {
   const clock = { ms: 0 };
   const intake = createIntake(20, () => clock.ms);
-  const connections = Array.from({ length: count }, () => {
+  const open = () => {
     const connection = {
       isRead: true,
       reading: true,
+      writeQueueSize: 0,
       readStart: () => Number((connection.isRead = true)),
       readStop: () => Number((connection.isRead = false)),
       close: () => {},
@@ -20,9 +21,10 @@ function given(count: number) {
     const once = (_: string, listener: () => void) => (connection.close = listener);
     intake.track(connection, { _handle: connection, once } as never);
     return connection;
-  });
+  };
+  const connections = Array.from({ length: count }, open);
   const [first] = connections as [(typeof connections)[0]];
-  return { clock, intake, connections, first, read: () => connections.map(({ isRead }) => isRead) };
+  return { clock, intake, open, connections, first, read: () => connections.map(({ isRead }) => isRead) };
 }
 
 describe("requests that come", () => {
@@ -37,7 +39,7 @@ describe("requests that come", () => {
     expect(read()).toEqual([true, true, true]);
   });
 
-  test("beyond it end the reading of every connection until the next turn", async () => {
+  test("beyond it end the reading of every connection until the next turns", async () => {
     const { clock, intake, first, read } = given(3);
     for (let turn = 0; turn < 2; turn++) {
       intake.came(first);
@@ -45,7 +47,7 @@ describe("requests that come", () => {
       expect(read()).toEqual([true, true, true]);
       intake.came(first);
       expect(read()).toEqual([false, false, false]);
-      await nextTurn();
+      for (let next = 0; next < 3; next++) await nextTurn();
       expect(read()).toEqual([true, true, true]);
     }
   });
@@ -59,6 +61,59 @@ describe("requests that come", () => {
     connections[1]?.close();
     await nextTurn();
     expect(read()).toEqual([false, false, true]);
+  });
+
+  test("do not have a connection read whose bytes are not taken, until they are", async () => {
+    const { clock, intake, connections, first, read } = given(3);
+    const [, second] = connections as [unknown, (typeof connections)[0]];
+    second.writeQueueSize = 1;
+    intake.came(first);
+    clock.ms += 20;
+    intake.came(first);
+    for (let turn = 0; turn < 10; turn++) await nextTurn();
+    expect(read()).toEqual([true, false, true]);
+    second.writeQueueSize = 0;
+    await vi.waitFor(() => expect(read()).toEqual([true, true, true]));
+  });
+
+  /** Turns in which those that flood have 50 requests of 1 ms each, as the system tells of them, and the first has one at the end. */
+  async function flood({ clock, intake, connections, first }: ReturnType<typeof given>, turns: number) {
+    const floods = connections.slice(1);
+    const counts = new Map(floods.map((connection) => [connection, 0]));
+    let firstRead = 0;
+    for (let turn = 0; turn < turns; turn++) {
+      for (const connection of floods) {
+        if (!connection.isRead) continue;
+        counts.set(connection, (counts.get(connection) ?? 0) + 1);
+        for (let i = 0; i < 50; i++, clock.ms += 1) intake.came(connection);
+      }
+      if (first.isRead) {
+        firstRead += 1;
+        intake.came(first);
+      }
+      await nextTurn();
+    }
+    return { firstRead, counts: [...counts.values()] };
+  }
+
+  test("few on one connection are read in every other turn, whatever floods the others", async () => {
+    const all = given(200);
+    all.intake.came(all.first);
+    await nextTurn();
+    const { firstRead, counts } = await flood(all, 400);
+    expect(firstRead).toBeGreaterThanOrEqual(199);
+    // The floods have the turns between, and none of them waits without end.
+    expect(counts.reduce((sum, count) => sum + count)).toBeGreaterThanOrEqual(190);
+  });
+
+  test("the first of a newcomer does not wait for all that was opened before", async () => {
+    const all = given(200);
+    // As many as it takes until all wait.
+    await flood({ ...all, first: { ...all.first, isRead: false } }, 2);
+    const newcomer = all.open();
+    let turns = 0;
+    for (; !newcomer.isRead || turns === 0; turns++) await flood({ ...all, first: { ...all.first, isRead: false } }, 1);
+    expect(turns).toBeLessThan(10);
   });
 
   test("on very many connections that never end: each is read as often as any other", async () => {

@@ -1,7 +1,7 @@
 // What a turn of the event loop reads. Node makes streams and requests of all that has arrived on all connections before
 // anything of ours runs: a flood over very many connections would be one turn of seconds, and memory for each of its
 // streams. So reading ends, on every connection, once a turn has had requests for some milliseconds. In the turns behind it
-// connections are read again: those with a few requests a second at once and ahead of all others, the others some at a time.
+// connections are read again: at once those that had few requests when they were read last, the others some at a time.
 import type { Socket } from "node:net";
 
 /** What a socket reads from, which Node's HTTP keeps to itself: a paused socket does not stop it. */
@@ -21,20 +21,14 @@ export interface Intake {
   came(connection: object): void;
 }
 
-/** Requests of a connection in its last second or two; it may have sent nothing for a while, or never. */
-type Pace = "few" | "none" | "many";
-const FEW = 200;
-const SECOND_MS = 1_000;
-
 interface Connection {
   handle: Handle;
-  /** The second, by the clock, of the newest request, how many it had, and how many the one before it had. */
-  second: number;
+  /** Its requests in the turn in which it had some last, and which turn that was. */
   requests: number;
-  before: number;
+  turn: number;
 }
 
-/** Of the connections that are read beside those of few requests, so many are in one turn: a part of them, and a number at least. */
+/** Of the connections that are read beside those with few requests, so many are in one turn: a part of them, and a number at least. */
 const PART = 4;
 const LEAST = 16;
 /** Until it is looked again whether those that took no answers do. */
@@ -75,18 +69,18 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     isUnderWay = false;
     isStopped = false;
     read.clear();
-    if (waiting.size === 0) return;
     turn += 1;
-    const second = Math.floor(now() / SECOND_MS);
-    const paces: Record<Pace, Connection[]> = { few: [], none: [], many: [] };
-    for (const connection of waiting) if (!isHeldUp(connection)) paces[paceOf(connection, second)].push(connection);
-    const { few, none, many } = paces;
+    if (waiting.size === 0) return;
+    const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection)));
     for (const connection of few) start(connection);
     // Every other turn is for them alone; the others share the rest, so that none waits without end.
     if (few.length === 0 || turn % 2 === 0) {
       const [first, next] = turn % 4 < 2 ? [none, many] : [many, none];
       const others = first.length > 0 ? first : next;
-      for (const connection of others.slice(0, Math.max(LEAST, Math.ceil(others.length / PART)))) start(connection);
+      const part = Math.max(LEAST, Math.ceil(others.length / PART));
+      // A newcomer does not wait for all that a flood has opened before it, nor for all that it opens behind it.
+      const chosen = others === none && turn % 8 < 4 ? others.slice(-LEAST) : others.slice(0, part);
+      for (const connection of chosen) start(connection);
     }
     if (few.length + none.length + many.length > 0) begin();
     else setTimeout(begin, HELD_UP_MS).unref();
@@ -101,7 +95,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     track(connection, socket) {
       const { _handle: handle } = socket as unknown as { _handle?: Handle };
       if (typeof handle?.readStop !== "function" || typeof handle.readStart !== "function") return;
-      const tracked = { handle, second: 0, requests: 0, before: 0 };
+      const tracked = { handle, requests: 0, turn };
       connections.set(connection, tracked);
       socket.once("close", () => {
         // A connection that is kept alive may have been tracked anew.
@@ -112,31 +106,28 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     },
     came(connection) {
       begin();
-      const at = now();
-      if (endsAt === Number.POSITIVE_INFINITY) endsAt = at + budgetMs;
+      if (endsAt === Number.POSITIVE_INFINITY) endsAt = now() + budgetMs;
       const tracked = connections.get(connection);
       if (tracked !== undefined) {
         read.add(tracked);
-        count(tracked, Math.floor(at / SECOND_MS));
+        if (tracked.turn !== turn) Object.assign(tracked, { requests: 0, turn });
+        tracked.requests += 1;
       }
-      if (!isStopped && at >= endsAt) stop();
+      if (!isStopped && now() >= endsAt) stop();
     },
   };
 }
 
-function count(connection: Connection, second: number): void {
-  if (connection.second !== second) {
-    connection.before = connection.second === second - 1 ? connection.requests : 0;
-    connection.requests = 0;
-    connection.second = second;
-  }
-  connection.requests += 1;
-}
-
-function paceOf(connection: Connection, second: number): Pace {
-  const age = second - connection.second;
-  const requests = age === 0 ? connection.requests + connection.before : age === 1 ? connection.requests : 0;
-  return requests === 0 ? "none" : requests <= FEW ? "few" : "many";
+/** Those that have had no request yet, those that had at most half the mean of the rest when they were read last, and the others. */
+function byRequests(waiting: Connection[]): Record<"none" | "few" | "many", Connection[]> {
+  const none = waiting.filter(({ requests }) => requests === 0);
+  const some = waiting.filter(({ requests }) => requests > 0);
+  const most = some.reduce((sum, { requests }) => sum + requests, 0) / some.length / 2;
+  return {
+    none,
+    few: some.filter(({ requests }) => requests <= most),
+    many: some.filter(({ requests }) => requests > most),
+  };
 }
 
 /**
