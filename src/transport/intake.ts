@@ -23,12 +23,16 @@ export interface Intake {
 
 interface Connection {
   handle: Handle;
+  /** Newer ones have higher numbers. */
+  number: number;
   /** Its requests in the turn in which it had some last, and which turn that was. */
   requests: number;
   turn: number;
 }
 
-/** Of the connections that are read beside those with few requests, so many are in one turn: a part of them, and a number at least. */
+/** At least so many requests are few, of a connection in one turn: what a caller has sent while it waited a second, for example. */
+const FEW = 64;
+/** Of the connections that wait, so many are read in one turn: a part of them, and a number at least. */
 const PART = 4;
 const LEAST = 16;
 /** Until it is looked again whether those that took no answers do. */
@@ -45,6 +49,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
   let isStopped = false;
   let endsAt = Number.POSITIVE_INFINITY;
   let turn = 0;
+  let tracks = 0;
 
   function begin(): void {
     if (isUnderWay) return;
@@ -72,18 +77,22 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     turn += 1;
     if (waiting.size === 0) return;
     const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection)));
-    for (const connection of few) start(connection);
-    // Every other turn is for them alone; the others share the rest, so that none waits without end.
-    if (few.length === 0 || turn % 2 === 0) {
-      const [first, next] = turn % 4 < 2 ? [none, many] : [many, none];
-      const others = first.length > 0 ? first : next;
-      const part = Math.max(LEAST, Math.ceil(others.length / PART));
-      // A newcomer does not wait for all that a flood has opened before it, nor for all that it opens behind it.
-      const chosen = others === none && turn % 8 < 4 ? others.slice(-LEAST) : others.slice(0, part);
-      for (const connection of chosen) start(connection);
-    }
+    for (const connection of next(none, few, many)) start(connection);
     if (few.length + none.length + many.length > 0) begin();
     else setTimeout(begin, HELD_UP_MS).unref();
+  }
+
+  /**
+   * Every other turn is for those with few requests, the rest for the others. Since the system may tell of the same ones first
+   * each time, and the turn end with them, some turns are for the one that has waited longest: none waits without end.
+   */
+  function next(none: Connection[], few: Connection[], many: Connection[]): Connection[] {
+    const others = none.length === 0 || (turn % 4 === 0 && many.length > 0) ? many : none;
+    const chosen = others.length === 0 || (few.length > 0 && turn % 2 === 1) ? few : others;
+    if (turn % 16 >= 12) return chosen.slice(0, 1);
+    // A newcomer does not wait for all that a flood has opened before it.
+    if (chosen === none && turn % 8 < 4) return none.toSorted((a, b) => b.number - a.number).slice(0, LEAST);
+    return chosen.slice(0, Math.max(LEAST, Math.ceil(chosen.length / PART)));
   }
 
   function start(connection: Connection): void {
@@ -95,7 +104,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     track(connection, socket) {
       const { _handle: handle } = socket as unknown as { _handle?: Handle };
       if (typeof handle?.readStop !== "function" || typeof handle.readStart !== "function") return;
-      const tracked = { handle, requests: 0, turn };
+      const tracked = { handle, number: ++tracks, requests: 0, turn: -1 };
       connections.set(connection, tracked);
       socket.once("close", () => {
         // A connection that is kept alive may have been tracked anew.
@@ -106,23 +115,25 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     },
     came(connection) {
       begin();
-      if (endsAt === Number.POSITIVE_INFINITY) endsAt = now() + budgetMs;
+      const at = now();
+      if (endsAt === Number.POSITIVE_INFINITY) endsAt = at + budgetMs;
       const tracked = connections.get(connection);
       if (tracked !== undefined) {
         read.add(tracked);
         if (tracked.turn !== turn) Object.assign(tracked, { requests: 0, turn });
         tracked.requests += 1;
       }
-      if (!isStopped && now() >= endsAt) stop();
+      if (!isStopped && at >= endsAt) stop();
     },
   };
 }
 
-/** Those that have had no request yet, those that had at most half the mean of the rest when they were read last, and the others. */
+/** Those that have had no request yet, those that had few when they were read last, and the others. */
 function byRequests(waiting: Connection[]): Record<"none" | "few" | "many", Connection[]> {
   const none = waiting.filter(({ requests }) => requests === 0);
   const some = waiting.filter(({ requests }) => requests > 0);
-  const most = some.reduce((sum, { requests }) => sum + requests, 0) / some.length / 2;
+  const mean = some.reduce((sum, { requests }) => sum + requests, 0) / some.length;
+  const most = Math.max(FEW, mean / 2);
   return {
     none,
     few: some.filter(({ requests }) => requests <= most),
