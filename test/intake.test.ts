@@ -70,7 +70,10 @@ describe("requests that come", () => {
     intake.came(first);
     clock.ms += 20;
     intake.came(first);
-    for (let turn = 0; turn < 10; turn++) await nextTurn();
+    for (let turn = 0; turn < 20; turn++) {
+      await nextTurn();
+      intake.came(first);
+    }
     expect(read()).toEqual([true, false, true]);
     second.writeQueueSize = 0;
     await vi.waitFor(() => expect(read()).toEqual([true, true, true]));

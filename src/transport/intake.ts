@@ -25,13 +25,16 @@ interface Connection {
   handle: Handle;
   /** Newer ones have higher numbers. */
   number: number;
-  /** Its requests in the turn in which it had some last, and which turn that was. */
+  /** Its requests in the turn in which it had some last, and in the one in which it had some before. */
   requests: number;
+  before: number;
+  /** The turn in which it had some last, and the one in which it was read alone. */
   turn: number;
+  alone: number;
 }
 
-/** At least so many requests are few, of a connection in one turn: what a caller has sent while it waited a second, for example. */
-const FEW = 64;
+/** At least so many requests are few, of a connection in one turn. */
+const FEW = 8;
 /** Of the connections that wait, so many are read in one turn: a part of them, and a number at least. */
 const PART = 4;
 const LEAST = 16;
@@ -50,6 +53,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
   let endsAt = Number.POSITIVE_INFINITY;
   let turn = 0;
   let tracks = 0;
+  let look: NodeJS.Timeout | undefined;
 
   function begin(): void {
     if (isUnderWay) return;
@@ -77,19 +81,30 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     turn += 1;
     if (waiting.size === 0) return;
     const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection)));
+    if (none.length + few.length + many.length === 0) {
+      look ??= setTimeout(() => {
+        look = undefined;
+        begin();
+      }, HELD_UP_MS).unref();
+      return;
+    }
     for (const connection of next(none, few, many)) start(connection);
-    if (few.length + none.length + many.length > 0) begin();
-    else setTimeout(begin, HELD_UP_MS).unref();
+    begin();
   }
 
   /**
-   * Every other turn is for those with few requests, the rest for the others. Since the system may tell of the same ones first
-   * each time, and the turn end with them, some turns are for the one that has waited longest: none waits without end.
+   * Some of those that wait, of which there is one at least. Every other turn is for those with few requests, the rest for
+   * the others. Since the system may tell of the same ones first each time, and the turn end with them, some turns are for
+   * one connection: none waits without end.
    */
   function next(none: Connection[], few: Connection[], many: Connection[]): Connection[] {
     const others = none.length === 0 || (turn % 4 === 0 && many.length > 0) ? many : none;
     const chosen = others.length === 0 || (few.length > 0 && turn % 2 === 1) ? few : others;
-    if (turn % 16 >= 12) return chosen.slice(0, 1);
+    if (turn % 16 >= 12) {
+      const longest = chosen.reduce((least, one) => (one.alone < least.alone ? one : least));
+      longest.alone = turn;
+      return [longest];
+    }
     // A newcomer does not wait for all that a flood has opened before it.
     if (chosen === none && turn % 8 < 4) return none.toSorted((a, b) => b.number - a.number).slice(0, LEAST);
     return chosen.slice(0, Math.max(LEAST, Math.ceil(chosen.length / PART)));
@@ -104,7 +119,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     track(connection, socket) {
       const { _handle: handle } = socket as unknown as { _handle?: Handle };
       if (typeof handle?.readStop !== "function" || typeof handle.readStart !== "function") return;
-      const tracked = { handle, number: ++tracks, requests: 0, turn: -1 };
+      const tracked = { handle, number: ++tracks, requests: 0, before: Number.POSITIVE_INFINITY, turn: -1, alone: 0 };
       connections.set(connection, tracked);
       socket.once("close", () => {
         // A connection that is kept alive may have been tracked anew.
@@ -120,7 +135,10 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
       const tracked = connections.get(connection);
       if (tracked !== undefined) {
         read.add(tracked);
-        if (tracked.turn !== turn) Object.assign(tracked, { requests: 0, turn });
+        if (tracked.turn !== turn) {
+          if (tracked.requests > 0) tracked.before = tracked.requests;
+          Object.assign(tracked, { requests: 0, turn });
+        }
         tracked.requests += 1;
       }
       if (!isStopped && at >= endsAt) stop();
@@ -132,14 +150,12 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
 function byRequests(waiting: Connection[]): Record<"none" | "few" | "many", Connection[]> {
   const none = waiting.filter(({ requests }) => requests === 0);
   const some = waiting.filter(({ requests }) => requests > 0);
-  const mean = some.reduce((sum, { requests }) => sum + requests, 0) / some.length;
-  const most = Math.max(FEW, mean / 2);
-  return {
-    none,
-    few: some.filter(({ requests }) => requests <= most),
-    many: some.filter(({ requests }) => requests > most),
-  };
+  const most = Math.max(FEW, some.reduce((sum, one) => sum + usual(one), 0) / some.length / 2);
+  return { none, few: some.filter((one) => usual(one) <= most), many: some.filter((one) => usual(one) > most) };
 }
+
+/** A caller that had to wait once, and so sent much at once, is none that floods. */
+const usual = ({ requests, before }: Connection) => Math.min(requests, before);
 
 /**
  * Node does not read an HTTP/2 connection while bytes to it are on their way, and begins again by itself. To begin before would
