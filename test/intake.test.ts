@@ -1,9 +1,12 @@
 // What one turn of the event loop reads, by a clock of the tests and by real connections.
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { describe, expect, test, vi } from "vitest";
 import { createIntake } from "../src/transport/intake.ts";
+import { callHead, FLAG, FRAME, frame, PREFACE, settings } from "./frames.ts";
+import { KEY, startServer } from "./transport-harness.ts";
 
 /** Connections, whether each is read, and a clock. */
 function given(count: number) {
@@ -162,4 +165,57 @@ test("what has arrived on real connections comes in the next turns, and all of i
   expect(Math.max(...perTurn)).toBe(1);
   for (const socket of sockets) socket.destroy();
   server.close();
+});
+
+const GET = "/entity.v1.EntityService/GetEntity";
+const HTTP1 = [`POST ${GET} HTTP/1.1`, "Host: a", `Authorization: Bearer ${KEY}`, "Content-Type: application/json"];
+const HTTP1_REQUEST = [...HTTP1, "Content-Length: 2", "", "{}"].join("\r\n");
+const stream = (i: number) => frame(FRAME.HEADERS, FLAG.END_HEADERS | FLAG.END_STREAM, 1 + 2 * i, callHead(GET, KEY));
+
+describe.each([
+  {
+    protocol: "HTTP/2",
+    channel: "http2.server.stream.created",
+    first: Buffer.concat([PREFACE, settings(), stream(0)]),
+    flood: Buffer.concat(Array.from({ length: 100 }, (_, i) => stream(i + 1))),
+    each: 101,
+  },
+  {
+    protocol: "HTTP/1.1",
+    channel: "http.server.request.start",
+    first: HTTP1_REQUEST,
+    flood: HTTP1_REQUEST.repeat(30),
+    each: 31,
+  },
+])("a flood over many connections, $protocol", ({ channel, first, flood, each }) => {
+  test("makes requests over many turns, and every one; afterwards all are read as before", async () => {
+    await using server = await startServer();
+    const perTurn = [0];
+    const count = () => void (perTurn[0] = (perTurn[0] ?? 0) + 1);
+    subscribe(channel, count);
+    const total = () => perTurn.reduce((sum, one) => sum + one, 0);
+    const until = async (requests: number) => {
+      const endsAt = performance.now() + 20_000;
+      for (; total() < requests && performance.now() < endsAt; perTurn.unshift(0)) await nextTurn();
+      expect(total()).toBe(requests);
+    };
+    const { port } = new URL(server.url);
+    const sockets = Array.from({ length: 150 }, () =>
+      connect(Number(port), "127.0.0.1")
+        .on("error", () => {})
+        .resume(),
+    );
+    try {
+      await Promise.all(sockets.map((socket) => once(socket, "connect")));
+      for (const socket of sockets) socket.write(first);
+      await until(sockets.length);
+      // In one moment: the service finds all of them readable in one turn.
+      for (const socket of sockets) socket.write(flood);
+      await until(sockets.length * each);
+      expect(Math.max(...perTurn)).toBeLessThan((sockets.length * each) / 4);
+    } finally {
+      unsubscribe(channel, count);
+      for (const socket of sockets) socket.destroy();
+    }
+  });
 });
