@@ -1,6 +1,8 @@
 // Every setting with its default and bound, in one place. Pure: the environment comes in as an argument. The README's
 // table has those that an operator should know. The limits of values are in domain/limits.ts, beside the rules.
 
+import { isIP } from "node:net";
+
 export interface Config {
   /** Run-time role. Undefined: the embedded server. */
   databaseUrl: string | undefined;
@@ -95,6 +97,11 @@ function databaseUrlProblem(value: string): string | undefined {
     return "has sslmode=verify-ca, which needs sslrootcert=/path/to/ca.pem";
   if (mode !== "verify-full" && authority === "system")
     return `has sslrootcert=system, which needs sslmode=verify-full`;
+  // pg names no server to TLS for an address, and Node would compare the certificate with "localhost".
+  const host = url.searchParams.get("host") ?? url.hostname.replaceAll(/[[\]]/g, "");
+  if (mode === "verify-full" && isIP(host) !== 0) {
+    return "has sslmode=verify-full and an address as its host: use the name that the certificate has, or sslmode=verify-ca with sslrootcert";
+  }
   return undefined;
 }
 

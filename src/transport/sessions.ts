@@ -8,7 +8,7 @@ import {
 import { gatherDataFrames } from "./data-frames.ts";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
-import { keepUntilAnswered } from "./unread-rest.ts";
+import { unreadRests } from "./unread-rest.ts";
 import { whenRead } from "./when-read.ts";
 
 export const MAX_HEADER_BYTES = 16_384;
@@ -73,6 +73,7 @@ export function createSessions(options: {
   const { idleTimeoutMs, maxConnectionAgeMs, tally, guard } = options;
   const sessions = new Map<ServerHttp2Session, Connection>();
   const streams = new Set<ServerHttp2Stream>();
+  const keepUntilAnswered = unreadRests();
   let draining = false;
   const sweep = setInterval(() => {
     for (const stream of streams) if (stream.closed && !stream.destroyed) stream.destroy();
