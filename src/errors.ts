@@ -41,6 +41,7 @@ export const CODE: Record<Reason, Code> = {
   POSITION_INVALID: Code.InvalidArgument,
   POSITION_EXPIRED: Code.OutOfRange,
   WATCH_TOO_SLOW: Code.ResourceExhausted,
+  READ_TIME_EXPIRED: Code.OutOfRange,
 };
 
 /**

@@ -297,6 +297,15 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     for await (const _ of entities.importEntities(rows())) void _;
     for (;;) await stream.next();
   },
+  READ_TIME_EXPIRED: async () => {
+    const own = await service.newOrganization();
+    const { entity } = await own.client.entities.createEntity({ entity: full() });
+    await service.sql(
+      "insert into event_horizon values ($1, 0, pg_current_xact_id(), pg_current_snapshot(), clock_timestamp())",
+      [own.id],
+    );
+    return own.client.entities.getEntity({ lookup: byExternal(), readTime: entity?.createdAt });
+  },
 };
 
 /** The first message of a stream. */
@@ -386,6 +395,7 @@ describe("the table of reasons", () => {
       25: "POSITION_INVALID",
       26: "POSITION_EXPIRED",
       27: "WATCH_TOO_SLOW",
+      29: "READ_TIME_EXPIRED",
     });
   });
 });
@@ -419,6 +429,7 @@ const METADATA: Record<Reason, string[]> = {
   POSITION_INVALID: ["field"],
   POSITION_EXPIRED: ["field"],
   WATCH_TOO_SLOW: ["position"],
+  READ_TIME_EXPIRED: ["field", "earliest"],
 };
 
 test.each(REASONS)("%s: its code, its metadata, no value of the call in any of it", async (reason) => {

@@ -8,6 +8,7 @@ Examples:
   export ENTITY_SERVICE_API_KEY=$(cat .data/bootstrap-key)
   entity-service import entities.ndjson
   entity-service get --tax-id 30-71234567-1
+  entity-service get --external-id customer-1 --at 2027-01-31T00:00:00Z
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
   entity-service watch --type CREATED --json
   entity-service webhooks listen --secret whsec_... --answer 503

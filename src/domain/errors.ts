@@ -29,7 +29,8 @@ export type Reason =
   | "CANCELLED"
   | "POSITION_INVALID"
   | "POSITION_EXPIRED"
-  | "WATCH_TOO_SLOW";
+  | "WATCH_TOO_SLOW"
+  | "READ_TIME_EXPIRED";
 
 /** What is wrong with one field: `field` is a path of the request such as "entity.name". */
 export interface Violation {

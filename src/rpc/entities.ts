@@ -1,5 +1,6 @@
 // EntityService: create, get, list, update, delete.
 import { create } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   type EntityLookup,
@@ -15,9 +16,11 @@ import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
+import type { PastEntity } from "../domain/past.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
+import { findAsItWas } from "../entities/as-it-was.ts";
 import type { OneEntityCommand } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
@@ -67,7 +70,9 @@ export function entityRpcs(deps: Deps) {
     async getEntity(request, ctx) {
       const lookup = parseLookup(request.lookup);
       const readMask = parseReadMask(request.readMask);
-      const entity = pick(lookup, await find(ctx, [lookup]));
+      const { readTime } = request;
+      const entity =
+        readTime === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, readTime);
       return { entity: toProto(entity, readMask) };
     },
 
@@ -177,6 +182,14 @@ export function entityRpcs(deps: Deps) {
       );
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+/** Rules 115 to 120. */
+function asItWas(deps: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastEntity> {
+  if (lookup.by === "tax_id") {
+    throw invalidField("lookup.tax_id", "is no key of a past time: use entity_id or external_id");
+  }
+  return findAsItWas(deps, organizationOf(ctx), { lookup, at: fromTimestamp(readTime), signal: ctx.signal });
 }
 
 function pick(lookup: Lookup, found: FoundEntities): EntityState {
