@@ -12,6 +12,7 @@ import { measurePool } from "./db/metrics.ts";
 import { dropWaiting, isServable, type Orm } from "./db/orm.ts";
 import { startPruner } from "./db/retention.ts";
 import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
+import { createPastReader } from "./entities/as-it-was.ts";
 import { createReader } from "./entities/reader.ts";
 import { createWriter } from "./entities/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
@@ -157,6 +158,7 @@ export async function listenOn(
   const deps = {
     orm,
     reader: createReader(orm, { slots: readSlots }),
+    pastReader: createPastReader(orm, { slots, readSlots }),
     writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell }),
     feed,
     bell,

@@ -18,6 +18,7 @@ import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { assertExternalIdPeriods } from "./external-id-periods.ts";
 
 /** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
 export const NO_DEADLINE = { defaultTimeoutMs: 0 };
@@ -150,7 +151,7 @@ export function databaseEnvironment({ database }: TestService): {
 /** Removes entities whose rows a test has changed by SQL, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(
-    `with x as (delete from external_id where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
+    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
      delete from entity where id = any($1)`,
     [ids],
   );
@@ -214,6 +215,7 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
         select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id)`,
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
+  await assertExternalIdPeriods(sql);
   expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
     [],
   );

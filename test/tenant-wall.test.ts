@@ -728,6 +728,8 @@ async function plant(organization: TestOrganization): Promise<Names> {
       payload: struct("payload"),
     })),
   });
+  const labelled = [{ externalId: `${CANARY}-former`, type: `${CANARY}-label` }];
+  await client.entities.addExternalIds({ lookup, externalIds: labelled });
   await client.entities.changeExternalId({ lookup, newExternalId: `${CANARY}-primary`, ...write });
   await client.entities.addExternalIds({
     lookup,
@@ -870,7 +872,7 @@ test("every column of A's that can hold text holds a canary, so that the scan me
       "position_running",
     ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
-    ...["administration_event.type", "administration_event.peer"],
+    ...["administration_event.type", "administration_event.peer", "external_id_past.cause"],
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
     `select c.table_name, c.column_name, c.data_type from information_schema.columns c

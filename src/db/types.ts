@@ -44,20 +44,34 @@ export class CountType extends ColumnType<number, string> {
   }
 }
 
-type StoredExternalId = [externalId: string, type: string, primary: boolean, attachedAt: string];
+type StoredExternalId = [
+  externalId: string,
+  type: string,
+  primary: boolean,
+  attachedAt: string,
+  trackedSince?: string | null,
+  lastResolvedOn?: string | null,
+];
 
 /** The copy of an entity's external ids that its row has, in their order. */
 export class ExternalIdsType extends ColumnType<readonly ExternalIdState[], StoredExternalId[]> {
   toStored(ids: readonly ExternalIdState[]): StoredExternalId[] {
-    return ids.map((id) => [id.externalId, id.type, id.primary, instantToText(id.attachedAt)]);
+    return ids.map((id) => {
+      const stored: StoredExternalId = [id.externalId, id.type, id.primary, instantToText(id.attachedAt)];
+      // A primary, and many entities have no other, takes no more than these.
+      if (id.trackedSince !== null) stored.push(instantToText(id.trackedSince), id.lastResolvedOn);
+      return stored;
+    });
   }
 
   fromStored(stored: StoredExternalId[]): ExternalIdState[] {
-    return stored.map(([externalId, type, primary, attachedAt]) => ({
+    return stored.map(([externalId, type, primary, attachedAt, trackedSince = null, lastResolvedOn = null]) => ({
       externalId,
       type,
       primary,
       attachedAt: parseInstant(attachedAt),
+      trackedSince: trackedSince === null ? null : parseInstant(trackedSince),
+      lastResolvedOn,
     }));
   }
 

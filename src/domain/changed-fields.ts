@@ -132,6 +132,9 @@ function externalIdOf(shown: JsonValue): ExternalIdState {
     type: textOf(type),
     primary: designation === "primary",
     attachedAt: parseInstant(textOf(attachedAt)),
+    // No event tells of them.
+    trackedSince: null,
+    lastResolvedOn: null,
   };
 }
 

@@ -100,6 +100,20 @@ export function orderExternalIds(externalIds: readonly ExternalIdState[]): Exter
   );
 }
 
+const newAlias = (externalId: string, now: Instant): ExternalIdState => ({
+  externalId,
+  type: "",
+  primary: false,
+  attachedAt: now,
+  trackedSince: now,
+  lastResolvedOn: null,
+});
+
+/** A primary that becomes an alias is tracked from then on: what is known of its use before is nothing. */
+function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
+  return id.primary === primary ? id : { ...id, primary, trackedSince: primary ? null : now, lastResolvedOn: null };
+}
+
 function attach(
   attached: readonly ExternalIdState[],
   items: readonly { externalId: string; type: string; primary: boolean }[],
@@ -110,12 +124,8 @@ function attach(
   const byValue = new Map<string, ExternalIdState>(attached.map((id) => [id.externalId, id]));
   for (const { externalId, type } of items) {
     const own = byValue.get(externalId);
-    byValue.set(externalId, {
-      externalId,
-      type: type === "" ? (own?.type ?? "") : type,
-      primary: own?.primary ?? false,
-      attachedAt: own?.attachedAt ?? now,
-    });
+    const id = own ?? newAlias(externalId, now);
+    byValue.set(externalId, type === "" ? id : { ...id, type });
   }
   if (byValue.size > LIMITS.externalIdsPerEntity) {
     throw invalidField(field, `an entity has at most ${LIMITS.externalIdsPerEntity} external ids`, {
@@ -124,6 +134,6 @@ function attach(
   }
   const all = [...byValue.values()];
   return orderExternalIds(
-    newPrimary === undefined ? all : all.map((id) => ({ ...id, primary: id.externalId === newPrimary })),
+    newPrimary === undefined ? all : all.map((id) => designate(id, id.externalId === newPrimary, now)),
   );
 }

@@ -9,6 +9,12 @@ import type { Instant } from "./time.ts";
 /** An entity as it was. Where nothing tells which event made the version, `etag` is empty and `updatedAt` null. */
 export type PastEntity = Omit<EntityState, "updatedAt"> & { readonly updatedAt: Instant | null };
 
+/** The entity as events tell it: how its external ids are used they do not, so that nobody can know how that was. */
+export const asKnown = (entity: EntityState): PastEntity => ({
+  ...entity,
+  externalIds: entity.externalIds.map((id) => ({ ...id, trackedSince: null, lastResolvedOn: null })),
+});
+
 /** What a change is taken back by. */
 export interface PastEvent {
   readonly id: string;

@@ -6,7 +6,7 @@ import { readStatements, waitingStatements } from "../db/transaction.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import type { Lookup } from "../domain/lookup.ts";
-import { type PastEntity, undo } from "../domain/past.ts";
+import { asKnown, type PastEntity, undo } from "../domain/past.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { readHistory } from "../log/history.ts";
 import { readHorizon } from "../log/horizon.ts";
@@ -17,12 +17,15 @@ import { ENTITY_COLUMNS, toState } from "./rows.ts";
 export type PastLookup = Exclude<Lookup, { by: "tax_id" }>;
 
 export interface PastReader {
-  orm: Orm;
-  /** For what may wait for a lock. */
-  slots: Slots;
-  /** For what only reads. */
-  readSlots: Slots;
+  /**
+   * Rules 115 to 119: the entity that the key named at that time, after its last event of that time or before. Once
+   * answered, it stays the answer for ever. Throws VALIDATION_ERROR for a time to come, NOT_FOUND, READ_TIME_EXPIRED, and
+   * WRITE_CONFLICT where a write that may be of that time does not end.
+   */
+  find(organizationId: string, lookup: PastLookup, at: Instant, signal: AbortSignal): Promise<PastEntity>;
 }
+
+type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
 
 /** No write takes this long from the reading of its clock to its commit. */
 const IN_FLIGHT: Instant = 60_000_000n;
@@ -33,32 +36,48 @@ const FIRST_EVENTS = 8;
 const MOST_EVENTS = 500;
 const EVENTS_BYTES = 1024 * 1024;
 
-/**
- * Rules 115 to 119: the entity that the key named at that time, after its last event of that time or before. Once answered,
- * it stays the answer for ever. Throws VALIDATION_ERROR for a time to come, NOT_FOUND, READ_TIME_EXPIRED, and WRITE_CONFLICT
- * where a write that may be of that time does not end.
- */
-export async function findAsItWas(
-  reader: PastReader,
-  organizationId: string,
-  { lookup, at, signal }: { lookup: PastLookup; at: Instant; signal: AbortSignal },
-): Promise<PastEntity> {
-  const { orm, readSlots } = reader;
-  const read = <T>(work: (db: Statements) => Promise<T>) =>
-    readSlots(organizationId, () => readStatements(orm, organizationId, work), { signal });
-  let settled: string | undefined;
-  for (let round = 1; round <= MAX_ROUNDS; round++) {
-    const found = await read((db) => findHolder(db, organizationId, lookup, at));
-    if (found.now < at) throw invalidField("read_time", "is later than the clock of the database");
-    const { entity } = found;
-    if (entity !== undefined && entity.createdAt > at) throw notFound(lookup.by);
-    if (entity === undefined && lookup.by === "entity_id") throw notFound(lookup.by);
-    if (found.horizon !== undefined && at < found.horizon) throw expired(found.horizon);
-    if (entity === undefined) throw notFound(lookup.by);
-    if (found.now - at >= IN_FLIGHT || settled === entity.id) return goBack(read, entity, at);
-    if (await settle(reader, organizationId, { id: entity.id, at, signal })) settled = entity.id;
+/** `slots` bounds what may wait for a lock, `readSlots` what only reads: a page of events at a time takes its turn. */
+export function createPastReader(orm: Orm, { slots, readSlots }: { slots: Slots; readSlots: Slots }): PastReader {
+  /** One of an entity at a time, however many ask: more locks would only keep its writers waiting. */
+  const settling = new Map<string, Promise<Instant>>();
+
+  /** When there was no write of the entity in flight: every later one has a time that is not earlier. */
+  function settle({ organizationId, id }: EntityState): Promise<Instant> {
+    const running = settling.get(id);
+    if (running !== undefined) return running;
+    const settled = share(organizationId, id).finally(() => settling.delete(id));
+    settling.set(id, settled);
+    return settled;
   }
-  throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+
+  /** Most entities nobody writes: that is a read. Only who finds one locked waits where writes do. */
+  async function share(organizationId: string, id: string): Promise<Instant> {
+    const tried = await readSlots(organizationId, () =>
+      readStatements(orm, organizationId, (db) => shareOnce(db, organizationId, id, "skip locked")),
+    );
+    if (tried !== undefined) return tried;
+    const held = await slots(organizationId, () =>
+      waitingStatements(orm, organizationId, (db) => shareOnce(db, organizationId, id)),
+    );
+    if (held === undefined) throw new Error("an entity is gone");
+    return held;
+  }
+
+  return {
+    async find(organizationId, lookup, at, signal) {
+      const read: Read = (work) =>
+        readSlots(organizationId, () => readStatements(orm, organizationId, work), { signal });
+      let settled: string | undefined;
+      for (let round = 1; round <= MAX_ROUNDS; round++) {
+        const found = await read((db) => findHolder(db, organizationId, lookup, at));
+        if (found.now < at) throw invalidField("read_time", "is later than the clock of the database");
+        const entity = thenThere(found, lookup, at);
+        if (found.now - at >= IN_FLIGHT || settled === entity.id) return goBack(read, entity, at);
+        settled = (await settle(entity)) > at ? entity.id : undefined;
+      }
+      throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+    },
+  };
 }
 
 /** The entity whose the key was, as it is now. */
@@ -72,8 +91,15 @@ interface Holder {
 
 const HOLDERS: Record<PastLookup["by"], string> = {
   entity_id: "select $2::uuid as id where $3::timestamptz is not null",
+  // Periods never overlap, so that of the past ones the last that has begun is the only one that may not have ended.
   external_id: `select x.entity_id as id from external_id x
-    where x.organization_id = $1 and x.external_id = $2 and x.attached_at <= $3::timestamptz`,
+    where x.organization_id = $1 and x.external_id = $2 and x.attached_at <= $3::timestamptz
+    union all
+    select p.entity_id from (
+      select p.entity_id, p.detached_at from external_id_past p
+      where p.organization_id = $1 and p.external_id = $2 and p.attached_at <= $3::timestamptz
+      order by p.attached_at desc limit 1) p
+    where p.detached_at > $3::timestamptz`,
 };
 
 async function findHolder(
@@ -104,35 +130,38 @@ async function findHolder(
   };
 }
 
+/** Rule 117. */
+function thenThere({ entity, horizon }: Holder, { by }: PastLookup, at: Instant): EntityState {
+  if (entity === undefined ? by === "entity_id" : entity.createdAt > at) throw notFound(by);
+  if (horizon !== undefined && at < horizon) throw expired(horizon);
+  if (entity === undefined) throw notFound(by);
+  return entity;
+}
+
 /**
- * Waits for the write that holds the entity, whose time may be before `at`: clocks are read under the lock. Whether every
- * later write will be later than `at`. In a statement of its own, so that what follows sees that write, and so that the
- * lock is gone at once. It leaves nothing in the database that a crash could lose: there is nothing to wait for at its
- * commit.
+ * Waits for the write that holds the entity, and answers the database's clock then. Writes read it under their lock, so
+ * that every one that comes later has a time that is not earlier. In a statement of its own, so that what follows sees the
+ * write that was waited for, and so that the lock is gone at once. It leaves nothing behind that a crash could lose, and
+ * need not wait for the disk. Undefined where the entity is locked and was to be skipped then.
  */
-async function settle(
-  { orm, slots }: PastReader,
+async function shareOnce(
+  db: Statements,
   organizationId: string,
-  { id, at, signal }: { id: string; at: Instant; signal: AbortSignal },
-): Promise<boolean> {
-  const lock = (db: Statements) =>
-    db.execute<{ now: string }[]>(
-      `select clock_timestamp() as now, set_config('synchronous_commit', 'off', true)
-       from (select 1 from entity e where e.organization_id = $1 and e.id = $2 for share) e`,
-      [organizationId, id],
-    );
-  const [held] = await slots(organizationId, () => waitingStatements(orm, organizationId, lock), { signal });
-  return held !== undefined && parseInstant(held.now) > at;
+  id: string,
+  skipLocked: "skip locked" | "" = "",
+): Promise<Instant | undefined> {
+  const [held] = await db.execute<{ now: string }[]>(
+    `select clock_timestamp() as now, set_config('synchronous_commit', 'off', true)
+     from (select 1 from entity e where e.organization_id = $1 and e.id = $2 for share ${skipLocked}) e`,
+    [organizationId, id],
+  );
+  return held && parseInstant(held.now);
 }
 
 /** Rule 116: a page of events at a time, however many there are. */
-async function goBack(
-  read: <T>(work: (db: Statements) => Promise<T>) => Promise<T>,
-  entity: EntityState,
-  at: Instant,
-): Promise<PastEntity> {
+async function goBack(read: Read, entity: EntityState, at: Instant): Promise<PastEntity> {
   const { id, organizationId } = entity;
-  let past: PastEntity = entity;
+  let past = asKnown(entity);
   let isThere = entity.updatedAt <= at;
   for (let rows = FIRST_EVENTS; !isThere; rows = Math.min(rows * 4, MOST_EVENTS)) {
     const from = { entityId: id, version: past.version };

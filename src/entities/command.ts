@@ -95,6 +95,13 @@ export interface Outcome {
   updatedFields: readonly string[];
 }
 
+/** One entity of a command, before and after its change; the same state where there is none. */
+export interface Move {
+  before: EntityState | null;
+  after: EntityState;
+  change: Change | null;
+}
+
 export type Result =
   /** An outcome for each target that is there, then for each entity that was made. */
   | { kind: "done"; outcomes: readonly Outcome[] }

@@ -9,7 +9,8 @@ import { DomainError, notFound } from "../domain/errors.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents, type LoggedEvent } from "../log/events.ts";
-import type { Command, Outcome, Result, Target } from "./command.ts";
+import type { Command, Move, Outcome, Result, Target } from "./command.ts";
+import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
 import { type Locked, lockNamed, moveHits } from "./locked.ts";
 import type { Hits } from "./lookups.ts";
 import { rewriteCopies } from "./references.ts";
@@ -92,6 +93,7 @@ class Group {
   /** The states as they were locked. */
   readonly #original: ReadonlyMap<string, EntityState>;
   readonly #events: LoggedEvent[] = [];
+  readonly #past: PastExternalId[] = [];
   /** The time of the last change. */
   #time: Instant;
 
@@ -139,7 +141,9 @@ class Group {
       states.set(after.id, after);
       known.add(after.id);
       moveHits(hits, before, after);
-      this.#events.push(eventOf(command, change, before, after, updatedFields));
+      const event = eventOf(command, change, before, after, updatedFields);
+      this.#events.push(event);
+      this.#past.push(...endedPeriods({ before, after, change }, moves, event.id));
       return { before, after, updatedFields };
     });
     return { kind: "done", outcomes };
@@ -193,15 +197,9 @@ class Group {
         if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
       }
     }
+    insertPast(db, organizationId, this.#past);
     insertEvents(db, organizationId, this.#events);
   }
-}
-
-/** One entity of a command, before and after its change; the same state where there is none. */
-interface Move {
-  before: EntityState | null;
-  after: EntityState;
-  change: Change | null;
 }
 
 const changesPrimary = ({ before, after }: Move): boolean => {

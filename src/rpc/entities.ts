@@ -20,7 +20,6 @@ import type { PastEntity } from "../domain/past.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
-import { findAsItWas } from "../entities/as-it-was.ts";
 import type { OneEntityCommand } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
@@ -185,11 +184,11 @@ export function entityRpcs(deps: Deps) {
 }
 
 /** Rules 115 to 120. */
-function asItWas(deps: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastEntity> {
+function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastEntity> {
   if (lookup.by === "tax_id") {
     throw invalidField("lookup.tax_id", "is no key of a past time: use entity_id or external_id");
   }
-  return findAsItWas(deps, organizationOf(ctx), { lookup, at: fromTimestamp(readTime), signal: ctx.signal });
+  return pastReader.find(organizationOf(ctx), lookup, fromTimestamp(readTime), ctx.signal);
 }
 
 function pick(lookup: Lookup, found: FoundEntities): EntityState {

@@ -21,6 +21,7 @@ import type { EntityState } from "../domain/entity-state.ts";
 import { notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
+import type { PastReader } from "../entities/as-it-was.ts";
 import { type Author, type OneEntityCommand, type Outcome, onlyOutcome, toOneEntity } from "../entities/command.ts";
 import type { Reader } from "../entities/reader.ts";
 import { claimRequests, rememberAnswers } from "../entities/requests.ts";
@@ -36,6 +37,8 @@ export interface Deps {
   orm: Orm;
   /** Reads entities, joined with other reads. */
   reader: Reader;
+  /** Reads one entity as it was. */
+  pastReader: PastReader;
   /** Writes entities, together with other writes. */
   writer: Writer;
   /** The events, as they are committed. */
