@@ -153,13 +153,19 @@ export async function listenOn(
   const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)), bell });
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
+  const { lockTimeoutMs } = config;
   const metrics = options.metrics ?? ownMetrics();
   await measurePool(orm, metrics.registry);
   const deps = {
     orm,
     reader: createReader(orm, { slots: readSlots }),
-    pastReader: createPastReader(orm, { slots, readSlots }),
-    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell }),
+    pastReader: createPastReader(orm, {
+      slots,
+      readSlots,
+      lockTimeoutMs,
+      statementTimeoutMs: config.statementTimeoutMs,
+    }),
+    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs, bell }),
     feed,
     bell,
     slots,

@@ -2,7 +2,7 @@
 
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
-import { readStatements, waitingStatements } from "../db/transaction.ts";
+import { readStatements } from "../db/transaction.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import type { Lookup } from "../domain/lookup.ts";
@@ -10,8 +10,8 @@ import { asKnown, type PastEntity, undo } from "../domain/past.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { readHistory } from "../log/history.ts";
 import { readHorizon } from "../log/horizon.ts";
-import type { Slots } from "../slots.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
+import { createSettler, type SettlerOptions } from "./settled.ts";
 
 /** A key whose entity of a time is known. */
 export type PastLookup = Exclude<Lookup, { by: "tax_id" }>;
@@ -27,8 +27,13 @@ export interface PastReader {
 
 type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
 
-/** No write takes this long from the reading of its clock to its commit. */
-const IN_FLIGHT: Instant = 60_000_000n;
+export interface PastReaderOptions extends SettlerOptions {
+  /** How long a statement of a write may take. */
+  statementTimeoutMs: number;
+}
+
+/** A write has not more statements than this behind the reading of its clock, its commit among them. */
+const WRITE_STATEMENTS = 12;
 /** Each time the key has another entity than the one that was waited for. */
 const MAX_ROUNDS = 5;
 /** The events that are read at once: few, for a time not long ago, then more. */
@@ -36,44 +41,35 @@ const FIRST_EVENTS = 8;
 const MOST_EVENTS = 500;
 const EVENTS_BYTES = 1024 * 1024;
 
-/** `slots` bounds what may wait for a lock, `readSlots` what only reads: a page of events at a time takes its turn. */
-export function createPastReader(orm: Orm, { slots, readSlots }: { slots: Slots; readSlots: Slots }): PastReader {
-  /** One of an entity at a time, however many ask: more locks would only keep its writers waiting. */
-  const settling = new Map<string, Promise<Instant>>();
-
-  /** When there was no write of the entity in flight: every later one has a time that is not earlier. */
-  function settle({ organizationId, id }: EntityState): Promise<Instant> {
-    const running = settling.get(id);
-    if (running !== undefined) return running;
-    const settled = share(organizationId, id).finally(() => settling.delete(id));
-    settling.set(id, settled);
-    return settled;
-  }
-
-  /** Most entities nobody writes: that is a read. Only who finds one locked waits where writes do. */
-  async function share(organizationId: string, id: string): Promise<Instant> {
-    const tried = await readSlots(organizationId, () =>
-      readStatements(orm, organizationId, (db) => shareOnce(db, organizationId, id, "skip locked")),
-    );
-    if (tried !== undefined) return tried;
-    const held = await slots(organizationId, () =>
-      waitingStatements(orm, organizationId, (db) => shareOnce(db, organizationId, id)),
-    );
-    if (held === undefined) throw new Error("an entity is gone");
-    return held;
-  }
-
+/** `readSlots` bounds the reads, a page of events at a time; `slots` what may wait for a lock. */
+export function createPastReader(orm: Orm, options: PastReaderOptions): PastReader {
+  const settler = createSettler(orm, options);
+  /** Writes of a time longer ago have ended: a minute, by default. */
+  const inFlight: Instant = BigInt(WRITE_STATEMENTS * options.statementTimeoutMs) * 1_000n;
   return {
     async find(organizationId, lookup, at, signal) {
       const read: Read = (work) =>
-        readSlots(organizationId, () => readStatements(orm, organizationId, work), { signal });
-      let settled: string | undefined;
+        options.readSlots(organizationId, () => readStatements(orm, organizationId, work), { signal });
+      /** The entity that no write of that time is any longer on its way to; null for every one that could get the key. */
+      let settled: string | null | undefined;
       for (let round = 1; round <= MAX_ROUNDS; round++) {
-        const found = await read((db) => findHolder(db, organizationId, lookup, at));
-        if (found.now < at) throw invalidField("read_time", "is later than the clock of the database");
-        const entity = thenThere(found, lookup, at);
-        if (found.now - at >= IN_FLIGHT || settled === entity.id) return goBack(read, entity, at);
-        settled = (await settle(entity)) > at ? entity.id : undefined;
+        const { now, horizon, entity } = await read((db) => findHolder(db, organizationId, lookup, at));
+        if (now < at) throw invalidField("read_time", "is later than the clock of the database");
+        const isSettled = now - at >= inFlight;
+        if (entity === undefined && (isSettled || settled === null || lookup.by === "entity_id")) {
+          if (lookup.by === "external_id" && horizon !== undefined && at < horizon) throw expired(horizon);
+          throw notFound(lookup.by);
+        }
+        if (entity === undefined) {
+          await settler.externalIds(organizationId, signal);
+          settled = null;
+          continue;
+        }
+        // No other entity gets the id of a creation.
+        if (entity.createdAt > at) throw notFound(lookup.by);
+        if (horizon !== undefined && at < horizon) throw expired(horizon);
+        if (isSettled || settled === entity.id) return goBack(read, entity, at);
+        settled = (await settler.entity(organizationId, entity.id)) > at ? entity.id : undefined;
       }
       throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
     },
@@ -128,34 +124,6 @@ async function findHolder(
     now: parseInstant(row.now),
     horizon: row.horizon === null ? undefined : parseInstant(row.horizon),
   };
-}
-
-/** Rule 117. */
-function thenThere({ entity, horizon }: Holder, { by }: PastLookup, at: Instant): EntityState {
-  if (entity === undefined ? by === "entity_id" : entity.createdAt > at) throw notFound(by);
-  if (horizon !== undefined && at < horizon) throw expired(horizon);
-  if (entity === undefined) throw notFound(by);
-  return entity;
-}
-
-/**
- * Waits for the write that holds the entity, and answers the database's clock then. Writes read it under their lock, so
- * that every one that comes later has a time that is not earlier. In a statement of its own, so that what follows sees the
- * write that was waited for, and so that the lock is gone at once. It leaves nothing behind that a crash could lose, and
- * need not wait for the disk. Undefined where the entity is locked and was to be skipped then.
- */
-async function shareOnce(
-  db: Statements,
-  organizationId: string,
-  id: string,
-  skipLocked: "skip locked" | "" = "",
-): Promise<Instant | undefined> {
-  const [held] = await db.execute<{ now: string }[]>(
-    `select clock_timestamp() as now, set_config('synchronous_commit', 'off', true)
-     from (select 1 from entity e where e.organization_id = $1 and e.id = $2 for share ${skipLocked}) e`,
-    [organizationId, id],
-  );
-  return held && parseInstant(held.now);
 }
 
 /** Rule 116: a page of events at a time, however many there are. */
