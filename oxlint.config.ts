@@ -113,7 +113,16 @@ export const DIRECTIONS: Record<string, Direction> = {
     packages: [...protobuf, "@connectrpc/connect"],
     message: "errors imports domain and the generated code",
   },
-  "src/domain/": { imports: ["src/domain/"], packages: ["stdnum"], message: "domain imports domain and stdnum" },
+  "src/domain/": {
+    imports: ["src/domain/"],
+    packages: ["stdnum"],
+    message: "domain imports domain and stdnum",
+  },
+  "src/domain/seal.ts": {
+    imports: ["src/domain/"],
+    packages: ["node:crypto"],
+    message: "seal imports domain and, for its hash, node:crypto",
+  },
   "src/bell.ts": { imports: [], message: "bell imports nothing" },
   "src/slots.ts": { imports: ["src/domain/"], message: "slots imports domain" },
   "src/db/": {

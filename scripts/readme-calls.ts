@@ -28,6 +28,7 @@ function answerTo(command: string): string {
 const masked = (text: string) =>
   text
     .replaceAll(/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, "ID")
+    .replaceAll(/"(salt|previousHash|hash)": "[\w+/=]+"/g, '"$1": "BYTES"')
     .replaceAll(/\s+/g, " ")
     .replaceAll(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "TIME");
 

@@ -452,7 +452,7 @@ export interface Trace {
 /**
  * The answers and every row of the ground, comparable with those of another run: entities are named by the order of
  * their creation, etags by the entity and the time that they came with, times by their order. Dropped: the ids of
- * events and the time of a request's record. Sorted: the candidates of an ambiguous tax id, which are in the order
+ * events, their seals (each has a salt of its own; the harness checks the chains) and the time of a request's record. Sorted: the candidates of an ambiguous tax id, which are in the order
  * of their ids.
  */
 export async function traceOf(service: TestService, ground: Ground, answers: readonly Answer[]): Promise<Trace> {
@@ -466,9 +466,9 @@ export async function traceOf(service: TestService, ground: Ground, answers: rea
       )
       .then((found) => found.map(({ row }) => row));
   const [entities, externalIds, events, transactions, userEvents, requests] = await Promise.all([
-    rows("entity", "id"),
+    rows("entity", "id", ", 'audit_head'"),
     rows("external_id", "external_id"),
-    rows("entity_event", "recorded_at", ", 'id', 'xid'"),
+    rows("entity_event", "recorded_at", ", 'id', 'xid', 'salt', 'personal_hash', 'previous_hash', 'hash'"),
     rows("transaction", "id", ", 'recorded_at'"),
     rows("user_event", "id", ", 'recorded_at'"),
     rows("request_record", "principal, method, request_id", ", 'created_at', 'request_hash'"),

@@ -29,7 +29,8 @@ import {
   UserEventRow,
 } from "../src/db/schema.ts";
 import { pipelined, readStatements } from "../src/db/transaction.ts";
-import { EVENT_COLUMNS, insertEvents, type LoggedEvent, toEvent } from "../src/log/events.ts";
+import { EVENT_COLUMNS, insertEvents, toEvent } from "../src/log/events.ts";
+import { sealEvents, type UnsealedEvent } from "../src/log/sealing.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { type DatabaseProxy, dump, rowCounts, startOther, startProxy, tenantTables } from "./wall-harness.ts";
@@ -518,7 +519,7 @@ describe("schema.ts is the one list of columns", () => {
   test("what is written as arrays is what is read: every type of column, null and odd texts", async () => {
     const odd = ["", "null", 'a "quoted" \\ one', "{}", "ünïcode 漢字", "a,b", " "];
     const [entity] = await sql<{ id: string }>("select id from entity where organization_id = $1 limit 1", [a.id]);
-    const event: LoggedEvent = {
+    const event: UnsealedEvent = {
       organizationId: a.id,
       id: randomUUID(),
       entityId: entity?.id as string,
@@ -547,6 +548,7 @@ describe("schema.ts is the one list of columns", () => {
       occurredAt: -62_135_596_800_000_000n,
       reason: "{x}",
     };
+    const sealed = sealEvents([event, second], new Map());
     const { host, port, database } = service.database;
     const orm = createOrm(
       { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
@@ -557,7 +559,7 @@ describe("schema.ts is the one list of columns", () => {
         orm,
         a.id,
         async (db) => {
-          insertEvents(db, a.id, [event, second]);
+          insertEvents(db, a.id, sealed);
           return db.execute<unknown[]>(`select ${EVENT_COLUMNS} from entity_event v where v.id = any($1)`, [
             [event.id, second.id],
           ]);
@@ -565,7 +567,11 @@ describe("schema.ts is the one list of columns", () => {
         { validateOnly: true },
       );
       const byId = new Map(read.map(toEvent).map((row) => [row.id, row]));
-      expect([byId.get(event.id), byId.get(second.id)]).toEqual([event, second]);
+      const seals = sealed.map(({ salt, previousHash, hash }) => ({ salt, previousHash, hash }));
+      expect([byId.get(event.id), byId.get(second.id)]).toEqual([
+        { ...event, ...seals[0] },
+        { ...second, ...seals[1] },
+      ]);
     } finally {
       await orm.close(true);
     }

@@ -2,6 +2,7 @@
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Designation, type EntityEvent, EntityStatus, EntityType, EventType } from "../clients/typescript/index.ts";
+import { reseal } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byExternalId, byId, byTaxId, current, eventsOf, lastEventOf, newPerson, unique } from "./given.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -525,6 +526,10 @@ describe("ListEntityEvents", () => {
     const people = await Promise.all(Array.from({ length: 7 }, () => newPerson(same.client)));
     await service.sql("update entity_event set recorded_at = '2026-01-01' where organization_id = $1", [same.id]);
     await service.sql("update entity set updated_at = '2026-01-01' where organization_id = $1", [same.id]);
+    await reseal(
+      service.sql,
+      people.map(({ id }) => id),
+    );
     const found: string[] = [];
     let pageToken = "";
     do {

@@ -12,6 +12,7 @@ import { expect, it } from "vitest";
 import { errorInfo } from "../clients/typescript/index.ts";
 import { migrate } from "../src/db/orm.ts";
 import { startEmbeddedPostgres } from "../src/postgres/embedded.ts";
+import { reseal } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { newPerson } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
@@ -179,7 +180,7 @@ it("the epoch waits for those who write in the old one: no event is between the 
     await writer.query(
       `insert into entity_event select (jsonb_populate_record(v, jsonb_build_object('id', gen_random_uuid(), 'entity_version', 2,
          'recorded_at', clock_timestamp(), 'epoch', (select number from feed_epoch), 'xid', pg_current_xact_id()::text,
-         'updated_fields', '{}'::text[], 'previous_values', '{}'::jsonb, 'new_values', '{}'::jsonb))).* from entity_event v`,
+         'updated_fields', '{}'::text[], 'previous_values', '{}'::jsonb, 'new_values', '{}'::jsonb, 'salt', null))).* from entity_event v`,
     );
     await service.sql("update feed_epoch set cluster = 'another', started_at = '-infinity'");
     const listed = client.entities.listEntities({});
@@ -193,5 +194,6 @@ it("the epoch waits for those who write in the old one: no event is between the 
     await service.sql(
       "update entity set version = 2, (etag, updated_at) = (select id, recorded_at from entity_event order by recorded_at desc limit 1)",
     );
+    await reseal(service.sql);
   }
 });

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { errorInfo } from "../clients/typescript/index.ts";
+import { reseal } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { newPerson } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -31,7 +32,10 @@ const committedAt = new Map<string, number>();
 beforeAll(async () => {
   service = await startService({ config: { poolSize: 10 } });
 });
-afterAll(() => service[Symbol.asyncDispose]());
+afterAll(async () => {
+  await reseal(service.sql);
+  await service[Symbol.asyncDispose]();
+});
 
 const random = (max: number) => Math.floor(Math.random() * max);
 

@@ -17,6 +17,7 @@ import { SCOPES } from "../src/db/api-keys.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
+import { brokenChains } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { assertExternalIdPeriods } from "./external-id-periods.ts";
 
@@ -158,7 +159,9 @@ export async function forget(service: TestService, ids: readonly string[]): Prom
 }
 
 /** What must be true of every database, whatever a test did to it. */
-async function assertInvariants(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<void> {
+async function assertInvariants(
+  sql: (text: string, values?: unknown[]) => Promise<Record<string, unknown>[]>,
+): Promise<void> {
   const broken = {
     "the entity's copy of its primary external id": `
       select e.id from entity e left join external_id x
@@ -216,6 +219,10 @@ async function assertInvariants(sql: (text: string) => Promise<Record<string, un
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
   await assertExternalIdPeriods(sql);
+  expect(
+    await brokenChains(sql),
+    "rules 122 to 125: every event is sealed, behind the one before of its entity",
+  ).toEqual([]);
   expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
     [],
   );

@@ -14,6 +14,7 @@ import {
 import { createEntityClient } from "../clients/typescript/index.ts";
 import { type Config, ConfigError, readConfig } from "../src/config.ts";
 import { instantToText, parseInstant } from "../src/domain/time.ts";
+import { reseal } from "./chains.ts";
 import { type LogLine, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, newPerson, together } from "./given.ts";
@@ -102,6 +103,14 @@ async function theLog(service: TestService) {
     if (row.reason !== null) body.reason = row.reason;
     if (row.request_id !== null) body.requestId = row.request_id;
     if (row.occurred_at !== null) body.occurredAt = time(row.occurred_at);
+    for (const [name, column] of [
+      ["salt", "salt"],
+      ["previousHash", "previous_hash"],
+      ["hash", "hash"],
+    ] as const) {
+      const digits = (row[column] as string | null)?.slice(2);
+      if (digits !== undefined) body[name] = Buffer.from(digits, "hex").toString("base64");
+    }
     return { msgId: row.id as string, subject: `entity.v1.${row.organization_id}.${event}`, body };
   });
 }
@@ -159,6 +168,7 @@ async function writer(service: TestService, organizationId: string) {
           [entity.id, name],
         );
       }
+      onTestFinished(() => reseal(service.sql, [entity.id]));
     },
   };
 }

@@ -11,6 +11,7 @@ import {
   ImportOutcome,
   RecordOutcome,
 } from "../clients/typescript/index.ts";
+import { reseal } from "./chains.ts";
 import { byExternalId, byId, current, eventsOf, lastEventOf, newPerson, tally, together, unique } from "./given.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 
@@ -417,6 +418,7 @@ describe("external ids", () => {
       );
       await db.query("commit");
       await db.end();
+      await reseal(service.sql, [one.id, two.id]);
     }
   });
 

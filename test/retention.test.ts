@@ -20,6 +20,7 @@ import { createOrm } from "../src/db/orm.ts";
 import { createPages } from "../src/log/pages.ts";
 import { decodePosition } from "../src/log/position.ts";
 import { organizationLog } from "../src/log/source.ts";
+import { reseal } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, current, eventsOf, newPerson } from "./given.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -59,6 +60,7 @@ async function age(entity: { id: string }, days: number, { upTo = 1_000_000, on 
      where e.organization_id = a.organization_id and e.id = a.entity_id and e.version = a.entity_version`,
     [entity.id, days, upTo],
   );
+  await reseal(on.sql, [entity.id]);
 }
 
 async function rename(client: EntityClient, entity: Entity, ...names: string[]): Promise<void> {
@@ -470,6 +472,7 @@ describe("positions", () => {
        where v.organization_id = $1 and v.entity_id = e.id and v.entity_version = e.version`,
       [id],
     );
+    await reseal(service.sql);
     const { orm, close } = ownOrm();
     try {
       // Between the estimate of how much there is and the read by time.
@@ -504,6 +507,7 @@ describe("positions", () => {
       [id],
     );
     await service.sql("update entity set updated_at = updated_at - interval '8 days' where organization_id = $1", [id]);
+    await reseal(service.sql);
     const log = await service.sql<{ id: string }>(
       "select id from entity_event where organization_id = $1 order by recorded_at, id",
       [id],

@@ -855,6 +855,13 @@ test("every column of A's that can hold text holds a canary, so that the scan me
       "entity_event.updated_fields",
     ],
     ...[
+      "entity.audit_head",
+      "entity_event.salt",
+      "entity_event.personal_hash",
+      "entity_event.previous_hash",
+      "entity_event.hash",
+    ],
+    ...[
       "transaction.amount",
       "transaction.currency",
       "transaction.origin_country",

@@ -209,7 +209,7 @@ describe("what is sent", () => {
       ["entity.undeleted", 4],
     ]);
     for (const request of receiver.to(at)) verify(secret, request);
-    const [, updated] = receiver.to(at);
+    const [created, updated] = receiver.to(at);
     expect(updated?.json).toEqual({
       event: "entity.updated",
       entityId: person.id,
@@ -223,6 +223,9 @@ describe("what is sent", () => {
       changedBy: expect.stringMatching(/^[0-9a-f-]{36}$/),
       reason: "Sanctions",
       source: "api",
+      // Of a chain: rule 122.
+      previousHash: created?.json.hash,
+      hash: expect.stringMatching(/^[A-Za-z0-9+/]{43}=$/),
     });
     expect(updated?.headers).toMatchObject({
       "content-type": "application/json",
@@ -254,6 +257,8 @@ describe("what is sent", () => {
       id: event.id,
       entityVersion: 2,
       source: "api",
+      previousHash: Buffer.from(event.previousHash).toString("base64"),
+      hash: Buffer.from(event.hash).toString("base64"),
     });
     const { seconds = 0n, nanos = 0 } = event.recordedAt ?? {};
     expect(request?.json.timestamp).toBe(instantToText(seconds * 1_000_000n + BigInt(nanos) / 1_000n));

@@ -2,8 +2,8 @@
 // values that their rows become. Names and types are MikroORM's metadata, so that no statement lists them again.
 import { type EntitySchema, type InferEntity, MikroORM } from "@mikro-orm/core";
 import { PostgreSqlDriver } from "@mikro-orm/postgresql";
-import type { JsonValue } from "../domain/json.ts";
-import { jsonbArray } from "./jsonb-array.ts";
+import type { JsonText, JsonValue } from "../domain/json.ts";
+import { byteaArray, jsonbArray, jsonText } from "./binary-arrays.ts";
 import { TABLES } from "./schema.ts";
 import { ColumnType } from "./types.ts";
 
@@ -102,7 +102,8 @@ export function rowsTable<Row>(
       columns.map(({ type }, i) => {
         const values = rows.map(readers[i] as (row: Row) => unknown);
         if (type === "jsonb")
-          return jsonbArray(values.map((value) => (value === null ? undefined : (value as JsonValue))));
+          return jsonbArray(values.map((value) => (value === null ? undefined : (value as JsonText | JsonValue))));
+        if (type === "bytea") return byteaArray(values as (Buffer | null)[]);
         return isArray(type) ? (values as string[][]).map(arrayLiteral) : values;
       }),
     single: columns.map(({ type }, i) => `$${i + 2}::${type}`),
@@ -110,7 +111,7 @@ export function rowsTable<Row>(
       columns.map(({ type }, i) => {
         const value = (readers[i] as (row: Row) => unknown)(row);
         if (value === null) return null;
-        if (type === "jsonb") return JSON.stringify(value);
+        if (type === "jsonb") return jsonText(value as JsonText | JsonValue);
         return isArray(type) ? arrayLiteral(value as string[]) : value;
       }),
   };

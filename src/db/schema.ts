@@ -2,7 +2,7 @@
 // columns.ts makes of it what statements written by hand select and send. migrations/ is what makes the tables;
 // test/database.test.ts holds the two together. Every key begins with organization_id: the tenant wall, the index
 // prefix, the distribution column.
-// Long because it is one list: who looks for a column looks here.
+// Long because it is one list: every table is in it, and nowhere else.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
 import type { DetachCause, EntityState, EventType } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
@@ -23,6 +23,8 @@ const changedAt = () =>
     .onUpdate(({ updatedAt }: { updatedAt: Date }) => new Date(Math.max(Date.now(), updatedAt.getTime() + 1)));
 const instant = () => p.type(InstantType);
 const count = () => p.type(CountType);
+/** Null in rows that were written before there were hashes. */
+const hash = () => p.blob().$type<Buffer>().nullable();
 const json = () => p.json().$type<JsonObject>();
 
 export const OrganizationRow = defineEntity({
@@ -84,6 +86,8 @@ export const EntityRow = defineEntity({
     createdAt: instant(),
     updatedAt: instant(),
     deletedAt: instant().nullable(),
+    /** The hash of its last event: read where it is locked, by those who write the next one. */
+    auditHead: hash().hydrate(false),
   },
 });
 
@@ -144,6 +148,12 @@ export const EntityEventRow = defineEntity({
     metadata: json(),
     recordedAt: instant(),
     occurredAt: instant().nullable(),
+    salt: hash(),
+    /** Of what is personal in the event: computed by whoever has the event, and read only where it was erased. */
+    personalHash: hash().hydrate(false),
+    /** The hash of the entity's event before this one. */
+    previousHash: hash(),
+    hash: hash(),
     // Both are set by the database and read by the feed.
     xid: p.string().columnType("xid8").defaultRaw("pg_current_xact_id()").hydrate(false),
     /** Its default is the present epoch: move_feed_epoch() changes it. */

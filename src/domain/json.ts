@@ -10,14 +10,51 @@ export function isObject(value: unknown): value is JsonObject {
   return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
-/** JSON text with sorted keys, the same for equal values. For values that passed structProblem: finite, not deeply nested. */
+/** A value as it is written: the text of a document, where something depends on the very text. */
+export class JsonText {
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+}
+
+/**
+ * JSON text in the form of RFC 8785: without spaces, with sorted keys, the same for equal values. For values that passed
+ * structProblem: finite, without lone surrogates, not deeply nested.
+ */
 export function canonicalJson(value: JsonValue): string {
+  if (typeof value === "string") return stringText(value);
   if (value === null || typeof value !== "object") return JSON.stringify(value);
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`;
-  const members = Object.keys(value)
-    .sort() // by UTF-16 code units: the same everywhere, unlike a locale's order
-    .map((key) => `${JSON.stringify(key)}:${canonicalJson(value[key]!)}`);
-  return `{${members.join(",")}}`;
+  let text = "";
+  if (Array.isArray(value)) {
+    for (const item of value) text += `${text === "" ? "" : ","}${canonicalJson(item)}`;
+    return `[${text}]`;
+  }
+  for (const key of sortedKeys(value)) {
+    text += `${text === "" ? "" : ","}${stringText(key)}:${canonicalJson(value[key]!)}`;
+  }
+  return `{${text}}`;
+}
+
+/** Nothing is escaped. */
+const PLAIN = /^[^"\\\p{Cc}\p{Cs}]*$/u;
+const stringText = (text: string): string => (PLAIN.test(text) ? `"${text}"` : JSON.stringify(text));
+
+const FEW_KEYS = 12;
+
+/** By UTF-16 code units: the same everywhere, unlike a locale's order. */
+function sortedKeys(value: JsonObject): string[] {
+  const keys = Object.keys(value);
+  if (keys.length > FEW_KEYS) return keys.sort();
+  // By insertion: what `sort` does before it compares costs more than comparing a few.
+  for (let i = 1; i < keys.length; i++) {
+    const key = keys[i] as string;
+    let at = i;
+    for (; at > 0 && (keys[at - 1] as string) > key; at--) keys[at] = keys[at - 1] as string;
+    keys[at] = key;
+  }
+  return keys;
 }
 
 /** Deep equality; the order of keys does not count, that of arrays does. */

@@ -36,6 +36,8 @@ export interface LoggedEvent {
   readonly source: string;
   readonly reason: string | null;
   readonly recordedAt: Instant;
+  readonly previousHash: Uint8Array | null;
+  readonly hash: Uint8Array | null;
 }
 
 /** Rule 65: what an event sends to an endpoint, in the order in which it is sent. */
@@ -73,6 +75,8 @@ export function bodyOf(name: WebhookEvent, event: LoggedEvent): string {
     changedBy: event.actor,
     reason: textOrNull(event.reason),
     source: textOrNull(event.source),
+    previousHash: base64OrNull(event.previousHash),
+    hash: base64OrNull(event.hash),
   };
   const body: Record<string, JsonValue | readonly string[]> =
     name === "entity.status_changed"
@@ -92,6 +96,7 @@ export function bodyOf(name: WebhookEvent, event: LoggedEvent): string {
   return JSON.stringify(body);
 }
 
+const base64OrNull = (bytes: Uint8Array | null): string | null => bytes && Buffer.from(bytes).toString("base64");
 const textOrNull = (text: string | null): string | null => (text === "" ? null : text);
 
 // --- Attempts -----------------------------------------------------------------------------------

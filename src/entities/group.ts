@@ -8,7 +8,8 @@ import { type Change, type EntityState, primaryOf, taxIdKeyOf } from "../domain/
 import { DomainError, notFound } from "../domain/errors.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
-import { insertEvents, type LoggedEvent } from "../log/events.ts";
+import { insertEvents } from "../log/events.ts";
+import { sealEvents, type UnsealedEvent } from "../log/sealing.ts";
 import type { Command, Move, Outcome, Result, Target } from "./command.ts";
 import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
 import { type Locked, lockNamed, moveHits } from "./locked.ts";
@@ -92,7 +93,7 @@ class Group {
   readonly #options: { skipLocked: boolean; mayRewriteCopies: boolean };
   /** The states as they were locked. */
   readonly #original: ReadonlyMap<string, EntityState>;
-  readonly #events: LoggedEvent[] = [];
+  readonly #events: UnsealedEvent[] = [];
   readonly #past: PastExternalId[] = [];
   /** The time of the last change. */
   #time: Instant;
@@ -173,8 +174,26 @@ class Group {
     const changed = [...this.#locked.states.values()]
       .map((after) => ({ before: this.#original.get(after.id) ?? null, after }))
       .filter(({ before, after }) => before !== after);
-    const made = changed.filter(({ before }) => before === null).map(({ after }) => after);
-    insertEntities(db, organizationId, made);
+    for (const { before, after } of changed) {
+      const [previous, next] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
+      if (previous == null || next === undefined || previous === next) continue;
+      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
+      for (const event of this.#events) {
+        if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
+      }
+    }
+    // Only now is all of the events known.
+    const heads = new Map(this.#locked.heads);
+    const events = sealEvents(this.#events, heads);
+    const written = changed.map(({ before, after }) => ({
+      before,
+      after: { ...after, auditHead: heads.get(after.id) as Buffer },
+    }));
+    insertEntities(
+      db,
+      organizationId,
+      written.flatMap(({ before, after }) => (before === null ? [after] : [])),
+    );
     writeExternalIds(
       db,
       organizationId,
@@ -187,18 +206,10 @@ class Group {
     updateEntities(
       db,
       organizationId,
-      changed.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }])),
+      written.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }])),
     );
-    for (const { before, after } of changed) {
-      const [previous, next] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
-      if (previous == null || next === undefined || previous === next) continue;
-      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
-      for (const event of this.#events) {
-        if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
-      }
-    }
     insertPast(db, organizationId, this.#past);
-    insertEvents(db, organizationId, this.#events);
+    insertEvents(db, organizationId, events);
   }
 }
 
@@ -226,7 +237,7 @@ function eventOf(
   before: EntityState | null,
   after: EntityState,
   updatedFields: ReturnType<typeof changedFields>,
-): LoggedEvent {
+): UnsealedEvent {
   return {
     organizationId: after.organizationId,
     id: after.etag,

@@ -8,13 +8,16 @@ import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
+import type { Heads } from "../log/sealing.ts";
 import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, lockEntities, readClock, readPolicy } from "./lookups.ts";
+import { findHits, type Hits, type Keys, type LockedEntity, lockEntities, readClock, readPolicy } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
 export interface Locked {
   states: Map<string, EntityState>;
+  /** As they were locked. */
+  heads: Heads;
   /** Ids whose entities are locked, and those that are known not to be there. */
   known: Set<string>;
   hits: MovingHits;
@@ -57,6 +60,7 @@ export async function lockNamed(
   const needsPolicy = commands.some((command) => command.needsPolicy === true);
 
   const states = new Map<string, EntityState>();
+  const heads: Heads = new Map();
   // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
   const known = new Set(skipLocked ? [] : keys.entityIds);
   for (let round = 1; ; round++) {
@@ -67,8 +71,9 @@ export async function lockNamed(
       readClock(db),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
-    for (const state of locked) {
+    for (const { state, auditHead } of locked) {
       states.set(state.id, state);
+      if (auditHead !== null) heads.set(state.id, auditHead);
       known.add(state.id);
     }
     const hits = found ?? hitsIn(locked, wanted.externalIds) ?? (await findHits(db, organizationId, wanted));
@@ -78,7 +83,7 @@ export async function lockNamed(
         return id === undefined || known.has(id);
       }),
     );
-    if (isComplete || skipLocked) return { states, known, hits: { ...hits, cut: new Set() }, now, policy };
+    if (isComplete || skipLocked) return { states, heads, known, hits: { ...hits, cut: new Set() }, now, policy };
     if (round === MAX_LOCK_ROUNDS) {
       throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
     }
@@ -86,9 +91,10 @@ export async function lockNamed(
 }
 
 /** The hits of external ids, where the locked entities have all of them: a row has its ids as of its last change. */
-function hitsIn(locked: readonly EntityState[], externalIds: readonly string[]): Hits | undefined {
+function hitsIn(locked: readonly LockedEntity[], externalIds: readonly string[]): Hits | undefined {
   const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
-  for (const { id, externalIds: its } of locked) for (const { externalId } of its) hits.externalIds.set(externalId, id);
+  for (const { state } of locked)
+    for (const { externalId } of state.externalIds) hits.externalIds.set(externalId, state.id);
   return externalIds.every((externalId) => hits.externalIds.has(externalId)) ? hits : undefined;
 }
 

@@ -147,28 +147,39 @@ export async function lockEntities(
   organizationId: string,
   keys: Keys,
   { skipLocked }: { skipLocked: boolean },
-): Promise<EntityState[]> {
+): Promise<LockedEntity[]> {
   const one = skipLocked ? theOneOf(keys) : undefined;
-  if (one !== undefined) return (await db.execute<unknown[]>(one.text, [organizationId, one.key])).map(toState);
+  if (one !== undefined) return (await db.execute<LockedRow[]>(one.text, [organizationId, one.key])).map(toLocked);
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
   if (keys.entityIds.length > 0) parts.push(`select u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`);
   if (parts.length === 0) return [];
-  const rows = await db.execute<unknown[]>(
-    `select ${ENTITY_COLUMNS} from entity e
+  const rows = await db.execute<LockedRow[]>(
+    `select ${LOCKED_COLUMNS} from entity e
      where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
      order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
     values,
   );
-  return rows.map(toState);
+  return rows.map(toLocked);
 }
 
+/** An entity that nobody else can change before the transaction ends. */
+export interface LockedEntity {
+  state: EntityState;
+  /** The hash of its last event; null where that is not sealed. */
+  auditHead: Buffer | null;
+}
+
+type LockedRow = { audit_head: Buffer | null };
+const LOCKED_COLUMNS = `${ENTITY_COLUMNS}, e.audit_head`;
+const toLocked = (row: LockedRow): LockedEntity => ({ state: toState(row), auditHead: row.audit_head });
+
 /** What most locks are: those of one entity. The server does them for less than those of a list of one. */
-const LOCK_BY_EXTERNAL_ID = `select ${ENTITY_COLUMNS} from external_id x
+const LOCK_BY_EXTERNAL_ID = `select ${LOCKED_COLUMNS} from external_id x
   join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
   where x.organization_id = $1 and x.external_id = $2 for no key update of e skip locked`;
-const LOCK_BY_ID = `select ${ENTITY_COLUMNS} from entity e
+const LOCK_BY_ID = `select ${LOCKED_COLUMNS} from entity e
   where e.organization_id = $1 and e.id = $2 for no key update skip locked`;
 
 /** The statement for a single key, of an id. */

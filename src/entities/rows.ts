@@ -35,14 +35,20 @@ const DERIVED: Record<string, { from: keyof EntityState; value: (state: EntitySt
 };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
 /** Updates by the columns that they write. Callers may change them in more combinations than are kept. */
-const updates = new Map<string, Write<EntityState>>();
+const updates = new Map<string, Write<WrittenEntity>>();
 const MAX_UPDATES = 500;
 const ID = COLUMNS.find(({ property }) => property === "id") as Column;
-const insertRows = insertOf<EntityState>("entity", COLUMNS, { derived: DERIVED_VALUES });
+const insertRows = insertOf<WrittenEntity>("entity", COLUMNS, { derived: DERIVED_VALUES });
 
-export function insertEntities(db: Pipeline, organizationId: string, states: readonly EntityState[]): void {
-  if (states.length === 0) return;
-  db.send(...insertRows(organizationId, states));
+/** An entity as its row is to be. */
+export interface WrittenEntity extends EntityState {
+  /** The hash of its last event. */
+  auditHead: Buffer;
+}
+
+export function insertEntities(db: Pipeline, organizationId: string, entities: readonly WrittenEntity[]): void {
+  if (entities.length === 0) return;
+  db.send(...insertRows(organizationId, entities));
 }
 
 /**
@@ -52,21 +58,22 @@ export function insertEntities(db: Pipeline, organizationId: string, states: rea
 export function updateEntities(
   db: Pipeline,
   organizationId: string,
-  changes: readonly { before: EntityState; after: EntityState }[],
+  changes: readonly { before: EntityState; after: WrittenEntity }[],
 ): void {
   if (changes.length === 0) return;
   const changed = COLUMNS.filter(({ property }) => {
+    if (property === "auditHead") return true;
     const from = DERIVED[property]?.from ?? (property as keyof EntityState);
     return changes.some(({ before, after }) => before[from] !== after[from]);
   });
-  const states = changes.map(({ after }) => after);
-  db.send(...updateRows(changed)(organizationId, states));
+  const entities = changes.map(({ after }) => after);
+  db.send(...updateRows(changed)(organizationId, entities));
 }
 
 /** The update that writes these columns; its text is made once. */
-function updateRows(columns: readonly Column[]): Write<EntityState> {
+function updateRows(columns: readonly Column[]): Write<WrittenEntity> {
   const key = columns.map(({ name }) => name).join();
-  const update = updates.get(key) ?? updateOf<EntityState>("entity", ID, columns, DERIVED_VALUES);
+  const update = updates.get(key) ?? updateOf<WrittenEntity>("entity", ID, columns, DERIVED_VALUES);
   if (updates.size < MAX_UPDATES) updates.set(key, update);
   return update;
 }

@@ -5,16 +5,24 @@ import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes
 import { columnsOf, hydrator, insertOf, type RowOf, selected } from "../db/columns.ts";
 import { EntityEventRow } from "../db/schema.ts";
 import type { Pipeline, Statements } from "../db/statements.ts";
+import type { Documents, Seal } from "../domain/seal.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
 
 /** What an event holds, as `v`. */
 export const EVENT_BYTES = bytesOf("v", ["previous_values", "new_values", "external_ids", "metadata", "reason"]);
 
-/** An event as it is written, and as it is read: what it does not have is null. */
-export type LoggedEvent = Omit<RowOf<typeof EntityEventRow>, "xid" | "epoch">;
+type Row = RowOf<typeof EntityEventRow>;
 
-const COLUMNS = columnsOf(EntityEventRow).filter(({ isRead }) => isRead);
-const insertRows = insertOf<LoggedEvent>("entity_event", COLUMNS, {
+/** An event as it is read: what it does not have is null. */
+export type LoggedEvent = Omit<Row, "personalHash" | "xid" | "epoch">;
+
+/** An event as it is written. */
+export type SealedEvent = Omit<LoggedEvent, keyof Documents | keyof Seal> & Documents & Seal;
+
+const COLUMNS = columnsOf(EntityEventRow);
+/** What the database does not set by itself. */
+const WRITTEN = COLUMNS.filter(({ property }) => property !== "xid" && property !== "epoch");
+const insertRows = insertOf<SealedEvent>("entity_event", WRITTEN, {
   // The start of the cluster is known before its first event is there.
   rest: "where (select f.started_at = pg_postmaster_start_time() or note_feed_start() from feed_epoch f)",
 });
@@ -73,7 +81,7 @@ export async function listEvents(
 }
 
 /** All of one organization. */
-export function insertEvents(db: Pipeline, organizationId: string, events: readonly LoggedEvent[]): void {
+export function insertEvents(db: Pipeline, organizationId: string, events: readonly SealedEvent[]): void {
   if (events.length === 0) return;
   db.send(...insertRows(organizationId, events));
 }

@@ -36,6 +36,9 @@ export function toEventMessage({ organizationId, event }: FeedRow): EventMessage
     metadata: event.metadata,
     recordedAt: instantToText(event.recordedAt),
     occurredAt: event.occurredAt === null ? undefined : instantToText(event.occurredAt),
+    salt: event.salt?.toString("base64"),
+    previousHash: event.previousHash?.toString("base64"),
+    hash: event.hash?.toString("base64"),
   };
   return { id: event.id, organizationId, event: name, body: JSON.stringify(body) };
 }

@@ -125,5 +125,8 @@ function eventToProto(event: LoggedEvent) {
     reason: event.reason ?? "",
     requestId: event.requestId ?? "",
     metadata: Object.keys(event.metadata).length === 0 ? undefined : event.metadata,
+    salt: event.salt ?? undefined,
+    previousHash: event.previousHash ?? undefined,
+    hash: event.hash ?? undefined,
   };
 }

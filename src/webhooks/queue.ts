@@ -3,8 +3,8 @@
 // LIMIT and arrays, which leave it no choice.
 // `clockOffset` is how far the schedule's clock is ahead of the database's, as an interval: nothing but tests moves it.
 import { createHash } from "node:crypto";
+import { jsonbArray } from "../db/binary-arrays.ts";
 import { type Part, partOf, withinBytes } from "../db/bytes.ts";
-import { jsonbArray } from "../db/jsonb-array.ts";
 import type { Statements } from "../db/statements.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";

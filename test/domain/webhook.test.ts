@@ -38,6 +38,8 @@ const event = (values: Partial<LoggedEvent> = {}): LoggedEvent => ({
   source: "crm",
   reason: "",
   recordedAt: NOW,
+  previousHash: Uint8Array.of(1, 2, 3),
+  hash: Uint8Array.of(4, 5, 6),
   ...values,
 });
 const statusEvent = (values: Partial<LoggedEvent> = {}): LoggedEvent =>
@@ -146,6 +148,8 @@ describe("bodies", () => {
       id: "0190a5f3-0000-7000-8000-00000000000e",
       entityVersion: 7,
       source: "crm",
+      previousHash: "AQID",
+      hash: "BAUG",
     });
   });
 
@@ -172,6 +176,8 @@ describe("bodies", () => {
         changedBy: "user-uuid",
         reason: null,
         source: "crm",
+        previousHash: "AQID",
+        hash: "BAUG",
       });
     },
   );
@@ -179,7 +185,12 @@ describe("bodies", () => {
   it("rules 64 and 65: what there is not is null, and its key is there", () => {
     const body = JSON.parse(bodyOf("entity.status_changed", statusEvent({ externalId: "", reason: "", source: "" })));
     expect(body).toMatchObject({ externalId: null, reason: null, source: null });
-    expect(JSON.parse(bodyOf("entity.updated", event({ externalId: "" })))).toMatchObject({ externalId: null });
+    const unsealed = event({ externalId: "", previousHash: null, hash: null });
+    expect(JSON.parse(bodyOf("entity.updated", unsealed))).toMatchObject({
+      externalId: null,
+      previousHash: null,
+      hash: null,
+    });
   });
 
   it("rule 66: the timestamp is that of the event, to the microsecond", () => {

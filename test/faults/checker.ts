@@ -1,6 +1,7 @@
 // Compares the final content of the database, read as superuser, with what the callers, watchers and receivers saw.
 import { isDeepStrictEqual } from "node:util";
 import { EventType } from "../../clients/typescript/index.ts";
+import { brokenChains } from "../chains.ts";
 import type { World } from "./callers.ts";
 import type { Check } from "./checks.ts";
 import { type Intent, type Write, wasUnknown } from "./journal.ts";
@@ -85,6 +86,8 @@ export async function checkDatabase(postgres: Postgres, world: World, log: reado
   const rows = await readEntities(postgres, world);
   checkEntities(world, log, rows);
   await checkCopies(postgres, world, rows);
+  checks.chains.count(log.length);
+  for (const broken of await brokenChains(postgres.sql)) checks.chains.fail(broken);
 }
 
 const describe = ({ method, requestId, attempts }: Intent) =>

@@ -18,6 +18,7 @@ export const CHECKS = {
   refused: "what was refused or rehearsed left nothing",
   versions: "the versions of an entity have no gap",
   fold: "the events of an entity fold to its row",
+  chains: "every event is sealed, behind the one before of its entity",
   copies: "the copies of an external id agree",
   readBack: "an acknowledged write is read back",
   watched: "every watcher got the log, or was told",

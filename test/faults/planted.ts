@@ -24,8 +24,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/group.ts",
-        from: "insertEvents(db, organizationId, this.#events)",
-        to: 'insertEvents(db, organizationId, this.#events.filter(({ type }) => type !== "DELETED"))',
+        from: "insertEvents(db, organizationId, events)",
+        to: 'insertEvents(db, organizationId, events.filter(({ type }) => type !== "DELETED"))',
       },
     ],
     faults: "kill",
@@ -148,6 +148,19 @@ export const PLANTED: readonly Planted[] = [
     faults: "kill",
     seconds: 15,
     finds: ["copies"],
+  },
+  {
+    name: "an update leaves the head as it is",
+    changes: [
+      {
+        file: "src/entities/rows.ts",
+        from: 'if (property === "auditHead") return true',
+        to: 'if (property === "auditHead") return false',
+      },
+    ],
+    faults: "kill",
+    seconds: 15,
+    finds: ["chains"],
   },
   {
     name: "always SERVING",

@@ -14,13 +14,29 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_event.proto.
  */
 export const file_entity_v1_entity_event: GenFile = /*@__PURE__*/
-  fileDesc("ChxlbnRpdHkvdjEvZW50aXR5X2V2ZW50LnByb3RvEgllbnRpdHkudjEivQQKC0VudGl0eUV2ZW50EgoKAmlkGAEgASgJEhEKCWVudGl0eV9pZBgCIAEoCRIWCg5lbnRpdHlfdmVyc2lvbhgDIAEoAxIqCgtlbnRpdHlfdHlwZRgEIAEoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlEhMKC2V4dGVybmFsX2lkGAUgASgJEhQKDGV4dGVybmFsX2lkcxgGIAMoCRIiCgR0eXBlGAcgASgOMhQuZW50aXR5LnYxLkV2ZW50VHlwZRINCgVldmVudBgIIAEoCRIWCg51cGRhdGVkX2ZpZWxkcxgJIAMoCRIwCg9wcmV2aW91c192YWx1ZXMYCiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EisKCm5ld192YWx1ZXMYCyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg0KBWFjdG9yGAwgASgJEhEKCXByaW5jaXBhbBgNIAEoCRIOCgZzb3VyY2UYDiABKAkSDgoGcmVhc29uGA8gASgJEhIKCnJlcXVlc3RfaWQYECABKAkSKQoIbWV0YWRhdGEYESABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei8KC3JlY29yZGVkX2F0GBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgtvY2N1cnJlZF9hdBgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAIgBAUIOCgxfb2NjdXJyZWRfYXQqtwEKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASFgoSRVZFTlRfVFlQRV9DUkVBVEVEEAESIAocRVZFTlRfVFlQRV9BVFRSSUJVVEVfQ0hBTkdFRBACEiIKHkVWRU5UX1RZUEVfRVhURVJOQUxfSURfQ0hBTkdFRBADEhYKEkVWRU5UX1RZUEVfREVMRVRFRBAEEhgKFEVWRU5UX1RZUEVfVU5ERUxFVEVEEAVCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_entity, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChxlbnRpdHkvdjEvZW50aXR5X2V2ZW50LnByb3RvEgllbnRpdHkudjEi8AQKC0VudGl0eUV2ZW50EgoKAmlkGAEgASgJEhEKCWVudGl0eV9pZBgCIAEoCRIWCg5lbnRpdHlfdmVyc2lvbhgDIAEoAxIqCgtlbnRpdHlfdHlwZRgEIAEoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlEhMKC2V4dGVybmFsX2lkGAUgASgJEhQKDGV4dGVybmFsX2lkcxgGIAMoCRIiCgR0eXBlGAcgASgOMhQuZW50aXR5LnYxLkV2ZW50VHlwZRINCgVldmVudBgIIAEoCRIWCg51cGRhdGVkX2ZpZWxkcxgJIAMoCRIwCg9wcmV2aW91c192YWx1ZXMYCiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EisKCm5ld192YWx1ZXMYCyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg0KBWFjdG9yGAwgASgJEhEKCXByaW5jaXBhbBgNIAEoCRIOCgZzb3VyY2UYDiABKAkSDgoGcmVhc29uGA8gASgJEhIKCnJlcXVlc3RfaWQYECABKAkSKQoIbWV0YWRhdGEYESABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei8KC3JlY29yZGVkX2F0GBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgtvY2N1cnJlZF9hdBgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAIgBARIMCgRzYWx0GBQgASgMEhUKDXByZXZpb3VzX2hhc2gYFSABKAwSDAoEaGFzaBgWIAEoDEIOCgxfb2NjdXJyZWRfYXQqtwEKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASFgoSRVZFTlRfVFlQRV9DUkVBVEVEEAESIAocRVZFTlRfVFlQRV9BVFRSSUJVVEVfQ0hBTkdFRBACEiIKHkVWRU5UX1RZUEVfRVhURVJOQUxfSURfQ0hBTkdFRBADEhYKEkVWRU5UX1RZUEVfREVMRVRFRBAEEhgKFEVWRU5UX1RZUEVfVU5ERUxFVEVEEAVCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_entity, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * One change of one entity: written in the transaction of the change, never
  * changed and never removed by any RPC. The events of an entity, in the order of
  * entity_version, rebuild it, unless the organization's event_retention_days had
  * the older ones removed.
+ *
+ * Events are sealed, so that whoever keeps them can prove that neither they nor
+ * their order was changed. With | for bytes behind bytes and J(x) for the UTF-8
+ * of x as JSON in the form of RFC 8785 (no spaces, keys sorted by UTF-16 units):
+ *   personal = SHA-256(salt | J([external_id, external_ids, previous_values,
+ *     new_values, reason, metadata]))
+ *   hash = SHA-256(previous_hash | J(["entity-event/1", organization_id, id,
+ *     entity_id, entity_version, entity_type, type, updated_fields, actor,
+ *     principal, source, request_id, recorded_at, occurred_at, hex(personal)]))
+ * Each as it is stored: external_id, reason and request_id are null where they
+ * are empty here, and occurred_at where it is absent; previous_values,
+ * new_values and metadata are {} where absent. organization_id is that of the
+ * entity, entity_version a number, entity_type "person" or "company", and type
+ * the name without EVENT_TYPE_, as "CREATED". hex is in lower case. A time has
+ * three decimals, as "2026-11-20T14:07:03.464Z", or six where it has
+ * microseconds. previous_hash is the hash of the event of the version before.
  *
  * @generated from message entity.v1.EntityEvent
  */
@@ -163,6 +179,29 @@ export type EntityEvent = Message<"entity.v1.EntityEvent"> & {
    * @generated from field: optional google.protobuf.Timestamp occurred_at = 19;
    */
   occurredAt?: Timestamp | undefined;
+
+  /**
+   * 16 random bytes, so that nobody can guess from a hash what was erased. Empty,
+   * like the hashes, in an event that was written before events were sealed.
+   *
+   * @generated from field: bytes salt = 20;
+   */
+  salt: Uint8Array;
+
+  /**
+   * 32 bytes: the hash of the entity's event before this one; all zero for the
+   * first that is sealed.
+   *
+   * @generated from field: bytes previous_hash = 21;
+   */
+  previousHash: Uint8Array;
+
+  /**
+   * 32 bytes: the hash of this event, over previous_hash and all of its fields.
+   *
+   * @generated from field: bytes hash = 22;
+   */
+  hash: Uint8Array;
 };
 
 /**

@@ -601,6 +601,9 @@ export const ReplayWebhookDeliveriesResponseSchema: GenMessage<ReplayWebhookDeli
  *   changedBy      the actor: x-actor-id of the call, or the id of its API key
  *   reason         of the change, or null
  *   source         x-source of the call, "api" where it has none
+ *   hash           that of the event, in base64; null in an event from before
+ *                  events were sealed. EntityEvent says what it is over
+ *   previousHash   that of the entity's event before, or null like hash
  * entity.status_changed has, in lower case,
  *   oldStatus, newStatus
  * and the others have, as ListEntityEvents answers them,
