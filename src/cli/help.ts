@@ -10,6 +10,7 @@ Examples:
   entity-service get --tax-id 30-71234567-1
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
   entity-service watch --type CREATED --json
+  entity-service external-ids history customer-1
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 

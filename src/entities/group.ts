@@ -118,7 +118,11 @@ class Group {
     // A command before this one moved the key to an entity that is not locked here, or that was not read.
     if (ids.some((id) => id !== undefined && !known.has(id))) return this.#options.skipLocked ? "busy" : "later";
     const entities = ids.map((id) => (id === undefined ? null : (states.get(id) ?? null)));
-    targets.forEach((target, i) => refuseUnlessAsNamed(target, entities[i] ?? null));
+    targets.forEach((target, i) => {
+      const entity = entities[i] ?? null;
+      if (entity !== null) command.named?.(target.lookup, entity);
+      refuseUnlessAsNamed(target, entity);
+    });
 
     const now = entities.reduce(
       (time, entity) => (entity !== null && time <= entity.updatedAt ? entity.updatedAt + 1n : time),
@@ -189,8 +193,8 @@ class Group {
       changed.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }])),
     );
     for (const { before, after } of changed) {
-      const [previous, next] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
-      if (previous == null || next === undefined || previous === next) continue;
+      const [previous, next = null] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
+      if (previous == null || previous === next) continue;
       const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
       for (const event of this.#events) {
         if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };

@@ -51,6 +51,7 @@ export function activityRpcs(deps: Deps) {
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
           ]);
           const entities = await activity.holdParties(em, organizationId, parties);
+          tellOfAliases(deps, organizationId, parties, entities);
           const stored = rows.map((row, i): activity.StoredTransaction => {
             const side = (party: ParsedParty, at: number): activity.StoredParty => ({
               entityId: entities[at]?.id ?? null,
@@ -110,11 +111,9 @@ export function activityRpcs(deps: Deps) {
         { method: ActivityService.method.recordUserEvents, request, requestId },
         async (em) => {
           const organizationId = organizationOf(ctx);
-          const entities = await activity.holdParties(
-            em,
-            organizationId,
-            rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index })),
-          );
+          const parties = rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index }));
+          const entities = await activity.holdParties(em, organizationId, parties);
+          tellOfAliases(deps, organizationId, parties, entities);
           const stored = rows.map(({ lookup: _, ...row }, i): activity.StoredUserEvent => {
             const entity = entities[i];
             if (entity === undefined) throw new Error("a user event has no entity");
@@ -135,6 +134,19 @@ export function activityRpcs(deps: Deps) {
       return { userEvents: items, nextPageToken };
     },
   } satisfies ServiceImpl<typeof ActivityService>;
+}
+
+/** Rule 138: parties are uses of the aliases that name them. */
+function tellOfAliases(
+  { aliasUse }: Deps,
+  organizationId: string,
+  parties: readonly { lookup: Lookup | undefined }[],
+  entities: readonly ({ id: string; externalId: string | null } | undefined)[],
+): void {
+  parties.forEach(({ lookup }, i) => {
+    const entity = entities[i];
+    if (lookup !== undefined && entity !== undefined) aliasUse.namedParty(organizationId, lookup, entity);
+  });
 }
 
 /** A page of the activity of the entity that the request looks up, newest first. */

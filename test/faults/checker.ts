@@ -1,6 +1,7 @@
 // Compares the final content of the database, read as superuser, with what the callers, watchers and receivers saw.
 import { isDeepStrictEqual } from "node:util";
 import { EventType } from "../../clients/typescript/index.ts";
+import { externalIdProblems } from "../external-id-periods.ts";
 import type { World } from "./callers.ts";
 import type { Check } from "./checks.ts";
 import { type Intent, type Write, wasUnknown } from "./journal.ts";
@@ -239,6 +240,7 @@ async function checkCopies(
       checks.copies.fail(`${id}: the row and the table have another primary external id`);
     }
   }
+  for (const problem of await externalIdProblems((text) => postgres.sql(text))) checks.copies.fail(problem);
   for (const [table, entity, copy] of [
     ["transaction", "origin_entity_id", "origin_external_id"],
     ["transaction", "destination_entity_id", "destination_external_id"],
