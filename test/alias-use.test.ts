@@ -149,6 +149,19 @@ describe("what is a use of an alias", () => {
     expect((await daysOf(person.externalId))[0]?.stored).toBeNull();
   });
 
+  it("rule 138: another alias by which one is released is used", async () => {
+    const { person, alias } = await withAlias();
+    const other = unique("other");
+    await client.entities.addExternalIds({ lookup: byId(person), externalIds: [{ externalId: other }] });
+    await client.entities.releaseExternalId({
+      lookup: byExternalId(alias),
+      externalId: other,
+      reason: REASON,
+      force: true,
+    });
+    await isUsed(alias);
+  });
+
   it("rules 33, 138: it is no change of the entity: no event, the same etag and updated_at", async () => {
     const { person, alias } = await withAlias();
     await client.entities.getEntity({ lookup: byExternalId(alias) });

@@ -1,6 +1,5 @@
-// When aliases were last used. A process remembers which aliases named their entities, and writes the day of it behind the
-// calls: once for each alias and day. What an alias was used for is nobody's business here; that it was used decides
-// whether it may be released (rule 139).
+// When aliases were last used (rule 138). A process remembers which aliases named their entities, and writes the day of it
+// behind the calls: once for each alias and day. Whether an alias may be released depends on it (rule 139).
 import { setTimeout as sleep } from "node:timers/promises";
 import { sqlState } from "../db/failures.ts";
 import type { Orm } from "../db/orm.ts";
@@ -28,8 +27,6 @@ export interface AliasUse {
 export interface AliasUseOptions {
   /** Between two writes. */
   intervalMs: number;
-  /** Milliseconds since 1970: whether an alias has been used today. The day that is written is the database's. */
-  clock?: () => number;
   /** Gets a line for writes that failed, and for names that had no room. */
   log: { warn(what: { reason?: string; code?: string | undefined; names: number }, message: string): void };
 }
@@ -98,7 +95,7 @@ function firstOf(names: ReadonlyMap<string, string>, count: number): [externalId
   return first;
 }
 
-export function trackAliasUse(orm: Orm, { intervalMs, clock = Date.now, log }: AliasUseOptions): AliasUse {
+export function trackAliasUse(orm: Orm, { intervalMs, log }: AliasUseOptions): AliasUse {
   /** By organization and external id: the entity that it named. */
   const waiting = new Map<string, Map<string, string>>();
   // What is being written counts too: it comes back where that fails.
@@ -114,7 +111,7 @@ export function trackAliasUse(orm: Orm, { intervalMs, clock = Date.now, log }: A
     const own = waiting.get(organizationId);
     // An id that has moved: the last entity that it named.
     if (own?.has(externalId)) own.set(externalId, entityId);
-    else if (isEnded) dropped += 1;
+    else if (isEnded) return;
     else if (names >= MAX_NAMES || !shares.take({ organization: organizationId }, sizeOf(externalId))) {
       dropped += 1;
       void writeNow();
@@ -176,7 +173,8 @@ export function trackAliasUse(orm: Orm, { intervalMs, clock = Date.now, log }: A
   }
 
   const timer = setInterval(() => void writeNow(), intervalMs).unref();
-  const isToday = (date: string | null) => date !== null && date >= dateOf(clock());
+  // By the clock of this process, to pass over most; the day that is written is the database's.
+  const isToday = (date: string | null) => date !== null && date >= dateOf(Date.now());
 
   return {
     named(organizationId, lookup, { id, externalIds }) {

@@ -4,7 +4,7 @@
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { changedFields, changedValues } from "../domain/changed-fields.ts";
-import { type Change, type EntityState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
+import { type Change, type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
@@ -137,6 +137,8 @@ class Group {
     refuseTaken(command, moves, hits);
     // Rewriting the copies in activity rows is for a transaction of its own.
     if (!this.#options.mayRewriteCopies && moves.some(changesPrimary)) return "later";
+    // An id that came and went would not be in the table: nothing would keep another writer from having it meanwhile.
+    if (moves.some((move) => this.#detachesNew(move))) return "later";
 
     const outcomes = moves.map(({ before, after, change }): Outcome => {
       if (change === null) return { before, after, updatedFields: [] };
@@ -151,6 +153,14 @@ class Group {
       return { before, after, updatedFields };
     });
     return { kind: "done", outcomes };
+  }
+
+  /** Whether an external id leaves that a command of this group has attached. */
+  #detachesNew({ before, after }: Move): boolean {
+    if (before === null || before.externalIds === after.externalIds) return false;
+    const isOf = (state: EntityState | undefined, { externalId, attachedAt }: ExternalIdState) =>
+      state?.externalIds.some((id) => id.externalId === externalId && id.attachedAt === attachedAt) === true;
+    return before.externalIds.some((id) => !isOf(after, id) && !isOf(this.#original.get(before.id), id));
   }
 
   #moveOf(before: EntityState | null, change: Change | null, now: Instant): Move {

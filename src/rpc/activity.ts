@@ -50,8 +50,7 @@ export function activityRpcs(deps: Deps) {
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
           ]);
-          const entities = await activity.holdParties(em, organizationId, parties);
-          tellOfAliases(deps, organizationId, parties, entities);
+          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
           const stored = rows.map((row, i): activity.StoredTransaction => {
             const side = (party: ParsedParty, at: number): activity.StoredParty => ({
               entityId: entities[at]?.id ?? null,
@@ -112,8 +111,7 @@ export function activityRpcs(deps: Deps) {
         async (em) => {
           const organizationId = organizationOf(ctx);
           const parties = rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index }));
-          const entities = await activity.holdParties(em, organizationId, parties);
-          tellOfAliases(deps, organizationId, parties, entities);
+          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
           const stored = rows.map(({ lookup: _, ...row }, i): activity.StoredUserEvent => {
             const entity = entities[i];
             if (entity === undefined) throw new Error("a user event has no entity");
@@ -134,19 +132,6 @@ export function activityRpcs(deps: Deps) {
       return { userEvents: items, nextPageToken };
     },
   } satisfies ServiceImpl<typeof ActivityService>;
-}
-
-/** Rule 138: parties are uses of the aliases that name them. */
-function tellOfAliases(
-  { aliasUse }: Deps,
-  organizationId: string,
-  parties: readonly { lookup: Lookup | undefined }[],
-  entities: readonly ({ id: string; externalId: string | null } | undefined)[],
-): void {
-  parties.forEach(({ lookup }, i) => {
-    const entity = entities[i];
-    if (lookup !== undefined && entity !== undefined) aliasUse.namedParty(organizationId, lookup, entity);
-  });
 }
 
 /** A page of the activity of the entity that the request looks up, newest first. */
