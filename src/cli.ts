@@ -9,6 +9,7 @@ import type { EventType } from "../clients/typescript/index.ts";
 import { listAdministration } from "./cli/administration.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
+import { addExternalIds } from "./cli/external-ids.ts";
 import { CHANGE_HELP, HELP, IMPORT_HELP, LISTEN_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
@@ -119,6 +120,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
+  addExternalIds(program, { connect: () => connect(env), positive });
   addKeys(program, env);
   addAdministration(program, env);
   addWebhooks(program, env);

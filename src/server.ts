@@ -12,6 +12,7 @@ import { measurePool } from "./db/metrics.ts";
 import { dropWaiting, isServable, type Orm } from "./db/orm.ts";
 import { startPruner } from "./db/retention.ts";
 import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
+import { trackAliasUse } from "./entities/alias-use.ts";
 import { createPastReader } from "./entities/as-it-was.ts";
 import { createReader } from "./entities/reader.ts";
 import { createWriter } from "./entities/writer.ts";
@@ -156,14 +157,14 @@ export async function listenOn(
   const { lockTimeoutMs } = config;
   const metrics = options.metrics ?? ownMetrics();
   await measurePool(orm, metrics.registry);
+  const aliasUse = trackAliasUse(orm, { intervalMs: config.aliasUseIntervalMs, log });
   const deps = {
     orm,
-    reader: createReader(orm, { slots: readSlots }),
+    aliasUse,
+    reader: createReader(orm, { slots: readSlots, named: aliasUse.named }),
     pastReader: createPastReader(orm, {
-      slots,
-      readSlots,
-      lockTimeoutMs,
-      statementTimeoutMs: config.statementTimeoutMs,
+      ...{ slots, readSlots, named: aliasUse.named },
+      ...{ lockTimeoutMs, statementTimeoutMs: config.statementTimeoutMs },
     }),
     writer: createWriter(orm, { slots, busySlots, lockTimeoutMs, bell }),
     feed,
@@ -256,7 +257,9 @@ export async function listenOn(
       shutdown.abort();
       const timeoutMs = Math.max(0, config.drainTimeoutMs - closingMs(config.drainTimeoutMs));
       await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), pruner[Symbol.asyncDispose]()]);
-      // No caller is left. Whatever still waits for the database would delay the end of the pool.
+      // No caller is left to use any: what was used until now is written, unless the database does not answer.
+      await aliasUse.drain(closingMs(config.drainTimeoutMs) / 2);
+      // Whatever still waits for the database would delay the end of the pool.
       await dropWaiting(orm);
       await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose](), admin?.[Symbol.asyncDispose]()]);
     },

@@ -11,7 +11,7 @@ import { newEntity } from "../src/domain/entity.ts";
 import type { EntityValues } from "../src/domain/entity-state.ts";
 import { asKnown } from "../src/domain/past.ts";
 import { ENTITY_COLUMNS, toState } from "../src/entities/rows.ts";
-import { byExternalId, byId, newPerson, unique } from "./given.ts";
+import { asThen, byExternalId, byId, newPerson, unique } from "./given.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 import { type OtherServer, startOther } from "./wall-harness.ts";
 
@@ -115,7 +115,7 @@ describe.skipIf(!existsSync(OFAC))(
     let reading: EntityClient;
     /** What the writes answered, by entity, oldest first. */
     const versions = new Map<string, Entity[]>();
-    /** Who has had each external id, in the order of time. */
+    /** How often each edit changed something. */
     const edits = new Map<string, number>();
 
     beforeAll(async () => {
@@ -135,7 +135,7 @@ describe.skipIf(!existsSync(OFAC))(
       const seeded = ids.map((id) => ({ id, pick: randomOf(random(1 << 30)) }));
       await forEach(seeded, async ({ id, pick }) => {
         let entity = (await service.client.entities.getEntity({ lookup: byId({ id }) })).entity as Entity;
-        const its = [entity];
+        const its = [asThen(entity)];
         versions.set(id, its);
         for (let i = 0; i < EDITS; i++) {
           const [name, edit] = EDITS_BY_NAME[pick(EDITS_BY_NAME.length)] as [string, Edit];
@@ -145,7 +145,7 @@ describe.skipIf(!existsSync(OFAC))(
           });
           if (after === undefined || after.etag === entity.etag) continue;
           edits.set(name, (edits.get(name) ?? 0) + 1);
-          its.push(after);
+          its.push(asThen(after));
           entity = after;
         }
       });

@@ -20,7 +20,7 @@ import { createPastReader } from "../src/entities/as-it-was.ts";
 import { readHistory } from "../src/log/history.ts";
 import type { Slots } from "../src/slots.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
-import { byExternalId, byId, byTaxId, current, eventsOf, newPerson, unique } from "./given.ts";
+import { asThen, byExternalId, byId, byTaxId, current, eventsOf, newPerson, unique } from "./given.ts";
 import { forget, refusal, startService, type TestService } from "./harness.ts";
 import { startOther } from "./wall-harness.ts";
 
@@ -77,7 +77,7 @@ async function everyWrite(client: EntityClient): Promise<Entity[]> {
   answers.push((await change(externalIds[1]?.externalId ?? "", false)).entity);
   answers.push((await entities.deleteEntity({ lookup, reason: "duplicate" })).entity);
   answers.push((await entities.undeleteEntity({ lookup, reason: "no duplicate" })).entity);
-  return answers as Entity[];
+  return (answers as Entity[]).map(asThen);
 }
 
 /** Moves the events of an entity up to a version, and what the entity has of their times, so many seconds back. */
@@ -147,7 +147,7 @@ describe("GetEntity with read_time", () => {
       if (next !== undefined) expect(await at(answer, madeAt(next) - 1n), `until version ${index + 2}`).toEqual(answer);
     }
     const last = answers.at(-1) as Entity;
-    expect(await at(last, madeAt(last) + 1n)).toEqual(await current(service.client, last));
+    expect(await at(last, madeAt(last) + 1n)).toEqual(asThen(await current(service.client, last)));
     const events = await eventsOf(service.client, last);
     expect(events.map(({ id }) => id)).toEqual(answers.map(({ etag }) => etag));
   });
@@ -296,7 +296,7 @@ describe("GetEntity with read_time", () => {
         ...{ lookup, reason: "another system" },
         externalIds: [{ externalId, type: "crm", designation: Designation.PRIMARY }],
       });
-      states.push({ has: had as Entity, gone: (await freed(owner)) as Entity });
+      states.push({ has: asThen(had as Entity), gone: (await freed(owner)) as Entity });
     }
     for (const { has, gone } of states) {
       expect((await refusal(then(madeAt(has) - 1n))).reason).toBe("NOT_FOUND");

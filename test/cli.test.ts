@@ -58,6 +58,51 @@ async function find(externalId: string): Promise<Entity> {
   return entity as Entity;
 }
 
+describe("external-ids", () => {
+  it("rules 137, 139: release detaches an alias, once it is forced to; history says who had it when", async () => {
+    const { entities } = service.client;
+    const [primary, alias] = [`p-${randomUUID()}`, `a-${randomUUID()}`];
+    const { entity } = await entities.createEntity({
+      entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId: primary },
+    });
+    const id = entity?.id ?? "";
+    const lookup = { by: { case: "externalId" as const, value: primary } };
+    await entities.addExternalIds({ lookup, externalIds: [{ externalId: alias, type: "web shop" }] });
+    const release = ["external-ids", "release", alias, "--reason", "no longer used"];
+
+    const refused = await run(release);
+    expect(refused).toMatchObject({ code: 1, stdout: "" });
+    expect(refused.stderr).toMatch(/^entity-service: EXTERNAL_ID_IN_USE: .*force/);
+    expect(await run([...release, "--force", "--dry-run"])).toEqual({
+      code: 0,
+      stdout: `would release ${alias} of ${id}\n`,
+      stderr: "",
+    });
+    expect(await run([...release, "--force"])).toEqual({ code: 0, stdout: `released ${alias} of ${id}\n`, stderr: "" });
+    expect((await run([...release, "--force"])).stderr).toMatch(/NOT_FOUND/);
+
+    const time = "\\d{4}-\\d\\d-\\d\\dT[\\d:.]+Z";
+    const past = `${time}  until ${time}  ${alias}  ${id}  type "web shop"  RELEASED\n`;
+    expect((await run(["external-ids", "history", alias])).stdout).toMatch(new RegExp(`^${past}$`));
+    expect((await run(["external-ids", "history", "--id", id])).stdout).toMatch(
+      new RegExp(`^${past}${time}  until now  ${primary}  ${id}\n$`),
+    );
+    expect((await run(["external-ids", "history", "--id", id, "--limit", "1"])).stdout.trim().split("\n")).toHaveLength(
+      1,
+    );
+    expect(await run(["external-ids", "history", "nobody"])).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
+  it.each([
+    [["external-ids", "history"]],
+    [["external-ids", "history", "x", "--id", "y"]],
+    [["external-ids", "release", "x"]],
+    [["external-ids", "release", "--reason", "because"]],
+  ])("%o is a wrong command: exit code 2", async (args) => {
+    expect(await run(args)).toMatchObject({ code: 2, stdout: "" });
+  });
+});
+
 describe("the command line", () => {
   it("--version and --help, with examples", async () => {
     const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as {

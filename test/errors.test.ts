@@ -171,6 +171,13 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     await entities.createEntity({ entity: full() });
     return entities.assignExternalId({ lookup: byTax(), externalId: `${EXTERNAL_ID}-2`, reason: REASON });
   },
+  EXTERNAL_ID_IN_USE: async () => {
+    const { entities } = await fresh();
+    await entities.createEntity({ entity: full() });
+    const alias = { externalId: `${EXTERNAL_ID}-2` };
+    await entities.addExternalIds({ lookup: byExternal(), externalIds: [alias], reason: REASON });
+    return entities.releaseExternalId({ lookup: byExternal(), ...alias, reason: REASON });
+  },
   ENTITY_DELETED: async () => {
     const { entities } = await fresh();
     await entities.createEntity({ entity: full() });
@@ -395,6 +402,7 @@ describe("the table of reasons", () => {
       25: "POSITION_INVALID",
       26: "POSITION_EXPIRED",
       27: "WATCH_TOO_SLOW",
+      28: "EXTERNAL_ID_IN_USE",
       29: "READ_TIME_EXPIRED",
     });
   });
@@ -412,6 +420,7 @@ const METADATA: Record<Reason, string[]> = {
   AMBIGUOUS_TAX_ID_LOOKUP: ["candidates"],
   EXTERNAL_ID_IMMUTABLE: ["allowed"],
   EXTERNAL_ID_ALREADY_ASSIGNED: ["allowed"],
+  EXTERNAL_ID_IN_USE: ["tracked_since", "allowed"],
   ENTITY_DELETED: ["entity_id", "allowed"],
   REQUEST_ID_REUSED: ["request_id"],
   ETAG_MISMATCH: ["etag", "entity_id"],

@@ -1,6 +1,14 @@
 // Rules 137, 138 and 140: which entity had an external id when.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { migrate } from "../src/db/orm.ts";
+import { readConfig } from "../src/config.ts";
+import { createOrm, migrate } from "../src/db/orm.ts";
+import { pipelined } from "../src/db/transaction.ts";
+import type { EntityState } from "../src/domain/entity-state.ts";
+import { addExternalIds, releaseExternalId } from "../src/domain/external-ids.ts";
+import { type Command, type OneEntityCommand, toOneEntity } from "../src/entities/command.ts";
+import { runGroup } from "../src/entities/group.ts";
+import { writeGroup } from "../src/entities/write-group.ts";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byId, current, lastEventOf, newPerson, unique } from "./given.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 
@@ -73,6 +81,80 @@ describe("the past of an external id", () => {
     await new Promise((resolve) => setTimeout(resolve, 750));
     expect((await newPerson(service.client, { externalId })).externalId).toBe(externalId);
     await service.sql("delete from external_id_past where external_id = $1", [externalId]);
+  });
+});
+
+describe("a group of commands in one transaction", () => {
+  const author = { principal: "00000000-0000-7000-8000-00000000aaaa", actor: "test", source: "test" };
+  const command = (id: string, decide: OneEntityCommand["decide"], claims: string[] = []): Command =>
+    toOneEntity({ author, lookup: { by: "entity_id", key: id }, claims, decide });
+  const add = (id: string, externalId: string) =>
+    command(
+      id,
+      (entity, { now }) =>
+        addExternalIds(
+          entity as EntityState,
+          { externalIds: [{ externalId, type: "", primary: false }], reason: "" },
+          now,
+        ),
+      [externalId],
+    );
+  const release = (id: string, externalId: string) =>
+    command(id, (entity, { now }) =>
+      releaseExternalId(entity as EntityState, { externalId, reason: REASON, force: true }, "MUTABLE_WITH_REASON", now),
+    );
+
+  it("rule 140: an id that came with the transaction leaves with another one: meanwhile it would be anybody's", async () => {
+    const { host, port, database } = service.database;
+    const orm = createOrm({ host, port, user: "entity_service", password: RUNTIME_PASSWORD, database }, readConfig({}));
+    try {
+      const [person, id] = [await newPerson(service.client, { externalId: unique("p") }), unique("id")];
+      const organizationId = service.organization.id;
+      const [added, released] = await pipelined(orm, organizationId, (db) =>
+        runGroup(db, organizationId, [add(person.id, id), release(person.id, id)], {}),
+      );
+      expect(added).toMatchObject({ kind: "done" });
+      expect(released).toBe("later");
+      expect(await pastOf(id)).toEqual([]);
+    } finally {
+      await orm.close(true);
+    }
+  });
+
+  it("rules 137, 140: an id that leaves, comes back, leaves again and goes to another entity has each of its periods", async () => {
+    const { host, port, database } = service.database;
+    const orm = createOrm({ host, port, user: "entity_service", password: RUNTIME_PASSWORD, database }, readConfig({}));
+    try {
+      const [one, other] = [
+        await newPerson(service.client, { externalId: unique("one") }),
+        await newPerson(service.client, { externalId: unique("other") }),
+      ];
+      const id = unique("id");
+      const group = [add(one.id, id), release(one.id, id), add(one.id, id), release(one.id, id), add(other.id, id)];
+      const results = await writeGroup(orm, service.organization.id, [
+        ...group,
+        release(other.id, id),
+        add(one.id, id),
+      ]);
+      expect(results.map(({ kind }) => kind)).toEqual(Array(7).fill("done"));
+      const again = await writeGroup(orm, service.organization.id, [release(one.id, id), add(one.id, id)]);
+      expect(again.map(({ kind }) => kind)).toEqual(["done", "done"]);
+      expect((await pastOf(id)).map((row) => [row.entity_id, row.cause, row.is_until_event])).toEqual([
+        [one.id, "RELEASED", true],
+        [one.id, "RELEASED", true],
+        [other.id, "RELEASED", true],
+        [one.id, "RELEASED", true],
+      ]);
+      // In the table of the present it is as old as the last of them.
+      const [row] = await service.sql(
+        `select x.entity_id, x.attached_at = e.updated_at as is_of_last from external_id x
+         join entity e on e.organization_id = x.organization_id and e.id = x.entity_id where x.external_id = $1`,
+        [id],
+      );
+      expect(row).toEqual({ entity_id: one.id, is_of_last: true });
+    } finally {
+      await orm.close(true);
+    }
   });
 });
 

@@ -19,7 +19,7 @@ import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { brokenChains } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
-import { assertExternalIdPeriods } from "./external-id-periods.ts";
+import { externalIdProblems } from "./external-id-periods.ts";
 
 /** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
 export const NO_DEADLINE = { defaultTimeoutMs: 0 };
@@ -218,11 +218,13 @@ async function assertInvariants(
         select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id)`,
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
-  await assertExternalIdPeriods(sql);
   expect(
     await brokenChains(sql),
     "rules 122 to 125: every event is sealed, behind the one before of its entity",
   ).toEqual([]);
+  expect(await externalIdProblems(sql), "rule 140: the periods of external ids are those that the events tell").toEqual(
+    [],
+  );
   expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
     [],
   );

@@ -339,6 +339,27 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       },
     ],
   },
+  ReleaseExternalId: {
+    cases: [
+      ...writes({ externalId: "b-new", ...reason }),
+      {
+        by: "external id of A's, of an entity of B's",
+        request: (names) => ({ lookup: byId(ownOfB.entityId), externalId: names.alias, force: true, ...reason }),
+        expect: "NOT_FOUND",
+      },
+    ],
+  },
+  ListExternalIdHistory: {
+    paged: true,
+    cases: [
+      ...lookups({}),
+      ...(["externalId", "alias", "formerExternalId", "deletedExternalId"] as const).map((name) => ({
+        by: name,
+        request: (names: Names) => ({ externalId: names[name] }),
+        expect: "NOTHING" as const,
+      })),
+    ],
+  },
   DeleteEntity: { cases: writes(reason) },
   UndeleteEntity: { cases: writes(reason) },
   ListEntityEvents: {
@@ -801,6 +822,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
   };
   await page("ListEntities", {}, client.entities.listEntities);
   await page("ListEntityEvents", {}, client.entities.listEntityEvents);
+  await page("ListExternalIdHistory", { lookup }, client.entities.listExternalIdHistory);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
@@ -941,7 +963,7 @@ describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => 
         expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
         if (expected === "NOT_FOUND") {
           expect(refusalIn(foreign)?.message).toMatch(
-            /(^|: )(Entity|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
+            /(^|: )(Entity|External id|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
           );
           expect(
             Object.keys(refusalIn(foreign)?.metadata ?? {}).filter(

@@ -11,6 +11,7 @@ Examples:
   entity-service get --external-id customer-1 --at 2027-01-31T00:00:00Z
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
   entity-service watch --type CREATED --json
+  entity-service external-ids history customer-1
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 

@@ -20,8 +20,7 @@ export interface ExternalIdState {
 }
 
 /** Why an external id has left its entity. */
-export const DETACH_CAUSES = ["CHANGED", "RELEASED", "MERGED", "UNMERGED", "MOVED"] as const;
-export type DetachCause = (typeof DETACH_CAUSES)[number];
+export type DetachCause = "CHANGED" | "RELEASED" | "MERGED" | "UNMERGED" | "MOVED";
 
 /** The values of an entity: what rules change and events tell. Unset is null, or an empty map. */
 export interface EntityValues {

@@ -3,9 +3,9 @@
 import { changedFields } from "./changed-fields.ts";
 import { refuseDeleted } from "./entity.ts";
 import { type Change, type EntityState, type ExternalIdState, primaryOf } from "./entity-state.ts";
-import { DomainError, invalidField } from "./errors.ts";
+import { DomainError, invalidField, notFound } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
-import type { Instant } from "./time.ts";
+import { DAY, endOfDate, type Instant, instantToText } from "./time.ts";
 
 export type ExternalIdPolicy = "MUTABLE_WITH_REASON" | "IMMUTABLE";
 
@@ -88,6 +88,51 @@ export function addExternalIds(
   const values = { ...entity, externalIds };
   if (changedFields(entity, values).length === 0) return null;
   return { values, type: "EXTERNAL_ID_CHANGED", reason: command.reason };
+}
+
+/** Rule 139: detaches an alias, of a deleted entity any external id. */
+export function releaseExternalId(
+  entity: EntityState,
+  command: { externalId: string; reason: string; force: boolean },
+  policy: ExternalIdPolicy,
+  now: Instant,
+): Change {
+  const id = entity.externalIds.find(({ externalId }) => externalId === command.externalId);
+  if (id === undefined) throw notFound("external_id", "External id");
+  const isDeleted = entity.deletedAt !== null;
+  if (id.primary && !isDeleted) throw invalidField("external_id", "is the primary one: ChangeExternalId replaces it");
+  if (policy === "IMMUTABLE") {
+    throw new DomainError(
+      "EXTERNAL_ID_IMMUTABLE",
+      "External ids of this organization cannot be freed once assigned: its external_id_policy is IMMUTABLE",
+      { allowed: "UpdateOrganization" },
+    );
+  }
+  // Nobody writes to a deleted entity: its ids are free for the entity that it was a duplicate of.
+  if (!isDeleted && !command.force) refuseInUse(id, now);
+  const [next, ...others] = entity.externalIds.filter((other) => other !== id);
+  return {
+    values: { ...entity, externalIds: next === undefined ? [] : [designate(next, true, now), ...others] },
+    type: "EXTERNAL_ID_CHANGED",
+    reason: command.reason,
+    detaches: "RELEASED",
+  };
+}
+
+/** One whose tracking nobody knows the beginning of may have been used a moment ago. */
+function refuseInUse({ attachedAt, trackedSince, lastResolvedOn }: ExternalIdState, now: Instant): void {
+  const resolved = lastResolvedOn === null ? attachedAt : endOfDate(lastResolvedOn);
+  const lastUse = [attachedAt, trackedSince ?? now, resolved].reduce((a, b) => (a > b ? a : b));
+  if (now - lastUse > BigInt(LIMITS.externalIdInUseDays) * DAY) return;
+  throw new DomainError(
+    "EXTERNAL_ID_IN_USE",
+    `The external id was looked up, or became an alias, within ${LIMITS.externalIdInUseDays} days: force releases it all the same`,
+    {
+      ...(lastResolvedOn !== null && { last_resolved_on: lastResolvedOn }),
+      ...(trackedSince !== null && { tracked_since: instantToText(trackedSince) }),
+      allowed: "force",
+    },
+  );
 }
 
 /** The primary first, then by time attached. */

@@ -6,7 +6,7 @@ import type { EntityState } from "./entity-state.ts";
 import type { JsonObject } from "./json.ts";
 import type { Instant } from "./time.ts";
 
-/** An entity as it was. Where nothing tells which event made the version, `etag` is empty and `updatedAt` null. */
+/** An entity as it was. Where no event tells them, `etag` is empty and `updatedAt` null. */
 export type PastEntity = Omit<EntityState, "updatedAt"> & { readonly updatedAt: Instant | null };
 
 /** The entity as events tell it: how its external ids are used they do not, so that nobody can know how that was. */
@@ -25,6 +25,8 @@ export interface PastEvent {
   readonly updatedFields: readonly string[];
   /** The values of these fields before, absent where they were unset. */
   readonly previousValues: JsonObject;
+  /** Null in events from before they were sealed, when their ids were no etags. */
+  readonly hash: Uint8Array | null;
 }
 
 /**
@@ -60,6 +62,6 @@ function before(entity: PastEntity, event: PastEvent): PastEntity | null {
 }
 
 /** A version that was not taken back to knows more than its event tells: the etag that it has. */
-function madeBy(entity: PastEntity, { id, recordedAt }: PastEvent): PastEntity {
-  return entity.updatedAt === null ? { ...entity, etag: id, updatedAt: recordedAt } : entity;
+function madeBy(entity: PastEntity, { id, hash, recordedAt }: PastEvent): PastEntity {
+  return entity.updatedAt === null ? { ...entity, etag: hash === null ? "" : id, updatedAt: recordedAt } : entity;
 }

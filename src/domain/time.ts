@@ -37,11 +37,24 @@ export function instantToText(instant: Instant): string {
 
 /** The latest calendar date that has begun anywhere on Earth (UTC+14) when the clock says `milliseconds`. */
 export function latestDate(milliseconds: number): string {
-  const day = Math.floor((milliseconds + 14 * 3_600_000) / DAY_MS);
-  if (day !== lastDay?.number) lastDay = { number: day, text: new Date(day * DAY_MS).toISOString().slice(0, 10) };
-  return lastDay.text;
+  return dateOf(milliseconds + 14 * 3_600_000);
 }
 
+/** The UTC date, YYYY-MM-DD, when the clock says `milliseconds`. */
+export function dateOf(milliseconds: number): string {
+  const day = Math.floor(milliseconds / DAY_MS);
+  const found = lastDays.find(({ number }) => number === day);
+  if (found !== undefined) return found.text;
+  const text = new Date(day * DAY_MS).toISOString().slice(0, 10);
+  lastDays = [{ number: day, text }, ...lastDays.slice(0, 1)];
+  return text;
+}
+
+/** The end of a UTC date, YYYY-MM-DD. */
+export const endOfDate = (date: string): Instant => parseInstant(`${date}T00:00:00Z`) + DAY;
+
 const DAY_MS = 86_400_000;
-/** The day that was asked for last: every write asks for today. */
-let lastDay: { number: number; text: string } | undefined;
+/** A day, in microseconds. */
+export const DAY = 1_000n * BigInt(DAY_MS);
+/** The two days that were asked for last: every write, and every lookup by an alias, asks for today. */
+let lastDays: { number: number; text: string }[] = [];

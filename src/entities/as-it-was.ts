@@ -10,6 +10,7 @@ import { asKnown, type PastEntity, undo } from "../domain/past.ts";
 import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { readHistory } from "../log/history.ts";
 import { readHorizon } from "../log/horizon.ts";
+import type { AliasUse } from "./alias-use.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
 import { createSettler, type SettlerOptions } from "./settled.ts";
 
@@ -30,6 +31,8 @@ type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
 export interface PastReaderOptions extends SettlerOptions {
   /** How long a statement of a write may take. */
   statementTimeoutMs: number;
+  /** Told of each entity that an external id named. */
+  named?: AliasUse["named"];
 }
 
 /** A write has not more statements than this behind the reading of its clock, its commit among them. */
@@ -42,7 +45,7 @@ const MOST_EVENTS = 500;
 const EVENTS_BYTES = 1024 * 1024;
 
 /** `readSlots` bounds the reads, a page of events at a time; `slots` what may wait for a lock. */
-export function createPastReader(orm: Orm, options: PastReaderOptions): PastReader {
+export function createPastReader(orm: Orm, { named = () => {}, ...options }: PastReaderOptions): PastReader {
   const settler = createSettler(orm, options);
   /** Writes of a time longer ago have ended: a minute, by default. */
   const inFlight: Instant = BigInt(WRITE_STATEMENTS * options.statementTimeoutMs) * 1_000n;
@@ -68,7 +71,10 @@ export function createPastReader(orm: Orm, options: PastReaderOptions): PastRead
         // No other entity gets the id of a creation.
         if (entity.createdAt > at) throw notFound(lookup.by);
         if (horizon !== undefined && at < horizon) throw expired(horizon);
-        if (isSettled || settled === entity.id) return goBack(read, entity, at);
+        if (isSettled || settled === entity.id) {
+          named(organizationId, lookup, entity);
+          return goBack(read, entity, at);
+        }
         settled = (await settler.entity(organizationId, entity.id)) > at ? entity.id : undefined;
       }
       throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });

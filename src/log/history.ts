@@ -13,6 +13,7 @@ const NEEDED: Record<keyof PastEvent, true> = {
   recordedAt: true,
   updatedFields: true,
   previousValues: true,
+  hash: true,
 };
 const COLUMNS = columnsOf(EntityEventRow).filter(({ property }) => property in NEEDED);
 const toPastEvent: (row: unknown) => PastEvent = hydrator<typeof EntityEventRow>(COLUMNS);

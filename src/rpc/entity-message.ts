@@ -56,6 +56,8 @@ export function toProto(entity: PastEntity, readMask?: ReadMask): EntityInit {
       type: id.type,
       designation: id.primary ? Designation.PRIMARY : Designation.UNSPECIFIED,
       attachedAt: toTimestamp(id.attachedAt),
+      trackedSince: id.trackedSince === null ? undefined : toTimestamp(id.trackedSince),
+      lastResolvedOn: id.lastResolvedOn ?? "",
     })),
     type: typeToProto(entity.type),
     countryCode: entity.countryCode,

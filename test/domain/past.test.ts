@@ -48,6 +48,7 @@ function play(id: string, { named, type, steps }: { named: boolean; type: Entity
     versions.push(after);
     events.push({
       ...{ id: after.etag, entityId: id, entityVersion: version, recordedAt: after.updatedAt, updatedFields },
+      hash: new Uint8Array(32),
       previousValues: asStored(told.previousValues) as JsonObject,
       newValues: asStored(told.newValues) as JsonObject,
     });
@@ -111,6 +112,15 @@ describe("undo", () => {
       }),
       { numRuns: 200 },
     );
+  });
+
+  it("rule 117: the id of an event from before they were sealed is no etag, its time is known", () => {
+    const rename: Step = (entity) => ({ values: { ...entity, name: "B" }, type: "ATTRIBUTE_CHANGED", reason: "" });
+    const { versions, events } = play("one", { named: true, type: "person", steps: [rename] });
+    const [first, second] = versions as [EntityState, EntityState];
+    const unsealed = events.map((event) => ({ ...event, hash: null })).toReversed();
+    const past = undo(new Map([["one", asKnown(second)]]), unsealed, ({ entityVersion }) => entityVersion === 2);
+    expect(past.get("one")).toEqual({ ...asKnown(first), etag: "" });
   });
 
   it("rule 121: forward, the events come to the same versions", () => {
