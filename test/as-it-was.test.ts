@@ -117,14 +117,22 @@ const hold = (...entities: { id: string }[]) =>
 /** Every write stops behind the reading of its clock, before it writes to the table. */
 const stall = (table: "entity_event" | "external_id") => holding([`lock table ${table} in share mode`]);
 
-/** Resolves when `count` sessions of the service wait for a lock. */
-async function waiting(count: number): Promise<void> {
-  const sessions = () =>
-    service.sql(
-      "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and application_name = 'entity-service'",
-    );
-  await expect.poll(async () => (await sessions()).length).toBeGreaterThanOrEqual(count);
+/** How many sessions of the service have waited for a lock for so long. */
+async function sessionsWaiting(forMs = 0): Promise<number> {
+  const rows = await service.sql(
+    `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+     and application_name = 'entity-service' and clock_timestamp() - query_start >= $1 * interval '1 millisecond'`,
+    [forMs],
+  );
+  return rows.length;
 }
+
+/** Resolves when there are `count` of them. */
+const waiting = (count: number, forMs = 0) =>
+  expect.poll(() => sessionsWaiting(forMs), { timeout: 3_000 }).toBeGreaterThanOrEqual(count);
+
+/** Resolves when a write has stalled for longer than its first attempt, which shares a transaction, may wait. */
+const stalling = () => waiting(1, 100);
 
 const clock = async (): Promise<bigint> => {
   const [row] = await service.sql<{ micros: string }>(
@@ -172,7 +180,7 @@ describe("GetEntity with read_time", () => {
     const entity = await newPerson(service.client, { externalId: unique("x") });
     await using stalled = await stall("entity_event");
     const write = service.client.entities.updateEntity({ lookup: byId(entity), entity: { name: "Eva" } });
-    await waiting(1);
+    await stalling();
     const now = await clock();
     const reads = [at(entity, now), at(entity, madeAt(entity))];
     const byName = service.client.entities.getEntity({
@@ -180,9 +188,9 @@ describe("GetEntity with read_time", () => {
       readTime: timeOf(now),
     });
     const all = Promise.all([Promise.all(reads), byName]);
-    all.catch((e) => console.log("ALL", e));
-    reads.forEach((r, i) => r.then((x) => console.log(i, x.name, performance.now())));
     expect(await isPending(Promise.race([...reads, byName]))).toBe(true);
+    // The write, and one for all three.
+    expect(await sessionsWaiting()).toBe(2);
     await stalled.giveBack();
     const [[after, before], named] = await all;
     const written = (await write).entity as Entity;
@@ -196,10 +204,14 @@ describe("GetEntity with read_time", () => {
   it("rule 115: does not wait for a write in flight where the moment is longer ago than a write takes", async () => {
     const entity = await newPerson(service.client);
     await age(entity, 120);
-    await using _ = await hold(entity);
+    await using held = await hold(entity);
     const aged = await current(service.client, entity);
     expect(await at(entity, madeAt(entity) - 119_000_000n)).toEqual(aged);
-    expect(await isPending(at(entity, (await clock()) - 59_000_000n).catch(() => {}))).toBe(true);
+    const waits = at(entity, (await clock()) - 59_000_000n).catch(() => {});
+    expect(await isPending(waits)).toBe(true);
+    await held.giveBack();
+    await waits;
+    await forget(service, [entity.id]);
   });
 
   it("rule 115: a write in flight that does not end is WRITE_CONFLICT after the lock time", async () => {
@@ -310,7 +322,7 @@ describe("GetEntity with read_time", () => {
     const externalId = unique("taken");
     await using stalled = await stall("external_id");
     const write = newPerson(service.client, { externalId });
-    await waiting(1);
+    await stalling();
     const now = await clock();
     const then = (micros: bigint) =>
       service.client.entities.getEntity({ lookup: byExternalId(externalId), readTime: timeOf(micros) });
@@ -328,7 +340,7 @@ describe("GetEntity with read_time", () => {
     await using other = await startOther(service, { config: { lockTimeoutMs: 200 } });
     await using _ = await stall("external_id");
     const write = newPerson(service.client, { externalId: unique("stalled") });
-    await waiting(1);
+    await stalling();
     const request = { lookup: byExternalId(unique("nobody")), readTime: timeOf(await clock()) };
     const call = other.client(service.organization.apiKey).entities.getEntity(request);
     expect(await refusal(call)).toMatchObject({ reason: "WRITE_CONFLICT" });
@@ -336,10 +348,43 @@ describe("GetEntity with read_time", () => {
     await write;
   });
 
-  it("rule 119: a backup, which reads for hours, keeps nobody waiting", async () => {
-    await using _ = await holding(["select from external_id limit 1"]);
+  it("rule 119: what does not attach external ids of the organization keeps nobody waiting: reads, updates, others", async () => {
+    const other = await service.newOrganization();
+    const entity = await newPerson(service.client, { externalId: unique("x") });
+    await using held = await hold(entity);
+    await using reading = await holding(["select from external_id limit 1"]);
+    const update = service.client.entities.updateEntity({
+      lookup: byExternalId(entity.externalId),
+      entity: { name: "Eva" },
+    });
+    await stalling();
+    await using stalled = await stall("external_id");
+    const creation = newPerson(other.client, { externalId: unique("x") });
+    await waiting(2, 100);
     const call = service.client.entities.getEntity({ lookup: byExternalId("nobody"), readTime: timeOf(await clock()) });
-    expect(await refusal(call)).toMatchObject({ reason: "NOT_FOUND" });
+    expect(await isPending(refusal(call))).toBe(false);
+    expect((await refusal(call)).reason).toBe("NOT_FOUND");
+    for (const one of [held, reading, stalled]) await one.giveBack();
+    await Promise.all([update, creation]);
+  });
+
+  it("rule 138: a lookup in the past is a use of the alias that the entity has now", async () => {
+    const made = await newPerson(service.client, { externalId: unique("x") });
+    const alias = unique("alias");
+    const { entity } = await service.client.entities.addExternalIds({
+      ...{ lookup: byId(made), externalIds: [{ externalId: alias }], reason: "another system" },
+    });
+    await using own = await startOther(service);
+    const slots: Slots = (_, work) => work();
+    const uses: string[] = [];
+    const reader = createPastReader(own.orm, {
+      ...{ slots, readSlots: slots, lockTimeoutMs: 1_000, statementTimeoutMs: 5_000 },
+      named: (_, { key }, { id }) => uses.push(`${key} of ${id}`),
+    });
+    const { signal } = new AbortController();
+    const at = madeAt(entity as Entity);
+    await reader.find(service.organization.id, { by: "external_id", key: alias }, at, signal);
+    expect(uses).toEqual([`${alias} of ${made.id}`]);
   });
 
   it("rule 2: an entity of another organization is as one that does not exist, at any time", async () => {

@@ -6,6 +6,8 @@ import { createServer } from "node:http2";
 import { PassThrough } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import { toJson } from "@bufbuild/protobuf";
+import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type Entity, EntityType, TaxIdCheck } from "../clients/typescript/index.ts";
 import { showProgress } from "../src/cli/report.ts";
@@ -755,6 +757,30 @@ describe("get and events", () => {
       name: "Ana María",
     });
     expect(answers[0]?.stdout.split("\n").length).toBeGreaterThan(5);
+  });
+
+  it("get --at prints it as it was then, to the microsecond", async () => {
+    const now = await find("read-1");
+    const { events } = await service.client.entities.listEntityEvents({
+      lookup: { by: { case: "entityId", value: now.id } },
+    });
+    const [renamed, created] = events.map(({ recordedAt }) => recordedAt) as [Timestamp, Timestamp];
+    const at = async (time: string) => run(["get", "--external-id", "read-1", "--at", time]);
+    const nameAt = async (time: Timestamp) => JSON.parse((await at(toJson(TimestampSchema, time))).stdout).name;
+    expect(await nameAt(created)).toBe("Ana");
+    expect(await nameAt({ ...renamed, nanos: renamed.nanos - 1_000 })).toBe("Ana");
+    expect(await nameAt(renamed)).toBe("Ana María");
+    expect(await at("2001-01-31T00:00:00+02:00")).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: "entity-service: NOT_FOUND: Entity not found\n",
+    });
+    expect((await run(["get", "--tax-id", "20111111112", "--at", "2026-01-31T00:00:00Z"])).stderr).toMatch(
+      /^entity-service: VALIDATION_ERROR: lookup.tax_id: .*use entity_id or external_id\n$/,
+    );
+    for (const time of ["yesterday", "2026-02-30T00:00:00Z", "2026-11-30", "2026-11-30T10:00Z"]) {
+      expect(await at(time), time).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("--at") });
+    }
   });
 
   it("get says that there is none, that the lookup is none, and who the candidates are", async () => {

@@ -247,7 +247,19 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       },
     ],
   },
-  GetEntity: { cases: lookups({}) },
+  GetEntity: {
+    cases: [
+      ...lookups({}),
+      // A tax id names nobody in the past.
+      ...lookups({})
+        .filter(({ by }) => !by.includes("tax"))
+        .map(({ by, request, ...one }) => ({
+          ...one,
+          by: `${by}, in the past`,
+          request: (names: Names) => ({ ...request(names), readTime: timestampFromDate(new Date()) }),
+        })),
+    ],
+  },
   BatchGetEntities: {
     cases: [
       {

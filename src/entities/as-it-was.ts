@@ -110,21 +110,15 @@ async function findHolder(
   { by, key }: PastLookup,
   at: Instant,
 ): Promise<Holder> {
-  const [row] = await db.execute<{ id: string | null; now: string; is_standby: boolean; horizon: string | null }[]>(
-    `select c.now, c.is_standby, h.recorded_at as horizon, ${ENTITY_COLUMNS}
-     from (select clock_timestamp() as now, pg_is_in_recovery() as is_standby) c
+  const [row] = await db.execute<{ id: string | null; now: string; horizon: string | null }[]>(
+    `select c.now, h.recorded_at as horizon, ${ENTITY_COLUMNS}
+     from (select clock_timestamp() as now) c
      left join event_horizon h on h.organization_id = $1
      left join (${HOLDERS[by]}) holder on true
      left join entity e on e.organization_id = $1 and e.id = holder.id`,
     [organizationId, key, instantToText(at)],
   );
   if (row === undefined) throw new Error("a clock has no time");
-  // What it has not yet heard of may be of that time.
-  if (row.is_standby) {
-    throw new DomainError("DATABASE_UNAVAILABLE", "The database is a standby, which may lag behind: retry", {
-      retry_after_ms: "500",
-    });
-  }
   return {
     entity: row.id === null ? undefined : toState(row),
     now: parseInstant(row.now),

@@ -203,11 +203,8 @@ class Group {
       before,
       after: { ...after, auditHead: heads.get(after.id) as Buffer },
     }));
-    insertEntities(
-      db,
-      organizationId,
-      written.flatMap(({ before, after }) => (before === null ? [after] : [])),
-    );
+    const made = written.flatMap(({ before, after }) => (before === null ? [after] : []));
+    insertEntities(db, organizationId, made);
     writeExternalIds(
       db,
       organizationId,
@@ -217,11 +214,8 @@ class Group {
         after: after.externalIds,
       })),
     );
-    updateEntities(
-      db,
-      organizationId,
-      written.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }])),
-    );
+    const updated = written.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }]));
+    updateEntities(db, organizationId, updated);
     insertPast(db, organizationId, this.#past);
     insertEvents(db, organizationId, events);
   }

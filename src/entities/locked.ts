@@ -10,7 +10,16 @@ import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
 import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, type LockedEntity, lockEntities, readClock, readPolicy } from "./lookups.ts";
+import {
+  findHits,
+  type Hits,
+  type Keys,
+  type LockedEntity,
+  lockEntities,
+  readClock,
+  readClockAttaching,
+  readPolicy,
+} from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -68,7 +77,7 @@ export async function lockNamed(
     const [locked, found, now, policy] = await Promise.all([
       lockEntities(db, organizationId, keys, { skipLocked }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
-      readClock(db),
+      claimed.length > 0 ? readClockAttaching(db, organizationId) : readClock(db),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
     for (const { state, auditHead } of locked) {

@@ -1,6 +1,7 @@
 // Entities by the keys that callers have: found, or locked. Each form of a statement is one text for ever, so that
 // PostgreSQL plans it once; organization_id is named beside row level security, since it is the first column of every index.
 
+import { attaching } from "../db/locks.ts";
 import type { Statements } from "../db/statements.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
@@ -207,6 +208,15 @@ export async function shareEntities(
 /** The database's clock, now and not at the beginning of the transaction. */
 export async function readClock(db: Statements): Promise<Instant> {
   const [row] = await db.execute<{ now: string }[]>("select clock_timestamp() as now", []);
+  return parseInstant(row?.now ?? "");
+}
+
+/** The same for a transaction that may attach external ids: everybody can tell it before its clock is read. */
+export async function readClockAttaching(db: Statements, organizationId: string): Promise<Instant> {
+  const [row] = await db.execute<{ now: string }[]>(
+    `select l.held, clock_timestamp() as now from (select ${attaching("$1")} as held offset 0) l`,
+    [organizationId],
+  );
   return parseInstant(row?.now ?? "");
 }
 

@@ -1,8 +1,8 @@
 // Waits for writes in flight. A write reads the database's clock long before it commits: until it has, a moment may still
 // get a change that nobody sees.
 import { setTimeout as sleep } from "node:timers/promises";
+import { readAttaching } from "../db/locks.ts";
 import type { Orm } from "../db/orm.ts";
-import { RUNTIME_ROLE } from "../db/roles.ts";
 import type { Statements } from "../db/statements.ts";
 import { readStatements, waitingStatements } from "../db/transaction.ts";
 import { DomainError } from "../domain/errors.ts";
@@ -15,7 +15,10 @@ export interface Settler {
    * write has a time that is not earlier. Throws WRITE_CONFLICT where it goes on for longer than the lock time.
    */
   entity(organizationId: string, id: string): Promise<Instant>;
-  /** Waits for every write in flight that may attach an external id, to whatever entity. Throws WRITE_CONFLICT. */
+  /**
+   * Waits for the writes of the organization in flight that may attach external ids, to whatever entity: later ones have
+   * later times. It keeps no write waiting. Throws WRITE_CONFLICT where one goes on for longer than the lock time.
+   */
   externalIds(organizationId: string, signal: AbortSignal): Promise<void>;
 }
 
@@ -56,18 +59,23 @@ export function createSettler(orm: Orm, { slots, readSlots, lockTimeoutMs }: Set
     },
 
     async externalIds(organizationId, signal) {
-      const look = () => readSlots(organizationId, () => readStatements(orm, organizationId, readClaiming), { signal });
+      const look = () =>
+        readSlots(
+          organizationId,
+          () => readStatements(orm, organizationId, (db) => readAttaching(db, organizationId)),
+          { signal },
+        );
       const until = performance.now() + lockTimeoutMs;
-      let claiming = await look();
-      while (claiming.length > 0) {
+      let attaching = await look();
+      while (attaching.length > 0) {
         if (performance.now() > until) {
           throw new DomainError("WRITE_CONFLICT", "A write that may be of that time goes on for too long: retry", {
             retry_after_ms: "100",
           });
         }
-        await sleep(LOOK_MS, undefined, { signal });
+        await sleep(LOOK_MS);
         const still = new Set(await look());
-        claiming = claiming.filter((one) => still.has(one));
+        attaching = attaching.filter((one) => still.has(one));
       }
     },
   };
@@ -90,21 +98,4 @@ async function shareOnce(
     [organizationId, id],
   );
   return held && parseInstant(held.now);
-}
-
-/**
- * The transactions of the service that have looked at external ids or written some. Whoever attaches one looks whether it
- * is free before it reads the clock, and holds the lock of that table until its end; no row tells of it before it inserts
- * one. Those of other roles attach none: a backup holds the lock for hours.
- */
-async function readClaiming(db: Statements): Promise<string[]> {
-  const rows = await db.execute<{ id: string }[]>(
-    `select distinct l.virtualtransaction as id
-     from pg_locks l join pg_stat_activity a on a.pid = l.pid join pg_roles r on r.oid = a.usesysid
-     where l.locktype = 'relation' and l.relation = 'external_id'::regclass and a.datname = current_database()
-       and l.mode in ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock') and l.pid <> pg_backend_pid()
-       and not r.rolsuper and pg_has_role(r.oid, $1, 'member')`,
-    [RUNTIME_ROLE],
-  );
-  return rows.map(({ id }) => id);
 }
