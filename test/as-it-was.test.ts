@@ -424,24 +424,31 @@ describe("GetEntity with read_time", () => {
 describe("a pruned log", () => {
   const DAY = 86_400;
 
-  /** An entity of an organization that keeps a week, with four versions, the first `old` of them from 30 days before. */
+  /**
+   * An entity of an organization that keeps a week, with four versions, the first `old` of them from 30 days before; and one
+   * that has not changed for 60.
+   */
   async function pruned(old: number) {
     const organization = await service.newOrganization();
     const { client } = organization;
     await client.organizations.updateOrganization({ organization: { eventRetentionDays: 7 } });
-    const entity = await newPerson(client, { name: "v1" });
+    const [entity, unchanged] = [await newPerson(client, { name: "v1" }), await newPerson(client)];
     for (const name of ["v2", "v3", "v4"]) {
       await client.entities.updateEntity({ lookup: byId(entity), entity: { name } });
     }
     await age(entity, 30 * DAY, old);
+    await age(unchanged, 60 * DAY);
     const times = (await eventsOf(client, entity)).map(({ recordedAt }) => microsOf(recordedAt as Timestamp));
     await service.sql("select prune_events(1000)");
-    return { client, entity, times: [0n, ...times] as [bigint, bigint, bigint, bigint, bigint] };
+    return { client, entity, unchanged, times: [0n, ...times] as [bigint, bigint, bigint, bigint, bigint] };
   }
 
   it("rule 117: a time before what was pruned is READ_TIME_EXPIRED, with the earliest that can be read", async () => {
-    const { client, entity, times } = await pruned(2);
+    const { client, entity, unchanged, times } = await pruned(2);
     const [, created, horizon] = times;
+    // Of every entity alike, whether what has become of it can be told or not.
+    expect((await refusal(at(unchanged, horizon - 1n, client))).reason).toBe("READ_TIME_EXPIRED");
+    expect(await at(unchanged, horizon, client)).toEqual(await current(client, unchanged));
     const refused = await refusal(at(entity, horizon - 1n, client));
     expect(refused).toMatchObject({ code: Code.OutOfRange, reason: "READ_TIME_EXPIRED" });
     const { earliest = "" } = refused.metadata;
