@@ -22,9 +22,9 @@ beforeAll(async () => {
   // Counts what is written to external ids by anybody.
   await service.sql("create table written (external_id text)");
   await service.sql(`create function count_written() returns trigger language plpgsql security definer set search_path = public
-    as $$ begin if new.last_resolved_on is distinct from old.last_resolved_on then insert into written values (new.external_id); end if; return new; end $$`);
+    as $$ begin insert into written values (new.external_id); return new; end $$`);
   await service.sql(
-    "create trigger count_written after update on external_id for each row execute function count_written()",
+    "create trigger count_written after update of last_resolved_on on external_id for each row execute function count_written()",
   );
 });
 afterAll(() => service[Symbol.asyncDispose]());
