@@ -192,6 +192,11 @@ describe("a database from before", () => {
       { external_id: kept, is_tracked: true },
       { external_id: next, is_tracked: null },
     ]);
+    const shown = (await current(before.client, person)).externalIds.map((id) => [id.externalId, id.trackedSince]);
+    expect(shown).toEqual([
+      [next, undefined],
+      [kept, expect.objectContaining({ seconds: expect.any(BigInt) })],
+    ]);
     // What callers change afterwards goes on from there.
     await entities.changeExternalId({ lookup, newExternalId: kept, reason });
     expect(await before.sql("select external_id from external_id_past order by detached_at")).toEqual([

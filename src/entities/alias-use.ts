@@ -36,7 +36,7 @@ const MAX_NAMES = 100_000;
 const MAX_BYTES = 24 * 1024 * 1024;
 const sizeOf = (externalId: string) => 2 * externalId.length + 200;
 /** Rows of one statement: it locks their entities until it ends. */
-const MAX_ROWS = 500;
+const MAX_ROWS = 100;
 /** After a write that failed. */
 const REST_MS = 1_000;
 
