@@ -527,7 +527,7 @@ describe("a pruned log", () => {
 });
 
 describe("a long history", () => {
-  it("rule 116: is read a page at a time, by number and by bytes, from its index, and as far as it is needed", async () => {
+  it("rules 116, 117: is read a page at a time, by number and by bytes, from its index, and as far as it is needed", async () => {
     const { client, id: organizationId } = await service.newOrganization();
     const entity = await newPerson(client, { name: "v1", externalId: unique("x") });
     const COUNT = 12_000;
@@ -564,8 +564,14 @@ describe("a long history", () => {
         const past = await at(entity, version === 1 ? first : first + BigInt(version), client);
         expect([past.name, past.attributes?.n]).toEqual([name, n]);
         if (version > 1) expect(madeAt(past)).toBe(first + BigInt(version));
+        // Planted without a seal, as those of before are: their ids are no etags.
+        expect(past.etag).toBe(version > 1 ? "" : entity.etag);
       }
       expect(await at(entity, first, client)).toEqual(entity);
+      // The version of now has the etag that it has, whatever its event was.
+      const last = await current(client, entity);
+      expect(await at(entity, first + BigInt(COUNT), client)).toEqual(last);
+      expect(last.etag).not.toBe("");
 
       const { host, port, database } = service.database;
       await using orm = createOrm(
