@@ -2,22 +2,27 @@
 //
 //   npm run bench:compare -- <folder of the other> [get.64,get.1,update.64,update.1,import] [rounds] [organizations]
 //
+// alias.64 and alias.1 are gets by an alias; with one of them every entity has one.
 // The other folder is a worktree of another commit. Both are started alike, beside the service that made the database
 // and then rests; half of the rounds run with the one started first, half with the other: whoever starts first, or
 // serves first, has other luck with memory and leases. Told for each are medians, and the median of the rounds' ratios.
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startLoad } from "./bench.ts";
-import { fill } from "./fill.ts";
+import { addAliases, fill } from "./fill.ts";
 import type { Measurement } from "./load.ts";
 import { type Contender, cpuOf, cpuOfDatabase, type Service, startSecond, startService } from "./processes.ts";
 import { median } from "./report.ts";
+import type { Operation } from "./requests.ts";
 import { importRows, openRows } from "./rows.ts";
 
 const ENTITIES = 100_000;
 /** Rows of one import; its names go on where those of the fill and of the imports before it end. */
 const IMPORTED = 10_000;
-const SETTINGS = ["get.64", "get.1", "get.16", "update.64", "update.1", "update.16", "import"] as const;
+const SETTINGS = [
+  ...(["get.64", "get.1", "get.16", "alias.64", "alias.1"] as const),
+  ...(["update.64", "update.1", "update.16", "import"] as const),
+];
 type Setting = (typeof SETTINGS)[number];
 const SECONDS = 1.5;
 
@@ -34,6 +39,7 @@ async function compare(other: string, settings: Setting[], rounds: number, organ
   await using service = await startService();
   const entitiesEach = ENTITIES / organizations;
   const apiKeys = await fill(service, { organizations, entitiesEach });
+  if (settings.some((setting) => setting.startsWith("alias"))) await addAliases(service);
   await using load = startLoad();
   const rows = openRows();
   let imported = entitiesEach;
@@ -43,7 +49,7 @@ async function compare(other: string, settings: Setting[], rounds: number, organ
       imported += IMPORTED;
       return measureImport(service, contender, (port) => importRows(port, apiKeys[0] as string, rows, IMPORTED, from));
     }
-    const [operation, concurrency] = setting.split(".") as ["get" | "update", string];
+    const [operation, concurrency] = setting.split(".") as [Operation, string];
     return load.run({
       port: contender.port,
       serverPid: contender.pid,

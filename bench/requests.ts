@@ -7,12 +7,15 @@ import {
   UpdateEntityRequestSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 
-export type Operation = "get" | "update";
+/** What a call does: a get by the primary external id or by an alias, or an update. */
+export type Operation = "get" | "alias" | "update";
 
 export const FIRST_ENTITY = 10_000_000;
 const PREFIX = "bench-";
 /** The name of entity 0, 1, ... of an organization. */
 export const externalIdOf = (index: number): string => `${PREFIX}${FIRST_ENTITY + index}`;
+/** Its alias begins so, where it has one. */
+export const ALIAS_PREFIX = "alias-";
 
 /** Ten digits: what an update changes the entity to. */
 const FIRST_VALUE = 1_000_000_000;
@@ -40,19 +43,18 @@ export interface Calls {
 }
 
 export function callsOf(operation: Operation): Calls {
-  const method = operation === "get" ? EntityService.method.getEntity : EntityService.method.updateEntity;
-  const message =
-    operation === "get"
-      ? toBinary(
-          GetEntityRequestSchema,
-          create(GetEntityRequestSchema, { lookup: { by: { case: "externalId", value: externalIdOf(0) } } }),
-        )
-      : toBinary(UpdateEntityRequestSchema, updateOf(0, FIRST_VALUE));
+  const isGet = operation !== "update";
+  const method = isGet ? EntityService.method.getEntity : EntityService.method.updateEntity;
+  const prefix = operation === "alias" ? ALIAS_PREFIX : PREFIX;
+  const lookup = { by: { case: "externalId" as const, value: `${prefix}${FIRST_ENTITY}` } };
+  const message = isGet
+    ? toBinary(GetEntityRequestSchema, create(GetEntityRequestSchema, { lookup }))
+    : toBinary(UpdateEntityRequestSchema, updateOf(0, FIRST_VALUE));
   const template = Buffer.alloc(PREFIX_BYTES + message.length);
   template.writeUInt32BE(message.length, 1);
   template.set(message, PREFIX_BYTES);
-  const keyAt = placesOf(template, String(FIRST_ENTITY), PREFIX);
-  const valueAt = operation === "get" ? [] : placesOf(template, String(FIRST_VALUE), "");
+  const keyAt = placesOf(template, String(FIRST_ENTITY), prefix);
+  const valueAt = isGet ? [] : placesOf(template, String(FIRST_VALUE), "");
 
   return {
     method,
@@ -76,7 +78,7 @@ export function callsOf(operation: Operation): Calls {
 }
 
 function problemOf(operation: Operation, bytes: Buffer, index: number, value: number): string | undefined {
-  if (operation === "get") {
+  if (operation !== "update") {
     const { entity } = fromBinary(EntityService.method.getEntity.output, bytes);
     return entity?.externalId === externalIdOf(index) && entity.name !== "" ? undefined : "the reply lacks the entity";
   }

@@ -2,11 +2,14 @@
 // serve and migrate need is imported by them: it would take the others longer to load than to do their work.
 import cluster from "node:cluster";
 import { readFileSync } from "node:fs";
+import { fromJson } from "@bufbuild/protobuf";
+import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { EventType } from "../clients/typescript/index.ts";
 import { listAdministration } from "./cli/administration.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
+import { addExternalIds } from "./cli/external-ids.ts";
 import { CHANGE_HELP, HELP, IMPORT_HELP, LISTEN_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
@@ -90,12 +93,14 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       report(await changeExternalIds(connect(env), { file, errorsFile, reason, keepPreviousAsAlias }), errorsFile);
     });
 
-  withLookup(program.command("get").description("print one entity as JSON")).action(async (options: LookupOptions) => {
-    const lookup = lookupOf(options);
-    if (lookup === undefined)
-      throw new ConfigError("give one of --id, --external-id, --tax-id, such as --external-id customer-1");
-    await printEntity(connect(env), lookup);
-  });
+  withLookup(program.command("get").description("print one entity as JSON"))
+    .option("--at <time>", "as it was then, such as 2027-01-31T00:00:00Z; by --id or --external-id", timestamp)
+    .action(async (options: LookupOptions & { at?: Timestamp }) => {
+      const lookup = lookupOf(options);
+      if (lookup === undefined)
+        throw new ConfigError("give one of --id, --external-id, --tax-id, such as --external-id customer-1");
+      await printEntity(connect(env), lookup, options.at);
+    });
 
   withLookup(program.command("events").description("print what happened, newest first: to one entity, or to all"))
     .option("--type <type...>", "only these types, such as CREATED or ATTRIBUTE_CHANGED")
@@ -115,6 +120,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
+  addExternalIds(program, { connect: () => connect(env), positive });
   addKeys(program, env);
   addAdministration(program, env);
   addWebhooks(program, env);
@@ -232,6 +238,16 @@ function time(text: string): Date {
     throw new InvalidArgumentError("It must be a time with its zone, as in 2027-01-31T00:00:00Z.");
   }
   return date;
+}
+
+/** The same with all its decimals. */
+function timestamp(text: string): Timestamp {
+  time(text);
+  try {
+    return fromJson(TimestampSchema, text);
+  } catch {
+    throw new InvalidArgumentError("It must be a time with its zone, as in 2027-01-31T00:00:00.123456Z.");
+  }
 }
 
 async function serve(config: Config): Promise<void> {

@@ -55,6 +55,8 @@ export interface Config {
   /** How often old rows are looked for, in milliseconds, and how many are removed at once. */
   pruneIntervalMs: number;
   pruneRows: number;
+  /** How often the days on which aliases were last used are written, in milliseconds. */
+  aliasUseIntervalMs: number;
   /** Hosts, host:port and networks that webhooks may be sent to though they are not public, separated by commas. */
   webhookAllow: string;
   /** Time for one attempt to deliver a webhook, in milliseconds. */
@@ -212,6 +214,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     drainTimeoutMs: integer("DRAIN_TIMEOUT_MS", 20_000, 0, 3_600_000),
     pruneIntervalMs: integer("PRUNE_INTERVAL_MS", 60_000, 100, 86_400_000),
     pruneRows: integer("PRUNE_ROWS", 1_000, 1, 100_000),
+    aliasUseIntervalMs: integer("ALIAS_USE_INTERVAL_MS", 60_000, 100, 86_400_000),
     webhookAllow: text("WEBHOOK_ALLOW") ?? "",
     webhookTimeoutMs: integer("WEBHOOK_TIMEOUT_MS", 15_000, 1, 60_000),
     webhookLogDays: integer("WEBHOOK_LOG_DAYS", 30, 2, 36_500),

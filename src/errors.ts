@@ -24,6 +24,7 @@ export const CODE: Record<Reason, Code> = {
   AMBIGUOUS_TAX_ID_LOOKUP: Code.FailedPrecondition,
   EXTERNAL_ID_IMMUTABLE: Code.FailedPrecondition,
   EXTERNAL_ID_ALREADY_ASSIGNED: Code.FailedPrecondition,
+  EXTERNAL_ID_IN_USE: Code.FailedPrecondition,
   ENTITY_DELETED: Code.FailedPrecondition,
   REQUEST_ID_REUSED: Code.FailedPrecondition,
   ETAG_MISMATCH: Code.Aborted,
@@ -41,6 +42,7 @@ export const CODE: Record<Reason, Code> = {
   POSITION_INVALID: Code.InvalidArgument,
   POSITION_EXPIRED: Code.OutOfRange,
   WATCH_TOO_SLOW: Code.ResourceExhausted,
+  READ_TIME_EXPIRED: Code.OutOfRange,
 };
 
 /**

@@ -12,6 +12,8 @@ import { measurePool } from "./db/metrics.ts";
 import { dropWaiting, isServable, type Orm } from "./db/orm.ts";
 import { startPruner } from "./db/retention.ts";
 import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
+import { trackAliasUse } from "./entities/alias-use.ts";
+import { createPastReader } from "./entities/as-it-was.ts";
 import { createReader } from "./entities/reader.ts";
 import { createWriter } from "./entities/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
@@ -157,9 +159,12 @@ export async function listenOn(
   const { webhookClock = () => 0 } = options;
   const metrics = options.metrics ?? ownMetrics();
   await measurePool(orm, metrics.registry);
+  const aliasUse = trackAliasUse(orm, { intervalMs: config.aliasUseIntervalMs, log });
   const deps = {
     orm,
-    reader: createReader(orm, { slots: readSlots }),
+    aliasUse,
+    reader: createReader(orm, { slots: readSlots, named: aliasUse.named }),
+    pastReader: createPastReader(orm, { ...config, slots, readSlots, named: aliasUse.named }),
     writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell, lanes: lanesOf(config) }),
     feed,
     bell,
@@ -251,7 +256,9 @@ export async function listenOn(
       shutdown.abort();
       const timeoutMs = Math.max(0, config.drainTimeoutMs - closingMs(config.drainTimeoutMs));
       await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), pruner[Symbol.asyncDispose]()]);
-      // No caller is left. Whatever still waits for the database would delay the end of the pool.
+      // No caller is left to use any: what was used until now is written, unless the database does not answer.
+      await aliasUse.drain(closingMs(config.drainTimeoutMs) / 2);
+      // Whatever still waits for the database would delay the end of the pool.
       await dropWaiting(orm);
       await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose](), admin?.[Symbol.asyncDispose]()]);
     },

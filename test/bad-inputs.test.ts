@@ -188,6 +188,8 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   ChangeExternalId: () => ({ lookup: byExternal("e-1"), newExternalId: "e-1", ...reason }),
   AssignExternalId: () => ({ lookup: byExternal("e-1"), externalId: "e-1" }),
   AddExternalIds: () => ({ lookup: byExternal("e-1"), externalIds: [{ externalId: "e-1" }] }),
+  ReleaseExternalId: () => ({ lookup: byExternal("gone"), externalId: "gone", validateOnly: true, ...reason }),
+  ListExternalIdHistory: () => ({ lookup: byExternal("e-1") }),
   DeleteEntity: () => ({ lookup: byExternal("gone"), ...reason }),
   UndeleteEntity: () => ({ lookup: byExternal("e-1"), ...reason }),
   ListEntityEvents: () => ({}),
@@ -1559,7 +1561,8 @@ describe("pages and batches", () => {
         "{",
         '["\\u0000","\\u0000"]',
         '["1e3","00000000-0000-0000-0000-000000000000","x"]',
-      ].map(forge),
+        // A time and an external id are a cursor of external ids.
+      ].flatMap((cursor) => (rpc === "ListExternalIdHistory" && cursor === '["1","y"]' ? [] : [forge(cursor)])),
     );
     for (const pageToken of tokens) {
       const outcome = await call(rpc, { ...base, pageToken });

@@ -6,6 +6,8 @@ import { createServer } from "node:http2";
 import { PassThrough } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import { toJson } from "@bufbuild/protobuf";
+import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type Entity, EntityType, TaxIdCheck } from "../clients/typescript/index.ts";
 import { showProgress } from "../src/cli/report.ts";
@@ -58,6 +60,51 @@ async function find(externalId: string): Promise<Entity> {
   return entity as Entity;
 }
 
+describe("external-ids", () => {
+  it("rules 137, 139: release detaches an alias, once it is forced to; history says who had it when", async () => {
+    const { entities } = service.client;
+    const [primary, alias] = [`p-${randomUUID()}`, `a-${randomUUID()}`];
+    const { entity } = await entities.createEntity({
+      entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId: primary },
+    });
+    const id = entity?.id ?? "";
+    const lookup = { by: { case: "externalId" as const, value: primary } };
+    await entities.addExternalIds({ lookup, externalIds: [{ externalId: alias, type: "web shop" }] });
+    const release = ["external-ids", "release", alias, "--reason", "no longer used"];
+
+    const refused = await run(release);
+    expect(refused).toMatchObject({ code: 1, stdout: "" });
+    expect(refused.stderr).toMatch(/^entity-service: EXTERNAL_ID_IN_USE: .*force/);
+    expect(await run([...release, "--force", "--dry-run"])).toEqual({
+      code: 0,
+      stdout: `would release ${alias} of ${id}\n`,
+      stderr: "",
+    });
+    expect(await run([...release, "--force"])).toEqual({ code: 0, stdout: `released ${alias} of ${id}\n`, stderr: "" });
+    expect((await run([...release, "--force"])).stderr).toMatch(/NOT_FOUND/);
+
+    const time = "\\d{4}-\\d\\d-\\d\\dT[\\d:.]+Z";
+    const past = `${time}  until ${time}  ${alias}  ${id}  type "web shop"  RELEASED\n`;
+    expect((await run(["external-ids", "history", alias])).stdout).toMatch(new RegExp(`^${past}$`));
+    expect((await run(["external-ids", "history", "--id", id])).stdout).toMatch(
+      new RegExp(`^${past}${time}  until now  ${primary}  ${id}\n$`),
+    );
+    expect((await run(["external-ids", "history", "--id", id, "--limit", "1"])).stdout.trim().split("\n")).toHaveLength(
+      1,
+    );
+    expect(await run(["external-ids", "history", "nobody"])).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
+  it.each([
+    [["external-ids", "history"]],
+    [["external-ids", "history", "x", "--id", "y"]],
+    [["external-ids", "release", "x"]],
+    [["external-ids", "release", "--reason", "because"]],
+  ])("%o is a wrong command: exit code 2", async (args) => {
+    expect(await run(args)).toMatchObject({ code: 2, stdout: "" });
+  });
+});
+
 describe("the command line", () => {
   it("--version and --help, with examples", async () => {
     const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as {
@@ -74,7 +121,7 @@ describe("the command line", () => {
   it("help shows the commands that the README names", async () => {
     const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
     const [, list = ""] = /cli -- help` shows all: ([^.(]*)/.exec(readme) ?? [];
-    const named = [...list.matchAll(/`([^`]+)`/g)].map(([, command = ""]) => command.split(" ")[0]);
+    const named = [...new Set([...list.matchAll(/`([^`]+)`/g)].map(([, command = ""]) => command.split(" ")[0]))];
     const { stdout } = await run(["help"]);
     const [, shown = ""] = /\nCommands:\n((?: .*\n)*)/.exec(stdout) ?? [];
     const commands = [...shown.matchAll(/^ {2}([a-z-]+)/gm)].map(([, command]) => command);
@@ -720,6 +767,30 @@ describe("get and events", () => {
       name: "Ana María",
     });
     expect(answers[0]?.stdout.split("\n").length).toBeGreaterThan(5);
+  });
+
+  it("get --at prints it as it was then, to the microsecond", async () => {
+    const now = await find("read-1");
+    const { events } = await service.client.entities.listEntityEvents({
+      lookup: { by: { case: "entityId", value: now.id } },
+    });
+    const [renamed, created] = events.map(({ recordedAt }) => recordedAt) as [Timestamp, Timestamp];
+    const at = async (time: string) => run(["get", "--external-id", "read-1", "--at", time]);
+    const nameAt = async (time: Timestamp) => JSON.parse((await at(toJson(TimestampSchema, time))).stdout).name;
+    expect(await nameAt(created)).toBe("Ana");
+    expect(await nameAt({ ...renamed, nanos: renamed.nanos - 1_000 })).toBe("Ana");
+    expect(await nameAt(renamed)).toBe("Ana María");
+    expect(await at("2001-01-31T00:00:00+02:00")).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: "entity-service: NOT_FOUND: Entity not found\n",
+    });
+    expect((await run(["get", "--tax-id", "20111111112", "--at", "2026-01-31T00:00:00Z"])).stderr).toMatch(
+      /^entity-service: VALIDATION_ERROR: lookup.tax_id: .*use entity_id or external_id\n$/,
+    );
+    for (const time of ["yesterday", "2026-02-30T00:00:00Z", "2026-11-30", "2026-11-30T10:00Z"]) {
+      expect(await at(time), time).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("--at") });
+    }
   });
 
   it("get says that there is none, that the lookup is none, and who the candidates are", async () => {

@@ -7,6 +7,7 @@ import { pipelined } from "../src/db/transaction.ts";
 import { newEntity, update } from "../src/domain/entity.ts";
 import type { Change, EntityState } from "../src/domain/entity-state.ts";
 import { DomainError } from "../src/domain/errors.ts";
+import type { Instant } from "../src/domain/time.ts";
 import { type Command, type Result, toOneEntity } from "../src/entities/command.ts";
 import { runGroup } from "../src/entities/group.ts";
 import { writeGroup } from "../src/entities/write-group.ts";
@@ -60,11 +61,11 @@ const renamed = (entity: EntityState | null | undefined, name: string): Change |
   update(entity as EntityState, { name }, "");
 
 /** Moves all external ids of the first entity to the second, which keeps its primary. */
-function moveIds([from, to]: readonly (EntityState | null)[]): Change[] {
+function moveIds([from, to]: readonly (EntityState | null)[], now: Instant): Change[] {
   if (!from || !to) throw new Error("both are there");
   const change = renamed(to, "both") as Change;
   const rest = renamed(from, "emptied") as Change;
-  const moved = from.externalIds.map((id) => ({ ...id, primary: false }));
+  const moved = from.externalIds.map((id) => ({ ...id, primary: false, attachedAt: now, trackedSince: now }));
   return [
     { ...rest, values: { ...rest.values, externalIds: [] } },
     { ...change, values: { ...change.values, externalIds: [...to.externalIds, ...moved] } },
@@ -90,7 +91,8 @@ test.each([
       author,
       targets: isReversed ? targets.toReversed() : targets,
       claims: ["a"],
-      decide: (entities) => (isReversed ? moveIds(entities.toReversed()).toReversed() : moveIds(entities)),
+      decide: (entities, { now }) =>
+        isReversed ? moveIds(entities.toReversed(), now).toReversed() : moveIds(entities, now),
     },
     // A later command of the same group finds the id at its new owner.
     { author, targets: [byExternalId("a")], decide: ([entity]) => [renamed(entity, "found")] },
@@ -109,6 +111,11 @@ test.each([
     { id: to.id, version: "2", ids: ["b", "a"] },
     { id: to.id, version: "3", ids: ["b", "a"] },
   ]);
+  expect(
+    await service.sql("select external_id, entity_id, cause from external_id_past where organization_id = $1", [
+      organizationId,
+    ]),
+  ).toEqual([{ external_id: "a", entity_id: from.id, cause: "MOVED" }]);
   expect(
     await service.sql(
       "select external_id as key, entity_id as id, is_primary as is from external_id where organization_id = $1 order by 1",
@@ -152,7 +159,7 @@ test("rule 16: an id that stays with the other entity of the command is taken", 
       author,
       targets: [byId(from), byId(to)],
       claims: ["a"],
-      decide: (entities) => [renamed(entities[0], "kept"), moveIds(entities)[1] ?? null],
+      decide: (entities, { now }) => [renamed(entities[0], "kept"), moveIds(entities, now)[1] ?? null],
     },
   ]);
   expect(result).toMatchObject({ kind: "refused", error: { reason: "DUPLICATE_EXTERNAL_ID" } });

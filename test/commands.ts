@@ -51,6 +51,7 @@ export type Step =
   | (Common & { kind: "change"; key: Key; external: number; keep: boolean })
   | (Common & { kind: "assign"; key: Key; external: number })
   | (Common & { kind: "add"; key: Key; externals: number[]; primary: number | undefined; label: boolean })
+  | (Common & { kind: "release"; key: Key; external: number; force: boolean })
   | (Common & { kind: "delete" | "undelete"; key: Key })
   | { kind: "repeat"; back: number };
 
@@ -136,6 +137,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
       primary: fc.option(fc.nat({ max: 2 }), { nil: undefined, freq: 2 }),
       label: fc.boolean(),
     }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constant("release" as const), ...common, key, external, force: fc.boolean() }),
   },
   {
     weight: 2,
@@ -283,6 +288,7 @@ export async function call(
   const deps = {
     writer: { write: (_: string, command: Command) => write(command) },
     clock: Date.now,
+    aliasUse: { named: () => {} },
   } as unknown as Deps;
   const context = createHandlerContext({
     service: EntityService,
@@ -432,6 +438,13 @@ function requestOf(
           designation: i === one.primary ? Designation.PRIMARY : Designation.UNSPECIFIED,
         })),
       });
+    case "release":
+      return done(method.releaseExternalId, {
+        lookup,
+        etag,
+        externalId: externalId(one.external),
+        force: one.force,
+      });
     case "delete":
       return done(method.deleteEntity, { lookup, etag });
     case "undelete":
@@ -465,9 +478,10 @@ export async function traceOf(service: TestService, ground: Ground, answers: rea
         [organizationId],
       )
       .then((found) => found.map(({ row }) => row));
-  const [entities, externalIds, events, transactions, userEvents, requests] = await Promise.all([
+  const [entities, externalIds, past, events, transactions, userEvents, requests] = await Promise.all([
     rows("entity", "id", ", 'audit_head'"),
     rows("external_id", "external_id"),
+    rows("external_id_past", "external_id, attached_at", ", 'event_id'"),
     rows("entity_event", "recorded_at", ", 'id', 'xid', 'salt', 'personal_hash', 'previous_hash', 'hash'"),
     rows("transaction", "id", ", 'recorded_at'"),
     rows("user_event", "id", ", 'recorded_at'"),
@@ -525,6 +539,7 @@ export async function traceOf(service: TestService, ground: Ground, answers: rea
     tables: label({
       entities: (entities ?? []).filter((row) => mine.has(row.id)).toSorted((a, b) => rank(names, a) - rank(names, b)),
       externalIds: (externalIds ?? []).filter((row) => mine.has(row.entity_id)),
+      past: (past ?? []).filter((row) => mine.has(row.entity_id)),
       events: log,
       transactions: (transactions ?? []).filter((row) => mine.has(row.origin_entity_id)),
       userEvents: (userEvents ?? []).filter((row) => mine.has(row.entity_id)),

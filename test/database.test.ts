@@ -19,7 +19,15 @@ import { MIGRATIONS } from "../src/db/migrations/index.ts";
 import { CommitUnknownError } from "../src/db/named-statements.ts";
 import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
 import { assertSafeRole } from "../src/db/roles.ts";
-import { EntityEventRow, EntityRow, ExternalIdRow, TABLES, TransactionRow, UserEventRow } from "../src/db/schema.ts";
+import {
+  EntityEventRow,
+  EntityRow,
+  ExternalIdPastRow,
+  ExternalIdRow,
+  TABLES,
+  TransactionRow,
+  UserEventRow,
+} from "../src/db/schema.ts";
 import { pipelined, readStatements } from "../src/db/transaction.ts";
 import { EVENT_COLUMNS, insertEvents, toEvent } from "../src/log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../src/log/sealing.ts";
@@ -41,6 +49,15 @@ async function fill(organization: TestOrganization): Promise<void> {
   await entities.createEntity({
     entity: person({ externalId: "x-1", taxId: "20-12345678-9" }),
     requestId: randomUUID(),
+  });
+  await entities.createEntity({ entity: person({ externalId: "x-2" }) });
+  const change = { lookup: byExternal("x-2"), newExternalId: "x-3", reason: "for a past" };
+  await entities.changeExternalId(change);
+  await entities.changeExternalId({
+    ...change,
+    lookup: byExternal("x-3"),
+    newExternalId: "x-4",
+    keepPreviousAsAlias: true,
   });
   const occurredAt = { seconds: 1n, nanos: 0 };
   const origin = { externalId: "x-1" };
@@ -379,6 +396,7 @@ describe("the catalogue", () => {
       "entity_backup entity_event": "select",
       "entity_backup event_horizon": "select",
       "entity_backup external_id": "select",
+      "entity_backup external_id_past": "select",
       "entity_backup feed_epoch": "select",
       "entity_backup feed_mark": "select",
       "entity_backup feed_sink": "select",
@@ -403,6 +421,7 @@ describe("the catalogue", () => {
       "entity_service entity_event": "insert, select",
       "entity_service event_horizon": "select",
       "entity_service external_id": "delete, insert, select, update",
+      "entity_service external_id_past": "insert, select",
       "entity_service feed_epoch": "select",
       "entity_service feed_sink": "insert, select, update",
       "entity_service feed_start": "select",
@@ -472,7 +491,7 @@ describe("the catalogue", () => {
 });
 
 describe("schema.ts is the one list of columns", () => {
-  const TYPED = [EntityRow, ExternalIdRow, EntityEventRow, TransactionRow, UserEventRow];
+  const TYPED = [EntityRow, ExternalIdRow, ExternalIdPastRow, EntityEventRow, TransactionRow, UserEventRow];
 
   test.each(TYPED.map((table) => [table.meta.tableName, table] as const))(
     "%s: rows read by hand are those that MikroORM hydrates, to the microsecond",
@@ -621,7 +640,7 @@ describe("the run-time role, by hand", () => {
         [row?.row],
       );
       await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
-      if (["administration_event", "entity_event", "event_horizon"].includes(table)) continue;
+      if (["administration_event", "entity_event", "event_horizon", "external_id_past"].includes(table)) continue;
       const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
       await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
       const touched = await client.query(
@@ -641,6 +660,7 @@ describe("the run-time role, by hand", () => {
     await expect(client.query("delete from entity_event")).rejects.toMatchObject(refused);
     await expect(client.query("update administration_event set actor = 'x'")).rejects.toMatchObject(refused);
     await expect(client.query("delete from administration_event")).rejects.toMatchObject(refused);
+    await expect(client.query("update external_id_past set entity_id = entity_id")).rejects.toMatchObject(refused);
     for (const table of await tenantTables(sql)) {
       await expect(client.query(`truncate "${table}"`), table).rejects.toMatchObject(refused);
       await expect(client.query(`truncate "${table}" cascade`), table).rejects.toMatchObject(refused);

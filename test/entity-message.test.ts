@@ -53,7 +53,10 @@ const dataOf = {
     ),
   ),
 };
-const externalId = fc.record({ externalId: text, type: text, primary: fc.boolean(), attachedAt: instant });
+const externalId = fc.record({
+  ...{ externalId: text, type: text, primary: fc.boolean(), attachedAt: instant },
+  ...{ trackedSince: nullable(instant), lastResolvedOn: nullable(fc.constant("2026-11-28")) },
+});
 const state = fc.constantFrom<EntityState["type"]>("person", "company").chain((type) =>
   fc.record<EntityState>({
     ...{ id: text, organizationId: text, etag: text, name: text, countryCode: text, version: fc.nat() },

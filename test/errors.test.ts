@@ -171,6 +171,13 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     await entities.createEntity({ entity: full() });
     return entities.assignExternalId({ lookup: byTax(), externalId: `${EXTERNAL_ID}-2`, reason: REASON });
   },
+  EXTERNAL_ID_IN_USE: async () => {
+    const { entities } = await fresh();
+    await entities.createEntity({ entity: full() });
+    const alias = { externalId: `${EXTERNAL_ID}-2` };
+    await entities.addExternalIds({ lookup: byExternal(), externalIds: [alias], reason: REASON });
+    return entities.releaseExternalId({ lookup: byExternal(), ...alias, reason: REASON });
+  },
   ENTITY_DELETED: async () => {
     const { entities } = await fresh();
     await entities.createEntity({ entity: full() });
@@ -297,6 +304,15 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     for await (const _ of entities.importEntities(rows())) void _;
     for (;;) await stream.next();
   },
+  READ_TIME_EXPIRED: async () => {
+    const own = await service.newOrganization();
+    const { entity } = await own.client.entities.createEntity({ entity: full() });
+    await service.sql(
+      "insert into event_horizon values ($1, 0, pg_current_xact_id(), pg_current_snapshot(), clock_timestamp())",
+      [own.id],
+    );
+    return own.client.entities.getEntity({ lookup: byExternal(), readTime: entity?.createdAt });
+  },
 };
 
 /** The first message of a stream. */
@@ -386,6 +402,8 @@ describe("the table of reasons", () => {
       25: "POSITION_INVALID",
       26: "POSITION_EXPIRED",
       27: "WATCH_TOO_SLOW",
+      28: "EXTERNAL_ID_IN_USE",
+      29: "READ_TIME_EXPIRED",
     });
   });
 });
@@ -402,6 +420,7 @@ const METADATA: Record<Reason, string[]> = {
   AMBIGUOUS_TAX_ID_LOOKUP: ["candidates"],
   EXTERNAL_ID_IMMUTABLE: ["allowed"],
   EXTERNAL_ID_ALREADY_ASSIGNED: ["allowed"],
+  EXTERNAL_ID_IN_USE: ["tracked_since", "allowed"],
   ENTITY_DELETED: ["entity_id", "allowed"],
   REQUEST_ID_REUSED: ["request_id"],
   ETAG_MISMATCH: ["etag", "entity_id"],
@@ -419,6 +438,7 @@ const METADATA: Record<Reason, string[]> = {
   POSITION_INVALID: ["field"],
   POSITION_EXPIRED: ["field"],
   WATCH_TOO_SLOW: ["position"],
+  READ_TIME_EXPIRED: ["field", "earliest"],
 };
 
 test.each(REASONS)("%s: its code, its metadata, no value of the call in any of it", async (reason) => {

@@ -52,6 +52,12 @@ export async function current(client: EntityClient, entity: { id: string }): Pro
   return found;
 }
 
+/** What a write answered as a read in the past answers it: without how the external ids are used, which no event tells. */
+export const asThen = (entity: Entity): Entity => ({
+  ...entity,
+  externalIds: entity.externalIds.map(({ trackedSince: _, ...id }) => ({ ...id, lastResolvedOn: "" })),
+});
+
 /** How one of many calls ended: its answer, or the reason of its refusal. */
 export type Ending<T> = { answer: T; reason?: undefined } | { answer?: undefined; reason: string };
 

@@ -19,6 +19,7 @@ import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { brokenChains } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { externalIdProblems } from "./external-id-periods.ts";
 
 /** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
 export const NO_DEADLINE = { defaultTimeoutMs: 0 };
@@ -151,7 +152,7 @@ export function databaseEnvironment({ database }: TestService): {
 /** Removes entities whose rows a test has changed by SQL, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(
-    `with x as (delete from external_id where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
+    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
      delete from entity where id = any($1)`,
     [ids],
   );
@@ -221,6 +222,9 @@ async function assertInvariants(
     await brokenChains(sql),
     "rules 122 to 125: every event is sealed, behind the one before of its entity",
   ).toEqual([]);
+  expect(await externalIdProblems(sql), "rule 140: the periods of external ids are those that the events tell").toEqual(
+    [],
+  );
   expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
     [],
   );

@@ -73,6 +73,15 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
   AddExternalIds: async (by, { entities } = service.client) =>
     (await entities.addExternalIds({ lookup: lookup(by), externalIds: [{ externalId: fresh() }], validateOnly: true }))
       .entity?.id,
+  ReleaseExternalId: async (by, { entities } = service.client) => {
+    const request = { lookup: lookup(by), externalId: fresh(), reason, validateOnly: true };
+    const refused = await refusal(entities.releaseExternalId(request));
+    // Found, and it has no such alias: the other RPCs say which one was found.
+    if (refused.reason === "NOT_FOUND" && refused.message === "External id not found") return undefined;
+    return (await entities.releaseExternalId(request)).entity?.id;
+  },
+  ListExternalIdHistory: async (by, { entities } = service.client) =>
+    (await entities.listExternalIdHistory({ lookup: lookup(by) })).periods[0]?.entityId,
   DeleteEntity: async (by, { entities } = service.client) =>
     (await entities.deleteEntity({ lookup: lookup(by), reason, validateOnly: true })).entity?.id,
   UndeleteEntity: async (by, { entities } = service.client) =>
@@ -97,7 +106,9 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     (await webhooks.listWebhookDeliveries({ lookup: by && { by } })).deliveries[0]?.entityId,
 };
 const lookup = (by: By | undefined) => (by === undefined ? undefined : { by });
-const FINDERS = Object.keys(RPCS).filter((name) => name !== "AssignExternalId" && name !== "ListWebhookDeliveries");
+const FINDERS = Object.keys(RPCS).filter(
+  (name) => !["AssignExternalId", "ReleaseExternalId", "ListWebhookDeliveries"].includes(name),
+);
 /** Without a lookup they apply to the whole organization. */
 const FILTERS = ["ListEntityEvents", "WatchEntities", "ListWebhookDeliveries"];
 const rpc = (name: string, by: By | undefined, client?: EntityClient) => {

@@ -125,6 +125,15 @@ const WRITES: Write[] = [
     refused: { lookup: byId({ id: NOBODY }) },
   },
   {
+    method: EntityService.method.releaseExternalId,
+    given: async () => {
+      const { id, externalId } = await person();
+      await service.client.entities.deleteEntity({ lookup: byId({ id }), reason: "a duplicate" });
+      return { lookup: byId({ id }), externalId, reason: "for the other one" };
+    },
+    refused: { lookup: byId({ id: NOBODY }) },
+  },
+  {
     method: EntityService.method.deleteEntity,
     given: async () => ({ lookup: byId(await person()), reason: "customer left" }),
     refused: { lookup: byId({ id: NOBODY }) },

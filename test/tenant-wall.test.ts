@@ -247,7 +247,19 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       },
     ],
   },
-  GetEntity: { cases: lookups({}) },
+  GetEntity: {
+    cases: [
+      ...lookups({}),
+      // A tax id names nobody in the past.
+      ...lookups({})
+        .filter(({ by }) => !by.includes("tax"))
+        .map(({ by, request, ...one }) => ({
+          ...one,
+          by: `${by}, in the past`,
+          request: (names: Names) => ({ ...request(names), readTime: timestampFromDate(new Date()) }),
+        })),
+    ],
+  },
   BatchGetEntities: {
     cases: [
       {
@@ -337,6 +349,27 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
         }),
         expect: "FREE",
       },
+    ],
+  },
+  ReleaseExternalId: {
+    cases: [
+      ...writes({ externalId: "b-new", ...reason }),
+      {
+        by: "external id of A's, of an entity of B's",
+        request: (names) => ({ lookup: byId(ownOfB.entityId), externalId: names.alias, force: true, ...reason }),
+        expect: "NOT_FOUND",
+      },
+    ],
+  },
+  ListExternalIdHistory: {
+    paged: true,
+    cases: [
+      ...lookups({}),
+      ...(["externalId", "alias", "formerExternalId", "deletedExternalId"] as const).map((name) => ({
+        by: name,
+        request: (names: Names) => ({ externalId: names[name] }),
+        expect: "NOTHING" as const,
+      })),
     ],
   },
   DeleteEntity: { cases: writes(reason) },
@@ -728,6 +761,8 @@ async function plant(organization: TestOrganization): Promise<Names> {
       payload: struct("payload"),
     })),
   });
+  const labelled = [{ externalId: `${CANARY}-former`, type: `${CANARY}-label` }];
+  await client.entities.addExternalIds({ lookup, externalIds: labelled });
   await client.entities.changeExternalId({ lookup, newExternalId: `${CANARY}-primary`, ...write });
   await client.entities.addExternalIds({
     lookup,
@@ -799,6 +834,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
   };
   await page("ListEntities", {}, client.entities.listEntities);
   await page("ListEntityEvents", {}, client.entities.listEntityEvents);
+  await page("ListExternalIdHistory", { lookup }, client.entities.listExternalIdHistory);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
@@ -877,7 +913,7 @@ test("every column of A's that can hold text holds a canary, so that the scan me
       "position_running",
     ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
-    ...["administration_event.type", "administration_event.peer"],
+    ...["administration_event.type", "administration_event.peer", "external_id_past.cause"],
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
     `select c.table_name, c.column_name, c.data_type from information_schema.columns c
@@ -939,7 +975,7 @@ describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => 
         expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
         if (expected === "NOT_FOUND") {
           expect(refusalIn(foreign)?.message).toMatch(
-            /(^|: )(Entity|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
+            /(^|: )(Entity|External id|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
           );
           expect(
             Object.keys(refusalIn(foreign)?.metadata ?? {}).filter(

@@ -8,8 +8,10 @@ Examples:
   export ENTITY_SERVICE_API_KEY=$(cat .data/bootstrap-key)
   entity-service import entities.ndjson
   entity-service get --tax-id 30-71234567-1
+  entity-service get --external-id customer-1 --at 2027-01-31T00:00:00Z
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
   entity-service watch --type CREATED --json
+  entity-service external-ids history customer-1
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 

@@ -1,6 +1,6 @@
 // `get` and `events`: one entity as JSON, and what happened.
 import { create, toJson } from "@bufbuild/protobuf";
-import { TimestampSchema } from "@bufbuild/protobuf/wkt";
+import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import type { EntityClient } from "../../clients/typescript/index.ts";
 import {
   type EntityEvent,
@@ -35,8 +35,9 @@ export function bareValue(command: string, value: string): ConfigError {
   return new ConfigError(`${command} takes no bare value: did you mean ${option} ${value}?`);
 }
 
-export async function printEntity(client: EntityClient, lookup: EntityLookup): Promise<void> {
-  const { entity } = await client.entities.getEntity({ lookup }, CALL);
+/** With a time, as it was then. */
+export async function printEntity(client: EntityClient, lookup: EntityLookup, at?: Timestamp): Promise<void> {
+  const { entity } = await client.entities.getEntity({ lookup, ...(at && { readTime: at }) }, CALL);
   process.stdout.write(`${JSON.stringify(toJson(EntitySchema, entity ?? create(EntitySchema)), null, 2)}\n`);
 }
 

@@ -1,4 +1,5 @@
-// Every advisory lock of the service: numbers of our own, the same in every process, and hashes of tax ids.
+// Every advisory lock of the service: numbers of our own, the same in every process, and hashes of tax
+// ids and of organizations.
 import type pg from "pg";
 import type { Pipeline, Statements } from "./statements.ts";
 
@@ -6,6 +7,8 @@ import type { Pipeline, Statements } from "./statements.ts";
 const MIGRATION = 7_216_354_871;
 /** Of the functions that prune events: as in the migration that made them. */
 const PRUNING_EVENTS = 7_216_354_872;
+/** Of transactions that may attach external ids, together with the hash of their organization. */
+const ATTACHING = 72_163_548;
 
 /** Whether the migration lock was free, and is the client's now. */
 export async function tryMigrationLock(client: pg.Client): Promise<boolean> {
@@ -41,4 +44,23 @@ export function lockTaxIdKeys(db: Pipeline, organizationId: string, keys: string
      from (select key from unnest($2::text[]) as u(key) order by key) k`,
     [organizationId, keys],
   );
+}
+
+/**
+ * SQL that holds a lock until the transaction ends, for which nobody waits: it tells that the transaction may attach external
+ * ids of the organization of a parameter. No row tells that before it inserts one.
+ */
+export const attaching = (organizationId: string): string =>
+  `pg_advisory_xact_lock_shared(${ATTACHING}, hashtext(${organizationId}))`;
+
+/** The transactions in progress that hold it. */
+export async function readAttaching(db: Statements, organizationId: string): Promise<string[]> {
+  const rows = await db.execute<{ id: string }[]>(
+    `select l.virtualtransaction as id from pg_locks l
+     where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+       and l.database = (select oid from pg_database where datname = current_database())
+       and l.classid::bigint = ${ATTACHING} and l.objid::bigint = hashtext($1)::bigint & 4294967295`,
+    [organizationId],
+  );
+  return rows.map(({ id }) => id);
 }

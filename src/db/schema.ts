@@ -4,7 +4,7 @@
 // prefix, the distribution column.
 // Long because it is one list: every table is in it, and nowhere else.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
-import type { EntityState, EventType } from "../domain/entity-state.ts";
+import type { DetachCause, EntityState, EventType } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { CountType, ExternalIdsType, InstantType } from "./types.ts";
 import { newId } from "./uuid.ts";
@@ -101,6 +101,27 @@ export const ExternalIdRow = defineEntity({
     type: p.text().nullable(),
     isPrimary: p.boolean(),
     attachedAt: instant(),
+    /** Of an alias: since when its lookups are recorded. */
+    trackedSince: instant().nullable(),
+    /** The UTC date of the last of them: YYYY-MM-DD. */
+    lastResolvedOn: p.string().columnType("date").nullable(),
+  },
+});
+
+/** The times at which external ids were attached to entities and have left them. */
+export const ExternalIdPastRow = defineEntity({
+  name: "ExternalIdPastRow",
+  tableName: "external_id_past",
+  properties: {
+    organizationId,
+    externalId: code().primary(),
+    attachedAt: p.type(InstantType).primary(),
+    detachedAt: instant(),
+    entityId: p.uuid(),
+    type: p.text().nullable(),
+    cause: p.text().$type<DetachCause>(),
+    /** Its event, which may have been pruned. */
+    eventId: p.uuid(),
   },
 });
 
@@ -298,6 +319,7 @@ export const TABLES = [
   ApiKeyRow,
   EntityRow,
   ExternalIdRow,
+  ExternalIdPastRow,
   EntityEventRow,
   EventHorizonRow,
   TransactionRow,

@@ -226,6 +226,15 @@ export async function readStatements<T>(
   return reading(connections, (send) => setOrganizationAndPlans(send, organizationId), work);
 }
 
+/** The same for statements that wait for rows which others write: WRITE_CONFLICT where these are held for too long. */
+export function waitingStatements<T>(
+  orm: Orm,
+  organizationId: string,
+  work: (db: Statements) => Promise<T>,
+): Promise<T> {
+  return reading(pooled(orm), (send) => setOrganizationAndPlans(send, organizationId), work, "write");
+}
+
 /** The same for statements that name their organizations themselves, by `settingOf`. */
 export function readJoined<T>(connections: Connections, work: (db: Statements) => Promise<T>): Promise<T> {
   return reading(connections, setPlans, work);
@@ -235,8 +244,9 @@ async function reading<T>(
   connections: Connections,
   set: Parameters<NamedStatementClient["sendBehind"]>[0],
   work: (db: Statements) => Promise<T>,
+  access: Access = "read",
 ): Promise<T> {
-  return attempts("read", undefined, async () => {
+  return attempts(access, undefined, async () => {
     const { client, release } = await connections.take();
     let failure: unknown;
     try {

@@ -44,20 +44,35 @@ export class CountType extends ColumnType<number, string> {
   }
 }
 
-type StoredExternalId = [externalId: string, type: string, primary: boolean, attachedAt: string];
+type StoredExternalId = [
+  externalId: string,
+  type: string,
+  primary: boolean,
+  attachedAt: string,
+  trackedSince?: string | null,
+  lastResolvedOn?: string | null,
+];
 
 /** The copy of an entity's external ids that its row has, in their order. */
 export class ExternalIdsType extends ColumnType<readonly ExternalIdState[], StoredExternalId[]> {
   toStored(ids: readonly ExternalIdState[]): StoredExternalId[] {
-    return ids.map((id) => [id.externalId, id.type, id.primary, instantToText(id.attachedAt)]);
+    return ids.map((id) => {
+      const stored: StoredExternalId = [id.externalId, id.type, id.primary, instantToText(id.attachedAt)];
+      // A primary, and many entities have no other, takes no more than these.
+      if (id.trackedSince !== null) stored.push(instantToText(id.trackedSince), id.lastResolvedOn);
+      return stored;
+    });
   }
 
   fromStored(stored: StoredExternalId[]): ExternalIdState[] {
-    return stored.map(([externalId, type, primary, attachedAt]) => ({
-      externalId,
-      type,
-      primary,
-      attachedAt: parseInstant(attachedAt),
+    // By index: every read of an entity comes here, and to destructure an array goes by its iterator.
+    return stored.map((id) => ({
+      externalId: id[0],
+      type: id[1],
+      primary: id[2],
+      attachedAt: parseInstant(id[3]),
+      trackedSince: id[4] == null ? null : parseInstant(id[4]),
+      lastResolvedOn: id[5] ?? null,
     }));
   }
 

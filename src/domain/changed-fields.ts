@@ -1,8 +1,15 @@
 // What a change tells: the fields that differ between two states of an entity, and their values as events show them.
 
-import { type EntityValues, type ExternalIdState, primaryOf } from "./entity-state.ts";
-import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
-import { instantToText } from "./time.ts";
+import {
+  type EntityStatus,
+  type EntityType,
+  type EntityValues,
+  type ExternalIdState,
+  primaryOf,
+} from "./entity-state.ts";
+import { isObject, type JsonObject, type JsonValue, sameJson } from "./json.ts";
+import type { TaxIdCheck } from "./tax-id.ts";
+import { instantToText, parseInstant } from "./time.ts";
 
 export type FieldName = keyof EntityValues | "externalId";
 
@@ -83,3 +90,69 @@ export function changedValues(
   }
   return { previousValues, newValues };
 }
+
+/** The inverse of fieldValue. */
+const FROM_EVENTS: Record<FieldName, (shown: JsonValue | undefined, values: EntityValues) => Partial<EntityValues>> = {
+  type: (shown) => ({ type: textOf(shown) as EntityType }),
+  countryCode: (shown) => ({ countryCode: textOf(shown) }),
+  // One of externalIds, which is beside it in every event.
+  externalId: () => ({}),
+  externalIds: (shown) => ({ externalIds: listOf(shown).map(externalIdOf) }),
+  name: (shown) => ({ name: textOf(shown) }),
+  taxId: (shown) => ({ taxId: optionalTextOf(shown) }),
+  taxIdCheck: (shown) => ({ taxIdCheck: optionalTextOf(shown) as TaxIdCheck | null }),
+  status: (shown) => ({ status: textOf(shown) as EntityStatus }),
+  nationality: (shown) => ({ nationality: optionalTextOf(shown) }),
+  riskMatrixId: (shown) => ({ riskMatrixId: optionalTextOf(shown) }),
+  riskScore: (shown) => ({ riskScore: optionalTextOf(shown) }),
+  entityData: (shown, { type }) => ({ entityData: shown === undefined ? null : objectOf(objectOf(shown)[type]) }),
+  attributes: (shown) => ({ attributes: objectOf(shown ?? {}) }),
+  metadata: (shown) => ({ metadata: objectOf(shown ?? {}) }),
+  deletedAt: (shown) => ({ deletedAt: shown === undefined ? null : parseInstant(textOf(shown)) }),
+};
+
+/**
+ * The values with these fields as an event shows them, exactly: one that `shown` lacks, or has as null, is unset. Throws for
+ * what no event of this version shows: nothing is passed over.
+ */
+export function withShown(values: EntityValues, fields: readonly string[], shown: JsonObject): EntityValues {
+  const after = { ...values };
+  for (const field of fields) {
+    if (!Object.hasOwn(FROM_EVENTS, field)) throw new Error("an event tells of a field that is not known here");
+    const value = Object.hasOwn(shown, field) ? (shown[field] ?? undefined) : undefined;
+    Object.assign(after, FROM_EVENTS[field as FieldName](value, after));
+  }
+  return after;
+}
+
+function externalIdOf(shown: JsonValue): ExternalIdState {
+  const { externalId, type = "", designation, attachedAt } = objectOf(shown);
+  return {
+    externalId: textOf(externalId),
+    type: textOf(type),
+    primary: designation === "primary",
+    attachedAt: parseInstant(textOf(attachedAt)),
+    // No event tells of them.
+    trackedSince: null,
+    lastResolvedOn: null,
+  };
+}
+
+const listOf = (shown: JsonValue | undefined): JsonValue[] => {
+  if (shown !== undefined && !Array.isArray(shown)) throw unreadable();
+  return shown ?? [];
+};
+
+const objectOf = (shown: JsonValue | undefined): JsonObject => {
+  if (!isObject(shown)) throw unreadable();
+  return shown;
+};
+
+const textOf = (shown: JsonValue | undefined): string => {
+  if (typeof shown !== "string") throw unreadable();
+  return shown;
+};
+
+const optionalTextOf = (shown: JsonValue | undefined): string | null => (shown === undefined ? null : textOf(shown));
+
+const unreadable = () => new Error("an event shows a field in another form than events do");

@@ -13,7 +13,14 @@ export interface ExternalIdState {
   readonly type: string;
   readonly primary: boolean;
   readonly attachedAt: Instant;
+  /** Of an alias: since when its lookups are recorded. Null for a primary. No event tells of this or the next. */
+  readonly trackedSince: Instant | null;
+  /** The UTC date of the last of them, YYYY-MM-DD; null before the first. */
+  readonly lastResolvedOn: string | null;
 }
+
+/** Why an external id has left its entity. */
+export type DetachCause = "CHANGED" | "RELEASED" | "MERGED" | "UNMERGED" | "MOVED";
 
 /** The values of an entity: what rules change and events tell. Unset is null, or an empty map. */
 export interface EntityValues {
@@ -76,4 +83,6 @@ export interface Change {
   /** Overrides the source of the call. */
   readonly source?: string;
   readonly metadata?: JsonObject;
+  /** Why external ids leave with it. By default MOVED for one that the same command attaches to another entity, else CHANGED. */
+  readonly detaches?: DetachCause;
 }

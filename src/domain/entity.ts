@@ -56,7 +56,16 @@ export function newEntity(input: NewEntity, reason: string, now: Instant): Chang
     externalIds:
       input.externalId === undefined
         ? []
-        : [{ externalId: input.externalId, type: "", primary: true, attachedAt: now }],
+        : [
+            {
+              externalId: input.externalId,
+              type: "",
+              primary: true,
+              attachedAt: now,
+              trackedSince: null,
+              lastResolvedOn: null,
+            },
+          ],
     taxId: null,
     taxIdCheck: null,
     status: "pending",

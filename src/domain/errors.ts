@@ -13,6 +13,7 @@ export type Reason =
   | "AMBIGUOUS_TAX_ID_LOOKUP"
   | "EXTERNAL_ID_IMMUTABLE"
   | "EXTERNAL_ID_ALREADY_ASSIGNED"
+  | "EXTERNAL_ID_IN_USE"
   | "ENTITY_DELETED"
   | "REQUEST_ID_REUSED"
   | "ETAG_MISMATCH"
@@ -29,7 +30,8 @@ export type Reason =
   | "CANCELLED"
   | "POSITION_INVALID"
   | "POSITION_EXPIRED"
-  | "WATCH_TOO_SLOW";
+  | "WATCH_TOO_SLOW"
+  | "READ_TIME_EXPIRED";
 
 /** What is wrong with one field: `field` is a path of the request such as "entity.name". */
 export interface Violation {

@@ -3,9 +3,9 @@
 import { changedFields } from "./changed-fields.ts";
 import { refuseDeleted } from "./entity.ts";
 import { type Change, type EntityState, type ExternalIdState, primaryOf } from "./entity-state.ts";
-import { DomainError, invalidField } from "./errors.ts";
+import { DomainError, invalidField, notFound } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
-import type { Instant } from "./time.ts";
+import { DAY, endOfDate, type Instant, instantToText } from "./time.ts";
 
 export type ExternalIdPolicy = "MUTABLE_WITH_REASON" | "IMMUTABLE";
 
@@ -90,6 +90,51 @@ export function addExternalIds(
   return { values, type: "EXTERNAL_ID_CHANGED", reason: command.reason };
 }
 
+/** Rule 139: detaches an alias, of a deleted entity any external id. */
+export function releaseExternalId(
+  entity: EntityState,
+  command: { externalId: string; reason: string; force: boolean },
+  policy: ExternalIdPolicy,
+  now: Instant,
+): Change {
+  const id = entity.externalIds.find(({ externalId }) => externalId === command.externalId);
+  if (id === undefined) throw notFound("external_id", "External id");
+  const isDeleted = entity.deletedAt !== null;
+  if (id.primary && !isDeleted) throw invalidField("external_id", "is the primary one: ChangeExternalId replaces it");
+  if (policy === "IMMUTABLE") {
+    throw new DomainError(
+      "EXTERNAL_ID_IMMUTABLE",
+      "External ids of this organization cannot be freed once assigned: its external_id_policy is IMMUTABLE",
+      { allowed: "UpdateOrganization" },
+    );
+  }
+  // Nobody writes to a deleted entity: its ids are free for the entity that it was a duplicate of.
+  if (!isDeleted && !command.force) refuseInUse(id, now);
+  const [next, ...others] = entity.externalIds.filter((other) => other !== id);
+  return {
+    values: { ...entity, externalIds: next === undefined ? [] : [designate(next, true, now), ...others] },
+    type: "EXTERNAL_ID_CHANGED",
+    reason: command.reason,
+    detaches: "RELEASED",
+  };
+}
+
+/** One whose tracking nobody knows the beginning of may have been used a moment ago. */
+function refuseInUse({ attachedAt, trackedSince, lastResolvedOn }: ExternalIdState, now: Instant): void {
+  const resolved = lastResolvedOn === null ? attachedAt : endOfDate(lastResolvedOn);
+  const lastUse = [attachedAt, trackedSince ?? now, resolved].reduce((a, b) => (a > b ? a : b));
+  if (now - lastUse > BigInt(LIMITS.externalIdInUseDays) * DAY) return;
+  throw new DomainError(
+    "EXTERNAL_ID_IN_USE",
+    `The external id was looked up, or became an alias, within ${LIMITS.externalIdInUseDays} days: force releases it all the same`,
+    {
+      ...(lastResolvedOn !== null && { last_resolved_on: lastResolvedOn }),
+      ...(trackedSince !== null && { tracked_since: instantToText(trackedSince) }),
+      allowed: "force",
+    },
+  );
+}
+
 /** The primary first, then by time attached. */
 export function orderExternalIds(externalIds: readonly ExternalIdState[]): ExternalIdState[] {
   return externalIds.toSorted(
@@ -98,6 +143,20 @@ export function orderExternalIds(externalIds: readonly ExternalIdState[]): Exter
       (a.attachedAt < b.attachedAt ? -1 : a.attachedAt > b.attachedAt ? 1 : 0) ||
       (a.externalId < b.externalId ? -1 : 1),
   );
+}
+
+const newAlias = (externalId: string, now: Instant): ExternalIdState => ({
+  externalId,
+  type: "",
+  primary: false,
+  attachedAt: now,
+  trackedSince: now,
+  lastResolvedOn: null,
+});
+
+/** A primary that becomes an alias is tracked from then on: what is known of its use before is nothing. */
+function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
+  return id.primary === primary ? id : { ...id, primary, trackedSince: primary ? null : now, lastResolvedOn: null };
 }
 
 function attach(
@@ -110,12 +169,8 @@ function attach(
   const byValue = new Map<string, ExternalIdState>(attached.map((id) => [id.externalId, id]));
   for (const { externalId, type } of items) {
     const own = byValue.get(externalId);
-    byValue.set(externalId, {
-      externalId,
-      type: type === "" ? (own?.type ?? "") : type,
-      primary: own?.primary ?? false,
-      attachedAt: own?.attachedAt ?? now,
-    });
+    const id = own ?? newAlias(externalId, now);
+    byValue.set(externalId, type === "" ? id : { ...id, type });
   }
   if (byValue.size > LIMITS.externalIdsPerEntity) {
     throw invalidField(field, `an entity has at most ${LIMITS.externalIdsPerEntity} external ids`, {
@@ -124,6 +179,6 @@ function attach(
   }
   const all = [...byValue.values()];
   return orderExternalIds(
-    newPrimary === undefined ? all : all.map((id) => ({ ...id, primary: id.externalId === newPrimary })),
+    newPrimary === undefined ? all : all.map((id) => designate(id, id.externalId === newPrimary, now)),
   );
 }

@@ -7,9 +7,11 @@ export const LIMITS = {
   externalId: 255,
   externalIdsPerEntity: 100,
   externalIdType: 64,
+  /** For so long after its last known use an alias counts as in use. */
+  externalIdInUseDays: 30,
   taxId: 64,
   reason: 4000,
-  /** Shortest reason where one is mandatory (ChangeExternalId, DeleteEntity, UndeleteEntity). */
+  /** Shortest reason where one is mandatory (ChangeExternalId, ReleaseExternalId, DeleteEntity, UndeleteEntity). */
   mandatoryReasonMin: 5,
   /** Any other string. */
   string: 4096,

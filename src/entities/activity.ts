@@ -9,6 +9,7 @@ import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
+import type { AliasUse } from "./alias-use.ts";
 import { findHits, type Keys, shareEntities } from "./lookups.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
@@ -53,12 +54,14 @@ const MAX_ROUNDS = 5;
 /**
  * Rule 50: the entities that the lookups name, locked FOR SHARE in id order until the transaction ends, so
  * that no external id moves between the copy and the commit. Undefined for a side without a lookup.
- * A lookup that names none, several or a deleted one refuses the whole list, with its index.
+ * A lookup that names none, several or a deleted one refuses the whole list, with its index. Rule 138: to name a party by
+ * an alias is to use that.
  */
 export async function holdParties(
   db: Statements,
   organizationId: string,
   parties: readonly { lookup: Lookup | undefined; field: string; index: number }[],
+  aliasUse: Pick<AliasUse, "namedParty">,
 ): Promise<({ id: string; externalId: string | null } | undefined)[]> {
   const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
   for (const { lookup } of parties) if (lookup !== undefined) lookupKeys(lookup, keys);
@@ -89,7 +92,9 @@ export async function holdParties(
             index,
           );
         }
-        return { id, externalId: entity.external_id };
+        const party = { id, externalId: entity.external_id };
+        aliasUse.namedParty(organizationId, lookup, party);
+        return party;
       });
     }
     const rows = await shareEntities(db, organizationId, wanted);

@@ -54,6 +54,8 @@ export interface Command {
   occurredAt?: Instant | undefined;
   /** Makes the write safe to retry: `answer` of the first outcomes is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcomes: readonly Outcome[]) => Uint8Array }) | undefined;
+  /** Told of each target that is there, whatever becomes of the command; more than once if it runs again. */
+  named?: ((lookup: Lookup, entity: EntityState) => void) | undefined;
   /** Aborted, the command takes part in no transaction that begins after that. */
   signal?: Pick<AbortSignal, "aborted" | "reason"> | undefined;
   /**
@@ -93,6 +95,13 @@ export interface Outcome {
   before: EntityState | null;
   after: EntityState;
   updatedFields: readonly string[];
+}
+
+/** One entity of a command, before and after its change; the same state where there is none. */
+export interface Move {
+  before: EntityState | null;
+  after: EntityState;
+  change: Change | null;
 }
 
 export type Result =

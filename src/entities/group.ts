@@ -4,13 +4,14 @@
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { changedFields, changedValues } from "../domain/changed-fields.ts";
-import { type Change, type EntityState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
+import { type Change, type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents } from "../log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../log/sealing.ts";
-import type { Command, Outcome, Result, Target } from "./command.ts";
+import type { Command, Move, Outcome, Result, Target } from "./command.ts";
+import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
 import { type Locked, lockNamed, moveHits } from "./locked.ts";
 import type { Hits } from "./lookups.ts";
 import { rewriteCopies } from "./references.ts";
@@ -93,6 +94,7 @@ class Group {
   /** The states as they were locked. */
   readonly #original: ReadonlyMap<string, EntityState>;
   readonly #events: UnsealedEvent[] = [];
+  readonly #past: PastExternalId[] = [];
   /** The time of the last change. */
   #time: Instant;
 
@@ -117,7 +119,11 @@ class Group {
     // A command before this one moved the key to an entity that is not locked here, or that was not read.
     if (ids.some((id) => id !== undefined && !known.has(id))) return this.#options.skipLocked ? "busy" : "later";
     const entities = ids.map((id) => (id === undefined ? null : (states.get(id) ?? null)));
-    targets.forEach((target, i) => refuseUnlessAsNamed(target, entities[i] ?? null));
+    targets.forEach((target, i) => {
+      const entity = entities[i] ?? null;
+      if (entity !== null) command.named?.(target.lookup, entity);
+      refuseUnlessAsNamed(target, entity);
+    });
 
     const now = entities.reduce(
       (time, entity) => (entity !== null && time <= entity.updatedAt ? entity.updatedAt + 1n : time),
@@ -132,6 +138,8 @@ class Group {
     refuseTaken(command, moves, hits);
     // Rewriting the copies in activity rows is for a transaction of its own.
     if (!this.#options.mayRewriteCopies && moves.some(changesPrimary)) return "later";
+    // An id that came and went would not be in the table: nothing would keep another writer from having it meanwhile.
+    if (moves.some((move) => this.#detachesNew(move))) return "later";
 
     const outcomes = moves.map(({ before, after, change }): Outcome => {
       if (change === null) return { before, after, updatedFields: [] };
@@ -140,10 +148,20 @@ class Group {
       states.set(after.id, after);
       known.add(after.id);
       moveHits(hits, before, after);
-      this.#events.push(eventOf(command, change, before, after, updatedFields));
+      const event = eventOf(command, change, before, after, updatedFields);
+      this.#events.push(event);
+      this.#past.push(...endedPeriods({ before, after, change }, moves, event.id));
       return { before, after, updatedFields };
     });
     return { kind: "done", outcomes };
+  }
+
+  /** Whether an external id leaves that a command of this group has attached. */
+  #detachesNew({ before, after }: Move): boolean {
+    if (before === null || before.externalIds === after.externalIds) return false;
+    const isOf = (state: EntityState | undefined, { externalId, attachedAt }: ExternalIdState) =>
+      state?.externalIds.some((id) => id.externalId === externalId && id.attachedAt === attachedAt) === true;
+    return before.externalIds.some((id) => !isOf(after, id) && !isOf(this.#original.get(before.id), id));
   }
 
   #moveOf(before: EntityState | null, change: Change | null, now: Instant): Move {
@@ -171,8 +189,8 @@ class Group {
       .map((after) => ({ before: this.#original.get(after.id) ?? null, after }))
       .filter(({ before, after }) => before !== after);
     for (const { before, after } of changed) {
-      const [previous, next] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
-      if (previous == null || next === undefined || previous === next) continue;
+      const [previous, next = null] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
+      if (previous == null || previous === next) continue;
       const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
       for (const event of this.#events) {
         if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
@@ -185,11 +203,8 @@ class Group {
       before,
       after: { ...after, auditHead: heads.get(after.id) as Buffer },
     }));
-    insertEntities(
-      db,
-      organizationId,
-      written.flatMap(({ before, after }) => (before === null ? [after] : [])),
-    );
+    const made = written.flatMap(({ before, after }) => (before === null ? [after] : []));
+    insertEntities(db, organizationId, made);
     writeExternalIds(
       db,
       organizationId,
@@ -199,20 +214,11 @@ class Group {
         after: after.externalIds,
       })),
     );
-    updateEntities(
-      db,
-      organizationId,
-      written.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }])),
-    );
+    const updated = written.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }]));
+    updateEntities(db, organizationId, updated);
+    insertPast(db, organizationId, this.#past);
     insertEvents(db, organizationId, events);
   }
-}
-
-/** One entity of a command, before and after its change; the same state where there is none. */
-interface Move {
-  before: EntityState | null;
-  after: EntityState;
-  change: Change | null;
 }
 
 const changesPrimary = ({ before, after }: Move): boolean => {

@@ -66,7 +66,7 @@ export async function lockNamed(
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked }),
+      lockEntities(db, organizationId, keys, { skipLocked, isAttaching: claimed.length > 0 }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);

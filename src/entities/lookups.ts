@@ -1,6 +1,7 @@
 // Entities by the keys that callers have: found, or locked. Each form of a statement is one text for ever, so that
 // PostgreSQL plans it once; organization_id is named beside row level security, since it is the first column of every index.
 
+import { attaching } from "../db/locks.ts";
 import type { Statements } from "../db/statements.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
@@ -153,15 +154,16 @@ export interface LockedEntities {
 /**
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
  * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
- * that another transaction has locked are skipped instead of waited for.
+ * that another transaction has locked are skipped instead of waited for. Where it `isAttaching`, the transaction may attach
+ * external ids, which everybody can tell before its clock is read.
  */
 export async function lockEntities(
   db: Statements,
   organizationId: string,
   keys: Keys,
-  { skipLocked }: { skipLocked: boolean },
+  { skipLocked, isAttaching }: { skipLocked: boolean; isAttaching: boolean },
 ): Promise<LockedEntities> {
-  const one = skipLocked ? theOneOf(keys) : undefined;
+  const one = skipLocked && !isAttaching ? theOneOf(keys) : undefined;
   if (one !== undefined) {
     const [row] = await db.execute<(LockedRow & { now: string })[]>(one.text, [organizationId, one.key]);
     return row === undefined
@@ -181,7 +183,7 @@ export async function lockEntities(
            order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
           values,
         ),
-    readClock(db),
+    isAttaching ? readClockAttaching(db, organizationId) : readClock(db),
   ]);
   return { entities: rows.map(toLocked), now };
 }
@@ -229,6 +231,15 @@ export async function shareEntities(
 
 async function readClock(db: Statements): Promise<Instant> {
   const [row] = await db.execute<{ now: string }[]>(`select ${CLOCK}`, []);
+  return parseInstant(row?.now ?? "");
+}
+
+/** The same behind the lock that tells of attaching. */
+async function readClockAttaching(db: Statements, organizationId: string): Promise<Instant> {
+  const [row] = await db.execute<{ now: string }[]>(
+    `select l.held, ${CLOCK} from (select ${attaching("$1")} as held offset 0) l`,
+    [organizationId],
+  );
   return parseInstant(row?.now ?? "");
 }
 

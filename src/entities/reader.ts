@@ -9,6 +9,7 @@ import { readJoined, readStatements } from "../db/transaction.ts";
 import { DomainError, overloaded } from "../domain/errors.ts";
 import { type Lookup, lookupKeys } from "../domain/lookup.ts";
 import { createSlots, type Slots } from "../slots.ts";
+import type { AliasUse } from "./alias-use.ts";
 import { findJoined } from "./joined-lookups.ts";
 import { FEW_ROWS, type FoundEntities, findEntities, type Keys, MOST_ROWS } from "./lookups.ts";
 
@@ -27,6 +28,8 @@ export interface ReaderOptions {
   slots?: Slots;
   /** Whether organizations share a statement. */
   joinsOrganizations?: boolean;
+  /** Told of each entity that an external id named. */
+  named?: AliasUse["named"];
 }
 
 /**
@@ -57,7 +60,7 @@ interface Lane {
 
 export function createReader(
   orm: Orm,
-  { slots = createSlots(2), joinsOrganizations = ORGANIZATIONS_MEET }: ReaderOptions = {},
+  { slots = createSlots(2), joinsOrganizations = ORGANIZATIONS_MEET, named = () => {} }: ReaderOptions = {},
 ): Reader {
   /** Lookups that wait, by organization, in the order of their turns. */
   const queues = new Map<string, Waiting[]>();
@@ -137,7 +140,10 @@ export function createReader(
       for (const one of joined) {
         const its = found.get(one.organizationId) as FoundEntities;
         if (isLeftOut(one.lookup, its)) queueOf(one.organizationId).unshift(one);
-        else one.resolve(its);
+        else {
+          tell(one.organizationId, one.lookup, its);
+          one.resolve(its);
+        }
       }
     } catch (error) {
       const isOfAll = error instanceof DomainError && error.reason === "DATABASE_UNAVAILABLE";
@@ -145,6 +151,12 @@ export function createReader(
       // What fails for one of them fails for no other.
       else for (const own of organizations.values()) await answer(connections, own);
     }
+  }
+
+  function tell(organizationId: string, lookup: Lookup, { hits, entities }: FoundEntities): void {
+    if (lookup.by !== "external_id") return;
+    const entity = entities.get(hits.externalIds.get(lookup.key) ?? "");
+    if (entity !== undefined) named(organizationId, lookup, entity);
   }
 
   async function read(
@@ -167,7 +179,10 @@ export function createReader(
       if (lookup === undefined || more !== undefined) {
         return slots(organizationId, async () => {
           if (signal?.aborted) throw signal.reason;
-          return readStatements(orm, organizationId, (db) => findEntities(db, organizationId, keysOf(lookups)));
+          const work = (db: Statements) => findEntities(db, organizationId, keysOf(lookups));
+          const found = await readStatements(orm, organizationId, work);
+          for (const one of lookups) tell(organizationId, one, found);
+          return found;
         });
       }
       const queue = queueOf(organizationId);

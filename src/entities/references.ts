@@ -1,11 +1,11 @@
 // Rows that carry copies of an entity's external id.
 import type { Statements } from "../db/statements.ts";
 
-/** Rule 49: rewrites the copies of a primary that moved. Returns the number of rows per table. */
+/** Rule 49: rewrites the copies of a primary that moved, or removes those of one without a next. Returns the number of rows per table. */
 export async function rewriteCopies(
   db: Statements,
   organizationId: string,
-  move: { entityId: string; previous: string; next: string },
+  move: { entityId: string; previous: string; next: string | null },
 ): Promise<{ transactions: number; userEvents: number }> {
   const [row] = await db.execute<{ transactions: string; user_events: string }[]>(
     // In id order: two changers whose entities share transactions would deadlock otherwise.

@@ -92,19 +92,20 @@ interface OwnedExternalId extends ExternalIdState {
 /** Frees, demotes, attaches and promotes, in that order, so that no constraint is violated on the way. */
 export function writeExternalIds(db: Pipeline, organizationId: string, changes: readonly ExternalIdChange[]): void {
   const freed: string[] = [];
-  const demoted: string[] = [];
+  const demoted: OwnedExternalId[] = [];
   const attached: OwnedExternalId[] = [];
   const altered: OwnedExternalId[] = [];
   for (const { entityId, before, after } of changes) {
-    const values = new Set(after.map((id) => id.externalId));
-    const primary = after.find((id) => id.primary)?.externalId;
+    const values = new Map(after.map((id) => [id.externalId, id]));
     for (const old of before) {
-      if (!values.has(old.externalId)) freed.push(old.externalId);
-      else if (old.primary && old.externalId !== primary) demoted.push(old.externalId);
+      const now = values.get(old.externalId);
+      if (now?.attachedAt !== old.attachedAt) freed.push(old.externalId);
+      else if (old.primary && !now.primary) demoted.push({ ...now, entityId });
     }
     for (const id of after) {
       const old = before.find((other) => other.externalId === id.externalId);
-      if (old === undefined) attached.push({ ...id, entityId });
+      // It may have left and come back in the same group.
+      if (old?.attachedAt !== id.attachedAt) attached.push({ ...id, entityId });
       else if ((id.primary && !old.primary) || id.type !== old.type) altered.push({ ...id, entityId });
     }
   }
@@ -115,19 +116,24 @@ export function writeExternalIds(db: Pipeline, organizationId: string, changes: 
     ]);
   }
   if (demoted.length > 0) {
-    db.send("update external_id set is_primary = false where organization_id = $1 and external_id = any($2::text[])", [
-      organizationId,
-      demoted,
-    ]);
+    db.send(
+      `update external_id x set is_primary = false, tracked_since = v.tracked_since from ${DEMOTED.table}
+       where x.organization_id = $1 and x.external_id = v.external_id`,
+      [organizationId, ...DEMOTED.arraysOf(demoted.map(toExternalIdRow))],
+    );
   }
   if (attached.length > 0) {
     // Sorted, so that two groups that insert the same ids wait for each other instead of deadlocking.
     attached.sort((a, b) => (a.externalId < b.externalId ? -1 : 1));
     db.send(...attachRows(organizationId, attached.map(toExternalIdRow)));
+    const values = attached.map(({ externalId }) => externalId);
+    db.send(VIOLATE_IF_EARLIER, [organizationId, values]);
   }
   if (altered.length > 0) {
     db.send(
-      `update external_id x set type = v.type, is_primary = v.is_primary from ${ALTERED.table}
+      `update external_id x set type = v.type, is_primary = v.is_primary, tracked_since = v.tracked_since,
+         last_resolved_on = v.last_resolved_on
+       from ${ALTERED.table}
        where x.organization_id = $1 and x.external_id = v.external_id`,
       [organizationId, ...ALTERED.arraysOf(altered.map(toExternalIdRow))],
     );
@@ -137,15 +143,29 @@ export function writeExternalIds(db: Pipeline, organizationId: string, changes: 
 type WrittenExternalId = Omit<RowOf<typeof ExternalIdRow>, "organizationId">;
 
 const EXTERNAL_ID_COLUMNS = columnsOf(ExternalIdRow);
-const attachRows = insertOf<WrittenExternalId>("external_id", EXTERNAL_ID_COLUMNS);
+const columnsNamed = (...properties: (keyof WrittenExternalId)[]) =>
+  EXTERNAL_ID_COLUMNS.filter(({ property }) => (properties as string[]).includes(property));
+const attachRows = insertOf<WrittenExternalId>(
+  "external_id",
+  columnsNamed("externalId", "entityId", "type", "isPrimary", "attachedAt", "trackedSince"),
+);
+const DEMOTED = rowsTable<WrittenExternalId>(columnsNamed("externalId", "trackedSince"));
 const ALTERED = rowsTable<WrittenExternalId>(
-  EXTERNAL_ID_COLUMNS.filter(({ property }) => ["externalId", "type", "isPrimary"].includes(property)),
+  columnsNamed("externalId", "type", "isPrimary", "trackedSince", "lastResolvedOn"),
 );
 
-const toExternalIdRow = ({ externalId, entityId, type, primary, attachedAt }: OwnedExternalId): WrittenExternalId => ({
-  externalId,
-  entityId,
-  type: type === "" ? null : type,
-  isPrimary: primary,
-  attachedAt,
+/**
+ * Inserts an id once more, which violates the primary key, where it has left another entity at a later time than it was
+ * attached here. So it is tried again, at a time that is later still. That entity may have got the id and lost it since
+ * this transaction read the clock; only a statement behind the insert sees it for certain.
+ */
+const VIOLATE_IF_EARLIER = `insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at)
+  select x.organization_id, x.external_id, x.entity_id, x.is_primary, x.attached_at
+  from unnest($2::text[]) as v(external_id)
+  join external_id_past p on p.organization_id = $1 and p.external_id = v.external_id
+  join external_id x on x.organization_id = $1 and x.external_id = v.external_id and x.attached_at < p.detached_at`;
+
+const toExternalIdRow = ({ primary, type, entityId, ...id }: OwnedExternalId): WrittenExternalId => ({
+  ...{ externalId: id.externalId, entityId, type: type === "" ? null : type, isPrimary: primary },
+  ...{ attachedAt: id.attachedAt, trackedSince: id.trackedSince, lastResolvedOn: id.lastResolvedOn },
 });

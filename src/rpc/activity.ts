@@ -50,7 +50,7 @@ export function activityRpcs(deps: Deps) {
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
           ]);
-          const entities = await activity.holdParties(em, organizationId, parties);
+          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
           const stored = rows.map((row, i): activity.StoredTransaction => {
             const side = (party: ParsedParty, at: number): activity.StoredParty => ({
               entityId: entities[at]?.id ?? null,
@@ -110,11 +110,8 @@ export function activityRpcs(deps: Deps) {
         { method: ActivityService.method.recordUserEvents, request, requestId },
         async (em) => {
           const organizationId = organizationOf(ctx);
-          const entities = await activity.holdParties(
-            em,
-            organizationId,
-            rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index })),
-          );
+          const parties = rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index }));
+          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
           const stored = rows.map(({ lookup: _, ...row }, i): activity.StoredUserEvent => {
             const entity = entities[i];
             if (entity === undefined) throw new Error("a user event has no entity");

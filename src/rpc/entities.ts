@@ -1,5 +1,6 @@
 // EntityService: create, get, list, update, delete.
 import { create } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   type EntityLookup,
@@ -15,6 +16,7 @@ import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
+import type { PastEntity } from "../domain/past.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
@@ -67,7 +69,9 @@ export function entityRpcs(deps: Deps) {
     async getEntity(request, ctx) {
       const lookup = parseLookup(request.lookup);
       const readMask = parseReadMask(request.readMask);
-      const entity = pick(lookup, await find(ctx, [lookup]));
+      const { readTime } = request;
+      const entity =
+        readTime === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, readTime);
       return { entity: toProto(entity, readMask) };
     },
 
@@ -86,6 +90,7 @@ export function entityRpcs(deps: Deps) {
       request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
       violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
       const statuses = parseStatuses(request.statuses, violations);
+      const externalIds = request.externalIds.length === 0 ? undefined : new Set(request.externalIds.map(trim));
       const organizationId = organizationOf(ctx);
       const page = openPage(EntityService.method.listEntities, request, {
         organizationId,
@@ -103,12 +108,13 @@ export function entityRpcs(deps: Deps) {
           statuses,
           countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
           taxIdKey: request.taxId === "" ? undefined : taxIdKey(request.taxId),
-          externalIds: request.externalIds.length === 0 ? undefined : request.externalIds.map(trim),
+          externalIds: externalIds && [...externalIds],
           namePrefix: request.namePrefix,
           updatedAfter: request.updatedAfter === undefined ? undefined : fromTimestamp(request.updatedAfter),
           showDeleted: request.showDeleted,
         }),
       );
+      tellOfAliases(deps, organizationId, externalIds, entities.rows);
       const { items, nextPageToken } = closePage(page, entities, {
         present: (entity) => toProto(entity, readMask),
         cursorOf: ({ id }) => ({ id, watchPosition }),
@@ -177,6 +183,29 @@ export function entityRpcs(deps: Deps) {
       );
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
+}
+
+/** Rules 115 to 120. */
+function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastEntity> {
+  if (lookup.by === "tax_id") {
+    throw invalidField("lookup.tax_id", "is no key of a past time: use entity_id or external_id");
+  }
+  return pastReader.find(organizationOf(ctx), lookup, fromTimestamp(readTime), ctx.signal);
+}
+
+/** Rule 138: a filter is a use of the aliases that it finds. */
+function tellOfAliases(
+  { aliasUse }: Deps,
+  organizationId: string,
+  filter: ReadonlySet<string> | undefined,
+  entities: readonly EntityState[],
+): void {
+  if (filter === undefined) return;
+  for (const entity of entities) {
+    for (const { externalId: key } of entity.externalIds) {
+      if (filter.has(key)) aliasUse.named(organizationId, { by: "external_id", key }, entity);
+    }
+  }
 }
 
 function pick(lookup: Lookup, found: FoundEntities): EntityState {

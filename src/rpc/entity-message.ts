@@ -15,9 +15,10 @@ import {
 } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import type { EntityPatch } from "../domain/entity.ts";
-import { type EntityState, type EntityType as EntityTypeName, primaryOf } from "../domain/entity-state.ts";
+import { type EntityType as EntityTypeName, primaryOf } from "../domain/entity-state.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { JsonObject, JsonValue } from "../domain/json.ts";
+import type { PastEntity } from "../domain/past.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { dateProblem, nameProblem, parseUuid, trim, uuidProblem } from "../domain/text.ts";
 import type { Outcome } from "../entities/command.ts";
@@ -44,8 +45,8 @@ import type { Violations } from "./violations.ts";
 
 // --- toProto ------------------------------------------------------------------------------------
 
-/** The entity as callers see it; with a mask only its paths. */
-export function toProto(entity: EntityState, readMask?: ReadMask): EntityInit {
+/** The entity as callers see it, as it is or as it was; with a mask only its paths. */
+export function toProto(entity: PastEntity, readMask?: ReadMask): EntityInit {
   const init: EntityInit = {
     id: entity.id,
     organizationId: entity.organizationId,
@@ -55,6 +56,8 @@ export function toProto(entity: EntityState, readMask?: ReadMask): EntityInit {
       type: id.type,
       designation: id.primary ? Designation.PRIMARY : Designation.UNSPECIFIED,
       attachedAt: toTimestamp(id.attachedAt),
+      trackedSince: id.trackedSince === null ? undefined : toTimestamp(id.trackedSince),
+      lastResolvedOn: id.lastResolvedOn ?? "",
     })),
     type: typeToProto(entity.type),
     countryCode: entity.countryCode,
@@ -70,7 +73,7 @@ export function toProto(entity: EntityState, readMask?: ReadMask): EntityInit {
     metadata: Object.keys(entity.metadata).length === 0 ? undefined : entity.metadata,
     etag: entity.etag,
     createdAt: toTimestamp(entity.createdAt),
-    updatedAt: toTimestamp(entity.updatedAt),
+    updatedAt: entity.updatedAt === null ? undefined : toTimestamp(entity.updatedAt),
     deletedAt: entity.deletedAt === null ? undefined : toTimestamp(entity.deletedAt),
   };
   return readMask === undefined ? init : readMask(init);

@@ -47,11 +47,16 @@ export function importRpcs(deps: Deps & ImportDeps) {
       const author = authorOf(ctx);
       const organizationId = organizationOf(ctx);
       using _place = enter(imports, { organization: organizationId, part: author.principal });
+      const named: Command["named"] = (lookup, entity) => deps.aliasUse.named(organizationId, lookup, entity);
       const progress = create(ImportProgressSchema);
       let row = 0n;
       for await (const group of groupsOf(requests, GROUP_ROWS)) {
         const today = latestDate(deps.clock());
-        const rows = group.map((request) => ({ row: row++, request, command: commandOf(request, author, today) }));
+        const rows = group.map((request) => ({
+          row: row++,
+          request,
+          command: commandOf(request, author, today, named),
+        }));
         const results: ImportResult[] = [];
         // Rows that are only checked are not written with those that are.
         for (const part of runsOf(rows, ({ request }) => request.validateOnly)) {
@@ -98,7 +103,12 @@ function enter(imports: Shares, owner: Owner): Disposable {
 }
 
 /** The write that a row asks for, or why there is none. */
-function commandOf(request: ImportEntitiesRequest, author: Author, today: string): Command | DomainError {
+function commandOf(
+  request: ImportEntitiesRequest,
+  author: Author,
+  today: string,
+  named: Command["named"],
+): Command | DomainError {
   try {
     assertWellFormed(METHOD.input, request);
     const violations = new Violations();
@@ -111,6 +121,7 @@ function commandOf(request: ImportEntitiesRequest, author: Author, today: string
     if (externalId === undefined) throw invalidField("entity.external_id", "is required: rows are found by it");
     return toOneEntity({
       author,
+      named,
       lookup: { by: "external_id", key: externalId },
       allowMissing: true,
       etag: input.etag,

@@ -5,7 +5,7 @@ import { type DescMessage, type DescMethodUnary, type MessageShape, toBinary } f
 import type { Bound, Part } from "../db/bytes.ts";
 import { invalidField } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { parseUuid } from "../domain/text.ts";
+import { identifierProblem, parseUuid } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import { wireBytes } from "./message.ts";
 import type { Violations } from "./violations.ts";
@@ -17,6 +17,7 @@ const KINDS = {
   position: (text: string) => /^[A-Za-z0-9_-]+$/.test(text),
   version: (text: string) => /^\d{1,18}$/.test(text),
   /** Microseconds, of the years 1 to 9999. */
+  externalId: (text: string) => identifierProblem(text) === null,
   instant: (text: string) =>
     /^-?\d{1,18}$/.test(text) && BigInt(text) >= -62_135_596_800_000_000n && BigInt(text) < 253_402_300_800_000_000n,
 };

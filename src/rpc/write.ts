@@ -21,6 +21,8 @@ import type { EntityState } from "../domain/entity-state.ts";
 import { notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
+import type { AliasUse } from "../entities/alias-use.ts";
+import type { PastReader } from "../entities/as-it-was.ts";
 import { type Author, type OneEntityCommand, type Outcome, onlyOutcome, toOneEntity } from "../entities/command.ts";
 import type { Reader } from "../entities/reader.ts";
 import { claimRequests, rememberAnswers } from "../entities/requests.ts";
@@ -34,8 +36,12 @@ import type { Violations } from "./violations.ts";
 /** What the families need. */
 export interface Deps {
   orm: Orm;
+  /** Told of every alias that names an entity. The reader tells it by itself. */
+  aliasUse: Pick<AliasUse, "named" | "namedParty">;
   /** Reads entities, joined with other reads. */
   reader: Reader;
+  /** Reads one entity as it was. */
+  pastReader: PastReader;
   /** Writes entities, together with other writes. */
   writer: Writer;
   /** The events, as they are committed. */
@@ -165,16 +171,18 @@ interface WriteCall<I extends DescMessage, O extends DescMessage> {
 
 /** Runs one command and answers; a request seen before is answered as it was then. */
 export async function write<I extends DescMessage, O extends DescMessage>(
-  { writer }: Deps,
+  { writer, aliasUse }: Deps,
   ctx: HandlerContext,
   { method, request }: WriteCall<I, O>,
   { requestId, ...command }: Omit<OneEntityCommand, "author"> & { requestId: string | undefined },
   present: (outcome: Outcome) => MessageInitShape<O>,
 ): Promise<MessageInitShape<O>> {
   const { name, input, output } = method;
+  const organizationId = organizationOf(ctx);
   const result = await writer.write(
-    organizationOf(ctx),
+    organizationId,
     toOneEntity({
+      named: (lookup, entity) => aliasUse.named(organizationId, lookup, entity),
       ...command,
       author: authorOf(ctx),
       signal: departureOf(ctx),

@@ -3,25 +3,14 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { changedFields, changedValues } from "../../src/domain/changed-fields.ts";
 import { type EntityPatch, type NewEntity, newEntity, remove, undelete, update } from "../../src/domain/entity.ts";
-import {
-  type Change,
-  type EntityState,
-  type EntityStatus,
-  type EntityValues,
-  primaryOf,
-} from "../../src/domain/entity-state.ts";
+import { type Change, type EntityState, type EntityStatus, primaryOf } from "../../src/domain/entity-state.ts";
 import { DomainError } from "../../src/domain/errors.ts";
 import { addExternalIds, assignExternalId, changeExternalId, orderExternalIds } from "../../src/domain/external-ids.ts";
 import { canonicalJson, type JsonObject, type JsonValue } from "../../src/domain/json.ts";
 import { LIMITS } from "../../src/domain/limits.ts";
 import { instantToText } from "../../src/domain/time.ts";
+import { entries, mapPatch, NOW, patch, step, stored } from "./histories.ts";
 
-const NOW = 1_700_000_000_000_000n;
-
-function stored(values: EntityValues, version = 1): EntityState {
-  const at = NOW + BigInt(version);
-  return { ...values, id: "0190", organizationId: "0", version, etag: String(version), createdAt: NOW, updatedAt: at };
-}
 const person = (input: Partial<NewEntity> = {}, reason = "x"): EntityState =>
   stored(newEntity({ type: "person", countryCode: "AR", name: "Ana", ...input }, reason, NOW).values);
 const company = (input: Partial<NewEntity> = {}): EntityState => person({ type: "company", ...input });
@@ -239,66 +228,6 @@ describe("update", () => {
 });
 
 // --- Properties -----------------------------------------------------------------------------------
-
-const key = fc.constantFrom("a", "b", "c", "__proto__", "constructor", "nationality", "email", "address");
-const value: fc.Arbitrary<JsonValue> = fc.oneof(
-  fc.constantFrom<JsonValue>(null, true, false, "", "x", "AR", "uy", 0, 1, -1.5),
-  fc.array(fc.constantFrom<JsonValue>(null, 1, "x"), { maxLength: 2 }),
-  fc
-    .array(fc.tuple(key, fc.constantFrom<JsonValue>(null, 1, "x")), { maxLength: 2 })
-    .map((entries) => Object.fromEntries(entries)),
-);
-const entries = fc.array(fc.tuple(key, value), { maxLength: 4 }).map((pairs): JsonObject => Object.fromEntries(pairs));
-const mapPatch = fc.record({ replace: fc.boolean(), entries });
-const optional = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined, freq: 2 });
-
-const patch = fc
-  .record({
-    name: optional(fc.constantFrom("Ana", "Bea")),
-    taxId: optional(fc.constantFrom(null, "1", "20-12345678-6", "20123456786")),
-    status: optional(fc.constantFrom<EntityStatus>("under_review", "active", "blocked")),
-    nationality: optional(fc.constantFrom(null, "AR", "BR")),
-    riskMatrixId: optional(fc.constantFrom(null, "550e8400-e29b-41d4-a716-446655440000")),
-    entityData: optional(
-      fc.oneof(
-        fc.constant(null),
-        mapPatch.map((one) => ({ ...one, kind: "person" as const })),
-      ),
-    ),
-    attributes: optional(mapPatch),
-    metadata: optional(mapPatch),
-  })
-  .map((all) => Object.fromEntries(Object.entries(all).filter(([, one]) => one !== undefined)) as EntityPatch);
-
-type Step = (entity: EntityState, now: bigint) => Change | null;
-const externalId = fc.constantFrom("e1", "e2", "e3", "e4");
-const step: fc.Arbitrary<Step> = fc.oneof(
-  {
-    weight: 6,
-    arbitrary: patch.map(
-      (one): Step =>
-        (entity) =>
-          update(entity, one, "r"),
-    ),
-  },
-  fc.tuple(externalId, fc.boolean()).map(
-    ([id, keep]): Step =>
-      (entity, now) =>
-        changeExternalId(
-          entity,
-          { newExternalId: id, reason: "r", keepPreviousAsAlias: keep },
-          "MUTABLE_WITH_REASON",
-          now,
-        ),
-  ),
-  fc.tuple(externalId, fc.constantFrom("", "cif"), fc.boolean()).map(
-    ([id, type, primary]): Step =>
-      (entity, now) =>
-        addExternalIds(entity, { externalIds: [{ externalId: id, type, primary }], reason: "" }, now),
-  ),
-  fc.constant<Step>((entity, now) => remove(entity, "r", now)),
-  { weight: 2, arbitrary: fc.constant<Step>((entity) => undelete(entity, "r")) },
-);
 
 /** The values as the events show them, read off the state by hand: what a fold must come to. */
 function shown(entity: EntityState): JsonObject {

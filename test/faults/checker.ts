@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { EventType } from "../../clients/typescript/index.ts";
 import { brokenChains } from "../chains.ts";
+import { externalIdProblems } from "../external-id-periods.ts";
 import type { World } from "./callers.ts";
 import type { Check } from "./checks.ts";
 import { type Intent, type Write, wasUnknown } from "./journal.ts";
@@ -242,6 +243,7 @@ async function checkCopies(
       checks.copies.fail(`${id}: the row and the table have another primary external id`);
     }
   }
+  for (const problem of await externalIdProblems((text) => postgres.sql(text))) checks.copies.fail(problem);
   for (const [table, entity, copy] of [
     ["transaction", "origin_entity_id", "origin_external_id"],
     ["transaction", "destination_entity_id", "destination_external_id"],

@@ -33,6 +33,19 @@ export const PLANTED: readonly Planted[] = [
     finds: ["acknowledged"],
   },
   {
+    name: "no period of an external id that was changed",
+    changes: [
+      {
+        file: "src/entities/group.ts",
+        from: "insertPast(db, organizationId, this.#past)",
+        to: "insertPast(db, organizationId, [])",
+      },
+    ],
+    faults: "kill",
+    seconds: 15,
+    finds: ["copies"],
+  },
+  {
     name: "answered before the commit",
     changes: [
       {

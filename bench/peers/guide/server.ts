@@ -114,6 +114,8 @@ function stateOf(row: InferEntity<typeof Entity>): EntityState {
       type,
       primary,
       attachedAt: parseInstant(attachedAt),
+      trackedSince: null,
+      lastResolvedOn: null,
     })),
     name: row.name,
     taxId: row.taxId ?? null,

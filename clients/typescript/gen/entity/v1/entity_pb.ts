@@ -13,7 +13,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity.proto.
  */
 export const file_entity_v1_entity: GenFile = /*@__PURE__*/
-  fileDesc("ChZlbnRpdHkvdjEvZW50aXR5LnByb3RvEgllbnRpdHkudjEiUgoMRW50aXR5TG9va3VwEhMKCWVudGl0eV9pZBgBIAEoCUgAEhUKC2V4dGVybmFsX2lkGAIgASgJSAASEAoGdGF4X2lkGAMgASgJSABCBAoCYnki2AUKBkVudGl0eRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSEwoLZXh0ZXJuYWxfaWQYAyABKAkSMQoMZXh0ZXJuYWxfaWRzGAQgAygLMhUuZW50aXR5LnYxLkV4dGVybmFsSWRCBPDHGGQSIwoEdHlwZRgFIAEoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlEhQKDGNvdW50cnlfY29kZRgGIAEoCRIMCgRuYW1lGAcgASgJEhMKBnRheF9pZBgIIAEoCUgAiAEBEisKDHRheF9pZF9jaGVjaxgJIAEoDjIVLmVudGl0eS52MS5UYXhJZENoZWNrEicKBnN0YXR1cxgKIAEoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXMSGAoLbmF0aW9uYWxpdHkYCyABKAlIAYgBARIbCg5yaXNrX21hdHJpeF9pZBgMIAEoCUgCiAEBEhcKCnJpc2tfc2NvcmUYDSABKAlIA4gBARIqCgtlbnRpdHlfZGF0YRgOIAEoCzIVLmVudGl0eS52MS5FbnRpdHlEYXRhEisKCmF0dHJpYnV0ZXMYDyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EikKCG1ldGFkYXRhGBAgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIMCgRldGFnGBEgASgJEi4KCmNyZWF0ZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYEyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmRlbGV0ZWRfYXQYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgkKB190YXhfaWRCDgoMX25hdGlvbmFsaXR5QhEKD19yaXNrX21hdHJpeF9pZEINCgtfcmlza19zY29yZSKNAQoKRXh0ZXJuYWxJZBITCgtleHRlcm5hbF9pZBgBIAEoCRIMCgR0eXBlGAIgASgJEisKC2Rlc2lnbmF0aW9uGAMgASgOMhYuZW50aXR5LnYxLkRlc2lnbmF0aW9uEi8KC2F0dGFjaGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJoCgpFbnRpdHlEYXRhEicKBnBlcnNvbhgBIAEoCzIVLmVudGl0eS52MS5QZXJzb25EYXRhSAASKQoHY29tcGFueRgCIAEoCzIWLmVudGl0eS52MS5Db21wYW55RGF0YUgAQgYKBGtpbmQi6gIKClBlcnNvbkRhdGESFwoKZmlyc3RfbmFtZRgBIAEoCUgAiAEBEhYKCWxhc3RfbmFtZRgCIAEoCUgBiAEBEhgKC21pZGRsZV9uYW1lGAMgASgJSAKIAQESGgoNZGF0ZV9vZl9iaXJ0aBgEIAEoCUgDiAEBEhgKC25hdGlvbmFsaXR5GAUgASgJSASIAQESEgoFZW1haWwYBiABKAlIBYgBARISCgVwaG9uZRgHIAEoCUgGiAEBEiMKB2FkZHJlc3MYCCABKAsyEi5lbnRpdHkudjEuQWRkcmVzcxIrCgphZGRpdGlvbmFsGAkgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEINCgtfZmlyc3RfbmFtZUIMCgpfbGFzdF9uYW1lQg4KDF9taWRkbGVfbmFtZUIQCg5fZGF0ZV9vZl9iaXJ0aEIOCgxfbmF0aW9uYWxpdHlCCAoGX2VtYWlsQggKBl9waG9uZSKDAwoLQ29tcGFueURhdGESFwoKbGVnYWxfbmFtZRgBIAEoCUgAiAEBEhwKDXRyYWRpbmdfbmFtZXMYAiADKAlCBfDHGMgBEiAKE3JlZ2lzdHJhdGlvbl9udW1iZXIYAyABKAlIAYgBARIfChJpbmNvcnBvcmF0aW9uX2RhdGUYBCABKAlIAogBARIVCghpbmR1c3RyeRgFIAEoCUgDiAEBEhYKCWVtcGxveWVlcxgGIAEoBUgEiAEBEhQKB3dlYnNpdGUYByABKAlIBYgBARIjCgdhZGRyZXNzGAggASgLMhIuZW50aXR5LnYxLkFkZHJlc3MSKwoKYWRkaXRpb25hbBgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3RCDQoLX2xlZ2FsX25hbWVCFgoUX3JlZ2lzdHJhdGlvbl9udW1iZXJCFQoTX2luY29ycG9yYXRpb25fZGF0ZUILCglfaW5kdXN0cnlCDAoKX2VtcGxveWVlc0IKCghfd2Vic2l0ZSLcAQoHQWRkcmVzcxITCgZzdHJlZXQYASABKAlIAIgBARIRCgRjaXR5GAIgASgJSAGIAQESEgoFc3RhdGUYAyABKAlIAogBARIUCgdjb3VudHJ5GAQgASgJSAOIAQESGAoLcG9zdGFsX2NvZGUYBSABKAlIBIgBARIrCgphZGRpdGlvbmFsGAYgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEIJCgdfc3RyZWV0QgcKBV9jaXR5QggKBl9zdGF0ZUIKCghfY291bnRyeUIOCgxfcG9zdGFsX2NvZGUqWgoKRW50aXR5VHlwZRIbChdFTlRJVFlfVFlQRV9VTlNQRUNJRklFRBAAEhYKEkVOVElUWV9UWVBFX1BFUlNPThABEhcKE0VOVElUWV9UWVBFX0NPTVBBTlkQAiryAQoMRW50aXR5U3RhdHVzEh0KGUVOVElUWV9TVEFUVVNfVU5TUEVDSUZJRUQQABIZChVFTlRJVFlfU1RBVFVTX1BFTkRJTkcQARIeChpFTlRJVFlfU1RBVFVTX1VOREVSX1JFVklFVxACEhgKFEVOVElUWV9TVEFUVVNfQUNUSVZFEAMSGgoWRU5USVRZX1NUQVRVU19JTkFDVElWRRAEEhsKF0VOVElUWV9TVEFUVVNfU1VTUEVOREVEEAUSGQoVRU5USVRZX1NUQVRVU19CTE9DS0VEEAYSGgoWRU5USVRZX1NUQVRVU19SRUpFQ1RFRBAHKoUBCgpUYXhJZENoZWNrEhwKGFRBWF9JRF9DSEVDS19VTlNQRUNJRklFRBAAEhYKElRBWF9JRF9DSEVDS19WQUxJRBABEiAKHFRBWF9JRF9DSEVDS19DSEVDS1NVTV9GQUlMRUQQAhIfChtUQVhfSURfQ0hFQ0tfVU5LTk9XTl9GT1JNQVQQAypDCgtEZXNpZ25hdGlvbhIbChdERVNJR05BVElPTl9VTlNQRUNJRklFRBAAEhcKE0RFU0lHTkFUSU9OX1BSSU1BUlkQAUJBChdlbnRpdHlzZXJ2aWNlLmVudGl0eS52MVABWiRlbnRpdHlzZXJ2aWNlL2dlbi9lbnRpdHkvdjE7ZW50aXR5djFiBnByb3RvMw", [file_entity_v1_options, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChZlbnRpdHkvdjEvZW50aXR5LnByb3RvEgllbnRpdHkudjEiUgoMRW50aXR5TG9va3VwEhMKCWVudGl0eV9pZBgBIAEoCUgAEhUKC2V4dGVybmFsX2lkGAIgASgJSAASEAoGdGF4X2lkGAMgASgJSABCBAoCYnki2AUKBkVudGl0eRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSEwoLZXh0ZXJuYWxfaWQYAyABKAkSMQoMZXh0ZXJuYWxfaWRzGAQgAygLMhUuZW50aXR5LnYxLkV4dGVybmFsSWRCBPDHGGQSIwoEdHlwZRgFIAEoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlEhQKDGNvdW50cnlfY29kZRgGIAEoCRIMCgRuYW1lGAcgASgJEhMKBnRheF9pZBgIIAEoCUgAiAEBEisKDHRheF9pZF9jaGVjaxgJIAEoDjIVLmVudGl0eS52MS5UYXhJZENoZWNrEicKBnN0YXR1cxgKIAEoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXMSGAoLbmF0aW9uYWxpdHkYCyABKAlIAYgBARIbCg5yaXNrX21hdHJpeF9pZBgMIAEoCUgCiAEBEhcKCnJpc2tfc2NvcmUYDSABKAlIA4gBARIqCgtlbnRpdHlfZGF0YRgOIAEoCzIVLmVudGl0eS52MS5FbnRpdHlEYXRhEisKCmF0dHJpYnV0ZXMYDyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EikKCG1ldGFkYXRhGBAgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIMCgRldGFnGBEgASgJEi4KCmNyZWF0ZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYEyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmRlbGV0ZWRfYXQYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgkKB190YXhfaWRCDgoMX25hdGlvbmFsaXR5QhEKD19yaXNrX21hdHJpeF9pZEINCgtfcmlza19zY29yZSLaAQoKRXh0ZXJuYWxJZBITCgtleHRlcm5hbF9pZBgBIAEoCRIMCgR0eXBlGAIgASgJEisKC2Rlc2lnbmF0aW9uGAMgASgOMhYuZW50aXR5LnYxLkRlc2lnbmF0aW9uEi8KC2F0dGFjaGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg10cmFja2VkX3NpbmNlGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBsYXN0X3Jlc29sdmVkX29uGAYgASgJIu0BChBFeHRlcm5hbElkUGVyaW9kEhMKC2V4dGVybmFsX2lkGAEgASgJEhEKCWVudGl0eV9pZBgCIAEoCRIMCgR0eXBlGAMgASgJEi8KC2F0dGFjaGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtkZXRhY2hlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoFY2F1c2UYBiABKA4yIC5lbnRpdHkudjEuRXh0ZXJuYWxJZERldGFjaENhdXNlEhAKCGV2ZW50X2lkGAcgASgJImgKCkVudGl0eURhdGESJwoGcGVyc29uGAEgASgLMhUuZW50aXR5LnYxLlBlcnNvbkRhdGFIABIpCgdjb21wYW55GAIgASgLMhYuZW50aXR5LnYxLkNvbXBhbnlEYXRhSABCBgoEa2luZCLqAgoKUGVyc29uRGF0YRIXCgpmaXJzdF9uYW1lGAEgASgJSACIAQESFgoJbGFzdF9uYW1lGAIgASgJSAGIAQESGAoLbWlkZGxlX25hbWUYAyABKAlIAogBARIaCg1kYXRlX29mX2JpcnRoGAQgASgJSAOIAQESGAoLbmF0aW9uYWxpdHkYBSABKAlIBIgBARISCgVlbWFpbBgGIAEoCUgFiAEBEhIKBXBob25lGAcgASgJSAaIAQESIwoHYWRkcmVzcxgIIAEoCzISLmVudGl0eS52MS5BZGRyZXNzEisKCmFkZGl0aW9uYWwYCSABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Qg0KC19maXJzdF9uYW1lQgwKCl9sYXN0X25hbWVCDgoMX21pZGRsZV9uYW1lQhAKDl9kYXRlX29mX2JpcnRoQg4KDF9uYXRpb25hbGl0eUIICgZfZW1haWxCCAoGX3Bob25lIoMDCgtDb21wYW55RGF0YRIXCgpsZWdhbF9uYW1lGAEgASgJSACIAQESHAoNdHJhZGluZ19uYW1lcxgCIAMoCUIF8McYyAESIAoTcmVnaXN0cmF0aW9uX251bWJlchgDIAEoCUgBiAEBEh8KEmluY29ycG9yYXRpb25fZGF0ZRgEIAEoCUgCiAEBEhUKCGluZHVzdHJ5GAUgASgJSAOIAQESFgoJZW1wbG95ZWVzGAYgASgFSASIAQESFAoHd2Vic2l0ZRgHIAEoCUgFiAEBEiMKB2FkZHJlc3MYCCABKAsyEi5lbnRpdHkudjEuQWRkcmVzcxIrCgphZGRpdGlvbmFsGAkgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdEINCgtfbGVnYWxfbmFtZUIWChRfcmVnaXN0cmF0aW9uX251bWJlckIVChNfaW5jb3Jwb3JhdGlvbl9kYXRlQgsKCV9pbmR1c3RyeUIMCgpfZW1wbG95ZWVzQgoKCF93ZWJzaXRlItwBCgdBZGRyZXNzEhMKBnN0cmVldBgBIAEoCUgAiAEBEhEKBGNpdHkYAiABKAlIAYgBARISCgVzdGF0ZRgDIAEoCUgCiAEBEhQKB2NvdW50cnkYBCABKAlIA4gBARIYCgtwb3N0YWxfY29kZRgFIAEoCUgEiAEBEisKCmFkZGl0aW9uYWwYBiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0QgkKB19zdHJlZXRCBwoFX2NpdHlCCAoGX3N0YXRlQgoKCF9jb3VudHJ5Qg4KDF9wb3N0YWxfY29kZSpaCgpFbnRpdHlUeXBlEhsKF0VOVElUWV9UWVBFX1VOU1BFQ0lGSUVEEAASFgoSRU5USVRZX1RZUEVfUEVSU09OEAESFwoTRU5USVRZX1RZUEVfQ09NUEFOWRACKvIBCgxFbnRpdHlTdGF0dXMSHQoZRU5USVRZX1NUQVRVU19VTlNQRUNJRklFRBAAEhkKFUVOVElUWV9TVEFUVVNfUEVORElORxABEh4KGkVOVElUWV9TVEFUVVNfVU5ERVJfUkVWSUVXEAISGAoURU5USVRZX1NUQVRVU19BQ1RJVkUQAxIaChZFTlRJVFlfU1RBVFVTX0lOQUNUSVZFEAQSGwoXRU5USVRZX1NUQVRVU19TVVNQRU5ERUQQBRIZChVFTlRJVFlfU1RBVFVTX0JMT0NLRUQQBhIaChZFTlRJVFlfU1RBVFVTX1JFSkVDVEVEEAcqhQEKClRheElkQ2hlY2sSHAoYVEFYX0lEX0NIRUNLX1VOU1BFQ0lGSUVEEAASFgoSVEFYX0lEX0NIRUNLX1ZBTElEEAESIAocVEFYX0lEX0NIRUNLX0NIRUNLU1VNX0ZBSUxFRBACEh8KG1RBWF9JRF9DSEVDS19VTktOT1dOX0ZPUk1BVBADKkMKC0Rlc2lnbmF0aW9uEhsKF0RFU0lHTkFUSU9OX1VOU1BFQ0lGSUVEEAASFwoTREVTSUdOQVRJT05fUFJJTUFSWRABKv4BChVFeHRlcm5hbElkRGV0YWNoQ2F1c2USKAokRVhURVJOQUxfSURfREVUQUNIX0NBVVNFX1VOU1BFQ0lGSUVEEAASJAogRVhURVJOQUxfSURfREVUQUNIX0NBVVNFX0NIQU5HRUQQARIlCiFFWFRFUk5BTF9JRF9ERVRBQ0hfQ0FVU0VfUkVMRUFTRUQQAhIiCh5FWFRFUk5BTF9JRF9ERVRBQ0hfQ0FVU0VfTU9WRUQQAxIjCh9FWFRFUk5BTF9JRF9ERVRBQ0hfQ0FVU0VfTUVSR0VEEAQSJQohRVhURVJOQUxfSURfREVUQUNIX0NBVVNFX1VOTUVSR0VEEAVCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_options, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * Names one entity by exactly one of three keys, within the caller's
@@ -280,6 +280,26 @@ export type ExternalId = Message<"entity.v1.ExternalId"> & {
    * @generated from field: google.protobuf.Timestamp attached_at = 4;
    */
   attachedAt?: Timestamp | undefined;
+
+  /**
+   * Output only. Since when lookups by it are recorded: since it became an
+   * alias, or since the service records them. Absent for the primary, whose
+   * lookups are not recorded.
+   *
+   * @generated from field: google.protobuf.Timestamp tracked_since = 5;
+   */
+  trackedSince?: Timestamp | undefined;
+
+  /**
+   * Output only. The UTC date, YYYY-MM-DD, on which an alias last named its
+   * entity: in a lookup, a filter, or as a party of a transaction or a user
+   * event. Known a minute later; the last minute of a process that crashes is
+   * lost. Empty when that has not happened since tracked_since. No event tells
+   * of it, and it changes neither etag nor updated_at.
+   *
+   * @generated from field: string last_resolved_on = 6;
+   */
+  lastResolvedOn: string;
 };
 
 /**
@@ -288,6 +308,70 @@ export type ExternalId = Message<"entity.v1.ExternalId"> & {
  */
 export const ExternalIdSchema: GenMessage<ExternalId> = /*@__PURE__*/
   messageDesc(file_entity_v1_entity, 2);
+
+/**
+ * A time at which an entity had an external id.
+ *
+ * @generated from message entity.v1.ExternalIdPeriod
+ */
+export type ExternalIdPeriod = Message<"entity.v1.ExternalIdPeriod"> & {
+  /**
+   * The external id.
+   *
+   * @generated from field: string external_id = 1;
+   */
+  externalId: string;
+
+  /**
+   * The entity's id.
+   *
+   * @generated from field: string entity_id = 2;
+   */
+  entityId: string;
+
+  /**
+   * The label that it has, or had at the end.
+   *
+   * @generated from field: string type = 3;
+   */
+  type: string;
+
+  /**
+   * When it was attached.
+   *
+   * @generated from field: google.protobuf.Timestamp attached_at = 4;
+   */
+  attachedAt?: Timestamp | undefined;
+
+  /**
+   * When it left the entity; absent while it is attached.
+   *
+   * @generated from field: google.protobuf.Timestamp detached_at = 5;
+   */
+  detachedAt?: Timestamp | undefined;
+
+  /**
+   * Why it left; unspecified while it is attached.
+   *
+   * @generated from field: entity.v1.ExternalIdDetachCause cause = 6;
+   */
+  cause: ExternalIdDetachCause;
+
+  /**
+   * The event that tells of it, which event_retention_days may have had removed.
+   * Empty while it is attached.
+   *
+   * @generated from field: string event_id = 7;
+   */
+  eventId: string;
+};
+
+/**
+ * Describes the message entity.v1.ExternalIdPeriod.
+ * Use `create(ExternalIdPeriodSchema)` to create a new message.
+ */
+export const ExternalIdPeriodSchema: GenMessage<ExternalIdPeriod> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity, 3);
 
 /**
  * What is known of an entity, by its type. Company data for a person, or the
@@ -325,7 +409,7 @@ export type EntityData = Message<"entity.v1.EntityData"> & {
  * Use `create(EntityDataSchema)` to create a new message.
  */
 export const EntityDataSchema: GenMessage<EntityData> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity, 3);
+  messageDesc(file_entity_v1_entity, 4);
 
 /**
  * A person. Strings have at most 4096 code points.
@@ -404,7 +488,7 @@ export type PersonData = Message<"entity.v1.PersonData"> & {
  * Use `create(PersonDataSchema)` to create a new message.
  */
 export const PersonDataSchema: GenMessage<PersonData> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity, 4);
+  messageDesc(file_entity_v1_entity, 5);
 
 /**
  * A company. Strings have at most 4096 code points.
@@ -483,7 +567,7 @@ export type CompanyData = Message<"entity.v1.CompanyData"> & {
  * Use `create(CompanyDataSchema)` to create a new message.
  */
 export const CompanyDataSchema: GenMessage<CompanyData> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity, 5);
+  messageDesc(file_entity_v1_entity, 6);
 
 /**
  * A postal address, always replaced whole. Strings have at most 4096 code points.
@@ -540,7 +624,7 @@ export type Address = Message<"entity.v1.Address"> & {
  * Use `create(AddressSchema)` to create a new message.
  */
 export const AddressSchema: GenMessage<Address> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity, 6);
+  messageDesc(file_entity_v1_entity, 7);
 
 /**
  * What an entity is. Cannot change after creation.
@@ -746,4 +830,66 @@ export type Designation = (typeof Designation)[keyof typeof Designation] | Unkno
  */
 export const DesignationSchema: GenEnum<Designation> = /*@__PURE__*/
   enumDesc(file_entity_v1_entity, 3);
+
+/**
+ * Why an external id has left its entity.
+ *
+ * @generated from enum entity.v1.ExternalIdDetachCause
+ */
+export const ExternalIdDetachCause = {
+  /**
+   * It has not.
+   *
+   * @generated from enum value: EXTERNAL_ID_DETACH_CAUSE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * ChangeExternalId gave the entity another primary and freed this one.
+   *
+   * @generated from enum value: EXTERNAL_ID_DETACH_CAUSE_CHANGED = 1;
+   */
+  CHANGED: 1,
+
+  /**
+   * ReleaseExternalId.
+   *
+   * @generated from enum value: EXTERNAL_ID_DETACH_CAUSE_RELEASED = 2;
+   */
+  RELEASED: 2,
+
+  /**
+   * One write took it from the entity and gave it to another one.
+   *
+   * @generated from enum value: EXTERNAL_ID_DETACH_CAUSE_MOVED = 3;
+   */
+  MOVED: 3,
+
+  /**
+   * The entity was merged into another one, which has it now.
+   *
+   * @generated from enum value: EXTERNAL_ID_DETACH_CAUSE_MERGED = 4;
+   */
+  MERGED: 4,
+
+  /**
+   * A merge was undone, and the entity that had brought it has it again.
+   *
+   * @generated from enum value: EXTERNAL_ID_DETACH_CAUSE_UNMERGED = 5;
+   */
+  UNMERGED: 5,
+} as const;
+
+/**
+ * Why an external id has left its entity.
+ *
+ * @generated from enum entity.v1.ExternalIdDetachCause
+ */
+export type ExternalIdDetachCause = (typeof ExternalIdDetachCause)[keyof typeof ExternalIdDetachCause] | UnknownEnum;
+
+/**
+ * Describes the enum entity.v1.ExternalIdDetachCause.
+ */
+export const ExternalIdDetachCauseSchema: GenEnum<ExternalIdDetachCause> = /*@__PURE__*/
+  enumDesc(file_entity_v1_entity, 4);
 

@@ -4,7 +4,7 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Entity, EntityLookup, EntityStatus, EntityType, ExternalId } from "./entity_pb.ts";
+import type { Entity, EntityLookup, EntityStatus, EntityType, ExternalId, ExternalIdPeriod } from "./entity_pb.ts";
 import { file_entity_v1_entity } from "./entity_pb.ts";
 import type { EntityEvent, EventType } from "./entity_event_pb.ts";
 import { file_entity_v1_entity_event } from "./entity_event_pb.ts";
@@ -19,7 +19,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_service.proto.
  */
 export const file_entity_v1_entity_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5ImoKEEdldEVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBItCglyZWFkX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIjYKEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkieQoXQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QSLwoHbG9va3VwcxgBIAMoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXBCBfDHGOgHEi0KCXJlYWRfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siTgoYQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlEjIKB3Jlc3VsdHMYASADKAsyIS5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3VsdCJsChZCYXRjaEdldEVudGl0aWVzUmVzdWx0EiMKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHlIABIjCgVlcnJvchgCIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK3AQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBAUIKCghfY3JlYXRlZCL1AQoXQ2hhbmdlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIXCg9uZXdfZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEh4KFmtlZXBfcHJldmlvdXNfYXNfYWxpYXMYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoEBChhDaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2USFAoHc3VjY2VzcxgBIAEoCEgAiAEBEhQKB2NoYW5nZWQYAiABKAhIAYgBARIhCgZlbnRpdHkYAyABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9zdWNjZXNzQgoKCF9jaGFuZ2VkItEBChdBc3NpZ25FeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSFQoNdmFsaWRhdGVfb25seRgGIAEoCBIvCgtvY2N1cnJlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoYQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQiuAEKE0RlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlsKFERlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIroBChVVbmRlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFlVuZGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQinAIKF0xpc3RFbnRpdHlFdmVudHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEg0KBWFjdG9yGAMgASgJEhEKCXByaW5jaXBhbBgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEigKBGZyb20YBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCSJbChhMaXN0RW50aXR5RXZlbnRzUmVzcG9uc2USJgoGZXZlbnRzGAEgAygLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKvAQoUV2F0Y2hFbnRpdGllc1JlcXVlc3QSEAoIcG9zaXRpb24YASABKAkSKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEjEKDGVudGl0eV90eXBlcxgDIAMoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlQgTwxxgCEicKBmxvb2t1cBgEIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXAiUAoVV2F0Y2hFbnRpdGllc1Jlc3BvbnNlEhAKCHBvc2l0aW9uGAEgASgJEiUKBWV2ZW50GAIgASgLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50IqYBChVJbXBvcnRFbnRpdGllc1JlcXVlc3QSIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIOCgZyZWFzb24YAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEi8KC29jY3VycmVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJvChZJbXBvcnRFbnRpdGllc1Jlc3BvbnNlEigKB3Jlc3VsdHMYASADKAsyFy5lbnRpdHkudjEuSW1wb3J0UmVzdWx0EisKCHByb2dyZXNzGAIgASgLMhkuZW50aXR5LnYxLkltcG9ydFByb2dyZXNzInwKDEltcG9ydFJlc3VsdBILCgNyb3cYASABKAMSKQoHb3V0Y29tZRgCIAEoDjIYLmVudGl0eS52MS5JbXBvcnRPdXRjb21lEhEKCWVudGl0eV9pZBgDIAEoCRIhCgVlcnJvchgEIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDKqABCg1JbXBvcnRPdXRjb21lEh4KGklNUE9SVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASGgoWSU1QT1JUX09VVENPTUVfQ1JFQVRFRBABEhoKFklNUE9SVF9PVVRDT01FX1VQREFURUQQAhIcChhJTVBPUlRfT1VUQ09NRV9VTkNIQU5HRUQQAxIZChVJTVBPUlRfT1VUQ09NRV9GQUlMRUQQBDKZCwoNRW50aXR5U2VydmljZRJmCgxDcmVhdGVFbnRpdHkSHi5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlElwKCUdldEVudGl0eRIbLmVudGl0eS52MS5HZXRFbnRpdHlSZXF1ZXN0GhwuZW50aXR5LnYxLkdldEVudGl0eVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJxChBCYXRjaEdldEVudGl0aWVzEiIuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXF1ZXN0GiMuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZQoMTGlzdEVudGl0aWVzEh4uZW50aXR5LnYxLkxpc3RFbnRpdGllc1JlcXVlc3QaHy5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDFVwZGF0ZUVudGl0eRIeLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSdwoQQ2hhbmdlRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEnIKEEFzc2lnbkV4dGVybmFsSWQSIi5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOQWRkRXh0ZXJuYWxJZHMSIC5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0GiEuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJmCgxEZWxldGVFbnRpdHkSHi5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDlVuZGVsZXRlRW50aXR5EiAuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVxdWVzdBohLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUScQoQTGlzdEVudGl0eUV2ZW50cxIiLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVxdWVzdBojLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmoKDVdhdGNoRW50aXRpZXMSHy5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1JlcXVlc3QaIC5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZDABEnAKDkltcG9ydEVudGl0aWVzEiAuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVxdWVzdBohLmVudGl0eS52MS5JbXBvcnRFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUoATABQkEKF2VudGl0eXNlcnZpY2UuZW50aXR5LnYxUAFaJGVudGl0eXNlcnZpY2UvZ2VuL2VudGl0eS92MTtlbnRpdHl2MWIGcHJvdG8z", [file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
+  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkieQoXQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QSLwoHbG9va3VwcxgBIAMoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXBCBfDHGOgHEi0KCXJlYWRfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siTgoYQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlEjIKB3Jlc3VsdHMYASADKAsyIS5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3VsdCJsChZCYXRjaEdldEVudGl0aWVzUmVzdWx0EiMKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHlIABIjCgVlcnJvchgCIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK3AQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBAUIKCghfY3JlYXRlZCL1AQoXQ2hhbmdlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIXCg9uZXdfZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEh4KFmtlZXBfcHJldmlvdXNfYXNfYWxpYXMYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoEBChhDaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2USFAoHc3VjY2VzcxgBIAEoCEgAiAEBEhQKB2NoYW5nZWQYAiABKAhIAYgBARIhCgZlbnRpdHkYAyABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9zdWNjZXNzQgoKCF9jaGFuZ2VkItEBChdBc3NpZ25FeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSFQoNdmFsaWRhdGVfb25seRgGIAEoCBIvCgtvY2N1cnJlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoYQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQi4QEKGFJlbGVhc2VFeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRINCgVmb3JjZRgEIAEoCBIMCgRldGFnGAUgASgJEhIKCnJlcXVlc3RfaWQYBiABKAkSFQoNdmFsaWRhdGVfb25seRgHIAEoCBIvCgtvY2N1cnJlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiYAoZUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESIQoGZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfY2hhbmdlZCKDAQocTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVxdWVzdBITCgtleHRlcm5hbF9pZBgBIAEoCRInCgZsb29rdXAYAiABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImYKHUxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlEiwKB3BlcmlvZHMYASADKAsyGy5lbnRpdHkudjEuRXh0ZXJuYWxJZFBlcmlvZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiuAEKE0RlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlsKFERlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIroBChVVbmRlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFlVuZGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQinAIKF0xpc3RFbnRpdHlFdmVudHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEg0KBWFjdG9yGAMgASgJEhEKCXByaW5jaXBhbBgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEigKBGZyb20YBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCSJbChhMaXN0RW50aXR5RXZlbnRzUmVzcG9uc2USJgoGZXZlbnRzGAEgAygLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKvAQoUV2F0Y2hFbnRpdGllc1JlcXVlc3QSEAoIcG9zaXRpb24YASABKAkSKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEjEKDGVudGl0eV90eXBlcxgDIAMoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlQgTwxxgCEicKBmxvb2t1cBgEIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXAiUAoVV2F0Y2hFbnRpdGllc1Jlc3BvbnNlEhAKCHBvc2l0aW9uGAEgASgJEiUKBWV2ZW50GAIgASgLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50IqYBChVJbXBvcnRFbnRpdGllc1JlcXVlc3QSIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIOCgZyZWFzb24YAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEi8KC29jY3VycmVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJvChZJbXBvcnRFbnRpdGllc1Jlc3BvbnNlEigKB3Jlc3VsdHMYASADKAsyFy5lbnRpdHkudjEuSW1wb3J0UmVzdWx0EisKCHByb2dyZXNzGAIgASgLMhkuZW50aXR5LnYxLkltcG9ydFByb2dyZXNzInwKDEltcG9ydFJlc3VsdBILCgNyb3cYASABKAMSKQoHb3V0Y29tZRgCIAEoDjIYLmVudGl0eS52MS5JbXBvcnRPdXRjb21lEhEKCWVudGl0eV9pZBgDIAEoCRIhCgVlcnJvchgEIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDKqABCg1JbXBvcnRPdXRjb21lEh4KGklNUE9SVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASGgoWSU1QT1JUX09VVENPTUVfQ1JFQVRFRBABEhoKFklNUE9SVF9PVVRDT01FX1VQREFURUQQAhIcChhJTVBPUlRfT1VUQ09NRV9VTkNIQU5HRUQQAxIZChVJTVBPUlRfT1VUQ09NRV9GQUlMRUQQBDKYDQoNRW50aXR5U2VydmljZRJmCgxDcmVhdGVFbnRpdHkSHi5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlElwKCUdldEVudGl0eRIbLmVudGl0eS52MS5HZXRFbnRpdHlSZXF1ZXN0GhwuZW50aXR5LnYxLkdldEVudGl0eVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJxChBCYXRjaEdldEVudGl0aWVzEiIuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXF1ZXN0GiMuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZQoMTGlzdEVudGl0aWVzEh4uZW50aXR5LnYxLkxpc3RFbnRpdGllc1JlcXVlc3QaHy5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDFVwZGF0ZUVudGl0eRIeLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSdwoQQ2hhbmdlRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEnIKEEFzc2lnbkV4dGVybmFsSWQSIi5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOQWRkRXh0ZXJuYWxJZHMSIC5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0GiEuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ6ChFSZWxlYXNlRXh0ZXJuYWxJZBIjLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QaJC5lbnRpdHkudjEuUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2USgAEKFUxpc3RFeHRlcm5hbElkSGlzdG9yeRInLmVudGl0eS52MS5MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0GiguZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxEZWxldGVFbnRpdHkSHi5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDlVuZGVsZXRlRW50aXR5EiAuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVxdWVzdBohLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUScQoQTGlzdEVudGl0eUV2ZW50cxIiLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVxdWVzdBojLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmoKDVdhdGNoRW50aXRpZXMSHy5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1JlcXVlc3QaIC5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZDABEnAKDkltcG9ydEVudGl0aWVzEiAuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVxdWVzdBohLmVudGl0eS52MS5JbXBvcnRFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUoATABQkEKF2VudGl0eXNlcnZpY2UuZW50aXR5LnYxUAFaJGVudGl0eXNlcnZpY2UvZ2VuL2VudGl0eS92MTtlbnRpdHl2MWIGcHJvdG8z", [file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
 
 /**
  * Request of CreateEntity.
@@ -124,6 +124,27 @@ export type GetEntityRequest = Message<"entity.v1.GetEntityRequest"> & {
    * @generated from field: google.protobuf.FieldMask read_mask = 2;
    */
   readMask?: FieldMask | undefined;
+
+  /**
+   * As the entity was at this time, by the clock of the service's database:
+   * after its last event whose recorded_at is not later, equal in every field to
+   * what the write of that event answered (but how external ids are used, which
+   * no event tells). Such an answer, NOT_FOUND too, stays the answer for ever, or
+   * until it expires. Any time since created_at; later than the clock is
+   * VALIDATION_ERROR. Microseconds; finer is cut off. lookup is an entity_id, or
+   * an external_id, which names the entity that had it then; with a tax_id it is
+   * VALIDATION_ERROR. An entity that was deleted then is answered with
+   * deleted_at.
+   *
+   * Before created_at, and for an external id that no entity had then:
+   * NOT_FOUND. Before the time up to which events were pruned
+   * (event_retention_days): READ_TIME_EXPIRED, also where nobody can tell any
+   * more who had the external id. How long it takes goes by the number of
+   * changes since then.
+   *
+   * @generated from field: google.protobuf.Timestamp read_time = 3;
+   */
+  readTime?: Timestamp | undefined;
 };
 
 /**
@@ -140,7 +161,10 @@ export const GetEntityRequestSchema: GenMessage<GetEntityRequest> = /*@__PURE__*
  */
 export type GetEntityResponse = Message<"entity.v1.GetEntityResponse"> & {
   /**
-   * The entity.
+   * The entity. With read_time, where the event that made the version is no
+   * longer kept and another has followed, etag is empty and updated_at absent;
+   * the etag alone is empty for a version from before etags were the ids of
+   * events, where another has followed.
    *
    * @generated from field: entity.v1.Entity entity = 1;
    */
@@ -799,6 +823,177 @@ export const AddExternalIdsResponseSchema: GenMessage<AddExternalIdsResponse> = 
   messageDesc(file_entity_v1_entity_service, 16);
 
 /**
+ * Request of ReleaseExternalId.
+ *
+ * @generated from message entity.v1.ReleaseExternalIdRequest
+ */
+export type ReleaseExternalIdRequest = Message<"entity.v1.ReleaseExternalIdRequest"> & {
+  /**
+   * Which entity. A lookup by the external id that is released is not recorded
+   * as a use of it.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 1;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * The external id to detach from it; trimmed first, 1 to 255 code points.
+   *
+   * @generated from field: string external_id = 2;
+   */
+  externalId: string;
+
+  /**
+   * Why: 5 to 4000 code points after trimming.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Release it although it may be in use.
+   *
+   * @generated from field: bool force = 4;
+   */
+  force: boolean;
+
+  /**
+   * Only if this is the current etag.
+   *
+   * @generated from field: string etag = 5;
+   */
+  etag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.ReleaseExternalIdRequest.
+ * Use `create(ReleaseExternalIdRequestSchema)` to create a new message.
+ */
+export const ReleaseExternalIdRequestSchema: GenMessage<ReleaseExternalIdRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 17);
+
+/**
+ * Response of ReleaseExternalId.
+ *
+ * @generated from message entity.v1.ReleaseExternalIdResponse
+ */
+export type ReleaseExternalIdResponse = Message<"entity.v1.ReleaseExternalIdResponse"> & {
+  /**
+   * True: what the entity does not have is NOT_FOUND.
+   *
+   * @generated from field: optional bool changed = 1;
+   */
+  changed?: boolean | undefined;
+
+  /**
+   * The entity after the change.
+   *
+   * @generated from field: entity.v1.Entity entity = 2;
+   */
+  entity?: Entity | undefined;
+};
+
+/**
+ * Describes the message entity.v1.ReleaseExternalIdResponse.
+ * Use `create(ReleaseExternalIdResponseSchema)` to create a new message.
+ */
+export const ReleaseExternalIdResponseSchema: GenMessage<ReleaseExternalIdResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 18);
+
+/**
+ * Request of ListExternalIdHistory: external_id or lookup. Neither, or both:
+ * INVALID_LOOKUP.
+ *
+ * @generated from message entity.v1.ListExternalIdHistoryRequest
+ */
+export type ListExternalIdHistoryRequest = Message<"entity.v1.ListExternalIdHistoryRequest"> & {
+  /**
+   * The history of this external id, whichever entities had it; trimmed, then
+   * compared exactly. Not recorded as a use of it.
+   *
+   * @generated from field: string external_id = 1;
+   */
+  externalId: string;
+
+  /**
+   * The history of the entity that this names now: all external ids that it had.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 2;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, of the same history.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListExternalIdHistoryRequest.
+ * Use `create(ListExternalIdHistoryRequestSchema)` to create a new message.
+ */
+export const ListExternalIdHistoryRequestSchema: GenMessage<ListExternalIdHistoryRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 19);
+
+/**
+ * Response of ListExternalIdHistory.
+ *
+ * @generated from message entity.v1.ListExternalIdHistoryResponse
+ */
+export type ListExternalIdHistoryResponse = Message<"entity.v1.ListExternalIdHistoryResponse"> & {
+  /**
+   * The periods, newest first.
+   *
+   * @generated from field: repeated entity.v1.ExternalIdPeriod periods = 1;
+   */
+  periods: ExternalIdPeriod[];
+
+  /**
+   * For the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListExternalIdHistoryResponse.
+ * Use `create(ListExternalIdHistoryResponseSchema)` to create a new message.
+ */
+export const ListExternalIdHistoryResponseSchema: GenMessage<ListExternalIdHistoryResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 20);
+
+/**
  * Request of DeleteEntity.
  *
  * @generated from message entity.v1.DeleteEntityRequest
@@ -852,7 +1047,7 @@ export type DeleteEntityRequest = Message<"entity.v1.DeleteEntityRequest"> & {
  * Use `create(DeleteEntityRequestSchema)` to create a new message.
  */
 export const DeleteEntityRequestSchema: GenMessage<DeleteEntityRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 17);
+  messageDesc(file_entity_v1_entity_service, 21);
 
 /**
  * Response of DeleteEntity.
@@ -880,7 +1075,7 @@ export type DeleteEntityResponse = Message<"entity.v1.DeleteEntityResponse"> & {
  * Use `create(DeleteEntityResponseSchema)` to create a new message.
  */
 export const DeleteEntityResponseSchema: GenMessage<DeleteEntityResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 18);
+  messageDesc(file_entity_v1_entity_service, 22);
 
 /**
  * Request of UndeleteEntity.
@@ -937,7 +1132,7 @@ export type UndeleteEntityRequest = Message<"entity.v1.UndeleteEntityRequest"> &
  * Use `create(UndeleteEntityRequestSchema)` to create a new message.
  */
 export const UndeleteEntityRequestSchema: GenMessage<UndeleteEntityRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 19);
+  messageDesc(file_entity_v1_entity_service, 23);
 
 /**
  * Response of UndeleteEntity.
@@ -965,7 +1160,7 @@ export type UndeleteEntityResponse = Message<"entity.v1.UndeleteEntityResponse">
  * Use `create(UndeleteEntityResponseSchema)` to create a new message.
  */
 export const UndeleteEntityResponseSchema: GenMessage<UndeleteEntityResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 20);
+  messageDesc(file_entity_v1_entity_service, 24);
 
 /**
  * Request of ListEntityEvents. Filters are joined by AND.
@@ -1043,7 +1238,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
  * Use `create(ListEntityEventsRequestSchema)` to create a new message.
  */
 export const ListEntityEventsRequestSchema: GenMessage<ListEntityEventsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 21);
+  messageDesc(file_entity_v1_entity_service, 25);
 
 /**
  * Response of ListEntityEvents.
@@ -1071,7 +1266,7 @@ export type ListEntityEventsResponse = Message<"entity.v1.ListEntityEventsRespon
  * Use `create(ListEntityEventsResponseSchema)` to create a new message.
  */
 export const ListEntityEventsResponseSchema: GenMessage<ListEntityEventsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 22);
+  messageDesc(file_entity_v1_entity_service, 26);
 
 /**
  * Request of WatchEntities. Filters are joined by AND and do not change during
@@ -1117,7 +1312,7 @@ export type WatchEntitiesRequest = Message<"entity.v1.WatchEntitiesRequest"> & {
  * Use `create(WatchEntitiesRequestSchema)` to create a new message.
  */
 export const WatchEntitiesRequestSchema: GenMessage<WatchEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 23);
+  messageDesc(file_entity_v1_entity_service, 27);
 
 /**
  * One event, or a checkpoint.
@@ -1147,7 +1342,7 @@ export type WatchEntitiesResponse = Message<"entity.v1.WatchEntitiesResponse"> &
  * Use `create(WatchEntitiesResponseSchema)` to create a new message.
  */
 export const WatchEntitiesResponseSchema: GenMessage<WatchEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 24);
+  messageDesc(file_entity_v1_entity_service, 28);
 
 /**
  * One row of an import; the stream may hold any number of them.
@@ -1196,7 +1391,7 @@ export type ImportEntitiesRequest = Message<"entity.v1.ImportEntitiesRequest"> &
  * Use `create(ImportEntitiesRequestSchema)` to create a new message.
  */
 export const ImportEntitiesRequestSchema: GenMessage<ImportEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 25);
+  messageDesc(file_entity_v1_entity_service, 29);
 
 /**
  * The answers to one group of rows.
@@ -1224,7 +1419,7 @@ export type ImportEntitiesResponse = Message<"entity.v1.ImportEntitiesResponse">
  * Use `create(ImportEntitiesResponseSchema)` to create a new message.
  */
 export const ImportEntitiesResponseSchema: GenMessage<ImportEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 26);
+  messageDesc(file_entity_v1_entity_service, 30);
 
 /**
  * The answer to one row.
@@ -1266,7 +1461,7 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
  * Use `create(ImportResultSchema)` to create a new message.
  */
 export const ImportResultSchema: GenMessage<ImportResult> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 27);
+  messageDesc(file_entity_v1_entity_service, 31);
 
 /**
  * Rows answered so far, this group included.
@@ -1308,7 +1503,7 @@ export type ImportProgress = Message<"entity.v1.ImportProgress"> & {
  * Use `create(ImportProgressSchema)` to create a new message.
  */
 export const ImportProgressSchema: GenMessage<ImportProgress> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 28);
+  messageDesc(file_entity_v1_entity_service, 32);
 
 /**
  * What became of a row.
@@ -1386,7 +1581,10 @@ export const EntityService: GenService<{
     output: typeof CreateEntityResponseSchema;
   },
   /**
-   * Reads one entity, a deleted one included (except by tax id).
+   * Reads one entity, a deleted one included (except by tax id); with read_time
+   * as it was then.
+   * Errors: AMBIGUOUS_TAX_ID_LOOKUP; with read_time READ_TIME_EXPIRED, and
+   * WRITE_CONFLICT where a write that may be of that time goes on for too long.
    *
    * @generated from rpc entity.v1.EntityService.GetEntity
    */
@@ -1476,9 +1674,39 @@ export const EntityService: GenService<{
     output: typeof AddExternalIdsResponseSchema;
   },
   /**
+   * Detaches an alias, so that it finds nobody and another entity may take it.
+   * One that may be in use is refused unless `force` says otherwise. The primary
+   * is VALIDATION_ERROR: ChangeExternalId frees that. Of a deleted entity every
+   * external id may be released at once, the primary too: then its oldest alias
+   * becomes the primary, if it has one, and copies in activity rows follow.
+   * Errors: NOT_FOUND with lookup external_id when the entity does not have it,
+   * EXTERNAL_ID_IN_USE, EXTERNAL_ID_IMMUTABLE, ETAG_MISMATCH.
+   *
+   * @generated from rpc entity.v1.EntityService.ReleaseExternalId
+   */
+  releaseExternalId: {
+    methodKind: "unary";
+    input: typeof ReleaseExternalIdRequestSchema;
+    output: typeof ReleaseExternalIdResponseSchema;
+  },
+  /**
+   * Lists which entities had an external id, or which external ids an entity
+   * had, and when: newest first, by attached_at, what is attached now included.
+   * An external id that was never attached has no periods. Nothing is ever
+   * removed; of the time before the service kept periods it has those that the
+   * events still told.
+   *
+   * @generated from rpc entity.v1.EntityService.ListExternalIdHistory
+   */
+  listExternalIdHistory: {
+    methodKind: "unary";
+    input: typeof ListExternalIdHistoryRequestSchema;
+    output: typeof ListExternalIdHistoryResponseSchema;
+  },
+  /**
    * Deletes an entity softly: it leaves lists and tax-id lookups, is still
    * answered by GetEntity with deleted_at, and keeps its external ids, which
-   * stay taken. Deleting it again changes nothing.
+   * stay taken until ReleaseExternalId. Deleting it again changes nothing.
    *
    * @generated from rpc entity.v1.EntityService.DeleteEntity
    */
