@@ -9,6 +9,7 @@ import { AdministrationEvents } from "./20261126120000_administration_event.ts";
 import { FeedStarts } from "./20261126204500_feed_starts.ts";
 import { Backup } from "./20261126210000_backup.ts";
 import { SealedEvents } from "./20261127120000_sealed_events.ts";
+import { AuditCheckpoint } from "./20261127140000_audit_checkpoint.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
@@ -21,4 +22,5 @@ export const MIGRATIONS = [
   { name: "20261126204500_feed_starts", class: FeedStarts },
   { name: "20261126210000_backup", class: Backup },
   { name: "20261127120000_sealed_events", class: SealedEvents },
+  { name: "20261127140000_audit_checkpoint", class: AuditCheckpoint },
 ];

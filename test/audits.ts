@@ -1,0 +1,62 @@
+// What the tests of checkpoints share: an audit to its end, and checkpoints that are made when a test says so.
+import {
+  type AuditCheckpoint,
+  type AuditCounts,
+  type AuditFinding,
+  type AuditFindingKind,
+  AuditFindingKindSchema,
+  type EntityClient,
+} from "../clients/typescript/index.ts";
+import { makeCheckpoint } from "../src/audit/make.ts";
+import type { SigningKey } from "../src/audit/signing-key.ts";
+import { createOrm, type Orm } from "../src/db/orm.ts";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
+import type { TestOrganization, TestService } from "./harness.ts";
+
+/** What an audit came to. */
+export interface Found {
+  findings: AuditFinding[];
+  counts: AuditCounts;
+  done: number;
+}
+
+export async function auditOf(
+  { client }: { client: EntityClient },
+  request: Parameters<EntityClient["entities"]["verifyAuditTrail"]>[0] = {},
+): Promise<Found> {
+  const findings: AuditFinding[] = [];
+  let last: { counts?: AuditCounts | undefined; done: number } | undefined;
+  for await (const message of client.entities.verifyAuditTrail(request)) {
+    findings.push(...message.findings);
+    last = message;
+  }
+  if (last?.counts === undefined) throw new Error("an audit without counts");
+  return { findings, counts: last.counts, done: last.done };
+}
+
+export const nameOf = (kind: AuditFindingKind): string => AuditFindingKindSchema.value[kind]?.localName ?? "";
+export const kindsOf = ({ findings }: Found): string[] => findings.map(({ kind }) => nameOf(kind));
+
+/** All checkpoints, with their leaves. */
+export async function checkpointsOf({ client }: TestOrganization): Promise<AuditCheckpoint[]> {
+  const all: AuditCheckpoint[] = [];
+  for (let pageToken = ""; ; ) {
+    const page = await client.entities.listAuditCheckpoints({ includeLeaves: true, pageSize: 1000, pageToken });
+    all.push(...page.checkpoints);
+    pageToken = page.nextPageToken;
+    if (pageToken === "") return all;
+  }
+}
+
+/** Connections to the service's database, as the service has them. */
+export function ormOf({ database: { host, port, database } }: TestService): Orm {
+  return createOrm(
+    { host, port, database, user: "entity_service", password: RUNTIME_PASSWORD },
+    { poolSize: 3, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
+  );
+}
+
+/** Makes checkpoints until there is nothing to list. */
+export async function makeAll(orm: Orm, organizationId: string, key: SigningKey | undefined): Promise<void> {
+  while ((await makeCheckpoint(orm, organizationId, key)).isMade);
+}
