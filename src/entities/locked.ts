@@ -10,7 +10,7 @@ import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
 import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, type LockedEntity, lockEntities, readClock, readPolicy } from "./lookups.ts";
+import { findHits, type Hits, type Keys, type LockedEntity, lockEntities, readPolicy } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -65,10 +65,9 @@ export async function lockNamed(
   const known = new Set(skipLocked ? [] : keys.entityIds);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
-    const [locked, found, now, policy] = await Promise.all([
+    const [{ entities: locked, now }, found, policy] = await Promise.all([
       lockEntities(db, organizationId, keys, { skipLocked }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
-      readClock(db),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
     for (const { state, auditHead } of locked) {

@@ -137,6 +137,19 @@ function withoutMost(select: string): string {
       from (${select}) q) e`;
 }
 
+/** An entity that nobody else can change before the transaction ends. */
+export interface LockedEntity {
+  state: EntityState;
+  /** The hash of its last event; null where that is not sealed. */
+  auditHead: Buffer | null;
+}
+
+/** Entities under their locks, and the database's clock once these are held. */
+export interface LockedEntities {
+  entities: LockedEntity[];
+  now: Instant;
+}
+
 /**
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
  * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
@@ -147,40 +160,50 @@ export async function lockEntities(
   organizationId: string,
   keys: Keys,
   { skipLocked }: { skipLocked: boolean },
-): Promise<LockedEntity[]> {
+): Promise<LockedEntities> {
   const one = skipLocked ? theOneOf(keys) : undefined;
-  if (one !== undefined) return (await db.execute<LockedRow[]>(one.text, [organizationId, one.key])).map(toLocked);
+  if (one !== undefined) {
+    const [row] = await db.execute<(LockedRow & { now: string })[]>(one.text, [organizationId, one.key]);
+    return row === undefined
+      ? { entities: [], now: await readClock(db) }
+      : { entities: [toLocked(row)], now: parseInstant(row.now) };
+  }
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
   if (keys.entityIds.length > 0) parts.push(`select u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`);
-  if (parts.length === 0) return [];
-  const rows = await db.execute<LockedRow[]>(
-    `select ${LOCKED_COLUMNS} from entity e
-     where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
-     order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
-    values,
-  );
-  return rows.map(toLocked);
-}
-
-/** An entity that nobody else can change before the transaction ends. */
-export interface LockedEntity {
-  state: EntityState;
-  /** The hash of its last event; null where that is not sealed. */
-  auditHead: Buffer | null;
+  const [rows, now] = await Promise.all([
+    parts.length === 0
+      ? []
+      : db.execute<LockedRow[]>(
+          `select ${LOCKED_COLUMNS} from entity e
+           where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
+           order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
+          values,
+        ),
+    readClock(db),
+  ]);
+  return { entities: rows.map(toLocked), now };
 }
 
 type LockedRow = { audit_head: Buffer | null };
 const LOCKED_COLUMNS = `${ENTITY_COLUMNS}, e.audit_head`;
 const toLocked = (row: LockedRow): LockedEntity => ({ state: toState(row), auditHead: row.audit_head });
 
-/** What most locks are: those of one entity. The server does them for less than those of a list of one. */
-const LOCK_BY_EXTERNAL_ID = `select ${LOCKED_COLUMNS} from external_id x
-  join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
-  where x.organization_id = $1 and x.external_id = $2 for no key update of e skip locked`;
-const LOCK_BY_ID = `select ${LOCKED_COLUMNS} from entity e
-  where e.organization_id = $1 and e.id = $2 for no key update skip locked`;
+/** The database's clock, now and not at the beginning of the transaction. */
+const CLOCK = "clock_timestamp() as now";
+
+/**
+ * What most locks are: those of one entity, which the server does for less than those of a list of one. Materialized, the
+ * lock comes before the clock.
+ */
+const lockOfOne = (by: string) => `with locked as materialized (
+    select ${LOCKED_COLUMNS} from ${by} for no key update of e skip locked
+  ) select *, ${CLOCK} from locked`;
+const LOCK_BY_EXTERNAL_ID = lockOfOne(`external_id x
+    join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
+    where x.organization_id = $1 and x.external_id = $2`);
+const LOCK_BY_ID = lockOfOne("entity e where e.organization_id = $1 and e.id = $2");
 
 /** The statement for a single key, of an id. */
 function theOneOf({ entityIds, externalIds, taxIdKeys }: Keys): { text: string; key: string } | undefined {
@@ -204,9 +227,8 @@ export async function shareEntities(
   );
 }
 
-/** The database's clock, now and not at the beginning of the transaction. */
-export async function readClock(db: Statements): Promise<Instant> {
-  const [row] = await db.execute<{ now: string }[]>("select clock_timestamp() as now", []);
+async function readClock(db: Statements): Promise<Instant> {
+  const [row] = await db.execute<{ now: string }[]>(`select ${CLOCK}`, []);
   return parseInstant(row?.now ?? "");
 }
 
