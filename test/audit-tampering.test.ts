@@ -2,9 +2,8 @@
 // change is made, found, and taken back.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EntityType } from "../clients/typescript/index.ts";
-import { makeCheckpoint } from "../src/audit/make.ts";
 import { newSigningKey, readSigningKey } from "../src/audit/signing-key.ts";
-import { auditOf, makeAll, nameOf, ormOf } from "./audits.ts";
+import { auditOf, makeAll, makeNext, nameOf, ormOf } from "./audits.ts";
 import { reseal } from "./chains.ts";
 import { byId } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -57,7 +56,7 @@ beforeAll(async () => {
   // Three checkpoints: a first, one between and a last.
   for (let i = 0; i < 2; i++) {
     await a.client.entities.createEntity({ entity: { type: EntityType.PERSON, name: "Bea", countryCode: "AR" } });
-    await makeCheckpoint(orm, a.id, key);
+    await makeNext(orm, a.id, key);
   }
   await orm.close(true);
   [victim, other] = (await service.sql(

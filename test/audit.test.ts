@@ -3,10 +3,9 @@ import { createHash, generateKeyPairSync, verify as verifySignature } from "node
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { makeCheckpoint } from "../src/audit/make.ts";
 import { newSigningKey, readSigningKey, type SigningKey } from "../src/audit/signing-key.ts";
 import type { Orm } from "../src/db/orm.ts";
-import { auditOf, checkpointsOf, type Found, kindsOf, makeAll, nameOf, ormOf } from "./audits.ts";
+import { auditOf, checkpointsOf, type Found, kindsOf, makeAll, makeNext, nameOf, ormOf } from "./audits.ts";
 import { reseal } from "./chains.ts";
 import { byId, newPerson, together } from "./given.ts";
 import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
@@ -83,7 +82,7 @@ describe("checkpoints", () => {
       while (isWriting) await newPerson(a.client);
     });
     const making = together(4, async (i) => {
-      for (let n = 0; n < 10; n++) await makeCheckpoint(i % 2 === 0 ? orm : other, a.id, key);
+      for (let n = 0; n < 10; n++) await makeNext(i % 2 === 0 ? orm : other, a.id, key);
     });
     for (const { reason } of await making) expect(reason).toBeUndefined();
     isWriting = false;
@@ -160,7 +159,7 @@ describe("checkpoints", () => {
     const a = await service.newOrganization();
     for (let i = 0; i < 3; i++) {
       await newPerson(a.client);
-      await makeCheckpoint(orm, a.id, key);
+      await makeNext(orm, a.id, key);
     }
     const page = await a.client.entities.listAuditCheckpoints({});
     const all = page.checkpoints;
@@ -183,7 +182,7 @@ describe("checkpoints", () => {
     const a = await service.newOrganization();
     for (let i = 0; i < 5; i++) {
       await newPerson(a.client);
-      await makeCheckpoint(orm, a.id, key);
+      await makeNext(orm, a.id, key);
     }
     const { entities } = a.client;
     const first = await entities.listAuditCheckpoints({ pageSize: 2, afterNumber: 1n });
@@ -206,7 +205,7 @@ describe("checkpoints", () => {
     const other = readSigningKey(newSigningKey());
     for (const one of [undefined, key, other]) {
       await newPerson(a.client);
-      await makeCheckpoint(orm, a.id, one);
+      await makeNext(orm, a.id, one);
     }
     const told = (audit: Found) => audit.findings.map(({ kind, checkpoint }) => [nameOf(kind), checkpoint]);
     // By the keys that the database knows.
@@ -303,7 +302,7 @@ describe("VerifyAuditTrail", () => {
       }
     });
     for (let n = 0; n < 12; n++) {
-      await makeCheckpoint(orm, a.id, key);
+      await makeNext(orm, a.id, key);
       const audit = await auditOf(a, { publicKeys: [publicKeyOf(key)] });
       expect(audit.findings).toEqual([]);
     }
@@ -326,7 +325,7 @@ describe("what was kept elsewhere", () => {
     const a = await service.newOrganization();
     for (let i = 0; i < 3; i++) {
       await newPerson(a.client);
-      await makeCheckpoint(orm, a.id, key);
+      await makeNext(orm, a.id, key);
     }
     const kept = (await a.client.entities.listAuditCheckpoints({})).checkpoints;
     const publicKeys = [publicKeyOf(key)];
@@ -344,7 +343,7 @@ describe("what was kept elsewhere", () => {
 
     // And written again with another key.
     const forged = readSigningKey(newSigningKey());
-    await makeCheckpoint(orm, a.id, forged);
+    await makeNext(orm, a.id, forged);
     const findings = (audit: Found) => audit.findings.map(({ kind, checkpoint }) => [nameOf(kind), checkpoint]);
     expect(findings(await auditOf(a, { publicKeys }))).toEqual([["SIGNATURE_INVALID", 3n]]);
     expect(findings(await auditOf(a, { checkpoints: kept.slice(2), publicKeys }))).toEqual([

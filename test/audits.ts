@@ -8,6 +8,7 @@ import {
   type EntityClient,
 } from "../clients/typescript/index.ts";
 import { makeCheckpoint } from "../src/audit/make.ts";
+import { createShortTurns } from "../src/audit/short-turns.ts";
 import type { SigningKey } from "../src/audit/signing-key.ts";
 import { createOrm, type Orm } from "../src/db/orm.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
@@ -56,7 +57,13 @@ export function ormOf({ database: { host, port, database } }: TestService): Orm 
   );
 }
 
+const turns = createShortTurns();
+
+/** Makes the next checkpoint, if there is something to list. */
+export const makeNext = (orm: Orm, organizationId: string, key: SigningKey | undefined) =>
+  makeCheckpoint(orm, organizationId, { key, turns });
+
 /** Makes checkpoints until there is nothing to list. */
 export async function makeAll(orm: Orm, organizationId: string, key: SigningKey | undefined): Promise<void> {
-  while ((await makeCheckpoint(orm, organizationId, key)).isMade);
+  while ((await makeNext(orm, organizationId, key)).isMade);
 }

@@ -30,7 +30,7 @@ import {
   type StoredCheckpoint,
   startOfAll,
 } from "./checkpoints.ts";
-import { createShortTurns } from "./short-turns.ts";
+import type { ShortTurns } from "./short-turns.ts";
 import type { SigningKey } from "./signing-key.ts";
 
 /** Events of one transaction at most. */
@@ -46,7 +46,11 @@ export interface Made {
 }
 
 /** Makes the next checkpoint, if there is something to list. Of two processes that make the same one only one writes it. */
-export async function makeCheckpoint(orm: Orm, organizationId: string, key: SigningKey | undefined): Promise<Made> {
+export async function makeCheckpoint(
+  orm: Orm,
+  organizationId: string,
+  { key, turns }: { key: SigningKey | undefined; turns: ShortTurns },
+): Promise<Made> {
   const statements = <T>(work: (db: Statements) => Promise<T>) => readStatements(orm, organizationId, work);
   const [last, start] = await statements((db) => Promise.all([lastCheckpoint(db, organizationId), startOfAll(db)]));
   const head = await readHead(orm, organizationId);
@@ -74,7 +78,7 @@ export async function makeCheckpoint(orm: Orm, organizationId: string, key: Sign
     firstAt: times.first,
     lastAt: times.last,
     horizon: horizon?.recordedAt ?? null,
-    root: await rootOf(bytes),
+    root: await rootOf(bytes, turns),
     previousHash: last === undefined ? NO_CHECKPOINT_BEFORE : bodyHash(last.body),
     keyId: key?.keyId ?? null,
     createdAt: now,
@@ -101,8 +105,7 @@ function timesOf(leaves: readonly Leaf[]): { first: Instant; last: Instant } {
 }
 
 /** The root of leaves, without holding up others. */
-export async function rootOf(leaves: Buffer): Promise<Buffer> {
-  const turns = createShortTurns();
+export async function rootOf(leaves: Buffer, turns: ShortTurns): Promise<Buffer> {
   const tree = merkleTree();
   for (let at = 0; at < leaves.length; at += LEAF_BYTES) {
     tree.add(leaves.subarray(at, at + LEAF_BYTES));

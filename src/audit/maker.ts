@@ -9,6 +9,7 @@ import type { Orm } from "../db/orm.ts";
 import { CHECKPOINT_EVENTS } from "../domain/checkpoint.ts";
 import { createHolds } from "../log/hold.ts";
 import { makeCheckpoint } from "./make.ts";
+import { createShortTurns } from "./short-turns.ts";
 import type { SigningKey } from "./signing-key.ts";
 
 /** The name of the hold. */
@@ -42,6 +43,7 @@ export function startMaker(orm: Orm, options: MakerOptions): AsyncDisposable {
   if (everySeconds === undefined) return { async [Symbol.asyncDispose]() {} };
   const holds = createHolds(orm);
   const holder = randomUUID();
+  const turns = createShortTurns();
   const stopping = new AbortController();
   const { signal } = stopping;
   let renewedAt = 0;
@@ -87,7 +89,7 @@ export function startMaker(orm: Orm, options: MakerOptions): AsyncDisposable {
   async function makeSome(organizationId: string): Promise<number> {
     for (let count = 0; count < IN_A_ROW; count++) {
       if (!(await isHeld())) return count;
-      const next = await makeCheckpoint(orm, organizationId, key);
+      const next = await makeCheckpoint(orm, organizationId, { key, turns });
       if (next.isMade) made.inc();
       if (!next.isMore) return count + (next.isMade ? 1 : 0);
     }

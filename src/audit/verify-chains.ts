@@ -17,10 +17,10 @@ import {
   readEntities,
   readWithoutEvents,
 } from "./chained-rows.ts";
-import { createShortTurns } from "./short-turns.ts";
+import type { ShortTurns } from "./short-turns.ts";
 
 /** A page: what is in memory of a log at once, twice. */
-const PAGE = { rows: 250, bytes: 512 * 1024 };
+const PAGE = { rows: 500, bytes: 1024 * 1024 };
 /** Events, and rows of entities, that one statement passes over. */
 const SCAN_ROWS = 5_000;
 
@@ -32,6 +32,7 @@ export interface ChainsOptions {
   since: Instant | undefined;
   /** A read of one round trip, in turn with other work. */
   read<T>(work: (db: Statements) => Promise<T>): Promise<T>;
+  turns: ShortTurns;
   /** What is known now of events that are not there. */
   absent(): Promise<Absent>;
 }
@@ -57,7 +58,7 @@ const toSeen = ({ id, entityId, entityVersion, epoch, xid, event }: ChainedRow):
 
 /** Verifies the chains, then that no entity is without one. */
 export async function* verifyChains(options: ChainsOptions): AsyncGenerator<ChainsStep, void> {
-  if (options.entityId !== undefined) yield await verifyEntity(options, options.entityId);
+  if (options.entityId !== undefined) yield* verifyEntity(options, options.entityId);
   else {
     yield* verifyAll(options);
     yield* verifyWithoutEvents(options);
@@ -65,8 +66,7 @@ export async function* verifyChains(options: ChainsOptions): AsyncGenerator<Chai
 }
 
 async function* verifyAll(options: ChainsOptions): AsyncGenerator<ChainsStep, void> {
-  const { organizationId, read, since } = options;
-  const turns = createShortTurns();
+  const { organizationId, read, since, turns } = options;
   // As it is now: what it does not explain is looked at once more.
   const absent = await options.absent();
   let open: Seen | undefined;
@@ -89,7 +89,10 @@ async function* verifyAll(options: ChainsOptions): AsyncGenerator<ChainsStep, vo
       addRow(open, row);
       if (turns.isOver()) await turns.next();
     }
-    for (const seen of ended) await finish(options, step, seen, await entities);
+    for (const seen of ended) {
+      await finish(options, step, seen, await entities);
+      if (turns.isOver()) await turns.next();
+    }
     yield step;
   }
   const step = newStep([]);
@@ -129,17 +132,20 @@ async function finish(options: ChainsOptions, step: ChainsStep, seen: Seen, enti
   const isSame = entity != null && entity !== "unreadable" && entity.state.version === seen.last.entityVersion;
   const ended = isSame ? seen.chain.end(entity) : undefined;
   if (ended?.findings.length === 0) add(step, { ...ended, counts: { ...ended.counts, entities: 1 } });
-  else add(step, await verifyEntity(options, seen.entityId));
+  else await addAlone(options, step, seen.entityId);
 }
 
 /** Events that come while the entity is verified are verified with it, so many times at most. */
 const MAX_ROUNDS = 5;
 
-/** One entity by itself. */
-async function verifyEntity(options: ChainsOptions, entityId: string): Promise<ChainsStep> {
-  const { organizationId, read, since } = options;
-  const turns = createShortTurns();
-  const step = newStep([]);
+/** Adds what an entity by itself comes to; its events have been seen. */
+async function addAlone(options: ChainsOptions, step: ChainsStep, entityId: string): Promise<void> {
+  for await (const one of verifyEntity(options, entityId)) add(step, one);
+}
+
+/** One entity by itself: a step for each page, and one for what they came to. */
+async function* verifyEntity(options: ChainsOptions, entityId: string): AsyncGenerator<ChainsStep, void> {
+  const { organizationId, read, since, turns } = options;
   let seen: Seen | undefined;
   let entity: ReturnType<Entities["get"]>;
   const query = (one: ChainQuery) => read((db) => readChains(db, organizationId, { ...one, entityId, since }, PAGE));
@@ -153,20 +159,22 @@ async function verifyEntity(options: ChainsOptions, entityId: string): Promise<C
         addRow(seen, row);
         if (turns.isOver()) await turns.next();
       }
-      step.events = [...step.events, ...rows.map(toSeen)];
+      yield newStep(rows.map(toSeen));
       isNew = true;
     }
     entity = (await readAll(options, [entityId])).get(entityId);
     isNew &&= entity != null && entity !== "unreadable" && entity.state.version > (seen?.last.entityVersion ?? 0);
   }
+  const step = newStep([]);
   if (entity === "unreadable") {
     step.findings.push({ kind: "ENTITY_DIFFERS", entityId, detail: "it holds what no entity does" });
-    return step;
+    yield step;
+    return;
   }
   const chain = seen?.chain ?? createChain(entityId, { since, absent: await options.absent() });
   const { findings, counts } = chain.end(entity ?? undefined);
   add(step, { findings, counts: { ...counts, entities: entity == null ? 0 : 1 } });
-  return step;
+  yield step;
 }
 
 /** Entities whose last event is not there, and none that would have been seen: all were pruned, or are missing. */
@@ -176,7 +184,7 @@ async function* verifyWithoutEvents(options: ChainsOptions): AsyncGenerator<Chai
     const { ids, last } = await read((db) => readWithoutEvents(db, organizationId, after, SCAN_ROWS));
     if (last === undefined) return;
     const step = newStep([]);
-    for (const id of ids) add(step, await verifyEntity(options, id));
+    for (const id of ids) await addAlone(options, step, id);
     yield step;
     after = last;
   }

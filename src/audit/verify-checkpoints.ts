@@ -17,7 +17,7 @@ import { BEGINNING, isSame, parseSnapshot, sees } from "../log/snapshot.ts";
 import { type ListedCheckpoint, listCheckpoints, type Place } from "./checkpoints.ts";
 import { compareLeaves, extraEvents, type Log, type MissingEvent, MORE_EVENTS } from "./compare-leaves.ts";
 import { rootOf } from "./make.ts";
-import { createShortTurns } from "./short-turns.ts";
+import type { ShortTurns } from "./short-turns.ts";
 import type { VerifyingKey } from "./signing-key.ts";
 
 /** Checkpoints that are read at once: with their leaves a few. */
@@ -29,6 +29,7 @@ export interface Expected {
   start: Place;
   keys: ReadonlyMap<string, VerifyingKey>;
   mustBeSigned: boolean;
+  turns: ShortTurns;
 }
 
 export interface CheckpointsOptions extends Expected, Log {
@@ -57,6 +58,8 @@ export async function* verifyCheckpoints(options: CheckpointsOptions): AsyncGene
     const { rows } = await read((db) =>
       listCheckpoints(db, organizationId, { after: before?.number ?? 0, withLeaves: true, bound: PAGE }),
     );
+    // Asked for behind them: what they lack was pruned by then.
+    const horizon = rows.some(({ leaves }) => leaves === null) ? await options.horizon() : null;
     for (const checkpoint of rows) {
       if (checkpoint.number > upTo) break;
       const findings = await checkByItself(checkpoint, before, options);
@@ -65,6 +68,8 @@ export async function* verifyCheckpoints(options: CheckpointsOptions): AsyncGene
         const compared = await compareLeaves(options, checkpoint, checkpoint.leaves);
         findings.push(...compared.findings);
         missing.push(...compared.missing);
+      } else if (horizon === null || checkpoint.lastAt > horizon) {
+        findings.push(broken(checkpoint.number, "its leaves are not there, and its events were not pruned"));
       }
       await findBetween(options, before, checkpoint, findings);
       if (checkpoint.leaves === null) unlisted ??= checkpoint;
@@ -128,7 +133,7 @@ export async function checkByItself(
   return [
     ...checkBody(checkpoint, before, expected),
     ...checkSignature(checkpoint, expected),
-    ...(leaves === null ? [] : await checkLeaves(checkpoint, leaves)),
+    ...(leaves === null ? [] : await checkLeaves(checkpoint, leaves, expected.turns)),
   ];
 }
 
@@ -166,13 +171,12 @@ function checkSignature(checkpoint: ListedCheckpoint, { keys, mustBeSigned }: Ex
 }
 
 /** The leaves are those of the root, in order, and within what the checkpoint says of them. */
-async function checkLeaves(checkpoint: ListedCheckpoint, bytes: Buffer): Promise<Finding[]> {
+async function checkLeaves(checkpoint: ListedCheckpoint, bytes: Buffer, turns: ShortTurns): Promise<Finding[]> {
   const { number, count, firstAt, lastAt, root } = checkpoint;
   if (bytes.length !== count * LEAF_BYTES) return [broken(number, "it has not as many leaves as it says")];
   const problems = new Set<string>();
-  if (!(await rootOf(bytes)).equals(root)) problems.add("its root is not that of its leaves");
+  if (!(await rootOf(bytes, turns)).equals(root)) problems.add("its root is not that of its leaves");
   const [from, to] = [parseSnapshot(checkpoint.fromPosition), parseSnapshot(checkpoint.toPosition)];
-  const turns = createShortTurns();
   let [earliest, latest]: (Instant | undefined)[] = [];
   for (let i = 0; i < count; i++) {
     const [xid, time] = [leafXidAt(bytes, i), leafTimeAt(bytes, i)];

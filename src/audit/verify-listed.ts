@@ -25,6 +25,9 @@ export interface Lists {
 /** Two: the one that is looked at, and the one before it. */
 const PAGE = { rows: 2, bytes: Number.MAX_SAFE_INTEGER };
 
+/** Ends of checkpoints that are remembered. */
+const MAX_ENDS = 10_000;
+
 export function createLists({ organizationId, last, read, ...expected }: ListedOptions): Lists {
   const ends = new Map<number, Place | undefined>();
   const counts = { checkpoints: 0, unsigned: 0 };
@@ -32,6 +35,7 @@ export function createLists({ organizationId, last, read, ...expected }: ListedO
   let open: ListedCheckpoint | undefined;
 
   async function endAt(number: number) {
+    if (ends.size >= MAX_ENDS) ends.clear();
     if (!ends.has(number)) ends.set(number, await read((db) => endOf(db, organizationId, number)));
     return ends.get(number);
   }

@@ -6,7 +6,7 @@ import type { Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
 import type { Absent } from "../domain/chain.ts";
 import type { Finding } from "../domain/finding.ts";
-import { type Instant, parseInstant } from "../domain/time.ts";
+import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
 import { parseSnapshot, sees } from "../log/snapshot.ts";
 import type { Slots } from "../slots.ts";
 import {
@@ -20,6 +20,7 @@ import {
   startOfAll,
 } from "./checkpoints.ts";
 import type { Log, MissingEvent } from "./compare-leaves.ts";
+import type { ShortTurns } from "./short-turns.ts";
 import { readVerifyingKey, type VerifyingKey } from "./signing-key.ts";
 import { type SeenEvent, verifyChains } from "./verify-chains.ts";
 import { type Expected, verifyCheckpoints } from "./verify-checkpoints.ts";
@@ -44,6 +45,8 @@ export interface VerifyOptions {
   /** Bounds the reads of all who verify. */
   slots: Slots;
   signal: AbortSignal;
+  /** Shared by all who verify. */
+  turns: ShortTurns;
 }
 
 export interface VerifyCounts {
@@ -81,15 +84,17 @@ const CHECKPOINTS_SHARE = 0.15;
 
 /** What is found, as it is found. */
 export async function* verifyTrail(orm: Orm, options: VerifyOptions): AsyncGenerator<VerifyStep, void> {
-  const { organizationId, slots, signal, publicKeys } = options;
+  const { organizationId, slots, signal, publicKeys, turns } = options;
   const read: Trail["read"] = (work) =>
     slots(organizationId, () => readStatements(orm, organizationId, work), { signal });
   const stored = publicKeys.length > 0 ? [] : await read((db) => listKeys(db));
   const known = [...publicKeys, ...stored.flatMap(({ publicKey }) => readVerifyingKey(publicKey) ?? [])];
+  const last = await read((db) => lastCheckpoint(db, organizationId));
   const trail: Trail = {
     organizationId,
     read,
-    last: await read((db) => lastCheckpoint(db, organizationId)),
+    turns,
+    last,
     counts: {
       ...{ verified: 0, unsealed: 0, pruned: 0, erased: 0, notInCheckpoint: 0 },
       ...{ checkpoints: 0, unsignedCheckpoints: 0, entities: 0 },
@@ -98,9 +103,10 @@ export async function* verifyTrail(orm: Orm, options: VerifyOptions): AsyncGener
       start: await read((db) => startOfAll(db)),
       keys: new Map(known.map((key) => [key.keyId.toString("hex"), key])),
       mustBeSigned: publicKeys.length > 0,
+      turns,
     },
     missing: new Map(),
-    horizon: () => read((db) => prunedUpTo(db, organizationId)),
+    horizon: () => read((db) => prunedUpTo(db, organizationId, last)),
   };
   yield stepOf(trail, await checkKept(trail, options.kept), 0);
   // For one entity the checkpoints of its events are enough.
@@ -118,7 +124,7 @@ const stepOf = ({ counts }: Trail, findings: Finding[], done: number): VerifySte
 
 /** Each that was kept is the one that is there. */
 async function checkKept(
-  { organizationId, read, expected }: Trail,
+  { organizationId, read, expected, turns }: Trail,
   kept: readonly KeptCheckpoint[],
 ): Promise<Finding[]> {
   if (kept.length === 0) return [];
@@ -128,16 +134,27 @@ async function checkKept(
   const numbers = kept.map(({ number }) => number);
   const bodies = await read((db) => bodiesOf(db, organizationId, numbers));
   for (const { number, body, signature } of kept) {
+    if (turns.isOver()) await turns.next();
     const own = bodies.get(number);
     if (own === undefined) broken(number, "it was kept, and is not there any more");
     else if (own !== body) broken(number, "it is not the one that was kept");
-    const isSigned = signature.length > 0 && [...expected.keys.values()].some((key) => key.verifies(body, signature));
+    const isSigned = signature.length > 0 && expected.keys.get(keyIdIn(body))?.verifies(body, signature);
     if (expected.mustBeSigned && !isSigned) {
       const detail = "the one that was kept is not signed by one of the keys";
       findings.push({ kind: "SIGNATURE_INVALID", checkpoint: number, detail });
     }
   }
   return findings;
+}
+
+/** The id of the key that a body names, which may be no body: of many keys one is tried. */
+function keyIdIn(body: string): string {
+  try {
+    const { key_id: id } = JSON.parse(body);
+    return typeof id === "string" ? id : "";
+  } catch {
+    return "";
+  }
 }
 
 async function* checkpointSteps(trail: Trail, since: Instant | undefined): AsyncGenerator<VerifyStep, void> {
@@ -194,6 +211,7 @@ async function* chainSteps(trail: Trail, options: VerifyOptions): AsyncGenerator
     entityId,
     since,
     read,
+    turns: expected.turns,
     absent,
   })) {
     for (const name of Object.keys(more) as (keyof typeof more)[]) counts[name] += more[name];
@@ -243,12 +261,20 @@ const missingEvent = ({ id, checkpoint }: MissingEvent): Finding => ({
   detail: "its checkpoint lists it, and it is not there",
 });
 
-/** Up to when events may have been pruned by now: no policy prunes before 7 days have passed. Null: none were. */
-async function prunedUpTo(db: Statements, organizationId: string): Promise<Instant | null> {
-  const [row] = await db.execute<{ up_to: string }[]>(
-    `select least(recorded_at, clock_timestamp() - interval '7 days') as up_to
-     from event_horizon where organization_id = $1`,
-    [organizationId],
+/**
+ * Up to when events may have been pruned by now: as far as the last checkpoint says, and where there is a policy, as far as
+ * the horizon has come since; no policy prunes before 7 days have passed. Null: none were.
+ */
+async function prunedUpTo(
+  db: Statements,
+  organizationId: string,
+  last: StoredCheckpoint | undefined,
+): Promise<Instant | null> {
+  const [row] = await db.execute<{ up_to: string | null }[]>(
+    `select greatest($2::timestamptz, case when o.event_retention_days is not null
+       then least(h.recorded_at, clock_timestamp() - interval '7 days') end) as up_to
+     from organization o left join event_horizon h on h.organization_id = o.organization_id where o.organization_id = $1`,
+    [organizationId, last?.horizon == null ? null : instantToText(last.horizon)],
   );
-  return row === undefined ? null : parseInstant(row.up_to);
+  return row?.up_to == null ? null : parseInstant(row.up_to);
 }

@@ -59,6 +59,9 @@ interface Link {
   isSound: boolean;
 }
 
+/** Findings of one entity that are kept; then one says that there are more. */
+const MAX_FINDINGS = 10_000;
+
 /** What was found of an entity. */
 interface Findings {
   all: Finding[];
@@ -70,7 +73,14 @@ interface Findings {
 function createFindings(entityId: string): Findings {
   const all: Finding[] = [];
   const add: Findings["add"] = (kind, detail, { id, version }) =>
-    void all.push({ kind, entityId, entityVersion: version, eventId: id, detail });
+    void (
+      all.length <= MAX_FINDINGS &&
+      all.push(
+        all.length === MAX_FINDINGS
+          ? { kind, entityId, detail: "there is more that is wrong with this entity" }
+          : { kind, entityId, entityVersion: version, eventId: id, detail },
+      )
+    );
   return {
     all,
     add,

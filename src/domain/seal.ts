@@ -136,11 +136,17 @@ export function hashOf(
   return sha256(previousHash, text);
 }
 
+/** What is hashed is put together here, unless it is longer. */
+const scratch = Buffer.alloc(16 * 1024);
+/** A unit of UTF-16 is at most so many bytes of UTF-8. */
+const MAX_BYTES = 3;
+
 /** Of the bytes and the text's UTF-8 behind them. */
 function sha256(before: Buffer, text: string): Buffer {
-  const bytes = Buffer.allocUnsafe(before.length + Buffer.byteLength(text));
+  const isShort = before.length + MAX_BYTES * text.length <= scratch.length;
+  const bytes = isShort ? scratch : Buffer.allocUnsafe(before.length + Buffer.byteLength(text));
   bytes.set(before);
-  bytes.write(text, before.length);
+  const length = before.length + bytes.write(text, before.length);
   // Asked for as a buffer it takes twice as long.
-  return Buffer.from(digest("sha256", bytes, "binary"), "latin1");
+  return Buffer.from(digest("sha256", bytes.subarray(0, length), "binary"), "latin1");
 }

@@ -63,6 +63,33 @@ export async function readLeaves(
   return found.flat().slice(0, rows).map(toLeaf);
 }
 
+/** A time that the calendar lacks is none that a checkpoint lists. */
+const LEAF = `uuid_send(v.id)
+  || int8send(case when isfinite(v.recorded_at) then (extract(epoch from v.recorded_at) * 1000000)::bigint else ${NO_TIME} end)
+  || xid8send(v.xid) || substring(coalesce(v.hash, '') || '\\x${"00".repeat(32)}'::bytea from 1 for 32) as leaf`;
+
+/** SHA-256 of the leaves of the events that readLeaves answers, in their order: what is as it is listed needs no row of its own. */
+export async function digestOfLeaves(
+  db: Statements,
+  organizationId: string,
+  { epoch, from, to }: Range,
+  rows: number,
+): Promise<Buffer> {
+  const select = `select v.id, v.xid, ${LEAF} from entity_event v where v.organization_id = $1 and v.epoch = $2`;
+  const [row] = await db.execute<{ digest: Buffer }[]>(
+    `select sha256(coalesce(string_agg(l.leaf, '' order by l.xid, l.id), '')) as digest from (
+       (${select} and v.xid = any($3::xid8[]) order by v.xid limit $7)
+       union all
+       (${select} and v.xid >= $4::xid8 and v.xid < $5::xid8 and v.xid <> all($6::xid8[]) order by v.xid limit $7)) l`,
+    [
+      ...[organizationId, epoch, endedBetween(from, to).map(String)],
+      ...[String(from.xmax), String(to.xmax), to.running.map(String), rows],
+    ],
+  );
+  if (row === undefined) throw new Error("an aggregate without a row");
+  return row.digest;
+}
+
 /** What one transaction wrote, at most `rows` of it. */
 export async function readLeavesOf(
   db: Statements,

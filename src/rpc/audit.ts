@@ -8,6 +8,7 @@ import {
   type VerifyAuditTrailResponseSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { listCheckpoints, listKeys } from "../audit/checkpoints.ts";
+import { createShortTurns } from "../audit/short-turns.ts";
 import { readVerifyingKey } from "../audit/signing-key.ts";
 import { type VerifyStep, verifyTrail } from "../audit/verify.ts";
 import { overloaded } from "../domain/errors.ts";
@@ -31,13 +32,16 @@ const LEAST_VERIFICATIONS = 1;
 /** Between two messages without findings, in milliseconds. */
 const PROGRESS_MS = 1_000;
 const FINDINGS = 1_000;
+const MAX_NUMBER = BigInt(Number.MAX_SAFE_INTEGER);
 
 export function auditRpcs(deps: Deps & AuditDeps) {
   const verifications = createShares(VERIFICATIONS, LEAST_VERIFICATIONS);
+  const turns = createShortTurns();
   return {
     async listAuditCheckpoints(request, ctx) {
       const violations = new Violations();
       if (request.afterNumber < 0n) violations.add("after_number", "must not be negative");
+      if (request.afterNumber > MAX_NUMBER) violations.add("after_number", `must be at most ${MAX_NUMBER}`);
       const organizationId = organizationOf(ctx);
       const page = openPage(EntityService.method.listAuditCheckpoints, request, {
         organizationId,
@@ -83,6 +87,10 @@ export function auditRpcs(deps: Deps & AuditDeps) {
       if (key === undefined) violations.add(`public_keys[${i}]`, "must be a public key of Ed25519 as DER");
       return key ?? [];
     });
+    for (const [i, { number }] of request.checkpoints.entries()) {
+      if (number < 1n || number > MAX_NUMBER)
+        violations.add(`checkpoints[${i}].number`, "must be the number of a checkpoint");
+    }
     violations.throwIfAny();
     const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
     const organizationId = organizationOf(ctx);
@@ -102,6 +110,7 @@ export function auditRpcs(deps: Deps & AuditDeps) {
         publicKeys,
         slots: deps.auditSlots,
         signal: ctx.signal,
+        turns,
       });
       yield* messagesOf(steps);
     } finally {
