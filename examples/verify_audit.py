@@ -1,7 +1,7 @@
 """Verifies an export of the audit log and its checkpoints with nothing of EntityService: Python 3 and openssl 3.
 
+    entity-service audit-checkpoints --leaves > checkpoints.ndjson      # first: it lists no event that the export lacks
     entity-service events --json --limit 999999999 > events.ndjson
-    entity-service audit-checkpoints --leaves > checkpoints.ndjson
     entity-service audit-key > audit-key.pem         # on the machine of the service
     python3 verify_audit.py events.ndjson checkpoints.ndjson audit-key.pem [KEPT.ndjson ...]
 KEPT are checkpoints that were printed earlier and kept elsewhere: only they show a log that was rolled back or made anew.

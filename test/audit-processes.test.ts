@@ -5,8 +5,10 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { newSigningKey, publicKeyToPem, readSigningKey } from "../src/audit/signing-key.ts";
-import { auditOf, checkpointsOf, kindsOf, makeAll, ormOf } from "./audits.ts";
+import type { AuditCheckpoint } from "../clients/typescript/index.ts";
+import { newSigningKey, publicKeyToPem, readSigningKey, type SigningKey } from "../src/audit/signing-key.ts";
+import type { Orm } from "../src/db/orm.ts";
+import { auditOf, checkpointsOf, kindsOf, makeAll, ormOf, saveTables, uncheckedBy } from "./audits.ts";
 import { reseal } from "./chains.ts";
 import { cli, type Ended, type ServiceProcess, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { byId, newPerson, together } from "./given.ts";
@@ -16,6 +18,12 @@ const SCRIPT = fileURLToPath(new URL("../examples/verify_audit.py", import.meta.
 const pem = newSigningKey();
 const key = readSigningKey(pem);
 const publicKeys = [new Uint8Array(key?.publicKey ?? [])];
+
+/** What the script needs. */
+const TOOLS = [
+  ["python3", "--version"],
+  ["openssl", "version"],
+].every(([tool, argument]) => spawnSync(tool as string, [argument as string]).status === 0);
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let keyFile: string;
@@ -216,10 +224,6 @@ describe("the command line", () => {
     });
   });
 
-  const tools = [
-    ["python3", "--version"],
-    ["openssl", "version"],
-  ].every(([tool, argument]) => spawnSync(tool as string, [argument as string]).status === 0);
   /** The script's answer to what the service exports now. */
   async function script(): Promise<Ended> {
     const [events, checkpoints] = [join(folder.path, "events.ndjson"), join(folder.path, "with-leaves.ndjson")];
@@ -231,7 +235,7 @@ describe("the command line", () => {
     return { code: status, stdout, stderr };
   }
 
-  test.skipIf(!tools)(
+  test.skipIf(!TOOLS)(
     "rule 136: a script of another language agrees, of an export alone (skipped where python3 or openssl is missing)",
     { timeout: 60_000 },
     async () => {
@@ -275,6 +279,174 @@ describe("the command line", () => {
       expect(kindsOf(await auditOf(service.organization, { publicKeys }))).toEqual([]);
     },
   );
+});
+
+describe("what the owner of the database does", () => {
+  let service: TestService;
+  let orm: Orm;
+  let saved: Awaited<ReturnType<typeof saveTables>>;
+  /** Of three checkpoints two events of one entity each. */
+  let persons: { id: string }[];
+  let kept: AuditCheckpoint[];
+  let keptFile: string;
+
+  beforeAll(async () => {
+    service = await startService();
+    orm = ormOf(service);
+    persons = [];
+    for (let i = 0; i < 3; i++) {
+      const person = await newPerson(service.client, { externalId: `crm-${i}` });
+      await service.client.entities.updateEntity({ lookup: byId(person), entity: { name: `Bea ${i}` } });
+      await makeAll(orm, service.organization.id, key);
+      persons.push(person);
+    }
+    keptFile = join(folder.path, "kept.ndjson");
+    await writeFile(keptFile, await exported("audit-checkpoints"));
+    kept = (await service.client.entities.listAuditCheckpoints({})).checkpoints;
+    saved = await saveTables(service);
+  });
+  afterAll(async () => {
+    await orm.close(true);
+    await saved.drop();
+    await service[Symbol.asyncDispose]();
+  });
+
+  async function exported(...args: string[]): Promise<string> {
+    const env = { ENTITY_SERVICE_URL: service.baseUrl, ENTITY_SERVICE_API_KEY: service.organization.apiKey };
+    const { code, stdout } = await cli(args, { env, cwd: folder.path });
+    expect(code).toBe(0);
+    return stdout;
+  }
+
+  /** The kinds that the script finds in an export, with nothing but python3 and openssl. */
+  async function foundByScript(publicKey: string, files: string[]): Promise<string[]> {
+    const [events, checkpoints] = [join(folder.path, "all.ndjson"), join(folder.path, "leaves.ndjson")];
+    await writeFile(events, await exported("events", "--json", "--limit", "999999999"));
+    await writeFile(checkpoints, await exported("audit-checkpoints", "--leaves"));
+    const { status, stdout, stderr } = spawnSync("python3", [SCRIPT, events, checkpoints, publicKey, ...files], {
+      encoding: "utf8",
+    });
+    expect(stderr).toBe("");
+    const kinds = stdout.match(/^[A-Z_]+(?= {2})/gm) ?? [];
+    expect(status).toBe(kinds.length > 0 ? 1 : 0);
+    return [...new Set(kinds)].sort();
+  }
+
+  const foundByService = async (keys: Uint8Array[], checkpoints: AuditCheckpoint[]) =>
+    [...new Set(kindsOf(await auditOf(service.organization, { publicKeys: keys, checkpoints })))].sort();
+
+  const unchecked = (text: string) => uncheckedBy(service, text);
+
+  const idOf = (i: number) => persons[i]?.id ?? "";
+  const swap = (id: string) =>
+    `update entity_event set entity_version = entity_version + 10 where entity_id = '${id}';
+     update entity_event set entity_version = 13 - entity_version where entity_id = '${id}'`;
+  const removeEntity = (id: string) =>
+    ["entity_event", "external_id"].map((table) => `delete from ${table} where entity_id = '${id}'`).join("; ") +
+    `; delete from entity where id = '${id}'`;
+  /** Everything is made anew behind a change: all hashes, and all checkpoints with this key. */
+  async function makeAnew(signing: SigningKey | undefined): Promise<void> {
+    await service.sql("update entity_event set reason = 'another' where entity_id = $1", [idOf(1)]);
+    await reseal(service.sql, [idOf(1)]);
+    await service.sql("delete from audit_checkpoint");
+    await makeAll(orm, service.organization.id, signing);
+  }
+  const forged = readSigningKey(newSigningKey());
+
+  const CHANGES: [name: string, change: () => Promise<unknown>, kinds: { service: string[]; script: string[] }][] = [
+    ["nothing", async () => {}, { service: [], script: [] }],
+    [
+      "changes a row",
+      () => service.sql("update entity_event set reason = 'another' where entity_id = $1", [idOf(1)]),
+      { service: ["CHANGED"], script: ["CHANGED"] },
+    ],
+    [
+      "changes a row and makes all hashes behind it anew",
+      async () => {
+        await service.sql("update entity_event set reason = 'another' where entity_id = $1", [idOf(1)]);
+        await reseal(service.sql, [idOf(1)]);
+      },
+      { service: ["CHANGED"], script: ["CHANGED"] },
+    ],
+    [
+      "takes the seals of an entity away",
+      () =>
+        unchecked(
+          `update entity_event set salt = null, personal_hash = null, previous_hash = null, hash = null where entity_id = '${idOf(1)}';
+           update entity set audit_head = null where id = '${idOf(1)}'`,
+        ),
+      { service: ["CHANGED"], script: ["CHANGED"] },
+    ],
+    [
+      "removes an event",
+      () => service.sql("delete from entity_event where entity_id = $1 and entity_version = 1", [idOf(1)]),
+      { service: ["MISSING"], script: ["MISSING"] },
+    ],
+    [
+      "removes an entity with all that tells of it",
+      () => unchecked(removeEntity(idOf(1))),
+      { service: ["MISSING"], script: ["MISSING"] },
+    ],
+    [
+      "removes an entity with all that tells of it, and the leaves of its checkpoint",
+      () => unchecked(`${removeEntity(idOf(1))}; update audit_checkpoint set leaves = null where number = 2`),
+      { service: ["CHECKPOINT_BROKEN"], script: ["CHECKPOINT_BROKEN"] },
+    ],
+    ["swaps two events", () => unchecked(swap(idOf(1))), { service: ["CHANGED", "HEAD_DIFFERS"], script: ["CHANGED"] }],
+    [
+      "forges a checkpoint: changes what it lists",
+      () =>
+        service.sql(
+          "update audit_checkpoint set leaves = set_byte(leaves, 40, get_byte(leaves, 40) # 1) where number = 2",
+        ),
+      { service: ["CHANGED", "CHECKPOINT_BROKEN"], script: ["CHANGED", "CHECKPOINT_BROKEN"] },
+    ],
+    [
+      "makes everything anew with another key",
+      () => makeAnew(forged),
+      { service: ["CHECKPOINT_BROKEN", "SIGNATURE_INVALID"], script: ["CHECKPOINT_BROKEN", "SIGNATURE_INVALID"] },
+    ],
+    [
+      "makes everything anew with the key itself: only what was kept tells",
+      () => makeAnew(key),
+      { service: ["CHECKPOINT_BROKEN"], script: ["CHECKPOINT_BROKEN"] },
+    ],
+    [
+      "rolls the database back: only what was kept tells",
+      () => unchecked(`${removeEntity(idOf(2))}; delete from audit_checkpoint where number = 3`),
+      { service: ["CHECKPOINT_BROKEN"], script: ["CHECKPOINT_BROKEN"] },
+    ],
+    [
+      "rolls the database back, and the log goes on from there",
+      async () => {
+        await unchecked(`${removeEntity(idOf(2))}; delete from audit_checkpoint where number = 3`);
+        await newPerson(service.client);
+        await makeAll(orm, service.organization.id, key);
+      },
+      { service: ["CHECKPOINT_BROKEN"], script: ["CHECKPOINT_BROKEN"] },
+    ],
+  ];
+
+  test.skipIf(!TOOLS).each(CHANGES)(
+    "rule 136: is found by VerifyAuditTrail, and by the script alone: %s",
+    { timeout: 60_000 },
+    async (_, change, kinds) => {
+      try {
+        await change();
+        expect(await foundByService(publicKeys, kept)).toEqual(kinds.service);
+        expect(await foundByScript(publicKeyFile, [keptFile])).toEqual(kinds.script);
+      } finally {
+        await saved.takeBack();
+      }
+    },
+  );
+
+  test.skipIf(!TOOLS)("rule 136: a key that is not the service's is found by both", { timeout: 60_000 }, async () => {
+    const wrong = join(folder.path, "wrong.pem");
+    await writeFile(wrong, publicKeyToPem(forged?.publicKey as Buffer));
+    expect(await foundByService([new Uint8Array(forged?.publicKey ?? [])], [])).toEqual(["SIGNATURE_INVALID"]);
+    expect(await foundByScript(wrong, [])).toEqual(["SIGNATURE_INVALID"]);
+  });
 });
 
 describe("with the embedded server", () => {

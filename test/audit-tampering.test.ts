@@ -3,18 +3,18 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EntityType } from "../clients/typescript/index.ts";
 import { newSigningKey, readSigningKey } from "../src/audit/signing-key.ts";
-import { auditOf, makeAll, makeNext, nameOf, ormOf } from "./audits.ts";
+import { auditOf, makeAll, makeNext, nameOf, ormOf, saveTables, uncheckedBy } from "./audits.ts";
 import { reseal } from "./chains.ts";
 import { byId } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
 
 const ENTITIES = 2_000;
 const VERSIONS = 5;
-const TABLES = ["entity_event", "entity", "external_id", "audit_checkpoint"];
 
 const key = readSigningKey(newSigningKey());
 const publicKeys = [new Uint8Array(key?.publicKey ?? [])];
 let service: TestService;
+let saved: Awaited<ReturnType<typeof saveTables>>;
 let a: TestOrganization;
 let b: TestOrganization;
 /** The entity whose rows are changed, its events by version, and another one. */
@@ -67,7 +67,7 @@ beforeAll(async () => {
     "select id, entity_version from entity_event where entity_id = $1 order by entity_version",
     [victim.id],
   );
-  for (const table of TABLES) await service.sql(`create table saved_${table} as select * from ${table}`);
+  saved = await saveTables(service);
 }, 120_000);
 
 async function* rowsOf<T>(rows: T[]) {
@@ -75,27 +75,12 @@ async function* rowsOf<T>(rows: T[]) {
 }
 
 afterAll(async () => {
-  await service.sql(`drop table ${TABLES.map((table) => `saved_${table}`).join(", ")}`);
+  await saved.drop();
   await service[Symbol.asyncDispose]();
 });
 
-/** As somebody whom neither triggers nor foreign keys stop. */
-const unchecked = (text: string) => service.sql(`begin; set local session_replication_role = replica; ${text}; commit`);
-
-async function takeBack(): Promise<void> {
-  const restore = await Promise.all(
-    TABLES.map(async (table) => {
-      const columns = await service.sql<{ name: string }>(
-        `select quote_ident(attname) as name from pg_attribute
-         where attrelid = $1::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum`,
-        [table],
-      );
-      const names = columns.map(({ name }) => name).join(", ");
-      return `delete from ${table}; insert into ${table} (${names}) select ${names} from saved_${table}`;
-    }),
-  );
-  await unchecked(restore.join("; "));
-}
+const unchecked = (text: string) => uncheckedBy(service, text);
+const takeBack = () => saved.takeBack();
 
 interface Named {
   kind: string;

@@ -1,10 +1,15 @@
 // Checkpoints of the log, and its verification (rules 128 to 135). What is changed by hand is in audit-tampering.test.ts.
 import { createHash, generateKeyPairSync, verify as verifySignature } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Code } from "@connectrpc/connect";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { AuditCheckpoint } from "../clients/typescript/index.ts";
+import { createShortTurns } from "../src/audit/short-turns.ts";
 import { newSigningKey, readSigningKey, type SigningKey } from "../src/audit/signing-key.ts";
+import { type VerifyStep, verifyTrail } from "../src/audit/verify.ts";
 import type { Orm } from "../src/db/orm.ts";
+import { createSlots } from "../src/slots.ts";
 import { auditOf, checkpointsOf, type Found, kindsOf, makeAll, makeNext, nameOf, ormOf } from "./audits.ts";
 import { reseal } from "./chains.ts";
 import { byId, newPerson, together } from "./given.ts";
@@ -310,6 +315,107 @@ describe("VerifyAuditTrail", () => {
     await writing;
   });
 
+  test("rule 132: a deadline and a caller that leaves end a verification, and their places are free again", async () => {
+    const a = await service.newOrganization();
+    await copyEvents(await newPerson(a.client), 20_000);
+    const verify = async (options: { timeoutMs?: number; signal?: AbortSignal }) => {
+      for await (const _ of a.client.entities.verifyAuditTrail({}, options));
+    };
+    for (let i = 0; i < 6; i++) {
+      const began = performance.now();
+      const left = new AbortController();
+      setTimeout(() => left.abort(), 30);
+      const code = i % 2 === 0 ? Code.DeadlineExceeded : Code.Canceled;
+      await expect(verify(i % 2 === 0 ? { timeoutMs: 30 } : { signal: left.signal })).rejects.toMatchObject({ code });
+      expect(performance.now() - began).toBeLessThan(1_000);
+      // What it was reading is over then.
+      await until(async () => (await service.sql(READING)).length === 0);
+    }
+    expect((await auditOf(a)).findings).toEqual([]);
+  });
+
+  const READING =
+    "select 1 from pg_stat_activity where state = 'active' and query like '%entity_event v%' and pid <> pg_backend_pid()";
+
+  test("rule 132: calls are answered while many verify", async () => {
+    const organizations = await Promise.all(Array.from({ length: 4 }, () => service.newOrganization()));
+    for (const a of organizations) await copyEvents(await newPerson(a.client), 20_000);
+    const other = await service.newOrganization();
+    const person = await newPerson(other.client);
+    let isOver = false;
+    const verifying = together(12, (i) => auditOf(organizations[i % 4] as TestOrganization)).finally(() => {
+      isOver = true;
+    });
+    const times: number[] = [];
+    while (!isOver) {
+      const began = performance.now();
+      await other.client.entities.getEntity({ lookup: byId(person) });
+      times.push(performance.now() - began);
+      await sleep(5);
+    }
+    const reasons = (await verifying).map(({ reason }) => reason);
+    expect(reasons.filter((reason) => reason === undefined).length).toBeGreaterThanOrEqual(3);
+    times.sort((x, y) => x - y);
+    expect(times.length).toBeGreaterThan(20);
+    expect(times[Math.floor(times.length / 2)]).toBeLessThan(100);
+  });
+
+  test("rule 132: many keys and many kept checkpoints hold up nobody: one key is tried for each", async () => {
+    const a = await service.newOrganization();
+    await newPerson(a.client);
+    await makeAll(orm, a.id, key);
+    const [own] = (await a.client.entities.listAuditCheckpoints({})).checkpoints as [AuditCheckpoint];
+    const others = Array.from({ length: 99 }, () => readSigningKey(newSigningKey()));
+    const began = performance.now();
+    const audit = await auditOf(a, {
+      checkpoints: Array.from({ length: 3_000 }, () => own),
+      publicKeys: [...others, key].map(publicKeyOf),
+    });
+    expect(audit.findings).toEqual([]);
+    // With every key it would be a minute.
+    expect(performance.now() - began).toBeLessThan(10_000);
+  });
+
+  test("rule 132: a number that no checkpoint can have is refused", async () => {
+    const a = await service.newOrganization();
+    for (const number of [0n, -1n, 2n ** 53n, 2n ** 63n - 1n]) {
+      const verification = auditOf(a, { checkpoints: [{ number, body: "{}" }] });
+      expect(await refusal(verification)).toMatchObject({
+        reason: "VALIDATION_ERROR",
+        fields: ["checkpoints[0].number"],
+      });
+    }
+    for (const afterNumber of [2n ** 53n, 2n ** 63n - 1n]) {
+      expect(await refusal(a.client.entities.listAuditCheckpoints({ afterNumber }))).toMatchObject({
+        fields: ["after_number"],
+      });
+    }
+  });
+
+  test("rule 136: an entity with many versions is read a page at a time, and its findings are bounded", async () => {
+    const a = await service.newOrganization();
+    const person = await newPerson(a.client);
+    await copyEvents(person, 20_000);
+    const steps = async () => {
+      const all: VerifyStep[] = [];
+      for await (const step of verifyTrail(orm, {
+        ...{ organizationId: a.id, entityId: person.id, since: undefined, kept: [], publicKeys: [] },
+        ...{ slots: createSlots(1), signal: new AbortController().signal, turns: createShortTurns() },
+      })) {
+        all.push(step);
+      }
+      return all;
+    };
+    const right = await steps();
+    expect(right.length).toBeGreaterThan(20);
+    expect(right.flatMap(({ findings }) => findings)).toEqual([]);
+    await service.sql("update entity_event set reason = 'x' where entity_id = $1", [person.id]);
+    const findings = (await steps()).flatMap((step) => step.findings);
+    expect(findings).toHaveLength(10_001);
+    expect(findings.at(-1)?.detail).toContain("there is more");
+    await service.sql("update entity_event set reason = null where entity_id = $1", [person.id]);
+  }, 60_000);
+
   test("rule 132: more verifications at once than there are places for are refused", async () => {
     const a = await service.newOrganization();
     await copyEvents(await newPerson(a.client), 20_000);
@@ -447,6 +553,34 @@ describe("retention", () => {
     await service.sql("delete from entity_event where entity_id = $1", [person.id]);
     const audit = await auditOf(a, { publicKeys: [publicKeyOf(key)] });
     expect(audit.findings.map(({ kind, eventId }) => [nameOf(kind), eventId])).toEqual([["MISSING", person.etag]]);
+    await forget(person.id);
+  });
+
+  test("rules 132 and 135: a horizon without a policy hides nothing, and what a checkpoint says of the horizon stays true without one", async () => {
+    const a = await service.newOrganization();
+    const person = await newPerson(a.client);
+    await age(a, 30);
+    await makeAll(orm, a.id, key);
+    const publicKeys = [publicKeyOf(key)];
+    await service.sql("create table removed as select * from entity_event where entity_id = $1", [person.id]);
+    await service.sql("delete from entity_event where entity_id = $1", [person.id]);
+    await service.sql(
+      `insert into event_horizon select $1, 1, pg_current_xact_id(), pg_current_snapshot(), clock_timestamp() - interval '10 days'`,
+      [a.id],
+    );
+    expect(new Set(kindsOf(await auditOf(a, { publicKeys })))).toEqual(new Set(["MISSING"]));
+    await service.sql("insert into entity_event select * from removed");
+    await service.sql("drop table removed");
+    // Removed by a policy that is there no more: the next checkpoint says how far.
+    await keepFor7Days(a);
+    await prune();
+    await newPerson(a.client);
+    await makeAll(orm, a.id, key);
+    await a.client.organizations.updateOrganization({
+      organization: {},
+      updateMask: { paths: ["event_retention_days"] },
+    });
+    expect(await auditOf(a, { publicKeys })).toMatchObject({ findings: [], counts: { verified: 1n, pruned: 1n } });
     await forget(person.id);
   });
 

@@ -223,8 +223,10 @@ async function* chainSteps(trail: Trail, options: VerifyOptions): AsyncGenerator
         if (latest === undefined || isLater(event, latest)) latest = event;
       } else if (lists !== undefined) findings.push(...(await lists.check(event)));
     }
-    counts.checkpoints += lists?.counts.checkpoints ?? 0;
-    counts.unsignedCheckpoints += lists?.counts.unsigned ?? 0;
+    if (lists !== undefined) {
+      counts.checkpoints = lists.counts.checkpoints;
+      counts.unsignedCheckpoints = lists.counts.unsigned;
+    }
     const seen = counts.verified + counts.unsealed + counts.pruned;
     const all = Math.max(seen, (last?.total ?? 0) + counts.notInCheckpoint);
     yield stepOf(trail, findings, CHECKPOINTS_SHARE + (1 - CHECKPOINTS_SHARE) * (seen / Math.max(1, all)));

@@ -66,7 +66,8 @@ export type AuditCheckpoint = Message<"entity.v1.AuditCheckpoint"> & {
 
   /**
    * Its events, 64 bytes each. Only where they were asked for, and empty once
-   * event_retention_days had the last of them removed.
+   * event_retention_days had the last of them removed. No part of the body: root is
+   * what vouches for them.
    *
    * @generated from field: bytes leaves = 4;
    */
@@ -131,7 +132,9 @@ export type AuditFinding = Message<"entity.v1.AuditFinding"> & {
   kind: AuditFindingKind;
 
   /**
-   * The entity; empty where that is not known, or of a checkpoint as a whole.
+   * The entity; empty where that is not known, or of a checkpoint as a whole. At
+   * most 10,000 findings of the chain of one entity; one more then says so in
+   * detail, without a version.
    *
    * @generated from field: string entity_id = 2;
    */

@@ -1319,7 +1319,8 @@ export const ImportProgressSchema: GenMessage<ImportProgress> = /*@__PURE__*/
  */
 export type ListAuditCheckpointsRequest = Message<"entity.v1.ListAuditCheckpointsRequest"> & {
   /**
-   * Only checkpoints with a higher number, such as that of the last one kept.
+   * Only checkpoints with a higher number, such as that of the last one kept. From
+   * 0 to 2^53 - 1.
    *
    * @generated from field: int64 after_number = 1;
    */
@@ -1415,8 +1416,9 @@ export type VerifyAuditTrailRequest = Message<"entity.v1.VerifyAuditTrailRequest
 
   /**
    * Checkpoints that were kept elsewhere, number, body and signature: each must be
-   * the service's own. Each names the one before it, so the newest of those that
-   * follow each other stands for them all. At most 5000, and 4 MiB in all.
+   * the service's own, and, where keys are given, signed by the one that its body
+   * names. Each names the one before it, so the newest of those that follow each
+   * other stands for them all. At most 5000, and 4 MiB in all.
    *
    * @generated from field: repeated entity.v1.AuditCheckpoint checkpoints = 3;
    */
@@ -1731,7 +1733,8 @@ export const EntityService: GenService<{
    * all. Reads beside what goes on, whose changes are no findings, and in turn
    * with other calls: a million events take some 40 s. What is verified can be
    * relied on as far as checkpoints are compared that were kept elsewhere.
-   * No deadline is set for it. Errors: OVERLOADED when too many verify,
+   * No deadline is set for it; the caller's own ends it. Errors: OVERLOADED when
+   * the organization has two under way, or the process four,
    * DATABASE_UNAVAILABLE when the service shuts down: call again.
    *
    * @generated from rpc entity.v1.EntityService.VerifyAuditTrail
