@@ -190,7 +190,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/rpc/": {
     imports: [
       ...["src/domain/", "src/db/", "src/entities/", "src/log/"],
-      ...["checkpoints", "signing-key", "verify"].map((name) => `src/audit/${name}.ts`),
+      ...["checkpoints", "short-turns", "signing-key", "verify"].map((name) => `src/audit/${name}.ts`),
       ...["backlog", "endpoint-row", "history", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
       ...[
         "src/bell.ts",
