@@ -63,6 +63,10 @@ export interface Config {
   webhookTimeoutMs: number;
   /** For how many days the outcome of a webhook is kept. */
   webhookLogDays: number;
+  /** How old the last checkpoint of a log is before the next one is made, in seconds; undefined: this process makes none. */
+  auditCheckpointSeconds: number | undefined;
+  /** The key that signs checkpoints, a PEM file; undefined: audit-key in dataDir with the embedded server, else none. */
+  auditSigningKey: string | undefined;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
   lockTimeoutMs: number;
@@ -218,6 +222,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     webhookAllow: text("WEBHOOK_ALLOW") ?? "",
     webhookTimeoutMs: integer("WEBHOOK_TIMEOUT_MS", 15_000, 1, 60_000),
     webhookLogDays: integer("WEBHOOK_LOG_DAYS", 30, 2, 36_500),
+    auditCheckpointSeconds: integer("AUDIT_CHECKPOINT_SECONDS", 60, 1, 86_400),
+    auditSigningKey: text("AUDIT_SIGNING_KEY"),
     statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
     lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
   };

@@ -194,6 +194,8 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   UndeleteEntity: () => ({ lookup: byExternal("e-1"), ...reason }),
   ListEntityEvents: () => ({}),
   WatchEntities: () => ({}),
+  ListAuditCheckpoints: () => ({}),
+  VerifyAuditTrail: () => ({ lookup: byExternal("e-1") }),
   ImportEntities: () => ({ entity: person({ externalId: "e-2" }) }),
   RecordTransactions: () => ({
     transactions: [{ type: "t", amount: "1", currency: "ARS", transactedAt: at }],
@@ -478,7 +480,7 @@ describe("in every field of every request", () => {
       .map((method) => method.name),
   )("1, 2, 4, 5, 6, 8, 9, 15, 16: %s: lookups", async (rpc) => {
     const look = (lookup: unknown) => call(rpc, { ...BASE[rpc]?.(), lookup });
-    if (!["ListEntityEvents", "WatchEntities", "ListWebhookDeliveries"].includes(rpc))
+    if (!["ListEntityEvents", "WatchEntities", "VerifyAuditTrail", "ListWebhookDeliveries"].includes(rpc))
       expect(await look(undefined)).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["lookup"] });
     expect(await look({})).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["lookup"] });
     for (const blank of ["", " ", "\t\n", "\u00a0\u3000"]) {

@@ -24,6 +24,7 @@ import {
   comparable,
   dump,
   everythingIn,
+  insertCheckpoints,
   messagesOf,
   openWire,
   refusalIn,
@@ -389,6 +390,11 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       { by: "position", request: (names) => ({ position: names.position }), expect: "POSITION_INVALID" },
     ],
   },
+  ListAuditCheckpoints: {
+    paged: true,
+    cases: [{ by: "number", request: () => ({ afterNumber: 1n, includeLeaves: true }), expect: "NOTHING" }],
+  },
+  VerifyAuditTrail: { cases: lookups({}) },
   ImportEntities: {
     cases: [
       { by: "external id, free to use", request: () => ({ entity: person({ externalId: freeId() }) }), expect: "FREE" },
@@ -670,6 +676,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
       "activity:read",
       "activity:write",
       "admin",
+      "audit:read",
       "webhooks:admin",
     ],
     { actorId: actor, source: `${CANARY}-source` },
@@ -821,6 +828,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
     expect(await service.sql("select from webhook_endpoint where deleted_at is not null")).toEqual([]);
   }, 5_000);
   const now = await client.entities.getEntity({ lookup });
+  await insertCheckpoints(service.sql, organizationId, { count: 2, body: `${CANARY}-body` });
 
   // Page tokens, which A may have leaked.
   const page = async (
@@ -835,6 +843,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListEntities", {}, client.entities.listEntities);
   await page("ListEntityEvents", {}, client.entities.listEntityEvents);
   await page("ListExternalIdHistory", { lookup }, client.entities.listExternalIdHistory);
+  await page("ListAuditCheckpoints", {}, client.entities.listAuditCheckpoints);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
@@ -914,6 +923,7 @@ test("every column of A's that can hold text holds a canary, so that the scan me
     ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
     ...["administration_event.type", "administration_event.peer", "external_id_past.cause"],
+    ...["root", "previous_hash", "key_id", "signature", "leaves"].map((column) => `audit_checkpoint.${column}`),
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
     `select c.table_name, c.column_name, c.data_type from information_schema.columns c
@@ -1102,7 +1112,7 @@ test("the same id in both organizations: each has its own, and its own activity"
 
 test("B reads all that it can read, and no byte that it ever received is of A's", async () => {
   for (const rpc of [
-    ...["ListEntities", "ListEntityEvents", "GetOrganization", "ListApiKeys"],
+    ...["ListEntities", "ListEntityEvents", "ListAuditCheckpoints", "GetOrganization", "ListApiKeys"],
     ...["ListAdministrationEvents", "ListWebhookEndpoints", "ListWebhookDeliveries"],
   ]) {
     const method = METHODS.get(rpc) as DescMethod;
