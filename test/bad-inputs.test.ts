@@ -1045,7 +1045,8 @@ describe("structs and numbers", () => {
       }
     };
     for (const method of METHODS.values()) walk(method.input, method.name);
-    expect(wide).toEqual([]);
+    // Refused beyond the numbers that JSON has exactly: rule 132, a number that no checkpoint can have.
+    expect(wide).toEqual(["ListAuditCheckpoints.after_number", "VerifyAuditTrail.checkpoints.number"]);
   });
 
   test("40: minus zero is stored as zero", async () => {

@@ -190,6 +190,8 @@ export async function startOther(
     lameDuckMs: 0,
     poolSize: 5,
     webhookAllow: "127.0.0.1",
+    // Most tests compare what is there before and after.
+    auditCheckpointSeconds: undefined,
     ...options.config,
   };
   const orm = createOrm(
