@@ -53,7 +53,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
   let endsAt = Number.POSITIVE_INFINITY;
   let turn = 0;
   let tracks = 0;
-  let look: NodeJS.Timeout | undefined;
+  let willLook = false;
 
   function begin(): void {
     if (isUnderWay) return;
@@ -82,13 +82,16 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     if (waiting.size === 0) return;
     const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection)));
     if (none.length + few.length + many.length === 0) {
-      look ??= setTimeout(() => {
-        look = undefined;
-        begin();
-      }, HELD_UP_MS).unref();
+      if (!willLook) setTimeout(lookAgain, HELD_UP_MS).unref();
+      willLook = true;
       return;
     }
     for (const connection of next(none, few, many)) start(connection);
+    begin();
+  }
+
+  function lookAgain(): void {
+    willLook = false;
     begin();
   }
 
