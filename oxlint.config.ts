@@ -66,7 +66,7 @@ export const DIRECTIONS: Record<string, Direction> = {
       "a command imports other commands, config, domain, json-problem, well-formed and clients: it is a caller, not the service",
     refusedNames: nameOfCode,
   },
-  "src/config.ts": { imports: [], packages: ["node:net"], message: "config imports nothing but isIP" },
+  "src/config.ts": { imports: [], message: "config imports nothing" },
   "src/signals.ts": { imports: [], packages: node, message: "signals imports nothing" },
   "src/logger.ts": { imports: [], packages: ["pino"], message: "logger imports pino" },
   "src/paged.ts": { imports: [], message: "paged imports nothing" },

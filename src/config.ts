@@ -1,8 +1,6 @@
 // Every setting with its default and bound, in one place. Pure: the environment comes in as an argument. The README's
 // table has those that an operator should know. The limits of values are in domain/limits.ts, beside the rules.
 
-import { isIP } from "node:net";
-
 export interface Config {
   /** Run-time role. Undefined: the embedded server. */
   databaseUrl: string | undefined;
@@ -81,6 +79,9 @@ export class ConfigError extends Error {
 }
 
 /** What is wrong with the URL of a database, without quoting any of it: it holds a password. */
+/** Of IPv4 or IPv6; no name of a host has a colon, or digits and dots alone. */
+const ADDRESS = /^[\d.]+$|:/;
+
 function databaseUrlProblem(value: string): string | undefined {
   const [, hosts] = /^postgres(?:ql)?:\/\/(?:[^/?#]*@)?([^/?#]*)/.exec(value) ?? [];
   if (hosts === undefined) return "must be a URL that begins with postgres:// or postgresql://";
@@ -105,7 +106,7 @@ function databaseUrlProblem(value: string): string | undefined {
     return `has sslrootcert=system, which needs sslmode=verify-full`;
   // pg names no server to TLS for an address, and Node would compare the certificate with "localhost".
   const host = url.searchParams.get("host") ?? url.hostname.replaceAll(/[[\]]/g, "");
-  if (mode === "verify-full" && isIP(host) !== 0) {
+  if (mode === "verify-full" && ADDRESS.test(host)) {
     return "has sslmode=verify-full and an address as its host: use the name that the certificate has, or sslmode=verify-ca with sslrootcert";
   }
   return undefined;

@@ -82,15 +82,16 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     if (waiting.size === 0) return;
     const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection)));
     if (none.length + few.length + many.length === 0) {
-      if (willLook) return;
+      if (!willLook) setTimeout(lookAgain, HELD_UP_MS).unref();
       willLook = true;
-      setTimeout(() => {
-        willLook = false;
-        begin();
-      }, HELD_UP_MS).unref();
       return;
     }
     for (const connection of next(none, few, many)) start(connection);
+    begin();
+  }
+
+  function lookAgain(): void {
+    willLook = false;
     begin();
   }
 
