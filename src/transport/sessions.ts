@@ -19,6 +19,8 @@ const GOAWAY_LIMIT_MS = 5_000;
 /** And the shortest, where no call is in flight, on top of its round trip. */
 const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
+/** For how long a connection that is closing, and serves its last calls, may leave a PING without an answer. */
+const CLOSING_SILENCE_MS = 20_000;
 const MAX_STREAMS = 1_000;
 /**
  * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 may take no stream that arrives behind it:
@@ -53,6 +55,8 @@ interface Connection {
   retiring: boolean;
   /** As measured when it began. */
   roundTripMs: number | undefined;
+  /** When a PING was sent, by performance.now(), to which no answer has come. */
+  pingedAt: number | undefined;
 }
 
 export interface Sessions {
@@ -67,21 +71,49 @@ export interface Sessions {
 export function createSessions(options: {
   idleTimeoutMs: number;
   maxConnectionAgeMs: number;
+  closingSilenceMs?: number | undefined;
   tally: Tally;
   guard: Guard;
 }): Sessions {
-  const { idleTimeoutMs, maxConnectionAgeMs, tally, guard } = options;
+  const { idleTimeoutMs, maxConnectionAgeMs, closingSilenceMs = CLOSING_SILENCE_MS, tally, guard } = options;
   const sessions = new Map<ServerHttp2Session, Connection>();
   const streams = new Set<ServerHttp2Stream>();
   const keepUntilAnswered = unreadRests();
   let draining = false;
   const sweep = setInterval(() => {
     for (const stream of streams) if (stream.closed && !stream.destroyed) stream.destroy();
+    for (const [session, connection] of sessions)
+      if (session.closed && !session.destroyed) endIfSilent(session, connection);
   }, SWEEP_MS).unref();
+
+  /**
+   * After a GOAWAY, Node neither ends a session with an error of the protocol nor reads any more: it does not even learn
+   * that its caller has disconnected, and the calls would stay for ever. It sends no PING of such a session.
+   */
+  const endIfSilent = guard(
+    (session: ServerHttp2Session, connection: Connection) => {
+      const end = () => {
+        if (session.destroyed) return;
+        tally.note("session_failed");
+        session.destroy();
+      };
+      if (connection.pingedAt === undefined) {
+        connection.pingedAt = performance.now();
+        session.ping((error) => {
+          connection.pingedAt = undefined;
+          if (error !== null) end();
+        });
+      } else if (performance.now() - connection.pingedAt > closingSilenceMs) end();
+    },
+    (session) => session.destroy(),
+  );
 
   function track(session: ServerHttp2Session): void {
     session.on("error", () => tally.note("session_failed"));
-    const connection: Connection = { calls: 0, nextId: 1, wasFull: false, retiring: false, roundTripMs: undefined };
+    const connection: Connection = {
+      ...{ calls: 0, nextId: 1, wasFull: false, retiring: false },
+      ...{ roundTripMs: undefined, pingedAt: undefined },
+    };
     sessions.set(session, connection);
     let idleSince = performance.now();
     // One timer per connection, which checks again when it fires: many calls begin and end meanwhile.
