@@ -177,8 +177,8 @@ describe.each([
     protocol: "HTTP/2",
     channel: "http2.server.stream.created",
     first: Buffer.concat([PREFACE, settings(), stream(0)]),
-    flood: Buffer.concat(Array.from({ length: 100 }, (_, i) => stream(i + 1))),
-    each: 101,
+    flood: Buffer.concat(Array.from({ length: 60 }, (_, i) => stream(i + 1))),
+    each: 61,
   },
   {
     protocol: "HTTP/1.1",
@@ -195,12 +195,12 @@ describe.each([
     subscribe(channel, count);
     const total = () => perTurn.reduce((sum, one) => sum + one, 0);
     const until = async (requests: number) => {
-      const endsAt = performance.now() + 20_000;
+      const endsAt = performance.now() + 25_000;
       for (; total() < requests && performance.now() < endsAt; perTurn.unshift(0)) await nextTurn();
       expect(total()).toBe(requests);
     };
     const { port } = new URL(server.url);
-    const sockets = Array.from({ length: 150 }, () =>
+    const sockets = Array.from({ length: 60 }, () =>
       connect(Number(port), "127.0.0.1")
         .on("error", () => {})
         .resume(),
