@@ -9,6 +9,7 @@ import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
 import { apiKeyRpcs } from "./rpc/api-keys.ts";
 import { auditRpcs } from "./rpc/audit.ts";
+import { duplicateRpcs } from "./rpc/duplicates.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
@@ -48,6 +49,7 @@ export function routes(
   router.service(EntityService, {
     ...entityRpcs(deps),
     ...externalIdRpcs(deps),
+    ...duplicateRpcs(deps),
     ...entityEventRpcs(deps),
     ...importRpcs(deps),
     ...auditRpcs(deps),

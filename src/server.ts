@@ -16,6 +16,7 @@ import { startPruner } from "./db/retention.ts";
 import { assertMayPublish, assertSafeRole } from "./db/roles.ts";
 import { trackAliasUse } from "./entities/alias-use.ts";
 import { createPastReader } from "./entities/as-it-was.ts";
+import { startNameFiller } from "./entities/fill-names.ts";
 import { createReader } from "./entities/reader.ts";
 import { createWriter } from "./entities/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
@@ -227,6 +228,8 @@ export async function listenOn(
   const { pruneIntervalMs, pruneRows: rows, webhookLogDays } = config;
   const pruner = startPruner(orm, { intervalMs: pruneIntervalMs, rows, webhookLogDays, log });
 
+  const filler = startNameFiller(orm, { log, describe });
+
   const making = { everySeconds: config.auditCheckpointSeconds, key: await signingKey(config) };
   const maker = startMaker(orm, { ...making, registry: metrics.registry, log, describe });
 
@@ -264,7 +267,7 @@ export async function listenOn(
       await sleep(config.lameDuckMs);
       shutdown.abort();
       const timeoutMs = Math.max(0, config.drainTimeoutMs - closingMs(config.drainTimeoutMs));
-      const ends = [pruner, maker].map((one) => one[Symbol.asyncDispose]());
+      const ends = [pruner, filler, maker].map((one) => one[Symbol.asyncDispose]());
       await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), ...ends]);
       // No caller is left to use any: what was used until now is written, unless the database does not answer.
       await aliasUse.drain(closingMs(config.drainTimeoutMs) / 2);

@@ -18,6 +18,7 @@ export * from "./gen/entity/v1/activity_pb.ts";
 export * from "./gen/entity/v1/activity_service_pb.ts";
 export * from "./gen/entity/v1/administration_event_pb.ts";
 export * from "./gen/entity/v1/audit_pb.ts";
+export * from "./gen/entity/v1/duplicate_pb.ts";
 export * from "./gen/entity/v1/entity_event_pb.ts";
 export * from "./gen/entity/v1/entity_pb.ts";
 export * from "./gen/entity/v1/entity_service_pb.ts";

@@ -86,6 +86,11 @@ export const EntityRow = defineEntity({
     createdAt: instant(),
     updatedAt: instant(),
     deletedAt: instant().nullable(),
+    /** The words of its names, each behind a blank; null in a row of an older version that is not filled in yet. */
+    nameWords: code().nullable().hydrate(false),
+    /** Digests of what entities that may be one share. */
+    nameDateKey: p.uuid().nullable().hydrate(false),
+    nameNumberKey: p.uuid().nullable().hydrate(false),
     /** The hash of its last event: read where it is locked, by those who write the next one. */
     auditHead: hash().hydrate(false),
   },
@@ -105,6 +110,19 @@ export const ExternalIdRow = defineEntity({
     trackedSince: instant().nullable(),
     /** The UTC date of the last of them: YYYY-MM-DD. */
     lastResolvedOn: p.string().columnType("date").nullable(),
+    /** Without case and blanks, where that is another text. */
+    folded: code().nullable().hydrate(false),
+  },
+});
+
+/** The words of nameWords, to be searched by their beginnings. */
+export const EntityWordRow = defineEntity({
+  name: "EntityWordRow",
+  tableName: "entity_word",
+  properties: {
+    organizationId,
+    word: code().primary(),
+    entityId: p.uuid().primary(),
   },
 });
 
@@ -345,6 +363,7 @@ export const TABLES = [
   ApiKeyRow,
   EntityRow,
   ExternalIdRow,
+  EntityWordRow,
   ExternalIdPastRow,
   EntityEventRow,
   EventHorizonRow,

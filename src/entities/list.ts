@@ -5,6 +5,7 @@ import type { Statements } from "../db/statements.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
 import { readHorizon } from "../log/horizon.ts";
+import { hasWords, type NameSource, nameSource } from "./name-search.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState } from "./rows.ts";
 
 /** Filters of a list; undefined or empty filters nothing. */
@@ -17,16 +18,23 @@ export interface EntityFilter {
   taxIdKey: string | undefined;
   externalIds: string[] | undefined;
   namePrefix: string;
+  /** As queryWords has them. */
+  nameWords: string[] | undefined;
   updatedAfter: Instant | undefined;
   showDeleted: boolean;
 }
 
 /** Entities by id. */
+export interface ListedEntities extends Part<EntityState> {
+  /** Set where the list was not looked through to its end: the rest is behind this id. */
+  end?: string | undefined;
+}
+
 export async function listEntities(
   db: Statements,
   organizationId: string,
   filter: EntityFilter,
-): Promise<Part<EntityState>> {
+): Promise<ListedEntities> {
   const { updatedAfter } = filter;
   const entities = await listBy(db, organizationId, filter, { byLog: true });
   if (updatedAfter === undefined) return entities;
@@ -42,7 +50,7 @@ async function listBy(
   organizationId: string,
   filter: EntityFilter,
   { byLog }: { byLog: boolean },
-): Promise<Part<EntityState>> {
+): Promise<ListedEntities> {
   const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["e.organization_id = $1"];
@@ -72,16 +80,29 @@ async function listBy(
         : `e.updated_at > ${after}::timestamptz`,
     );
   }
+  const { after, nameWords } = filter;
+  let source: NameSource = { from: "entity e", order: "e.id", end: undefined };
+  if (nameWords !== undefined) {
+    where.push(hasWords(nameWords, value));
+    const isNarrow =
+      filter.taxIdKey !== undefined || filter.externalIds !== undefined || filter.updatedAfter !== undefined;
+    if (!isNarrow) source = await nameSource(db, organizationId, { words: nameWords, after, bind: value });
+  }
   const rows = await db.execute<unknown[]>(
     withinBytes(
       `select ${ENTITY_COLUMNS}, ${ENTITY_BYTES} as bytes
-       from entity e where ${where.join(" and ")} order by e.id limit $2`,
+       from ${source.from} where ${where.join(" and ")} order by ${source.order} limit $2`,
       filter.bound.bytes,
       "id",
     ),
     values,
   );
-  return partOf(rows, toState);
+  const part = partOf(rows, toState);
+  if (source.end === undefined || part.isCut || part.rows.length === filter.bound.rows) return part;
+  const end = await source.end(db);
+  const last = part.rows.at(-1)?.id;
+  // Entities may have come in between: nothing that is shown comes again.
+  return { ...part, end: end !== undefined && last !== undefined && last > end ? last : end };
 }
 
 /** The first text in code point order (collation "C") after all that begin with `prefix`, if there is one. */

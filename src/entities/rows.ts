@@ -14,11 +14,22 @@ import {
 } from "../db/columns.ts";
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
+import { externalIdFold, nameDateKey, nameNumberKey } from "../domain/duplicates.ts";
 import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
+import { nameWords } from "../domain/name.ts";
+import { digestOf, insertWords, NAME_SOURCES, updateWords } from "./words.ts";
 
 const COLUMNS = columnsOf(EntityRow);
 
 export const ENTITY_COLUMNS = selected(COLUMNS, "e");
+
+/** The same with what is compared to find entities that may be one, and nothing that may be large beside it. */
+export const COMPARED_COLUMNS = selected(COLUMNS, "e", {
+  entityData: `(select jsonb_object_agg(d.key, d.value) from jsonb_each(e.entity_data) d
+    where d.key in ('dateOfBirth', 'incorporationDate', 'registrationNumber'))`,
+  attributes: "'{}'::jsonb",
+  metadata: "'{}'::jsonb",
+});
 
 /** Those of them that may be large. */
 export const WIDE_COLUMNS = ["external_ids", "entity_data", "attributes", "metadata"];
@@ -28,10 +39,13 @@ export const ENTITY_BYTES = bytesOf("e", WIDE_COLUMNS);
 /** The state of a row of ENTITY_COLUMNS. */
 export const toState: (row: unknown) => EntityState = hydrator<typeof EntityRow>(COLUMNS);
 
-/** The columns that are derived from the state, and the property that each is derived from. */
-const DERIVED: Record<string, { from: keyof EntityState; value: (state: EntityState) => string | null }> = {
-  externalId: { from: "externalIds", value: (state) => primaryOf(state)?.externalId ?? null },
-  taxIdKey: { from: "taxId", value: taxIdKeyOf },
+/** The columns that are derived from the state, and the properties that each is derived from. */
+const DERIVED: Record<string, { from: (keyof EntityState)[]; value: (state: EntityState) => string | null }> = {
+  externalId: { from: ["externalIds"], value: (state) => primaryOf(state)?.externalId ?? null },
+  taxIdKey: { from: ["taxId"], value: taxIdKeyOf },
+  nameWords: { from: NAME_SOURCES, value: nameWords },
+  nameDateKey: { from: NAME_SOURCES, value: (state) => digestOf(nameDateKey(state)) },
+  nameNumberKey: { from: NAME_SOURCES, value: (state) => digestOf(nameNumberKey(state)) },
 };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
 /** Updates by the columns that they write. Callers may change them in more combinations than are kept. */
@@ -49,6 +63,7 @@ export interface WrittenEntity extends EntityState {
 export function insertEntities(db: Pipeline, organizationId: string, entities: readonly WrittenEntity[]): void {
   if (entities.length === 0) return;
   db.send(...insertRows(organizationId, entities));
+  insertWords(db, organizationId, entities);
 }
 
 /**
@@ -63,11 +78,12 @@ export function updateEntities(
   if (changes.length === 0) return;
   const changed = COLUMNS.filter(({ property }) => {
     if (property === "auditHead") return true;
-    const from = DERIVED[property]?.from ?? (property as keyof EntityState);
-    return changes.some(({ before, after }) => before[from] !== after[from]);
+    const from = DERIVED[property]?.from ?? [property as keyof EntityState];
+    return changes.some(({ before, after }) => from.some((source) => before[source] !== after[source]));
   });
   const entities = changes.map(({ after }) => after);
   db.send(...updateRows(changed)(organizationId, entities));
+  updateWords(db, organizationId, changes);
 }
 
 /** The update that writes these columns; its text is made once. */
@@ -147,7 +163,7 @@ const columnsNamed = (...properties: (keyof WrittenExternalId)[]) =>
   EXTERNAL_ID_COLUMNS.filter(({ property }) => (properties as string[]).includes(property));
 const attachRows = insertOf<WrittenExternalId>(
   "external_id",
-  columnsNamed("externalId", "entityId", "type", "isPrimary", "attachedAt", "trackedSince"),
+  columnsNamed("externalId", "entityId", "type", "isPrimary", "attachedAt", "trackedSince", "folded"),
 );
 const DEMOTED = rowsTable<WrittenExternalId>(columnsNamed("externalId", "trackedSince"));
 const ALTERED = rowsTable<WrittenExternalId>(
@@ -168,4 +184,5 @@ const VIOLATE_IF_EARLIER = `insert into external_id (organization_id, external_i
 const toExternalIdRow = ({ primary, type, entityId, ...id }: OwnedExternalId): WrittenExternalId => ({
   ...{ externalId: id.externalId, entityId, type: type === "" ? null : type, isPrimary: primary },
   ...{ attachedAt: id.attachedAt, trackedSince: id.trackedSince, lastResolvedOn: id.lastResolvedOn },
+  folded: externalIdFold(id.externalId),
 });

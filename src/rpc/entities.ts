@@ -16,6 +16,7 @@ import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
+import { queryWords } from "../domain/name.ts";
 import type { PastEntity } from "../domain/past.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
@@ -89,6 +90,7 @@ export function entityRpcs(deps: Deps) {
       request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
       request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
       violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
+      const nameWords = parseNameQuery(request.nameQuery, violations);
       const statuses = parseStatuses(request.statuses, violations);
       const externalIds = request.externalIds.length === 0 ? undefined : new Set(request.externalIds.map(trim));
       const organizationId = organizationOf(ctx);
@@ -110,6 +112,7 @@ export function entityRpcs(deps: Deps) {
           taxIdKey: request.taxId === "" ? undefined : taxIdKey(request.taxId),
           externalIds: externalIds && [...externalIds],
           namePrefix: request.namePrefix,
+          nameWords,
           updatedAfter: request.updatedAfter === undefined ? undefined : fromTimestamp(request.updatedAfter),
           showDeleted: request.showDeleted,
         }),
@@ -118,6 +121,7 @@ export function entityRpcs(deps: Deps) {
       const { items, nextPageToken } = closePage(page, entities, {
         present: (entity) => toProto(entity, readMask),
         cursorOf: ({ id }) => ({ id, watchPosition }),
+        end: entities.end === undefined ? undefined : { id: entities.end, watchPosition },
       });
       return { entities: items, nextPageToken, watchPosition };
     },
@@ -254,6 +258,17 @@ function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: un
   if (patch.type === undefined) violations.add("entity.type", "is required: ENTITY_TYPE_PERSON or ENTITY_TYPE_COMPANY");
   if (patch.countryCode === undefined) violations.add("entity.country_code", "is required");
   if (patch.name === undefined) violations.add("entity.name", "is required");
+}
+
+/** Rule 159. */
+function parseNameQuery(query: string, violations: Violations): string[] | undefined {
+  if (query === "") return undefined;
+  const problem = textProblem(query, { max: LIMITS.name });
+  violations.check("name_query", problem);
+  // Not folded before its length is known.
+  const words = problem === null ? queryWords(query) : [];
+  if (problem === null && words.length === 0) violations.add("name_query", "must have a letter or a digit");
+  return words;
 }
 
 function parseStatuses(statuses: readonly EntityStatus[], violations: Violations): EntityState["status"][] {

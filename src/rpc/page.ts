@@ -5,7 +5,7 @@ import { type DescMessage, type DescMethodUnary, type MessageShape, toBinary } f
 import type { Bound, Part } from "../db/bytes.ts";
 import { invalidField } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { identifierProblem, parseUuid } from "../domain/text.ts";
+import { identifierProblem, parseUuid, textProblem } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import { wireBytes } from "./message.ts";
 import type { Violations } from "./violations.ts";
@@ -16,6 +16,8 @@ const KINDS = {
   /** Looked into where it is used, as WatchEntities does with any. */
   position: (text: string) => /^[A-Za-z0-9_-]+$/.test(text),
   version: (text: string) => /^\d{1,18}$/.test(text),
+  /** Any text by which rows are in order. */
+  key: (text: string) => textProblem(text, { max: LIMITS.externalId * 4 }) === null,
   /** Microseconds, of the years 1 to 9999. */
   externalId: (text: string) => identifierProblem(text) === null,
   instant: (text: string) =>
@@ -74,7 +76,16 @@ const ROW_BYTES = 3_000;
 export function closePage<Row, Item extends object, Kinds extends CursorKinds>(
   page: Page<Kinds>,
   { rows, isCut, bytes }: Part<Row>,
-  { present, cursorOf }: { present: (row: Row) => Item; cursorOf: (last: Row) => Cursor<Kinds> },
+  {
+    present,
+    cursorOf,
+    end,
+  }: {
+    present: (row: Row) => Item;
+    cursorOf: (last: Row) => Cursor<Kinds>;
+    /** Set where the list was not looked through to its end: the rest is behind this. */
+    end?: Cursor<Kinds> | undefined;
+  },
 ): { items: Item[]; nextPageToken: string } {
   // Most are far from the bound, and need not be measured.
   const mayEnd = bytes === undefined || bytes * WIRE_PER_ROW_BYTE + rows.length * ROW_BYTES > LIMITS.pageBytes;
@@ -89,7 +100,8 @@ export function closePage<Row, Item extends object, Kinds extends CursorKinds>(
   }
   const last = rows[items.length - 1];
   const isMore = last !== undefined && (isCut || items.length < rows.length);
-  return { items, nextPageToken: isMore ? toToken(page, cursorOf(last)) : "" };
+  const next = isMore ? cursorOf(last) : end;
+  return { items, nextPageToken: next === undefined ? "" : toToken(page, next) };
 }
 
 /** Rule 76: 0 is the default, more than the maximum is the maximum. */
@@ -122,11 +134,14 @@ function parseToken<Kinds extends CursorKinds>(query: string, token: string, kin
   const values = isWhole && decoded.slice(0, DIGEST_LENGTH) === digest(query, text) ? parseTexts(text) : undefined;
   const named = Object.entries(kinds);
   if (values?.length !== named.length || !named.every(([, kind], i) => KINDS[kind](values[i] ?? ""))) {
-    throw invalidField("page_token", "is not a token of this query: begin again without one");
+    throw notOfThisQuery();
   }
   const cursor = named.map(([name, kind], i) => [name, kind === "instant" ? BigInt(values[i] ?? "") : values[i]]);
   return Object.fromEntries(cursor);
 }
+
+export const notOfThisQuery = () =>
+  invalidField("page_token", "is not a token of this query: begin again without one");
 
 function parseTexts(text: string): string[] | undefined {
   try {

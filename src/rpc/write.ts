@@ -137,12 +137,15 @@ export function assertReachable(ctx: HandlerContext, organizationId: string): vo
 }
 
 /** The entity that a lookup names now, deleted or not. */
-export async function findEntityId({ reader }: Deps, ctx: HandlerContext, lookup: Lookup): Promise<string> {
+export async function findEntity({ reader }: Deps, ctx: HandlerContext, lookup: Lookup): Promise<EntityState> {
   const { hits, entities } = await reader.find(organizationOf(ctx), [lookup], departureOf(ctx));
-  const id = resolve(lookup, hits);
-  if (id === undefined || !entities.has(id)) throw notFound(lookup.by);
-  return id;
+  const entity = entities.get(resolve(lookup, hits) ?? "");
+  if (entity === undefined) throw notFound(lookup.by);
+  return entity;
 }
+
+export const findEntityId = async (deps: Deps, ctx: HandlerContext, lookup: Lookup): Promise<string> =>
+  (await findEntity(deps, ctx, lookup)).id;
 
 /** A command with a lookup and without allowMissing always has its entity. */
 export function existing(entity: EntityState | null): EntityState {

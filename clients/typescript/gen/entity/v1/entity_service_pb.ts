@@ -6,6 +6,8 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { AuditCheckpoint, AuditCounts, AuditFinding, AuditKey } from "./audit_pb.ts";
 import { file_entity_v1_audit } from "./audit_pb.ts";
+import type { DuplicateSuggestion } from "./duplicate_pb.ts";
+import { file_entity_v1_duplicate } from "./duplicate_pb.ts";
 import type { Entity, EntityLookup, EntityStatus, EntityType, ExternalId, ExternalIdPeriod } from "./entity_pb.ts";
 import { file_entity_v1_entity } from "./entity_pb.ts";
 import type { EntityEvent, EventType } from "./entity_event_pb.ts";
@@ -21,7 +23,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_service.proto.
  */
 export const file_entity_v1_entity_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkieQoXQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QSLwoHbG9va3VwcxgBIAMoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXBCBfDHGOgHEi0KCXJlYWRfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siTgoYQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlEjIKB3Jlc3VsdHMYASADKAsyIS5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3VsdCJsChZCYXRjaEdldEVudGl0aWVzUmVzdWx0EiMKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHlIABIjCgVlcnJvchgCIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK3AQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBAUIKCghfY3JlYXRlZCL1AQoXQ2hhbmdlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIXCg9uZXdfZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEh4KFmtlZXBfcHJldmlvdXNfYXNfYWxpYXMYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoEBChhDaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2USFAoHc3VjY2VzcxgBIAEoCEgAiAEBEhQKB2NoYW5nZWQYAiABKAhIAYgBARIhCgZlbnRpdHkYAyABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9zdWNjZXNzQgoKCF9jaGFuZ2VkItEBChdBc3NpZ25FeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSFQoNdmFsaWRhdGVfb25seRgGIAEoCBIvCgtvY2N1cnJlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoYQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQi4QEKGFJlbGVhc2VFeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRINCgVmb3JjZRgEIAEoCBIMCgRldGFnGAUgASgJEhIKCnJlcXVlc3RfaWQYBiABKAkSFQoNdmFsaWRhdGVfb25seRgHIAEoCBIvCgtvY2N1cnJlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiYAoZUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESIQoGZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfY2hhbmdlZCKDAQocTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVxdWVzdBITCgtleHRlcm5hbF9pZBgBIAEoCRInCgZsb29rdXAYAiABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImYKHUxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlEiwKB3BlcmlvZHMYASADKAsyGy5lbnRpdHkudjEuRXh0ZXJuYWxJZFBlcmlvZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiuAEKE0RlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlsKFERlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIroBChVVbmRlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFlVuZGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQinAIKF0xpc3RFbnRpdHlFdmVudHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEg0KBWFjdG9yGAMgASgJEhEKCXByaW5jaXBhbBgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEigKBGZyb20YBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCSJbChhMaXN0RW50aXR5RXZlbnRzUmVzcG9uc2USJgoGZXZlbnRzGAEgAygLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKvAQoUV2F0Y2hFbnRpdGllc1JlcXVlc3QSEAoIcG9zaXRpb24YASABKAkSKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEjEKDGVudGl0eV90eXBlcxgDIAMoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlQgTwxxgCEicKBmxvb2t1cBgEIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXAiUAoVV2F0Y2hFbnRpdGllc1Jlc3BvbnNlEhAKCHBvc2l0aW9uGAEgASgJEiUKBWV2ZW50GAIgASgLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50IqYBChVJbXBvcnRFbnRpdGllc1JlcXVlc3QSIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIOCgZyZWFzb24YAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEi8KC29jY3VycmVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJvChZJbXBvcnRFbnRpdGllc1Jlc3BvbnNlEigKB3Jlc3VsdHMYASADKAsyFy5lbnRpdHkudjEuSW1wb3J0UmVzdWx0EisKCHByb2dyZXNzGAIgASgLMhkuZW50aXR5LnYxLkltcG9ydFByb2dyZXNzInwKDEltcG9ydFJlc3VsdBILCgNyb3cYASABKAMSKQoHb3V0Y29tZRgCIAEoDjIYLmVudGl0eS52MS5JbXBvcnRPdXRjb21lEhEKCWVudGl0eV9pZBgDIAEoCRIhCgVlcnJvchgEIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDInIKG0xpc3RBdWRpdENoZWNrcG9pbnRzUmVxdWVzdBIUCgxhZnRlcl9udW1iZXIYASABKAMSFgoOaW5jbHVkZV9sZWF2ZXMYAiABKAgSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiiwEKHExpc3RBdWRpdENoZWNrcG9pbnRzUmVzcG9uc2USLwoLY2hlY2twb2ludHMYASADKAsyGi5lbnRpdHkudjEuQXVkaXRDaGVja3BvaW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIhCgRrZXlzGAMgAygLMhMuZW50aXR5LnYxLkF1ZGl0S2V5Ir8BChdWZXJpZnlBdWRpdFRyYWlsUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEigKBGZyb20YAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKC2NoZWNrcG9pbnRzGAMgAygLMhouZW50aXR5LnYxLkF1ZGl0Q2hlY2twb2ludEIF8McYiCcSGQoLcHVibGljX2tleXMYBCADKAxCBPDHGGQiewoYVmVyaWZ5QXVkaXRUcmFpbFJlc3BvbnNlEikKCGZpbmRpbmdzGAEgAygLMhcuZW50aXR5LnYxLkF1ZGl0RmluZGluZxImCgZjb3VudHMYAiABKAsyFi5lbnRpdHkudjEuQXVkaXRDb3VudHMSDAoEZG9uZRgDIAEoASqgAQoNSW1wb3J0T3V0Y29tZRIeChpJTVBPUlRfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhoKFklNUE9SVF9PVVRDT01FX0NSRUFURUQQARIaChZJTVBPUlRfT1VUQ09NRV9VUERBVEVEEAISHAoYSU1QT1JUX09VVENPTUVfVU5DSEFOR0VEEAMSGQoVSU1QT1JUX09VVENPTUVfRkFJTEVEEAQyhg8KDUVudGl0eVNlcnZpY2USZgoMQ3JlYXRlRW50aXR5Eh4uZW50aXR5LnYxLkNyZWF0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJcCglHZXRFbnRpdHkSGy5lbnRpdHkudjEuR2V0RW50aXR5UmVxdWVzdBocLmVudGl0eS52MS5HZXRFbnRpdHlSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQScQoQQmF0Y2hHZXRFbnRpdGllcxIiLmVudGl0eS52MS5CYXRjaEdldEVudGl0aWVzUmVxdWVzdBojLmVudGl0eS52MS5CYXRjaEdldEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmUKDExpc3RFbnRpdGllcxIeLmVudGl0eS52MS5MaXN0RW50aXRpZXNSZXF1ZXN0Gh8uZW50aXR5LnYxLkxpc3RFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxVcGRhdGVFbnRpdHkSHi5lbnRpdHkudjEuVXBkYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEncKEENoYW5nZUV4dGVybmFsSWQSIi5lbnRpdHkudjEuQ2hhbmdlRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlIhqQAgDqxxgTZXh0ZXJuYWxfaWRzOmNoYW5nZRJyChBBc3NpZ25FeHRlcm5hbElkEiIuZW50aXR5LnYxLkFzc2lnbkV4dGVybmFsSWRSZXF1ZXN0GiMuZW50aXR5LnYxLkFzc2lnbkV4dGVybmFsSWRSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDkFkZEV4dGVybmFsSWRzEiAuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVxdWVzdBohLmVudGl0eS52MS5BZGRFeHRlcm5hbElkc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSegoRUmVsZWFzZUV4dGVybmFsSWQSIy5lbnRpdHkudjEuUmVsZWFzZUV4dGVybmFsSWRSZXF1ZXN0GiQuZW50aXR5LnYxLlJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEoABChVMaXN0RXh0ZXJuYWxJZEhpc3RvcnkSJy5lbnRpdHkudjEuTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVxdWVzdBooLmVudGl0eS52MS5MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZgoMRGVsZXRlRW50aXR5Eh4uZW50aXR5LnYxLkRlbGV0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJsCg5VbmRlbGV0ZUVudGl0eRIgLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlcXVlc3QaIS5lbnRpdHkudjEuVW5kZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEnEKEExpc3RFbnRpdHlFdmVudHMSIi5lbnRpdHkudjEuTGlzdEVudGl0eUV2ZW50c1JlcXVlc3QaIy5lbnRpdHkudjEuTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJqCg1XYXRjaEVudGl0aWVzEh8uZW50aXR5LnYxLldhdGNoRW50aXRpZXNSZXF1ZXN0GiAuZW50aXR5LnYxLldhdGNoRW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQwARJwCg5JbXBvcnRFbnRpdGllcxIgLmVudGl0eS52MS5JbXBvcnRFbnRpdGllc1JlcXVlc3QaIS5lbnRpdHkudjEuSW1wb3J0RW50aXRpZXNSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlKAEwARJ6ChRMaXN0QXVkaXRDaGVja3BvaW50cxImLmVudGl0eS52MS5MaXN0QXVkaXRDaGVja3BvaW50c1JlcXVlc3QaJy5lbnRpdHkudjEuTGlzdEF1ZGl0Q2hlY2twb2ludHNSZXNwb25zZSIRkAIB6scYCmF1ZGl0OnJlYWQScAoQVmVyaWZ5QXVkaXRUcmFpbBIiLmVudGl0eS52MS5WZXJpZnlBdWRpdFRyYWlsUmVxdWVzdBojLmVudGl0eS52MS5WZXJpZnlBdWRpdFRyYWlsUmVzcG9uc2UiEZACAerHGAphdWRpdDpyZWFkMAFCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_audit, file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
+  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkieQoXQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QSLwoHbG9va3VwcxgBIAMoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXBCBfDHGOgHEi0KCXJlYWRfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siTgoYQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlEjIKB3Jlc3VsdHMYASADKAsyIS5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3VsdCJsChZCYXRjaEdldEVudGl0aWVzUmVzdWx0EiMKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHlIABIjCgVlcnJvchgCIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0Iv4CChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKbmFtZV9xdWVyeRgMIAEoCSJsChRMaXN0RW50aXRpZXNSZXNwb25zZRIjCghlbnRpdGllcxgBIAMoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhYKDndhdGNoX3Bvc2l0aW9uGAMgASgJImoKGFN1Z2dlc3REdXBsaWNhdGVzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImkKGVN1Z2dlc3REdXBsaWNhdGVzUmVzcG9uc2USMwoLc3VnZ2VzdGlvbnMYASADKAsyHi5lbnRpdHkudjEuRHVwbGljYXRlU3VnZ2VzdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiowIKE1VwZGF0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5Ei8KC3VwZGF0ZV9tYXNrGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIOCgZyZWFzb24YBCABKAkSFQoNYWxsb3dfbWlzc2luZxgFIAEoCBIMCgRldGFnGAYgASgJEhIKCnJlcXVlc3RfaWQYByABKAkSFQoNdmFsaWRhdGVfb25seRgIIAEoCBIvCgtvY2N1cnJlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAitwEKFFVwZGF0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSKgoPcHJldmlvdXNfZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIWCg51cGRhdGVkX2ZpZWxkcxgEIAMoCRIWCg5pZ25vcmVkX2ZpZWxkcxgFIAMoCRIUCgdjcmVhdGVkGAYgASgISACIAQFCCgoIX2NyZWF0ZWQi9QEKF0NoYW5nZUV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASFwoPbmV3X2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIeChZrZWVwX3ByZXZpb3VzX2FzX2FsaWFzGAQgASgIEgwKBGV0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKBAQoYQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB3N1Y2Nlc3MYASABKAhIAIgBARIUCgdjaGFuZ2VkGAIgASgISAGIAQESIQoGZW50aXR5GAMgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfc3VjY2Vzc0IKCghfY2hhbmdlZCLRAQoXQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl8KGEFzc2lnbkV4dGVybmFsSWRSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESIQoGZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfY2hhbmdlZCLtAQoVQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASMQoMZXh0ZXJuYWxfaWRzGAIgAygLMhUuZW50aXR5LnYxLkV4dGVybmFsSWRCBPDHGGQSDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJdChZBZGRFeHRlcm5hbElkc1Jlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkIuEBChhSZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDQoFZm9yY2UYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImAKGVJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQigwEKHExpc3RFeHRlcm5hbElkSGlzdG9yeVJlcXVlc3QSEwoLZXh0ZXJuYWxfaWQYASABKAkSJwoGbG9va3VwGAIgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJmCh1MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXNwb25zZRIsCgdwZXJpb2RzGAEgAygLMhsuZW50aXR5LnYxLkV4dGVybmFsSWRQZXJpb2QSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIrgBChNEZWxldGVFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAIgASgJEgwKBGV0YWcYAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbChREZWxldGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5EhQKB2NoYW5nZWQYAiABKAhIAIgBAUIKCghfY2hhbmdlZCK6AQoVVW5kZWxldGVFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAIgASgJEgwKBGV0YWcYAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJdChZVbmRlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIpwCChdMaXN0RW50aXR5RXZlbnRzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYBRINCgVhY3RvchgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkiWwoYTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlEiYKBmV2ZW50cxgBIAMoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKFFdhdGNoRW50aXRpZXNSZXF1ZXN0EhAKCHBvc2l0aW9uGAEgASgJEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYBRIxCgxlbnRpdHlfdHlwZXMYAyADKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZUIE8McYAhInCgZsb29rdXAYBCABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwIlAKFVdhdGNoRW50aXRpZXNSZXNwb25zZRIQCghwb3NpdGlvbhgBIAEoCRIlCgVldmVudBgCIAEoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudCKmAQoVSW1wb3J0RW50aXRpZXNSZXF1ZXN0EiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSDgoGcmVhc29uGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIvCgtvY2N1cnJlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibwoWSW1wb3J0RW50aXRpZXNSZXNwb25zZRIoCgdyZXN1bHRzGAEgAygLMhcuZW50aXR5LnYxLkltcG9ydFJlc3VsdBIrCghwcm9ncmVzcxgCIAEoCzIZLmVudGl0eS52MS5JbXBvcnRQcm9ncmVzcyJ8CgxJbXBvcnRSZXN1bHQSCwoDcm93GAEgASgDEikKB291dGNvbWUYAiABKA4yGC5lbnRpdHkudjEuSW1wb3J0T3V0Y29tZRIRCgllbnRpdHlfaWQYAyABKAkSIQoFZXJyb3IYBCABKAsyEi5nb29nbGUucnBjLlN0YXR1cyJVCg5JbXBvcnRQcm9ncmVzcxIPCgdjcmVhdGVkGAEgASgDEg8KB3VwZGF0ZWQYAiABKAMSEQoJdW5jaGFuZ2VkGAMgASgDEg4KBmZhaWxlZBgEIAEoAyJyChtMaXN0QXVkaXRDaGVja3BvaW50c1JlcXVlc3QSFAoMYWZ0ZXJfbnVtYmVyGAEgASgDEhYKDmluY2x1ZGVfbGVhdmVzGAIgASgIEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIosBChxMaXN0QXVkaXRDaGVja3BvaW50c1Jlc3BvbnNlEi8KC2NoZWNrcG9pbnRzGAEgAygLMhouZW50aXR5LnYxLkF1ZGl0Q2hlY2twb2ludBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSIQoEa2V5cxgDIAMoCzITLmVudGl0eS52MS5BdWRpdEtleSK/AQoXVmVyaWZ5QXVkaXRUcmFpbFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIoCgRmcm9tGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2CgtjaGVja3BvaW50cxgDIAMoCzIaLmVudGl0eS52MS5BdWRpdENoZWNrcG9pbnRCBfDHGIgnEhkKC3B1YmxpY19rZXlzGAQgAygMQgTwxxhkInsKGFZlcmlmeUF1ZGl0VHJhaWxSZXNwb25zZRIpCghmaW5kaW5ncxgBIAMoCzIXLmVudGl0eS52MS5BdWRpdEZpbmRpbmcSJgoGY291bnRzGAIgASgLMhYuZW50aXR5LnYxLkF1ZGl0Q291bnRzEgwKBGRvbmUYAyABKAEqoAEKDUltcG9ydE91dGNvbWUSHgoaSU1QT1JUX09VVENPTUVfVU5TUEVDSUZJRUQQABIaChZJTVBPUlRfT1VUQ09NRV9DUkVBVEVEEAESGgoWSU1QT1JUX09VVENPTUVfVVBEQVRFRBACEhwKGElNUE9SVF9PVVRDT01FX1VOQ0hBTkdFRBADEhkKFUlNUE9SVF9PVVRDT01FX0ZBSUxFRBAEMvwPCg1FbnRpdHlTZXJ2aWNlEmYKDENyZWF0ZUVudGl0eRIeLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLkNyZWF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSXAoJR2V0RW50aXR5EhsuZW50aXR5LnYxLkdldEVudGl0eVJlcXVlc3QaHC5lbnRpdHkudjEuR2V0RW50aXR5UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEnEKEEJhdGNoR2V0RW50aXRpZXMSIi5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QaIy5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJlCgxMaXN0RW50aXRpZXMSHi5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVxdWVzdBofLmVudGl0eS52MS5MaXN0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZgoMVXBkYXRlRW50aXR5Eh4uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuVXBkYXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ3ChBDaGFuZ2VFeHRlcm5hbElkEiIuZW50aXR5LnYxLkNoYW5nZUV4dGVybmFsSWRSZXF1ZXN0GiMuZW50aXR5LnYxLkNoYW5nZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2UScgoQQXNzaWduRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5Bc3NpZ25FeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5Bc3NpZ25FeHRlcm5hbElkUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJsCg5BZGRFeHRlcm5hbElkcxIgLmVudGl0eS52MS5BZGRFeHRlcm5hbElkc1JlcXVlc3QaIS5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEnoKEVJlbGVhc2VFeHRlcm5hbElkEiMuZW50aXR5LnYxLlJlbGVhc2VFeHRlcm5hbElkUmVxdWVzdBokLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlc3BvbnNlIhqQAgDqxxgTZXh0ZXJuYWxfaWRzOmNoYW5nZRKAAQoVTGlzdEV4dGVybmFsSWRIaXN0b3J5EicuZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlcXVlc3QaKC5lbnRpdHkudjEuTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDERlbGV0ZUVudGl0eRIeLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLkRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOVW5kZWxldGVFbnRpdHkSIC5lbnRpdHkudjEuVW5kZWxldGVFbnRpdHlSZXF1ZXN0GiEuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJxChBMaXN0RW50aXR5RXZlbnRzEiIuZW50aXR5LnYxLkxpc3RFbnRpdHlFdmVudHNSZXF1ZXN0GiMuZW50aXR5LnYxLkxpc3RFbnRpdHlFdmVudHNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSagoNV2F0Y2hFbnRpdGllcxIfLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVxdWVzdBogLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkMAEScAoOSW1wb3J0RW50aXRpZXMSIC5lbnRpdHkudjEuSW1wb3J0RW50aXRpZXNSZXF1ZXN0GiEuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZSgBMAESdAoRU3VnZ2VzdER1cGxpY2F0ZXMSIy5lbnRpdHkudjEuU3VnZ2VzdER1cGxpY2F0ZXNSZXF1ZXN0GiQuZW50aXR5LnYxLlN1Z2dlc3REdXBsaWNhdGVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEnoKFExpc3RBdWRpdENoZWNrcG9pbnRzEiYuZW50aXR5LnYxLkxpc3RBdWRpdENoZWNrcG9pbnRzUmVxdWVzdBonLmVudGl0eS52MS5MaXN0QXVkaXRDaGVja3BvaW50c1Jlc3BvbnNlIhGQAgHqxxgKYXVkaXQ6cmVhZBJwChBWZXJpZnlBdWRpdFRyYWlsEiIuZW50aXR5LnYxLlZlcmlmeUF1ZGl0VHJhaWxSZXF1ZXN0GiMuZW50aXR5LnYxLlZlcmlmeUF1ZGl0VHJhaWxSZXNwb25zZSIRkAIB6scYCmF1ZGl0OnJlYWQwAUJBChdlbnRpdHlzZXJ2aWNlLmVudGl0eS52MVABWiRlbnRpdHlzZXJ2aWNlL2dlbi9lbnRpdHkvdjE7ZW50aXR5djFiBnByb3RvMw", [file_entity_v1_audit, file_entity_v1_duplicate, file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
 
 /**
  * Request of CreateEntity.
@@ -352,6 +354,20 @@ export type ListEntitiesRequest = Message<"entity.v1.ListEntitiesRequest"> & {
    * @generated from field: google.protobuf.FieldMask read_mask = 11;
    */
   readMask?: FieldMask | undefined;
+
+  /**
+   * Only entities with all of these words in their names: in the name, or in the
+   * trading names of a company. Words come in any order and may be beginnings of
+   * words; upper and lower case, accents and punctuation do not count: "nunez
+   * mar" finds "María Núñez". At most 512 code points, with at least one letter
+   * or digit. Of a word the first 64 UTF-16 code units count, of an entity the
+   * first 100 different words. Where words are so common that no index helps, a
+   * call looks at 20000 entities: its page may then be shorter than page_size, or
+   * empty, and have a next_page_token.
+   *
+   * @generated from field: string name_query = 12;
+   */
+  nameQuery: string;
 };
 
 /**
@@ -397,6 +413,69 @@ export type ListEntitiesResponse = Message<"entity.v1.ListEntitiesResponse"> & {
  */
 export const ListEntitiesResponseSchema: GenMessage<ListEntitiesResponse> = /*@__PURE__*/
   messageDesc(file_entity_v1_entity_service, 8);
+
+/**
+ * Request of SuggestDuplicates.
+ *
+ * @generated from message entity.v1.SuggestDuplicatesRequest
+ */
+export type SuggestDuplicatesRequest = Message<"entity.v1.SuggestDuplicatesRequest"> & {
+  /**
+   * Only pairs with this entity; absent: those of the organization.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 1;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, with the same lookup.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.SuggestDuplicatesRequest.
+ * Use `create(SuggestDuplicatesRequestSchema)` to create a new message.
+ */
+export const SuggestDuplicatesRequestSchema: GenMessage<SuggestDuplicatesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 9);
+
+/**
+ * Response of SuggestDuplicates.
+ *
+ * @generated from message entity.v1.SuggestDuplicatesResponse
+ */
+export type SuggestDuplicatesResponse = Message<"entity.v1.SuggestDuplicatesResponse"> & {
+  /**
+   * The pairs, the most certain first.
+   *
+   * @generated from field: repeated entity.v1.DuplicateSuggestion suggestions = 1;
+   */
+  suggestions: DuplicateSuggestion[];
+
+  /**
+   * For the next page, also where this one is short or empty; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.SuggestDuplicatesResponse.
+ * Use `create(SuggestDuplicatesResponseSchema)` to create a new message.
+ */
+export const SuggestDuplicatesResponseSchema: GenMessage<SuggestDuplicatesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 10);
 
 /**
  * Request of UpdateEntity.
@@ -479,7 +558,7 @@ export type UpdateEntityRequest = Message<"entity.v1.UpdateEntityRequest"> & {
  * Use `create(UpdateEntityRequestSchema)` to create a new message.
  */
 export const UpdateEntityRequestSchema: GenMessage<UpdateEntityRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 9);
+  messageDesc(file_entity_v1_entity_service, 11);
 
 /**
  * Response of UpdateEntity.
@@ -530,7 +609,7 @@ export type UpdateEntityResponse = Message<"entity.v1.UpdateEntityResponse"> & {
  * Use `create(UpdateEntityResponseSchema)` to create a new message.
  */
 export const UpdateEntityResponseSchema: GenMessage<UpdateEntityResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 10);
+  messageDesc(file_entity_v1_entity_service, 12);
 
 /**
  * Request of ChangeExternalId.
@@ -603,7 +682,7 @@ export type ChangeExternalIdRequest = Message<"entity.v1.ChangeExternalIdRequest
  * Use `create(ChangeExternalIdRequestSchema)` to create a new message.
  */
 export const ChangeExternalIdRequestSchema: GenMessage<ChangeExternalIdRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 11);
+  messageDesc(file_entity_v1_entity_service, 13);
 
 /**
  * Response of ChangeExternalId.
@@ -638,7 +717,7 @@ export type ChangeExternalIdResponse = Message<"entity.v1.ChangeExternalIdRespon
  * Use `create(ChangeExternalIdResponseSchema)` to create a new message.
  */
 export const ChangeExternalIdResponseSchema: GenMessage<ChangeExternalIdResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 12);
+  messageDesc(file_entity_v1_entity_service, 14);
 
 /**
  * Request of AssignExternalId.
@@ -701,7 +780,7 @@ export type AssignExternalIdRequest = Message<"entity.v1.AssignExternalIdRequest
  * Use `create(AssignExternalIdRequestSchema)` to create a new message.
  */
 export const AssignExternalIdRequestSchema: GenMessage<AssignExternalIdRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 13);
+  messageDesc(file_entity_v1_entity_service, 15);
 
 /**
  * Response of AssignExternalId.
@@ -729,7 +808,7 @@ export type AssignExternalIdResponse = Message<"entity.v1.AssignExternalIdRespon
  * Use `create(AssignExternalIdResponseSchema)` to create a new message.
  */
 export const AssignExternalIdResponseSchema: GenMessage<AssignExternalIdResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 14);
+  messageDesc(file_entity_v1_entity_service, 16);
 
 /**
  * Request of AddExternalIds.
@@ -794,7 +873,7 @@ export type AddExternalIdsRequest = Message<"entity.v1.AddExternalIdsRequest"> &
  * Use `create(AddExternalIdsRequestSchema)` to create a new message.
  */
 export const AddExternalIdsRequestSchema: GenMessage<AddExternalIdsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 15);
+  messageDesc(file_entity_v1_entity_service, 17);
 
 /**
  * Response of AddExternalIds.
@@ -822,7 +901,7 @@ export type AddExternalIdsResponse = Message<"entity.v1.AddExternalIdsResponse">
  * Use `create(AddExternalIdsResponseSchema)` to create a new message.
  */
 export const AddExternalIdsResponseSchema: GenMessage<AddExternalIdsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 16);
+  messageDesc(file_entity_v1_entity_service, 18);
 
 /**
  * Request of ReleaseExternalId.
@@ -893,7 +972,7 @@ export type ReleaseExternalIdRequest = Message<"entity.v1.ReleaseExternalIdReque
  * Use `create(ReleaseExternalIdRequestSchema)` to create a new message.
  */
 export const ReleaseExternalIdRequestSchema: GenMessage<ReleaseExternalIdRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 17);
+  messageDesc(file_entity_v1_entity_service, 19);
 
 /**
  * Response of ReleaseExternalId.
@@ -921,7 +1000,7 @@ export type ReleaseExternalIdResponse = Message<"entity.v1.ReleaseExternalIdResp
  * Use `create(ReleaseExternalIdResponseSchema)` to create a new message.
  */
 export const ReleaseExternalIdResponseSchema: GenMessage<ReleaseExternalIdResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 18);
+  messageDesc(file_entity_v1_entity_service, 20);
 
 /**
  * Request of ListExternalIdHistory: external_id or lookup. Neither, or both:
@@ -965,7 +1044,7 @@ export type ListExternalIdHistoryRequest = Message<"entity.v1.ListExternalIdHist
  * Use `create(ListExternalIdHistoryRequestSchema)` to create a new message.
  */
 export const ListExternalIdHistoryRequestSchema: GenMessage<ListExternalIdHistoryRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 19);
+  messageDesc(file_entity_v1_entity_service, 21);
 
 /**
  * Response of ListExternalIdHistory.
@@ -993,7 +1072,7 @@ export type ListExternalIdHistoryResponse = Message<"entity.v1.ListExternalIdHis
  * Use `create(ListExternalIdHistoryResponseSchema)` to create a new message.
  */
 export const ListExternalIdHistoryResponseSchema: GenMessage<ListExternalIdHistoryResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 20);
+  messageDesc(file_entity_v1_entity_service, 22);
 
 /**
  * Request of DeleteEntity.
@@ -1049,7 +1128,7 @@ export type DeleteEntityRequest = Message<"entity.v1.DeleteEntityRequest"> & {
  * Use `create(DeleteEntityRequestSchema)` to create a new message.
  */
 export const DeleteEntityRequestSchema: GenMessage<DeleteEntityRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 21);
+  messageDesc(file_entity_v1_entity_service, 23);
 
 /**
  * Response of DeleteEntity.
@@ -1077,7 +1156,7 @@ export type DeleteEntityResponse = Message<"entity.v1.DeleteEntityResponse"> & {
  * Use `create(DeleteEntityResponseSchema)` to create a new message.
  */
 export const DeleteEntityResponseSchema: GenMessage<DeleteEntityResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 22);
+  messageDesc(file_entity_v1_entity_service, 24);
 
 /**
  * Request of UndeleteEntity.
@@ -1134,7 +1213,7 @@ export type UndeleteEntityRequest = Message<"entity.v1.UndeleteEntityRequest"> &
  * Use `create(UndeleteEntityRequestSchema)` to create a new message.
  */
 export const UndeleteEntityRequestSchema: GenMessage<UndeleteEntityRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 23);
+  messageDesc(file_entity_v1_entity_service, 25);
 
 /**
  * Response of UndeleteEntity.
@@ -1162,7 +1241,7 @@ export type UndeleteEntityResponse = Message<"entity.v1.UndeleteEntityResponse">
  * Use `create(UndeleteEntityResponseSchema)` to create a new message.
  */
 export const UndeleteEntityResponseSchema: GenMessage<UndeleteEntityResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 24);
+  messageDesc(file_entity_v1_entity_service, 26);
 
 /**
  * Request of ListEntityEvents. Filters are joined by AND.
@@ -1240,7 +1319,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
  * Use `create(ListEntityEventsRequestSchema)` to create a new message.
  */
 export const ListEntityEventsRequestSchema: GenMessage<ListEntityEventsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 25);
+  messageDesc(file_entity_v1_entity_service, 27);
 
 /**
  * Response of ListEntityEvents.
@@ -1268,7 +1347,7 @@ export type ListEntityEventsResponse = Message<"entity.v1.ListEntityEventsRespon
  * Use `create(ListEntityEventsResponseSchema)` to create a new message.
  */
 export const ListEntityEventsResponseSchema: GenMessage<ListEntityEventsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 26);
+  messageDesc(file_entity_v1_entity_service, 28);
 
 /**
  * Request of WatchEntities. Filters are joined by AND and do not change during
@@ -1314,7 +1393,7 @@ export type WatchEntitiesRequest = Message<"entity.v1.WatchEntitiesRequest"> & {
  * Use `create(WatchEntitiesRequestSchema)` to create a new message.
  */
 export const WatchEntitiesRequestSchema: GenMessage<WatchEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 27);
+  messageDesc(file_entity_v1_entity_service, 29);
 
 /**
  * One event, or a checkpoint.
@@ -1344,7 +1423,7 @@ export type WatchEntitiesResponse = Message<"entity.v1.WatchEntitiesResponse"> &
  * Use `create(WatchEntitiesResponseSchema)` to create a new message.
  */
 export const WatchEntitiesResponseSchema: GenMessage<WatchEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 28);
+  messageDesc(file_entity_v1_entity_service, 30);
 
 /**
  * One row of an import; the stream may hold any number of them.
@@ -1393,7 +1472,7 @@ export type ImportEntitiesRequest = Message<"entity.v1.ImportEntitiesRequest"> &
  * Use `create(ImportEntitiesRequestSchema)` to create a new message.
  */
 export const ImportEntitiesRequestSchema: GenMessage<ImportEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 29);
+  messageDesc(file_entity_v1_entity_service, 31);
 
 /**
  * The answers to one group of rows.
@@ -1421,7 +1500,7 @@ export type ImportEntitiesResponse = Message<"entity.v1.ImportEntitiesResponse">
  * Use `create(ImportEntitiesResponseSchema)` to create a new message.
  */
 export const ImportEntitiesResponseSchema: GenMessage<ImportEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 30);
+  messageDesc(file_entity_v1_entity_service, 32);
 
 /**
  * The answer to one row.
@@ -1463,7 +1542,7 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
  * Use `create(ImportResultSchema)` to create a new message.
  */
 export const ImportResultSchema: GenMessage<ImportResult> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 31);
+  messageDesc(file_entity_v1_entity_service, 33);
 
 /**
  * Rows answered so far, this group included.
@@ -1505,7 +1584,7 @@ export type ImportProgress = Message<"entity.v1.ImportProgress"> & {
  * Use `create(ImportProgressSchema)` to create a new message.
  */
 export const ImportProgressSchema: GenMessage<ImportProgress> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 32);
+  messageDesc(file_entity_v1_entity_service, 34);
 
 /**
  * Request of ListAuditCheckpoints.
@@ -1549,7 +1628,7 @@ export type ListAuditCheckpointsRequest = Message<"entity.v1.ListAuditCheckpoint
  * Use `create(ListAuditCheckpointsRequestSchema)` to create a new message.
  */
 export const ListAuditCheckpointsRequestSchema: GenMessage<ListAuditCheckpointsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 33);
+  messageDesc(file_entity_v1_entity_service, 35);
 
 /**
  * Response of ListAuditCheckpoints.
@@ -1585,7 +1664,7 @@ export type ListAuditCheckpointsResponse = Message<"entity.v1.ListAuditCheckpoin
  * Use `create(ListAuditCheckpointsResponseSchema)` to create a new message.
  */
 export const ListAuditCheckpointsResponseSchema: GenMessage<ListAuditCheckpointsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 34);
+  messageDesc(file_entity_v1_entity_service, 36);
 
 /**
  * Request of VerifyAuditTrail.
@@ -1634,7 +1713,7 @@ export type VerifyAuditTrailRequest = Message<"entity.v1.VerifyAuditTrailRequest
  * Use `create(VerifyAuditTrailRequestSchema)` to create a new message.
  */
 export const VerifyAuditTrailRequestSchema: GenMessage<VerifyAuditTrailRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 35);
+  messageDesc(file_entity_v1_entity_service, 37);
 
 /**
  * What was found since the message before, and how far verification has come.
@@ -1669,7 +1748,7 @@ export type VerifyAuditTrailResponse = Message<"entity.v1.VerifyAuditTrailRespon
  * Use `create(VerifyAuditTrailResponseSchema)` to create a new message.
  */
 export const VerifyAuditTrailResponseSchema: GenMessage<VerifyAuditTrailResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 36);
+  messageDesc(file_entity_v1_entity_service, 38);
 
 /**
  * What became of a row.
@@ -1942,6 +2021,27 @@ export const EntityService: GenService<{
     methodKind: "bidi_streaming";
     input: typeof ImportEntitiesRequestSchema;
     output: typeof ImportEntitiesResponseSchema;
+  },
+  /**
+   * Suggests pairs of entities that may be one, the most certain first: by the
+   * first of their reasons, in the order of DuplicateRule, then in an order of its
+   * own that stays. Each pair comes once. The rules are exact and need no tuning;
+   * they decide nothing, and what they find may be right or wrong. Deleted
+   * entities, and pairs of a person and a company, are left out.
+   *
+   * With a lookup every entity that shares something with that one, by id within
+   * a rule; for a deleted entity none. Without, across the organization: where
+   * more than 11 entities share a value, each is paired with the next 10 by id.
+   * Finding them takes a look at every value that entities could share: a call
+   * looks at no more than about 200000, so that a page may be shorter than
+   * page_size, or empty, and have a next_page_token.
+   *
+   * @generated from rpc entity.v1.EntityService.SuggestDuplicates
+   */
+  suggestDuplicates: {
+    methodKind: "unary";
+    input: typeof SuggestDuplicatesRequestSchema;
+    output: typeof SuggestDuplicatesResponseSchema;
   },
   /**
    * Lists the signed checkpoints of the organization's log, in their order.

@@ -1,0 +1,257 @@
+// Pairs of entities that may be one (rules 161 to 163). Indexes find candidates rule by rule; a pure rule says what the two
+// share, and a candidate counts under the first of its reasons alone, so that each pair comes once.
+
+import type { Statements } from "../db/statements.ts";
+import {
+  DUPLICATE_RULES,
+  type DuplicateReason,
+  type DuplicateRule,
+  duplicateReasons,
+  foldedExternalId,
+  nameDateKey,
+  nameNumberKey,
+} from "../domain/duplicates.ts";
+import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
+import { parseUuid } from "../domain/text.ts";
+import { COMPARED_COLUMNS, toState } from "./rows.ts";
+import { digestOf } from "./words.ts";
+
+/** Values that one call looks at; a value of an external id counts for KEY_COST of them. */
+const MOST_KEYS = 200_000;
+const CHUNK_KEYS = 20_000;
+/** Candidates that one call compares. */
+const MOST_CANDIDATES = 5_000;
+/** Values whose entities are read at once. */
+const BATCH_KEYS = 500;
+/** Entities that share one value are paired with so many of the next ones. */
+const NEIGHBOURS = 10;
+
+const NO_ID = "00000000-0000-0000-0000-000000000000";
+
+/** Where suggestions go on: behind this pair of the value of the rule. Ids of zeros: behind the value. */
+export interface SuggestionPosition {
+  rank: number;
+  key: string;
+  first: string;
+  second: string;
+}
+
+/** Whether it is one: anybody can make a token. */
+export function isPosition({ rank, key }: SuggestionPosition): boolean {
+  const rule = DUPLICATE_RULES[rank];
+  return rule !== undefined && (SOURCES[rule].keyType === "text" || key === "" || parseUuid(key) !== null);
+}
+
+export interface Suggestion {
+  first: string;
+  second: string;
+  reasons: DuplicateReason[];
+  position: SuggestionPosition;
+}
+
+export interface Suggestions {
+  rows: Suggestion[];
+  /** Set where not everything was looked at: the rest is behind this. */
+  end: SuggestionPosition | undefined;
+}
+
+/** How the candidates of a rule are found. `members` are the live entities of the value that an expression gives. */
+interface Source {
+  /** The values in their order, those of several entities several times; `behind` leaves out what is not behind $2. */
+  keys: (behind: boolean) => string;
+  /** A value that one row has may be shared with rows that have no value of their own. */
+  mayBeShared?: (key: string) => string;
+  members: (key: string) => string;
+  keyType: "text" | "uuid";
+  cost: number;
+  keysOf: (entity: EntityState) => string[];
+}
+
+const present = (key: string | null) => (key === null || key === "" ? [] : [key]);
+
+const ofColumn = (column: string, keyType: "text" | "uuid", keysOf: Source["keysOf"]): Source => ({
+  keys: (behind) =>
+    `select e.${column} as key from entity e where e.organization_id = $1 and e.${column} is not null
+     and e.deleted_at is null ${behind ? `and e.${column} > $2::${keyType}` : ""} order by e.${column}, e.id`,
+  members: (key) =>
+    `select e.id from entity e where e.organization_id = $1 and e.${column} = ${key}::${keyType} and e.deleted_at is null`,
+  keyType,
+  cost: 1,
+  keysOf,
+});
+
+const SOURCES: Record<DuplicateRule, Source> = {
+  SAME_TAX_ID: ofColumn("tax_id_key", "text", (entity) => present(taxIdKeyOf(entity))),
+  SAME_EXTERNAL_ID: {
+    keys: (behind) =>
+      `select x.folded as key from external_id x where x.organization_id = $1 and x.folded is not null
+       ${behind ? "and x.folded > $2" : ""} order by x.folded, x.external_id`,
+    mayBeShared: (key) =>
+      `exists (select from external_id x where x.organization_id = $1 and x.external_id = ${key})`,
+    members: (key) =>
+      `select x.entity_id as id from external_id x where x.organization_id = $1 and x.folded = ${key}
+       union select x.entity_id from external_id x where x.organization_id = $1 and x.external_id = ${key}`,
+    keyType: "text",
+    cost: 3,
+    keysOf: ({ externalIds }) => [...new Set(externalIds.map(({ externalId }) => foldedExternalId(externalId)))],
+  },
+  SAME_NAME_AND_REGISTRATION_NUMBER: ofColumn("name_number_key", "uuid", (entity) =>
+    present(digestOf(nameNumberKey(entity))),
+  ),
+  SAME_NAME_AND_DATE: ofColumn("name_date_key", "uuid", (entity) => present(digestOf(nameDateKey(entity)))),
+};
+
+interface Candidate {
+  key: string;
+  first: string;
+  second: string;
+}
+
+/** Pairs across the organization, behind `after`; at most `rows`. */
+export async function suggestDuplicates(
+  db: Statements,
+  organizationId: string,
+  { after, rows }: { after: SuggestionPosition | undefined; rows: number },
+): Promise<Suggestions> {
+  const found: Suggestion[] = [];
+  let room = { keys: MOST_KEYS, candidates: MOST_CANDIDATES };
+  for (const [rank, rule] of DUPLICATE_RULES.entries()) {
+    if (rank < (after?.rank ?? 0)) continue;
+    let at = rank === after?.rank ? after : { rank, key: "", first: NO_ID, second: NO_ID };
+    // The value of the page before, whose pairs may not all have been shown.
+    let keys = at.first === NO_ID ? [] : [at.key];
+    let isMore = true;
+    for (;;) {
+      while (keys.length > 0) {
+        const batch = keys.slice(0, BATCH_KEYS);
+        const limit = Math.min(rows - found.length, room.candidates);
+        const candidates = await findPairs(db, organizationId, rule, { keys: batch, after: at, limit });
+        found.push(...(await compare(db, organizationId, candidates, rank)));
+        const last = candidates.at(-1);
+        room = { ...room, candidates: room.candidates - candidates.length };
+        if (last === undefined || candidates.length < limit) {
+          keys = keys.slice(BATCH_KEYS);
+          at = { rank, key: batch.at(-1) ?? at.key, first: NO_ID, second: NO_ID };
+        } else {
+          keys = keys.slice(keys.indexOf(last.key));
+          at = { rank, ...last };
+        }
+        if (found.length === rows) return { rows: found, end: undefined };
+        if (room.candidates <= 0) return { rows: found, end: at };
+      }
+      if (!isMore) break;
+      if (room.keys <= 0) return { rows: found, end: at };
+      const chunk = await sharedKeys(db, organizationId, rule, at.key);
+      room = { ...room, keys: room.keys - chunk.count * SOURCES[rule].cost };
+      keys = chunk.keys;
+      isMore = chunk.count === CHUNK_KEYS;
+      if (keys.length === 0 && isMore) at = { rank, key: chunk.end, first: NO_ID, second: NO_ID };
+    }
+  }
+  return { rows: found, end: undefined };
+}
+
+/** Pairs with one entity. */
+export async function suggestDuplicatesOf(
+  db: Statements,
+  organizationId: string,
+  entity: EntityState,
+  { after, rows }: { after: SuggestionPosition | undefined; rows: number },
+): Promise<Suggestions> {
+  const found: Suggestion[] = [];
+  if (entity.deletedAt !== null) return { rows: found, end: undefined };
+  let room = MOST_CANDIDATES;
+  for (const [rank, rule] of DUPLICATE_RULES.entries()) {
+    if (rank < (after?.rank ?? 0)) continue;
+    const { keysOf, members, keyType } = SOURCES[rule];
+    const keys = keysOf(entity);
+    let second = rank === after?.rank ? after.second : NO_ID;
+    for (let isMore = keys.length > 0; isMore; ) {
+      const limit = Math.min(rows - found.length, room);
+      const others = await db.execute<{ id: string }[]>(
+        `select distinct m.id from unnest($2::${keyType}[]) as k(key) cross join lateral (${members("k.key")}) m
+         where m.id <> $3::uuid and m.id > $4::uuid order by m.id limit $5`,
+        [organizationId, keys, entity.id, second, limit],
+      );
+      const candidates = others.map(({ id }) => ({ key: "", first: entity.id, second: id }));
+      found.push(...(await compare(db, organizationId, candidates, rank)));
+      isMore = others.length === limit;
+      room -= others.length;
+      second = others.at(-1)?.id ?? second;
+      if (found.length === rows) return { rows: found, end: undefined };
+      if (room <= 0) return { rows: found, end: { rank, key: "", first: entity.id, second } };
+    }
+  }
+  return { rows: found, end: undefined };
+}
+
+/** The next values, and those among them that several entities may share: the last one too, of which more may follow. */
+async function sharedKeys(
+  db: Statements,
+  organizationId: string,
+  rule: DuplicateRule,
+  behind: string,
+): Promise<{ count: number; end: string; keys: string[] }> {
+  const { keys, mayBeShared } = SOURCES[rule];
+  const also = mayBeShared === undefined ? "" : `or ${mayBeShared("q.key")}`;
+  const [row] = await db.execute<{ count: number; end: string | null; keys: string[] }[]>(
+    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "")} limit ${CHUNK_KEYS}) s)
+     select (select count(*)::int from chunk) as count,
+       (select c.key::text from chunk c order by c.n desc limit 1) as end,
+       array(select q.key::text from (select c.key, min(c.n) as n, count(*) as rows from chunk c group by c.key) q
+         where q.rows > 1 ${also} order by q.n) as keys`,
+    [organizationId, ...(behind === "" ? [] : [behind])],
+  );
+  if (row === undefined || row.end === null) return { count: 0, end: behind, keys: [] };
+  const isFull = row.count === CHUNK_KEYS;
+  return { count: row.count, end: row.end, keys: isFull ? [...new Set([...row.keys, row.end])] : row.keys };
+}
+
+/** Pairs of the values, in their order; of the first value those behind `after`, if it is that one's. */
+async function findPairs(
+  db: Statements,
+  organizationId: string,
+  rule: DuplicateRule,
+  { keys, after, limit }: { keys: readonly string[]; after: SuggestionPosition; limit: number },
+): Promise<Candidate[]> {
+  const { members, keyType } = SOURCES[rule];
+  const [first, second] = keys[0] === after.key ? [after.first, after.second] : [NO_ID, NO_ID];
+  // Each part is read in its order and only as far as the limit: a value may have a million entities.
+  return db.execute<Candidate[]>(
+    `select q.key::text, q.first, q.second from (
+       select k.key, k.n, a.id as first, b.id as second
+       from unnest($2::${keyType}[]) with ordinality as k(key, n)
+       cross join lateral (
+         select m.id from (${members("k.key")}) m
+         where m.id >= case when k.n = 1 then $3::uuid else '${NO_ID}' end order by m.id offset 0) a
+       cross join lateral (
+         select m.id from (${members("k.key")}) m where m.id > a.id order by m.id limit ${NEIGHBOURS}) b
+       where k.n > 1 or (a.id, b.id) > ($3::uuid, $4::uuid)
+       limit $5) q
+     order by q.n, q.first, q.second`,
+    [organizationId, keys, first, second, limit],
+  );
+}
+
+/** The candidates that may be one, with all that they share; those that an earlier rule has found are left out. */
+async function compare(
+  db: Statements,
+  organizationId: string,
+  candidates: readonly Candidate[],
+  rank: number,
+): Promise<Suggestion[]> {
+  if (candidates.length === 0) return [];
+  const ids = [...new Set(candidates.flatMap(({ first, second }) => [first, second]))];
+  const rows = await db.execute<unknown[]>(
+    `select ${COMPARED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any($2::uuid[])`,
+    [organizationId, ids],
+  );
+  const states = new Map(rows.map(toState).map((state) => [state.id, state]));
+  return candidates.flatMap((candidate) => {
+    const [first, second] = [states.get(candidate.first), states.get(candidate.second)];
+    const reasons = first === undefined || second === undefined ? [] : duplicateReasons(first, second);
+    if (reasons[0]?.rule !== DUPLICATE_RULES[rank]) return [];
+    const { key } = candidate;
+    return [{ first: candidate.first, second: candidate.second, reasons, position: { ...candidate, rank, key } }];
+  });
+}
