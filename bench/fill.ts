@@ -21,7 +21,7 @@ const organizationId = (n: string) => uuid(String(FIRST_MS), n);
 /** Makes organizations with `entitiesEach` entities, named as requests.ts has it. Answers their API keys. */
 export async function fill(
   service: Service,
-  { organizations, entitiesEach }: { organizations: number; entitiesEach: number },
+  { organizations, entitiesEach, people = false }: { organizations: number; entitiesEach: number; people?: boolean },
   progress: (done: number) => void = () => {},
 ): Promise<string[]> {
   const { sql } = service;
@@ -39,10 +39,10 @@ export async function fill(
   for (let from = 0; from < total; from += CHUNK) {
     const to = Math.min(total, from + CHUNK) - 1;
     // As the superuser may: foreign keys are not looked at one by one; they are checked below, all at once.
-    await sql(`begin; set local session_replication_role = replica; ${chunk(organizations, from, to)}; commit`);
+    await sql(`begin; set local session_replication_role = replica; ${chunk(organizations, from, to, people)}; commit`);
     progress(to + 1);
   }
-  await sql("vacuum analyze organization, api_key, entity, external_id, entity_event");
+  await sql("vacuum analyze organization, api_key, entity, entity_word, external_id, entity_event");
   await sql("checkpoint");
   await check(service, organizations, total);
   return Array.from({ length: organizations }, (_, i) => apiKeyOf(i));
@@ -63,8 +63,31 @@ export async function addAliases({ sql }: Service): Promise<void> {
   await sql("checkpoint");
 }
 
-/** Organizations in turn, as they would come over time. */
-function chunk(organizations: number, from: number, to: number): string {
+/** A number of n from 0 up to 1, the same each time. */
+const random = (seed: number) => `((hashint8(m * 2654435761 + ${seed}) & 2147483647) / 2147483648.0)`;
+const SYLLABLES =
+  "array['ma','ri','jo','se','lu','ca','an','to','ni','el','pe','ro','ga','ve','mo','li','du','fer','gon','sa']";
+/** One of `count` words of three syllables, of which the first are by far the most common, as names of people are. */
+const word = (seed: number, count: number) => `(select a[1 + i % 20] || a[1 + i / 20 % 20] || a[1 + i / 400 % 20]
+  from (select ${SYLLABLES} as a, floor(${count} * power(${random(seed)}, 3))::int as i) w)`;
+
+/** What entities are called, from a number m: one of its own each, or such as people have. */
+const NAMES = {
+  made: { name: "'COMPANIA ' || upper(md5(m::text)) || ' S.A.'", tradingName: "left(md5((m + 2)::text), 12)" },
+  people: {
+    name: `initcap(${word(1, 800)} || ' ' || ${word(2, 800)} || ' ' || ${word(3, 8000)} || ' ' || ${word(4, 8000)})`,
+    tradingName: word(5, 8000),
+  },
+};
+
+/** Organizations in turn, as they would come over time. Of `people` one in a thousand has the name and date of the one before. */
+function chunk(organizations: number, from: number, to: number, people: boolean): string {
+  const { name, tradingName } = NAMES[people ? "people" : "made"];
+  const m = people ? "n - (n % 1000 = 7)::int" : "n";
+  const taxId = people ? "n - 8 * (n % 1000 = 8)::int" : "n";
+  const date = people ? "'incorporationDate', incorporation_date," : "";
+  const digest = (value: string) =>
+    `left(encode(sha256(convert_to('company ' || ${value} || ' ' || array_to_string(folded, ' '), 'UTF8')), 'hex'), 32)::uuid`;
   return `
     create temp table made on commit drop as
     select ${organizationId(`(n % ${organizations}) + 1`)} as organization_id,
@@ -73,18 +96,30 @@ function chunk(organizations: number, from: number, to: number): string {
       ${uuid(`${FIRST_MS} + n`, "n + (1::bigint << 40)")} as event_id,
       'bench-' || (${FIRST_ENTITY} + n / ${organizations}) as external_id,
       to_char(to_timestamp((${FIRST_MS} + n) / 1000.0) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created_at,
-      'COMPANIA ' || upper(md5(n::text)) || ' S.A.' as name,
-      case when n % 8 = 0 then '30-' || (10000000 + n) || '-0' end as tax_id,
+      name, words, folded,
+      case when n % 8 = 0 then '30-' || (10000000 + ${taxId}) || '-0' end as tax_id,
       jsonb_build_object('program', jsonb_build_array('SDGT'), 'remarks', repeat(md5((n + 1)::text) || ' ', 3)) as attributes,
-      jsonb_build_object('legalName', 'COMPANIA ' || upper(md5(n::text)) || ' S.A.',
-        'tradingNames', jsonb_build_array(left(md5((n + 2)::text), 12)),
+      ${people ? digest("incorporation_date") : "null::uuid"} as name_date_key,
+      jsonb_build_object('legalName', name, ${date}
+        'tradingNames', jsonb_build_array(trading_name),
         'address', jsonb_build_object('street', 'Ibex House ' || n, 'city', 'Santo Tomas', 'country', 'ZZ')) as entity_data
-    from generate_series(${from}::bigint, ${to}::bigint) n;
+    from (
+      select n, m, name, trading_name,
+        (date '1960-01-01' + (20000 * ${random(6)})::int)::text as incorporation_date,
+        array(select distinct w from unnest(string_to_array(lower(replace(name, '.', '')), ' ')) w order by w) as folded,
+        array(select distinct w from unnest(string_to_array(lower(replace(name, '.', '') || ' ' || trading_name), ' ')) w) as words
+      from (select n, m, ${name} as name, ${tradingName} as trading_name
+        from (select n, ${m} as m from generate_series(${from}::bigint, ${to}::bigint) n) n offset 0) n
+    ) n;
 
-    insert into entity (organization_id, id, version, type, country_code, external_id, external_ids, name, tax_id,
-      tax_id_key, tax_id_check, status, entity_data, attributes, etag, created_at, updated_at)
+    insert into entity_word (organization_id, word, entity_id)
+    select organization_id, w, id from made cross join lateral unnest(words) w;
+
+    insert into entity (organization_id, id, version, type, country_code, external_id, external_ids, name, name_words,
+      name_date_key, tax_id, tax_id_key, tax_id_check, status, entity_data, attributes, etag, created_at, updated_at)
     select organization_id, id, 1, 'company', 'ZZ', external_id,
-      jsonb_build_array(jsonb_build_array(external_id, '', true, created_at)), name, tax_id, replace(tax_id, '-', ''),
+      jsonb_build_array(jsonb_build_array(external_id, '', true, created_at)), name, ' ' || array_to_string(words, ' '),
+      name_date_key, tax_id, replace(tax_id, '-', ''),
       case when tax_id is not null then 'unknown_format' end, 'pending', entity_data, attributes, gen_random_uuid(),
       created_at::timestamptz, created_at::timestamptz
     from made;

@@ -190,6 +190,7 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   AddExternalIds: () => ({ lookup: byExternal("e-1"), externalIds: [{ externalId: "e-1" }] }),
   ReleaseExternalId: () => ({ lookup: byExternal("gone"), externalId: "gone", validateOnly: true, ...reason }),
   ListExternalIdHistory: () => ({ lookup: byExternal("e-1") }),
+  SuggestDuplicates: () => ({ lookup: byExternal("e-1") }),
   DeleteEntity: () => ({ lookup: byExternal("gone"), ...reason }),
   UndeleteEntity: () => ({ lookup: byExternal("e-1"), ...reason }),
   ListEntityEvents: () => ({}),

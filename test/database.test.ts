@@ -202,13 +202,15 @@ describe("the catalogue", () => {
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
       may("webhook_delivery", "retention", "DELETE", "(finished_at < (clock_timestamp() - '24:00:00'::interval))"),
     ];
+    // Whose entities are still to be filled in, and no others.
+    const filling = may("entity", "directory", "SELECT", "(name_words IS NULL)");
     const backup = tenant.map(({ tablename: table }) => ({
       ...may(table, "backup", "SELECT", "true"),
       roles: "{entity_backup}",
     }));
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
     expect(rows.map((row) => ({ ...row, qual: row.qual.replace(/\s+/g, " ") }))).toEqual(
-      [...tenant, ...directory, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
+      [...tenant, ...directory, filling, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
     );
   });
 
@@ -321,7 +323,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only seven that see across, four that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only eight that see across, four that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -353,6 +355,7 @@ describe("the catalogue", () => {
       { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_audit_work(interval,integer,integer)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
+      { name: "list_unfolded(integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
       // The service gets the right to these two only where the log is published.
       {
@@ -394,6 +397,8 @@ describe("the catalogue", () => {
     expect(work.fields.map((field) => field.name)).toEqual(["organization_id", "endpoint_id"]);
     const audit = await client.query("select * from list_audit_work('1 minute', 10000, 10)");
     expect(audit.fields.map((field) => field.name)).toEqual(["organization_id"]);
+    const unfolded = await client.query("select * from list_unfolded(10)");
+    expect(unfolded.fields.map((field) => field.name)).toEqual(["organization_id"]);
     // A table of the caller's, earlier in its search path, is not what the function reads.
     await client.query(
       "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",
@@ -418,6 +423,7 @@ describe("the catalogue", () => {
       "entity_backup audit_start": "select",
       "entity_backup entity": "select",
       "entity_backup entity_event": "select",
+      "entity_backup entity_word": "select",
       "entity_backup event_horizon": "select",
       "entity_backup external_id": "select",
       "entity_backup external_id_past": "select",
@@ -447,6 +453,7 @@ describe("the catalogue", () => {
       "entity_service audit_start": "select",
       "entity_service entity": "insert, select, update",
       "entity_service entity_event": "insert, select",
+      "entity_service entity_word": "delete, insert, select",
       "entity_service event_horizon": "select",
       "entity_service external_id": "delete, insert, select, update",
       "entity_service external_id_past": "insert, select",
@@ -472,6 +479,7 @@ describe("the catalogue", () => {
       // Their leaves are looked at for whether they are there, and removed.
       "entity_directory audit_checkpoint":
         "organization_id select, number select, epoch select, to_position select, last_at select, created_at select, leaves select, leaves update",
+      "entity_directory entity": "organization_id select, name_words select",
       "entity_directory feed_epoch": "number select, id select",
       "entity_directory webhook_delivery":
         "organization_id select, endpoint_id select, state select, next_attempt_at select",

@@ -20,8 +20,6 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-
-
 const born = (dateOfBirth: string) => ({ kind: { case: "person" as const, value: { dateOfBirth } } });
 const registered = (registrationNumber?: string, incorporationDate?: string) => ({
   kind: { case: "company" as const, value: { registrationNumber, incorporationDate } },
@@ -44,11 +42,12 @@ async function suggest(of: TestOrganization, lookup?: Lookup, pageSize = 0): Pro
   return found;
 }
 
+const NAMES = new Map<number, string>(Object.entries(DuplicateRule).map(([name, number]) => [number, name]));
 const shown = (suggestions: readonly DuplicateSuggestion[]) =>
   suggestions.map(({ firstEntityId, secondEntityId, reasons }) => [
     firstEntityId,
     secondEntityId,
-    reasons.map(({ rule }) => DuplicateRule[rule]).join(),
+    reasons.map(({ rule }) => NAMES.get(rule)).join(),
   ]);
 
 describe("rule 161: SuggestDuplicates", () => {

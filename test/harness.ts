@@ -19,6 +19,9 @@ import { type Config, readConfig } from "../src/config.ts";
 import { DEFAULT_ORGANIZATION_ID } from "../src/db/across.ts";
 import { SCOPES } from "../src/db/api-keys.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
+import { externalIdFold, nameDateKey, nameNumberKey } from "../src/domain/duplicates.ts";
+import { nameWords } from "../src/domain/name.ts";
+import { digestOf } from "../src/entities/words.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
 import { brokenChains } from "./chains.ts";
@@ -170,10 +173,30 @@ export function databaseEnvironment({ database }: TestService): {
 /** Removes entities whose rows a test has changed by SQL, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(
-    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1))
+    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1)), w as (delete from entity_word where entity_id = any($1))
      delete from entity where id = any($1)`,
     [ids],
   );
+}
+
+/** Entities whose words or keys are not those of their names, and external ids whose fold is not theirs. */
+async function brokenNames(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<unknown[]> {
+  const entities = await sql(
+    `select id, type, name, entity_data as "entityData", name_words, replace(name_date_key::text, '-', '') as date_key,
+       replace(name_number_key::text, '-', '') as number_key from entity where name_words is not null`,
+  );
+  const ids = await sql(
+    `select external_id, folded from external_id x where exists (
+       select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id and e.name_words is not null)`,
+  );
+  return [
+    ...entities.filter((row) => {
+      const entity = row as unknown as Parameters<typeof nameWords>[0];
+      const [date, number] = [digestOf(nameDateKey(entity)), digestOf(nameNumberKey(entity))];
+      return row["name_words"] !== nameWords(entity) || row["date_key"] !== date || row["number_key"] !== number;
+    }),
+    ...ids.filter((row) => row["folded"] !== externalIdFold(String(row["external_id"]))),
+  ];
 }
 
 /** What must be true of every database, whatever a test did to it. */
@@ -231,11 +254,25 @@ async function assertInvariants(
         on w.organization_id = v.organization_id and w.entity_id = v.entity_id and w.entity_version = v.entity_version + 1
       where w.recorded_at <= v.recorded_at`,
     "a request that is remembered has its answer": `select request_id from request_record where response is null`,
+    "the words of an entity are those of its row, unless that is still to be filled in": `
+      select id from (
+        select e.organization_id, e.id, w.word from entity e cross join unnest(string_to_array(ltrim(e.name_words), ' ')) w(word)
+        except all select organization_id, entity_id, word from entity_word) missing
+      union all
+      select entity_id from (
+        select w.organization_id, w.entity_id, w.word from entity_word w
+        join entity e on e.organization_id = w.organization_id and e.id = w.entity_id and e.name_words is not null
+        except all
+        select e.organization_id, e.id, w.word from entity e cross join unnest(string_to_array(ltrim(e.name_words), ' ')) w(word)) extra`,
+    "a word is one of an entity": `
+      select entity_id from entity_word w where not exists (
+        select from entity e where e.organization_id = w.organization_id and e.id = w.entity_id)`,
     "an external id belongs to an entity": `
       select external_id from external_id x where not exists (
         select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id)`,
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
+  expect(await brokenNames(sql), "what names are searched and compared by is what their entity says").toEqual([]);
   expect(
     await brokenChains(sql),
     "rules 122 to 125: every event is sealed, behind the one before of its entity",

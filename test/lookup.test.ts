@@ -82,6 +82,10 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
   },
   ListExternalIdHistory: async (by, { entities } = service.client) =>
     (await entities.listExternalIdHistory({ lookup: lookup(by) })).periods[0]?.entityId,
+  SuggestDuplicates: async (by, { entities } = service.client) => {
+    const found = (await entities.suggestDuplicates({ lookup: { by: by ?? { case: undefined } } })).suggestions;
+    return found[0]?.firstEntityId;
+  },
   DeleteEntity: async (by, { entities } = service.client) =>
     (await entities.deleteEntity({ lookup: lookup(by), reason, validateOnly: true })).entity?.id,
   UndeleteEntity: async (by, { entities } = service.client) =>
@@ -118,7 +122,7 @@ const FINDERS = Object.keys(RPCS).filter(
   (name) => !["AssignExternalId", "ReleaseExternalId", "ListWebhookDeliveries"].includes(name),
 );
 /** Without a lookup they apply to the whole organization. */
-const FILTERS = ["ListEntityEvents", "WatchEntities", "VerifyAuditTrail", "ListWebhookDeliveries"];
+const FILTERS = ["ListEntityEvents", "WatchEntities", "VerifyAuditTrail", "ListWebhookDeliveries", "SuggestDuplicates"];
 const rpc = (name: string, by: By | undefined, client?: EntityClient) => {
   const call = RPCS[name];
   if (call === undefined) throw new Error(name);
@@ -151,6 +155,7 @@ describe("every RPC that takes a lookup", () => {
       externalIds: [{ externalId: "alias 1" }],
     });
     await withActivity(await newEntity()); // another one, which is never meant
+    await newEntity({ externalId: "ALIAS 1" }); // what SuggestDuplicates finds of it
   });
 
   it.each(FINDERS)("rules 1, 5, 7, 20: %s finds one entity by its id, primary, alias and tax id", async (name) => {

@@ -289,6 +289,11 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
         request: (names) => ({ namePrefix: names === own ? CANARY : "NOBODY", showDeleted: true }),
         expect: "NOTHING",
       },
+      {
+        by: "words of names",
+        request: (names) => ({ nameQuery: names === own ? CANARY : "NOBODY", showDeleted: true }),
+        expect: "NOTHING",
+      },
     ],
   },
   UpdateEntity: {
@@ -372,6 +377,10 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
         expect: "NOTHING" as const,
       })),
     ],
+  },
+  SuggestDuplicates: {
+    paged: true,
+    cases: [...lookups({}), { by: "nothing", request: () => ({}), expect: "NOTHING" }],
   },
   DeleteEntity: { cases: writes(reason) },
   UndeleteEntity: { cases: writes(reason) },
@@ -794,7 +803,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
     };
   };
   for await (const _ of client.entities.importEntities(rows())) void _;
-  for (const externalId of [`${CANARY}-shared-1`, `${CANARY}-shared-2`]) {
+  for (const externalId of [`${CANARY}-shared-1`, `${CANARY}-shared-2`, `${CANARY}-SHARED-2`]) {
     await client.entities.createEntity({
       entity: { type: EntityType.PERSON, name: `${CANARY}-twin`, countryCode: "AR", taxId: `${CANARY}2`, externalId },
     });
@@ -843,6 +852,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListEntities", {}, client.entities.listEntities);
   await page("ListEntityEvents", {}, client.entities.listEntityEvents);
   await page("ListExternalIdHistory", { lookup }, client.entities.listExternalIdHistory);
+  await page("SuggestDuplicates", {}, client.entities.suggestDuplicates);
   await page("ListAuditCheckpoints", {}, client.entities.listAuditCheckpoints);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);

@@ -41,7 +41,13 @@ export function nameDateKey(entity: Named): string | null {
 /** The name together with the number of the company's register, by its letters and digits. */
 export function nameNumberKey(entity: Named): string | null {
   if (entity.type !== "company") return null;
-  return keyOf(entity, textOf(entity, "registrationNumber")?.normalize("NFKC").toUpperCase().replace(/[^\p{L}\p{N}]/gu, ""));
+  return keyOf(
+    entity,
+    textOf(entity, "registrationNumber")
+      ?.normalize("NFKC")
+      .toUpperCase()
+      .replace(/[^\p{L}\p{N}]/gu, ""),
+  );
 }
 
 function textOf({ entityData }: Named, key: string): string | undefined {

@@ -27,8 +27,12 @@ const ACRONYM = /(?<![\p{L}\p{N}])\p{L}(?:\.\p{L})+(?![\p{L}\p{N}])/gu;
 const BETWEEN_WORDS = /[^\p{L}\p{N}\p{M}]+/u;
 // The marks that write an accent, or a vowel that is mostly left out (Arabic, Hebrew). Other marks are letters of their
 // scripts, as the vowels of Devanagari or Thai are: without them different names would be one.
-const ACCENTS =
-  /[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]|\p{Default_Ignorable_Code_Point}/gu;
+const MARKS = [
+  ...["\u0300-\u036f", "\u1ab0-\u1aff", "\u1dc0-\u1dff", "\u20d0-\u20ff", "\ufe20-\ufe2f"],
+  ...["\u0591-\u05bd", "\u05bf", "\u05c1-\u05c2", "\u05c4-\u05c5", "\u05c7"],
+  ...["\u0610-\u061a", "\u0640", "\u064b-\u065f", "\u0670", "\u06d6-\u06dc"],
+];
+const ACCENTS = new RegExp(`[${MARKS.join("")}\\p{Default_Ignorable_Code_Point}]`, "gu");
 
 /** Letters whose stroke or ligature Unicode does not take apart. */
 const LETTERS: Record<string, string> = {

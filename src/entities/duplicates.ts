@@ -86,8 +86,7 @@ const SOURCES: Record<DuplicateRule, Source> = {
     keys: (behind) =>
       `select x.folded as key from external_id x where x.organization_id = $1 and x.folded is not null
        ${behind ? "and x.folded > $2" : ""} order by x.folded, x.external_id`,
-    mayBeShared: (key) =>
-      `exists (select from external_id x where x.organization_id = $1 and x.external_id = ${key})`,
+    mayBeShared: (key) => `exists (select from external_id x where x.organization_id = $1 and x.external_id = ${key})`,
     members: (key) =>
       `select x.entity_id as id from external_id x where x.organization_id = $1 and x.folded = ${key}
        union select x.entity_id from external_id x where x.organization_id = $1 and x.external_id = ${key}`,

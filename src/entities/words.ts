@@ -26,7 +26,9 @@ export function updateWords(
   organizationId: string,
   changes: readonly { before: EntityState; after: EntityState }[],
 ): void {
-  const renamed = changes.filter(({ before, after }) => NAME_SOURCES.some((source) => before[source] !== after[source]));
+  const renamed = changes.filter(({ before, after }) =>
+    NAME_SOURCES.some((source) => before[source] !== after[source]),
+  );
   const gone: { id: string; words: string[] }[] = [];
   const there: { id: string; words: string[] }[] = [];
   for (const { before, after } of renamed) {
@@ -49,6 +51,8 @@ export function updateWords(
 }
 
 /** As two columns. */
-export function pairsOf(entities: readonly { id: string; words: readonly string[] }[]): [words: string[], ids: string[]] {
+export function pairsOf(
+  entities: readonly { id: string; words: readonly string[] }[],
+): [words: string[], ids: string[]] {
   return [entities.flatMap(({ words }) => words), entities.flatMap(({ id, words }) => words.map(() => id))];
 }

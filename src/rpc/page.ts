@@ -140,8 +140,7 @@ function parseToken<Kinds extends CursorKinds>(query: string, token: string, kin
   return Object.fromEntries(cursor);
 }
 
-export const notOfThisQuery = () =>
-  invalidField("page_token", "is not a token of this query: begin again without one");
+export const notOfThisQuery = () => invalidField("page_token", "is not a token of this query: begin again without one");
 
 function parseTexts(text: string): string[] | undefined {
   try {
