@@ -24,12 +24,12 @@ export interface EntityFilter {
   showDeleted: boolean;
 }
 
-/** Entities by id. */
-export interface ListedEntities extends Part<EntityState> {
+interface ListedEntities extends Part<EntityState> {
   /** Set where the list was not looked through to its end: the rest is behind this id. */
   end?: string | undefined;
 }
 
+/** Entities by id. */
 export async function listEntities(
   db: Statements,
   organizationId: string,
