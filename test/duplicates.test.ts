@@ -1,4 +1,5 @@
 // SuggestDuplicates: which entities may be one, and why (rules 161 to 163).
+import { createHash } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -9,8 +10,8 @@ import {
   type EntitySchema,
   EntityType,
 } from "../clients/typescript/index.ts";
-import { byExternalId, byId, newPerson } from "./given.ts";
-import { startService, type TestOrganization, type TestService } from "./harness.ts";
+import { byExternalId, byId, newPerson, unique } from "./given.ts";
+import { forget, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
 type Lookup = MessageInitShape<typeof EntityLookupSchema>;
 
@@ -125,6 +126,130 @@ describe("rule 161: SuggestDuplicates", () => {
     for (const lookup of [undefined, byId(made["tax2"]!)]) {
       const all = shown(await suggest(home, lookup, 1000));
       for (const pageSize of [1, 2, 3]) expect(shown(await suggest(home, lookup, pageSize))).toEqual(all);
+    }
+  });
+});
+
+describe("rules 161 to 163: SuggestDuplicates of what changes, of many, and of others", () => {
+  const reason = "a reason of some length";
+
+  it("rule 161: knows what entities are now, and no deleted ones", async () => {
+    const home = await service.newOrganization();
+    const one = await newPerson(home.client, { name: "Ana", entityData: born("1980-02-03"), externalId: "A 1" });
+    const two = await newPerson(home.client, { name: "Bea", entityData: born("1980-02-03"), externalId: "B" });
+    const rules = async () => (await suggest(home)).flatMap(({ reasons }) => reasons.map(({ rule }) => rule));
+    expect(await rules()).toEqual([]);
+    await home.client.entities.updateEntity({ lookup: byId(two), entity: { name: "ANÁ" } });
+    expect(await rules()).toEqual([DuplicateRule.SAME_NAME_AND_DATE]);
+    await home.client.entities.updateEntity({ lookup: byId(two), entity: { entityData: born("1980-02-04") } });
+    expect(await rules()).toEqual([]);
+    await home.client.entities.addExternalIds({ lookup: byId(two), externalIds: [{ externalId: "a1" }] });
+    expect(await rules()).toEqual([DuplicateRule.SAME_EXTERNAL_ID]);
+    const [suggestion] = await suggest(home);
+    expect(suggestion?.reasons[0]?.secondPaths).toEqual(["externalIds[1].externalId"]);
+    const rename = { lookup: byId(one), newExternalId: "other", reason };
+    await home.client.entities.changeExternalId({ ...rename, keepPreviousAsAlias: true });
+    expect((await suggest(home))[0]?.reasons[0]?.firstPaths).toEqual(["externalIds[1].externalId"]);
+    await home.client.entities.deleteEntity({ lookup: byId(one), reason });
+    expect(await rules()).toEqual([]);
+    expect(await suggest(home, byId(one))).toEqual([]);
+    expect(await suggest(home, byId(two))).toEqual([]);
+    await home.client.entities.undeleteEntity({ lookup: byId(one), reason });
+    expect(await rules()).toEqual([DuplicateRule.SAME_EXTERNAL_ID]);
+    await home.client.entities.changeExternalId({ lookup: byId(one), newExternalId: "third", reason });
+    await home.client.entities.releaseExternalId({ lookup: byId(one), externalId: "A 1", reason, force: true });
+    expect(await rules()).toEqual([]);
+  });
+
+  it("rule 162: pairs each of many with the next 10, and with a lookup with all", async () => {
+    const home = await service.newOrganization();
+    const made: Entity[] = [];
+    for (let i = 0; i < 30; i++) made.push(await newPerson(home.client, { name: `P ${i}`, taxId: "20-11111111-2" }));
+    const all = shown(await suggest(home, undefined, 1000));
+    expect(all.map(([first, second]) => [first, second])).toEqual(
+      made.flatMap((first, i) => made.slice(i + 1, i + 11).map((second) => [first.id, second.id])),
+    );
+    expect(shown(await suggest(home, undefined, 7))).toEqual(all);
+    const others = made.filter((_, i) => i !== 14).map(({ id }) => id);
+    expect((await suggest(home, byId(made[14]!), 7)).map(({ secondEntityId }) => secondEntityId)).toEqual(others);
+  });
+
+  it("rule 163: looks through any number of values in calls that are bounded, and misses no pair", async () => {
+    const home = await service.newOrganization();
+    // The 20,000th value is that of two, and so is the last one; between calls the walk goes on where it was.
+    const rows = await service.sql<{ id: string }>(
+      `insert into entity (organization_id, id, version, type, country_code, name, name_words, tax_id, tax_id_key, status, etag, created_at, updated_at)
+       select $1, ('00000000-0000-7000-a000-' || lpad(n::text, 12, '0'))::uuid, 1, 'person', 'AR', 'P', '', k, k, 'active', gen_random_uuid(), now(), now()
+       from (select n, lpad(case when n in (20001, 230000) then n - 1 else n end::text, 9, '0') as k from generate_series(1, 230000) n) n
+       returning id`,
+      [home.id],
+    );
+    const pairs: string[] = [];
+    let calls = 0;
+    let pageToken = "";
+    do {
+      const page = await home.client.entities.suggestDuplicates({ pageToken });
+      for (const { firstEntityId, secondEntityId } of page.suggestions)
+        pairs.push(`${Number(firstEntityId.slice(-9))} ${Number(secondEntityId.slice(-9))}`);
+      pageToken = page.nextPageToken;
+      calls++;
+    } while (pageToken !== "");
+    expect(pairs).toEqual(["20000 20001", "229999 230000"]);
+    expect(calls).toBe(2);
+    await forget(
+      service,
+      rows.map(({ id }) => id),
+    );
+  });
+
+  it("rules 2, 3: never pairs with another organization's, nor tells of them", async () => {
+    const [home, other] = [await service.newOrganization(), await service.newOrganization()];
+    const externalId = unique("Case");
+    const same = { name: "Ana", taxId: "20-99999999-1", entityData: born("1980-02-03") };
+    const mine = await newPerson(home.client, { ...same, externalId });
+    const theirs = await newPerson(other.client, { ...same, externalId: externalId.toUpperCase() });
+    for (const of of [home, other]) expect(await suggest(of)).toEqual([]);
+    expect(await suggest(home, byId(mine))).toEqual([]);
+    expect(await refusal(home.client.entities.suggestDuplicates({ lookup: byId(theirs) }))).toMatchObject({
+      reason: "NOT_FOUND",
+    });
+  });
+
+  it("needs the scope to read entities", async () => {
+    const without = await service.organization.clientWith(["activity:read"]);
+    expect(await refusal(without.entities.suggestDuplicates({}))).toMatchObject({ reason: "PERMISSION_DENIED" });
+  });
+
+  it("trusts no token that somebody made", async () => {
+    const { suggestDuplicates: call } = service.client.entities;
+    const id = "00000000-0000-7000-8000-000000000001";
+    // As page.ts makes them: the digest holds no secret.
+    const query = `${service.organization.id} entity.v1.SuggestDuplicatesRequest `;
+    const forge = (cursor: string[]) => {
+      const text = JSON.stringify(cursor);
+      const digest = createHash("sha256")
+        .update(JSON.stringify([query, text]))
+        .digest("base64url")
+        .slice(0, 16);
+      return Buffer.from(`${digest}${text}`).toString("base64url");
+    };
+    for (const cursor of [
+      ["2", "no uuid", id, id],
+      ["4", "", id, id],
+      ["-1", "", id, id],
+      ["0", "x", "y", id],
+    ]) {
+      expect(await refusal(call({ pageToken: forge(cursor) })), cursor.join()).toMatchObject({
+        fields: ["page_token"],
+      });
+    }
+    for (const cursor of [
+      ["0", "", id, id],
+      ["1", "x", id, id],
+      ["2", id.toUpperCase(), id, id],
+      ["3", "", id, id],
+    ]) {
+      expect((await call({ pageToken: forge(cursor) })).suggestions).toEqual([]);
     }
   });
 });

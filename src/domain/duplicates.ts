@@ -61,9 +61,9 @@ function keyOf({ type, name }: Named, value: string | undefined): string | null 
   return folded === "" ? null : `${type} ${value} ${folded}`;
 }
 
-/** All that the two share; nothing where one is deleted, or where their types differ: nobody could merge them. */
+/** All that the two share; nothing where their types differ: nobody could merge them. */
 export function duplicateReasons(first: EntityState, second: EntityState): DuplicateReason[] {
-  if (first.type !== second.type || first.deletedAt !== null || second.deletedAt !== null) return [];
+  if (first.type !== second.type) return [];
   const reasons: DuplicateReason[] = [];
   const same = (rule: DuplicateRule, keyOf: (entity: EntityState) => string | null, paths: readonly string[]) => {
     const key = keyOf(first);

@@ -36,10 +36,11 @@ export interface SuggestionPosition {
   second: string;
 }
 
-/** Whether it is one: anybody can make a token. */
-export function isPosition({ rank, key }: SuggestionPosition): boolean {
-  const rule = DUPLICATE_RULES[rank];
-  return rule !== undefined && (SOURCES[rule].keyType === "text" || key === "" || parseUuid(key) !== null);
+/** The position of a token, which anybody can make; undefined for what is none. */
+export function parsePosition({ rank, key, ...ids }: Omit<SuggestionPosition, "rank"> & { rank: string }) {
+  const rule = DUPLICATE_RULES[Number(rank)];
+  const parsed = rule === undefined || SOURCES[rule].keyType === "text" || key === "" ? key : parseUuid(key);
+  return rule === undefined || parsed === null ? undefined : { rank: Number(rank), key: parsed, ...ids };
 }
 
 export interface Suggestion {
@@ -54,6 +55,9 @@ export interface Suggestions {
   /** Set where not everything was looked at: the rest is behind this. */
   end: SuggestionPosition | undefined;
 }
+
+/** Which entities are suggested. */
+const LIVE = "e.deleted_at is null";
 
 /** How the candidates of a rule are found. `members` are the live entities of the value that an expression gives. */
 interface Source {
@@ -72,9 +76,9 @@ const present = (key: string | null) => (key === null || key === "" ? [] : [key]
 const ofColumn = (column: string, keyType: "text" | "uuid", keysOf: Source["keysOf"]): Source => ({
   keys: (behind) =>
     `select e.${column} as key from entity e where e.organization_id = $1 and e.${column} is not null
-     and e.deleted_at is null ${behind ? `and e.${column} > $2::${keyType}` : ""} order by e.${column}, e.id`,
+     and ${LIVE} ${behind ? `and e.${column} > $2::${keyType}` : ""} order by e.${column}, e.id`,
   members: (key) =>
-    `select e.id from entity e where e.organization_id = $1 and e.${column} = ${key}::${keyType} and e.deleted_at is null`,
+    `select e.id from entity e where e.organization_id = $1 and e.${column} = ${key}::${keyType} and ${LIVE}`,
   keyType,
   cost: 1,
   keysOf,
@@ -118,7 +122,7 @@ export async function suggestDuplicates(
     if (rank < (after?.rank ?? 0)) continue;
     let at = rank === after?.rank ? after : { rank, key: "", first: NO_ID, second: NO_ID };
     // The value of the page before, whose pairs may not all have been shown.
-    let keys = at.first === NO_ID ? [] : [at.key];
+    let keys = at.first === NO_ID || at.key === "" ? [] : [at.key];
     let isMore = true;
     for (;;) {
       while (keys.length > 0) {
@@ -242,7 +246,7 @@ async function compare(
   if (candidates.length === 0) return [];
   const ids = [...new Set(candidates.flatMap(({ first, second }) => [first, second]))];
   const rows = await db.execute<unknown[]>(
-    `select ${COMPARED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any($2::uuid[])`,
+    `select ${COMPARED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) and ${LIVE}`,
     [organizationId, ids],
   );
   const states = new Map(rows.map(toState).map((state) => [state.id, state]));

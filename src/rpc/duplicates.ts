@@ -3,7 +3,12 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { DuplicateRule as DuplicateRuleProto } from "../../clients/typescript/gen/entity/v1/duplicate_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import type { DuplicateRule } from "../domain/duplicates.ts";
-import { isPosition, type SuggestionPosition, suggestDuplicates, suggestDuplicatesOf } from "../entities/duplicates.ts";
+import {
+  parsePosition,
+  type SuggestionPosition,
+  suggestDuplicates,
+  suggestDuplicatesOf,
+} from "../entities/duplicates.ts";
 import { closePage, notOfThisQuery, openPage, whole } from "./page.ts";
 import { parseLookup } from "./request.ts";
 import { type Deps, findEntity, organizationOf, readInTurn } from "./write.ts";
@@ -24,8 +29,8 @@ export function duplicateRpcs(deps: Deps) {
         organizationId,
         cursor: { rank: "version", key: "key", first: "id", second: "id" },
       });
-      const after: SuggestionPosition | undefined = page.cursor && { ...page.cursor, rank: Number(page.cursor.rank) };
-      if (after !== undefined && !isPosition(after)) throw notOfThisQuery();
+      const after = page.cursor && parsePosition(page.cursor);
+      if (page.cursor !== undefined && after === undefined) throw notOfThisQuery();
       const entity = lookup === undefined ? undefined : await findEntity(deps, ctx, lookup);
       const bound = { after, rows: page.bound.rows };
       const { rows, end } = await readInTurn(deps, ctx, organizationId, (em) =>
