@@ -23,6 +23,7 @@ const client = "clients/typescript/index.ts";
 /** What the families of RPCs share; they never import each other. */
 export const SHARED_RPC = [
   "entity-fields",
+  "entity-filter",
   "entity-message",
   "message",
   "page",

@@ -2,36 +2,29 @@
 import { create } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import {
-  type EntityLookup,
-  EntitySchema,
-  type EntityStatus,
-  EntityType,
-} from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { type EntityLookup, EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
-import { countryCodeProblem } from "../domain/country.ts";
 import { newEntity, remove, undelete, update } from "../domain/entity.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
-import { queryWords } from "../domain/name.ts";
 import type { PastEntity } from "../domain/past.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
-import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import type { OneEntityCommand } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
 import { departureOf } from "../interceptors/call.ts";
-import { type EntityInit, statusFromProto, typeFromProto } from "./entity-fields.ts";
+import type { EntityInit } from "./entity-fields.ts";
+import { checkEntityFilter, toEntityFilter } from "./entity-filter.ts";
 import { externalIdFromProto, fromProto, presentChange, toProto } from "./entity-message.ts";
 import { wireBytes } from "./message.ts";
 import { closePage, openPage } from "./page.ts";
 import { parseReadMask, type ReadMask } from "./read-mask.ts";
-import { fromTimestamp, parseLookup, parseReason, taxIdProblem } from "./request.ts";
+import { fromTimestamp, parseLookup, parseReason } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
 
@@ -86,38 +79,21 @@ export function entityRpcs(deps: Deps) {
     async listEntities(request, ctx) {
       const violations = new Violations();
       const readMask = parseReadMask(request.readMask);
-      if (request.taxId !== "") violations.check("tax_id", taxIdProblem(request.taxId));
-      request.countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
-      request.externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
-      violations.check("name_prefix", textProblem(request.namePrefix, { max: LIMITS.name }));
-      const nameWords = parseNameQuery(request.nameQuery, violations);
-      const statuses = parseStatuses(request.statuses, violations);
-      const externalIds = request.externalIds.length === 0 ? undefined : new Set(request.externalIds.map(trim));
+      checkEntityFilter(request, violations);
       const organizationId = organizationOf(ctx);
       const page = openPage(EntityService.method.listEntities, request, {
         organizationId,
         cursor: { id: "id", watchPosition: "position" },
         violations,
       });
+      const filter = toEntityFilter(request);
       // Before the rows: what is committed in between is in the watch, and perhaps in the list too.
       const watchPosition = page.cursor?.watchPosition ?? (await deps.feed.position(organizationId));
 
       const entities = await readInTurn(deps, ctx, organizationId, (em) =>
-        listEntities(em, organizationId, {
-          after: page.cursor?.id,
-          bound: page.bound,
-          type: request.type === EntityType.UNSPECIFIED ? undefined : typeFromProto(request.type),
-          statuses,
-          countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
-          taxIdKey: request.taxId === "" ? undefined : taxIdKey(request.taxId),
-          externalIds: externalIds && [...externalIds],
-          namePrefix: request.namePrefix,
-          nameWords,
-          updatedAfter: request.updatedAfter === undefined ? undefined : fromTimestamp(request.updatedAfter),
-          showDeleted: request.showDeleted,
-        }),
+        listEntities(em, organizationId, { ...filter, after: page.cursor?.id, bound: page.bound }),
       );
-      tellOfAliases(deps, organizationId, externalIds, entities.rows);
+      tellOfAliases(deps, organizationId, filter.externalIds, entities.rows);
       const { items, nextPageToken } = closePage(page, entities, {
         present: (entity) => toProto(entity, readMask),
         cursorOf: ({ id }) => ({ id, watchPosition }),
@@ -201,13 +177,14 @@ function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, read
 function tellOfAliases(
   { aliasUse }: Deps,
   organizationId: string,
-  filter: ReadonlySet<string> | undefined,
+  filter: readonly string[] | undefined,
   entities: readonly EntityState[],
 ): void {
   if (filter === undefined) return;
+  const asked = new Set(filter);
   for (const entity of entities) {
     for (const { externalId: key } of entity.externalIds) {
-      if (filter.has(key)) aliasUse.named(organizationId, { by: "external_id", key }, entity);
+      if (asked.has(key)) aliasUse.named(organizationId, { by: "external_id", key }, entity);
     }
   }
 }
@@ -258,25 +235,6 @@ function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: un
   if (patch.type === undefined) violations.add("entity.type", "is required: ENTITY_TYPE_PERSON or ENTITY_TYPE_COMPANY");
   if (patch.countryCode === undefined) violations.add("entity.country_code", "is required");
   if (patch.name === undefined) violations.add("entity.name", "is required");
-}
-
-/** Rule 159. */
-function parseNameQuery(query: string, violations: Violations): string[] | undefined {
-  if (query === "") return undefined;
-  const problem = textProblem(query, { max: LIMITS.name });
-  violations.check("name_query", problem);
-  // Not folded before its length is known.
-  const words = problem === null ? queryWords(query) : [];
-  if (problem === null && words.length === 0) violations.add("name_query", "must have a letter or a digit");
-  return words;
-}
-
-function parseStatuses(statuses: readonly EntityStatus[], violations: Violations): EntityState["status"][] {
-  return statuses.map((status, i) => {
-    const known = statusFromProto(status);
-    if (known === undefined) violations.add(`statuses[${i}]`, "must be a status");
-    return known ?? "pending";
-  });
 }
 
 /** Rule 35: in the request or in the entity; both and different is refused. */
