@@ -10,8 +10,11 @@ import {
   type EntitySchema,
   EntityType,
 } from "../clients/typescript/index.ts";
+import { createOrm, forOrganization } from "../src/db/orm.ts";
+import { type SuggestionPosition, suggestDuplicates } from "../src/entities/duplicates.ts";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { byExternalId, byId, newPerson, unique } from "./given.ts";
-import { forget, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
 type Lookup = MessageInitShape<typeof EntityLookupSchema>;
 
@@ -176,30 +179,54 @@ describe("rules 161 to 163: SuggestDuplicates of what changes, of many, and of o
 
   it("rule 163: looks through any number of values in calls that are bounded, and misses no pair", async () => {
     const home = await service.newOrganization();
-    // The 20,000th value is that of two, and so is the last one; between calls the walk goes on where it was.
-    const rows = await service.sql<{ id: string }>(
-      `insert into entity (organization_id, id, version, type, country_code, name, name_words, tax_id, tax_id_key, status, etag, created_at, updated_at)
-       select $1, ('00000000-0000-7000-a000-' || lpad(n::text, 12, '0'))::uuid, 1, 'person', 'AR', 'P', '', k, k, 'active', gen_random_uuid(), now(), now()
-       from (select n, lpad(case when n in (20001, 230000) then n - 1 else n end::text, 9, '0') as k from generate_series(1, 230000) n) n
-       returning id`,
-      [home.id],
+    const made: Entity[] = [];
+    // Tax ids 0 to 11, in which 2 and 3 are one, and 8 to 10; and external ids that are one but for case.
+    for (let i = 0; i < 12; i++) {
+      const taxId = `TAX-${10 + (i === 3 ? 2 : i === 9 || i === 10 ? 8 : i)}`;
+      made.push(await newPerson(home.client, { name: `P ${i}`, taxId, externalId: `${i % 2 ? "E" : "e"}-${i >> 1}` }));
+    }
+    const all = shown(await suggest(home)).map(([first, second]) => [first, second]);
+    expect(all.map((pair) => pair.map((id) => made.findIndex((entity) => entity.id === id)))).toEqual([
+      ...[
+        [2, 3],
+        [8, 9],
+        [8, 10],
+        [9, 10],
+      ],
+      ...[
+        [0, 1],
+        [4, 5],
+        [6, 7],
+        [10, 11],
+      ],
+    ]);
+    const { host, port, database } = service.database;
+    const orm = createOrm(
+      { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
+      { poolSize: 1, statementTimeoutMs: 5_000, lockTimeoutMs: 2_000 },
     );
-    const pairs: string[] = [];
-    let calls = 0;
-    let pageToken = "";
-    do {
-      const page = await home.client.entities.suggestDuplicates({ pageToken });
-      for (const { firstEntityId, secondEntityId } of page.suggestions)
-        pairs.push(`${Number(firstEntityId.slice(-9))} ${Number(secondEntityId.slice(-9))}`);
-      pageToken = page.nextPageToken;
-      calls++;
-    } while (pageToken !== "");
-    expect(pairs).toEqual(["20000 20001", "229999 230000"]);
-    expect(calls).toBe(2);
-    await forget(
-      service,
-      rows.map(({ id }) => id),
-    );
+    try {
+      for (const chunk of [1, 2, 3, 5]) {
+        for (const candidates of [1, 2, 100]) {
+          const found: string[][] = [];
+          let after: SuggestionPosition | undefined;
+          let calls = 0;
+          do {
+            const em = forOrganization(orm, home.id);
+            const page = await suggestDuplicates(em, home.id, { after, rows: 3 }, { keys: 4, chunk, candidates });
+            expect(page.rows.length).toBeLessThanOrEqual(Math.min(3, candidates));
+            found.push(...page.rows.map(({ first, second }) => [first, second]));
+            after = page.rows.length === 3 ? page.rows.at(-1)?.position : page.end;
+            calls++;
+          } while (after !== undefined);
+          expect(found).toEqual(all);
+          // 12 tax ids at 4 a call alone.
+          expect(calls).toBeGreaterThanOrEqual(3);
+        }
+      }
+    } finally {
+      await orm.close(true);
+    }
   });
 
   it("rules 2, 3: never pairs with another organization's, nor tells of them", async () => {

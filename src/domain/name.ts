@@ -12,16 +12,19 @@ const MAX_WORDS = 100;
  * "S.A." is one word, and so is "O'Brien".
  */
 export function foldedWords(text: string): string[] {
-  const folded = PLAIN.test(text) ? text.toLowerCase() : foldLetters(text);
-  return folded
-    .replace(APOSTROPHE, "")
-    .replace(ACRONYM, (letters) => letters.replaceAll(".", ""))
-    .split(BETWEEN_WORDS)
-    .filter((word) => word !== "")
-    .map(cut);
+  const isPlain = PLAIN.test(text);
+  let folded = isPlain ? text.toLowerCase() : foldLetters(text);
+  if (!isPlain || WITHIN_WORDS.test(folded)) {
+    folded = folded.replace(APOSTROPHE, "").replace(ACRONYM, (letters) => letters.replaceAll(".", ""));
+  }
+  const words = folded.split(isPlain ? BETWEEN_PLAIN_WORDS : BETWEEN_WORDS).filter((word) => word !== "");
+  return folded.length <= WORD_UNITS ? words : words.map(cut);
 }
 
+/** Most names are: they need no more than this. */
 const PLAIN = /^[\x20-\x7e]*$/;
+const WITHIN_WORDS = /['`.]/;
+const BETWEEN_PLAIN_WORDS = /[^a-z0-9]+/;
 const APOSTROPHE = /(?<=[\p{L}\p{N}])['\u2019\u02bc\uff07`\u00b4](?=[\p{L}\p{N}])/gu;
 const ACRONYM = /(?<![\p{L}\p{N}])\p{L}(?:\.\p{L})+(?![\p{L}\p{N}])/gu;
 const BETWEEN_WORDS = /[^\p{L}\p{N}\p{M}]+/u;

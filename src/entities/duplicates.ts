@@ -16,11 +16,18 @@ import { parseUuid } from "../domain/text.ts";
 import { COMPARED_COLUMNS, toState } from "./rows.ts";
 import { digestOf } from "./words.ts";
 
-/** Values that one call looks at; a value of an external id counts for KEY_COST of them. */
-const MOST_KEYS = 200_000;
-const CHUNK_KEYS = 20_000;
-/** Candidates that one call compares. */
-const MOST_CANDIDATES = 5_000;
+/** What one call looks at, at most. */
+const MOST: Bounds = { keys: 200_000, chunk: 20_000, candidates: 5_000 };
+
+export interface Bounds {
+  /** Values; one of an external id counts as Source.cost says. */
+  keys: number;
+  /** Values that one statement reads. */
+  chunk: number;
+  /** Pairs that are compared. */
+  candidates: number;
+}
+
 /** Values whose entities are read at once. */
 const BATCH_KEYS = 500;
 /** Entities that share one value are paired with so many of the next ones. */
@@ -115,9 +122,10 @@ export async function suggestDuplicates(
   db: Statements,
   organizationId: string,
   { after, rows }: { after: SuggestionPosition | undefined; rows: number },
+  most: Bounds = MOST,
 ): Promise<Suggestions> {
   const found: Suggestion[] = [];
-  let room = { keys: MOST_KEYS, candidates: MOST_CANDIDATES };
+  let room = { keys: most.keys, candidates: most.candidates };
   for (const [rank, rule] of DUPLICATE_RULES.entries()) {
     if (rank < (after?.rank ?? 0)) continue;
     let at = rank === after?.rank ? after : { rank, key: "", first: NO_ID, second: NO_ID };
@@ -144,10 +152,10 @@ export async function suggestDuplicates(
       }
       if (!isMore) break;
       if (room.keys <= 0) return { rows: found, end: at };
-      const chunk = await sharedKeys(db, organizationId, rule, at.key);
+      const chunk = await sharedKeys(db, organizationId, rule, { behind: at.key, limit: most.chunk });
       room = { ...room, keys: room.keys - chunk.count * SOURCES[rule].cost };
       keys = chunk.keys;
-      isMore = chunk.count === CHUNK_KEYS;
+      isMore = chunk.count === most.chunk;
       if (keys.length === 0 && isMore) at = { rank, key: chunk.end, first: NO_ID, second: NO_ID };
     }
   }
@@ -163,7 +171,7 @@ export async function suggestDuplicatesOf(
 ): Promise<Suggestions> {
   const found: Suggestion[] = [];
   if (entity.deletedAt !== null) return { rows: found, end: undefined };
-  let room = MOST_CANDIDATES;
+  let room = MOST.candidates;
   for (const [rank, rule] of DUPLICATE_RULES.entries()) {
     if (rank < (after?.rank ?? 0)) continue;
     const { keysOf, members, keyType } = SOURCES[rule];
@@ -193,12 +201,12 @@ async function sharedKeys(
   db: Statements,
   organizationId: string,
   rule: DuplicateRule,
-  behind: string,
+  { behind, limit }: { behind: string; limit: number },
 ): Promise<{ count: number; end: string; keys: string[] }> {
   const { keys, mayBeShared } = SOURCES[rule];
   const also = mayBeShared === undefined ? "" : `or ${mayBeShared("q.key")}`;
   const [row] = await db.execute<{ count: number; end: string | null; keys: string[] }[]>(
-    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "")} limit ${CHUNK_KEYS}) s)
+    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "")} limit ${limit}) s)
      select (select count(*)::int from chunk) as count,
        (select c.key::text from chunk c order by c.n desc limit 1) as end,
        array(select q.key::text from (select c.key, min(c.n) as n, count(*) as rows from chunk c group by c.key) q
@@ -206,7 +214,7 @@ async function sharedKeys(
     [organizationId, ...(behind === "" ? [] : [behind])],
   );
   if (row === undefined || row.end === null) return { count: 0, end: behind, keys: [] };
-  const isFull = row.count === CHUNK_KEYS;
+  const isFull = row.count === limit;
   return { count: row.count, end: row.end, keys: isFull ? [...new Set([...row.keys, row.end])] : row.keys };
 }
 
