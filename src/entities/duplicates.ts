@@ -244,6 +244,9 @@ async function findPairs(
   );
 }
 
+/** Candidates whose entities are held at once: each may have 100 external ids. */
+const COMPARED = 100;
+
 /** The candidates that may be one, with all that they share; those that an earlier rule has found are left out. */
 async function compare(
   db: Statements,
@@ -251,18 +254,28 @@ async function compare(
   candidates: readonly Candidate[],
   rank: number,
 ): Promise<Suggestion[]> {
-  if (candidates.length === 0) return [];
-  const ids = [...new Set(candidates.flatMap(({ first, second }) => [first, second]))];
+  const found: Suggestion[] = [];
+  for (let from = 0; from < candidates.length; from += COMPARED) {
+    const some = candidates.slice(from, from + COMPARED);
+    const states = await readCompared(db, organizationId, some);
+    for (const candidate of some) {
+      const [first, second] = [states.get(candidate.first), states.get(candidate.second)];
+      const reasons = first === undefined || second === undefined ? [] : duplicateReasons(first, second);
+      if (reasons[0]?.rule !== DUPLICATE_RULES[rank]) continue;
+      found.push({ first: candidate.first, second: candidate.second, reasons, position: { ...candidate, rank } });
+    }
+  }
+  return found;
+}
+
+async function readCompared(
+  db: Statements,
+  organizationId: string,
+  candidates: readonly Candidate[],
+): Promise<Map<string, EntityState>> {
   const rows = await db.execute<unknown[]>(
     `select ${COMPARED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) and ${LIVE}`,
-    [organizationId, ids],
+    [organizationId, [...new Set(candidates.flatMap(({ first, second }) => [first, second]))]],
   );
-  const states = new Map(rows.map(toState).map((state) => [state.id, state]));
-  return candidates.flatMap((candidate) => {
-    const [first, second] = [states.get(candidate.first), states.get(candidate.second)];
-    const reasons = first === undefined || second === undefined ? [] : duplicateReasons(first, second);
-    if (reasons[0]?.rule !== DUPLICATE_RULES[rank]) return [];
-    const { key } = candidate;
-    return [{ first: candidate.first, second: candidate.second, reasons, position: { ...candidate, rank, key } }];
-  });
+  return new Map(rows.map(toState).map((state) => [state.id, state]));
 }

@@ -32,7 +32,7 @@ export async function nameSource(
   { words, after, bind }: { words: readonly string[]; after: string | undefined; bind: Bind },
 ): Promise<NameSource> {
   const indexed = words.slice(0, INDEXED_WORDS);
-  const counts = await countRows(db, organizationId, indexed, after);
+  const counts = await countRows(db, organizationId, indexed);
   const few = indexed
     .map((word, i) => ({ word, count: counts[i] ?? 0 }))
     .filter(({ count }) => count <= FEW_ROWS)
@@ -60,19 +60,14 @@ export async function nameSource(
   };
 }
 
-/** How many rows the words have that begin so, each up to one more than FEW_ROWS. */
-async function countRows(
-  db: Statements,
-  organizationId: string,
-  words: readonly string[],
-  after: string | undefined,
-): Promise<number[]> {
+/** How many rows the words have that begin so, each up to one more than FEW_ROWS: on every page, whatever is behind it. */
+async function countRows(db: Statements, organizationId: string, words: readonly string[]): Promise<number[]> {
   const rows = await db.execute<{ count: number }[]>(
     `select (select count(*)::int from (
        select from entity_word w where w.organization_id = $1 and w.word >= v.word and w.word < v.word_end
-       ${after === undefined ? "" : "and w.entity_id > $4::uuid"} limit ${FEW_ROWS + 1}) q) as count
+       limit ${FEW_ROWS + 1}) q) as count
      from unnest($2::text[], $3::text[]) with ordinality as v(word, word_end, n) order by v.n`,
-    [organizationId, words, words.map(afterWord), ...(after === undefined ? [] : [after])],
+    [organizationId, words, words.map(afterWord)],
   );
   return rows.map(({ count }) => count);
 }
