@@ -386,7 +386,7 @@ describe("what the owner of the database does", () => {
            select organization_id, gen_random_uuid(), entity_id, 3, entity_type, type, external_id, external_ids,
              updated_fields, new_values, '{"name": "Eva"}', actor, principal, source, metadata, recorded_at + interval '1 second'
            from entity_event where entity_id = '${idOf(1)}' and entity_version = 2;
-           update entity e set version = 3, etag = v.id, updated_at = v.recorded_at, name = 'Eva'
+           update entity e set version = 3, etag = v.id, updated_at = v.recorded_at, name = 'Eva', name_words = null
            from entity_event v where v.entity_id = e.id and v.entity_version = 3`,
         ),
       { service: ["CHANGED"], script: ["CHANGED"] },

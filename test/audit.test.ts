@@ -641,7 +641,7 @@ async function copyEvents(entity: { id: string }, count: number): Promise<void> 
     [entity.id, count],
   );
   await sql(
-    `update entity e set version = v.entity_version, etag = v.id, updated_at = v.recorded_at, name = v.new_values ->> 'name'
+    `update entity e set version = v.entity_version, etag = v.id, updated_at = v.recorded_at, name = v.new_values ->> 'name', name_words = null
      from entity_event v where v.entity_id = e.id and e.id = $1 and v.entity_version = $2`,
     [entity.id, count + 1],
   );
