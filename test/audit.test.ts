@@ -1,10 +1,10 @@
 // Checkpoints of the log, and its verification (rules 128 to 135). What is changed by hand is in audit-tampering.test.ts.
 import { createHash, generateKeyPairSync, verify as verifySignature } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { AuditCheckpoint } from "../clients/typescript/index.ts";
+import { type AuditCheckpoint, createEntityClient, errorInfo } from "../clients/typescript/index.ts";
 import { createShortTurns } from "../src/audit/short-turns.ts";
 import { newSigningKey, readSigningKey, type SigningKey } from "../src/audit/signing-key.ts";
 import { type VerifyStep, verifyTrail } from "../src/audit/verify.ts";
@@ -322,17 +322,41 @@ describe("VerifyAuditTrail", () => {
       for await (const _ of a.client.entities.verifyAuditTrail({}, options));
     };
     for (let i = 0; i < 6; i++) {
-      const began = performance.now();
-      const left = new AbortController();
-      setTimeout(() => left.abort(), 30);
       const code = i % 2 === 0 ? Code.DeadlineExceeded : Code.Canceled;
-      await expect(verify(i % 2 === 0 ? { timeoutMs: 30 } : { signal: left.signal })).rejects.toMatchObject({ code });
-      expect(performance.now() - began).toBeLessThan(1_000);
+      // The place of the one before is free when its page has been read.
+      let error: ConnectError;
+      do {
+        const began = performance.now();
+        const left = new AbortController();
+        setTimeout(() => left.abort(), 30);
+        error = await verify(i % 2 === 0 ? { timeoutMs: 30 } : { signal: left.signal }).then(
+          () => expect.unreachable("it ended before"),
+          (refusal: unknown) => ConnectError.from(refusal),
+        );
+        expect(performance.now() - began).toBeLessThan(1_000);
+      } while (errorInfo(error)?.reason === "OVERLOADED");
+      expect(error.code).toBe(code);
       // What it was reading is over then.
       await until(async () => (await service.sql(READING)).length === 0);
     }
     expect((await auditOf(a)).findings).toEqual([]);
   });
+
+  test("rule 132: a revoked key ends a verification", async () => {
+    const a = await service.newOrganization();
+    await copyEvents(await newPerson(a.client), 150_000);
+    const { secret, apiKey } = await a.client.organizations.createApiKey({ displayName: "x", scopes: ["audit:read"] });
+    const { entities } = createEntityClient({ baseUrl: service.baseUrl, apiKey: secret });
+    let revoked: Promise<unknown> | undefined;
+    const verify = async () => {
+      for await (const _ of entities.verifyAuditTrail({})) {
+        revoked ??= a.client.organizations.revokeApiKey({ apiKeyId: apiKey?.id ?? "" });
+      }
+    };
+    const error = ConnectError.from(await verify().catch((refusal: unknown) => refusal));
+    expect(errorInfo(error)?.reason).toBe("UNAUTHENTICATED");
+    await revoked;
+  }, 120_000);
 
   const READING =
     "select 1 from pg_stat_activity where state = 'active' and query like '%entity_event v%' and pid <> pg_backend_pid()";

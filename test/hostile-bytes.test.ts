@@ -106,7 +106,6 @@ beforeAll(async () => {
     handlers: handlers as never,
     limits: { bodyTimeoutMs: 1_000, streamIdleTimeoutMs: 1_000 },
     answerTimeoutMs: 500,
-    listener: { closingSilenceMs: 500 },
   };
   cleartext = await startServer(options);
   secure = await startServer({ ...options, tls: { cert: pem("cert.pem"), key: pem("key.pem"), clientCa: undefined } });

@@ -669,11 +669,18 @@ describe("a backup without a superuser", () => {
           return counts;
         };
         {
-          await using served = await serve({ DATABASE_URL: owner });
+          const keyFile = join(folder, "audit-key");
+          execFileSync("openssl", ["genpkey", "-algorithm", "ed25519", "-out", keyFile]);
+          const audit = { AUDIT_SIGNING_KEY: keyFile, AUDIT_CHECKPOINT_SECONDS: "1" };
+          await using served = await serve({ DATABASE_URL: owner, ...audit });
           const { client } = served;
           await client.entities.createEntity({
-            entity: { ...person, externalId: "x-1" },
+            entity: { ...person, externalId: "x-0" },
             requestId: "0197f0a0-0000-7000-8000-000000000001",
+          });
+          await client.entities.changeExternalId({
+            lookup: { by: { case: "externalId", value: "x-0" } },
+            ...{ newExternalId: "x-1", reason: "another system" },
           });
           await client.activity.recordTransactions({
             transactions: [
@@ -695,6 +702,7 @@ describe("a backup without a superuser", () => {
             "insert into event_horizon select organization_id, 0, '0', '1:1:', 'epoch' from organization; insert into feed_sink (name) values ('x')",
             { database: "es" },
           );
+          await expect.poll(async () => (await rows("es")).audit_checkpoint, { timeout: 20_000 }).toBeGreaterThan(0);
         }
         const before = await rows("es");
         expect(Object.entries(before).filter(([, count]) => count === 0)).toEqual([]);

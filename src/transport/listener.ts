@@ -42,8 +42,6 @@ export interface ListenOptions {
   idleTimeoutMs?: number;
   /** Connections are asked to reconnect at this age, give or take a tenth, so that they spread over processes. */
   maxConnectionAgeMs?: number;
-  /** A connection that is closing is cut off when it has answered no PING for this long. */
-  closingSilenceMs?: number;
   /** Where it is counted what happens to connections; default: in the log alone. */
   tally?: Tally;
   log: Logger;
@@ -90,10 +88,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   /** Connections that have not said yet what they speak. */
   const undecided = new Set<Socket>();
   const http1 = createHttp1Connections();
-  const sessions = createSessions({
-    ...{ idleTimeoutMs, maxConnectionAgeMs, closingSilenceMs: options.closingSilenceMs },
-    ...{ tally, guard },
-  });
+  const sessions = createSessions({ idleTimeoutMs, maxConnectionAgeMs, tally, guard });
 
   const turns = createTurns(CALLS_MS);
   const intake = createIntake(INTAKE_MS);

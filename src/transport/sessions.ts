@@ -19,8 +19,6 @@ const GOAWAY_LIMIT_MS = 5_000;
 /** And the shortest, where no call is in flight, on top of its round trip. */
 const QUIET_MS = 100;
 const SWEEP_MS = 1_000;
-/** For how long a connection that is closing, and serves its last calls, may leave a PING without an answer. */
-const CLOSING_SILENCE_MS = 20_000;
 const MAX_STREAMS = 1_000;
 /**
  * The highest id of a stream: a GOAWAY that names it refuses none. Yet nghttp2 may take no stream that arrives behind it:
@@ -47,6 +45,13 @@ export const HTTP2_LIMITS: Http2Options = {
   streamResetRate: 1_000,
 };
 
+/** What a session reads from, which Node keeps to itself. */
+interface Handle {
+  /** Bytes that the other side has not taken yet; while there are some, Node does not read. */
+  writeQueueSize?: number;
+  readStart(): number;
+}
+
 interface Connection {
   calls: number;
   nextId: number;
@@ -55,8 +60,7 @@ interface Connection {
   retiring: boolean;
   /** As measured when it began. */
   roundTripMs: number | undefined;
-  /** When a PING was sent, by performance.now(), to which no answer has come. */
-  pingedAt: number | undefined;
+  handle: Handle | undefined;
 }
 
 export interface Sessions {
@@ -71,48 +75,24 @@ export interface Sessions {
 export function createSessions(options: {
   idleTimeoutMs: number;
   maxConnectionAgeMs: number;
-  closingSilenceMs?: number | undefined;
   tally: Tally;
   guard: Guard;
 }): Sessions {
-  const { idleTimeoutMs, maxConnectionAgeMs, closingSilenceMs = CLOSING_SILENCE_MS, tally, guard } = options;
+  const { idleTimeoutMs, maxConnectionAgeMs, tally, guard } = options;
   const sessions = new Map<ServerHttp2Session, Connection>();
   const streams = new Set<ServerHttp2Stream>();
   const keepUntilAnswered = unreadRests();
   let draining = false;
   const sweep = setInterval(() => {
     for (const stream of streams) if (stream.closed && !stream.destroyed) stream.destroy();
-    for (const [session, connection] of sessions)
-      if (session.closed && !session.destroyed) endIfSilent(session, connection);
+    for (const [session, { handle }] of sessions) if (session.closed) readOn(handle);
   }, SWEEP_MS).unref();
-
-  /**
-   * After a GOAWAY, Node neither ends a session with an error of the protocol nor reads any more: it does not even learn
-   * that its caller has disconnected, and the calls would stay for ever. It sends no PING of such a session.
-   */
-  const endIfSilent = guard(
-    (session: ServerHttp2Session, connection: Connection) => {
-      const end = () => {
-        if (session.destroyed) return;
-        tally.note("session_failed");
-        session.destroy();
-      };
-      if (connection.pingedAt === undefined) {
-        connection.pingedAt = performance.now();
-        session.ping((error) => {
-          connection.pingedAt = undefined;
-          if (error !== null) end();
-        });
-      } else if (performance.now() - connection.pingedAt > closingSilenceMs) end();
-    },
-    (session) => session.destroy(),
-  );
 
   function track(session: ServerHttp2Session): void {
     session.on("error", () => tally.note("session_failed"));
     const connection: Connection = {
       ...{ calls: 0, nextId: 1, wasFull: false, retiring: false },
-      ...{ roundTripMs: undefined, pingedAt: undefined },
+      ...{ roundTripMs: undefined, handle: (session.socket as { _handle?: Handle })._handle },
     };
     sessions.set(session, connection);
     let idleSince = performance.now();
@@ -199,6 +179,14 @@ export function createSessions(options: {
     },
     streams: () => streams.size,
   };
+}
+
+/**
+ * Behind a GOAWAY, an error of the protocol ends no session of Node: it reads no more, and does not learn even that its
+ * caller has disconnected. Its calls would stay for ever.
+ */
+function readOn(handle: Handle | undefined): void {
+  if (handle?.writeQueueSize === 0) handle.readStart();
 }
 
 function destroySoon(this: ServerHttp2Stream): void {
