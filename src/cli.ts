@@ -9,6 +9,7 @@ import { type LookupOptions, positive, time, timestamp, typesOf, wholeNumber, wi
 import { printCheckpoints, verifyAudit } from "./cli/audit.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
+import { addEntities } from "./cli/entities.ts";
 import { addExternalIds } from "./cli/external-ids.ts";
 import { CHANGE_HELP, CHECKPOINTS_HELP, HELP, IMPORT_HELP, LISTEN_HELP, VERIFY_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
@@ -120,6 +121,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
+  addEntities(program, () => connect(env));
   addExternalIds(program, () => connect(env));
   addAudit(program, env, () => {
     code = 1;

@@ -105,6 +105,67 @@ describe("external-ids", () => {
   });
 });
 
+describe("entities duplicates", () => {
+  it("rules 161, 162: prints each pair with its reasons, the most certain first; those of one entity; as JSON", async () => {
+    const home = await service.newOrganization();
+    const asHome = { env: { ENTITY_SERVICE_API_KEY: home.apiKey } };
+    const entityData = { kind: { case: "person" as const, value: { dateOfBirth: "1980-02-03" } } };
+    const ids: string[] = [];
+    for (const values of [
+      { externalId: "Crm 1", taxId: "20-11111111-2", entityData },
+      { externalId: "other", entityData },
+      { taxId: "20111111112" },
+    ]) {
+      const { entity } = await home.client.entities.createEntity({
+        entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values },
+      });
+      ids.push(entity?.id ?? "");
+    }
+    const [one, two, three] = ids as [string, string, string];
+    const lookup = { by: { case: "entityId" as const, value: two } };
+    await home.client.entities.addExternalIds({ lookup, externalIds: [{ externalId: "crm1" }] });
+
+    const byTaxId = `${one}  ${three}  SAME_TAX_ID taxId\n`;
+    const alike =
+      "SAME_EXTERNAL_ID externalIds[0].externalId=externalIds[1].externalId  " +
+      "SAME_NAME_AND_DATE name,entityData.person.dateOfBirth\n";
+    const stdout = `${byTaxId}${one}  ${two}  ${alike}`;
+    expect(await run(["entities", "duplicates"], asHome)).toEqual({ code: 0, stdout, stderr: "" });
+    expect(await run(["entities", "duplicates", "--limit", "1"], asHome)).toMatchObject({ stdout: byTaxId });
+    expect(await run(["entities", "duplicates", "--tax-id", "20-11111111-2"], asHome)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("AMBIGUOUS_TAX_ID_LOOKUP"),
+    });
+    const of = await run(["entities", "duplicates", "--external-id", "other"], asHome);
+    expect(of.stdout).toMatch(new RegExp(`^${two}  ${one}  SAME_EXTERNAL_ID externalIds\\[1\\].*\n$`));
+    const [json] = (await run(["entities", "duplicates", "--json"], asHome)).stdout.split("\n");
+    expect(JSON.parse(json ?? "")).toEqual({
+      ...{ firstEntityId: one, secondEntityId: three },
+      reasons: [{ rule: "DUPLICATE_RULE_SAME_TAX_ID", firstPaths: ["taxId"], secondPaths: ["taxId"] }],
+    });
+  });
+
+  it("reads every page, and prints no more than the limit", async () => {
+    const home = await service.newOrganization();
+    const asHome = { env: { ENTITY_SERVICE_API_KEY: home.apiKey } };
+    const rows = Array.from({ length: 140 }, (_, i) => person(`d-${i}`, { taxId: "20-11111111-2" }));
+    expect(await run(["import", await fileOf(rows)], asHome)).toMatchObject({ code: 0 });
+    // Each with the next 10 by id: more than a page.
+    const pairs = 130 * 10 + (10 * 9) / 2;
+    const all = (await run(["entities", "duplicates", "--limit", "5000"], asHome)).stdout.trimEnd().split("\n");
+    expect(new Set(all).size).toBe(pairs);
+    const some = (await run(["entities", "duplicates", "--limit", "1200"], asHome)).stdout.trimEnd().split("\n");
+    expect(some).toEqual(all.slice(0, 1200));
+  });
+
+  it.each([[["entities", "duplicates", "customer-1"]], [["entities", "duplicates", "--limit", "0"]], [["entities"]]])(
+    "%j cannot be used: exit code 2",
+    async (args) => {
+      expect(await run(args)).toMatchObject({ code: 2, stdout: "" });
+    },
+  );
+});
+
 describe("the command line", () => {
   it("--version and --help, with examples", async () => {
     const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as {

@@ -170,10 +170,10 @@ describe("rule 159: name_query with the rest of a list", () => {
   it("takes very many words, and very long ones", async () => {
     const home = await service.newOrganization();
     const long = "\ufdfa".repeat(250);
-    const many = Array.from({ length: 130 }, (_, i) => i.toString(36)).join(" ");
+    const many = Array.from({ length: 180 }, (_, i) => i.toString(36)).join(" ");
     for (const name of [long, many]) await newPerson(home.client, { name });
     expect(await find(home, long)).toEqual([long]);
-    expect(await find(home, many.slice(0, 300))).toEqual([many]);
+    expect(await find(home, many)).toEqual([many]);
     expect(await find(home, "z".repeat(512))).toEqual([]);
   });
 });

@@ -12,6 +12,7 @@ Examples:
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
   entity-service watch --type CREATED --json
   entity-service external-ids history customer-1
+  entity-service entities duplicates --limit 20
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
@@ -34,6 +35,13 @@ Runs until it is stopped, and goes on where it was when the service restarts.
 Example:
   entity-service watch --json > events.ndjson
   entity-service watch --json --position "$(tail -n 1 events.ndjson | jq -r .position)" >> events.ndjson`;
+
+export const DUPLICATES_HELP = `
+A line has the ids of the two, each rule by which they look like one, and where the values are. Nothing is decided.
+
+Examples:
+  entity-service entities duplicates --external-id customer-1
+  entity-service entities duplicates --limit 1000 --json > pairs.ndjson`;
 
 export const CHECKPOINTS_HELP = `
 Examples:

@@ -4,8 +4,8 @@ import type { EntityValues } from "./entity-state.ts";
 
 /** UTF-16 units of a word; what is behind them is neither stored nor compared. */
 const WORD_UNITS = 64;
-/** Different words of one entity that are stored: those of its name come first. */
-const MAX_WORDS = 100;
+/** Different words of one entity that are stored, those of its name first, which may have 256 between blanks. */
+const MAX_WORDS = 300;
 
 /**
  * The words of a text, in its order: compatibility forms and accents taken off, in lower case, without punctuation.

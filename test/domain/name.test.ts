@@ -52,9 +52,9 @@ describe("rule 159: words of names", () => {
     expect(cut).toHaveLength(63);
   });
 
-  it("stores at most 100 different words, those of the name first, and those of the trading names of a company", () => {
-    const many = Array.from({ length: 200 }, (_, i) => `w${i}`);
-    expect(wordsOf(nameWords(company("Acme Acme", many)))).toEqual(["acme", ...many.slice(0, 99)]);
+  it("stores at most 300 different words, those of the name first, and those of the trading names of a company", () => {
+    const many = Array.from({ length: 400 }, (_, i) => `w${i}`);
+    expect(wordsOf(nameWords(company("Acme Acme", many)))).toEqual(["acme", ...many.slice(0, 299)]);
     expect(nameWords(company("Acme", ["Ácme Überfluß", 7]))).toBe(" acme uberfluss");
     expect(nameWords({ ...company("Acme", ["Other"]), type: "person" })).toBe(" acme");
     expect(wordsOf(nameWords(company("!!!")))).toEqual([]);

@@ -361,7 +361,7 @@ export type ListEntitiesRequest = Message<"entity.v1.ListEntitiesRequest"> & {
    * words; upper and lower case, accents and punctuation do not count: "nunez
    * mar" finds "María Núñez". At most 512 code points, with at least one letter
    * or digit. Of a word the first 64 UTF-16 code units count, of an entity the
-   * first 100 different words. Where words are so common that no index helps, a
+   * first 300 different words, those of its name before the others. Where words are so common that no index helps, a
    * call looks at 20000 entities: its page may then be shorter than page_size, or
    * empty, and have a next_page_token.
    *
