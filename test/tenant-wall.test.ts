@@ -944,7 +944,7 @@ test("every column of A's that can hold text holds a canary, so that the scan me
   for (const { table_name, column_name, data_type } of columns) {
     const text = data_type === "bytea" ? `encode("${column_name}", 'escape')` : `"${column_name}"::text`;
     const [row] = await service.sql(
-      `select count(*)::int as n from "${table_name}" where organization_id = $1 and ${text} like '%${CANARY}%'`,
+      `select count(*)::int as n from "${table_name}" where organization_id = $1 and ${text} ilike '%${CANARY}%'`,
       [a.id],
     );
     if (row?.n === 0) bare.push(`${table_name}.${column_name}`);
