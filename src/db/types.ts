@@ -51,6 +51,7 @@ type StoredExternalId = [
   attachedAt: string,
   trackedSince?: string | null,
   lastResolvedOn?: string | null,
+  homeId?: string | null,
 ];
 
 /** The copy of an entity's external ids that its row has, in their order. */
@@ -59,20 +60,27 @@ export class ExternalIdsType extends ColumnType<readonly ExternalIdState[], Stor
     return ids.map((id) => {
       const stored: StoredExternalId = [id.externalId, id.type, id.primary, instantToText(id.attachedAt)];
       // A primary, and many entities have no other, takes no more than these.
-      if (id.trackedSince !== null) stored.push(instantToText(id.trackedSince), id.lastResolvedOn);
+      const { trackedSince, lastResolvedOn, homeId } = id;
+      if (trackedSince !== null || homeId !== null) {
+        stored.push(trackedSince === null ? null : instantToText(trackedSince), lastResolvedOn);
+      }
+      if (homeId !== null) stored.push(homeId);
       return stored;
     });
   }
 
   fromStored(stored: StoredExternalId[]): ExternalIdState[] {
-    return stored.map(([externalId, type, primary, attachedAt, trackedSince = null, lastResolvedOn = null]) => ({
-      externalId,
-      type,
-      primary,
-      attachedAt: parseInstant(attachedAt),
-      trackedSince: trackedSince === null ? null : parseInstant(trackedSince),
-      lastResolvedOn,
-    }));
+    return stored.map(
+      ([externalId, type, primary, attachedAt, trackedSince = null, lastResolvedOn = null, homeId = null]) => ({
+        externalId,
+        type,
+        primary,
+        attachedAt: parseInstant(attachedAt),
+        trackedSince: trackedSince === null ? null : parseInstant(trackedSince),
+        lastResolvedOn,
+        homeId,
+      }),
+    );
   }
 
   override convertToDatabaseValue(ids: readonly ExternalIdState[]): StoredExternalId[] {

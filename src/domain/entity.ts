@@ -64,6 +64,7 @@ export function newEntity(input: NewEntity, reason: string, now: Instant): Chang
               attachedAt: now,
               trackedSince: null,
               lastResolvedOn: null,
+              homeId: null,
             },
           ],
     taxId: null,
@@ -76,6 +77,7 @@ export function newEntity(input: NewEntity, reason: string, now: Instant): Chang
     attributes: {},
     metadata: {},
     deletedAt: null,
+    mergedInto: null,
   };
   return { values: applyPatch(blank, input, reason), type: "CREATED", reason };
 }
@@ -176,10 +178,12 @@ export function undelete(entity: EntityState, reason: string): Change | null {
 
 // --- Refusals ----------------------------------------------------------------------------------
 
-export function refuseDeleted(entity: EntityState): void {
+/** `field` names the entity where a request has several. */
+export function refuseDeleted(entity: EntityState, field?: string): void {
   if (entity.deletedAt === null) return;
   throw new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", {
     entity_id: entity.id,
+    ...(field !== undefined && { field }),
     allowed: "UndeleteEntity",
   });
 }

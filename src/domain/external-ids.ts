@@ -152,10 +152,11 @@ const newAlias = (externalId: string, now: Instant): ExternalIdState => ({
   attachedAt: now,
   trackedSince: now,
   lastResolvedOn: null,
+  homeId: null,
 });
 
 /** A primary that becomes an alias is tracked from then on: what is known of its use before is nothing. */
-function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
+export function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
   return id.primary === primary ? id : { ...id, primary, trackedSince: primary ? null : now, lastResolvedOn: null };
 }
 

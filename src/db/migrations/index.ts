@@ -10,6 +10,7 @@ import { FeedStarts } from "./20261126204500_feed_starts.ts";
 import { Backup } from "./20261126210000_backup.ts";
 import { SealedEvents } from "./20261127120000_sealed_events.ts";
 import { ExternalIdPast } from "./20261128120000_external_id_past.ts";
+import { Merges } from "./20261129120000_merges.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
@@ -23,4 +24,5 @@ export const MIGRATIONS = [
   { name: "20261126210000_backup", class: Backup },
   { name: "20261127120000_sealed_events", class: SealedEvents },
   { name: "20261128120000_external_id_past", class: ExternalIdPast },
+  { name: "20261129120000_merges", class: Merges },
 ];
