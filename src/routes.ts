@@ -12,6 +12,7 @@ import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
+import { mergeRpcs } from "./rpc/merges.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
 import { webhookDeliveryRpcs } from "./rpc/webhook-deliveries.ts";
 import { webhookEndpointRpcs } from "./rpc/webhook-endpoints.ts";
@@ -47,6 +48,7 @@ export function routes(
     ...externalIdRpcs(deps),
     ...entityEventRpcs(deps),
     ...importRpcs(deps),
+    ...mergeRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, {

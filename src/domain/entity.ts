@@ -5,7 +5,7 @@
 import { changedFields } from "./changed-fields.ts";
 import { parseCountryCode } from "./country.ts";
 import type { Change, EntityState, EntityStatus, EntityType, EntityValues } from "./entity-state.ts";
-import { DomainError, invalidField } from "./errors.ts";
+import { DomainError, invalidField, mergeNotAllowed } from "./errors.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
 import { checkTaxId } from "./tax-id.ts";
 import { structProblem } from "./text.ts";
@@ -164,8 +164,12 @@ function nextMap(field: string, before: JsonObject, patch: MapPatch | undefined)
 
 // --- Deletion -----------------------------------------------------------------------------------
 
-/** Rule 77: soft. Deleting a deleted entity changes nothing. */
-export function remove(entity: EntityState, reason: string, now: Instant): Change | null {
+/**
+ * Rule 77: soft. Deleting a deleted entity changes nothing. Rule 82: a lookup of a merged entity names no entity to delete,
+ * since who wants the duplicate to go must not lose the customer.
+ */
+export function remove(entity: EntityState, reason: string, now: Instant, redirectedFrom = ""): Change | null {
+  if (redirectedFrom !== "") throw mergeNotAllowed("REDIRECTED", { entity_id: entity.id });
   if (entity.deletedAt !== null) return null;
   return { values: { ...entity, deletedAt: now }, type: "DELETED", reason };
 }

@@ -1,9 +1,9 @@
 // The rules of merging one entity into another and of undoing that (rules 86 to 110). Activity is no part of them: it stays
 // with the entity that it was recorded for.
 
-import { type Change, type EntityState, type EntityValues, type ExternalIdState } from "./entity-state.ts";
 import { refuseDeleted } from "./entity.ts";
-import { DomainError } from "./errors.ts";
+import type { Change, EntityState, EntityValues, ExternalIdState } from "./entity-state.ts";
+import { mergeNotAllowed } from "./errors.ts";
 import { designate, orderExternalIds } from "./external-ids.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
 import {
@@ -19,31 +19,6 @@ import {
 import { LIMITS } from "./limits.ts";
 import { structProblem } from "./text.ts";
 import type { Instant } from "./time.ts";
-
-export type MergeCause =
-  | "SAME_ENTITY"
-  | "TYPE_DIFFERS"
-  | "SECONDARY_REDIRECTED"
-  | "REDIRECTED"
-  | "DISTINCT"
-  | "LIMIT"
-  | "UNDONE"
-  | "MERGED_SINCE";
-
-const CURES: Record<MergeCause, string> = {
-  SAME_ENTITY: "Both are the same entity, or have been merged already",
-  TYPE_DIFFERS: "A person and a company cannot be merged",
-  SECONDARY_REDIRECTED: "The secondary has been merged already: name its survivor, if that is what shall be merged",
-  REDIRECTED: "The lookup names an entity that has been merged: name its survivor, if that is what shall be deleted",
-  DISTINCT: "Two of the entities are marked as distinct: LiftDistinct allows their merge",
-  LIMIT: "The merged entity would exceed a limit",
-  UNDONE: "The merge has been undone already",
-  MERGED_SINCE: "The primary has been merged itself since: undo that merge first",
-};
-
-export function mergeNotAllowed(cause: MergeCause, metadata: Record<string, string>): DomainError {
-  return new DomainError("MERGE_NOT_ALLOWED", CURES[cause], { cause, ...metadata });
-}
 
 /** Rows of activity, by table. */
 export interface ActivityRows {
@@ -108,7 +83,12 @@ export function merge(
     metadata: { mergeId: command.mergeId, primaryId: primary.id, secondaryId: secondary.id, rows: { ...facts.rows } },
   };
   return [
-    { ...told, values: { ...values, externalIds: orderExternalIds(values.externalIds) }, type: "MERGE_RECEIVED", layer },
+    {
+      ...told,
+      values: { ...values, externalIds: orderExternalIds(values.externalIds) },
+      type: "MERGE_RECEIVED",
+      layer,
+    },
     {
       ...told,
       values: { ...secondary, externalIds: [], mergedInto: primary.id },
@@ -310,9 +290,7 @@ function restored(
   if (first === undefined) return [];
   const primary = leaving.find(({ externalId }) => old.get(externalId)?.id.primary) ?? first;
   return orderExternalIds(
-    [first, ...others].map((id) =>
-      attachedAnew(id, id === primary, now, id.homeId === secondaryId ? null : id.homeId),
-    ),
+    [first, ...others].map((id) => attachedAnew(id, id === primary, now, id.homeId === secondaryId ? null : id.homeId)),
   );
 }
 
@@ -328,7 +306,9 @@ function withPrimary(
   if (staying.length === 0 || staying.some(({ primary }) => primary)) return staying;
   const byAge = orderExternalIds(staying);
   const next =
-    staying.find(({ externalId }) => externalId === previous) ?? byAge.find(({ homeId }) => homeId === null) ?? byAge[0];
+    staying.find(({ externalId }) => externalId === previous) ??
+    byAge.find(({ homeId }) => homeId === null) ??
+    byAge[0];
   return orderExternalIds(staying.map((id) => designate(id, id === next, now)));
 }
 

@@ -10,6 +10,10 @@ export const WEBHOOK_EVENTS = [
   "entity.status_changed",
   "entity.deleted",
   "entity.undeleted",
+  "entity.merged",
+  "entity.unmerged",
+  "entity.distinct_marked",
+  "entity.distinct_lifted",
 ] as const;
 export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
 

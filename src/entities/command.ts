@@ -1,7 +1,9 @@
 // One write to entities, as the RPCs say it, and what becomes of it.
+import type { Pipeline } from "../db/statements.ts";
 import type { Change, EntityState } from "../domain/entity-state.ts";
 import type { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
+import type { Layer } from "../domain/layer.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { RequestKey } from "./requests.ts";
@@ -21,6 +23,8 @@ export interface World {
   now: Instant;
   /** Undefined unless the command needs it. */
   policy: ExternalIdPolicy | undefined;
+  /** Of each target: the merged entity that its lookup named, else "". */
+  redirectedFrom: readonly string[];
 }
 
 /** For the rule of a command that needs it. */
@@ -37,6 +41,23 @@ export interface Target {
   allowMissing?: boolean | undefined;
   /** Refuse with ETAG_MISMATCH unless the entity has this one. */
   etag?: string | undefined;
+  /** Where in the request it is named, for refusals, where the request names several. */
+  field?: string | undefined;
+  /** The lookup is the id of the entity itself, also where that was merged into another one. */
+  isRow?: boolean | undefined;
+}
+
+/** What a command needs that cannot share its transaction. */
+export interface Alone {
+  /** Reads what the rule needs beside the locked entities, each null where it is not there. Runs again with the command. */
+  prepare: (
+    db: Pipeline,
+    organizationId: string,
+    entities: readonly (EntityState | null)[],
+    layers: ReadonlyMap<string, Layer>,
+  ) => Promise<void>;
+  /** Writes what belongs to the changes beside the entities, once these are on their way. */
+  record: (db: Pipeline, organizationId: string, outcomes: readonly Outcome[]) => void;
 }
 
 /** One write: to the entities that it names, locked together, or to one that it makes. */
@@ -52,6 +73,10 @@ export interface Command {
   /** Whether the rule asks for the organization's policy. */
   needsPolicy?: boolean | undefined;
   occurredAt?: Instant | undefined;
+  /** Runs in a transaction of its own, in which it may attach any external id. */
+  alone?: Alone | undefined;
+  /** Its events are written in the reverse order of its targets: whoever applies them one by one sees no id twice. */
+  isReversed?: boolean | undefined;
   /** Makes the write safe to retry: `answer` of the first outcomes is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcomes: readonly Outcome[]) => Uint8Array }) | undefined;
   /** Told of each target that is there, whatever becomes of the command; more than once if it runs again. */
@@ -95,6 +120,8 @@ export interface Outcome {
   before: EntityState | null;
   after: EntityState;
   updatedFields: readonly string[];
+  /** Rule 79: the merged entity that the lookup named, where `after` is its survivor; else "". */
+  redirectedFrom: string;
 }
 
 /** One entity of a command, before and after its change; the same state where there is none. */

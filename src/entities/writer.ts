@@ -39,7 +39,7 @@ const ALONE_MS = 1_000;
 const MAX_WAITING = 1_000;
 
 export interface WriterOptions {
-  /** Bounds the rehearsals, which run alone and may wait for locks. */
+  /** Bounds the rehearsals and what runs alone, which may wait for locks. */
   slots?: Slots;
   /** Bounds the groups that wait for locks. */
   busySlots?: Slots;
@@ -196,11 +196,12 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
     async write(organizationId, given, options = {}) {
       // A call past its deadline joins no group. Once it has joined, the group goes on even if its caller disconnects.
       const command = { ...given, signal: given.signal ?? options.signal };
-      if (options.validateOnly) {
+      if (options.validateOnly || command.alone !== undefined) {
         const since = performance.now();
-        const rehearse = () =>
+        const run = () =>
           writeGroup(orm, organizationId, [command], { ...options, waitedMs: performance.now() - since });
-        const [result] = await slots(organizationId, rehearse, options);
+        const [result] = await slots(organizationId, run, options);
+        if (!options.validateOnly) bell.ring(organizationId);
         if (result?.kind === "failed") throw result.error;
         return result as Answered;
       }

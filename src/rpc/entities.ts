@@ -15,11 +15,11 @@ import { newEntity, remove, undelete, update } from "../domain/entity.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, resolve } from "../domain/lookup.ts";
-import type { PastEntity } from "../domain/past.ts";
+import { type Lookup, redirectedFrom, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
+import type { PastAnswer } from "../entities/as-it-was.ts";
 import type { OneEntityCommand } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
@@ -70,9 +70,13 @@ export function entityRpcs(deps: Deps) {
       const lookup = parseLookup(request.lookup);
       const readMask = parseReadMask(request.readMask);
       const { readTime } = request;
-      const entity =
-        readTime === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, readTime);
-      return { entity: toProto(entity, readMask) };
+      if (readTime !== undefined) {
+        const past = await asItWas(deps, ctx, lookup, readTime);
+        return { entity: toProto(past.entity, readMask), redirectedFrom: past.redirectedFrom };
+      }
+      const found = await find(ctx, [lookup]);
+      const entity = pick(lookup, found);
+      return { entity: toProto(entity, readMask), redirectedFrom: redirectedFrom(lookup, entity, found.hits) };
     },
 
     async batchGetEntities(request, ctx) {
@@ -151,8 +155,9 @@ export function entityRpcs(deps: Deps) {
               ? newEntity({ ...input.patch, externalId: lookup.key }, reason, now)
               : update(current, input.patch, reason),
         },
-        ({ before, after, updatedFields }) => ({
+        ({ before, after, updatedFields, redirectedFrom }) => ({
           entity: toProto(after),
+          redirectedFrom,
           previousEntity: before === null ? undefined : toProto(before),
           updatedFields: before === null ? [] : [...updatedFields],
           ignoredFields: input.ignored,
@@ -167,8 +172,11 @@ export function entityRpcs(deps: Deps) {
         deps,
         ctx,
         { method: EntityService.method.deleteEntity, request },
-        { ...command, decide: (entity, { now }) => remove(existing(entity), reason, now) },
-        presentChange,
+        {
+          ...command,
+          decide: (entity, { now, redirectedFrom: [from = ""] }) => remove(existing(entity), reason, now, from),
+        },
+        ({ before, after }) => ({ entity: toProto(after), changed: before !== after }),
       );
     },
 
@@ -186,7 +194,7 @@ export function entityRpcs(deps: Deps) {
 }
 
 /** Rules 115 to 120. */
-function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastEntity> {
+function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastAnswer> {
   if (lookup.by === "tax_id") {
     throw invalidField("lookup.tax_id", "is no key of a past time: use entity_id or external_id");
   }
@@ -233,7 +241,10 @@ function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: R
       const { message, bytes } = made.get(entity.id) ?? make(entity);
       if (bytes > room) throw noRoom();
       room -= bytes;
-      return { result: { case: "entity" as const, value: message } };
+      return {
+        result: { case: "entity" as const, value: message },
+        redirectedFrom: redirectedFrom(lookup, entity, found.hits),
+      };
     } catch (error) {
       if (!(error instanceof DomainError)) throw error;
       const value = toStatus(error);

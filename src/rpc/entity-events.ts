@@ -23,6 +23,12 @@ const TYPES: Record<EventName, EventType> = {
   EXTERNAL_ID_CHANGED: EventType.EXTERNAL_ID_CHANGED,
   DELETED: EventType.DELETED,
   UNDELETED: EventType.UNDELETED,
+  MERGED: EventType.MERGED,
+  MERGE_RECEIVED: EventType.MERGE_RECEIVED,
+  UNMERGED: EventType.UNMERGED,
+  MERGE_RETURNED: EventType.MERGE_RETURNED,
+  DISTINCT_MARKED: EventType.DISTINCT_MARKED,
+  DISTINCT_LIFTED: EventType.DISTINCT_LIFTED,
 };
 
 export function entityEventRpcs(deps: Deps) {

@@ -67,7 +67,9 @@ export class Merges extends Migration {
       create unique index entity_merge_active on entity_merge (organization_id, secondary_id) where undone_at is null`);
     // These begin with an entity: the planner could mistake others for the primary key.
     this.addSql(`create unique index entity_merge_ordinal on entity_merge (primary_id, ordinal, organization_id)`);
-    this.addSql(`create index entity_merge_of_secondary on entity_merge (secondary_id, merged_at, id, organization_id)`);
+    this.addSql(
+      `create index entity_merge_of_secondary on entity_merge (secondary_id, merged_at, id, organization_id)`,
+    );
     this.addSql(`
       create index entity_merge_merged_at on entity_merge (organization_id, merged_at, id) where reason is not null`);
 
@@ -95,12 +97,13 @@ export class Merges extends Migration {
       create index entity_distinct_active_high on entity_distinct (high_id, low_id, organization_id)
       where lifted_at is null`);
     for (const side of ["low", "high"]) {
-      this.addSql(`create index entity_distinct_${side} on entity_distinct (${side}_id, marked_at, id, organization_id)`);
+      this.addSql(
+        `create index entity_distinct_${side} on entity_distinct (${side}_id, marked_at, id, organization_id)`,
+      );
     }
 
     const grants: Record<string, string> = {
-      entity_merge:
-        "select, insert, update (undone_at, undone_reason, undone_actor, undone_principal, undone_source)",
+      entity_merge: "select, insert, update (undone_at, undone_reason, undone_actor, undone_principal, undone_source)",
       entity_distinct: "select, insert, update (lifted_at, lift_event_id)",
     };
     for (const [table, privileges] of Object.entries(grants)) {

@@ -8,6 +8,8 @@ import type { Entity, EntityLookup, EntityStatus, EntityType, ExternalId, Extern
 import { file_entity_v1_entity } from "./entity_pb.ts";
 import type { EntityEvent, EventType } from "./entity_event_pb.ts";
 import { file_entity_v1_entity_event } from "./entity_event_pb.ts";
+import type { EntityMerge, LostExternalId, MergeConflict, MergedRows, UnmergeKept } from "./merge_pb.ts";
+import { file_entity_v1_merge } from "./merge_pb.ts";
 import { file_entity_v1_options } from "./options_pb.ts";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -19,7 +21,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_service.proto.
  */
 export const file_entity_v1_entity_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkieQoXQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QSLwoHbG9va3VwcxgBIAMoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXBCBfDHGOgHEi0KCXJlYWRfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siTgoYQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlEjIKB3Jlc3VsdHMYASADKAsyIS5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3VsdCJsChZCYXRjaEdldEVudGl0aWVzUmVzdWx0EiMKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHlIABIjCgVlcnJvchgCIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK3AQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBAUIKCghfY3JlYXRlZCL1AQoXQ2hhbmdlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIXCg9uZXdfZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEh4KFmtlZXBfcHJldmlvdXNfYXNfYWxpYXMYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoEBChhDaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2USFAoHc3VjY2VzcxgBIAEoCEgAiAEBEhQKB2NoYW5nZWQYAiABKAhIAYgBARIhCgZlbnRpdHkYAyABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9zdWNjZXNzQgoKCF9jaGFuZ2VkItEBChdBc3NpZ25FeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSFQoNdmFsaWRhdGVfb25seRgGIAEoCBIvCgtvY2N1cnJlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiXwoYQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQi4QEKGFJlbGVhc2VFeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRINCgVmb3JjZRgEIAEoCBIMCgRldGFnGAUgASgJEhIKCnJlcXVlc3RfaWQYBiABKAkSFQoNdmFsaWRhdGVfb25seRgHIAEoCBIvCgtvY2N1cnJlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiYAoZUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESIQoGZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfY2hhbmdlZCKDAQocTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVxdWVzdBITCgtleHRlcm5hbF9pZBgBIAEoCRInCgZsb29rdXAYAiABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImYKHUxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlEiwKB3BlcmlvZHMYASADKAsyGy5lbnRpdHkudjEuRXh0ZXJuYWxJZFBlcmlvZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiuAEKE0RlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlsKFERlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIroBChVVbmRlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl0KFlVuZGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQinAIKF0xpc3RFbnRpdHlFdmVudHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEg0KBWFjdG9yGAMgASgJEhEKCXByaW5jaXBhbBgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEigKBGZyb20YBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCSJbChhMaXN0RW50aXR5RXZlbnRzUmVzcG9uc2USJgoGZXZlbnRzGAEgAygLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKvAQoUV2F0Y2hFbnRpdGllc1JlcXVlc3QSEAoIcG9zaXRpb24YASABKAkSKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEjEKDGVudGl0eV90eXBlcxgDIAMoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlQgTwxxgCEicKBmxvb2t1cBgEIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXAiUAoVV2F0Y2hFbnRpdGllc1Jlc3BvbnNlEhAKCHBvc2l0aW9uGAEgASgJEiUKBWV2ZW50GAIgASgLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50IqYBChVJbXBvcnRFbnRpdGllc1JlcXVlc3QSIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIOCgZyZWFzb24YAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEi8KC29jY3VycmVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJvChZJbXBvcnRFbnRpdGllc1Jlc3BvbnNlEigKB3Jlc3VsdHMYASADKAsyFy5lbnRpdHkudjEuSW1wb3J0UmVzdWx0EisKCHByb2dyZXNzGAIgASgLMhkuZW50aXR5LnYxLkltcG9ydFByb2dyZXNzInwKDEltcG9ydFJlc3VsdBILCgNyb3cYASABKAMSKQoHb3V0Y29tZRgCIAEoDjIYLmVudGl0eS52MS5JbXBvcnRPdXRjb21lEhEKCWVudGl0eV9pZBgDIAEoCRIhCgVlcnJvchgEIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDKqABCg1JbXBvcnRPdXRjb21lEh4KGklNUE9SVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASGgoWSU1QT1JUX09VVENPTUVfQ1JFQVRFRBABEhoKFklNUE9SVF9PVVRDT01FX1VQREFURUQQAhIcChhJTVBPUlRfT1VUQ09NRV9VTkNIQU5HRUQQAxIZChVJTVBPUlRfT1VUQ09NRV9GQUlMRUQQBDKYDQoNRW50aXR5U2VydmljZRJmCgxDcmVhdGVFbnRpdHkSHi5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlElwKCUdldEVudGl0eRIbLmVudGl0eS52MS5HZXRFbnRpdHlSZXF1ZXN0GhwuZW50aXR5LnYxLkdldEVudGl0eVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJxChBCYXRjaEdldEVudGl0aWVzEiIuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXF1ZXN0GiMuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZQoMTGlzdEVudGl0aWVzEh4uZW50aXR5LnYxLkxpc3RFbnRpdGllc1JlcXVlc3QaHy5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDFVwZGF0ZUVudGl0eRIeLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSdwoQQ2hhbmdlRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEnIKEEFzc2lnbkV4dGVybmFsSWQSIi5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOQWRkRXh0ZXJuYWxJZHMSIC5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0GiEuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ6ChFSZWxlYXNlRXh0ZXJuYWxJZBIjLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QaJC5lbnRpdHkudjEuUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2USgAEKFUxpc3RFeHRlcm5hbElkSGlzdG9yeRInLmVudGl0eS52MS5MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0GiguZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxEZWxldGVFbnRpdHkSHi5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDlVuZGVsZXRlRW50aXR5EiAuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVxdWVzdBohLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUScQoQTGlzdEVudGl0eUV2ZW50cxIiLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVxdWVzdBojLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmoKDVdhdGNoRW50aXRpZXMSHy5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1JlcXVlc3QaIC5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZDABEnAKDkltcG9ydEVudGl0aWVzEiAuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVxdWVzdBohLmVudGl0eS52MS5JbXBvcnRFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUoATABQkEKF2VudGl0eXNlcnZpY2UuZW50aXR5LnYxUAFaJGVudGl0eXNlcnZpY2UvZ2VuL2VudGl0eS92MTtlbnRpdHl2MWIGcHJvdG8z", [file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
+  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk8KEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAIgASgJInkKF0JhdGNoR2V0RW50aXRpZXNSZXF1ZXN0Ei8KB2xvb2t1cHMYASADKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwQgXwxxjoBxItCglyZWFkX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIk4KGEJhdGNoR2V0RW50aXRpZXNSZXNwb25zZRIyCgdyZXN1bHRzGAEgAygLMiEuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXN1bHQihQEKFkJhdGNoR2V0RW50aXRpZXNSZXN1bHQSIwoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eUgAEiMKBWVycm9yGAIgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIABIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLQAQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBARIXCg9yZWRpcmVjdGVkX2Zyb20YByABKAlCCgoIX2NyZWF0ZWQi9QEKF0NoYW5nZUV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASFwoPbmV3X2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIeChZrZWVwX3ByZXZpb3VzX2FzX2FsaWFzGAQgASgIEgwKBGV0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoYQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB3N1Y2Nlc3MYASABKAhIAIgBARIUCgdjaGFuZ2VkGAIgASgISAGIAQESIQoGZW50aXR5GAMgASgLMhEuZW50aXR5LnYxLkVudGl0eRIXCg9yZWRpcmVjdGVkX2Zyb20YBCABKAlCCgoIX3N1Y2Nlc3NCCgoIX2NoYW5nZWQi0QEKF0Fzc2lnbkV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEwoLZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ4ChhBc3NpZ25FeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInYKFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIuEBChhSZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDQoFZm9yY2UYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInkKGVJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIoMBChxMaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0EhMKC2V4dGVybmFsX2lkGAEgASgJEicKBmxvb2t1cBgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiZgodTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVzcG9uc2USLAoHcGVyaW9kcxgBIAMoCzIbLmVudGl0eS52MS5FeHRlcm5hbElkUGVyaW9kEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK4AQoTRGVsZXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkSFQoNdmFsaWRhdGVfb25seRgFIAEoCBIvCgtvY2N1cnJlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWwoURGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQiugEKFVVuZGVsZXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkSFQoNdmFsaWRhdGVfb25seRgFIAEoCBIvCgtvY2N1cnJlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAidgoWVW5kZWxldGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5EhQKB2NoYW5nZWQYAiABKAhIAIgBARIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCgoIX2NoYW5nZWQi/gEKFE1lcmdlRW50aXRpZXNSZXF1ZXN0EigKB3ByaW1hcnkYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEioKCXNlY29uZGFyeRgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSFgoOc2Vjb25kYXJ5X2V0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLdAQoVTWVyZ2VFbnRpdGllc1Jlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSJAoJc2Vjb25kYXJ5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIQCghtZXJnZV9pZBgDIAEoCRIrCgljb25mbGljdHMYBCADKAsyGC5lbnRpdHkudjEuTWVyZ2VDb25mbGljdBIjCgRyb3dzGAUgASgLMhUuZW50aXR5LnYxLk1lcmdlZFJvd3MSFwoPcmVkaXJlY3RlZF9mcm9tGAYgASgJIrsBChZVbm1lcmdlRW50aXRpZXNSZXF1ZXN0EhAKCG1lcmdlX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhUKDW1hcmtfZGlzdGluY3QYBCABKAgSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKOAgoXVW5tZXJnZUVudGl0aWVzUmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIkCglzZWNvbmRhcnkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EiQKBGtlcHQYAyADKAsyFi5lbnRpdHkudjEuVW5tZXJnZUtlcHQSEAoIcmV0dXJuZWQYBCADKAkSJwoEbG9zdBgFIAMoCzIZLmVudGl0eS52MS5Mb3N0RXh0ZXJuYWxJZBIPCgdjYXJyaWVkGAYgAygJEiMKBHJvd3MYByABKAsyFS5lbnRpdHkudjEuTWVyZ2VkUm93cxITCgtkaXN0aW5jdF9pZBgIIAEoCSJjChFMaXN0TWVyZ2VzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlUKEkxpc3RNZXJnZXNSZXNwb25zZRImCgZtZXJnZXMYASADKAsyFi5lbnRpdHkudjEuRW50aXR5TWVyZ2USFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIpwCChdMaXN0RW50aXR5RXZlbnRzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYCxINCgVhY3RvchgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkiWwoYTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlEiYKBmV2ZW50cxgBIAMoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKFFdhdGNoRW50aXRpZXNSZXF1ZXN0EhAKCHBvc2l0aW9uGAEgASgJEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYBRIxCgxlbnRpdHlfdHlwZXMYAyADKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZUIE8McYAhInCgZsb29rdXAYBCABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwIlAKFVdhdGNoRW50aXRpZXNSZXNwb25zZRIQCghwb3NpdGlvbhgBIAEoCRIlCgVldmVudBgCIAEoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudCKmAQoVSW1wb3J0RW50aXRpZXNSZXF1ZXN0EiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSDgoGcmVhc29uGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIvCgtvY2N1cnJlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibwoWSW1wb3J0RW50aXRpZXNSZXNwb25zZRIoCgdyZXN1bHRzGAEgAygLMhcuZW50aXR5LnYxLkltcG9ydFJlc3VsdBIrCghwcm9ncmVzcxgCIAEoCzIZLmVudGl0eS52MS5JbXBvcnRQcm9ncmVzcyKVAQoMSW1wb3J0UmVzdWx0EgsKA3JvdxgBIAEoAxIpCgdvdXRjb21lGAIgASgOMhguZW50aXR5LnYxLkltcG9ydE91dGNvbWUSEQoJZW50aXR5X2lkGAMgASgJEiEKBWVycm9yGAQgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMSFwoPcmVkaXJlY3RlZF9mcm9tGAUgASgJIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDKqABCg1JbXBvcnRPdXRjb21lEh4KGklNUE9SVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASGgoWSU1QT1JUX09VVENPTUVfQ1JFQVRFRBABEhoKFklNUE9SVF9PVVRDT01FX1VQREFURUQQAhIcChhJTVBPUlRfT1VUQ09NRV9VTkNIQU5HRUQQAxIZChVJTVBPUlRfT1VUQ09NRV9GQUlMRUQQBDLVDwoNRW50aXR5U2VydmljZRJmCgxDcmVhdGVFbnRpdHkSHi5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlElwKCUdldEVudGl0eRIbLmVudGl0eS52MS5HZXRFbnRpdHlSZXF1ZXN0GhwuZW50aXR5LnYxLkdldEVudGl0eVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJxChBCYXRjaEdldEVudGl0aWVzEiIuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXF1ZXN0GiMuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZQoMTGlzdEVudGl0aWVzEh4uZW50aXR5LnYxLkxpc3RFbnRpdGllc1JlcXVlc3QaHy5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDFVwZGF0ZUVudGl0eRIeLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSdwoQQ2hhbmdlRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEnIKEEFzc2lnbkV4dGVybmFsSWQSIi5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOQWRkRXh0ZXJuYWxJZHMSIC5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0GiEuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ6ChFSZWxlYXNlRXh0ZXJuYWxJZBIjLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QaJC5lbnRpdHkudjEuUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2USgAEKFUxpc3RFeHRlcm5hbElkSGlzdG9yeRInLmVudGl0eS52MS5MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0GiguZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxEZWxldGVFbnRpdHkSHi5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDlVuZGVsZXRlRW50aXR5EiAuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVxdWVzdBohLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUScQoQTGlzdEVudGl0eUV2ZW50cxIiLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVxdWVzdBojLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmkKDU1lcmdlRW50aXRpZXMSHy5lbnRpdHkudjEuTWVyZ2VFbnRpdGllc1JlcXVlc3QaIC5lbnRpdHkudjEuTWVyZ2VFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6bWVyZ2USbwoPVW5tZXJnZUVudGl0aWVzEiEuZW50aXR5LnYxLlVubWVyZ2VFbnRpdGllc1JlcXVlc3QaIi5lbnRpdHkudjEuVW5tZXJnZUVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczptZXJnZRJfCgpMaXN0TWVyZ2VzEhwuZW50aXR5LnYxLkxpc3RNZXJnZXNSZXF1ZXN0Gh0uZW50aXR5LnYxLkxpc3RNZXJnZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSagoNV2F0Y2hFbnRpdGllcxIfLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVxdWVzdBogLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkMAEScAoOSW1wb3J0RW50aXRpZXMSIC5lbnRpdHkudjEuSW1wb3J0RW50aXRpZXNSZXF1ZXN0GiEuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZSgBMAFCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_merge, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
 
 /**
  * Request of CreateEntity.
@@ -169,6 +171,14 @@ export type GetEntityResponse = Message<"entity.v1.GetEntityResponse"> & {
    * @generated from field: entity.v1.Entity entity = 1;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 2;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -258,6 +268,13 @@ export type BatchGetEntitiesResult = Message<"entity.v1.BatchGetEntitiesResult">
     value: Status;
     case: "error";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * As in GetEntityResponse.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -521,6 +538,14 @@ export type UpdateEntityResponse = Message<"entity.v1.UpdateEntityResponse"> & {
    * @generated from field: optional bool created = 6;
    */
   created?: boolean | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 7;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -629,6 +654,14 @@ export type ChangeExternalIdResponse = Message<"entity.v1.ChangeExternalIdRespon
    * @generated from field: entity.v1.Entity entity = 3;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 4;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -720,6 +753,14 @@ export type AssignExternalIdResponse = Message<"entity.v1.AssignExternalIdRespon
    * @generated from field: entity.v1.Entity entity = 2;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -813,6 +854,14 @@ export type AddExternalIdsResponse = Message<"entity.v1.AddExternalIdsResponse">
    * @generated from field: entity.v1.Entity entity = 2;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -912,6 +961,14 @@ export type ReleaseExternalIdResponse = Message<"entity.v1.ReleaseExternalIdResp
    * @generated from field: entity.v1.Entity entity = 2;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -1153,6 +1210,14 @@ export type UndeleteEntityResponse = Message<"entity.v1.UndeleteEntityResponse">
    * @generated from field: optional bool changed = 2;
    */
   changed?: boolean | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -1161,6 +1226,336 @@ export type UndeleteEntityResponse = Message<"entity.v1.UndeleteEntityResponse">
  */
 export const UndeleteEntityResponseSchema: GenMessage<UndeleteEntityResponse> = /*@__PURE__*/
   messageDesc(file_entity_v1_entity_service, 24);
+
+/**
+ * Request of MergeEntities.
+ *
+ * @generated from message entity.v1.MergeEntitiesRequest
+ */
+export type MergeEntitiesRequest = Message<"entity.v1.MergeEntitiesRequest"> & {
+  /**
+   * The entity that stays.
+   *
+   * @generated from field: entity.v1.EntityLookup primary = 1;
+   */
+  primary?: EntityLookup | undefined;
+
+  /**
+   * The entity that is merged into it. One that was merged already is
+   * MERGE_NOT_ALLOWED: an entity that nobody named would vanish.
+   *
+   * @generated from field: entity.v1.EntityLookup secondary = 2;
+   */
+  secondary?: EntityLookup | undefined;
+
+  /**
+   * Why: 5 to 4000 code points after trimming. Also the reason of a restricted
+   * status that the primary gets.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the primary.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Only if this is the current etag of the secondary.
+   *
+   * @generated from field: string secondary_etag = 5;
+   */
+  secondaryEtag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity. The merge_id of such an answer is empty.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.MergeEntitiesRequest.
+ * Use `create(MergeEntitiesRequestSchema)` to create a new message.
+ */
+export const MergeEntitiesRequestSchema: GenMessage<MergeEntitiesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 25);
+
+/**
+ * Response of MergeEntities.
+ *
+ * @generated from message entity.v1.MergeEntitiesResponse
+ */
+export type MergeEntitiesResponse = Message<"entity.v1.MergeEntitiesResponse"> & {
+  /**
+   * The primary after the merge.
+   *
+   * @generated from field: entity.v1.Entity entity = 1;
+   */
+  entity?: Entity | undefined;
+
+  /**
+   * The secondary after it, with merged_into.
+   *
+   * @generated from field: entity.v1.Entity secondary = 2;
+   */
+  secondary?: Entity | undefined;
+
+  /**
+   * By which UnmergeEntities undoes it.
+   *
+   * @generated from field: string merge_id = 3;
+   */
+  mergeId: string;
+
+  /**
+   * Where both had a value and the two differed, and which was kept.
+   *
+   * @generated from field: repeated entity.v1.MergeConflict conflicts = 4;
+   */
+  conflicts: MergeConflict[];
+
+  /**
+   * The activity that is listed with the primary from now on.
+   *
+   * @generated from field: entity.v1.MergedRows rows = 5;
+   */
+  rows?: MergedRows | undefined;
+
+  /**
+   * The merged entity that the lookup of the primary named; else empty.
+   *
+   * @generated from field: string redirected_from = 6;
+   */
+  redirectedFrom: string;
+};
+
+/**
+ * Describes the message entity.v1.MergeEntitiesResponse.
+ * Use `create(MergeEntitiesResponseSchema)` to create a new message.
+ */
+export const MergeEntitiesResponseSchema: GenMessage<MergeEntitiesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 26);
+
+/**
+ * Request of UnmergeEntities.
+ *
+ * @generated from message entity.v1.UnmergeEntitiesRequest
+ */
+export type UnmergeEntitiesRequest = Message<"entity.v1.UnmergeEntitiesRequest"> & {
+  /**
+   * The id of the merge, a UUID.
+   *
+   * @generated from field: string merge_id = 1;
+   */
+  mergeId: string;
+
+  /**
+   * Why: 5 to 4000 code points after trimming. Also the reason of a restricted
+   * status that the secondary gets.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the survivor.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+
+  /**
+   * Mark the two as distinct in the same transaction, so that nobody merges them
+   * again at once.
+   *
+   * @generated from field: bool mark_distinct = 4;
+   */
+  markDistinct: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 6;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 7;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.UnmergeEntitiesRequest.
+ * Use `create(UnmergeEntitiesRequestSchema)` to create a new message.
+ */
+export const UnmergeEntitiesRequestSchema: GenMessage<UnmergeEntitiesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 27);
+
+/**
+ * Response of UnmergeEntities.
+ *
+ * @generated from message entity.v1.UnmergeEntitiesResponse
+ */
+export type UnmergeEntitiesResponse = Message<"entity.v1.UnmergeEntitiesResponse"> & {
+  /**
+   * The survivor after it.
+   *
+   * @generated from field: entity.v1.Entity entity = 1;
+   */
+  entity?: Entity | undefined;
+
+  /**
+   * The secondary after it.
+   *
+   * @generated from field: entity.v1.Entity secondary = 2;
+   */
+  secondary?: Entity | undefined;
+
+  /**
+   * What was edited since the merge and stays with the survivor, where the
+   * secondary has a value too.
+   *
+   * @generated from field: repeated entity.v1.UnmergeKept kept = 3;
+   */
+  kept: UnmergeKept[];
+
+  /**
+   * The external ids that the secondary has again.
+   *
+   * @generated from field: repeated string returned = 4;
+   */
+  returned: string[];
+
+  /**
+   * The external ids that it had and does not get back.
+   *
+   * @generated from field: repeated entity.v1.LostExternalId lost = 5;
+   */
+  lost: LostExternalId[];
+
+  /**
+   * The paths of the values that the secondary has from the survivor: "status",
+   * or none.
+   *
+   * @generated from field: repeated string carried = 6;
+   */
+  carried: string[];
+
+  /**
+   * The activity that is listed with the secondary again.
+   *
+   * @generated from field: entity.v1.MergedRows rows = 7;
+   */
+  rows?: MergedRows | undefined;
+
+  /**
+   * The id of the mark as distinct, with mark_distinct; that of the mark that
+   * was there, if there was one.
+   *
+   * @generated from field: string distinct_id = 8;
+   */
+  distinctId: string;
+};
+
+/**
+ * Describes the message entity.v1.UnmergeEntitiesResponse.
+ * Use `create(UnmergeEntitiesResponseSchema)` to create a new message.
+ */
+export const UnmergeEntitiesResponseSchema: GenMessage<UnmergeEntitiesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 28);
+
+/**
+ * Request of ListMerges.
+ *
+ * @generated from message entity.v1.ListMergesRequest
+ */
+export type ListMergesRequest = Message<"entity.v1.ListMergesRequest"> & {
+  /**
+   * Only the merges of this entity and of those that were merged into it.
+   * Absent: of the whole organization.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 1;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, with the same lookup.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListMergesRequest.
+ * Use `create(ListMergesRequestSchema)` to create a new message.
+ */
+export const ListMergesRequestSchema: GenMessage<ListMergesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 29);
+
+/**
+ * Response of ListMerges.
+ *
+ * @generated from message entity.v1.ListMergesResponse
+ */
+export type ListMergesResponse = Message<"entity.v1.ListMergesResponse"> & {
+  /**
+   * The merges, newest first.
+   *
+   * @generated from field: repeated entity.v1.EntityMerge merges = 1;
+   */
+  merges: EntityMerge[];
+
+  /**
+   * For the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListMergesResponse.
+ * Use `create(ListMergesResponseSchema)` to create a new message.
+ */
+export const ListMergesResponseSchema: GenMessage<ListMergesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 30);
 
 /**
  * Request of ListEntityEvents. Filters are joined by AND.
@@ -1176,7 +1571,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
   lookup?: EntityLookup | undefined;
 
   /**
-   * Only these types, at most 5.
+   * Only these types, at most 11.
    *
    * @generated from field: repeated entity.v1.EventType types = 2;
    */
@@ -1238,7 +1633,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
  * Use `create(ListEntityEventsRequestSchema)` to create a new message.
  */
 export const ListEntityEventsRequestSchema: GenMessage<ListEntityEventsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 25);
+  messageDesc(file_entity_v1_entity_service, 31);
 
 /**
  * Response of ListEntityEvents.
@@ -1266,7 +1661,7 @@ export type ListEntityEventsResponse = Message<"entity.v1.ListEntityEventsRespon
  * Use `create(ListEntityEventsResponseSchema)` to create a new message.
  */
 export const ListEntityEventsResponseSchema: GenMessage<ListEntityEventsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 26);
+  messageDesc(file_entity_v1_entity_service, 32);
 
 /**
  * Request of WatchEntities. Filters are joined by AND and do not change during
@@ -1312,7 +1707,7 @@ export type WatchEntitiesRequest = Message<"entity.v1.WatchEntitiesRequest"> & {
  * Use `create(WatchEntitiesRequestSchema)` to create a new message.
  */
 export const WatchEntitiesRequestSchema: GenMessage<WatchEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 27);
+  messageDesc(file_entity_v1_entity_service, 33);
 
 /**
  * One event, or a checkpoint.
@@ -1342,7 +1737,7 @@ export type WatchEntitiesResponse = Message<"entity.v1.WatchEntitiesResponse"> &
  * Use `create(WatchEntitiesResponseSchema)` to create a new message.
  */
 export const WatchEntitiesResponseSchema: GenMessage<WatchEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 28);
+  messageDesc(file_entity_v1_entity_service, 34);
 
 /**
  * One row of an import; the stream may hold any number of them.
@@ -1391,7 +1786,7 @@ export type ImportEntitiesRequest = Message<"entity.v1.ImportEntitiesRequest"> &
  * Use `create(ImportEntitiesRequestSchema)` to create a new message.
  */
 export const ImportEntitiesRequestSchema: GenMessage<ImportEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 29);
+  messageDesc(file_entity_v1_entity_service, 35);
 
 /**
  * The answers to one group of rows.
@@ -1419,7 +1814,7 @@ export type ImportEntitiesResponse = Message<"entity.v1.ImportEntitiesResponse">
  * Use `create(ImportEntitiesResponseSchema)` to create a new message.
  */
 export const ImportEntitiesResponseSchema: GenMessage<ImportEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 30);
+  messageDesc(file_entity_v1_entity_service, 36);
 
 /**
  * The answer to one row.
@@ -1454,6 +1849,13 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
    * @generated from field: google.rpc.Status error = 4;
    */
   error?: Status | undefined;
+
+  /**
+   * As in GetEntityResponse.
+   *
+   * @generated from field: string redirected_from = 5;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -1461,7 +1863,7 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
  * Use `create(ImportResultSchema)` to create a new message.
  */
 export const ImportResultSchema: GenMessage<ImportResult> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 31);
+  messageDesc(file_entity_v1_entity_service, 37);
 
 /**
  * Rows answered so far, this group included.
@@ -1503,7 +1905,7 @@ export type ImportProgress = Message<"entity.v1.ImportProgress"> & {
  * Use `create(ImportProgressSchema)` to create a new message.
  */
 export const ImportProgressSchema: GenMessage<ImportProgress> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 32);
+  messageDesc(file_entity_v1_entity_service, 38);
 
 /**
  * What became of a row.
@@ -1736,6 +2138,60 @@ export const EntityService: GenService<{
     methodKind: "unary";
     input: typeof ListEntityEventsRequestSchema;
     output: typeof ListEntityEventsResponseSchema;
+  },
+  /**
+   * Merges the secondary into the primary: one entity from now on, found by the
+   * keys of both. Where only one of them has a value that is kept, and where
+   * both have one, that of the primary, with these exceptions: the status is the
+   * more severe one (BLOCKED, REJECTED, SUSPENDED, UNDER_REVIEW, then all
+   * others), the risk score the higher one, trading names are united. Keys of
+   * entity_data, attributes and metadata count one by one; an address or any
+   * other object or list is taken whole. The external ids of the secondary
+   * become aliases. Transactions and user events stay with the entity that they
+   * were recorded for, and are listed with the survivor. The secondary keeps its
+   * values, unseen: UnmergeEntities brings them back, whatever was changed
+   * since. Writes an event MERGED and an event MERGE_RECEIVED, in one
+   * transaction. Needs neither the policy MUTABLE_WITH_REASON, since no external
+   * id is freed, nor unique tax ids.
+   * Errors: NOT_FOUND, ETAG_MISMATCH and ENTITY_DELETED with field "primary" or
+   * "secondary", MERGE_NOT_ALLOWED.
+   *
+   * @generated from rpc entity.v1.EntityService.MergeEntities
+   */
+  mergeEntities: {
+    methodKind: "unary";
+    input: typeof MergeEntitiesRequestSchema;
+    output: typeof MergeEntitiesResponseSchema;
+  },
+  /**
+   * Undoes a merge, whatever has happened since and in whichever order merges
+   * into one survivor are undone; of a chain the last merge first. The survivor
+   * keeps what was edited since, and loses what only the secondary had brought;
+   * the secondary has its values as they were, and its external ids, but for
+   * those that were freed. If the survivor was set to BLOCKED, REJECTED or
+   * SUSPENDED since the merge, so is the secondary, unless its status is more
+   * severe. Writes an event MERGE_RETURNED and an event UNMERGED.
+   * Errors: NOT_FOUND with lookup merge_id, MERGE_NOT_ALLOWED, ETAG_MISMATCH,
+   * ENTITY_DELETED when the survivor is deleted.
+   *
+   * @generated from rpc entity.v1.EntityService.UnmergeEntities
+   */
+  unmergeEntities: {
+    methodKind: "unary";
+    input: typeof UnmergeEntitiesRequestSchema;
+    output: typeof UnmergeEntitiesResponseSchema;
+  },
+  /**
+   * Lists merges, newest first: those of an entity and of all that were ever
+   * merged into it, directly or not, or those of the organization. Merges that
+   * were undone are listed too.
+   *
+   * @generated from rpc entity.v1.EntityService.ListMerges
+   */
+  listMerges: {
+    methodKind: "unary";
+    input: typeof ListMergesRequestSchema;
+    output: typeof ListMergesResponseSchema;
   },
   /**
    * Sends the events of the organization as they are committed, from a position
