@@ -1,7 +1,7 @@
-// The service against its peers, in one run: npm run bench [-- --quick] [--rounds N] [--seconds N]
+// The service against its peers, in one run: npm run bench [-- --quick] [--rounds N] [--seconds N] [--only get.1,update.64orgs]
 // Starts the embedded server, imports 100,000 entities, makes sure that all contenders do the same work, then
-// measures them in turn, round by round. Writes results.json and results.svg beside this file. Linux only:
-// CPU and memory are read from /proc.
+// measures them in turn, round by round. Writes results.json and results.svg beside this file, except where only some
+// settings are measured. Linux only: CPU and memory are read from /proc.
 import { writeFile } from "node:fs/promises";
 import { loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -46,6 +46,8 @@ interface Setting {
   /** While others get every event. Of this service alone: its peers have none. */
   isConsumed?: boolean;
 }
+const nameOf = ({ operation, concurrency, organizations, isConsumed }: Setting) =>
+  `${operation}.${concurrency}${organizations > 1 ? "orgs" : ""}${isConsumed ? "consumed" : ""}`;
 const SETTINGS: Setting[] = [
   ...(["get", "update"] as const).flatMap((operation) =>
     CONCURRENCY.flatMap((concurrency) =>
@@ -55,7 +57,17 @@ const SETTINGS: Setting[] = [
   { operation: "update", concurrency: 64, organizations: 1, isConsumed: true },
 ];
 
-async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number; seconds: number }): Promise<void> {
+interface Options {
+  quick: boolean;
+  rounds: number;
+  seconds: number;
+  /** The names of the settings; undefined: all. */
+  only: string[] | undefined;
+}
+
+async function main({ quick, rounds, seconds, only }: Options): Promise<void> {
+  const measuredSettings = SETTINGS.filter((setting) => only === undefined || only.includes(nameOf(setting)));
+  if (measuredSettings.length < (only?.length ?? 1)) throw new Error(`--only takes ${SETTINGS.map(nameOf).join(", ")}`);
   if (process.platform !== "linux") throw new Error("the bench reads /proc: it needs Linux");
   process.once("SIGINT", () => process.exit(130));
   process.once("SIGTERM", () => process.exit(143));
@@ -71,7 +83,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   // Into a new database each time; the last one stays.
   const imports: Import[] = [];
   let service: Service | undefined;
-  for (let round = 1; round <= (quick ? 1 : Math.min(3, rounds)); round++) {
+  for (let round = 1; round <= (quick || only !== undefined ? 1 : Math.min(3, rounds)); round++) {
     await service?.[Symbol.asyncDispose]();
     service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1" } });
     imports.push(await measureImport(service, rows));
@@ -132,7 +144,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   for (let round = 1; round <= rounds; round++) {
     await service.sql("vacuum entity, external_id");
     await service.sql("checkpoint");
-    for (const setting of SETTINGS) {
+    for (const setting of measuredSettings) {
       // Each begins a round in its turn: whatever changes over time changes for all.
       const those = contendersOf(setting);
       const turn = those.map((_, i) => those[(i + round) % those.length] as Contender);
@@ -143,7 +155,7 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
         found.set(key, cell);
       }
     }
-    if (pgbench !== undefined) baseline.push(await pgbench.measure(seconds + warmUpSeconds));
+    if (pgbench !== undefined && only === undefined) baseline.push(await pgbench.measure(seconds + warmUpSeconds));
     say(`round ${round} of ${rounds}`);
   }
 
@@ -190,8 +202,10 @@ async function main({ quick, rounds, seconds }: { quick: boolean; rounds: number
   const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
   const json = JSON.stringify({ machine: rounded(machine), settings, rows: table.map(rounded), ratios }, null, 2);
   // Pairs on one line, as the formatter has them.
-  await writeFile(file("results.json"), `${json.replaceAll(/\[\s+([\d.]+),\s+([\d.]+)\s+\]/g, "[$1, $2]")}\n`);
-  await writeFile(file("results.svg"), pictureOf(table, machine));
+  if (only === undefined) {
+    await writeFile(file("results.json"), `${json.replaceAll(/\[\s+([\d.]+),\s+([\d.]+)\s+\]/g, "[$1, $2]")}\n`);
+    await writeFile(file("results.svg"), pictureOf(table, machine));
+  }
   process.stdout.write(
     `${tableOf(table, ratios)}\n\n${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, load average ${machine.loadAverage.map((value) => value.toFixed(1)).join(" to ")}, others used ${machine.coresOfOthers.toFixed(2)} cores\n`,
   );
@@ -340,11 +354,17 @@ function rounded(row: object): object {
 
 if (import.meta.main) {
   const { values } = parseArgs({
-    options: { quick: { type: "boolean", default: false }, rounds: { type: "string" }, seconds: { type: "string" } },
+    options: {
+      quick: { type: "boolean", default: false },
+      rounds: { type: "string" },
+      seconds: { type: "string" },
+      only: { type: "string" },
+    },
   });
   await main({
     quick: values.quick,
     rounds: Number(values.rounds ?? (values.quick ? 3 : 5)),
     seconds: Number(values.seconds ?? (values.quick ? 1 : 3)),
+    only: values.only?.split(","),
   });
 }

@@ -81,10 +81,10 @@ export async function recordUpdate(
     const statements: Statement[] = [];
     pool.on("acquire", (acquired) => {
       const client = acquired as unknown as NamedStatementClient;
-      const send = client.send.bind(client);
-      client.send = (text, values = []) => {
+      const post = client.post.bind(client);
+      client.post = (text, values, ...told) => {
         statements.push({ text, values: [...values] });
-        return send(text, values);
+        post(text, values, ...told);
       };
     });
     const violations = new Violations();
@@ -114,7 +114,7 @@ export function scriptOf(statements: readonly Statement[], index: number): strin
   for (const { text, values } of statements) {
     const names = columnsOf(text);
     // Two clients may want the same entity: here the second waits, as in the service a busy command does.
-    const waiting = text.trim().replace(/ skip locked$/, "");
+    const waiting = text.trim().replace(" skip locked", "");
     const sql = waiting.replace(/\$(\d+)/g, (_, digits: string) => {
       const position = Number(digits) - 1;
       const value = values[position];
@@ -126,12 +126,7 @@ export function scriptOf(statements: readonly Statement[], index: number): strin
       return `(${expression})`;
     });
     // What is read is kept in variables, for the statements after it.
-    const name = /\bfor no key update\b/.test(text)
-      ? "before"
-      : text.includes("clock_timestamp()")
-        ? "clock"
-        : undefined;
-    lines.push(name === undefined ? `${sql};` : `${sql} \\gset ${name}_`);
+    lines.push(/\bfor no key update\b/.test(text) ? `${sql} \\gset before_` : `${sql};`);
   }
   return `${lines.join("\n")}\n`;
 }
@@ -177,7 +172,7 @@ const ENTITY: Record<string, string> = {
   attributes: ATTRIBUTES,
   metadata: ":before_metadata",
   etag: NEW_ID,
-  updated_at: ":clock_now",
+  updated_at: ":before_now",
   deleted_at: orNull("deleted_at", "timestamptz"),
   external_ids: ":before_external_ids",
 };
@@ -199,7 +194,7 @@ const EVENT: Record<string, string> = {
   reason: "'measured'",
   request_id: "null",
   metadata: "'{}'",
-  recorded_at: ":clock_now",
+  recorded_at: ":before_now",
   occurred_at: "null",
 };
 

@@ -1,6 +1,6 @@
-// Where the service's own time goes: node --cpu-prof under the loads of 64 in flight, the top by self time and
-// by the time with all that is called.
-// Usage: npm run bench:profile -- [get|update] [seconds] [watchers]
+// Where the service's own time goes: node --cpu-prof under load, the top by self time and by the time with all that is
+// called.
+// Usage: npm run bench:profile -- [get|update] [seconds] [watchers] [in flight] [organizations]
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,38 +17,50 @@ interface Profile {
 const ENTITIES = 100_000;
 const TOP = 60;
 
-async function profile(operation: "get" | "update", seconds: number, watchers: number): Promise<void> {
+async function profile(
+  operation: "get" | "update",
+  {
+    seconds,
+    watchers,
+    concurrency,
+    organizations,
+  }: Record<"seconds" | "watchers" | "concurrency" | "organizations", number>,
+): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "entity-service-profile-"));
   try {
+    let calls = 0;
     {
       await using service = await startService({ nodeFlags: ["--cpu-prof", "--cpu-prof-dir", folder] });
-      const apiKeys = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
+      const entitiesEach = ENTITIES / organizations;
+      const apiKeys = await fill(service, { organizations, entitiesEach });
       await using load = startLoad();
       const job = {
         port: service.port,
         serverPid: service.pid,
         databasePid: service.address.pid,
         operation,
-        concurrency: 64,
+        concurrency,
         apiKeys,
-        entitiesPerOrganization: ENTITIES,
+        entitiesPerOrganization: entitiesEach,
         warmUpSeconds: 3,
         seconds,
       };
       await using watching = startWatchers(watchers);
       const result = await whileConsumed([watching], service, apiKeys[0] ?? "", () => load.run(job));
+      calls = result.requestsPerSecond * seconds;
       process.stdout.write(
         `${operation}: ${result.requestsPerSecond.toFixed(0)}/s, server ${result.serverCpu.toFixed(0)} µs, database ${result.databaseCpu.toFixed(0)} µs\n`,
       );
     }
     const [name = ""] = await readdir(folder);
-    show(JSON.parse(await readFile(join(folder, name), "utf8")) as Profile);
+    show(JSON.parse(await readFile(join(folder, name), "utf8")) as Profile, { seconds, calls });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-function show({ nodes, samples, timeDeltas }: Profile): void {
+/** `calls` were made within the last `seconds`: what comes before is the start of the service and the filling of its database. */
+function show({ nodes, samples, timeDeltas }: Profile, { seconds, calls }: { seconds: number; calls: number }): void {
   const names = new Map(
     nodes.map(({ id, callFrame }) => [
       id,
@@ -59,9 +71,12 @@ function show({ nodes, samples, timeDeltas }: Profile): void {
   const self = new Map<string, number>();
   const whole = new Map<string, number>();
   let busy = 0;
+  let leftMicros = timeDeltas.reduce((sum, delta) => sum + delta, 0);
   samples.forEach((id, i) => {
     const name = names.get(id) ?? "";
     const time = timeDeltas[i] ?? 0;
+    leftMicros -= time;
+    if (leftMicros > seconds * 1e6) return;
     if (name.startsWith("(idle)")) return;
     busy += time;
     self.set(name, (self.get(name) ?? 0) + time);
@@ -73,11 +88,14 @@ function show({ nodes, samples, timeDeltas }: Profile): void {
     process.stdout.write(`\n${title}\n`);
     const top = [...times].sort(([, a], [, b]) => b - a).slice(0, TOP);
     for (const [name, time] of top)
-      process.stdout.write(`${((time / busy) * 100).toFixed(1).padStart(5)} %  ${name}\n`);
+      process.stdout.write(
+        `${((time / busy) * 100).toFixed(1).padStart(5)} % ${(time / calls).toFixed(1).padStart(6)} µs  ${name}\n`,
+      );
   }
 }
 
-const operation = process.argv[2] ?? "get";
+const [operation = "get", ...numbers] = process.argv.slice(2);
 if (operation !== "get" && operation !== "update")
-  throw new Error("usage: node bench/profile.ts [get|update] [seconds] [watchers]");
-await profile(operation, Number(process.argv[3] ?? 8), Number(process.argv[4] ?? 0));
+  throw new Error("usage: node bench/profile.ts [get|update] [seconds] [watchers] [in flight] [organizations]");
+const [seconds = 8, watchers = 0, concurrency = 64, organizations = 1] = numbers.map(Number);
+await profile(operation, { seconds, watchers, concurrency, organizations });

@@ -6,7 +6,7 @@ import type { Logger } from "pino";
 import { createBell } from "./bell.ts";
 import { type Config, ConfigError } from "./config.ts";
 import { DEFAULT_ORGANIZATION_ID, managerAcross } from "./db/across.ts";
-import { bootstrap, findApiKey } from "./db/api-keys.ts";
+import { bootstrap, findApiKeys } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
 import { measurePool } from "./db/metrics.ts";
 import { dropWaiting, isServable, type Orm } from "./db/orm.ts";
@@ -137,6 +137,9 @@ export interface ServedPort extends AsyncDisposable {
   reload(): void;
 }
 
+/** Connections for the writes of all organizations together, of which two do most of what four do. */
+const lanesOf = ({ poolSize }: Config): number => Math.min(4, Math.max(2, Math.floor(poolSize * 0.4)));
+
 /** Serves what `prepare` has prepared; needs no database to begin. Disposing drains. */
 export async function listenOn(
   orm: Orm,
@@ -144,7 +147,7 @@ export async function listenOn(
   log: Logger,
   options: { metrics?: MetricsSource } & WebhookClock = {},
 ): Promise<ServedPort> {
-  const callers = cachedCallers((key) => findApiKey(orm, key));
+  const callers = cachedCallers((secrets) => findApiKeys(orm, secrets));
   // A call that may wait for a lock holds a connection: a quarter of them is left to calls that do not.
   const slots = createSlots(Math.max(1, Math.floor(config.poolSize / 2)), { maxWaiting: MAX_WAITING });
   const busySlots = createSlots(Math.max(1, Math.floor(config.poolSize / 4)));
@@ -154,7 +157,6 @@ export async function listenOn(
   const feed = createFeed(orm, { readers: Math.max(1, Math.floor(config.poolSize / 4)), bell });
   const allow = allowList(config);
   const { webhookClock = () => 0 } = options;
-  const { lockTimeoutMs } = config;
   const metrics = options.metrics ?? ownMetrics();
   await measurePool(orm, metrics.registry);
   const aliasUse = trackAliasUse(orm, { intervalMs: config.aliasUseIntervalMs, log });
@@ -162,11 +164,8 @@ export async function listenOn(
     orm,
     aliasUse,
     reader: createReader(orm, { slots: readSlots, named: aliasUse.named }),
-    pastReader: createPastReader(orm, {
-      ...{ slots, readSlots, named: aliasUse.named },
-      ...{ lockTimeoutMs, statementTimeoutMs: config.statementTimeoutMs },
-    }),
-    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs, bell }),
+    pastReader: createPastReader(orm, { ...config, slots, readSlots, named: aliasUse.named }),
+    writer: createWriter(orm, { slots, busySlots, lockTimeoutMs: config.lockTimeoutMs, bell, lanes: lanesOf(config) }),
     feed,
     bell,
     slots,

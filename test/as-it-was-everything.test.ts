@@ -88,6 +88,12 @@ const EDIT: Record<string, Edit> = {
   },
   assign: async ({ entities }, entity) =>
     (await entities.assignExternalId({ lookup: byId(entity), externalId: unique("assigned") })).entity,
+  release: async ({ entities }, entity) => {
+    const externalId = entity.externalIds.at(-1)?.externalId;
+    if (externalId === undefined) return undefined;
+    const release = { externalId, force: true, reason: "no longer used" };
+    return (await entities.releaseExternalId({ lookup: byId(entity), ...release })).entity;
+  },
   delete: async ({ entities }, entity) =>
     (await entities.deleteEntity({ lookup: byId(entity), reason: "duplicate" })).entity,
   undelete: async ({ entities }, entity) =>

@@ -318,6 +318,30 @@ describe("telemetry", () => {
 
 describe("cached callers", () => {
   const someone = { organizationId: "o", apiKeyId: "k", scopes: new Set<string>() };
+  const each =
+    (find: (secret: string) => Promise<typeof someone | null>): Parameters<typeof cachedCallers>[0] =>
+    (secrets) =>
+      Promise.all(secrets.map(find));
+
+  test("known keys that grow old while one is looked up are looked up together, and each has its own answer", async () => {
+    const asked: (readonly string[])[] = [];
+    const owners = new Map(["a", "b", "c", "d"].map((apiKeyId) => [apiKeyId, { ...someone, apiKeyId }]));
+    const find = cachedCallers(
+      async (secrets) => {
+        asked.push(secrets);
+        await sleep(10);
+        return secrets.map((secret) => owners.get(secret) ?? null);
+      },
+      { positiveMs: 20 },
+    );
+    for (const secret of owners.keys()) await find(secret);
+    await sleep(30);
+    asked.length = 0;
+    owners.delete("c");
+    const ids = await Promise.all(["a", "b", "c", "d", "nobody"].map((secret) => find(secret)));
+    expect(ids.map((caller) => caller?.apiKeyId)).toEqual(["a", "b", undefined, "d", undefined]);
+    expect(asked.map((secrets) => secrets.join()).sort()).toEqual(["a", "b,c,d", "nobody"]);
+  });
 
   test("one lookup serves the calls of its lifetime, and calls at the same time", async () => {
     let lookups = 0;
@@ -326,7 +350,7 @@ describe("cached callers", () => {
       await sleep(10);
       return secret === "good" ? someone : null;
     };
-    const find = cachedCallers(lookUp, { positiveMs: 100, negativeMs: 30 });
+    const find = cachedCallers(each(lookUp), { positiveMs: 100, negativeMs: 30 });
     await Promise.all([find("good"), find("good"), find("good")]);
     expect(await find("good")).toBe(someone);
     expect(lookups).toBe(1);
@@ -343,11 +367,13 @@ describe("cached callers", () => {
 
   test("forget, also of a lookup under way", async () => {
     let answer: typeof someone | null = someone;
-    const find = cachedCallers(async () => {
-      const read = answer;
-      await sleep(20);
-      return read;
-    });
+    const find = cachedCallers(
+      each(async () => {
+        const read = answer;
+        await sleep(20);
+        return read;
+      }),
+    );
     const before = find("key");
     answer = null;
     find.forget();
@@ -359,11 +385,11 @@ describe("cached callers", () => {
     let lookups = 0;
     let fail = true;
     const find = cachedCallers(
-      async (secret) => {
+      each(async (secret) => {
         lookups += 1;
         if (fail) throw new Error("away");
         return secret === "good" ? someone : null;
-      },
+      }),
       { max: 3 },
     );
     await expect(find("good")).rejects.toThrow("away");

@@ -269,9 +269,11 @@ describe("guessed keys", () => {
     return {
       asked,
       answer: (secret: string, caller: typeof someone | null) => answers.get(secret)?.(caller),
-      find: (secret: string) => {
-        asked.push(secret);
-        return new Promise<typeof someone | null>((resolve) => answers.set(secret, resolve));
+      find: (secrets: readonly string[]) => {
+        asked.push(...secrets);
+        return Promise.all(
+          secrets.map((secret) => new Promise<typeof someone | null>((resolve) => answers.set(secret, resolve))),
+        );
       },
     };
   }

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { readConfig } from "../src/config.ts";
+import { findApiKeys } from "../src/db/api-keys.ts";
 import { type Connections, pooled } from "../src/db/kept-connection.ts";
 import { NamedStatementClient } from "../src/db/named-statements.ts";
 import { createOrm, type Orm, poolOf } from "../src/db/orm.ts";
@@ -393,6 +394,21 @@ const setsOrganization = (plan: Plan | undefined): boolean =>
   (plan.Output?.some((value) => value.startsWith("(set_config('app.organization_id'")) === true ||
     plan.Plans?.some(setsOrganization) === true);
 
+describe("keys that are looked up together", () => {
+  test("each has its own owner, a second time too, and one that nobody has has none", async () => {
+    const [one, two] = [await service.newOrganization(), await service.newOrganization()];
+    const owners = await findApiKeys(orm, [one.apiKey, "es_nobody", two.apiKey, one.apiKey]);
+    expect(owners.map((owner) => owner && [owner.organizationId, owner.apiKeyId])).toEqual([
+      [one.id, one.apiKeyId],
+      null,
+      [two.id, two.apiKeyId],
+      [one.id, one.apiKeyId],
+    ]);
+    expect(owners[0]?.scopes).toContain("admin");
+    expect(await findApiKeys(orm, [])).toEqual([]);
+  });
+});
+
 describe("reads that meet", () => {
   test("a key that the database refuses fails alone", async () => {
     const reader = createReader(orm);
@@ -445,6 +461,40 @@ describe("reads that meet", () => {
     expect(sent[0]).toContain(b);
     await Promise.all(many);
     send.mockRestore();
+  });
+
+  test("those that come while a statement is under way share the next one", async () => {
+    const reader = createReader(orm);
+    const sendBehind = vi.spyOn(NamedStatementClient.prototype, "sendBehind");
+    const find = (organizationId: string) => reader.find(organizationId, [{ by: "external_id", key: "same" }]);
+    const first = find(a);
+    await expect.poll(() => sendBehind.mock.calls.length, { interval: 0 }).toBe(1);
+    const others = await Promise.all([find(a), find(b), find(b)]);
+    for (const { entities } of [await first, ...others]) expect(entities.size).toBe(1);
+    expect(sendBehind.mock.calls).toHaveLength(2);
+    sendBehind.mockRestore();
+  });
+
+  test("a statement that is held up holds up no other", async () => {
+    const reader = createReader(orm);
+    const { promise: released, resolve: release } = Promise.withResolvers<void>();
+    const { sendBehind: original } = NamedStatementClient.prototype;
+    const sendBehind = vi.spyOn(NamedStatementClient.prototype, "sendBehind");
+    sendBehind.mockImplementationOnce(async function (this: NamedStatementClient, ...args) {
+      await released;
+      return original.apply(this, args);
+    });
+    const find = (organizationId: string) => reader.find(organizationId, [{ by: "external_id", key: "same" }]);
+    const ended: string[] = [];
+    const held = find(a).then(() => ended.push("held"));
+    await expect.poll(() => sendBehind.mock.calls.length, { interval: 0 }).toBe(1);
+    await Promise.all([find(a), find(b)]);
+    ended.push("others");
+    await find(b);
+    release();
+    await held;
+    expect(ended).toEqual(["others", "held"]);
+    sendBehind.mockRestore();
   });
 
   test("where organizations do not share a statement, those that left first hold up nobody", async () => {
@@ -551,14 +601,13 @@ describe("rule 2: organizations in one transaction", () => {
     const swapped: Connections = {
       async take() {
         const taken = await take();
-        const send = (text: string, values: readonly unknown[] = []) => {
+        const { client } = taken;
+        const post: typeof client.post = (text, values, ...told) => {
           const isSetting = text.includes("app.organization_id");
-          return taken.client.send(text, isSetting ? [values[0] === one ? two : one] : values);
+          client.post(text, isSetting ? [values[0] === one ? two : one] : values, ...told);
         };
-        return {
-          ...taken,
-          client: Object.assign(Object.create(taken.client), { send, query: taken.client.query.bind(taken.client) }),
-        };
+        const [send, query] = [client.send.bind(client), client.query.bind(client)];
+        return { ...taken, client: Object.assign(Object.create(client), { post, send, query }) };
       },
     };
     for (const command of [
@@ -584,6 +633,30 @@ describe("rule 2: organizations in one transaction", () => {
     }));
     const results = await writeGroupsUnlessBusy(pooled(orm), groups, () => {});
     expect(results.map(([result]) => outcomeOf(result as Result).after.name)).toEqual([one, two]);
+  });
+
+  test("one organization has two transactions at a time, several have more; all is done", async () => {
+    await using own = disposable(openOrm());
+    const pool = await poolOf(own.orm);
+    const taken = new Set<unknown>();
+    let most = 0;
+    pool.on("acquire", (client) => (most = Math.max(most, taken.add(client).size)));
+    pool.on("release", (_, client) => taken.delete(client));
+    /** What each organization writes, a turn of the event loop apart; and how many transactions there were at a time. */
+    const atATime = async (ids: readonly string[]): Promise<number> => {
+      const writer = createWriter(own.orm);
+      most = 0;
+      const written: Promise<string>[] = [];
+      for (let i = 0; i < 60; i++) {
+        written.push(write(writer, ids[i % ids.length] as string, creation(`x ${i}`, randomUUID())));
+        await new Promise(setImmediate);
+      }
+      expect(new Set(await Promise.all(written))).toEqual(new Set(["done"]));
+      return most;
+    };
+    const ids = await withOne(8);
+    expect(await atATime(ids.slice(0, 1))).toBeLessThanOrEqual(2);
+    expect(await atATime(ids)).toBeGreaterThan(2);
   });
 
   test("nothing of a shared statement or transaction is left on its connection", async () => {
@@ -683,13 +756,13 @@ describe("what fails or waits for one organization", () => {
       },
     });
     await Promise.all([write(writer, first, broken), write(writer, second, rename("one", "beside"))]);
-    const send = vi.spyOn(NamedStatementClient.prototype, "send");
-    const shared = () => send.mock.calls.filter(([text]) => text.includes("set_config('lock_timeout', $2")).length;
+    const post = vi.spyOn(NamedStatementClient.prototype, "post");
+    const shared = () => post.mock.calls.filter(([text]) => text.includes("set_config('lock_timeout', $2")).length;
     expect(await write(writer, first, rename("one", "alone"))).toBe("done");
     expect(shared()).toBe(0);
     expect(await write(writer, second, rename("one", "beside"))).toBe("done");
     expect(shared()).toBe(1);
-    send.mockRestore();
+    post.mockRestore();
   });
 
   test("a status that the database refuses: the others are done, and it fails alone", async () => {

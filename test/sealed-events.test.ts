@@ -434,15 +434,15 @@ describe("the chain", () => {
     const person = await newPerson(service.client, { externalId: unique("x") });
     const update = (name: string) => service.client.entities.updateEntity({ lookup: byId(person), entity: { name } });
     await update("Eva");
-    const statements = vi.spyOn(NamedStatementClient.prototype, "send");
+    const statements = vi.spyOn(NamedStatementClient.prototype, "post");
     const queries = vi.spyOn(pg.Client.prototype, "query");
     onTestFinished(() => void vi.restoreAllMocks());
     await update("Ada");
     const texts = statements.mock.calls.map(([text]) => text);
     const ofEntities = texts.filter((text) => /\b(entity|entity_event)\b/.test(text));
-    expect(ofEntities.map((text) => /^\w+/.exec(text)?.[0])).toEqual(["select", "update", "insert"]);
-    // With begin, two settings, the clock and commit.
-    expect(texts).toHaveLength(8);
+    expect(ofEntities.map((text) => /^\w+/.exec(text)?.[0])).toEqual(["with", "update", "insert"]);
+    // With begin, two settings and commit.
+    expect(texts).toHaveLength(7);
     expect(queries.mock.calls.filter(([sent]) => (sent as unknown) instanceof Batch)).toHaveLength(2);
     expect(queries).toHaveBeenCalledTimes(2);
   });

@@ -40,7 +40,11 @@ export function peerSettings() {
 
 /** The service's own cache of API keys, over the peer's own query. */
 export const callersOf = (findCaller: (secret: string) => Promise<Caller | null>) =>
-  cachedCallers(findCaller, { positiveMs: 4_000, negativeMs: 1_000, max: 10_000 });
+  cachedCallers((secrets) => Promise.all(secrets.map(findCaller)), {
+    positiveMs: 4_000,
+    negativeMs: 1_000,
+    max: 10_000,
+  });
 
 /** The caller of a header `authorization: Bearer <key>`, of the scope. Throws UNAUTHENTICATED or PERMISSION_DENIED. */
 export async function callerOf(

@@ -26,19 +26,26 @@ export const newApiKeySecret = (): string => `es_${randomBytes(32).toString("bas
 
 export const digestOf = (secret: string): Buffer => createHash("sha256").update(secret).digest();
 
-/** The owner of a secret; null when it is unknown, expired or revoked. Looks across organizations, beside the pool. */
-export async function findApiKey(
-  orm: Orm,
-  secret: string,
-): Promise<{ organizationId: string; apiKeyId: string; scopes: ReadonlySet<string> } | null> {
-  const [key] = await readAside<{ organization_id: string; id: string; scopes: string[] }>(
+/** Who a key is of. */
+interface KeyOwner {
+  organizationId: string;
+  apiKeyId: string;
+  scopes: ReadonlySet<string>;
+}
+
+/** The owner of each secret; null where it is unknown, expired or revoked. Looks across organizations, beside the pool. */
+export async function findApiKeys(orm: Orm, secrets: readonly string[]): Promise<(KeyOwner | null)[]> {
+  const rows = await readAside<{ at: number; organization_id: string; id: string; scopes: string[] }>(
     orm,
-    "select * from find_api_key($1)",
-    [digestOf(secret)],
+    `select q.at::int, k.* from unnest($1::bytea[]) with ordinality as q(digest, at)
+     cross join lateral find_api_key(q.digest) k`,
+    [secrets.map(digestOf)],
   );
-  return key === undefined
-    ? null
-    : { organizationId: key.organization_id, apiKeyId: key.id, scopes: new Set(key.scopes) };
+  const owners = new Array<KeyOwner | null>(secrets.length).fill(null);
+  for (const { at, organization_id: organizationId, id, scopes } of rows) {
+    owners[at - 1] = { organizationId, apiKeyId: id, scopes: new Set(scopes) };
+  }
+  return owners;
 }
 
 /**

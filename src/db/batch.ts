@@ -71,11 +71,14 @@ export class Batch implements pg.Submittable {
     this.#parserOf = parserOf;
   }
 
-  /** Adds a statement; rejects with its error, or with that of one before it. */
-  add(statement: PreparedStatement, values: readonly unknown[]): Promise<StatementResult> {
-    return new Promise((resolve, reject) =>
-      this.#sent.push({ statement, values, columns: undefined, rows: [], failure: undefined, resolve, reject }),
-    );
+  /** Adds a statement; it fails with its own error, or with that of one before it. */
+  add(
+    statement: PreparedStatement,
+    values: readonly unknown[],
+    resolve: (result: StatementResult) => void,
+    reject: (error: Error) => void,
+  ): void {
+    this.#sent.push({ statement, values, columns: undefined, rows: [], failure: undefined, resolve, reject });
   }
 
   /** Answers the error where nothing could be sent, as pg expects: it then calls handleError. */

@@ -27,12 +27,11 @@ export function isStatementError(error: unknown): boolean {
 }
 
 /**
- * The error of statements sent together: the first that the server refused, even by ending the connection; those after
+ * The error among those of statements sent together, in their order: the first that the server refused, even by ending the connection; those after
  * it, COMMIT included, had no effect. If none was refused and the answer to COMMIT is lost, that is the error,
  * whatever other answers were lost with the connection.
  */
-export function causeOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown {
-  const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason] : []));
+export function causeOf(failures: readonly unknown[]): unknown {
   const unknown = failures.find((failure) => failure instanceof CommitUnknownError);
   return failures.find((failure) => failure !== unknown && sqlState(failure) !== undefined) ?? unknown ?? failures[0];
 }

@@ -30,6 +30,10 @@ const PLAIN_ARRAY = /^\{(?!\w*NULL)[\w.:-]+(?:,(?!\w*NULL)[\w.:-]+)*\}$/i;
 /** What a transaction answers to everything after an error. */
 const IN_FAILED_TRANSACTION = "25P02";
 
+const ignore = () => {};
+
+type Answered = (result: StatementResult) => void;
+type Failed = (error: Error) => void;
 type QueryArguments = [text: string | pg.QueryConfig, values?: unknown[]];
 
 /** A client whose parameterised statements are named, and whose COMMIT does not lie. The type of a pool's clients. */
@@ -96,9 +100,12 @@ export class NamedStatementClient extends pg.Client {
       return text === "commit" ? this.#commit(sent) : sent;
     }
     const name = this.#nameOf(text);
-    return this.#plansForgotten(
-      super.query(this.#limited(name === undefined ? { text, values } : { name, text, values })),
-    );
+    try {
+      return await super.query(this.#limited(name === undefined ? { text, values } : { name, text, values }));
+    } catch (error) {
+      this.#forgetPlansAfter(error);
+      throw error;
+    }
   }
 
   #limited<T extends object>(config: T): T {
@@ -117,32 +124,44 @@ export class NamedStatementClient extends pg.Client {
    * together. A plan that no longer fits is an error. Tried again here it could run behind the COMMIT, where no
    * organization is set any more and every table looks empty; the next transaction plans anew.
    */
-  async send(text: string, values: readonly unknown[] = []): Promise<StatementResult> {
+  send(text: string, values: readonly unknown[] = []): Promise<StatementResult> {
+    const sent = new Promise<StatementResult>((resolve, reject) => this.post(text, values, resolve, reject));
+    return text === "commit" ? this.#commit(sent) : sent;
+  }
+
+  /** The same without a promise, which costs more than most statements do. */
+  post(text: string, values: readonly unknown[], answered: Answered, failed: Failed): void {
     if (this.#gathered === undefined) {
       this.#gathered = new Batch(this.#parserOf);
       process.nextTick(() => this.#flush());
     }
-    const sent = this.#gathered.add(this.#preparedOf(text), values);
-    return text === "commit" ? this.#commit(sent) : this.#plansForgotten(sent);
+    this.#add(this.#gathered, text, values, answered, failed);
+  }
+
+  #add(batch: Batch, text: string, values: readonly unknown[], answered: Answered, failed: Failed): void {
+    batch.add(this.#preparedOf(text), values, answered, (error) => {
+      this.#forgetPlansAfter(error);
+      failed(error);
+    });
   }
 
   /**
    * Sends a statement in a transaction of its own, behind one that sets something for it: they travel without a Sync between
    * them, and are one implicit transaction. With BEGIN and COMMIT it would be four statements.
    */
-  async sendBehind(
-    set: (add: (text: string, values: readonly unknown[]) => Promise<unknown>) => Promise<unknown>,
+  sendBehind(
+    set: (add: (text: string, values: readonly unknown[]) => void) => void,
     text: string,
     values: readonly unknown[],
   ): Promise<StatementResult> {
     this.#flush();
     const batch = new Batch(this.#parserOf);
-    const add = (which: string, its: readonly unknown[]) => batch.add(this.#preparedOf(which), its);
     // Where the setting fails, so does the statement.
-    set(add).catch(() => {});
-    const sent = add(text, values);
-    this.#submit(batch);
-    return this.#plansForgotten(sent);
+    set((which, its) => this.#add(batch, which, its, ignore, ignore));
+    return new Promise((resolve, reject) => {
+      this.#add(batch, text, values, resolve, reject);
+      this.#submit(batch);
+    });
   }
 
   #flush(): void {
@@ -176,17 +195,11 @@ export class NamedStatementClient extends pg.Client {
   }
 
   /** After a migration, statements are prepared anew. */
-  async #plansForgotten<T>(sent: Promise<T>): Promise<T> {
-    try {
-      return await sent;
-    } catch (error) {
-      if (isPlanChange(error)) {
-        this.#names.clear();
-        this.#generation++;
-        for (const statement of this.#prepared.values()) statement.state = "unclear";
-      }
-      throw error;
-    }
+  #forgetPlansAfter(error: unknown): void {
+    if (!isPlanChange(error)) return;
+    this.#names.clear();
+    this.#generation++;
+    for (const statement of this.#prepared.values()) statement.state = "unclear";
   }
 
   #preparedOf(text: string): PreparedStatement {

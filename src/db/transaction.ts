@@ -11,6 +11,8 @@ import { PLAN_CHANGED } from "./sqlstate.ts";
 import type { Pipeline, Statements } from "./statements.ts";
 import { setOrganization, setOrganizationAndPlans, setPlans, setPlansAndLimits } from "./tenant.ts";
 
+const ignore = () => {};
+
 const MAX_ATTEMPTS = 4;
 /** After a migration each connection may have to plan anew, and a retry may come to another connection. */
 const MAX_PLAN_CHANGES = 20;
@@ -77,7 +79,7 @@ export async function transaction<T>(
  * Runs `work` like `transaction`, for the hot paths: statements travel without waiting for the answer to the one before,
  * the first with BEGIN, the last with COMMIT. They are named and bound; `work` sends or awaits them.
  */
-export async function pipelined<T>(
+export function pipelined<T>(
   orm: Orm,
   organizationId: string,
   work: (pipeline: Pipeline) => Promise<T>,
@@ -85,10 +87,10 @@ export async function pipelined<T>(
 ): Promise<T> {
   const { validateOnly = false, signal, waitedMs = 0, connections = pooled(orm) } = options;
   return attempts("write", signal, () =>
-    begun(connections, { validateOnly }, (send) => {
-      void setOrganizationAndPlans(send, organizationId);
-      if (waitedMs > SOON_MS) void send(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
-      return work(pipelineOf(send));
+    begun(connections, { validateOnly }, (pipeline) => {
+      setOrganizationAndPlans(pipeline.send, organizationId);
+      if (waitedMs > SOON_MS) pipeline.send(SHORTEN_LOCK_TIMEOUT, [Math.round(waitedMs)]);
+      return work(pipeline);
     }),
   );
 }
@@ -107,31 +109,39 @@ const SHARED_LIMITS = { statementMs: 1_000, lockMs: 50 };
  * setting of its own organization, which travels before it wherever the statement before was of another one. Where it
  * fails for what an organization's own statement did, `blame` is told whose.
  */
-export async function pipelinedTogether<T>(
+export function pipelinedTogether<T>(
   connections: Connections,
   shares: readonly Share<T>[],
   blame: (organizationId: string) => void,
 ): Promise<T[]> {
   return attempts("write", undefined, () =>
-    begun(connections, {}, async (send) => {
+    begun(connections, {}, async (pipeline) => {
       let current: string | undefined;
       let culprit: string | undefined;
-      void setPlansAndLimits(send, SHARED_LIMITS);
-      const sendAs =
-        (organizationId: string): Send =>
-        (text, values) => {
-          if (current !== organizationId) void setOrganization(send, organizationId);
+      setPlansAndLimits(pipeline.send, SHARED_LIMITS);
+      const pipelineAs = (organizationId: string): Pipeline => {
+        const enter = () => {
+          if (current !== organizationId) setOrganization(pipeline.send, organizationId);
           current = organizationId;
-          const sent = send(text, values);
-          // After the first, all that were sent behind it fail: they are told in the order in which they were sent.
-          sent.catch(() => {
-            culprit ??= organizationId;
-          });
-          return sent;
         };
+        // After the first, all that were sent behind it fail: they are told in the order in which they were sent.
+        const failed = () => {
+          culprit ??= organizationId;
+        };
+        return {
+          execute(text, values) {
+            enter();
+            return pipeline.execute(text, values, failed);
+          },
+          send(text, values) {
+            enter();
+            pipeline.send(text, values, failed);
+          },
+        };
+      };
       // Whoever fails, the others have nothing more to send before the transaction is over.
       const worked = await Promise.allSettled(
-        shares.map(({ organizationId, work }) => work(pipelineOf(sendAs(organizationId)))),
+        shares.map(({ organizationId, work }) => work(pipelineAs(organizationId))),
       );
       culprit ??= shares[worked.findIndex(({ status }) => status === "rejected")]?.organizationId;
       if (culprit !== undefined) blame(culprit);
@@ -143,44 +153,61 @@ export async function pipelinedTogether<T>(
   );
 }
 
-type Send = (text: string, values?: readonly unknown[]) => Promise<StatementResult>;
-
-const pipelineOf = (send: Send): Pipeline => ({
-  execute: async <R>(text: string, values: readonly unknown[]) => (await send(text, values)).rows as R,
-  send: (text, values) => void send(text, values),
-});
+/** `failed` is called when the statement fails, in the order of the statements. */
+interface WatchedPipeline extends Pipeline {
+  execute<R>(text: string, values: readonly unknown[], failed?: () => void): Promise<R>;
+  send(text: string, values: readonly unknown[], failed?: () => void): void;
+}
 
 /** One attempt: BEGIN, `work`, COMMIT, on one connection. */
 async function begun<T>(
   connections: Connections,
   { validateOnly = false }: { validateOnly?: boolean },
-  work: (send: Send) => Promise<T>,
+  work: (pipeline: WatchedPipeline) => Promise<T>,
 ): Promise<T> {
   const { client, release } = await connections.take();
   let broken = true;
-  const sent: Promise<unknown>[] = [];
-  const send: Send = (text, values) => {
-    const result = client.send(text, values);
-    // Each is looked at in the end; until then none is an unhandled rejection.
-    result.catch(() => {});
-    sent.push(result);
-    return result;
+  /** In the order of the statements. */
+  const failures: unknown[] = [];
+  const pipeline: WatchedPipeline = {
+    execute<R>(text: string, values: readonly unknown[], failed = ignore) {
+      const executed = new Promise<R>((resolve, reject) => {
+        const answered = ({ rows }: StatementResult) => resolve(rows as R);
+        client.post(text, values, answered, (error) => {
+          failures.push(error);
+          failed();
+          reject(error);
+        });
+      });
+      // The failure is kept, also where `work` has ended before it waits for this.
+      executed.catch(ignore);
+      return executed;
+    },
+    send(text, values, failed = ignore) {
+      client.post(text, values, ignore, (error) => {
+        failures.push(error);
+        failed();
+      });
+    },
   };
   try {
     // Not plain "begin", which the driver treats as Kysely's; nor "read write", which would overrule an administrator
     // who made the database read-only.
-    void send("begin isolation level read committed");
-    const value = await work(send);
-    if (validateOnly) void send("set constraints all immediate");
-    void send(validateOnly ? "rollback" : "commit");
-    await Promise.all(sent);
+    pipeline.send("begin isolation level read committed", []);
+    const value = await work(pipeline);
+    if (validateOnly) pipeline.send("set constraints all immediate", []);
+    // Behind a statement that failed it fails too.
+    await client.send(validateOnly ? "rollback" : "commit").catch((error: unknown) => {
+      failures.push(error);
+    });
+    if (failures.length > 0) throw failures[0];
     broken = false;
     return value;
   } catch (error) {
-    const outcomes = await Promise.allSettled([...sent, client.query("rollback")]);
+    await client.query("rollback").catch((failure: unknown) => failures.push(failure));
     // Whatever was still in flight has failed in the aborted transaction: the connection is clean.
-    broken = outcomes.some((outcome) => outcome.status === "rejected" && !isStatementError(outcome.reason));
-    const cause = causeOf(outcomes);
+    broken = failures.some((failure) => !isStatementError(failure));
+    const cause = causeOf(failures);
     if (error instanceof DomainError || cause === undefined) throw error;
     // The statement's own stack ends in the driver: this one says whose it was.
     throw new Error("a statement of the unit of work failed", { cause });

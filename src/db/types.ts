@@ -70,17 +70,16 @@ export class ExternalIdsType extends ColumnType<readonly ExternalIdState[], Stor
   }
 
   fromStored(stored: StoredExternalId[]): ExternalIdState[] {
-    return stored.map(
-      ([externalId, type, primary, attachedAt, trackedSince = null, lastResolvedOn = null, homeId = null]) => ({
-        externalId,
-        type,
-        primary,
-        attachedAt: parseInstant(attachedAt),
-        trackedSince: trackedSince === null ? null : parseInstant(trackedSince),
-        lastResolvedOn,
-        homeId,
-      }),
-    );
+    // By index: every read of an entity comes here, and to destructure an array goes by its iterator.
+    return stored.map((id) => ({
+      externalId: id[0],
+      type: id[1],
+      primary: id[2],
+      attachedAt: parseInstant(id[3]),
+      trackedSince: id[4] == null ? null : parseInstant(id[4]),
+      lastResolvedOn: id[5] ?? null,
+      homeId: id[6] ?? null,
+    }));
   }
 
   override convertToDatabaseValue(ids: readonly ExternalIdState[]): StoredExternalId[] {

@@ -63,8 +63,9 @@ export function sealOf(
 /** SHA-256(salt ‖ JCS([external_id, external_ids, previous_values, new_values, reason, metadata])): all that can be erased. */
 function personalHashOf({ externalId, externalIds, reason }: Sealable, documents: Documents, salt: Buffer): Buffer {
   const { previousValues, newValues, metadata } = documents;
-  const [id, ids, why] = [externalId, externalIds, reason].map((value) => JSON.stringify(value));
-  return sha256(salt, `[${id},${ids},${previousValues.text},${newValues.text},${why},${metadata.text}]`);
+  const ids = `${JSON.stringify(externalId)},${JSON.stringify(externalIds)}`;
+  const why = JSON.stringify(reason);
+  return sha256(salt, `[${ids},${previousValues.text},${newValues.text},${why},${metadata.text}]`);
 }
 
 /**
@@ -100,7 +101,7 @@ export function hashOf(
 /** Of the bytes and the text's UTF-8 behind them. */
 function sha256(before: Buffer, text: string): Buffer {
   const bytes = Buffer.allocUnsafe(before.length + Buffer.byteLength(text));
-  before.copy(bytes);
+  bytes.set(before);
   bytes.write(text, before.length);
   // Asked for as a buffer it takes twice as long.
   return Buffer.from(digest("sha256", bytes, "binary"), "latin1");

@@ -30,10 +30,18 @@ const notATime = () => new Error("not a UTC timestamp");
 
 /** ISO 8601 with as many of the six decimals as needed, at least three, in UTC: what PostgreSQL and people read. */
 export function instantToText(instant: Instant): string {
-  const micros = ((instant % 1000n) + 1000n) % 1000n;
-  const whole = new Date(Number((instant - micros) / 1000n)).toISOString().slice(0, -1);
-  return micros === 0n ? `${whole}Z` : `${whole}${String(micros).padStart(3, "0")}Z`;
+  const micros = Number(((instant % SECOND_MICROS) + SECOND_MICROS) % SECOND_MICROS);
+  const second = Number((instant - BigInt(micros)) / SECOND_MICROS);
+  if (second !== lastWritten?.second) {
+    lastWritten = { second, text: new Date(second * 1_000).toISOString().slice(0, SECOND_LENGTH) };
+  }
+  const [decimals, places] = micros % 1_000 === 0 ? [micros / 1_000, 3] : [micros, 6];
+  return `${lastWritten.text}.${String(decimals).padStart(places, "0")}Z`;
 }
+
+const SECOND_MICROS = 1_000_000n;
+/** The second that was written last: the times of what is written together have it in common. */
+let lastWritten: { second: number; text: string } | undefined;
 
 /** The latest calendar date that has begun anywhere on Earth (UTC+14) when the clock says `milliseconds`. */
 export function latestDate(milliseconds: number): string {

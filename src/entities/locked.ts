@@ -11,17 +11,7 @@ import { type Lookup, lookupKeys, resolve, tieOf } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
 import type { Command } from "./command.ts";
-import {
-  type FoundHits,
-  findHits,
-  type Keys,
-  type LockedEntity,
-  lockEntities,
-  noHits,
-  readClock,
-  readClockAttaching,
-  readPolicy,
-} from "./lookups.ts";
+import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits, readPolicy } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -81,15 +71,14 @@ export async function lockNamed(
   const states = new Map<string, EntityState>();
   const heads: Heads = new Map();
   const layers = new Map<string, Layer>();
-  const attaches = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
+  const isAttaching = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
   // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
   const known = new Set(skipLocked ? [] : [...keys.entityIds, ...rows]);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
-    const [locked, found, now, policy] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked, rows }),
+    const [{ entities: locked, now }, found, policy] = await Promise.all([
+      lockEntities(db, organizationId, keys, { skipLocked, isAttaching, rows }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
-      attaches ? readClockAttaching(db, organizationId) : readClock(db),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
     for (const { state, auditHead, layer } of locked) {

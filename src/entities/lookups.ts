@@ -187,19 +187,40 @@ function withoutMost(select: string): string {
       from (${select}) q) e`;
 }
 
+/** An entity that nobody else can change before the transaction ends. */
+export interface LockedEntity {
+  state: EntityState;
+  /** The hash of its last event; null where that is not sealed. */
+  auditHead: Buffer | null;
+  /** What it has by itself, where others are merged into it. */
+  layer: Layer | null;
+}
+
+/** Entities under their locks, and the database's clock once these are held. */
+export interface LockedEntities {
+  entities: LockedEntity[];
+  now: Instant;
+}
+
 /**
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
  * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
- * that another transaction has locked are skipped instead of waited for. `rows` are locked themselves, merged or not.
+ * that another transaction has locked are skipped instead of waited for. Where it `isAttaching`, the transaction may attach
+ * external ids, which everybody can tell before its clock is read. `rows` are locked themselves, merged or not.
  */
 export async function lockEntities(
   db: Statements,
   organizationId: string,
   keys: Keys,
-  { skipLocked, rows: rowIds = [] }: { skipLocked: boolean; rows?: readonly string[] },
-): Promise<LockedEntity[]> {
-  const one = skipLocked && rowIds.length === 0 ? theOneOf(keys) : undefined;
-  if (one !== undefined) return (await db.execute<LockedRow[]>(one.text, [organizationId, one.key])).map(toLocked);
+  { skipLocked, isAttaching, rows: rowIds = [] }: { skipLocked: boolean; isAttaching: boolean; rows?: readonly string[] },
+): Promise<LockedEntities> {
+  const one = skipLocked && !isAttaching && rowIds.length === 0 ? theOneOf(keys) : undefined;
+  if (one !== undefined) {
+    const [row] = await db.execute<(LockedRow & { now: string })[]>(one.text, [organizationId, one.key]);
+    return row === undefined
+      ? { entities: [], now: await readClock(db) }
+      : { entities: [toLocked(row)], now: parseInstant(row.now) };
+  }
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
@@ -208,23 +229,18 @@ export async function lockEntities(
       where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
   }
   if (rowIds.length > 0) parts.push(`select u.id from unnest(${bind(rowIds)}::uuid[]) as u(id)`);
-  if (parts.length === 0) return [];
-  const rows = await db.execute<LockedRow[]>(
-    `select ${LOCKED_COLUMNS} from entity e
-     where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
-     order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
-    values,
-  );
-  return rows.map(toLocked);
-}
-
-/** An entity that nobody else can change before the transaction ends. */
-export interface LockedEntity {
-  state: EntityState;
-  /** The hash of its last event; null where that is not sealed. */
-  auditHead: Buffer | null;
-  /** What it has by itself, where others are merged into it. */
-  layer: Layer | null;
+  const [rows, now] = await Promise.all([
+    parts.length === 0
+      ? []
+      : db.execute<LockedRow[]>(
+          `select ${LOCKED_COLUMNS} from entity e
+           where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
+           order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
+          values,
+        ),
+    isAttaching ? readClockAttaching(db, organizationId) : readClock(db),
+  ]);
+  return { entities: rows.map(toLocked), now };
 }
 
 type LockedRow = { audit_head: Buffer | null; layer: Layer | null };
@@ -235,13 +251,21 @@ const toLocked = (row: LockedRow): LockedEntity => ({
   layer: row.layer,
 });
 
-/** What most locks are: those of one entity. The server does them for less than those of a list of one. */
-const LOCK_BY_EXTERNAL_ID = `select ${LOCKED_COLUMNS} from external_id x
-  join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
-  where x.organization_id = $1 and x.external_id = $2 for no key update of e skip locked`;
-const LOCK_BY_ID = `select ${LOCKED_COLUMNS} from entity e
-  where e.organization_id = $1 and e.id = coalesce((select m.survivor_id from entity m
-    where m.organization_id = $1 and m.id = $2), $2) for no key update of e skip locked`;
+/** The database's clock, now and not at the beginning of the transaction. */
+const CLOCK = "clock_timestamp() as now";
+
+/**
+ * What most locks are: those of one entity, which the server does for less than those of a list of one. Materialized, the
+ * lock comes before the clock.
+ */
+const lockOfOne = (by: string) => `with locked as materialized (
+    select ${LOCKED_COLUMNS} from ${by} for no key update of e skip locked
+  ) select *, ${CLOCK} from locked`;
+const LOCK_BY_EXTERNAL_ID = lockOfOne(`external_id x
+    join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
+    where x.organization_id = $1 and x.external_id = $2`);
+const LOCK_BY_ID = lockOfOne(`entity e where e.organization_id = $1 and e.id = coalesce(
+    (select m.survivor_id from entity m where m.organization_id = $1 and m.id = $2), $2)`);
 
 /** The statement for a single key, of an id. */
 function theOneOf({ entityIds, externalIds, taxIdKeys }: Keys): { text: string; key: string } | undefined {
@@ -265,16 +289,15 @@ export async function shareEntities(
   );
 }
 
-/** The database's clock, now and not at the beginning of the transaction. */
-export async function readClock(db: Statements): Promise<Instant> {
-  const [row] = await db.execute<{ now: string }[]>("select clock_timestamp() as now", []);
+async function readClock(db: Statements): Promise<Instant> {
+  const [row] = await db.execute<{ now: string }[]>(`select ${CLOCK}`, []);
   return parseInstant(row?.now ?? "");
 }
 
-/** The same for a transaction that may attach external ids: everybody can tell it before its clock is read. */
-export async function readClockAttaching(db: Statements, organizationId: string): Promise<Instant> {
+/** The same behind the lock that tells of attaching. */
+async function readClockAttaching(db: Statements, organizationId: string): Promise<Instant> {
   const [row] = await db.execute<{ now: string }[]>(
-    `select l.held, clock_timestamp() as now from (select ${attaching("$1")} as held offset 0) l`,
+    `select l.held, ${CLOCK} from (select ${attaching("$1")} as held offset 0) l`,
     [organizationId],
   );
   return parseInstant(row?.now ?? "");

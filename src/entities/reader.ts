@@ -32,8 +32,13 @@ export interface ReaderOptions {
   named?: AliasUse["named"];
 }
 
-/** Reads of single lookups at a time; two, so that one is in flight while the other is decoded. */
+/**
+ * Statements for single lookups at a time. While the first makes good progress there is no other: those that wait for it
+ * share the next, which is cheaper than two. One that is held up, by its connection for example, holds up nobody else.
+ */
 const READS = 2;
+/** A statement without an answer for so long is held up. */
+const HELD_UP_MS = 10;
 /** Lookups of one statement of one organization; the rest waits for the next. */
 const MAX_LOOKUPS = 128;
 /** Lookups of one organization that wait. */
@@ -47,20 +52,56 @@ interface Waiting {
   reject: (error: unknown) => void;
 }
 
+interface Lane {
+  connections: Connections;
+  /** By performance.now(), since when its statement is under way; undefined: idle. */
+  since: number | undefined;
+}
+
 export function createReader(
   orm: Orm,
   { slots = createSlots(2), joinsOrganizations = ORGANIZATIONS_MEET, named = () => {} }: ReaderOptions = {},
 ): Reader {
   /** Lookups that wait, by organization, in the order of their turns. */
   const queues = new Map<string, Waiting[]>();
-  const idle = Array.from({ length: READS }, () => keptConnection(orm));
+  const lanes = Array.from({ length: READS }, (): Lane => ({ connections: keptConnection(orm), since: undefined }));
+  let isWatching = false;
 
-  async function run(connections: Connections): Promise<void> {
-    for (let joined = next(); joined.length > 0; joined = next()) {
-      await answer(connections, joined);
+  /** To be called where lookups wait. */
+  function start(): void {
+    const running = lanes.filter(({ since }) => since !== undefined);
+    const idle = lanes.find(({ since }) => since === undefined);
+    if (idle === undefined) return;
+    const leftMs = Math.max(...running.map(({ since = 0 }) => since + HELD_UP_MS - performance.now()));
+    if (leftMs > 0) watch(leftMs);
+    else {
+      idle.since = performance.now();
+      // After the input that has arrived with this call: its lookups join at once.
+      setImmediate(() => void run(idle));
     }
-    idle.push(connections);
   }
+
+  function watch(ms: number): void {
+    if (isWatching) return;
+    isWatching = true;
+    setTimeout(() => {
+      isWatching = false;
+      if (queues.size > 0) start();
+    }, ms).unref();
+  }
+
+  async function run(lane: Lane): Promise<void> {
+    for (let joined = next(); joined.length > 0; joined = next()) {
+      lane.since = performance.now();
+      await answer(lane.connections, joined);
+      // The other, where it is not held up any more, goes on for both.
+      if (queues.size > 0 && lanes.some((other) => other !== lane && makesProgress(other))) break;
+    }
+    lane.since = undefined;
+    if (queues.size > 0) start();
+  }
+
+  const makesProgress = ({ since }: Lane) => since !== undefined && performance.now() - since < HELD_UP_MS;
 
   /** Those of one statement: of organizations in turn, one lookup each; of a single one, as many as there are. */
   function next(): Waiting[] {
@@ -152,9 +193,7 @@ export function createReader(
       const found = new Promise<FoundEntities>((resolve, reject) =>
         queue.push({ organizationId, lookup, signal, resolve, reject }),
       );
-      const connections = idle.pop();
-      // After the input that has arrived with this call: its lookups join at once.
-      if (connections !== undefined) setImmediate(() => void run(connections));
+      start();
       return found;
     },
   };

@@ -26,9 +26,9 @@ export interface Writer {
 /** A result that is an answer to the caller. */
 export type Answered = Exclude<Result, { kind: "failed" }>;
 
-/** Transactions of all organizations together at a time: one decides while the other commits. */
-const LANES = 2;
-/** Groups of an organization alone at a time. */
+/** Transactions of all organizations together at a time, unless the options say fewer: one decides while others commit. */
+const LANES = 4;
+/** Groups of one organization at a time, in lanes and alone: with more they are smaller, and cost more. */
 const OWN_GROUPS = 2;
 const MAX_GROUP = 128;
 /** Commands of one organization in a transaction that others share; one that has more to write goes alone. */
@@ -49,6 +49,8 @@ export interface WriterOptions {
   bell?: Bell;
   /** Whether organizations share a transaction. */
   joinsOrganizations?: boolean;
+  /** Transactions that organizations share at a time, each with a connection of its own. */
+  lanes?: number;
 }
 
 interface Waiting {
@@ -81,15 +83,17 @@ interface Share {
 
 export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   const { slots = createSlots(1), busySlots = createSlots(1), lockTimeoutMs = 2_000, bell = createBell() } = options;
-  const { joinsOrganizations = ORGANIZATIONS_MEET } = options;
+  const { joinsOrganizations = ORGANIZATIONS_MEET, lanes = LANES } = options;
   const queues = new Map<string, Queue>();
   /** Queues with commands that wait for a lane, in the order of their turns. */
   const turns = new Set<Queue>();
-  const idle = Array.from({ length: LANES }, () => keptConnection(orm));
+  const idle = Array.from({ length: lanes }, () => keptConnection(orm));
 
   function start(queue: Queue): void {
     if (queue.alone > 0) return startAlone(queue);
     turns.add(queue);
+    // A lane that has a group of it takes the rest when that has ended.
+    if (queue.running >= OWN_GROUPS) return;
     const lane = idle.pop();
     // After the input that has arrived with this call: its commands join at once.
     if (lane !== undefined) setImmediate(() => void runLane(lane));
@@ -228,9 +232,10 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
 function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: Share[]; alone: Queue[] } {
   const shares: Share[] = [];
   const alone: Queue[] = [];
-  const isOnly = turns.size === 1;
+  const ready = [...turns].filter(({ running }) => running < OWN_GROUPS);
+  const isOnly = ready.length === 1;
   let room = MAX_GROUP;
-  for (const queue of [...turns]) {
+  for (const queue of ready) {
     turns.delete(queue);
     // One to blame goes alone even where no other waits: whoever comes meanwhile would wait for its lane.
     if ((!isOnly && queue.waiting.length > MAX_SHARE) || performance.now() < queue.aloneUntil) {

@@ -26,24 +26,28 @@ interface Lane {
   waiting: Lookup[];
   running: number;
   max: number;
+  /** Keys of one lookup. */
+  together: number;
   maxWaiting: number;
   /** performance.now() when disconnected callers were last looked for. */
   sweptAt: number;
 }
 
+/** Known keys that are looked up together: with thousands of them in use one grows old every millisecond. */
+const TOGETHER = 128;
 /** Between two looks for disconnected callers, while the queue is full: each goes through all of it. */
 const SWEEP_MS = 20;
 
 /**
- * Remembers what findCaller answered: a caller for positiveMs, null for negativeMs, errors never. Keyed by the SHA-256
- * of the secret, so that no secret stays in memory. Lookups of one key at the same time share one query. A key that
- * was good within recentMs is looked up by a lane of its own, and again before its time is over; of other keys
- * `unknownLookups` are looked up at once, `maxWaiting` wait, and one more is refused with OVERLOADED. What waits is
+ * Remembers what findCallers answered, which is asked for several keys at once: a caller for positiveMs, null for negativeMs,
+ * errors never. Keyed by the SHA-256 of the secret, so that no secret stays in memory. Lookups of one key at the same time
+ * share one query. Keys that were good within recentMs are looked up by a lane of their own, those that wait together, and
+ * again before their time is over; of other keys `unknownLookups` are looked up at once, each on its own, `maxWaiting` wait, and one more is refused with OVERLOADED. What waits is
  * dropped when its callers have left. `max` bounds known and unknown keys each on their own, some 400 bytes a key:
  * guessing does not push callers out. After `forget` every key is looked up again.
  */
 export function cachedCallers(
-  findCaller: (secret: string) => Promise<Caller | null>,
+  findCallers: (secrets: readonly string[]) => Promise<readonly (Caller | null)[]>,
   {
     positiveMs = 4_000,
     negativeMs = 5_000,
@@ -58,8 +62,8 @@ export function cachedCallers(
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
   const lanes = {
-    known: { waiting: [], running: 0, max: 1, maxWaiting: max, sweptAt: 0 } as Lane,
-    unknown: { waiting: [], running: 0, max: unknownLookups, maxWaiting, sweptAt: 0 } as Lane,
+    known: { waiting: [], running: 0, max: 1, together: TOGETHER, maxWaiting: max, sweptAt: 0 } as Lane,
+    unknown: { waiting: [], running: 0, max: unknownLookups, together: 1, maxWaiting, sweptAt: 0 } as Lane,
   };
 
   function remember<V>(cache: Map<string, V>, key: string, value: V): void {
@@ -72,25 +76,32 @@ export function cachedCallers(
 
   async function run(lane: Lane): Promise<void> {
     lane.running += 1;
-    for (let next = lane.waiting.shift(); next !== undefined; next = lane.waiting.shift()) {
-      const { key, secret, answer } = next;
-      if (dropIfLeft(next)) continue;
-      const checkedAt = performance.now();
-      try {
-        const caller = await findCaller(secret);
-        if (!next.isOutdated && caller !== null) remember(known, key, { caller, checkedAt });
-        if (!next.isOutdated && caller === null) {
-          known.delete(key);
-          remember(unknown, key, performance.now() + negativeMs);
-        }
-        answer.resolve(caller);
-      } catch (error) {
-        answer.reject(error);
-      } finally {
-        if (pending.get(key) === next) pending.delete(key);
-      }
+    while (lane.waiting.length > 0) {
+      const lookups = lane.waiting.splice(0, lane.together).filter((lookup) => !dropIfLeft(lookup));
+      if (lookups.length > 0) await find(lookups);
     }
     lane.running -= 1;
+  }
+
+  async function find(lookups: readonly Lookup[]): Promise<void> {
+    const checkedAt = performance.now();
+    try {
+      const found = await findCallers(lookups.map(({ secret }) => secret));
+      lookups.forEach((lookup, i) => learn(lookup, found[i] ?? null, checkedAt));
+    } catch (error) {
+      for (const { answer } of lookups) answer.reject(error);
+    } finally {
+      for (const lookup of lookups) if (pending.get(lookup.key) === lookup) pending.delete(lookup.key);
+    }
+  }
+
+  function learn({ key, isOutdated, answer }: Lookup, caller: Caller | null, checkedAt: number): void {
+    if (!isOutdated && caller !== null) remember(known, key, { caller, checkedAt });
+    if (!isOutdated && caller === null) {
+      known.delete(key);
+      remember(unknown, key, performance.now() + negativeMs);
+    }
+    answer.resolve(caller);
   }
 
   function dropIfLeft({ key, callers, answer }: Lookup): boolean {
@@ -141,7 +152,7 @@ export function cachedCallers(
     return found.caller;
   }
 
-  const find = async (secret: string, hasLeft: () => boolean = () => false): Promise<Caller | null> => {
+  const findCaller = async (secret: string, hasLeft: () => boolean = () => false): Promise<Caller | null> => {
     const key = hash("sha256", secret, "base64");
     const caller = fresh(key, secret);
     if (caller !== undefined) return caller;
@@ -157,7 +168,7 @@ export function cachedCallers(
     for (const lookup of pending.values()) lookup.isOutdated = true;
     pending.clear();
   };
-  return Object.assign(find, {
+  return Object.assign(findCaller, {
     known: (secret: string) => fresh(hash("sha256", secret, "base64"), secret),
     forget,
   });

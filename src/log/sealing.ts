@@ -14,9 +14,11 @@ export const sealEvents = (events: readonly UnsealedEvent[], heads: Heads): Seal
   events.map((event) => {
     const documents = documentsOf(event);
     const previousHash = heads.get(event.entityId) ?? NOTHING_BEFORE;
-    const seal = sealOf(event, { salt: newSalt(), previousHash, documents });
-    heads.set(event.entityId, seal.hash);
-    return { ...event, ...documents, ...seal };
+    const { salt, personalHash, hash } = sealOf(event, { salt: newSalt(), previousHash, documents });
+    heads.set(event.entityId, hash);
+    const { previousValues, newValues, metadata } = documents;
+    // Each by its name: V8 takes twice as long for further spreads.
+    return { ...event, previousValues, newValues, metadata, salt, personalHash, previousHash, hash };
   });
 
 const SALTS = 256;

@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import { type EntityPatch, remove, undelete, update } from "../../src/domain/entity.ts";
 import type { Change, EntityState, EntityStatus, EntityValues } from "../../src/domain/entity-state.ts";
-import { addExternalIds, changeExternalId } from "../../src/domain/external-ids.ts";
+import { addExternalIds, changeExternalId, releaseExternalId } from "../../src/domain/external-ids.ts";
 import type { JsonObject, JsonValue } from "../../src/domain/json.ts";
 
 export const NOW = 1_700_000_000_000_000n;
@@ -70,6 +70,11 @@ export const step: fc.Arbitrary<Step> = fc.oneof(
     ([id, type, primary]): Step =>
       (entity, now) =>
         addExternalIds(entity, { externalIds: [{ externalId: id, type, primary }], reason: "" }, now),
+  ),
+  fc.tuple(externalId, fc.boolean()).map(
+    ([id, force]): Step =>
+      (entity, now) =>
+        releaseExternalId(entity, { externalId: id, reason: "r", force }, "MUTABLE_WITH_REASON", now),
   ),
   fc.constant<Step>((entity, now) => remove(entity, "r", now)),
   { weight: 2, arbitrary: fc.constant<Step>((entity) => undelete(entity, "r")) },

@@ -40,6 +40,16 @@ export interface Answer {
 
 const MAX_KEPT = 256 * 1024;
 
+/** When this process last stood still for over a second, and for how long: a caller that does not read has no answer. */
+const stood = { at: 0, ms: 0 };
+const TICK_MS = 200;
+let lastTick = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  if (now - lastTick > 1_000) Object.assign(stood, { at: lastTick, ms: now - lastTick });
+  lastTick = now;
+}, TICK_MS).unref();
+
 export async function session(port: number, options: ClientSessionOptions = {}): Promise<ClientHttp2Session> {
   const made = connect(`http://127.0.0.1:${port}`, options);
   made.on("error", () => {});
@@ -83,13 +93,26 @@ export function call(
   return new Promise((resolve) => {
     const stream = on.request({ ":method": "POST", ":path": path, ...headers }, { endStream: false });
     const parts: Buffer[] = [];
+    const events: string[] = [];
+    const { emit } = stream;
+    stream.emit = function (this: typeof stream, name: string, ...rest: unknown[]) {
+      if (events.length < 50) events.push(`${name} ${Math.round(performance.now() - began)}`);
+      return Reflect.apply(emit, this, [name, ...rest]);
+    } as typeof emit;
     const limit = setTimeout(() => {
       // Node's client now and then keeps a stream that it has reset itself.
       if (answer.ended !== "left") {
         answer.ended = "nothing came";
         const { id, pending, closed, rstCode, readableEnded, writableLength, writableFinished } = stream;
         const told = { id, pending, closed, rstCode, readableEnded, writableLength, writableFinished };
-        answer.state = JSON.stringify({ ...told, stream: stream.state, connection: on.state });
+        const stoodStill = stood.at > began ? { afterMs: stood.at - began, ms: stood.ms } : undefined;
+        answer.state = JSON.stringify({
+          ...told,
+          events,
+          stoodStill,
+          stream: stream.state,
+          connection: on.state,
+        });
       }
       stream.close(constants.NGHTTP2_CANCEL);
       stream.destroy();
