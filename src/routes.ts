@@ -8,6 +8,7 @@ import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_serv
 import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
 import { apiKeyRpcs } from "./rpc/api-keys.ts";
+import { distinctRpcs } from "./rpc/distinct.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
@@ -49,6 +50,7 @@ export function routes(
     ...entityEventRpcs(deps),
     ...importRpcs(deps),
     ...mergeRpcs(deps),
+    ...distinctRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, {

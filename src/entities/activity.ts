@@ -7,10 +7,10 @@ import { TransactionRow, UserEventRow } from "../db/schema.ts";
 import type { Statements } from "../db/statements.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { type Lookup, lookupKeys, resolve, tieOf } from "../domain/lookup.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
 import type { AliasUse } from "./alias-use.ts";
-import { findHits, type Keys, shareEntities } from "./lookups.ts";
+import { type FoundHits, findHits, type Keys, shareEntities } from "./lookups.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
 export interface StoredParty {
@@ -51,18 +51,29 @@ export interface Cursor {
 
 const MAX_ROUNDS = 5;
 
+/** The entity of one side of a transaction, or of a user event. */
+export interface HeldParty {
+  /** Whose the row is for ever: the entity that was named, also where it was merged into another one. */
+  home: string;
+  /** The primary external id of `home`, which the row gets a copy of; null where it has none, as all that were merged. */
+  copy: string | null;
+  /** The survivor, as which it is shown, and its primary external id. */
+  id: string;
+  externalId: string | null;
+}
+
 /**
- * Rule 50: the entities that the lookups name, locked FOR SHARE in id order until the transaction ends, so
- * that no external id moves between the copy and the commit. Undefined for a side without a lookup.
- * A lookup that names none, several or a deleted one refuses the whole list, with its index. Rule 138: to name a party by
- * an alias is to use that.
+ * Rules 50, 96: the entities that the lookups name, or their survivors, locked FOR SHARE in id order until the transaction
+ * ends, so that no external id moves between the copy and the commit, and nothing is merged or parted: both lock the
+ * survivor. Undefined for a side without a lookup. A lookup that names none, several or a deleted one refuses the whole
+ * list, with its index. Rule 138: to name a party by an alias is to use that.
  */
 export async function holdParties(
   db: Statements,
   organizationId: string,
   parties: readonly { lookup: Lookup | undefined; field: string; index: number }[],
   aliasUse: Pick<AliasUse, "namedParty">,
-): Promise<({ id: string; externalId: string | null } | undefined)[]> {
+): Promise<(HeldParty | undefined)[]> {
   const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
   for (const { lookup } of parties) if (lookup !== undefined) lookupKeys(lookup, keys);
   const held = new Map<string, { id: string; external_id: string | null; deleted: boolean }>();
@@ -92,9 +103,10 @@ export async function holdParties(
             index,
           );
         }
-        const party = { id, externalId: entity.external_id };
-        aliasUse.namedParty(organizationId, lookup, party);
-        return party;
+        const externalId = entity.external_id;
+        aliasUse.namedParty(organizationId, lookup, { id, externalId });
+        const home = homeOf(lookup, id, hits);
+        return { home, copy: home === id ? externalId : null, id, externalId };
       });
     }
     const rows = await shareEntities(db, organizationId, wanted);
@@ -106,6 +118,14 @@ export async function holdParties(
     }
   }
   throw new DomainError("WRITE_CONFLICT", "The lookups kept moving: retry", { retry_after_ms: "100" });
+}
+
+/** The entity that the key is of, which may have been merged into `id`. */
+function homeOf(lookup: Lookup, id: string, hits: FoundHits): string {
+  if (lookup.by === "entity_id") return lookup.key;
+  const home =
+    lookup.by === "external_id" ? hits.externalIdHomes.get(lookup.key) : hits.taxIdHomes.get(tieOf(lookup.key, id));
+  return home ?? id;
 }
 
 /** Runs `work`; a refusal of it, or one that it answers, says which item of the list was at fault. */
@@ -126,7 +146,7 @@ function withField(error: DomainError, field: string, index: number): DomainErro
   });
 }
 
-/** Inserts what is new, and answers what was there already, by external id. */
+/** Inserts what is new, and answers what was there already, by external id, as it is shown. */
 export async function insertTransactions(
   db: Statements,
   organizationId: string,
@@ -179,22 +199,42 @@ const toTransactionRow = ({ origin, destination, ...transaction }: StoredTransac
   destinationCountry: destination.country,
 });
 
-// Rows that carry an entity's id and no copy show its current primary (rule 49).
+/**
+ * Rules 49, 97: a row shows its entity with the copy that it has, or without one with the current primary; an entity that
+ * was merged as its survivor, with the survivor's primary.
+ */
+const shown = (entity: string, { id, copy }: { id: string; copy: string }) => ({
+  id: `coalesce(${entity}.survivor_id, ${id})`,
+  externalId: `case when ${entity}.survivor_id is null then coalesce(${copy}, ${entity}.external_id)
+    else ${entity}s.external_id end`,
+});
+const withSurvivor = (entity: string) =>
+  `left join entity ${entity}s on ${entity}s.organization_id = ${entity}.organization_id and ${entity}s.id = ${entity}.survivor_id`;
+const ORIGIN = shown("o", { id: "t.origin_entity_id", copy: "t.origin_external_id" });
+const DESTINATION = shown("d", { id: "t.destination_entity_id", copy: "t.destination_external_id" });
+const EVENT_ENTITY = shown("e", { id: "u.entity_id", copy: "u.entity_external_id" });
+
 const SELECT_TRANSACTIONS = `
   select ${selected(TRANSACTION_COLUMNS, "t", {
-    originExternalId: "coalesce(t.origin_external_id, o.external_id)",
-    destinationExternalId: "coalesce(t.destination_external_id, d.external_id)",
+    originEntityId: ORIGIN.id,
+    originExternalId: ORIGIN.externalId,
+    destinationEntityId: DESTINATION.id,
+    destinationExternalId: DESTINATION.externalId,
   })},
     ${bytesOf("t", ["details", "type", "status", "origin_name", "destination_name"])} as bytes
   from transaction t
   left join entity o on o.organization_id = t.organization_id and o.id = t.origin_entity_id
-  left join entity d on d.organization_id = t.organization_id and d.id = t.destination_entity_id`;
+  ${withSurvivor("o")}
+  left join entity d on d.organization_id = t.organization_id and d.id = t.destination_entity_id
+  ${withSurvivor("d")}`;
 
 const SELECT_USER_EVENTS = `
   select ${selected(USER_EVENT_COLUMNS, "u", {
-    entityExternalId: "coalesce(u.entity_external_id, e.external_id)",
+    entityId: EVENT_ENTITY.id,
+    entityExternalId: EVENT_ENTITY.externalId,
   })}, ${bytesOf("u", ["payload", "event_type"])} as bytes
-  from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id`;
+  from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
+  ${withSurvivor("e")}`;
 
 const readTransaction = hydrator<typeof TransactionRow>(TRANSACTION_COLUMNS);
 const toUserEvent: (row: unknown) => StoredUserEvent = hydrator<typeof UserEventRow>(USER_EVENT_COLUMNS);
@@ -226,7 +266,11 @@ function toTransaction(row: unknown): StoredTransaction {
   };
 }
 
-/** The transactions of an entity, on either side, newest first. Each side is read from its own index. */
+/** The entity $2 and all that were merged into it. */
+const GROUP = `(select $2::uuid as id union all
+  select g.id from entity g where g.organization_id = $1 and g.survivor_id = $2::uuid) m`;
+
+/** The transactions of an entity and of those that were merged into it, on either side, newest first. Each side of each is read from its own index. */
 export async function listTransactions(
   db: Statements,
   organizationId: string,
@@ -236,7 +280,10 @@ export async function listTransactions(
 ): Promise<Part<StoredTransaction>> {
   const older = before === undefined ? "" : "and (s.transacted_at, s.id) < ($4::timestamptz, $5::uuid)";
   const side = (name: string) =>
-    `(select s.id from transaction s where s.organization_id = $1 and s.${name}_entity_id = $2 ${older}
+    `(select s.id from ${GROUP} cross join lateral (
+        select s.id, s.transacted_at from transaction s
+        where s.organization_id = $1 and s.${name}_entity_id = m.id ${older}
+        order by s.transacted_at desc, s.id desc limit $3) s
       order by s.transacted_at desc, s.id desc limit $3)`;
   const rows = await db.execute<unknown[]>(
     withinBytes(
@@ -251,7 +298,7 @@ export async function listTransactions(
   return partOf(rows, toTransaction);
 }
 
-/** The user events of an entity, newest first. */
+/** The user events of an entity and of those that were merged into it, newest first. */
 export async function listUserEvents(
   db: Statements,
   organizationId: string,
@@ -263,7 +310,12 @@ export async function listUserEvents(
   const rows = await db.execute<unknown[]>(
     withinBytes(
       `${SELECT_USER_EVENTS}
-       where u.organization_id = $1 and u.entity_id = $2 ${older}
+       where u.organization_id = $1 and u.id in (
+         select s.id from ${GROUP} cross join lateral (
+           select u.id, u.occurred_at from user_event u
+           where u.organization_id = $1 and u.entity_id = m.id ${older}
+           order by u.occurred_at desc, u.id desc limit $3) s
+         order by s.occurred_at desc, s.id desc limit $3)
        order by u.occurred_at desc, u.id desc limit $3`,
       bound.bytes,
       "occurred_at desc, id desc",

@@ -47,15 +47,19 @@ export interface Target {
   isRow?: boolean | undefined;
 }
 
+/** What a command names, under its locks. */
+export interface LockedTargets {
+  entities: readonly (EntityState | null)[];
+  /** As in World. */
+  redirectedFrom: readonly string[];
+  /** Of the survivors among the entities, by their ids. */
+  layers: ReadonlyMap<string, Layer>;
+}
+
 /** What a command needs that cannot share its transaction. */
 export interface Alone {
-  /** Reads what the rule needs beside the locked entities, each null where it is not there. Runs again with the command. */
-  prepare: (
-    db: Pipeline,
-    organizationId: string,
-    entities: readonly (EntityState | null)[],
-    layers: ReadonlyMap<string, Layer>,
-  ) => Promise<void>;
+  /** Reads what the rule needs beside the locked entities. Runs again with the command. */
+  prepare: (db: Pipeline, organizationId: string, locked: LockedTargets) => Promise<void>;
   /** Writes what belongs to the changes beside the entities, once these are on their way. */
   record: (db: Pipeline, organizationId: string, outcomes: readonly Outcome[]) => void;
 }

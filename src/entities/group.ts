@@ -11,7 +11,7 @@ import { redirectedFrom, resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents } from "../log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../log/sealing.ts";
-import type { Command, Move, Outcome, Result, Target } from "./command.ts";
+import type { Command, LockedTargets, Move, Outcome, Result, Target } from "./command.ts";
 import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
 import { type Locked, lockNamed, moveHits, unambiguous } from "./locked.ts";
 import type { FoundHits } from "./lookups.ts";
@@ -26,6 +26,8 @@ export interface GroupOptions {
   isAtomic?: boolean;
   /** Other organizations share the transaction: what would take long is "later". */
   isShared?: boolean;
+  /** Others wait for its end: throws ManyCopies for a command that would take very long. */
+  isShort?: boolean;
 }
 
 /** "later": needs a transaction that begins after this one. "busy": another transaction has locked an entity of it. */
@@ -35,7 +37,7 @@ export async function runGroup(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked = false, isAtomic = false, isShared = false }: GroupOptions,
+  { skipLocked = false, isAtomic = false, isShared = false, isShort = false }: GroupOptions,
 ): Promise<GroupResult[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
@@ -46,7 +48,7 @@ export async function runGroup(
   const live = claims.filter((claim) => claim === "claimed").length;
   const [first] = commands;
   if (first?.alone !== undefined && live === 1) {
-    await first.alone.prepare(db, organizationId, targetsIn(locked, first), locked.layers);
+    await first.alone.prepare(db, organizationId, targetsIn(locked, first));
   }
   const group = new Group(organizationId, locked, {
     skipLocked,
@@ -73,7 +75,7 @@ export async function runGroup(
   });
   if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
 
-  await group.write(db);
+  await group.write(db, { isShort });
   const [only] = results;
   if (first?.alone !== undefined && typeof only === "object" && only.kind === "done") {
     first.alone.record(db, organizationId, only.outcomes);
@@ -143,10 +145,7 @@ class Group {
       (time, entity) => (entity !== null && time <= entity.updatedAt ? entity.updatedAt + 1n : time),
       this.#time + 1n,
     );
-    const redirects = targets.map(({ lookup, isRow }, i) => {
-      const entity = entities[i] ?? null;
-      return entity === null || isRow ? "" : redirectedFrom(lookup, entity, hits);
-    });
+    const redirects = targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits));
     const decided = command.decide(entities, { now, policy, redirectedFrom: redirects });
     // Ids of events in their order.
     const eventIds = decided.flatMap((change) => (change === null ? [] : [newId()])).sort();
@@ -219,7 +218,7 @@ class Group {
   }
 
   /** Sends the statements; the transaction waits for them. */
-  async write(db: Pipeline): Promise<void> {
+  async write(db: Pipeline, { isShort }: { isShort: boolean }): Promise<void> {
     const organizationId = this.#organizationId;
     const changed = [...this.#locked.states.values()]
       .map((after) => ({ before: this.#original.get(after.id) ?? null, after }))
@@ -229,7 +228,7 @@ class Group {
       const previous = copied === undefined ? before && primaryOf(before)?.externalId : copied;
       const next = primaryOf(after)?.externalId ?? null;
       if (previous == null || previous === next) continue;
-      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
+      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next }, { isShort });
       for (const event of this.#events) {
         if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
       }
@@ -267,12 +266,21 @@ const changesPrimary = ({ before, after }: Move): boolean => {
   return old !== undefined && old.externalId !== primaryOf(after)?.externalId;
 };
 
-/** The entities that the command names, as they were locked. */
-const targetsIn = ({ hits, states }: Locked, { targets }: Command): (EntityState | null)[] =>
-  targets.map(({ lookup, isRow }) => {
+const redirectOf = ({ lookup, isRow }: Target, entity: EntityState | null, hits: FoundHits): string =>
+  entity === null || isRow ? "" : redirectedFrom(lookup, entity, hits);
+
+/** What the command names, as it was locked. What it names ambiguously is refused in its turn. */
+function targetsIn({ hits, states, layers }: Locked, { targets }: Command): LockedTargets {
+  const entities = targets.map(({ lookup, isRow }) => {
     const id = isRow ? lookup.key : unambiguous(lookup, hits);
     return id === undefined ? null : (states.get(id) ?? null);
   });
+  return {
+    entities,
+    layers,
+    redirectedFrom: targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits)),
+  };
+}
 
 /** Rules 3 and 35: the entity is there, and is the one that the caller has seen. */
 function refuseUnlessAsNamed({ lookup, allowMissing, etag, field }: Target, entity: EntityState | null): void {

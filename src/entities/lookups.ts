@@ -212,7 +212,11 @@ export async function lockEntities(
   db: Statements,
   organizationId: string,
   keys: Keys,
-  { skipLocked, isAttaching, rows: rowIds = [] }: { skipLocked: boolean; isAttaching: boolean; rows?: readonly string[] },
+  {
+    skipLocked,
+    isAttaching,
+    rows: rowIds = [],
+  }: { skipLocked: boolean; isAttaching: boolean; rows?: readonly string[] },
 ): Promise<LockedEntities> {
   const one = skipLocked && !isAttaching && rowIds.length === 0 ? theOneOf(keys) : undefined;
   if (one !== undefined) {

@@ -12,6 +12,7 @@ import { createSlots, type Slots } from "../slots.ts";
 import type { Command, Result } from "./command.ts";
 import {
   heldByOthers,
+  type Undone,
   writeGroup,
   writeGroupsUnlessBusy,
   writeGroupUnlessBusy,
@@ -120,11 +121,11 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
         },
       );
       shares.forEach(({ queue, group }, i) => {
-        const { busy, undone } = tell(group, results[i] ?? []);
-        queue.waiting.unshift(...undone);
+        const told = tell(group, results[i] ?? []);
+        queue.waiting.unshift(...told.undone);
         // Not awaited: the lane goes on for the others.
-        if (undone.length > 0) startAlone(queue, queue.organizationId === blamed);
-        settle(queue, busy);
+        if (told.undone.length > 0) startAlone(queue, queue.organizationId === blamed);
+        settle(queue, told);
         queue.running -= 1;
         forget(queue);
       });
@@ -146,10 +147,10 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   async function runAlone(queue: Queue): Promise<void> {
     const { organizationId } = queue;
     while (queue.waiting.length > 0) {
-      const busy = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
+      const told = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       );
-      settle(queue, busy);
+      settle(queue, told);
       if (queue.aloneUntil === Number.POSITIVE_INFINITY) queue.aloneUntil = performance.now() + ALONE_MS;
     }
     queue.alone -= 1;
@@ -158,12 +159,25 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   }
 
   /** A group has ended; what was locked waits for its locks. */
-  function settle(queue: Queue, busy: readonly Waiting[]): void {
+  function settle(queue: Queue, { busy, long }: Told): void {
+    for (const one of long) void runLong(queue.organizationId, one);
     queue.busy.push(...busy);
     bell.ring(queue.organizationId);
     if (queue.busy.length > 0 && !queue.isWaiting) {
       queue.isWaiting = true;
       void runBusy(queue);
+    }
+  }
+
+  /** What takes long keeps nobody waiting but those who want its entity: it runs where rehearsals do. */
+  async function runLong(organizationId: string, { command, resolve, reject }: Waiting): Promise<void> {
+    try {
+      const [result] = await slots(organizationId, () => writeGroup(orm, organizationId, [command]));
+      bell.ring(organizationId);
+      if (result?.kind === "failed") throw result.error;
+      resolve(result as Answered);
+    } catch (error) {
+      reject(error);
     }
   }
 
@@ -177,9 +191,10 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       await busySlots(organizationId, async () => {
         const group = queue.busy.splice(0, MAX_GROUP);
         const oldest = Math.min(...group.map(({ since }) => since));
-        const busy = await together(group, (commands) =>
+        const { busy, long } = await together(group, (commands) =>
           writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
         );
+        for (const one of long) void runLong(organizationId, one);
         for (const one of busy) {
           if (performance.now() - one.since < lockTimeoutMs) queue.busy.push(one);
           else one.resolve({ kind: "refused", error: heldByOthers() });
@@ -262,31 +277,35 @@ function dropAborted(list: Waiting[]): void {
   }
 }
 
-/** Writes a group and tells each caller its result; busy commands are returned. */
+/** Writes a group and tells each caller its result; those that have none are returned. */
 async function together(
   group: readonly Waiting[],
-  work: (commands: Command[]) => Promise<(Result | "busy")[]>,
-): Promise<Waiting[]> {
+  work: (commands: Command[]) => Promise<(Result | Undone)[]>,
+): Promise<Told> {
   try {
-    return tell(group, await work(group.map(({ command }) => command))).busy;
+    return tell(group, await work(group.map(({ command }) => command)));
   } catch (error) {
     for (const { reject } of group) reject(error);
-    return [];
+    return { busy: [], long: [], undone: [] };
   }
 }
 
+/** Whose command has no result yet. */
+interface Told {
+  busy: Waiting[];
+  long: Waiting[];
+  undone: Waiting[];
+}
+
 /** Tells each caller its result. */
-function tell(
-  group: readonly Waiting[],
-  results: readonly (Result | "busy" | undefined)[],
-): { busy: Waiting[]; undone: Waiting[] } {
-  const [busy, undone]: [Waiting[], Waiting[]] = [[], []];
+function tell(group: readonly Waiting[], results: readonly (Result | Undone | undefined)[]): Told {
+  const told: Told = { busy: [], long: [], undone: [] };
   group.forEach((one, i) => {
     const result = results[i];
-    if (result === undefined) undone.push(one);
-    else if (result === "busy") busy.push(one);
+    if (result === undefined) told.undone.push(one);
+    else if (typeof result === "string") told[result].push(one);
     else if (result.kind === "failed") one.reject(result.error);
     else one.resolve(result);
   });
-  return { busy, undone };
+  return told;
 }

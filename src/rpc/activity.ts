@@ -51,30 +51,25 @@ export function activityRpcs(deps: Deps) {
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
           ]);
           const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
-          const stored = rows.map((row, i): activity.StoredTransaction => {
-            const side = (party: ParsedParty, at: number): activity.StoredParty => ({
-              entityId: entities[at]?.id ?? null,
-              externalId: entities[at]?.externalId ?? null,
-              name: party.name,
-              country: party.country,
-            });
-            const { origin, destination, ...rest } = row;
-            const transaction = {
-              ...rest,
-              id: newId(),
-              origin: side(origin, 2 * i),
-              destination: side(destination, 2 * i + 1),
-            };
-            return { ...transaction, contentHash: contentHash(transaction) };
+          const recorded = rows.map(({ origin, destination, ...row }, i) => {
+            const [from, to] = [entities[2 * i], entities[2 * i + 1]];
+            const rest = { ...row, id: newId() };
+            const stored = { ...rest, origin: storedParty(origin, from), destination: storedParty(destination, to) };
+            const shown = { ...rest, origin: shownParty(origin, from), destination: shownParty(destination, to) };
+            return { stored: { ...stored, contentHash: contentHash(stored) }, shown };
           });
-          const existing = await activity.insertTransactions(em, organizationId, stored);
+          const existing = await activity.insertTransactions(
+            em,
+            organizationId,
+            recorded.map(({ stored }) => stored),
+          );
           return {
-            results: stored.map((row, i) => {
-              const old = row.externalId === null ? undefined : existing.get(row.externalId);
+            results: recorded.map(({ stored, shown }, i) => {
+              const old = stored.externalId === null ? undefined : existing.get(stored.externalId);
               if (old === undefined) {
-                return { transaction: transactionToProto(row), outcome: RecordOutcome.CREATED };
+                return { transaction: transactionToProto(shown), outcome: RecordOutcome.CREATED };
               }
-              if (!old.contentHash.equals(row.contentHash)) {
+              if (!isSame(old, stored, shown)) {
                 throw invalidField(
                   `transactions[${i}].external_id`,
                   "is that of a transaction with other content: transactions do not change",
@@ -112,13 +107,22 @@ export function activityRpcs(deps: Deps) {
           const organizationId = organizationOf(ctx);
           const parties = rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index }));
           const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
-          const stored = rows.map(({ lookup: _, ...row }, i): activity.StoredUserEvent => {
+          const recorded = rows.map(({ lookup: _, ...row }, i) => {
             const entity = entities[i];
             if (entity === undefined) throw new Error("a user event has no entity");
-            return { ...row, id: newId(), entityId: entity.id, entityExternalId: entity.externalId };
+            const { home, copy, id, externalId } = entity;
+            const rest = { ...row, id: newId() };
+            return {
+              stored: { ...rest, entityId: home, entityExternalId: copy },
+              shown: { ...rest, entityId: id, entityExternalId: externalId },
+            };
           });
-          await activity.insertUserEvents(em, organizationId, stored);
-          return { userEvents: stored.map(userEventToProto) };
+          await activity.insertUserEvents(
+            em,
+            organizationId,
+            recorded.map(({ stored }) => stored),
+          );
+          return { userEvents: recorded.map(({ shown }) => userEventToProto(shown)) };
         },
       );
     },
@@ -249,8 +253,29 @@ function required(value: string, field: string, violations: Violations): void {
   violations.check(field, trim(value) === "" ? "is required" : textProblem(value, { max: LIMITS.string }));
 }
 
+/** A party as its row has it: by the entity that was named. */
+const storedParty = ({ name, country }: ParsedParty, entity: activity.HeldParty | undefined): activity.StoredParty => ({
+  ...{ entityId: entity?.home ?? null, externalId: entity?.copy ?? null, name, country },
+});
+
+/** A party as callers see it: by its survivor. */
+const shownParty = ({ name, country }: ParsedParty, entity: activity.HeldParty | undefined): activity.StoredParty => ({
+  ...{ entityId: entity?.id ?? null, externalId: entity?.externalId ?? null, name, country },
+});
+
+/** Rule 98: parties that are one entity now are the same, whichever of them was named then and now. */
+function isSame(
+  old: activity.StoredTransaction,
+  stored: activity.StoredTransaction,
+  shown: Omit<activity.StoredTransaction, "contentHash">,
+): boolean {
+  return old.contentHash.equals(stored.contentHash) || contentHash(old).equals(contentHash(shown));
+}
+
 /** What must be equal for a transaction sent again: all that the caller says, whichever key named the parties. */
-function contentHash({ id: _, externalId: __, ...content }: Omit<activity.StoredTransaction, "contentHash">): Buffer {
+function contentHash(transaction: Omit<activity.StoredTransaction, "contentHash">): Buffer {
+  const { type, status, amount, currency, transactedAt, details, origin, destination } = transaction;
+  const content = { type, status, amount, currency, transactedAt, details, origin, destination };
   const party = ({ entityId, name, country }: activity.StoredParty) => ({ entityId, name, country });
   const plain: JsonObject = {
     ...content,
@@ -263,7 +288,9 @@ function contentHash({ id: _, externalId: __, ...content }: Omit<activity.Stored
 
 // --- Responses ----------------------------------------------------------------------------------
 
-function transactionToProto(row: activity.StoredTransaction): MessageInitShape<typeof TransactionSchema> {
+function transactionToProto(
+  row: Omit<activity.StoredTransaction, "contentHash">,
+): MessageInitShape<typeof TransactionSchema> {
   const party = ({ entityId, externalId, name, country }: activity.StoredParty) =>
     entityId === null && name === null && country === null
       ? undefined

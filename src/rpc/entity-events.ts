@@ -77,7 +77,7 @@ export function entityEventRpcs(deps: Deps) {
       const organizationId = organizationOf(ctx);
       const page = openPage(EntityService.method.listEntityEvents, request, {
         organizationId,
-        cursor: { recordedAt: "instant", id: "id", entityVersion: "version" },
+        cursor: { recordedAt: "instant", id: "id", entityId: "id", entityVersion: "version" },
         violations,
       });
 
@@ -97,7 +97,10 @@ export function entityEventRpcs(deps: Deps) {
       );
       const { items, nextPageToken } = closePage(page, events, {
         present: eventToProto,
-        cursorOf: ({ recordedAt, id, entityVersion }) => ({ recordedAt, id, entityVersion: String(entityVersion) }),
+        cursorOf: ({ recordedAt, id, entityId, entityVersion }) => ({
+          ...{ recordedAt, id, entityId },
+          entityVersion: String(entityVersion),
+        }),
       });
       return { events: items, nextPageToken };
     },

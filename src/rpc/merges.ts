@@ -27,6 +27,7 @@ import {
   unmerge,
 } from "../domain/merge.ts";
 import type { Command, Outcome } from "../entities/command.ts";
+import { ordered, recordDistinct } from "../entities/distinct.ts";
 import {
   findActiveMerge,
   findMerge,
@@ -87,7 +88,7 @@ export function mergeRpcs(deps: Deps) {
           return changes;
         },
         alone: {
-          async prepare(db, organizationId, [into, from], layers) {
+          async prepare(db, organizationId, { entities: [into, from], layers }) {
             facts = undefined;
             if (!into || !from) return;
             const found = await readMergeFacts(db, organizationId, { primaryId: into.id, secondaryId: from.id });
@@ -156,7 +157,7 @@ export function mergeRpcs(deps: Deps) {
             return done.changes;
           },
           alone: {
-            async prepare(db, organizationId, [survivor], layers) {
+            async prepare(db, organizationId, { entities: [survivor], layers }) {
               [facts, refusal] = [undefined, undefined];
               const found = await findMerge(db, organizationId, mergeId);
               if (found === undefined || !survivor) throw new Error("a merge is gone");
@@ -169,8 +170,13 @@ export function mergeRpcs(deps: Deps) {
             },
             record(db, organizationId, [survivor]) {
               const { merge: made, members } = factsOf(facts);
-              const at = (survivor as Outcome).after.updatedAt;
+              const { updatedAt: at, etag: eventId } = (survivor as Outcome).after;
               recordUnmerge(db, organizationId, { merge: made, members, author: authorOf(ctx), reason, at });
+              if (distinctId === undefined) return;
+              recordDistinct(db, organizationId, {
+                ...{ organizationId, id: distinctId, ...ordered(primaryId, secondaryId) },
+                ...{ markedAt: at, markEventId: eventId, liftedAt: null, liftEventId: null },
+              });
             },
           },
         },

@@ -36,6 +36,11 @@ export class Merges extends Migration {
         add column home_id uuid,
         add constraint external_id_home foreign key (organization_id, home_id) references entity (organization_id, id)`);
 
+    // Copies in activity rows are found by the entity whose they are: two that are merged may both have an external id.
+    for (const name of ["transaction_origin", "transaction_destination", "user_event"]) {
+      this.addSql(`drop index ${name}_external_id`);
+    }
+
     // external_ids are those of the secondary when it was merged. Nothing removes a row.
     this.addSql(`
       create table entity_merge (

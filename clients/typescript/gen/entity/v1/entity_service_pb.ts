@@ -8,7 +8,7 @@ import type { Entity, EntityLookup, EntityStatus, EntityType, ExternalId, Extern
 import { file_entity_v1_entity } from "./entity_pb.ts";
 import type { EntityEvent, EventType } from "./entity_event_pb.ts";
 import { file_entity_v1_entity_event } from "./entity_event_pb.ts";
-import type { EntityMerge, LostExternalId, MergeConflict, MergedRows, UnmergeKept } from "./merge_pb.ts";
+import type { DistinctPair, EntityMerge, LostExternalId, MergeConflict, MergedRows, UnmergeKept } from "./merge_pb.ts";
 import { file_entity_v1_merge } from "./merge_pb.ts";
 import { file_entity_v1_options } from "./options_pb.ts";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
@@ -21,7 +21,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_service.proto.
  */
 export const file_entity_v1_entity_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk8KEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAIgASgJInkKF0JhdGNoR2V0RW50aXRpZXNSZXF1ZXN0Ei8KB2xvb2t1cHMYASADKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwQgXwxxjoBxItCglyZWFkX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIk4KGEJhdGNoR2V0RW50aXRpZXNSZXNwb25zZRIyCgdyZXN1bHRzGAEgAygLMiEuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXN1bHQihQEKFkJhdGNoR2V0RW50aXRpZXNSZXN1bHQSIwoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eUgAEiMKBWVycm9yGAIgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIABIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLQAQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBARIXCg9yZWRpcmVjdGVkX2Zyb20YByABKAlCCgoIX2NyZWF0ZWQi9QEKF0NoYW5nZUV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASFwoPbmV3X2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIeChZrZWVwX3ByZXZpb3VzX2FzX2FsaWFzGAQgASgIEgwKBGV0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoYQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB3N1Y2Nlc3MYASABKAhIAIgBARIUCgdjaGFuZ2VkGAIgASgISAGIAQESIQoGZW50aXR5GAMgASgLMhEuZW50aXR5LnYxLkVudGl0eRIXCg9yZWRpcmVjdGVkX2Zyb20YBCABKAlCCgoIX3N1Y2Nlc3NCCgoIX2NoYW5nZWQi0QEKF0Fzc2lnbkV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEwoLZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ4ChhBc3NpZ25FeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInYKFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIuEBChhSZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDQoFZm9yY2UYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInkKGVJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIoMBChxMaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0EhMKC2V4dGVybmFsX2lkGAEgASgJEicKBmxvb2t1cBgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiZgodTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVzcG9uc2USLAoHcGVyaW9kcxgBIAMoCzIbLmVudGl0eS52MS5FeHRlcm5hbElkUGVyaW9kEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK4AQoTRGVsZXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkSFQoNdmFsaWRhdGVfb25seRgFIAEoCBIvCgtvY2N1cnJlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWwoURGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQiugEKFVVuZGVsZXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkSFQoNdmFsaWRhdGVfb25seRgFIAEoCBIvCgtvY2N1cnJlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAidgoWVW5kZWxldGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5EhQKB2NoYW5nZWQYAiABKAhIAIgBARIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCgoIX2NoYW5nZWQi/gEKFE1lcmdlRW50aXRpZXNSZXF1ZXN0EigKB3ByaW1hcnkYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEioKCXNlY29uZGFyeRgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSFgoOc2Vjb25kYXJ5X2V0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLdAQoVTWVyZ2VFbnRpdGllc1Jlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSJAoJc2Vjb25kYXJ5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIQCghtZXJnZV9pZBgDIAEoCRIrCgljb25mbGljdHMYBCADKAsyGC5lbnRpdHkudjEuTWVyZ2VDb25mbGljdBIjCgRyb3dzGAUgASgLMhUuZW50aXR5LnYxLk1lcmdlZFJvd3MSFwoPcmVkaXJlY3RlZF9mcm9tGAYgASgJIrsBChZVbm1lcmdlRW50aXRpZXNSZXF1ZXN0EhAKCG1lcmdlX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhUKDW1hcmtfZGlzdGluY3QYBCABKAgSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKOAgoXVW5tZXJnZUVudGl0aWVzUmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIkCglzZWNvbmRhcnkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EiQKBGtlcHQYAyADKAsyFi5lbnRpdHkudjEuVW5tZXJnZUtlcHQSEAoIcmV0dXJuZWQYBCADKAkSJwoEbG9zdBgFIAMoCzIZLmVudGl0eS52MS5Mb3N0RXh0ZXJuYWxJZBIPCgdjYXJyaWVkGAYgAygJEiMKBHJvd3MYByABKAsyFS5lbnRpdHkudjEuTWVyZ2VkUm93cxITCgtkaXN0aW5jdF9pZBgIIAEoCSJjChFMaXN0TWVyZ2VzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlUKEkxpc3RNZXJnZXNSZXNwb25zZRImCgZtZXJnZXMYASADKAsyFi5lbnRpdHkudjEuRW50aXR5TWVyZ2USFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIpwCChdMaXN0RW50aXR5RXZlbnRzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYCxINCgVhY3RvchgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkiWwoYTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlEiYKBmV2ZW50cxgBIAMoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKFFdhdGNoRW50aXRpZXNSZXF1ZXN0EhAKCHBvc2l0aW9uGAEgASgJEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYBRIxCgxlbnRpdHlfdHlwZXMYAyADKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZUIE8McYAhInCgZsb29rdXAYBCABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwIlAKFVdhdGNoRW50aXRpZXNSZXNwb25zZRIQCghwb3NpdGlvbhgBIAEoCRIlCgVldmVudBgCIAEoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudCKmAQoVSW1wb3J0RW50aXRpZXNSZXF1ZXN0EiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSDgoGcmVhc29uGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIvCgtvY2N1cnJlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibwoWSW1wb3J0RW50aXRpZXNSZXNwb25zZRIoCgdyZXN1bHRzGAEgAygLMhcuZW50aXR5LnYxLkltcG9ydFJlc3VsdBIrCghwcm9ncmVzcxgCIAEoCzIZLmVudGl0eS52MS5JbXBvcnRQcm9ncmVzcyKVAQoMSW1wb3J0UmVzdWx0EgsKA3JvdxgBIAEoAxIpCgdvdXRjb21lGAIgASgOMhguZW50aXR5LnYxLkltcG9ydE91dGNvbWUSEQoJZW50aXR5X2lkGAMgASgJEiEKBWVycm9yGAQgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMSFwoPcmVkaXJlY3RlZF9mcm9tGAUgASgJIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDKqABCg1JbXBvcnRPdXRjb21lEh4KGklNUE9SVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASGgoWSU1QT1JUX09VVENPTUVfQ1JFQVRFRBABEhoKFklNUE9SVF9PVVRDT01FX1VQREFURUQQAhIcChhJTVBPUlRfT1VUQ09NRV9VTkNIQU5HRUQQAxIZChVJTVBPUlRfT1VUQ09NRV9GQUlMRUQQBDLVDwoNRW50aXR5U2VydmljZRJmCgxDcmVhdGVFbnRpdHkSHi5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlElwKCUdldEVudGl0eRIbLmVudGl0eS52MS5HZXRFbnRpdHlSZXF1ZXN0GhwuZW50aXR5LnYxLkdldEVudGl0eVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJxChBCYXRjaEdldEVudGl0aWVzEiIuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXF1ZXN0GiMuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZQoMTGlzdEVudGl0aWVzEh4uZW50aXR5LnYxLkxpc3RFbnRpdGllc1JlcXVlc3QaHy5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDFVwZGF0ZUVudGl0eRIeLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSdwoQQ2hhbmdlRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5DaGFuZ2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEnIKEEFzc2lnbkV4dGVybmFsSWQSIi5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOQWRkRXh0ZXJuYWxJZHMSIC5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0GiEuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ6ChFSZWxlYXNlRXh0ZXJuYWxJZBIjLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QaJC5lbnRpdHkudjEuUmVsZWFzZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2USgAEKFUxpc3RFeHRlcm5hbElkSGlzdG9yeRInLmVudGl0eS52MS5MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0GiguZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxEZWxldGVFbnRpdHkSHi5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDlVuZGVsZXRlRW50aXR5EiAuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVxdWVzdBohLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUScQoQTGlzdEVudGl0eUV2ZW50cxIiLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVxdWVzdBojLmVudGl0eS52MS5MaXN0RW50aXR5RXZlbnRzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmkKDU1lcmdlRW50aXRpZXMSHy5lbnRpdHkudjEuTWVyZ2VFbnRpdGllc1JlcXVlc3QaIC5lbnRpdHkudjEuTWVyZ2VFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6bWVyZ2USbwoPVW5tZXJnZUVudGl0aWVzEiEuZW50aXR5LnYxLlVubWVyZ2VFbnRpdGllc1JlcXVlc3QaIi5lbnRpdHkudjEuVW5tZXJnZUVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczptZXJnZRJfCgpMaXN0TWVyZ2VzEhwuZW50aXR5LnYxLkxpc3RNZXJnZXNSZXF1ZXN0Gh0uZW50aXR5LnYxLkxpc3RNZXJnZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSagoNV2F0Y2hFbnRpdGllcxIfLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVxdWVzdBogLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkMAEScAoOSW1wb3J0RW50aXRpZXMSIC5lbnRpdHkudjEuSW1wb3J0RW50aXRpZXNSZXF1ZXN0GiEuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZSgBMAFCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_merge, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
+  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk8KEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAIgASgJInkKF0JhdGNoR2V0RW50aXRpZXNSZXF1ZXN0Ei8KB2xvb2t1cHMYASADKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwQgXwxxjoBxItCglyZWFkX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIk4KGEJhdGNoR2V0RW50aXRpZXNSZXNwb25zZRIyCgdyZXN1bHRzGAEgAygLMiEuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXN1bHQihQEKFkJhdGNoR2V0RW50aXRpZXNSZXN1bHQSIwoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eUgAEiMKBWVycm9yGAIgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIABIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCAoGcmVzdWx0IuoCChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibAoUTGlzdEVudGl0aWVzUmVzcG9uc2USIwoIZW50aXRpZXMYASADKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIWCg53YXRjaF9wb3NpdGlvbhgDIAEoCSKjAgoTVXBkYXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg4KBnJlYXNvbhgEIAEoCRIVCg1hbGxvd19taXNzaW5nGAUgASgIEgwKBGV0YWcYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAggASgIEi8KC29jY3VycmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLQAQoUVXBkYXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIqCg9wcmV2aW91c19lbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhYKDnVwZGF0ZWRfZmllbGRzGAQgAygJEhYKDmlnbm9yZWRfZmllbGRzGAUgAygJEhQKB2NyZWF0ZWQYBiABKAhIAIgBARIXCg9yZWRpcmVjdGVkX2Zyb20YByABKAlCCgoIX2NyZWF0ZWQi9QEKF0NoYW5nZUV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASFwoPbmV3X2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIeChZrZWVwX3ByZXZpb3VzX2FzX2FsaWFzGAQgASgIEgwKBGV0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoYQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB3N1Y2Nlc3MYASABKAhIAIgBARIUCgdjaGFuZ2VkGAIgASgISAGIAQESIQoGZW50aXR5GAMgASgLMhEuZW50aXR5LnYxLkVudGl0eRIXCg9yZWRpcmVjdGVkX2Zyb20YBCABKAlCCgoIX3N1Y2Nlc3NCCgoIX2NoYW5nZWQi0QEKF0Fzc2lnbkV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEwoLZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ4ChhBc3NpZ25FeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIu0BChVBZGRFeHRlcm5hbElkc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIxCgxleHRlcm5hbF9pZHMYAiADKAsyFS5lbnRpdHkudjEuRXh0ZXJuYWxJZEIE8McYZBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInYKFkFkZEV4dGVybmFsSWRzUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIuEBChhSZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDQoFZm9yY2UYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInkKGVJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIoMBChxMaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXF1ZXN0EhMKC2V4dGVybmFsX2lkGAEgASgJEicKBmxvb2t1cBgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiZgodTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVzcG9uc2USLAoHcGVyaW9kcxgBIAMoCzIbLmVudGl0eS52MS5FeHRlcm5hbElkUGVyaW9kEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSK4AQoTRGVsZXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkSFQoNdmFsaWRhdGVfb25seRgFIAEoCBIvCgtvY2N1cnJlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWwoURGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQFCCgoIX2NoYW5nZWQiugEKFVVuZGVsZXRlRW50aXR5UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkSFQoNdmFsaWRhdGVfb25seRgFIAEoCBIvCgtvY2N1cnJlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAidgoWVW5kZWxldGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5EhQKB2NoYW5nZWQYAiABKAhIAIgBARIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCgoIX2NoYW5nZWQi/gEKFE1lcmdlRW50aXRpZXNSZXF1ZXN0EigKB3ByaW1hcnkYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEioKCXNlY29uZGFyeRgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSFgoOc2Vjb25kYXJ5X2V0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLdAQoVTWVyZ2VFbnRpdGllc1Jlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSJAoJc2Vjb25kYXJ5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIQCghtZXJnZV9pZBgDIAEoCRIrCgljb25mbGljdHMYBCADKAsyGC5lbnRpdHkudjEuTWVyZ2VDb25mbGljdBIjCgRyb3dzGAUgASgLMhUuZW50aXR5LnYxLk1lcmdlZFJvd3MSFwoPcmVkaXJlY3RlZF9mcm9tGAYgASgJIrsBChZVbm1lcmdlRW50aXRpZXNSZXF1ZXN0EhAKCG1lcmdlX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIMCgRldGFnGAMgASgJEhUKDW1hcmtfZGlzdGluY3QYBCABKAgSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKOAgoXVW5tZXJnZUVudGl0aWVzUmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIkCglzZWNvbmRhcnkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EiQKBGtlcHQYAyADKAsyFi5lbnRpdHkudjEuVW5tZXJnZUtlcHQSEAoIcmV0dXJuZWQYBCADKAkSJwoEbG9zdBgFIAMoCzIZLmVudGl0eS52MS5Mb3N0RXh0ZXJuYWxJZBIPCgdjYXJyaWVkGAYgAygJEiMKBHJvd3MYByABKAsyFS5lbnRpdHkudjEuTWVyZ2VkUm93cxITCgtkaXN0aW5jdF9pZBgIIAEoCSJjChFMaXN0TWVyZ2VzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlUKEkxpc3RNZXJnZXNSZXNwb25zZRImCgZtZXJnZXMYASADKAsyFi5lbnRpdHkudjEuRW50aXR5TWVyZ2USFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIvUBChNNYXJrRGlzdGluY3RSZXF1ZXN0EiYKBWZpcnN0GAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBInCgZzZWNvbmQYAiABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhMKC3NlY29uZF9ldGFnGAUgASgJEhIKCnJlcXVlc3RfaWQYBiABKAkSFQoNdmFsaWRhdGVfb25seRgHIAEoCBIvCgtvY2N1cnJlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAipAEKFE1hcmtEaXN0aW5jdFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIlCgRwYWlyGAIgASgLMhcuZW50aXR5LnYxLkRpc3RpbmN0UGFpchIgCgVmaXJzdBgDIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSIQoGc2Vjb25kGAQgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfY2hhbmdlZCL1AQoTTGlmdERpc3RpbmN0UmVxdWVzdBImCgVmaXJzdBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASJwoGc2Vjb25kGAIgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRITCgtzZWNvbmRfZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqQBChRMaWZ0RGlzdGluY3RSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESJQoEcGFpchgCIAEoCzIXLmVudGl0eS52MS5EaXN0aW5jdFBhaXISIAoFZmlyc3QYAyABKAsyES5lbnRpdHkudjEuRW50aXR5EiEKBnNlY29uZBgEIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQiZQoTTGlzdERpc3RpbmN0UmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlcKFExpc3REaXN0aW5jdFJlc3BvbnNlEiYKBXBhaXJzGAEgAygLMhcuZW50aXR5LnYxLkRpc3RpbmN0UGFpchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkinAIKF0xpc3RFbnRpdHlFdmVudHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgLEg0KBWFjdG9yGAMgASgJEhEKCXByaW5jaXBhbBgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEigKBGZyb20YBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCSJbChhMaXN0RW50aXR5RXZlbnRzUmVzcG9uc2USJgoGZXZlbnRzGAEgAygLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKvAQoUV2F0Y2hFbnRpdGllc1JlcXVlc3QSEAoIcG9zaXRpb24YASABKAkSKQoFdHlwZXMYAiADKA4yFC5lbnRpdHkudjEuRXZlbnRUeXBlQgTwxxgFEjEKDGVudGl0eV90eXBlcxgDIAMoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlQgTwxxgCEicKBmxvb2t1cBgEIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXAiUAoVV2F0Y2hFbnRpdGllc1Jlc3BvbnNlEhAKCHBvc2l0aW9uGAEgASgJEiUKBWV2ZW50GAIgASgLMhYuZW50aXR5LnYxLkVudGl0eUV2ZW50IqYBChVJbXBvcnRFbnRpdGllc1JlcXVlc3QSIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIOCgZyZWFzb24YAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEi8KC29jY3VycmVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJvChZJbXBvcnRFbnRpdGllc1Jlc3BvbnNlEigKB3Jlc3VsdHMYASADKAsyFy5lbnRpdHkudjEuSW1wb3J0UmVzdWx0EisKCHByb2dyZXNzGAIgASgLMhkuZW50aXR5LnYxLkltcG9ydFByb2dyZXNzIpUBCgxJbXBvcnRSZXN1bHQSCwoDcm93GAEgASgDEikKB291dGNvbWUYAiABKA4yGC5lbnRpdHkudjEuSW1wb3J0T3V0Y29tZRIRCgllbnRpdHlfaWQYAyABKAkSIQoFZXJyb3IYBCABKAsyEi5nb29nbGUucnBjLlN0YXR1cxIXCg9yZWRpcmVjdGVkX2Zyb20YBSABKAkiVQoOSW1wb3J0UHJvZ3Jlc3MSDwoHY3JlYXRlZBgBIAEoAxIPCgd1cGRhdGVkGAIgASgDEhEKCXVuY2hhbmdlZBgDIAEoAxIOCgZmYWlsZWQYBCABKAMqoAEKDUltcG9ydE91dGNvbWUSHgoaSU1QT1JUX09VVENPTUVfVU5TUEVDSUZJRUQQABIaChZJTVBPUlRfT1VUQ09NRV9DUkVBVEVEEAESGgoWSU1QT1JUX09VVENPTUVfVVBEQVRFRBACEhwKGElNUE9SVF9PVVRDT01FX1VOQ0hBTkdFRBADEhkKFUlNUE9SVF9PVVRDT01FX0ZBSUxFRBAEMowSCg1FbnRpdHlTZXJ2aWNlEmYKDENyZWF0ZUVudGl0eRIeLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLkNyZWF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSXAoJR2V0RW50aXR5EhsuZW50aXR5LnYxLkdldEVudGl0eVJlcXVlc3QaHC5lbnRpdHkudjEuR2V0RW50aXR5UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEnEKEEJhdGNoR2V0RW50aXRpZXMSIi5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QaIy5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJlCgxMaXN0RW50aXRpZXMSHi5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVxdWVzdBofLmVudGl0eS52MS5MaXN0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZgoMVXBkYXRlRW50aXR5Eh4uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuVXBkYXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ3ChBDaGFuZ2VFeHRlcm5hbElkEiIuZW50aXR5LnYxLkNoYW5nZUV4dGVybmFsSWRSZXF1ZXN0GiMuZW50aXR5LnYxLkNoYW5nZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2UScgoQQXNzaWduRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5Bc3NpZ25FeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5Bc3NpZ25FeHRlcm5hbElkUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJsCg5BZGRFeHRlcm5hbElkcxIgLmVudGl0eS52MS5BZGRFeHRlcm5hbElkc1JlcXVlc3QaIS5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEnoKEVJlbGVhc2VFeHRlcm5hbElkEiMuZW50aXR5LnYxLlJlbGVhc2VFeHRlcm5hbElkUmVxdWVzdBokLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlc3BvbnNlIhqQAgDqxxgTZXh0ZXJuYWxfaWRzOmNoYW5nZRKAAQoVTGlzdEV4dGVybmFsSWRIaXN0b3J5EicuZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlcXVlc3QaKC5lbnRpdHkudjEuTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDERlbGV0ZUVudGl0eRIeLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLkRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOVW5kZWxldGVFbnRpdHkSIC5lbnRpdHkudjEuVW5kZWxldGVFbnRpdHlSZXF1ZXN0GiEuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJxChBMaXN0RW50aXR5RXZlbnRzEiIuZW50aXR5LnYxLkxpc3RFbnRpdHlFdmVudHNSZXF1ZXN0GiMuZW50aXR5LnYxLkxpc3RFbnRpdHlFdmVudHNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSaQoNTWVyZ2VFbnRpdGllcxIfLmVudGl0eS52MS5NZXJnZUVudGl0aWVzUmVxdWVzdBogLmVudGl0eS52MS5NZXJnZUVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczptZXJnZRJvCg9Vbm1lcmdlRW50aXRpZXMSIS5lbnRpdHkudjEuVW5tZXJnZUVudGl0aWVzUmVxdWVzdBoiLmVudGl0eS52MS5Vbm1lcmdlRW50aXRpZXNSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOm1lcmdlEl8KCkxpc3RNZXJnZXMSHC5lbnRpdHkudjEuTGlzdE1lcmdlc1JlcXVlc3QaHS5lbnRpdHkudjEuTGlzdE1lcmdlc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxNYXJrRGlzdGluY3QSHi5lbnRpdHkudjEuTWFya0Rpc3RpbmN0UmVxdWVzdBofLmVudGl0eS52MS5NYXJrRGlzdGluY3RSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOm1lcmdlEmYKDExpZnREaXN0aW5jdBIeLmVudGl0eS52MS5MaWZ0RGlzdGluY3RSZXF1ZXN0Gh8uZW50aXR5LnYxLkxpZnREaXN0aW5jdFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6bWVyZ2USZQoMTGlzdERpc3RpbmN0Eh4uZW50aXR5LnYxLkxpc3REaXN0aW5jdFJlcXVlc3QaHy5lbnRpdHkudjEuTGlzdERpc3RpbmN0UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmoKDVdhdGNoRW50aXRpZXMSHy5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1JlcXVlc3QaIC5lbnRpdHkudjEuV2F0Y2hFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZDABEnAKDkltcG9ydEVudGl0aWVzEiAuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVxdWVzdBohLmVudGl0eS52MS5JbXBvcnRFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUoATABQkEKF2VudGl0eXNlcnZpY2UuZW50aXR5LnYxUAFaJGVudGl0eXNlcnZpY2UvZ2VuL2VudGl0eS92MTtlbnRpdHl2MWIGcHJvdG8z", [file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_merge, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
 
 /**
  * Request of CreateEntity.
@@ -1478,8 +1478,8 @@ export type UnmergeEntitiesResponse = Message<"entity.v1.UnmergeEntitiesResponse
   rows?: MergedRows | undefined;
 
   /**
-   * The id of the mark as distinct, with mark_distinct; that of the mark that
-   * was there, if there was one.
+   * The id of the mark as distinct, with mark_distinct; empty with
+   * validate_only.
    *
    * @generated from field: string distinct_id = 8;
    */
@@ -1558,6 +1558,293 @@ export const ListMergesResponseSchema: GenMessage<ListMergesResponse> = /*@__PUR
   messageDesc(file_entity_v1_entity_service, 30);
 
 /**
+ * Request of MarkDistinct.
+ *
+ * @generated from message entity.v1.MarkDistinctRequest
+ */
+export type MarkDistinctRequest = Message<"entity.v1.MarkDistinctRequest"> & {
+  /**
+   * One of the two.
+   *
+   * @generated from field: entity.v1.EntityLookup first = 1;
+   */
+  first?: EntityLookup | undefined;
+
+  /**
+   * The other one.
+   *
+   * @generated from field: entity.v1.EntityLookup second = 2;
+   */
+  second?: EntityLookup | undefined;
+
+  /**
+   * Why: 5 to 4000 code points after trimming.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the first, or of its survivor.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Only if this is the current etag of the second, or of its survivor.
+   *
+   * @generated from field: string second_etag = 5;
+   */
+  secondEtag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.MarkDistinctRequest.
+ * Use `create(MarkDistinctRequestSchema)` to create a new message.
+ */
+export const MarkDistinctRequestSchema: GenMessage<MarkDistinctRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 31);
+
+/**
+ * Response of MarkDistinct.
+ *
+ * @generated from message entity.v1.MarkDistinctResponse
+ */
+export type MarkDistinctResponse = Message<"entity.v1.MarkDistinctResponse"> & {
+  /**
+   * Whether anything changed.
+   *
+   * @generated from field: optional bool changed = 1;
+   */
+  changed?: boolean | undefined;
+
+  /**
+   * The mark. Its id is empty in a rehearsal of a new one.
+   *
+   * @generated from field: entity.v1.DistinctPair pair = 2;
+   */
+  pair?: DistinctPair | undefined;
+
+  /**
+   * The first entity after the change, or its survivor.
+   *
+   * @generated from field: entity.v1.Entity first = 3;
+   */
+  first?: Entity | undefined;
+
+  /**
+   * The second.
+   *
+   * @generated from field: entity.v1.Entity second = 4;
+   */
+  second?: Entity | undefined;
+};
+
+/**
+ * Describes the message entity.v1.MarkDistinctResponse.
+ * Use `create(MarkDistinctResponseSchema)` to create a new message.
+ */
+export const MarkDistinctResponseSchema: GenMessage<MarkDistinctResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 32);
+
+/**
+ * Request of LiftDistinct.
+ *
+ * @generated from message entity.v1.LiftDistinctRequest
+ */
+export type LiftDistinctRequest = Message<"entity.v1.LiftDistinctRequest"> & {
+  /**
+   * One of the two.
+   *
+   * @generated from field: entity.v1.EntityLookup first = 1;
+   */
+  first?: EntityLookup | undefined;
+
+  /**
+   * The other one.
+   *
+   * @generated from field: entity.v1.EntityLookup second = 2;
+   */
+  second?: EntityLookup | undefined;
+
+  /**
+   * Why: 5 to 4000 code points after trimming.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the first, or of its survivor.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Only if this is the current etag of the second, or of its survivor.
+   *
+   * @generated from field: string second_etag = 5;
+   */
+  secondEtag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.LiftDistinctRequest.
+ * Use `create(LiftDistinctRequestSchema)` to create a new message.
+ */
+export const LiftDistinctRequestSchema: GenMessage<LiftDistinctRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 33);
+
+/**
+ * Response of LiftDistinct.
+ *
+ * @generated from message entity.v1.LiftDistinctResponse
+ */
+export type LiftDistinctResponse = Message<"entity.v1.LiftDistinctResponse"> & {
+  /**
+   * Whether anything changed.
+   *
+   * @generated from field: optional bool changed = 1;
+   */
+  changed?: boolean | undefined;
+
+  /**
+   * The mark. Absent where there is none.
+   *
+   * @generated from field: entity.v1.DistinctPair pair = 2;
+   */
+  pair?: DistinctPair | undefined;
+
+  /**
+   * The first entity after the change, or its survivor.
+   *
+   * @generated from field: entity.v1.Entity first = 3;
+   */
+  first?: Entity | undefined;
+
+  /**
+   * The second.
+   *
+   * @generated from field: entity.v1.Entity second = 4;
+   */
+  second?: Entity | undefined;
+};
+
+/**
+ * Describes the message entity.v1.LiftDistinctResponse.
+ * Use `create(LiftDistinctResponseSchema)` to create a new message.
+ */
+export const LiftDistinctResponseSchema: GenMessage<LiftDistinctResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 34);
+
+/**
+ * Request of ListDistinct.
+ *
+ * @generated from message entity.v1.ListDistinctRequest
+ */
+export type ListDistinctRequest = Message<"entity.v1.ListDistinctRequest"> & {
+  /**
+   * Whose marks.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 1;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, with the same lookup.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListDistinctRequest.
+ * Use `create(ListDistinctRequestSchema)` to create a new message.
+ */
+export const ListDistinctRequestSchema: GenMessage<ListDistinctRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 35);
+
+/**
+ * Response of ListDistinct.
+ *
+ * @generated from message entity.v1.ListDistinctResponse
+ */
+export type ListDistinctResponse = Message<"entity.v1.ListDistinctResponse"> & {
+  /**
+   * The marks, newest first.
+   *
+   * @generated from field: repeated entity.v1.DistinctPair pairs = 1;
+   */
+  pairs: DistinctPair[];
+
+  /**
+   * For the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListDistinctResponse.
+ * Use `create(ListDistinctResponseSchema)` to create a new message.
+ */
+export const ListDistinctResponseSchema: GenMessage<ListDistinctResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 36);
+
+/**
  * Request of ListEntityEvents. Filters are joined by AND.
  *
  * @generated from message entity.v1.ListEntityEventsRequest
@@ -1633,7 +1920,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
  * Use `create(ListEntityEventsRequestSchema)` to create a new message.
  */
 export const ListEntityEventsRequestSchema: GenMessage<ListEntityEventsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 31);
+  messageDesc(file_entity_v1_entity_service, 37);
 
 /**
  * Response of ListEntityEvents.
@@ -1661,7 +1948,7 @@ export type ListEntityEventsResponse = Message<"entity.v1.ListEntityEventsRespon
  * Use `create(ListEntityEventsResponseSchema)` to create a new message.
  */
 export const ListEntityEventsResponseSchema: GenMessage<ListEntityEventsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 32);
+  messageDesc(file_entity_v1_entity_service, 38);
 
 /**
  * Request of WatchEntities. Filters are joined by AND and do not change during
@@ -1707,7 +1994,7 @@ export type WatchEntitiesRequest = Message<"entity.v1.WatchEntitiesRequest"> & {
  * Use `create(WatchEntitiesRequestSchema)` to create a new message.
  */
 export const WatchEntitiesRequestSchema: GenMessage<WatchEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 33);
+  messageDesc(file_entity_v1_entity_service, 39);
 
 /**
  * One event, or a checkpoint.
@@ -1737,7 +2024,7 @@ export type WatchEntitiesResponse = Message<"entity.v1.WatchEntitiesResponse"> &
  * Use `create(WatchEntitiesResponseSchema)` to create a new message.
  */
 export const WatchEntitiesResponseSchema: GenMessage<WatchEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 34);
+  messageDesc(file_entity_v1_entity_service, 40);
 
 /**
  * One row of an import; the stream may hold any number of them.
@@ -1786,7 +2073,7 @@ export type ImportEntitiesRequest = Message<"entity.v1.ImportEntitiesRequest"> &
  * Use `create(ImportEntitiesRequestSchema)` to create a new message.
  */
 export const ImportEntitiesRequestSchema: GenMessage<ImportEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 35);
+  messageDesc(file_entity_v1_entity_service, 41);
 
 /**
  * The answers to one group of rows.
@@ -1814,7 +2101,7 @@ export type ImportEntitiesResponse = Message<"entity.v1.ImportEntitiesResponse">
  * Use `create(ImportEntitiesResponseSchema)` to create a new message.
  */
 export const ImportEntitiesResponseSchema: GenMessage<ImportEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 36);
+  messageDesc(file_entity_v1_entity_service, 42);
 
 /**
  * The answer to one row.
@@ -1863,7 +2150,7 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
  * Use `create(ImportResultSchema)` to create a new message.
  */
 export const ImportResultSchema: GenMessage<ImportResult> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 37);
+  messageDesc(file_entity_v1_entity_service, 43);
 
 /**
  * Rows answered so far, this group included.
@@ -1905,7 +2192,7 @@ export type ImportProgress = Message<"entity.v1.ImportProgress"> & {
  * Use `create(ImportProgressSchema)` to create a new message.
  */
 export const ImportProgressSchema: GenMessage<ImportProgress> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 38);
+  messageDesc(file_entity_v1_entity_service, 44);
 
 /**
  * What became of a row.
@@ -2129,7 +2416,8 @@ export const EntityService: GenService<{
     output: typeof UndeleteEntityResponseSchema;
   },
   /**
-   * Lists events, newest first: of one entity, or across the organization. All
+   * Lists events, newest first: of one entity and of those that are merged into
+   * it, or across the organization. All
    * that were ever written, or those that event_retention_days has left.
    *
    * @generated from rpc entity.v1.EntityService.ListEntityEvents
@@ -2192,6 +2480,46 @@ export const EntityService: GenService<{
     methodKind: "unary";
     input: typeof ListMergesRequestSchema;
     output: typeof ListMergesResponseSchema;
+  },
+  /**
+   * Notes that two entities are different, so that no MergeEntities merges them,
+   * nor what they are merged into: it is MERGE_NOT_ALLOWED with cause DISTINCT.
+   * The mark is between the entities that are named: where one of them was
+   * merged, between that one and the other, whatever is merged or undone later.
+   * Writes one event DISTINCT_MARKED to each of the two, or to their survivors.
+   * Marked already: no change.
+   * Errors: NOT_FOUND, ETAG_MISMATCH and ENTITY_DELETED with field "first" or
+   * "second"; MERGE_NOT_ALLOWED with cause SAME_ENTITY.
+   *
+   * @generated from rpc entity.v1.EntityService.MarkDistinct
+   */
+  markDistinct: {
+    methodKind: "unary";
+    input: typeof MarkDistinctRequestSchema;
+    output: typeof MarkDistinctResponseSchema;
+  },
+  /**
+   * Lifts the mark between the two entities that are named, and writes one event
+   * DISTINCT_LIFTED to each of them, or to their survivors. Not marked: no
+   * change. Errors as MarkDistinct.
+   *
+   * @generated from rpc entity.v1.EntityService.LiftDistinct
+   */
+  liftDistinct: {
+    methodKind: "unary";
+    input: typeof LiftDistinctRequestSchema;
+    output: typeof LiftDistinctResponseSchema;
+  },
+  /**
+   * Lists the marks of an entity, and of those that are merged into it, newest
+   * first; those that were lifted too.
+   *
+   * @generated from rpc entity.v1.EntityService.ListDistinct
+   */
+  listDistinct: {
+    methodKind: "unary";
+    input: typeof ListDistinctRequestSchema;
+    output: typeof ListDistinctResponseSchema;
   },
   /**
    * Sends the events of the organization as they are committed, from a position
