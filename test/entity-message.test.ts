@@ -55,7 +55,11 @@ const dataOf = {
 };
 const externalId = fc.record({
   ...{ externalId: text, type: text, primary: fc.boolean(), attachedAt: instant },
-  ...{ trackedSince: nullable(instant), lastResolvedOn: nullable(fc.constant("2026-11-28")), homeId: nullable(fc.uuid()) },
+  ...{
+    trackedSince: nullable(instant),
+    lastResolvedOn: nullable(fc.constant("2026-11-28")),
+    homeId: nullable(fc.uuid()),
+  },
 });
 const state = fc.constantFrom<EntityState["type"]>("person", "company").chain((type) =>
   fc.record<EntityState>({

@@ -134,7 +134,7 @@ export function mergeRpcs(deps: Deps) {
       const reason = parseReason(request.reason, violations, true);
       const { etag, requestId, occurredAt } = parseWrite(request, violations);
       violations.throwIfAny();
-      const { primaryId, secondaryId } = await getMerge(deps, ctx, mergeId);
+      const [primaryId, secondaryId] = await entitiesOf(deps, ctx, mergeId);
       const distinctId = request.markDistinct ? newId() : undefined;
       let facts: UnmergeFacts | undefined;
       let refusal: Error | undefined;
@@ -146,11 +146,16 @@ export function mergeRpcs(deps: Deps) {
         {
           requestId,
           occurredAt,
-          targets: [
-            { lookup: { by: "entity_id", key: primaryId }, etag, isRow: true },
-            { lookup: { by: "entity_id", key: secondaryId }, isRow: true },
-          ],
+          targets:
+            primaryId === undefined || secondaryId === undefined
+              ? []
+              : [
+                  { lookup: { by: "entity_id", key: primaryId }, etag, isRow: true },
+                  { lookup: { by: "entity_id", key: secondaryId }, isRow: true },
+                ],
           decide: (entities, { now }) => {
+            // Not before: a request that was answered is answered again first (rule 13).
+            if (entities.length === 0) throw notFound("merge_id", "Merge");
             const [survivor, secondary] = entities.map(existing) as [EntityState, EntityState];
             if (refusal !== undefined) throw refusal;
             done = unmerge(survivor, secondary, { reason, distinctId }, factsOf(facts), now);
@@ -159,8 +164,9 @@ export function mergeRpcs(deps: Deps) {
           alone: {
             async prepare(db, organizationId, { entities: [survivor], layers }) {
               [facts, refusal] = [undefined, undefined];
+              if (!survivor) return;
               const found = await findMerge(db, organizationId, mergeId);
-              if (found === undefined || !survivor) throw new Error("a merge is gone");
+              if (found === undefined) throw new Error("a merge is gone");
               const made = toRecord(found);
               refusal = await refusalOf(db, organizationId, made, survivor);
               if (refusal !== undefined) return;
@@ -174,7 +180,7 @@ export function mergeRpcs(deps: Deps) {
               recordUnmerge(db, organizationId, { merge: made, members, author: authorOf(ctx), reason, at });
               if (distinctId === undefined) return;
               recordDistinct(db, organizationId, {
-                ...{ organizationId, id: distinctId, ...ordered(primaryId, secondaryId) },
+                ...{ organizationId, id: distinctId, ...ordered(made.primaryId, made.secondaryId) },
                 ...{ markedAt: at, markEventId: eventId, liftedAt: null, liftEventId: null },
               });
             },
@@ -227,11 +233,15 @@ function factsOf<T>(facts: T | undefined): T {
   return facts;
 }
 
-async function getMerge(deps: Deps, ctx: HandlerContext, mergeId: string): Promise<MergeRecord> {
+/** The primary and the secondary of a merge, which never change; none where there is no such merge. */
+async function entitiesOf(
+  deps: Deps,
+  ctx: HandlerContext,
+  mergeId: string,
+): Promise<[primaryId: string, secondaryId: string] | []> {
   const organizationId = organizationOf(ctx);
   const found = await readInTurn(deps, ctx, organizationId, (em) => findMerge(em, organizationId, mergeId));
-  if (found === undefined) throw notFound("merge_id", "Merge");
-  return toRecord(found);
+  return found === undefined ? [] : [found.primaryId, found.secondaryId];
 }
 
 /** Rule 103: only a merge that holds, into an entity that was not merged itself, can be undone. */
