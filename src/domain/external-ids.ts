@@ -155,6 +155,18 @@ const newAlias = (externalId: string, now: Instant): ExternalIdState => ({
   homeId: null,
 });
 
+/** The same id, attached at this time: to another entity, or to one that had it before. */
+export const attachedAnew = (
+  { externalId, type }: ExternalIdState,
+  primary: boolean,
+  now: Instant,
+  homeId: string | null,
+): ExternalIdState => ({
+  ...{ externalId, type, primary, attachedAt: now, homeId },
+  trackedSince: primary ? null : now,
+  lastResolvedOn: null,
+});
+
 /** A primary that becomes an alias is tracked from then on: what is known of its use before is nothing. */
 export function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
   return id.primary === primary ? id : { ...id, primary, trackedSince: primary ? null : now, lastResolvedOn: null };

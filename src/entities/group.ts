@@ -4,18 +4,18 @@
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { changedFields, changedValues } from "../domain/changed-fields.ts";
-import { type Change, type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
-import { DomainError, notFound } from "../domain/errors.ts";
+import { type Change, type EntityState, type ExternalIdState, primaryOf } from "../domain/entity-state.ts";
+import { DomainError } from "../domain/errors.ts";
 import { carry, type Layer } from "../domain/layer.ts";
-import { redirectedFrom, resolve } from "../domain/lookup.ts";
+import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents } from "../log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../log/sealing.ts";
-import type { Command, LockedTargets, Move, Outcome, Result, Target } from "./command.ts";
+import type { Command, Move, Outcome, Result } from "./command.ts";
 import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
-import { type Locked, lockNamed, moveHits, unambiguous } from "./locked.ts";
-import type { FoundHits } from "./lookups.ts";
+import { type Locked, lockNamed, moveHits, redirectOf, targetsIn } from "./locked.ts";
 import { rewriteCopies } from "./references.ts";
+import { refuseTaken, refuseUnlessAsNamed } from "./refusals.ts";
 import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
 import { insertEntities, updateEntities, writeExternalIds } from "./rows.ts";
 
@@ -266,36 +266,6 @@ const changesPrimary = ({ before, after }: Move): boolean => {
   return old !== undefined && old.externalId !== primaryOf(after)?.externalId;
 };
 
-const redirectOf = ({ lookup, isRow }: Target, entity: EntityState | null, hits: FoundHits): string =>
-  entity === null || isRow ? "" : redirectedFrom(lookup, entity, hits);
-
-/** What the command names, as it was locked. What it names ambiguously is refused in its turn. */
-function targetsIn({ hits, states, layers }: Locked, { targets }: Command): LockedTargets {
-  const entities = targets.map(({ lookup, isRow }) => {
-    const id = isRow ? lookup.key : unambiguous(lookup, hits);
-    return id === undefined ? null : (states.get(id) ?? null);
-  });
-  return {
-    entities,
-    layers,
-    redirectedFrom: targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits)),
-  };
-}
-
-/** Rules 3 and 35: the entity is there, and is the one that the caller has seen. */
-function refuseUnlessAsNamed({ lookup, allowMissing, etag, field }: Target, entity: EntityState | null): void {
-  const named: Record<string, string> = field === undefined ? {} : { field };
-  if (entity === null) {
-    if (!allowMissing || etag !== undefined) throw notFound(lookup.by, "Entity", named);
-  } else if (etag !== undefined && etag !== entity.etag) {
-    throw new DomainError("ETAG_MISMATCH", "The entity has changed since it was read: read it again, then retry", {
-      etag: entity.etag,
-      entity_id: entity.id,
-      ...named,
-    });
-  }
-}
-
 /** What the log keeps of a change. Its external ids are those after it. */
 function eventOf(
   { author, request, occurredAt }: Command,
@@ -324,35 +294,4 @@ function eventOf(
     recordedAt: after.updatedAt,
     occurredAt: occurredAt ?? null,
   };
-}
-
-/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. What another entity of the command releases is free. */
-function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: readonly Move[], hits: FoundHits): void {
-  const has = (state: EntityState | null, externalId: string) =>
-    state?.externalIds.some((id) => id.externalId === externalId) === true;
-  /** Whether the entity still has what it had, once the command is done. */
-  const keeps = (id: string, isKept: (after: EntityState) => boolean) =>
-    moves.every(({ after }) => after.id !== id || isKept(after));
-  for (const { before, after, change } of moves) {
-    if (change === null) continue;
-    for (const { externalId } of after.externalIds) {
-      if (has(before, externalId)) continue;
-      const owner = hits.externalIds.get(externalId);
-      if (owner === undefined || owner === after.id || !keeps(owner, (state) => has(state, externalId))) continue;
-      const { field, index } = claimField?.(externalId) ?? { field: "external_id" };
-      throw new DomainError(
-        "DUPLICATE_EXTERNAL_ID",
-        "Another entity has this external id",
-        { field, ...(index === undefined ? {} : { index }) },
-        [{ field, description: "is in use by another entity of the organization" }],
-      );
-    }
-    if (uniqueTaxIdKey === undefined) continue;
-    const isKept = (state: EntityState) => state.deletedAt === null && taxIdKeyOf(state) === uniqueTaxIdKey;
-    if ((hits.taxIdKeys.get(uniqueTaxIdKey) ?? []).some((id) => id !== after.id && keeps(id, isKept))) {
-      throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
-        { field: "entity.tax_id", description: "is in use by another entity of the organization" },
-      ]);
-    }
-  }
 }

@@ -1,17 +1,17 @@
 // What the commands of a group name, locked and read: the entities as the commands so far have left them, and which of them
 // each key names now.
 import { lockTaxIdKeys } from "../db/locks.ts";
-import type { Pipeline } from "../db/statements.ts";
+import type { Pipeline, Statements } from "../db/statements.ts";
 import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import type { Layer } from "../domain/layer.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, lookupKeys, resolve, tieOf } from "../domain/lookup.ts";
+import { type Lookup, lookupKeys, redirectedFrom, resolve, tieOf } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
-import type { Command } from "./command.ts";
-import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits, readPolicy } from "./lookups.ts";
+import type { Command, LockedTargets, Target } from "./command.ts";
+import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -119,10 +119,27 @@ function hitsIn(locked: readonly LockedEntity[], { entityIds, externalIds }: Key
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
-export function unambiguous(lookup: Lookup, hits: FoundHits): string | undefined {
+function unambiguous(lookup: Lookup, hits: FoundHits): string | undefined {
   return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1
     ? undefined
     : resolve(lookup, hits);
+}
+
+/** The merged entity whose key the target has, else "". */
+export const redirectOf = ({ lookup, isRow }: Target, entity: EntityState | null, hits: FoundHits): string =>
+  entity === null || isRow ? "" : redirectedFrom(lookup, entity, hits);
+
+/** What the command names, as it was locked. What it names ambiguously is refused in its turn. */
+export function targetsIn({ hits, states, layers }: Locked, { targets }: Command): LockedTargets {
+  const entities = targets.map(({ lookup, isRow }) => {
+    const id = isRow ? lookup.key : unambiguous(lookup, hits);
+    return id === undefined ? null : (states.get(id) ?? null);
+  });
+  return {
+    entities,
+    layers,
+    redirectedFrom: targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits)),
+  };
 }
 
 /**
@@ -156,4 +173,14 @@ export function moveHits(
   if (now === null) return;
   hits.taxIdHomes.delete(tieOf(now, after.id));
   hits.taxIdKeys.set(now, [...new Set([...(hits.taxIdKeys.get(now) ?? []), after.id])].sort());
+}
+
+/** The organization's policy for the changes of external ids. */
+async function readPolicy(db: Statements, organizationId: string): Promise<ExternalIdPolicy> {
+  const [row] = await db.execute<{ policy: ExternalIdPolicy }[]>(
+    "select external_id_policy as policy from organization where organization_id = $1",
+    [organizationId],
+  );
+  if (row === undefined) throw new Error("the organization of the credentials is gone");
+  return row.policy;
 }

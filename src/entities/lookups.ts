@@ -4,7 +4,6 @@
 import { attaching } from "../db/locks.ts";
 import type { Statements } from "../db/statements.ts";
 import type { EntityState } from "../domain/entity-state.ts";
-import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import type { Layer } from "../domain/layer.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Hits, tieOf } from "../domain/lookup.ts";
@@ -280,19 +279,6 @@ function theOneOf({ entityIds, externalIds, taxIdKeys }: Keys): { text: string; 
     : { text: LOCK_BY_ID, key: id };
 }
 
-/** Locks entities against writers alone, in id order: recorders do not wait for each other. */
-export async function shareEntities(
-  db: Statements,
-  organizationId: string,
-  ids: string[],
-): Promise<{ id: string; external_id: string | null; deleted: boolean }[]> {
-  return db.execute(
-    `select e.id, e.external_id, e.deleted_at is not null as deleted from entity e
-     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
-    [organizationId, ids],
-  );
-}
-
 async function readClock(db: Statements): Promise<Instant> {
   const [row] = await db.execute<{ now: string }[]>(`select ${CLOCK}`, []);
   return parseInstant(row?.now ?? "");
@@ -305,14 +291,4 @@ async function readClockAttaching(db: Statements, organizationId: string): Promi
     [organizationId],
   );
   return parseInstant(row?.now ?? "");
-}
-
-/** The organization's policy for the changes of external ids. */
-export async function readPolicy(db: Statements, organizationId: string): Promise<ExternalIdPolicy> {
-  const [row] = await db.execute<{ policy: ExternalIdPolicy }[]>(
-    "select external_id_policy as policy from organization where organization_id = $1",
-    [organizationId],
-  );
-  if (row === undefined) throw new Error("the organization of the credentials is gone");
-  return row.policy;
 }

@@ -3,9 +3,12 @@
 import { columnsOf, hydrator, insertOf, type RowOf, selected } from "../db/columns.ts";
 import { EntityMergeRow } from "../db/schema.ts";
 import type { Pipeline, Statements } from "../db/statements.ts";
+import type { EntityState } from "../domain/entity-state.ts";
+import { type DomainError, mergeNotAllowed } from "../domain/errors.ts";
 import type { Contribution } from "../domain/layer.ts";
-import type { ActivityRows, MergeFacts, MergeRecord, UnmergeFacts } from "../domain/merge.ts";
+import type { ActivityRows, MergeFacts } from "../domain/merge.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
+import type { MergeRecord, UnmergeFacts } from "../domain/unmerge.ts";
 import type { Author } from "./command.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
 
@@ -114,7 +117,7 @@ export async function findMerge(db: Statements, organizationId: string, id: stri
 export const toRecord = ({ undoneAt, ...merge }: Merge): MergeRecord => ({ ...merge, isUndone: undoneAt !== null });
 
 /** The merge by which an entity is merged now. */
-export async function findActiveMerge(
+async function findActiveMerge(
   db: Statements,
   organizationId: string,
   secondaryId: string,
@@ -125,6 +128,20 @@ export async function findActiveMerge(
     [organizationId, secondaryId],
   );
   return row === undefined ? undefined : toMerge(row);
+}
+
+/** Rule 103: only a merge that holds, into an entity that was not merged itself, can be undone. */
+export async function refusalOf(
+  db: Statements,
+  organizationId: string,
+  made: MergeRecord,
+  survivor: EntityState,
+): Promise<DomainError | undefined> {
+  if (made.isUndone) return mergeNotAllowed("UNDONE", { merge_id: made.id });
+  if (survivor.mergedInto === null) return undefined;
+  const since = await findActiveMerge(db, organizationId, survivor.id);
+  if (since === undefined) throw new Error("an entity is merged by no merge");
+  return mergeNotAllowed("MERGED_SINCE", { merge_id: since.id });
 }
 
 /** What undoing a merge depends on beside the layer. Under the locks of its two entities. */

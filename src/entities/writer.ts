@@ -9,10 +9,10 @@ import { ORGANIZATIONS_MEET } from "../db/tenant.ts";
 import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
-import type { Command, Result } from "./command.ts";
+import type { Command } from "./command.ts";
+import { type Answered, dropAborted, type Told, tell, together, type Waiting } from "./waiting.ts";
 import {
   heldByOthers,
-  type Undone,
   writeGroup,
   writeGroupsUnlessBusy,
   writeGroupUnlessBusy,
@@ -23,9 +23,6 @@ export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, with OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn. */
   write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Answered>;
 }
-
-/** A result that is an answer to the caller. */
-export type Answered = Exclude<Result, { kind: "failed" }>;
 
 /** Transactions of all organizations together at a time, unless the options say fewer: one decides while others commit. */
 const LANES = 4;
@@ -52,14 +49,6 @@ export interface WriterOptions {
   joinsOrganizations?: boolean;
   /** Transactions that organizations share at a time, each with a connection of its own. */
   lanes?: number;
-}
-
-interface Waiting {
-  command: Command;
-  /** performance.now() when it arrived. */
-  since: number;
-  resolve: (result: Answered) => void;
-  reject: (error: unknown) => void;
 }
 
 /** What one organization has to write. */
@@ -266,46 +255,4 @@ function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: S
     if (!joinsOrganizations || room < MAX_SHARE) break;
   }
   return { shares, alone };
-}
-
-/** Removes those whose callers have disconnected. */
-function dropAborted(list: Waiting[]): void {
-  for (const one of list.splice(0)) {
-    const { signal } = one.command;
-    if (signal?.aborted) one.reject(signal.reason);
-    else list.push(one);
-  }
-}
-
-/** Writes a group and tells each caller its result; those that have none are returned. */
-async function together(
-  group: readonly Waiting[],
-  work: (commands: Command[]) => Promise<(Result | Undone)[]>,
-): Promise<Told> {
-  try {
-    return tell(group, await work(group.map(({ command }) => command)));
-  } catch (error) {
-    for (const { reject } of group) reject(error);
-    return { busy: [], long: [], undone: [] };
-  }
-}
-
-/** Whose command has no result yet. */
-interface Told {
-  busy: Waiting[];
-  long: Waiting[];
-  undone: Waiting[];
-}
-
-/** Tells each caller its result. */
-function tell(group: readonly Waiting[], results: readonly (Result | Undone | undefined)[]): Told {
-  const told: Told = { busy: [], long: [], undone: [] };
-  group.forEach((one, i) => {
-    const result = results[i];
-    if (result === undefined) told.undone.push(one);
-    else if (typeof result === "string") told[result].push(one);
-    else if (result.kind === "failed") one.reject(result.error);
-    else one.resolve(result);
-  });
-  return told;
 }

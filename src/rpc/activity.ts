@@ -1,5 +1,4 @@
 // ActivityService: transactions and user events, whose copies of the external id follow the entity's.
-import { createHash } from "node:crypto";
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type {
@@ -15,12 +14,12 @@ import type { Part } from "../db/bytes.ts";
 import { newId } from "../db/uuid.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import { invalidField } from "../domain/errors.ts";
-import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import * as activity from "../entities/activity.ts";
+import { contentHash, holdParties, isSame, shownParty, storedParty } from "../entities/parties.ts";
 import { closePage, openPage } from "./page.ts";
 import { fromTimestamp, invalidLookup, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
@@ -50,7 +49,7 @@ export function activityRpcs(deps: Deps) {
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
           ]);
-          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
+          const entities = await holdParties(em, organizationId, parties, deps.aliasUse);
           const recorded = rows.map(({ origin, destination, ...row }, i) => {
             const [from, to] = [entities[2 * i], entities[2 * i + 1]];
             const rest = { ...row, id: newId() };
@@ -106,7 +105,7 @@ export function activityRpcs(deps: Deps) {
         async (em) => {
           const organizationId = organizationOf(ctx);
           const parties = rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index }));
-          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
+          const entities = await holdParties(em, organizationId, parties, deps.aliasUse);
           const recorded = rows.map(({ lookup: _, ...row }, i) => {
             const entity = entities[i];
             if (entity === undefined) throw new Error("a user event has no entity");
@@ -251,39 +250,6 @@ function parseOneOf(
 
 function required(value: string, field: string, violations: Violations): void {
   violations.check(field, trim(value) === "" ? "is required" : textProblem(value, { max: LIMITS.string }));
-}
-
-/** A party as its row has it: by the entity that was named. */
-const storedParty = ({ name, country }: ParsedParty, entity: activity.HeldParty | undefined): activity.StoredParty => ({
-  ...{ entityId: entity?.home ?? null, externalId: entity?.copy ?? null, name, country },
-});
-
-/** A party as callers see it: by its survivor. */
-const shownParty = ({ name, country }: ParsedParty, entity: activity.HeldParty | undefined): activity.StoredParty => ({
-  ...{ entityId: entity?.id ?? null, externalId: entity?.externalId ?? null, name, country },
-});
-
-/** Rule 98: parties that are one entity now are the same, whichever of them was named then and now. */
-function isSame(
-  old: activity.StoredTransaction,
-  stored: activity.StoredTransaction,
-  shown: Omit<activity.StoredTransaction, "contentHash">,
-): boolean {
-  return old.contentHash.equals(stored.contentHash) || contentHash(old).equals(contentHash(shown));
-}
-
-/** What must be equal for a transaction sent again: all that the caller says, whichever key named the parties. */
-function contentHash(transaction: Omit<activity.StoredTransaction, "contentHash">): Buffer {
-  const { type, status, amount, currency, transactedAt, details, origin, destination } = transaction;
-  const content = { type, status, amount, currency, transactedAt, details, origin, destination };
-  const party = ({ entityId, name, country }: activity.StoredParty) => ({ entityId, name, country });
-  const plain: JsonObject = {
-    ...content,
-    transactedAt: String(content.transactedAt),
-    origin: party(content.origin),
-    destination: party(content.destination),
-  };
-  return createHash("sha256").update(canonicalJson(plain)).digest();
 }
 
 // --- Responses ----------------------------------------------------------------------------------

@@ -12,24 +12,13 @@ import {
 } from "../../clients/typescript/gen/entity/v1/merge_pb.ts";
 import { newId } from "../db/uuid.ts";
 import type { EntityState } from "../domain/entity-state.ts";
-import { mergeNotAllowed, notFound } from "../domain/errors.ts";
+import { notFound } from "../domain/errors.ts";
 import type { JsonValue } from "../domain/json.ts";
-import {
-  type ActivityRows,
-  type Conflict,
-  conflictsOf,
-  type LostExternalId,
-  type MergeFacts,
-  type MergeRecord,
-  merge,
-  type Unmerged,
-  type UnmergeFacts,
-  unmerge,
-} from "../domain/merge.ts";
+import { type ActivityRows, type Conflict, conflictsOf, type MergeFacts, merge } from "../domain/merge.ts";
+import { type LostExternalId, type Unmerged, type UnmergeFacts, unmerge } from "../domain/unmerge.ts";
 import type { Command, Outcome } from "../entities/command.ts";
 import { ordered, recordDistinct } from "../entities/distinct.ts";
 import {
-  findActiveMerge,
   findMerge,
   listMerges,
   type Merge,
@@ -37,6 +26,7 @@ import {
   readUnmergeFacts,
   recordMerge,
   recordUnmerge,
+  refusalOf,
   toRecord,
 } from "../entities/merges.ts";
 import { toProto } from "./entity-message.ts";
@@ -242,20 +232,6 @@ async function entitiesOf(
   const organizationId = organizationOf(ctx);
   const found = await readInTurn(deps, ctx, organizationId, (em) => findMerge(em, organizationId, mergeId));
   return found === undefined ? [] : [found.primaryId, found.secondaryId];
-}
-
-/** Rule 103: only a merge that holds, into an entity that was not merged itself, can be undone. */
-async function refusalOf(
-  db: Parameters<typeof findMerge>[0],
-  organizationId: string,
-  made: MergeRecord,
-  survivor: EntityState,
-): Promise<Error | undefined> {
-  if (made.isUndone) return mergeNotAllowed("UNDONE", { merge_id: made.id });
-  if (survivor.mergedInto === null) return undefined;
-  const since = await findActiveMerge(db, organizationId, survivor.id);
-  if (since === undefined) throw new Error("an entity is merged by no merge");
-  return mergeNotAllowed("MERGED_SINCE", { merge_id: since.id });
 }
 
 // --- Responses ----------------------------------------------------------------------------------

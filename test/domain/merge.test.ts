@@ -15,14 +15,8 @@ import {
   withLayered,
 } from "../../src/domain/layer.ts";
 import { LIMITS } from "../../src/domain/limits.ts";
-import {
-  conflictsOf,
-  type MergeFacts,
-  type MergeRecord,
-  merge,
-  type UnmergeFacts,
-  unmerge,
-} from "../../src/domain/merge.ts";
+import { conflictsOf, type MergeFacts, merge } from "../../src/domain/merge.ts";
+import { type MergeRecord, type UnmergeFacts, unmerge } from "../../src/domain/unmerge.ts";
 
 const at = (n: number) => BigInt(n) * 1_000_000n;
 
