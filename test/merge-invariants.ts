@@ -1,6 +1,7 @@
 // What must be true of merged entities in every database after its tests: computed again from the rows, by the rules alone.
 import { isDeepStrictEqual } from "node:util";
-import { type Layer, type LayeredValues, survive } from "../src/domain/layer.ts";
+import type { Layer, LayeredValues } from "../src/domain/entity-state.ts";
+import { survive } from "../src/domain/layer.ts";
 
 type Sql = (text: string) => Promise<Record<string, unknown>[]>;
 

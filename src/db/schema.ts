@@ -4,9 +4,8 @@
 // prefix, the distribution column.
 // Long because it is one list: every table is in it, and nowhere else.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
-import type { DetachCause, EntityState, EventType } from "../domain/entity-state.ts";
+import type { DetachCause, EntityState, EventType, Layer } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
-import type { Layer } from "../domain/layer.ts";
 import { CountType, ExternalIdsType, InstantType } from "./types.ts";
 import { newId } from "./uuid.ts";
 

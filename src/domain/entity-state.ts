@@ -1,7 +1,6 @@
 // What an entity is: its values, its state as stored, and what a rule says of a change to it.
 
 import type { JsonObject } from "./json.ts";
-import type { Layer } from "./layer.ts";
 import { type TaxIdCheck, taxIdKey } from "./tax-id.ts";
 import type { Instant } from "./time.ts";
 
@@ -46,6 +45,24 @@ export interface EntityValues {
   readonly deletedAt: Instant | null;
   /** The entity that it was merged into, which may have been merged itself. */
   readonly mergedInto: string | null;
+}
+
+/** The values that a merge brings together. */
+export type LayeredValues = Pick<
+  EntityValues,
+  | ("name" | "taxId" | "status" | "nationality" | "riskMatrixId" | "riskScore")
+  | ("entityData" | "attributes" | "metadata")
+>;
+
+/** By path (`name`, `attributes.K`): how many merges had been made when it was last edited by hand. */
+export type Held = Readonly<Record<string, number>>;
+
+/** What a survivor has by itself (layer.ts). Plain JSON: it is stored as it is. */
+export interface Layer {
+  readonly own: LayeredValues;
+  readonly held: Held;
+  /** The ordinal of the last merge. */
+  readonly merges: number;
 }
 
 /** An entity as stored. */

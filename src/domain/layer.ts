@@ -1,27 +1,13 @@
 // What a survivor has by itself, apart from what the entities that were merged into it add: so a merge can be undone in
 // any order and after any edit, and nothing of it depends on the log (rules 89, 101 to 104).
 
-import type { EntityStatus, EntityValues } from "./entity-state.ts";
+import type { EntityStatus, EntityValues, Held, Layer, LayeredValues } from "./entity-state.ts";
 import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
 import { checkTaxId } from "./tax-id.ts";
 
 const SCALARS = ["name", "taxId", "status", "nationality", "riskMatrixId", "riskScore"] as const;
 const MAPS = ["entityData", "attributes", "metadata"] as const;
 type MapName = (typeof MAPS)[number];
-
-/** The values that a merge brings together. */
-export type LayeredValues = Pick<EntityValues, (typeof SCALARS)[number] | MapName>;
-
-/** By path (`name`, `attributes.K`): how many merges had been made when it was last edited by hand. */
-export type Held = Readonly<Record<string, number>>;
-
-/** The layer of a survivor. Plain JSON: it is stored as it is. */
-export interface Layer {
-  readonly own: LayeredValues;
-  readonly held: Held;
-  /** The ordinal of the last merge. */
-  readonly merges: number;
-}
 
 /** The values that a merged entity had, and the ordinal of its merge. */
 export interface Contribution {

@@ -2,11 +2,11 @@
 // with the entity that it was recorded for.
 
 import { refuseDeleted } from "./entity.ts";
-import type { Change, EntityState, EntityValues, ExternalIdState } from "./entity-state.ts";
+import type { Change, EntityState, EntityValues, ExternalIdState, Layer } from "./entity-state.ts";
 import { mergeNotAllowed } from "./errors.ts";
 import { attachedAnew, orderExternalIds } from "./external-ids.ts";
 import type { JsonValue } from "./json.ts";
-import { differences, type Layer, layeredOf, survive, withLayered } from "./layer.ts";
+import { differences, layeredOf, survive, withLayered } from "./layer.ts";
 import { LIMITS } from "./limits.ts";
 import { structProblem } from "./text.ts";
 import type { Instant } from "./time.ts";

@@ -1,10 +1,10 @@
 // The rules of undoing a merge, whatever has happened since (rules 103 to 109).
 
 import { refuseDeleted } from "./entity.ts";
-import type { Change, EntityState, ExternalIdState } from "./entity-state.ts";
+import type { Change, EntityState, ExternalIdState, Layer } from "./entity-state.ts";
 import { attachedAnew, designate, orderExternalIds } from "./external-ids.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
-import { type Contribution, differences, heldAt, type Layer, moreSevere, survive, withLayered } from "./layer.ts";
+import { type Contribution, differences, heldAt, moreSevere, survive, withLayered } from "./layer.ts";
 import type { ActivityRows } from "./merge.ts";
 import type { Instant } from "./time.ts";
 

@@ -1,9 +1,8 @@
 // One write to entities, as the RPCs say it, and what becomes of it.
 import type { Pipeline } from "../db/statements.ts";
-import type { Change, EntityState } from "../domain/entity-state.ts";
+import type { Change, EntityState, Layer } from "../domain/entity-state.ts";
 import type { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
-import type { Layer } from "../domain/layer.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { RequestKey } from "./requests.ts";

@@ -4,9 +4,9 @@
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { changedFields, changedValues } from "../domain/changed-fields.ts";
-import { type Change, type EntityState, type ExternalIdState, primaryOf } from "../domain/entity-state.ts";
+import { type Change, type EntityState, type ExternalIdState, type Layer, primaryOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
-import { carry, type Layer } from "../domain/layer.ts";
+import { carry } from "../domain/layer.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents } from "../log/events.ts";

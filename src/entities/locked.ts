@@ -2,10 +2,9 @@
 // each key names now.
 import { lockTaxIdKeys } from "../db/locks.ts";
 import type { Pipeline, Statements } from "../db/statements.ts";
-import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
+import { type EntityState, type Layer, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
-import type { Layer } from "../domain/layer.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, redirectedFrom, resolve, tieOf } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";

@@ -3,8 +3,7 @@
 
 import { attaching } from "../db/locks.ts";
 import type { Statements } from "../db/statements.ts";
-import type { EntityState } from "../domain/entity-state.ts";
-import type { Layer } from "../domain/layer.ts";
+import type { EntityState, Layer } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Hits, tieOf } from "../domain/lookup.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";

@@ -14,8 +14,7 @@ import {
 } from "../db/columns.ts";
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
-import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
-import type { Layer } from "../domain/layer.ts";
+import { type EntityState, type ExternalIdState, type Layer, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 
 const COLUMNS = columnsOf(EntityRow);
 

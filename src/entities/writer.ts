@@ -149,24 +149,12 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
 
   /** A group has ended; what was locked waits for its locks. */
   function settle(queue: Queue, { busy, long }: Told): void {
-    for (const one of long) void runLong(queue.organizationId, one);
+    for (const one of long) void runLong(orm, slots, bell, queue.organizationId, one);
     queue.busy.push(...busy);
     bell.ring(queue.organizationId);
     if (queue.busy.length > 0 && !queue.isWaiting) {
       queue.isWaiting = true;
       void runBusy(queue);
-    }
-  }
-
-  /** What takes long keeps nobody waiting but those who want its entity: it runs where rehearsals do. */
-  async function runLong(organizationId: string, { command, resolve, reject }: Waiting): Promise<void> {
-    try {
-      const [result] = await slots(organizationId, () => writeGroup(orm, organizationId, [command]));
-      bell.ring(organizationId);
-      if (result?.kind === "failed") throw result.error;
-      resolve(result as Answered);
-    } catch (error) {
-      reject(error);
     }
   }
 
@@ -183,7 +171,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
         const { busy, long } = await together(group, (commands) =>
           writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
         );
-        for (const one of long) void runLong(organizationId, one);
+        for (const one of long) void runLong(orm, slots, bell, organizationId, one);
         for (const one of busy) {
           if (performance.now() - one.since < lockTimeoutMs) queue.busy.push(one);
           else one.resolve({ kind: "refused", error: heldByOthers() });
@@ -230,6 +218,24 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       return written;
     },
   };
+}
+
+/** What takes long keeps nobody waiting but those who want its entity: it runs where rehearsals do. */
+async function runLong(
+  orm: Orm,
+  slots: Slots,
+  bell: Bell,
+  organizationId: string,
+  { command, resolve, reject }: Waiting,
+): Promise<void> {
+  try {
+    const [result] = await slots(organizationId, () => writeGroup(orm, organizationId, [command]));
+    bell.ring(organizationId);
+    if (result?.kind === "failed") throw result.error;
+    resolve(result as Answered);
+  } catch (error) {
+    reject(error);
+  }
 }
 
 /** Takes what goes into one transaction: a share of each organization in turn, or all of one where no other waits. */

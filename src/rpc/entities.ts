@@ -20,7 +20,7 @@ import { taxIdKey } from "../domain/tax-id.ts";
 import { identifierProblem, textProblem, trim } from "../domain/text.ts";
 import { latestDate } from "../domain/time.ts";
 import type { PastAnswer } from "../entities/as-it-was.ts";
-import type { OneEntityCommand } from "../entities/command.ts";
+import type { OneEntityCommand, Outcome, World } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
@@ -70,13 +70,9 @@ export function entityRpcs(deps: Deps) {
       const lookup = parseLookup(request.lookup);
       const readMask = parseReadMask(request.readMask);
       const { readTime } = request;
-      if (readTime !== undefined) {
-        const past = await asItWas(deps, ctx, lookup, readTime);
-        return { entity: toProto(past.entity, readMask), redirectedFrom: past.redirectedFrom };
-      }
-      const found = await find(ctx, [lookup]);
-      const entity = pick(lookup, found);
-      return { entity: toProto(entity, readMask), redirectedFrom: redirectedFrom(lookup, entity, found.hits) };
+      const { entity, redirectedFrom } =
+        readTime === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, readTime);
+      return { entity: toProto(entity, readMask), redirectedFrom };
     },
 
     async batchGetEntities(request, ctx) {
@@ -172,11 +168,8 @@ export function entityRpcs(deps: Deps) {
         deps,
         ctx,
         { method: EntityService.method.deleteEntity, request },
-        {
-          ...command,
-          decide: (entity, { now, redirectedFrom: [from = ""] }) => remove(existing(entity), reason, now, from),
-        },
-        ({ before, after }) => ({ entity: toProto(after), changed: before !== after }),
+        { ...command, decide: (entity, world) => removeAs(entity, reason, world) },
+        presentDeletion,
       );
     },
 
@@ -192,6 +185,13 @@ export function entityRpcs(deps: Deps) {
     },
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
+
+/** Rule 82: where the lookup named a merged entity, the rule refuses. */
+const removeAs = (entity: EntityState | null, reason: string, { now, redirectedFrom: [from] }: World) =>
+  remove(existing(entity), reason, now, from);
+
+/** Never redirected. */
+const presentDeletion = ({ before, after }: Outcome) => ({ entity: toProto(after), changed: before !== after });
 
 /** Rules 115 to 120. */
 function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastAnswer> {
@@ -216,12 +216,13 @@ function tellOfAliases(
   }
 }
 
-function pick(lookup: Lookup, found: FoundEntities): EntityState {
+/** The entity that the lookup names, and the merged one that led to it. */
+function pick(lookup: Lookup, found: FoundEntities): { entity: EntityState; redirectedFrom: string } {
   const id = resolve(lookup, found.hits);
   if (id !== undefined && found.leftOut.has(id)) throw noRoom();
   const entity = id === undefined ? undefined : found.entities.get(id);
   if (entity === undefined) throw notFound(lookup.by);
-  return entity;
+  return { entity, redirectedFrom: redirectedFrom(lookup, entity, found.hits) };
 }
 
 /** An item for each lookup: the entity, or why not; as much as a batch has room for. */
@@ -237,14 +238,11 @@ function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: R
   let room: number = LIMITS.batchAnswerBytes;
   return lookups.map((lookup) => {
     try {
-      const entity = pick(lookup, found);
+      const { entity, redirectedFrom } = pick(lookup, found);
       const { message, bytes } = made.get(entity.id) ?? make(entity);
       if (bytes > room) throw noRoom();
       room -= bytes;
-      return {
-        result: { case: "entity" as const, value: message },
-        redirectedFrom: redirectedFrom(lookup, entity, found.hits),
-      };
+      return { result: { case: "entity" as const, value: message }, redirectedFrom };
     } catch (error) {
       if (!(error instanceof DomainError)) throw error;
       const value = toStatus(error);

@@ -1,19 +1,16 @@
 // Rules 87 to 107 as pure functions: what a merge makes of two entities, and what undoing it makes of them again.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { EntityState, EntityStatus, ExternalIdState } from "../../src/domain/entity-state.ts";
+import type {
+  EntityState,
+  EntityStatus,
+  ExternalIdState,
+  Layer,
+  LayeredValues,
+} from "../../src/domain/entity-state.ts";
 import type { DomainError } from "../../src/domain/errors.ts";
 import type { JsonObject } from "../../src/domain/json.ts";
-import {
-  type Contribution,
-  carry,
-  type Layer,
-  type LayeredValues,
-  layeredOf,
-  moreSevere,
-  survive,
-  withLayered,
-} from "../../src/domain/layer.ts";
+import { type Contribution, carry, layeredOf, moreSevere, survive, withLayered } from "../../src/domain/layer.ts";
 import { LIMITS } from "../../src/domain/limits.ts";
 import { conflictsOf, type MergeFacts, merge } from "../../src/domain/merge.ts";
 import { type MergeRecord, type UnmergeFacts, unmerge } from "../../src/domain/unmerge.ts";
