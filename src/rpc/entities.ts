@@ -68,10 +68,9 @@ export function entityRpcs(deps: Deps) {
 
     async getEntity(request, ctx) {
       const lookup = parseLookup(request.lookup);
-      const readMask = parseReadMask(request.readMask);
-      const { readTime } = request;
+      const [readMask, at] = [parseReadMask(request.readMask), request.readTime];
       const { entity, redirectedFrom } =
-        readTime === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, readTime);
+        at === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, at);
       return { entity: toProto(entity, readMask), redirectedFrom };
     },
 
