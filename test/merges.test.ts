@@ -403,6 +403,55 @@ describe("merging", () => {
     }
   });
 
+  it("rules 81, 92: crossed, in chains and in rings, while others update, change ids, record and look up", async () => {
+    const people = await Promise.all(Array.from({ length: 8 }, () => person()));
+    const any = () => people[Math.floor(Math.random() * people.length)] as Entity;
+    const merges: string[] = [];
+    const calls: (() => Promise<unknown>)[] = [
+      async () => merges.push((await merge(any(), any())).mergeId),
+      async () => merges.push((await merge(any(), any())).mergeId),
+      () => unmerge(merges.splice(Math.floor(Math.random() * merges.length), 1)[0] ?? randomUUID()),
+      () => client.entities.updateEntity({ lookup: byId(any()), entity: { name: unique("n") } }),
+      () =>
+        client.entities.changeExternalId({
+          lookup: byId(any()),
+          newExternalId: unique("c"),
+          keepPreviousAsAlias: true,
+          reason: REASON,
+        }),
+      () => client.entities.addExternalIds({ lookup: byId(any()), externalIds: [{ externalId: any().externalId }] }),
+      () => record(pay({ entityId: any().id }, { destination: { externalId: any().externalId } })),
+    ];
+    const allowed = ["OK", "MERGE_NOT_ALLOWED", "DUPLICATE_EXTERNAL_ID", "NOT_FOUND", "WRITE_CONFLICT"];
+    let isDone = false;
+    const looking = (async () => {
+      // No lookup without an answer: every id names somebody at any time.
+      for (; !isDone; ) {
+        for (const one of people) {
+          const { entity } = await find(byId(one));
+          expect(entity?.mergedInto).toBe("");
+          await find(byExternalId(one.externalId));
+        }
+      }
+    })();
+    const endings = await together(64, async (i) => {
+      const reasons: string[] = [];
+      for (let round = 0; round < 6; round++) {
+        const [{ reason = "OK" } = {}] = await together(1, () =>
+          (calls[(i + round) % calls.length] as () => Promise<unknown>)(),
+        );
+        reasons.push(reason);
+      }
+      return reasons;
+    });
+    isDone = true;
+    await looking;
+    const reasons = new Set(endings.flatMap(({ answer = [] }) => answer));
+    expect([...reasons].filter((reason) => !allowed.includes(reason))).toEqual([]);
+    // The invariants of every suite are about the rest: no cycle, nobody lost, copies, homes, chains.
+    for (const id of merges.toReversed()) await unmerge(id).catch(() => {});
+  });
+
   it("rule 95: events of the group, newest first, each with its own entity id, over pages; each its own again", async () => {
     const [primary, secondary] = [await person(), await person()];
     await update(byId(secondary), { name: "S2" });
