@@ -59,7 +59,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 5,
     arbitrary: fc.record({
       ...{ kind: of("update"), key, path: fc.constantFrom(...PATHS), value: n(3) },
-      clears: fc.nat({ max: 3 }).map((one) => one === 0),
+      clears: fc.boolean(),
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: of("replace"), key, value: n(3) }) },
@@ -117,7 +117,12 @@ class Model {
   constructor() {
     this.people = Array.from({ length: ENTITIES }, (_, i) => ({
       own: {
-        ...{ name: `n${i}`, taxId: i < TAX_IDS ? String(i) : undefined, nationality: undefined, status: "pending" },
+        ...{
+          name: `n${i}`,
+          taxId: i < TAX_IDS ? String(i) : undefined,
+          nationality: i % 2 === 0 ? undefined : "UY",
+          status: ["pending", "pending", "suspended", "blocked"][i],
+        },
         ...{ "attributes.a": i % 2 === 0 ? `a${i}` : undefined, "attributes.b": i > 1 ? `b${i}` : undefined },
       },
       ...{ held: {}, merges: 0, mergedInto: undefined, isDeleted: false },
@@ -337,9 +342,12 @@ class Run {
       const { entity } = await client.entities.createEntity({
         entity: {
           ...{ type: EntityType.PERSON, name: own.name ?? "", countryCode: "AR", attributes },
+          ...(own.nationality === undefined ? {} : { nationality: own.nationality }),
+          status: statusOf(own.status ?? ""),
           ...(taxId === undefined ? {} : { taxId }),
           ...(ids[0] === undefined ? {} : { externalId: this.external(ids[0].external) }),
         },
+        reason,
       });
       this.ids.push(entity?.id ?? "");
     }
