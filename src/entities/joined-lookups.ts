@@ -15,7 +15,7 @@ const LOOKUPS: Record<keyof Keys, { by: string; found: string }> = {
   entityIds: {
     by: "entity_id",
     found: `select e.*, case when m.survivor_id is not null then m.id end as home from entity m
-      join entity e on e.organization_id = m.organization_id and e.id = coalesce(m.survivor_id, m.id)
+      join entity e on e.organization_id = s.id and e.id = coalesce(m.survivor_id, m.id)
       where m.organization_id = s.id and m.id = q.key::uuid`,
   },
   taxIdKeys: {
