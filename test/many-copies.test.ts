@@ -61,6 +61,24 @@ it("rules 49, 113: all copies follow, each once, and the event counts them", asy
   });
 });
 
+it("rule 114: neither a merge nor its undoing writes a row of activity, however many there are, or waits for one", async () => {
+  const [one, other] = [await person(), await person()];
+  await fill(one, other);
+  const rows = () =>
+    service.sql(
+      "select md5(string_agg(ctid::text || xmin::text || xmax::text, ',' order by id)) as t from transaction where origin_entity_id = any($1)",
+      [[one.id, other.id]],
+    );
+  const before = await rows();
+  const started = performance.now();
+  const request = { primary: byId(other), secondary: byId(one), reason: "one person" };
+  const { mergeId, rows: counted } = await client.entities.mergeEntities(request);
+  expect(counted).toMatchObject({ transactions: BigInt(ROWS), userEvents: BigInt(ROWS) });
+  await client.entities.unmergeEntities({ mergeId, reason: "two persons" });
+  expect(performance.now() - started).toBeLessThan(2_000);
+  expect(await rows()).toEqual(before);
+});
+
 it("rule 113: other entities of the organization are written to meanwhile", async () => {
   const [one, other, third] = [await person(), await person(), await person()];
   await fill(one, other);

@@ -107,7 +107,7 @@ const update = (lookup: ReturnType<typeof byId>, entity: Fields, more: object = 
   client.entities.updateEntity({ lookup, entity: { ...entity }, ...more });
 
 describe("which entity a lookup names", () => {
-  it("rule 78: one step, whatever the chain; chains of chains follow", async () => {
+  it("rules 12, 78: one step, whatever the chain; chains of chains follow", async () => {
     const [a, b, c, d] = [await person(), await person(), await person(), await person()];
     await merge(b, a);
     await merge(c, b);
