@@ -182,6 +182,9 @@ describe.skipIf(!existsSync(OFAC))(
           }
         }
       });
+      process.stdout.write(
+        `${compared} states by id, ${named} by external id, edits ${JSON.stringify(Object.fromEntries(edits))}\n`,
+      );
       expect(compared).toBeGreaterThan(4 * ENTITIES);
       expect(named).toBeGreaterThan(compared);
     }, 180_000);
@@ -266,6 +269,7 @@ describe.skipIf(!existsSync(OFAC))(
           }
         }
       });
+      process.stdout.write(`with half of the log pruned: ${JSON.stringify(counts)}\n`);
       for (const [what, count] of Object.entries(counts)) expect(count, what).toBeGreaterThan(100);
       const { complete } = await folded();
       expect(complete).toBeLessThan(ENTITIES + UNNAMED);

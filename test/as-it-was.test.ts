@@ -11,6 +11,7 @@ import {
   type Entity,
   type EntityClient,
   EntityStatus,
+  EntityType,
   type PersonData,
 } from "../clients/typescript/index.ts";
 import { createOrm } from "../src/db/orm.ts";
@@ -322,23 +323,42 @@ describe("GetEntity with read_time", () => {
     }
   });
 
-  it("rule 119: nobody is the answer only when no write in flight may attach the external id", async () => {
-    const externalId = unique("taken");
-    await using stalled = await stall("external_id");
-    const write = newPerson(service.client, { externalId });
-    await stalling();
-    const now = await clock();
-    const then = (micros: bigint) =>
-      service.client.entities.getEntity({ lookup: byExternalId(externalId), readTime: timeOf(micros) });
-    const call = then(now);
-    expect(await isPending(call)).toBe(true);
-    // Longer ago than a write takes there is nothing to wait for.
-    expect((await refusal(then(now - 61_000_000n))).reason).toBe("NOT_FOUND");
-    await stalled.giveBack();
-    const entity = await write;
-    expect(madeAt(entity)).toBeLessThan(now);
-    expect((await call).entity).toEqual(entity);
-  });
+  /** The writes that attach an external id, to an entity that is made or to one that is there. */
+  const ATTACH: Record<string, (entities: EntityClient["entities"], id: string, to: Entity) => Promise<unknown>> = {
+    CreateEntity: (_, externalId) => newPerson(service.client, { externalId }),
+    "UpdateEntity with allow_missing": (entities, externalId) =>
+      entities.updateEntity({
+        ...{ lookup: byExternalId(externalId), allowMissing: true },
+        entity: { type: EntityType.PERSON, countryCode: "BR", name: "Ana" },
+      }),
+    AssignExternalId: (entities, externalId, to) => entities.assignExternalId({ lookup: byId(to), externalId }),
+    AddExternalIds: (entities, externalId, to) =>
+      entities.addExternalIds({ lookup: byId(to), externalIds: [{ externalId }] }),
+    ChangeExternalId: (entities, newExternalId, to) =>
+      entities.changeExternalId({ lookup: byId(to), newExternalId, reason: "migration" }),
+  };
+
+  it.each(Object.keys(ATTACH))(
+    "rule 119: nobody is the answer only when no write in flight may attach the external id: %s",
+    async (name) => {
+      const [externalId, to] = [unique("taken"), await newPerson(service.client)];
+      await using stalled = await stall("external_id");
+      const write = ATTACH[name]?.(service.client.entities, externalId, to);
+      await stalling();
+      const now = await clock();
+      const then = (micros: bigint) =>
+        service.client.entities.getEntity({ lookup: byExternalId(externalId), readTime: timeOf(micros) });
+      const call = then(now);
+      expect(await isPending(call)).toBe(true);
+      // Longer ago than a write takes there is nothing to wait for.
+      expect((await refusal(then(now - 61_000_000n))).reason).toBe("NOT_FOUND");
+      await stalled.giveBack();
+      await write;
+      const { entity } = await service.client.entities.getEntity({ lookup: byExternalId(externalId) });
+      expect(madeAt(entity as Entity)).toBeLessThan(now);
+      expect((await call).entity).toEqual(asThen(entity as Entity));
+    },
+  );
 
   it("rule 119: a write in flight that may attach the external id and does not end is WRITE_CONFLICT", async () => {
     await using other = await startOther(service, { config: { lockTimeoutMs: 200 } });

@@ -18,6 +18,8 @@ const sha256 = (before: Buffer, values: unknown[]) =>
     .update(canonicalize(values) as string)
     .digest();
 
+const NOTHING = Buffer.alloc(32);
+
 /** Three decimals where that is all. */
 const asStored = (text: string | null) => text?.replace(/000Z$/, "Z") ?? null;
 
@@ -54,33 +56,46 @@ export const eventHash = (event: ChainedEvent): Buffer =>
 export const readChained = (sql: Sql, entityIds: readonly string[] | null = null): Promise<ChainedEvent[]> =>
   sql(EVENTS, [entityIds]) as Promise<ChainedEvent[]>;
 
-/** What is wrong with the chains of a database all of whose events were written by the service as it is. */
+/**
+ * What is wrong with the chains of a database all of whose events were written by the service as it is. The first events
+ * of an entity may be gone where the organization's log was pruned.
+ */
 export async function brokenChains(sql: Sql): Promise<string[]> {
   const broken: string[] = [];
-  const last = new Map<unknown, Buffer>();
+  const pruned = new Set((await sql("select organization_id as id from event_horizon")).map(({ id }) => id));
+  const last = new Map<unknown, { hash: Buffer; version: number }>();
   const salts = new Set<string>();
   for (const event of await readChained(sql)) {
-    const at = `${event.entity_id} version ${event.entity_version}`;
+    const version = Number(event.entity_version);
+    const at = `${event.entity_id} version ${version}`;
     const { salt, personal_hash, previous_hash, hash } = event as Record<string, Buffer | null>;
     if (salt == null || personal_hash == null || previous_hash == null || hash == null) {
       broken.push(`${at}: is not sealed`);
       continue;
     }
-    // What was pruned has left the hash that it had.
-    const before = last.get(event.entity_id) ?? (event.entity_version === "1" ? Buffer.alloc(32) : previous_hash);
+    const begins = version === 1 || !pruned.has(event.organization_id);
+    const before = last.get(event.entity_id) ?? {
+      hash: begins ? NOTHING : previous_hash,
+      version: begins ? 0 : version - 1,
+    };
+    if (version !== before.version + 1) broken.push(`${at}: a version before it is missing`);
     if (salt.length !== 16 || salts.has(salt.toString("hex"))) broken.push(`${at}: the salt is another's`);
     salts.add(salt.toString("hex"));
     if (!personal_hash.equals(personalHash(event))) broken.push(`${at}: the personal values are others`);
-    if (!previous_hash.equals(before)) broken.push(`${at}: does not follow the version before`);
+    if (!previous_hash.equals(before.hash)) broken.push(`${at}: does not follow the version before`);
     if (!hash.equals(eventHash(event))) broken.push(`${at}: the hash is another`);
-    last.set(event.entity_id, hash);
+    last.set(event.entity_id, { hash, version });
   }
-  for (const { id, audit_head: head } of await sql("select id, audit_head from entity")) {
-    const hash = last.get(id);
-    if (hash === undefined ? !Buffer.isBuffer(head) : !hash.equals(head as Buffer)) {
-      broken.push(`${id}: the head is not its last event's hash`);
-    }
+  const heads = await sql("select organization_id, id, version, audit_head as head from entity");
+  for (const { organization_id: organization, id, version, head } of heads) {
+    const { hash, version: newest } = last.get(id) ?? {};
+    last.delete(id);
+    if (hash === undefined) {
+      if (!pruned.has(organization) || !Buffer.isBuffer(head)) broken.push(`${id}: has no event`);
+    } else if (newest !== Number(version)) broken.push(`${id}: the event of its version is missing`);
+    else if (!hash.equals(head as Buffer)) broken.push(`${id}: the head is not its last event's hash`);
   }
+  for (const id of last.keys()) broken.push(`${id}: has events and is no entity`);
   return broken;
 }
 
@@ -90,8 +105,7 @@ export async function reseal(sql: Sql, entityIds?: readonly string[]): Promise<v
   const last = new Map<unknown, Buffer>();
   for (const event of events) {
     event.salt ??= randomBytes(16);
-    event.previous_hash =
-      last.get(event.entity_id) ?? (event.entity_version === "1" ? Buffer.alloc(32) : event.previous_hash);
+    event.previous_hash = last.get(event.entity_id) ?? (event.entity_version === "1" ? NOTHING : event.previous_hash);
     event.personal_hash = personalHash(event);
     event.hash = eventHash(event);
     last.set(event.entity_id, event.hash as Buffer);

@@ -11,6 +11,7 @@ import type { Instant } from "../src/domain/time.ts";
 import { type Command, type Result, toOneEntity } from "../src/entities/command.ts";
 import { runGroup } from "../src/entities/group.ts";
 import { writeGroup } from "../src/entities/write-group.ts";
+import { eventHash, personalHash, readChained } from "./chains.ts";
 import { newOrganizationId } from "./commands.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { startService, type TestService } from "./harness.ts";
@@ -124,6 +125,30 @@ test.each([
     { key: "a", id: to.id, is: false },
     { key: "b", id: to.id, is: true },
   ]);
+});
+
+test("rule 125: the event of each is sealed behind the one before of its own entity, in every form of the write", async () => {
+  const organizationId = await newOrganizationId(service);
+  const [a, b] = (await made(organizationId, "a", "b")) as [EntityState, EntityState];
+  const both: Command = {
+    author,
+    targets: [byId(a), byId(b)],
+    decide: (entities) => entities.map((entity) => renamed(entity, `${entity?.version} of both`)),
+  };
+  for (const isAtomic of [true, false]) {
+    await pipelined(orm, organizationId, (db) => runGroup(db, organizationId, [both, both], { isAtomic }));
+  }
+  const events = await readChained(service.sql, [a.id, b.id]);
+  expect(events).toHaveLength(10);
+  for (const { id } of [a, b]) {
+    let before: Buffer = Buffer.alloc(32);
+    for (const event of events.filter(({ entity_id }) => entity_id === id)) {
+      expect(event.previous_hash).toEqual(before);
+      before = eventHash({ ...event, personal_hash: personalHash(event) });
+      expect(event.hash).toEqual(before);
+    }
+    expect(await service.sql("select audit_head as head from entity where id = $1", [id])).toEqual([{ head: before }]);
+  }
 });
 
 test("rule 16: an id that stays with the other entity of the command is taken", async () => {

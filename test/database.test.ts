@@ -332,6 +332,7 @@ describe("the catalogue", () => {
     expect(rows).toEqual([
       { name: "feed_cluster()", ...ofFeed, definer: false },
       { name: "find_api_key(bytea)", ...common },
+      { name: "find_api_keys(bytea[])", ...common },
       { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
@@ -368,6 +369,8 @@ describe("the catalogue", () => {
     await using client = await runtime();
     const { fields } = await client.query("select * from find_api_key('\\x00')");
     expect(fields.map((field) => field.name)).toEqual(["organization_id", "id", "scopes"]);
+    const several = await client.query("select * from find_api_keys(array['\\x00'::bytea])");
+    expect(several.fields.map((field) => field.name)).toEqual(["at", "organization_id", "id", "scopes"]);
     const work = await client.query("select * from list_webhook_work(gen_random_uuid(), '0', 10)");
     expect(work.fields.map((field) => field.name)).toEqual(["organization_id", "endpoint_id"]);
     // A table of the caller's, earlier in its search path, is not what the function reads.
@@ -376,6 +379,7 @@ describe("the catalogue", () => {
     );
     await client.query("set search_path = pg_temp, public");
     expect((await client.query("select * from public.find_api_key('\\x00')")).rows).toEqual([]);
+    expect((await client.query("select * from public.find_api_keys(array['\\x00'::bytea])")).rows).toEqual([]);
   });
 
   test("the grants are exactly these", async () => {

@@ -15,17 +15,21 @@ import {
 } from "../clients/typescript/index.ts";
 import { Batch } from "../src/db/batch.ts";
 import { NamedStatementClient } from "../src/db/named-statements.ts";
-import { createOrm } from "../src/db/orm.ts";
+import { createOrm, type Orm } from "../src/db/orm.ts";
 import type { Pipeline } from "../src/db/statements.ts";
 import { pipelined } from "../src/db/transaction.ts";
+import { update } from "../src/domain/entity.ts";
+import type { EntityState } from "../src/domain/entity-state.ts";
 import type { JsonObject, JsonValue } from "../src/domain/json.ts";
 import { NOTHING_BEFORE, sealOf } from "../src/domain/seal.ts";
 import { instantToText } from "../src/domain/time.ts";
+import { toOneEntity } from "../src/entities/command.ts";
+import { createWriter } from "../src/entities/writer.ts";
 import { insertEvents, toEvent } from "../src/log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../src/log/sealing.ts";
 import { brokenChains, reseal } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
-import { byExternalId, byId, current, eventsOf, lastEventOf, newPerson, together, unique } from "./given.ts";
+import { byExternalId, byId, current, eventsOf, lastEventOf, newPerson, tally, together, unique } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
 import { watching } from "./watchers.ts";
 
@@ -34,6 +38,19 @@ beforeAll(async () => {
   service = await startService();
 });
 afterAll(() => service[Symbol.asyncDispose]());
+
+const author = { principal: "00000000-0000-7000-8000-00000000aaaa", actor: "ana", source: "test" };
+
+/** A pool as another process has it. */
+function ownOrm(): Orm {
+  const { host, port, database } = service.database;
+  const orm = createOrm(
+    { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
+    { poolSize: 6, statementTimeoutMs: 20_000, lockTimeoutMs: 10_000 },
+  );
+  onTestFinished(() => orm.close(true));
+  return orm;
+}
 
 /** What each kind of write answers for one entity, in the order of its versions. */
 async function versionsByEveryWrite(externalId: string): Promise<Entity[]> {
@@ -245,12 +262,7 @@ describe("what is hashed is what is stored", () => {
   it("rule 124: whatever is in the documents, rows read from PostgreSQL give the hashes again, written one by one or together", async () => {
     const person = await newPerson(service.client);
     const stored = await lastEventOf(service.client, person);
-    const { host, port, database } = service.database;
-    const orm = createOrm(
-      { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
-      { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
-    );
-    onTestFinished(() => orm.close(true));
+    const orm = ownOrm();
     const any = documentsOf(anyNumber, () => true);
     const organizationId = service.organization.id;
     const eventOf = ([previousValues, newValues, metadata]: JsonObject[], i: number) =>
@@ -337,6 +349,103 @@ describe("the chain", () => {
     expect(await headOf(person)).toEqual(Buffer.from(events.at(-1)?.hash ?? []));
   });
 
+  it("rule 125: many writes of two processes, in several transactions at a time, leave one chain for each entity", async () => {
+    const homes = [service.organization, await service.newOrganization()];
+    const persons = await Promise.all(
+      homes.flatMap((home) =>
+        [1, 2, 3].map(async () => ({ home, person: await newPerson(home.client, { externalId: unique("x") }) })),
+      ),
+    );
+    const writer = createWriter(ownOrm());
+    const turns = Array.from({ length: 10 }, (_, turn) => turn);
+    const endings = await together(24, async (i) => {
+      const { home, person } = persons[i % persons.length] as (typeof persons)[number];
+      for (const turn of turns) {
+        const name = `Ana ${i} ${turn}`;
+        if (i % 4 < 2) await home.client.entities.updateEntity({ lookup: byId(person), entity: { name } });
+        else {
+          const lookup = { by: "external_id", key: person.externalId } as const;
+          const decide = (one: EntityState | null) => update(one as EntityState, { name }, "");
+          expect(await writer.write(home.id, toOneEntity({ author, lookup, decide }))).toMatchObject({ kind: "done" });
+        }
+      }
+    });
+    expect(tally(endings)).toEqual({ OK: 24 });
+    for (const { home, person } of persons) {
+      const events = await eventsOf(home.client, person);
+      expect(events).toHaveLength(41);
+      expectWhole(events, home.id);
+      expect(await headOf(person)).toEqual(Buffer.from(events.at(-1)?.hash ?? []));
+    }
+    const [{ transactions } = { transactions: 0 }] = await service.sql<{ transactions: number }>(
+      "select count(distinct xid)::int as transactions from entity_event where entity_id = any($1)",
+      [persons.map(({ person }) => person.id)],
+    );
+    expect(transactions).toBeGreaterThan(20);
+  });
+
+  it("rules 34, 125: a write that waited for another process's has its event behind that one's, and a later time", async () => {
+    const person = await newPerson(service.client);
+    onTestFinished(() => reseal(service.sql, [person.id]));
+    const other = new pg.Client(service.database);
+    await other.connect();
+    onTestFinished(() => other.end());
+    await other.query("begin");
+    await other.query("update entity set audit_head = sha256('x') where id = $1", [person.id]);
+    const writing = service.client.entities.updateEntity({ lookup: byId(person), entity: { name: "Eva" } });
+    const waiters =
+      "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query ~ 'for no key update'";
+    await vi.waitUntil(async () => (await service.sql(waiters)).length > 0, { timeout: 1_500 });
+    const [clock] = (await other.query("select (extract(epoch from clock_timestamp()) * 1000000)::bigint as now")).rows;
+    await other.query("commit");
+    await writing;
+    const event = await lastEventOf(service.client, person);
+    expect(Buffer.from(event.previousHash)).toEqual(createHash("sha256").update("x").digest());
+    const { seconds, nanos } = event.recordedAt as { seconds: bigint; nanos: number };
+    expect(seconds * 1_000_000n + BigInt(nanos / 1_000)).toBeGreaterThan(BigInt(clock.now));
+  });
+
+  it("rules 34, 125: the statement that locks one entity reads its head under the lock, and the clock behind it", async () => {
+    const person = await newPerson(service.client, { externalId: unique("x") });
+    for (const lookup of [byId(person), byExternalId(person.externalId)]) {
+      const statements = vi.spyOn(NamedStatementClient.prototype, "post");
+      onTestFinished(() => void vi.restoreAllMocks());
+      await service.client.entities.updateEntity({ lookup, entity: { name: unique("Ada") } });
+      const sent = statements.mock.calls.find(([text]) => text.includes("for no key update"));
+      statements.mockRestore();
+      const [text = "", values = []] = sent ?? [];
+      const bound = text.replaceAll(/\$(\d)/g, (_, i) => `'${values[Number(i) - 1]}'`);
+      const [row] = await service.sql(`explain (verbose, format json) ${bound}`);
+      const { Plan: plan } = row?.["QUERY PLAN"]?.[0] ?? {};
+      const [locks] = plan.Plans;
+      expect([plan["Node Type"], locks["Node Type"]]).toEqual(["CTE Scan", "LockRows"]);
+      expect(plan.Output).toEqual(expect.arrayContaining(["clock_timestamp()", "locked.audit_head"]));
+      expect(locks.Output).toContain("e.audit_head");
+      expect(JSON.stringify(locks)).not.toContain("clock_timestamp");
+    }
+  });
+
+  it("rule 125: rows of an import are sealed, those that make an entity and those that change one", async () => {
+    const names = Array.from({ length: 50 }, () => unique("row"));
+    const rows = [...names, ...names, names[0] as string].map((externalId, i) => ({
+      entity: { externalId, type: EntityType.PERSON, name: `Imported ${i}`, countryCode: "BR" },
+    }));
+    const ids: string[] = [];
+    for await (const { results } of service.client.entities.importEntities(
+      (async function* () {
+        yield* rows;
+      })(),
+    ))
+      ids.push(...results.map(({ entityId }) => entityId));
+    expect(new Set(ids).size).toBe(50);
+    for (const [i, id] of ids.slice(0, 50).entries()) {
+      const events = await eventsOf(service.client, { id });
+      expect(events).toHaveLength(i === 0 ? 3 : 2);
+      expectWhole(events);
+      expect(await headOf({ id })).toEqual(Buffer.from(events.at(-1)?.hash ?? []));
+    }
+  });
+
   it("rule 125: a refusal, a rehearsal, a write that changes nothing and a replay leave the head as it is", async () => {
     const { entities } = service.client;
     const person = await newPerson(service.client, { externalId: unique("x") });
@@ -391,6 +500,81 @@ describe("the chain", () => {
     expect([old.salt, old.previousHash, old.hash].map((bytes) => bytes.length)).toEqual([0, 0, 0]);
     expect(sealed).toHaveLength(2);
     expectWhole(sealed);
+  });
+
+  it.each<[string, string, string[]]>([
+    [
+      "the first event is missing",
+      "delete from entity_event where entity_id = $1 and entity_version = 1",
+      ["missing", "follow"],
+    ],
+    [
+      "one in the middle is missing",
+      "delete from entity_event where entity_id = $1 and entity_version = 2",
+      ["missing", "follow"],
+    ],
+    [
+      "the last is missing",
+      "delete from entity_event where entity_id = $1 and entity_version = 4",
+      ["the event of its version is missing"],
+    ],
+    [
+      "the last is missing, and the row says so",
+      `with gone as (delete from entity_event where entity_id = $1 and entity_version = 4)
+       update entity set version = 3 where id = $1`,
+      ["head"],
+    ],
+    ["all are missing", "delete from entity_event where entity_id = $1", ["has no event"]],
+    [
+      "the entity is missing",
+      `with ids as (delete from external_id where entity_id = $1)
+       delete from entity where id = $1`,
+      ["is no entity"],
+    ],
+    [
+      "two are the other way round",
+      `update entity_event set entity_version = 5 - entity_version
+       where entity_id = $1 and entity_version in (2, 3)`,
+      ["follow", "hash"],
+    ],
+    [
+      "one was added",
+      `insert into entity_event select (jsonb_populate_record(v, jsonb_build_object(
+         'id', gen_random_uuid(), 'entity_version', 5, 'previous_hash', v.hash::text))).* from entity_event v
+       where entity_id = $1 and entity_version = 4`,
+      ["salt", "hash", "the event of its version is missing"],
+    ],
+    [
+      "one is of another entity",
+      `update entity_event v set previous_hash = w.hash from entity_event w
+       where v.entity_id = $1 and v.entity_version = 2 and w.entity_id <> $1 and w.entity_version = 1`,
+      ["follow", "hash"],
+    ],
+    [
+      "a seal was taken off",
+      "update entity_event set salt = null, hash = null where entity_id = $1 and entity_version = 3",
+      ["not sealed"],
+    ],
+  ])("rules 122, 125: it is found where %s", async (_, change, words) => {
+    const organization = await service.newOrganization();
+    const [person, beside] = await Promise.all([newPerson(organization.client), newPerson(organization.client)]);
+    for (const name of ["Eva", "Ada", "Ida"]) {
+      await organization.client.entities.updateEntity({ lookup: byId(person), entity: { name } });
+    }
+    const client = new pg.Client(service.database);
+    await client.connect();
+    onTestFinished(() => client.end());
+    const broken = () => brokenChains(async (text, values) => (await client.query(text, values)).rows);
+    await client.query("begin");
+    await client.query("set local session_replication_role = replica");
+    expect(await broken()).toEqual([]);
+    await client.query("alter table entity_event drop constraint entity_event_version");
+    await client.query(change, [person.id]);
+    const found = await broken();
+    for (const word of words) expect(found.join("; ")).toContain(word);
+    for (const one of found) expect(one).toContain(person.id);
+    expect(found.join()).not.toContain(beside.id);
+    await client.query("rollback");
   });
 
   it("rules 122, 123: a change of any column of the log is found, but of those of the database", async () => {

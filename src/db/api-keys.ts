@@ -37,8 +37,7 @@ interface KeyOwner {
 export async function findApiKeys(orm: Orm, secrets: readonly string[]): Promise<(KeyOwner | null)[]> {
   const rows = await readAside<{ at: number; organization_id: string; id: string; scopes: string[] }>(
     orm,
-    `select q.at::int, k.* from unnest($1::bytea[]) with ordinality as q(digest, at)
-     cross join lateral find_api_key(q.digest) k`,
+    "select at, organization_id, id, scopes from find_api_keys($1::bytea[])",
     [secrets.map(digestOf)],
   );
   const owners = new Array<KeyOwner | null>(secrets.length).fill(null);

@@ -3,25 +3,46 @@
 /** Microseconds since 1970-01-01T00:00:00Z. */
 export type Instant = bigint;
 
-const SECOND = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)$/;
+const DATE = /^\d{4}-\d\d-\d\d$/;
+const DATE_LENGTH = 10;
 const SECOND_LENGTH = 19;
-const FRACTION = /^(?:\.(\d{1,6}))?(?:Z|\+00(?::?00)?)$/;
+const ZONES = ["+00", "Z", "+00:00", "+0000"];
 
-/** The second that was read last: rows that come together often have it in common. */
+/** The date that was read last: most rows that come together have it in common. */
 let last: { text: string; instant: Instant } | undefined;
 
-/** Reads PostgreSQL's text or JSON form of a timestamptz in a session of time zone UTC. */
+/**
+ * Reads PostgreSQL's text or JSON form of a timestamptz in a session of time zone UTC. Every entity that is read has three of
+ * them at least, and regular expressions take several times as long.
+ */
 export function parseInstant(text: string): Instant {
-  const second = text.slice(0, SECOND_LENGTH);
-  if (second !== last?.text) last = { text: second, instant: parseSecond(second) };
-  const fraction = FRACTION.exec(text.slice(SECOND_LENGTH));
-  if (fraction === null) throw notATime();
-  return last.instant + BigInt((fraction[1] ?? "").padEnd(6, "0"));
+  const date = text.slice(0, DATE_LENGTH);
+  if (date !== last?.text) last = { text: date, instant: parseDate(date) };
+  const [hours, minutes, seconds] = [twoDigits(text, 11), twoDigits(text, 14), twoDigits(text, 17)];
+  const isTime = (text[10] === " " || text[10] === "T") && text[13] === ":" && text[16] === ":";
+  if (!isTime || !(hours < 24 && minutes < 60 && seconds < 60)) throw notATime();
+  let end = SECOND_LENGTH;
+  let fraction = 0;
+  if (text[end] === ".") {
+    const first = end + 1;
+    for (end = first; digit(text, end) >= 0; end++) fraction = fraction * 10 + digit(text, end);
+    if (end === first || end > first + 6) throw notATime();
+    fraction *= 10 ** (first + 6 - end);
+  }
+  if (!ZONES.includes(text.slice(end))) throw notATime();
+  return last.instant + BigInt(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + fraction);
 }
 
-function parseSecond(text: string): Instant {
-  const [, date, time] = SECOND.exec(text) ?? [];
-  const milliseconds = Date.parse(`${date}T${time}Z`);
+/** NaN where there is none. */
+function digit(text: string, at: number): number {
+  const value = text.charCodeAt(at) - 48;
+  return value >= 0 && value <= 9 ? value : Number.NaN;
+}
+
+const twoDigits = (text: string, at: number): number => digit(text, at) * 10 + digit(text, at + 1);
+
+function parseDate(text: string): Instant {
+  const milliseconds = DATE.test(text) ? Date.parse(`${text}T00:00:00Z`) : Number.NaN;
   if (Number.isNaN(milliseconds)) throw notATime();
   return BigInt(milliseconds) * 1_000n;
 }

@@ -14,6 +14,8 @@ const VERSION = "v1.0.6";
 const TRIES = 3;
 /** More failures than this are not chance. */
 const MAX_RETRIED = 20;
+/** The suite itself, or the download of its module, may break: so often each is begun. */
+const ATTEMPTS = 3;
 
 interface Run {
   name: string;
@@ -60,6 +62,8 @@ async function conformance(): Promise<number> {
   const theirs = { name: `stock connect-node ${connectNodeVersion()}`, server: "stock" };
   // Stock mostly waits for calls that hang, so it runs beside the other two.
   const stockRun = report(suite(theirs));
+  // It is awaited when ours have been reported: failing before that must not end the process.
+  stockRun.catch(() => undefined);
   const ourRuns = [await report(suite(ours[0] as Server)), await report(suite(ours[1] as Server))];
   const stock = await stockRun;
   list(theirs.name, stock.failed);
@@ -117,11 +121,13 @@ async function install(): Promise<Suite> {
   const config = fileURLToPath(new URL("config.yaml", import.meta.url));
   const server = fileURLToPath(new URL("server.ts", import.meta.url));
   return (under, cases = []) =>
-    run(under, binary, [
-      ...["--mode", "server", "--conf", config, "--parallel", "2", "--max-servers", "2"],
-      ...cases.flatMap((name) => ["--run", name]),
-      ...["--", process.execPath, server, under.server, descriptors],
-    ]);
+    attempted(() =>
+      run(under, binary, [
+        ...["--mode", "server", "--conf", config, "--parallel", "2", "--max-servers", "2"],
+        ...cases.flatMap((name) => ["--run", name]),
+        ...["--", process.execPath, server, under.server, descriptors],
+      ]),
+    );
 }
 
 async function run({ name, env }: Server, file: string, args: string[]): Promise<Run> {
@@ -164,9 +170,21 @@ function connectNodeVersion(): string {
   return dependencies["@connectrpc/connect-node"];
 }
 
+/** Says why an attempt failed, and begins again. */
+async function attempted<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt === ATTEMPTS) throw error;
+      process.stdout.write(`attempt ${attempt} failed: ${error instanceof Error ? error.message : String(error)}\n`);
+    }
+  }
+}
+
 async function go(...args: string[]): Promise<string> {
   try {
-    return await command("go", args, { GOBIN: scratch });
+    return await attempted(() => command("go", args, { GOBIN: scratch }));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     throw new Error(`the conformance suite is a Go module (${MODULE}): Go must be on the PATH`);

@@ -8,6 +8,7 @@ import { WebhookLog } from "./20261124160000_webhook_log.ts";
 import { AdministrationEvents } from "./20261126120000_administration_event.ts";
 import { FeedStarts } from "./20261126204500_feed_starts.ts";
 import { Backup } from "./20261126210000_backup.ts";
+import { ApiKeysTogether } from "./20261127100000_api_keys_together.ts";
 import { SealedEvents } from "./20261127120000_sealed_events.ts";
 import { ExternalIdPast } from "./20261128120000_external_id_past.ts";
 import { Merges } from "./20261129120000_merges.ts";
@@ -22,6 +23,7 @@ export const MIGRATIONS = [
   { name: "20261126120000_administration_event", class: AdministrationEvents },
   { name: "20261126204500_feed_starts", class: FeedStarts },
   { name: "20261126210000_backup", class: Backup },
+  { name: "20261127100000_api_keys_together", class: ApiKeysTogether },
   { name: "20261127120000_sealed_events", class: SealedEvents },
   { name: "20261128120000_external_id_past", class: ExternalIdPast },
   { name: "20261129120000_merges", class: Merges },

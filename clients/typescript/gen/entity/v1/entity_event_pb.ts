@@ -36,13 +36,17 @@ export const file_entity_v1_entity_event: GenFile = /*@__PURE__*/
  * entity, entity_version a number, entity_type "person" or "company", and type
  * the name without EVENT_TYPE_, as "CREATED". hex is in lower case. A time has
  * three decimals, as "2026-11-20T14:07:03.464Z", or six where it has
- * microseconds. previous_hash is the hash of the event of the version before.
+ * microseconds. previous_hash is the hash of the event of the version before: the
+ * chain of an entity shows what was changed, removed, added or moved in it, except
+ * that its newest events were cut off, or all of it was written anew. Only hashes
+ * that were kept elsewhere show that.
  *
  * @generated from message entity.v1.EntityEvent
  */
 export type EntityEvent = Message<"entity.v1.EntityEvent"> & {
   /**
-   * A UUID, which is the etag that the entity had from this change to the next one.
+   * A UUID: the etag that the entity had from this change to the next one, unless
+   * this event was written before events were sealed.
    *
    * @generated from field: string id = 1;
    */
@@ -191,8 +195,8 @@ export type EntityEvent = Message<"entity.v1.EntityEvent"> & {
   salt: Uint8Array;
 
   /**
-   * 32 bytes: the hash of the entity's event before this one; all zero for the
-   * first that is sealed.
+   * 32 bytes: the hash of the last event of the entity before this one that is
+   * sealed; all zero where there is none.
    *
    * @generated from field: bytes previous_hash = 21;
    */

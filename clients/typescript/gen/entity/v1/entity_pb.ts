@@ -209,8 +209,9 @@ export type Entity = Message<"entity.v1.Entity"> & {
 
   /**
    * Output only. Changes with every effective write and never comes again: the id
-   * of the EntityEvent that the write left. Sent back in an update it is a
-   * condition: ETAG_MISMATCH when it is stale.
+   * of the EntityEvent that the write left, unless it is of a version from before
+   * events were sealed. Sent back in an update it is a condition: ETAG_MISMATCH when
+   * it is stale.
    *
    * @generated from field: string etag = 17;
    */

@@ -2273,8 +2273,7 @@ export const EntityService: GenService<{
    * Reads one entity, a deleted one included (except by tax id); with read_time
    * as it was then.
    * Errors: AMBIGUOUS_TAX_ID_LOOKUP; with read_time READ_TIME_EXPIRED, and
-   * WRITE_CONFLICT where a write to the entity that may be of that time goes on
-   * for too long.
+   * WRITE_CONFLICT where a write that may be of that time goes on for too long.
    *
    * @generated from rpc entity.v1.EntityService.GetEntity
    */
