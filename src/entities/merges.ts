@@ -231,7 +231,12 @@ export async function listMerges(
            union
            select m.secondary_id from g join entity_merge m on m.primary_id = g.id and m.organization_id = $1
          )`;
-  if (entityId !== undefined) where.push("(m.primary_id in (select g.id from g) or m.secondary_id = $3::uuid)");
+  if (entityId !== undefined) {
+    // Each side is read from its own index.
+    where.push(`m.id in (
+      select x.id from g join entity_merge x on x.primary_id = g.id and x.organization_id = $1
+      union select x.id from entity_merge x where x.secondary_id = $3::uuid and x.organization_id = $1)`);
+  }
   if (before !== undefined) {
     where.push(
       `(m.merged_at, m.id) < (${value(instantToText(before.mergedAt))}::timestamptz, ${value(before.id)}::uuid)`,
