@@ -234,7 +234,7 @@ export async function listMerges(
   if (entityId !== undefined) {
     // Each side is read from its own index.
     where.push(`m.id in (
-      select x.id from g join entity_merge x on x.primary_id = g.id and x.organization_id = $1
+      select x.id from g join entity_merge x on x.organization_id = $1 and x.primary_id = g.id
       union select x.id from entity_merge x where x.secondary_id = $3::uuid and x.organization_id = $1)`);
   }
   if (before !== undefined) {

@@ -70,8 +70,7 @@ export class Merges extends Migration {
       )`);
     this.addSql(`
       create unique index entity_merge_active on entity_merge (organization_id, secondary_id) where undone_at is null`);
-    // These begin with an entity: the planner could mistake others for the primary key.
-    this.addSql(`create unique index entity_merge_ordinal on entity_merge (primary_id, ordinal, organization_id)`);
+    this.addSql(`create unique index entity_merge_ordinal on entity_merge (organization_id, primary_id, ordinal)`);
     this.addSql(
       `create index entity_merge_of_secondary on entity_merge (secondary_id, merged_at, id, organization_id)`,
     );
