@@ -5,7 +5,7 @@ import type { Entity, EntityClient } from "../clients/typescript/index.ts";
 import { byId, lastEventOf, newPerson, tally, together, unique } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
 
-const ROWS = 12_000;
+const ROWS = Number(process.env.COPIES ?? 12_000);
 let service: TestService;
 let client: EntityClient;
 beforeAll(async () => {
