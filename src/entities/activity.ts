@@ -59,7 +59,7 @@ export async function insertTransactions(
   if (inserted.length === rows.length) return new Map();
   const fresh = new Set(inserted.map((row) => row.id));
   const old = await db.execute<unknown[]>(
-    `${SELECT_TRANSACTIONS} where t.organization_id = $1 and t.external_id = any($2::text[])`,
+    `${selectTransactions("transaction t")} where t.organization_id = $1 and t.external_id = any($2::text[])`,
     [organizationId, rows.filter((row) => !fresh.has(row.id)).map((row) => row.externalId)],
   );
   return new Map(old.map(toTransaction).map((row) => [row.externalId ?? "", row]));
@@ -102,18 +102,23 @@ const toTransactionRow = ({ origin, destination, ...transaction }: StoredTransac
  * Rules 49, 97: a row shows its entity with the copy that it has, or without one with the current primary; an entity that
  * was merged as its survivor, with the survivor's primary.
  */
-const shown = (entity: string, { id, copy }: { id: string; copy: string }) => ({
-  id: `coalesce(${entity}.survivor_id, ${id})`,
-  externalId: `case when ${entity}.survivor_id is null then coalesce(${copy}, ${entity}.external_id)
-    else ${entity}s.external_id end`,
+const shown = (party: string, { id, copy }: { id: string; copy: string }) => ({
+  id: `coalesce(${party}.survivor_id, ${id})`,
+  externalId: `case when ${party}.survivor_id is null then coalesce(${copy}, ${party}.external_id)
+    else ${party}.survivors_external_id end`,
 });
-const withSurvivor = (entity: string) =>
-  `left join entity ${entity}s on ${entity}s.organization_id = ${entity}.organization_id and ${entity}s.id = ${entity}.survivor_id`;
+/** A party of the row `row`. Looked up for each row, by OFFSET: what is joined may be read whole before there are statistics. */
+const withParty = (party: string, row: string, id: string) => `left join lateral (
+    select e.survivor_id, e.external_id, v.external_id as survivors_external_id from entity e
+    left join lateral (
+      select s.external_id from entity s where s.organization_id = e.organization_id and s.id = e.survivor_id offset 0) v on true
+    where e.organization_id = ${row}.organization_id and e.id = ${id} offset 0) ${party} on true`;
 const ORIGIN = shown("o", { id: "t.origin_entity_id", copy: "t.origin_external_id" });
 const DESTINATION = shown("d", { id: "t.destination_entity_id", copy: "t.destination_external_id" });
 const EVENT_ENTITY = shown("e", { id: "u.entity_id", copy: "u.entity_external_id" });
 
-const SELECT_TRANSACTIONS = `
+/** `source` has the rows as `t`. */
+const selectTransactions = (source: string) => `
   select ${selected(TRANSACTION_COLUMNS, "t", {
     originEntityId: ORIGIN.id,
     originExternalId: ORIGIN.externalId,
@@ -121,19 +126,22 @@ const SELECT_TRANSACTIONS = `
     destinationExternalId: DESTINATION.externalId,
   })},
     ${bytesOf("t", ["details", "type", "status", "origin_name", "destination_name"])} as bytes
-  from transaction t
-  left join entity o on o.organization_id = t.organization_id and o.id = t.origin_entity_id
-  ${withSurvivor("o")}
-  left join entity d on d.organization_id = t.organization_id and d.id = t.destination_entity_id
-  ${withSurvivor("d")}`;
+  from ${source}
+  ${withParty("o", "t", "t.origin_entity_id")}
+  ${withParty("d", "t", "t.destination_entity_id")}`;
 
-const SELECT_USER_EVENTS = `
+/** `source` has the rows as `u`. */
+const selectUserEvents = (source: string) => `
   select ${selected(USER_EVENT_COLUMNS, "u", {
     entityId: EVENT_ENTITY.id,
     entityExternalId: EVENT_ENTITY.externalId,
   })}, ${bytesOf("u", ["payload", "event_type"])} as bytes
-  from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
-  ${withSurvivor("e")}`;
+  from ${source}
+  ${withParty("e", "u", "u.entity_id")}`;
+
+/** The rows of a table with these ids, each by its key. */
+const byIds = (table: string, row: string, ids: string) => `(${ids}) x cross join lateral (
+    select r.* from ${table} r where r.organization_id = $1 and r.id = x.id offset 0) ${row}`;
 
 const readTransaction = hydrator<typeof TransactionRow>(TRANSACTION_COLUMNS);
 const toUserEvent: (row: unknown) => StoredUserEvent = hydrator<typeof UserEventRow>(USER_EVENT_COLUMNS);
@@ -186,8 +194,7 @@ export async function listTransactions(
       order by s.transacted_at desc, s.id desc limit $3)`;
   const rows = await db.execute<unknown[]>(
     withinBytes(
-      `${SELECT_TRANSACTIONS}
-       where t.organization_id = $1 and t.id in (${side("origin")} union ${side("destination")})
+      `${selectTransactions(byIds("transaction", "t", `${side("origin")} union ${side("destination")}`))}
        order by t.transacted_at desc, t.id desc limit $3`,
       bound.bytes,
       "transacted_at desc, id desc",
@@ -206,15 +213,14 @@ export async function listUserEvents(
   bound: Bound,
 ): Promise<Part<StoredUserEvent>> {
   const older = before === undefined ? "" : "and (u.occurred_at, u.id) < ($4::timestamptz, $5::uuid)";
+  const ids = `select s.id from ${GROUP} cross join lateral (
+      select u.id, u.occurred_at from user_event u
+      where u.organization_id = $1 and u.entity_id = m.id ${older}
+      order by u.occurred_at desc, u.id desc limit $3) s
+    order by s.occurred_at desc, s.id desc limit $3`;
   const rows = await db.execute<unknown[]>(
     withinBytes(
-      `${SELECT_USER_EVENTS}
-       where u.organization_id = $1 and u.id in (
-         select s.id from ${GROUP} cross join lateral (
-           select u.id, u.occurred_at from user_event u
-           where u.organization_id = $1 and u.entity_id = m.id ${older}
-           order by u.occurred_at desc, u.id desc limit $3) s
-         order by s.occurred_at desc, s.id desc limit $3)
+      `${selectUserEvents(byIds("user_event", "u", ids))}
        order by u.occurred_at desc, u.id desc limit $3`,
       bound.bytes,
       "occurred_at desc, id desc",

@@ -15,13 +15,14 @@ const LOOKUPS: Record<keyof Keys, { by: string; found: string }> = {
   entityIds: {
     by: "entity_id",
     found: `select e.*, case when m.survivor_id is not null then m.id end as home from entity m
-      join entity e on e.organization_id = s.id and e.id = coalesce(m.survivor_id, m.id)
+      cross join lateral (
+        select e.* from entity e where e.organization_id = s.id and e.id = coalesce(m.survivor_id, m.id) offset 0) e
       where m.organization_id = s.id and m.id = q.key::uuid`,
   },
   taxIdKeys: {
     by: "tax_id",
     found: `select e.*, t.home from (${holdersOf("s.id", "q.key")}) t
-      join entity e on e.organization_id = s.id and e.id = t.id`,
+      cross join lateral (select e.* from entity e where e.organization_id = s.id and e.id = t.id offset 0) e`,
   },
 };
 const KINDS = Object.keys(LOOKUPS) as (keyof Keys)[];

@@ -52,10 +52,13 @@ async function listBy(
   if (filter.statuses.length > 0) where.push(`e.status = any(${value(filter.statuses)}::text[])`);
   if (filter.countryCodes.length > 0) where.push(`e.country_code = any(${value(filter.countryCodes)}::text[])`);
   if (filter.taxIdKey !== undefined) {
-    // Rule 85. Deleted entities have no index by it: they are found among those that the other filters leave.
+    // Rule 85: each part by its own index; deleted entities have none by it.
     const key = value(filter.taxIdKey);
-    where.push(`(e.tax_id_key = ${key} or e.id in (select m.survivor_id from entity m
-      where m.organization_id = $1 and m.tax_id_key = ${key} and m.merged_into is not null))`);
+    where.push(`e.id in (
+      select o.id from entity o where o.organization_id = $1 and o.tax_id_key = ${key} and o.merged_into is null
+        ${filter.showDeleted ? "" : "and o.deleted_at is null"}
+      union select m.survivor_id from entity m
+      where m.organization_id = $1 and m.tax_id_key = ${key} and m.merged_into is not null)`);
   }
   if (filter.externalIds !== undefined) {
     where.push(`e.id in (select x.entity_id from external_id x

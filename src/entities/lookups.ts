@@ -70,7 +70,9 @@ export const holdersOf = (organizationId: string, taxIdKey: string): string => {
        order by e.id limit ${most})
       union all
       (select distinct on (m.survivor_id) m.survivor_id, m.id, false from entity m
-       join entity v on v.organization_id = ${organizationId} and v.id = m.survivor_id and v.deleted_at is null
+       cross join lateral (
+         select from entity v where v.organization_id = ${organizationId} and v.id = m.survivor_id and v.deleted_at is null
+         offset 0) v
        where m.organization_id = ${organizationId} and m.tax_id_key = ${taxIdKey} and m.merged_into is not null
        order by m.survivor_id, m.id limit ${most})) c
     group by c.id order by c.id limit ${most}`;

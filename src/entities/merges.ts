@@ -157,7 +157,8 @@ export async function readUnmergeFacts(
     ),
     db.execute<{ ordinal: number }[]>(
       `select m.ordinal, ${ENTITY_COLUMNS} from entity_merge m
-       join entity e on e.organization_id = m.organization_id and e.id = m.secondary_id
+       cross join lateral (
+         select e.* from entity e where e.organization_id = $1 and e.id = m.secondary_id offset 0) e
        where m.organization_id = $1 and m.primary_id = $2 and m.undone_at is null and m.id <> $3 order by m.ordinal`,
       [organizationId, primaryId, id],
     ),

@@ -66,24 +66,29 @@ export async function listEvents(
     where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
   const order = "v.recorded_at desc, v.id desc";
+  let source = "entity_event v";
   if (filter.entityId !== undefined) {
     // The versions of one entity are in the order of time, and have an index that the planner cannot mistake. That of the
     // cursor goes on behind its version; the others of the group are few, and had their events before they were merged.
     const entityId = `${value(filter.entityId)}::uuid`;
     const version = filter.before && `${value(filter.before.entityVersion)}::bigint`;
     const last = filter.before && `${value(filter.before.entityId)}::uuid`;
-    const behind = version === undefined ? "" : `and (m.id <> ${last} or v.entity_version < ${version})`;
-    where.push(`v.id in (
+    const behind =
+      version === undefined
+        ? ""
+        : `and v.entity_version < case when m.id = ${last} then ${version} else ${Number.MAX_SAFE_INTEGER} end`;
+    source = `(
       select v.id from (select ${entityId} as id union all
         select g.id from entity g where g.organization_id = $1 and g.survivor_id = ${entityId}) m
       cross join lateral (
         select v.id, v.recorded_at from entity_event v where ${where.join(" and ")} and v.entity_id = m.id ${behind}
         order by v.entity_version desc limit $2) v
-      order by ${order} limit $2)`);
+      order by ${order} limit $2) x
+      cross join lateral (select v.* from entity_event v where v.organization_id = $1 and v.id = x.id offset 0) v`;
   }
   const rows = await db.execute<Record<string, never>[]>(
     withinBytes(
-      `select ${EVENT_COLUMNS}, ${EVENT_BYTES} as bytes from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
+      `select ${EVENT_COLUMNS}, ${EVENT_BYTES} as bytes from ${source} where ${where.join(" and ")} order by ${order} limit $2`,
       filter.bound.bytes,
       order.replaceAll("v.", ""),
     ),
