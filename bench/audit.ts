@@ -102,7 +102,10 @@ async function main(count: number): Promise<void> {
       heads,
     );
     await pipelined(orm, organizationId, async (db) => {
-      const entities = made.map(({ entity }) => ({ ...entity, auditHead: heads.get(entity.id) as Buffer }));
+      const entities = made.map(({ entity }) => ({
+        ...entity,
+        ...{ layer: null, auditHead: heads.get(entity.id) as Buffer },
+      }));
       insertEntities(db, organizationId, entities);
       const changes = entities.map(({ id, externalIds: after }) => ({ entityId: id, before: [], after }));
       writeExternalIds(db, organizationId, changes);

@@ -99,7 +99,7 @@ export async function recordUpdate(
         decide: (entity) => (entity === null ? null : update(entity, patch, request.reason)),
       }),
     ]);
-    if (result === undefined || result === "busy" || result.kind !== "done")
+    if (result === undefined || typeof result === "string" || result.kind !== "done")
       throw new Error("the update that was to be recorded was refused");
     if (!statements.some(({ text }) => text === "commit")) throw new Error("the update was not recorded");
     return statements;

@@ -26,6 +26,7 @@ export const CODE: Record<Reason, Code> = {
   EXTERNAL_ID_ALREADY_ASSIGNED: Code.FailedPrecondition,
   EXTERNAL_ID_IN_USE: Code.FailedPrecondition,
   ENTITY_DELETED: Code.FailedPrecondition,
+  MERGE_NOT_ALLOWED: Code.FailedPrecondition,
   REQUEST_ID_REUSED: Code.FailedPrecondition,
   ETAG_MISMATCH: Code.Aborted,
   WRITE_CONFLICT: Code.Aborted,

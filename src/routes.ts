@@ -9,11 +9,13 @@ import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
 import { apiKeyRpcs } from "./rpc/api-keys.ts";
 import { auditRpcs } from "./rpc/audit.ts";
+import { distinctRpcs } from "./rpc/distinct.ts";
 import { duplicateRpcs } from "./rpc/duplicates.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
+import { mergeRpcs } from "./rpc/merges.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
 import { webhookDeliveryRpcs } from "./rpc/webhook-deliveries.ts";
 import { webhookEndpointRpcs } from "./rpc/webhook-endpoints.ts";
@@ -52,6 +54,8 @@ export function routes(
     ...duplicateRpcs(deps),
     ...entityEventRpcs(deps),
     ...importRpcs(deps),
+    ...mergeRpcs(deps),
+    ...distinctRpcs(deps),
     ...auditRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);

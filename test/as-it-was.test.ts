@@ -543,7 +543,7 @@ describe("a pruned log", () => {
       });
       const lookup = { by: "entity_id" as const, key: entity.id };
       const past = reader.find(organization.id, lookup, micros, new AbortController().signal);
-      const outcome = await past.then(({ name }) => name).catch((error: DomainError) => error.reason);
+      const outcome = await past.then(({ entity: { name } }) => name).catch((error: DomainError) => error.reason);
       expect(outcome).toBe(expected);
       expect(turns).toBeGreaterThan(3);
     }

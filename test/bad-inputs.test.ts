@@ -60,6 +60,7 @@ let scratch: Wire;
 const lines: string[] = [];
 let main: Entity;
 let other: Entity;
+let mergeId: string;
 let endpointId: string;
 
 const at = { seconds: 1_700_000_000n, nanos: 0 };
@@ -86,6 +87,9 @@ beforeAll(async () => {
   await make({ externalId: "twin-2", taxId: "30.77777777.7" });
   const gone = await make({ externalId: "gone" });
   await entities.deleteEntity({ lookup: byId(gone.id) as never, ...reason });
+  const [into, from] = [await make({}), await make({})];
+  const merged = { primary: byId(into.id) as never, secondary: byId(from.id) as never, ...reason };
+  ({ mergeId } = await entities.mergeEntities(merged));
   const { endpoint } = await service.client.webhooks.createWebhookEndpoint({
     endpoint: { url: "https://example.com/", displayName: "x", state: WebhookEndpointState.DISABLED },
   });
@@ -180,7 +184,14 @@ async function json(
 
 /** Without a lookup these are about the organization. */
 const OPTIONAL_LOOKUP = new Set([
-  ...["ListEntityEvents", "WatchEntities", "SuggestDuplicates", "VerifyAuditTrail", "ListWebhookDeliveries"],
+  ...[
+    "ListEntityEvents",
+    "WatchEntities",
+    "ListMerges",
+    "SuggestDuplicates",
+    "VerifyAuditTrail",
+    "ListWebhookDeliveries",
+  ],
 ]);
 
 /** A valid request of each RPC. */
@@ -198,6 +209,17 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   SuggestDuplicates: () => ({ lookup: byExternal("e-1") }),
   DeleteEntity: () => ({ lookup: byExternal("gone"), ...reason }),
   UndeleteEntity: () => ({ lookup: byExternal("e-1"), ...reason }),
+  MergeEntities: () => ({
+    primary: byExternal("e-1"),
+    secondary: byExternal("e-2"),
+    validateOnly: true,
+    ...reason,
+  }),
+  UnmergeEntities: () => ({ mergeId, validateOnly: true, ...reason }),
+  ListMerges: () => ({}),
+  MarkDistinct: () => ({ first: byExternal("e-1"), second: byExternal("e-2"), validateOnly: true, ...reason }),
+  LiftDistinct: () => ({ first: byExternal("e-1"), second: byExternal("e-2"), ...reason }),
+  ListDistinct: () => ({ lookup: byExternal("e-1") }),
   ListEntityEvents: () => ({}),
   WatchEntities: () => ({}),
   ListAuditCheckpoints: () => ({}),
@@ -477,18 +499,16 @@ describe("in every field of every request", () => {
   });
 
   test.each(
-    [...METHODS.values()]
-      .filter((method) =>
-        method.input.fields.some(
-          (field) => field.message?.typeName === "entity.v1.EntityLookup" && field.fieldKind === "message",
-        ),
-      )
-      .map((method) => method.name),
-  )("1, 2, 4, 5, 6, 8, 9, 15, 16: %s: lookups", async (rpc) => {
-    const look = (lookup: unknown) => call(rpc, { ...BASE[rpc]?.(), lookup });
+    [...METHODS.values()].flatMap((method) =>
+      method.input.fields
+        .filter((field) => field.message?.typeName === "entity.v1.EntityLookup" && field.fieldKind === "message")
+        .map((field) => [method.name, field.name] as const),
+    ),
+  )("1, 2, 4, 5, 6, 8, 9, 15, 16: %s: %s", async (rpc, name) => {
+    const look = (lookup: unknown) => call(rpc, { ...BASE[rpc]?.(), [name]: lookup });
     if (!OPTIONAL_LOOKUP.has(rpc))
-      expect(await look(undefined)).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["lookup"] });
-    expect(await look({})).toMatchObject({ reason: "INVALID_LOOKUP", fields: ["lookup"] });
+      expect(await look(undefined)).toMatchObject({ reason: "INVALID_LOOKUP", fields: [name] });
+    expect(await look({})).toMatchObject({ reason: "INVALID_LOOKUP", fields: [name] });
     for (const blank of ["", " ", "\t\n", "\u00a0\u3000"]) {
       for (const by of [byId, byExternal, byTax]) {
         const outcome = await look(by(blank));
@@ -509,7 +529,9 @@ describe("in every field of every request", () => {
       `${id.slice(0, -1)}g`,
       "e-1",
     ]) {
-      expect(await look(byId(bad)), bad).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["lookup.entity_id"] });
+      expect(await look(byId(bad)), bad).toMatchObject({
+        ...{ reason: "VALIDATION_ERROR", fields: [`${name}.entity_id`] },
+      });
     }
     for (const nobody of ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff", id]) {
       expect(await look(byId(nobody)), nobody).toMatchObject({
@@ -533,7 +555,7 @@ describe("in every field of every request", () => {
     ]) {
       expect(await look(byTax(foreign)), foreign).toMatchObject({
         reason: "VALIDATION_ERROR",
-        fields: ["lookup.tax_id"],
+        fields: [`${name}.tax_id`],
       });
     }
     expect(await look(byTax("2O-12345678-9")), "O for 0").toMatchObject({ reason: "NOT_FOUND" });

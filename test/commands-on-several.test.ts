@@ -198,7 +198,7 @@ test("a rule that leaves one of them as it is: no event, no new version", async 
     { author, targets: [byId(a), byId(b)], decide: ([, second]) => [null, renamed(second, "changed")] },
   ]);
   const [first, second] = outcomesOf(result);
-  expect(first).toEqual({ before: a, after: a, updatedFields: [] });
+  expect(first).toEqual({ before: a, after: a, updatedFields: [], redirectedFrom: "" });
   expect(second?.after.version).toBe(2);
 });
 

@@ -13,6 +13,7 @@ import { writeGroup } from "../src/entities/write-group.ts";
 import { callContext } from "../src/interceptors/call.ts";
 import { entityRpcs } from "../src/rpc/entities.ts";
 import { externalIdRpcs } from "../src/rpc/external-ids.ts";
+import { mergeRpcs } from "../src/rpc/merges.ts";
 import type { Deps } from "../src/rpc/write.ts";
 import type { TestService } from "./harness.ts";
 
@@ -53,6 +54,8 @@ export type Step =
   | (Common & { kind: "add"; key: Key; externals: number[]; primary: number | undefined; label: boolean })
   | (Common & { kind: "release"; key: Key; external: number; force: boolean })
   | (Common & { kind: "delete" | "undelete"; key: Key })
+  /** Of two seeds, to begin with: a merge runs alone. */
+  | (Common & { kind: "merge"; into: number; from: number })
   | { kind: "repeat"; back: number };
 
 const EXTERNAL_IDS = 9;
@@ -63,9 +66,9 @@ const STATUSES = [
   EntityStatus.SUSPENDED,
   EntityStatus.PENDING,
 ];
-/** The same key in two spellings, another one, and one that no entity has at the beginning. */
-const TAX_IDS = ["30-111-1", "301111", "30-222-2", "30-333-3"];
-const SEEDS = 5;
+/** The same key in two spellings, another one, that of a merged entity, and one that no entity has at the beginning. */
+const TAX_IDS = ["30-111-1", "301111", "30-222-2", "30-333-3", "30-444-4"];
+const SEEDS = 6;
 const UNKNOWN_ID = "00000000-0000-7000-8000-00000000dead";
 
 const maybe = <T>(arbitrary: fc.Arbitrary<T>, freq = 3) => fc.option(arbitrary, { nil: undefined, freq });
@@ -173,8 +176,8 @@ export async function newOrganizationId(service: TestService, policy = "MUTABLE_
 }
 
 /**
- * Five entities: one with an external id; one with an external id, an alias, and the tax id of the first; one with
- * neither; one with its own external id and tax id; and a deleted one with that tax id. Two transactions and two user
+ * Six entities: one with an external id, into which the last is merged with its external id and its tax id; one with an external id, an alias, and the tax id of the first; one with
+ * neither; one with its own external id and tax id; a deleted one with that tax id; and the merged one. Two transactions and two user
  * events name the first two.
  */
 export async function seed(service: TestService, orm: Orm, organizationId: string, prefix = ""): Promise<Ground> {
@@ -195,12 +198,15 @@ export async function seed(service: TestService, orm: Orm, organizationId: strin
     make(undefined, undefined),
     make(3, 2),
     make(4, 2),
+    make(5, 3),
   ]);
   await together(orm, ground, [
     { kind: "add", ...by, key: { by: "external", id: 1 }, externals: [2], primary: undefined, label: true },
     { kind: "delete", ...by, key: { by: "external", id: 4 } },
   ]);
   const ids = made.map((answer) => (answer as unknown as { entity: { id: string } }).entity.id);
+  ground.seeds = ids.map((id) => ({ id, etag: "" }));
+  await oneByOne(orm, ground, [{ kind: "merge", ...by, into: 0, from: 5 }]);
   const rows = await service.sql<{ id: string; etag: string }>(
     "select id, etag from entity where organization_id = $1 and id = any($2)",
     [organizationId, ids],
@@ -308,7 +314,7 @@ export async function call(
       peer: "",
     }),
   });
-  const handlers = { ...entityRpcs(deps), ...externalIdRpcs(deps) } as unknown as Record<
+  const handlers = { ...entityRpcs(deps), ...externalIdRpcs(deps), ...mergeRpcs(deps) } as unknown as Record<
     string,
     (request: unknown, context: unknown) => Promise<object>
   >;
@@ -389,6 +395,10 @@ function requestOf(
     author: one.author,
   });
   switch (one.kind) {
+    case "merge": {
+      const seedOf = (seed: number) => ({ by: { case: "entityId", value: seeds[seed]?.id } });
+      return done(method.mergeEntities, { primary: seedOf(one.into), secondary: seedOf(one.from) });
+    }
     case "create":
       return done(method.createEntity, {
         entity: {
@@ -482,7 +492,7 @@ export async function traceOf(service: TestService, ground: Ground, answers: rea
     rows("entity", "id", ", 'audit_head'"),
     rows("external_id", "external_id"),
     rows("external_id_past", "external_id, attached_at", ", 'event_id'"),
-    rows("entity_event", "recorded_at", ", 'id', 'xid', 'salt', 'personal_hash', 'previous_hash', 'hash'"),
+    rows("entity_event", "recorded_at, id", ", 'id', 'xid', 'salt', 'personal_hash', 'previous_hash', 'hash'"),
     rows("transaction", "id", ", 'recorded_at'"),
     rows("user_event", "id", ", 'recorded_at'"),
     rows("request_record", "principal, method, request_id", ", 'created_at', 'request_hash'"),
@@ -495,6 +505,8 @@ export async function traceOf(service: TestService, ground: Ground, answers: rea
   for (const event of log) if (event.type === "CREATED") names.set(String(event.entity_id), `entity ${names.size}`);
   const instants = new Map<bigint, string>();
   for (const event of log) {
+    const { mergeId } = event.metadata as { mergeId?: string };
+    if (mergeId !== undefined) names.set(mergeId, "merge");
     const at = parseInstant(String(event.recorded_at));
     if (!instants.has(at)) instants.set(at, `time ${instants.size}`);
   }

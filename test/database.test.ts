@@ -67,6 +67,14 @@ async function fill(organization: TestOrganization): Promise<void> {
     newExternalId: "x-4",
     keepPreviousAsAlias: true,
   });
+  const [into, from, other] = await Promise.all(
+    [1, 2, 3].map(async () => {
+      const { entity } = await entities.createEntity({ entity: person({}) });
+      return { by: { case: "entityId" as const, value: entity?.id ?? "" } };
+    }),
+  );
+  await entities.mergeEntities({ primary: into, secondary: from, reason: "one person" });
+  await entities.markDistinct({ first: into, second: other, reason: "namesakes" });
   const occurredAt = { seconds: 1n, nanos: 0 };
   const origin = { externalId: "x-1" };
   await activity.recordTransactions({
@@ -422,7 +430,9 @@ describe("the catalogue", () => {
       "entity_backup audit_key": "select",
       "entity_backup audit_start": "select",
       "entity_backup entity": "select",
+      "entity_backup entity_distinct": "select",
       "entity_backup entity_event": "select",
+      "entity_backup entity_merge": "select",
       "entity_backup entity_word": "select",
       "entity_backup event_horizon": "select",
       "entity_backup external_id": "select",
@@ -452,7 +462,9 @@ describe("the catalogue", () => {
       "entity_service audit_key": "insert, select",
       "entity_service audit_start": "select",
       "entity_service entity": "insert, select, update",
+      "entity_service entity_distinct": "insert, select",
       "entity_service entity_event": "insert, select",
+      "entity_service entity_merge": "insert, select",
       "entity_service entity_word": "delete, insert, select",
       "entity_service event_horizon": "select",
       "entity_service external_id": "delete, insert, select, update",
@@ -468,7 +480,7 @@ describe("the catalogue", () => {
       "entity_service webhook_delivery": "delete, insert, select, update",
       "entity_service webhook_endpoint": "delete, insert, select, update",
     });
-    // The columns that the search for work may read across organizations: no secret, no URL, no content of an event.
+    // By columns: those that the search for work may read across organizations, no secret, no URL, no content of an event.
     const columns = await sql<{ grantee: string; relname: string; columns: string }>(
       `select a.grantee::regrole::text as grantee, t.attrelid::regclass::text as relname,
          string_agg(t.attname || ' ' || lower(a.privilege_type), ', ' order by t.attnum) as columns
@@ -481,6 +493,10 @@ describe("the catalogue", () => {
         "organization_id select, number select, epoch select, to_position select, last_at select, created_at select, leaves select, leaves update",
       "entity_directory entity": "organization_id select, name_words select",
       "entity_directory feed_epoch": "number select, id select",
+      // That a merge was undone, and a mark lifted; nothing else of either ever changes.
+      "entity_service entity_merge":
+        "undone_at update, undone_reason update, undone_actor update, undone_principal update, undone_source update",
+      "entity_service entity_distinct": "lifted_at update, lift_event_id update",
       "entity_directory webhook_delivery":
         "organization_id select, endpoint_id select, state select, next_attempt_at select",
       "entity_directory webhook_endpoint":
@@ -681,6 +697,13 @@ describe("the run-time role, by hand", () => {
         [row?.row],
       );
       await expect(insert, `insert into ${table}`).rejects.toMatchObject({ code: "42501" });
+      const changed = { entity_merge: "undone_source", entity_distinct: "lifted_at" }[table];
+      if (changed !== undefined) {
+        const touched = `update "${table}" set ${changed} = ${changed} where organization_id = $1`;
+        expect((await client.query(touched, [a.id])).rowCount, table).toBe(0);
+        await expect(client.query(`update "${table}" set id = id`), table).rejects.toMatchObject({ code: "42501" });
+        continue;
+      }
       if (
         [
           ...["administration_event", "audit_checkpoint", "entity_event", "entity_word", "event_horizon"],

@@ -34,14 +34,21 @@ const scalars: Partial<Record<ScalarType, fc.Arbitrary<unknown>>> = {
   [ScalarType.DOUBLE]: fc.double(),
 };
 
+function valueToInit(desc: DescMessage, value: unknown): Fields {
+  const kind = { case: "stringValue", value: JSON.stringify(value) };
+  return desc === ValueSchema ? { kind } : { values: [{ kind }, { kind: { case: "nullValue", value: 0 } }] };
+}
+
 /** Values that a field may be set to, as one would write them; undefined as well. */
 function valueFor(field: DescField, depth: number): fc.Arbitrary<unknown> {
   const one = field.message
     ? field.message.typeName === "google.protobuf.Struct"
       ? struct
-      : depth === 0
-        ? fc.constant(undefined)
-        : messageOf(field.message, depth - 1)
+      : field.message.typeName === ValueSchema.typeName
+        ? json.value.map((value) => valueToInit(ValueSchema, value))
+        : depth === 0
+          ? fc.constant(undefined)
+          : messageOf(field.message, depth - 1)
     : field.enum
       ? fc.constantFrom(...field.enum.values.map(({ number }) => number), -1, 77)
       : scalars[field.scalar as ScalarType];
@@ -112,10 +119,6 @@ describe("the bytes of a message are the library's", () => {
   });
 
   /** A Value or a ListValue that is not empty. */
-  function valueToInit(desc: DescMessage, value: unknown): Fields {
-    const kind = { case: "stringValue", value: JSON.stringify(value) };
-    return desc === ValueSchema ? { kind } : { values: [{ kind }, { kind: { case: "nullValue", value: 0 } }] };
-  }
 });
 
 test("a message of several MiB, and a small one behind it", () => {

@@ -55,7 +55,11 @@ const dataOf = {
 };
 const externalId = fc.record({
   ...{ externalId: text, type: text, primary: fc.boolean(), attachedAt: instant },
-  ...{ trackedSince: nullable(instant), lastResolvedOn: nullable(fc.constant("2026-11-28")) },
+  ...{
+    trackedSince: nullable(instant),
+    lastResolvedOn: nullable(fc.constant("2026-11-28")),
+    homeId: nullable(fc.uuid()),
+  },
 });
 const state = fc.constantFrom<EntityState["type"]>("person", "company").chain((type) =>
   fc.record<EntityState>({
@@ -65,7 +69,7 @@ const state = fc.constantFrom<EntityState["type"]>("person", "company").chain((t
     ...{ taxId: nullable(text), nationality: nullable(text), riskMatrixId: nullable(text), riskScore: nullable(text) },
     taxIdCheck: fc.constantFrom(null, "valid", "checksum_failed", "unknown_format"),
     status: fc.constantFrom("pending", "active", "blocked"),
-    ...{ createdAt: instant, updatedAt: instant, deletedAt: nullable(instant) },
+    ...{ createdAt: instant, updatedAt: instant, deletedAt: nullable(instant), mergedInto: nullable(fc.uuid()) },
   }),
 );
 const mask = fc

@@ -313,6 +313,12 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     );
     return own.client.entities.getEntity({ lookup: byExternal(), readTime: entity?.createdAt });
   },
+  MERGE_NOT_ALLOWED: async () => {
+    const { entities } = service.client;
+    const { entity } = await entities.createEntity({ entity: full({ externalId: undefined }) });
+    const lookup = { by: { case: "entityId" as const, value: entity?.id ?? "" } };
+    return entities.mergeEntities({ primary: lookup, secondary: lookup, reason: "the same person" });
+  },
 };
 
 /** The first message of a stream. */
@@ -404,6 +410,7 @@ describe("the table of reasons", () => {
       27: "WATCH_TOO_SLOW",
       28: "EXTERNAL_ID_IN_USE",
       29: "READ_TIME_EXPIRED",
+      30: "MERGE_NOT_ALLOWED",
     });
   });
 });
@@ -439,6 +446,7 @@ const METADATA: Record<Reason, string[]> = {
   POSITION_EXPIRED: ["field"],
   WATCH_TOO_SLOW: ["position"],
   READ_TIME_EXPIRED: ["field", "earliest"],
+  MERGE_NOT_ALLOWED: ["cause", "entity_id"],
 };
 
 test.each(REASONS)("%s: its code, its metadata, no value of the call in any of it", async (reason) => {

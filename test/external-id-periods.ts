@@ -39,7 +39,8 @@ export async function externalIdProblems(sql: Sql): Promise<string[]> {
     where not exists (select from jsonb_array_elements(e.external_ids) c
       where c ->> 0 = x.external_id and (c ->> 2)::boolean = x.is_primary and (c ->> 3)::timestamptz = x.attached_at
         and (c ->> 4)::timestamptz is not distinct from x.tracked_since
-        and (c ->> 5)::date is not distinct from x.last_resolved_on)
+        and (c ->> 5)::date is not distinct from x.last_resolved_on
+        and (c ->> 6)::uuid is not distinct from x.home_id)
       or x.is_primary <> (x.tracked_since is null) or x.is_primary and x.last_resolved_on is not null`);
   return [
     ...overlaps,

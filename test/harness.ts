@@ -27,6 +27,7 @@ import { startServer } from "../src/server.ts";
 import { brokenChains } from "./chains.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { externalIdProblems } from "./external-id-periods.ts";
+import { brokenMerges } from "./merge-invariants.ts";
 
 /** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
 export const NO_DEADLINE = { defaultTimeoutMs: 0 };
@@ -173,7 +174,7 @@ export function databaseEnvironment({ database }: TestService): {
 /** Removes entities whose rows a test has changed by SQL, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(
-    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), v as (delete from entity_event where entity_id = any($1)), w as (delete from entity_word where entity_id = any($1))
+    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), m as (delete from entity_merge where primary_id = any($1) or secondary_id = any($1)), v as (delete from entity_event where entity_id = any($1)), w as (delete from entity_word where entity_id = any($1))
      delete from entity where id = any($1)`,
     [ids],
   );
@@ -229,14 +230,14 @@ async function assertInvariants(
         and not exists (select from event_horizon h where h.organization_id = e.organization_id)`,
     "no copy of an external id in activity rows that is not its entity's primary": `
       select t.id from transaction t join entity e on e.organization_id = t.organization_id
-        and (e.id = t.origin_entity_id and t.origin_external_id is distinct from e.external_id and t.origin_external_id is not null
+        and e.merged_into is null and (e.id = t.origin_entity_id and t.origin_external_id is distinct from e.external_id and t.origin_external_id is not null
           or e.id = t.destination_entity_id and t.destination_external_id is distinct from e.external_id and t.destination_external_id is not null)`,
     "of the pending deliveries of an entity to an endpoint exactly one on its way": `
       select d.subject_id from webhook_delivery d join webhook_endpoint e on e.id = d.endpoint_id and e.deleted_at is null
       where d.state = 'PENDING' group by d.endpoint_id, d.subject_id having count(d.next_attempt_at) <> 1`,
     "no copy of an external id in user events that is not its entity's primary": `
       select u.id from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id
-      where u.entity_external_id is not null and u.entity_external_id is distinct from e.external_id`,
+      where e.merged_into is null and u.entity_external_id is not null and u.entity_external_id is distinct from e.external_id`,
     "no copy of an external id on a side that is no entity": `
       select id from transaction where origin_entity_id is null and origin_external_id is not null
         or destination_entity_id is null and destination_external_id is not null`,
@@ -280,6 +281,7 @@ async function assertInvariants(
   expect(await externalIdProblems(sql), "rule 140: the periods of external ids are those that the events tell").toEqual(
     [],
   );
+  expect(await brokenMerges(sql), "rules 78 to 111: merged entities").toEqual([]);
   expect(await brokenHistories(sql), "the events rebuild the row, each beginning where the one before ended").toEqual(
     [],
   );
@@ -329,6 +331,7 @@ async function brokenHistories(sql: (text: string) => Promise<Record<string, unk
       nationality: row.nationality,
       riskMatrixId: row.risk_matrix_id,
       riskScore: row.risk_score,
+      mergedInto: row.merged_into,
       attributes: map(row.attributes),
       metadata: map(row.metadata),
       entityData: row.entity_data === null ? undefined : { [row.type as string]: row.entity_data },

@@ -113,16 +113,25 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     (await activity.listTransactions({ lookup: lookup(by) })).transactions[0]?.origin?.entityId,
   ListUserEvents: async (by, { activity } = service.client) =>
     (await activity.listUserEvents({ lookup: lookup(by) })).userEvents[0]?.entityId,
+  // Nothing is merged here: merges.test.ts tests that these list what an entity has.
+  ListMerges: async (by, { entities } = service.client) =>
+    (await entities.listMerges({ lookup: by && { by } })).merges[0]?.primaryId,
+  ListDistinct: async (by, { entities } = service.client) =>
+    (await entities.listDistinct({ lookup: lookup(by) })).pairs[0]?.firstId,
   // Nothing is delivered here: webhooks.test.ts tests that it lists the entity's deliveries.
   ListWebhookDeliveries: async (by, { webhooks } = service.client) =>
     (await webhooks.listWebhookDeliveries({ lookup: by && { by } })).deliveries[0]?.entityId,
 };
 const lookup = (by: By | undefined) => (by === undefined ? undefined : { by });
 const FINDERS = Object.keys(RPCS).filter(
-  (name) => !["AssignExternalId", "ReleaseExternalId", "ListWebhookDeliveries"].includes(name),
+  (name) =>
+    !["AssignExternalId", "ReleaseExternalId", "ListMerges", "ListDistinct", "ListWebhookDeliveries"].includes(name),
 );
 /** Without a lookup they apply to the whole organization. */
-const FILTERS = ["ListEntityEvents", "WatchEntities", "VerifyAuditTrail", "ListWebhookDeliveries", "SuggestDuplicates"];
+const FILTERS = [
+  ...["ListEntityEvents", "WatchEntities", "VerifyAuditTrail", "ListMerges", "ListWebhookDeliveries"],
+  "SuggestDuplicates",
+];
 const rpc = (name: string, by: By | undefined, client?: EntityClient) => {
   const call = RPCS[name];
   if (call === undefined) throw new Error(name);

@@ -41,6 +41,10 @@ const METHODS = new Map(
 interface Names {
   entityId: string;
   deletedEntityId: string;
+  mergedEntityId: string;
+  mergedExternalId: string;
+  mergeId: string;
+  undoneMergeId: string;
   deletedExternalId: string;
   externalId: string;
   alias: string;
@@ -91,6 +95,10 @@ let own: Names;
 const nothing: Names = {
   entityId: randomUUID(),
   deletedEntityId: randomUUID(),
+  mergedEntityId: randomUUID(),
+  mergedExternalId: "nobody-merged",
+  mergeId: randomUUID(),
+  undoneMergeId: randomUUID(),
   deletedExternalId: "nobody-deleted",
   externalId: "nobody",
   alias: "nobody-alias",
@@ -157,6 +165,8 @@ function lookups(rest: Record<string, unknown>, expected: Expected = "NOT_FOUND"
     one("entity id", (names) => byId(names.entityId)),
     one("upper-case entity id", (names) => byId(names.entityId.toUpperCase())),
     one("id of a deleted entity", (names) => byId(names.deletedEntityId)),
+    one("id of a merged entity", (names) => byId(names.mergedEntityId)),
+    one("external id of a merged entity", (names) => byExternal(names.mergedExternalId)),
     one("external id", (names) => byExternal(names.externalId)),
     one("alias", (names) => byExternal(names.alias)),
     one("former external id", (names) => byExternal(names.formerExternalId)),
@@ -182,6 +192,22 @@ function writes(rest: Record<string, unknown>): Case[] {
       expect: "NOT_FOUND",
     },
   ];
+}
+
+/** Writes to two entities: one of B's own, and whatever of A's on either side. */
+function pairs([first, second]: [string, string], { otherEtag }: { otherEtag: string }): Case[] {
+  return [first, second].flatMap((side) => {
+    const other = side === first ? second : first;
+    return writes(reason).map(({ by, request, ...one }) => ({
+      ...one,
+      by: `${side} by ${by}`,
+      request: (names: Names) => {
+        const { lookup, etag, ...rest } = request(names);
+        const condition = etag === undefined ? {} : { [side === first ? "etag" : otherEtag]: etag };
+        return { ...rest, ...condition, [side]: lookup, [other]: byId(ownOfB.entityId) };
+      },
+    }));
+  });
 }
 
 /** A case for each side that a recorded row may name. */
@@ -382,6 +408,20 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
     paged: true,
     cases: [...lookups({}), { by: "nothing", request: () => ({}), expect: "NOTHING" }],
   },
+  MergeEntities: { cases: pairs(["primary", "secondary"], { otherEtag: "secondaryEtag" }) },
+  UnmergeEntities: {
+    cases: (["mergeId", "undoneMergeId"] as const).flatMap((name) =>
+      [{}, { validateOnly: true }, { markDistinct: true }].map((more) => ({
+        by: `${name} ${Object.keys(more)}`,
+        request: (names: Names) => ({ mergeId: names[name], ...reason, ...more }),
+        expect: "NOT_FOUND" as const,
+      })),
+    ),
+  },
+  ListMerges: { paged: true, cases: lookups({}) },
+  MarkDistinct: { cases: pairs(["first", "second"], { otherEtag: "secondEtag" }) },
+  LiftDistinct: { cases: pairs(["first", "second"], { otherEtag: "secondEtag" }) },
+  ListDistinct: { paged: true, cases: lookups({}) },
   DeleteEntity: { cases: writes(reason) },
   UndeleteEntity: { cases: writes(reason) },
   ListEntityEvents: {
@@ -682,6 +722,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
       "entities:read",
       "entities:write",
       "external_ids:change",
+      "entities:merge",
       "activity:read",
       "activity:write",
       "admin",
@@ -812,6 +853,19 @@ async function plant(organization: TestOrganization): Promise<Names> {
     entity: { type: EntityType.PERSON, name: `${CANARY}-deleted`, countryCode: "AR", externalId: `${CANARY}-deleted` },
   });
   await client.entities.deleteEntity({ lookup: byId(deleted.entity?.id ?? "") as never, ...write });
+  const duplicate = async (name: string) => {
+    const externalId = `${CANARY}-${name}`;
+    const entity = { type: EntityType.PERSON, name: externalId, countryCode: "AR", externalId };
+    return (await client.entities.createEntity({ entity })).entity?.id ?? "";
+  };
+  const duplicates = [await duplicate("merged"), await duplicate("parted"), await duplicate("distinct")] as const;
+  const mergeWith = async (id: string) =>
+    (await client.entities.mergeEntities({ primary: lookup, secondary: byId(id) as never, ...write, requestId: "" }))
+      .mergeId;
+  const mergeId = await mergeWith(duplicates[0]);
+  const undoneMergeId = await mergeWith(duplicates[1]);
+  await client.entities.unmergeEntities({ mergeId: undoneMergeId, markDistinct: true, ...write });
+  await client.entities.markDistinct({ first: lookup, second: byId(duplicates[2]) as never, ...write });
   const key = await client.organizations.createApiKey({ displayName: `${CANARY}-key`, scopes: ["admin"] });
   await client.organizations.revokeApiKey({ apiKeyId: key.apiKey?.id ?? "", requestId });
   const ofA = (name: string) =>
@@ -853,6 +907,8 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListEntityEvents", {}, client.entities.listEntityEvents);
   await page("ListExternalIdHistory", { lookup }, client.entities.listExternalIdHistory);
   await page("SuggestDuplicates", {}, client.entities.suggestDuplicates);
+  await page("ListMerges", { lookup }, client.entities.listMerges);
+  await page("ListDistinct", { lookup }, client.entities.listDistinct);
   await page("ListAuditCheckpoints", {}, client.entities.listAuditCheckpoints);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
@@ -870,6 +926,10 @@ async function plant(organization: TestOrganization): Promise<Names> {
     entityId,
     deletedEntityId: deleted.entity?.id ?? "",
     deletedExternalId: `${CANARY}-deleted`,
+    mergedEntityId: duplicates[0],
+    mergedExternalId: `${CANARY}-merged`,
+    mergeId,
+    undoneMergeId,
     externalId: `${CANARY}-primary`,
     alias: `${CANARY}-alias`,
     formerExternalId: `${CANARY}-former`,
@@ -995,7 +1055,7 @@ describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => 
         expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
         if (expected === "NOT_FOUND") {
           expect(refusalIn(foreign)?.message).toMatch(
-            /(^|: )(Entity|External id|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
+            /(^|: )(Entity|External id|Merge|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
           );
           expect(
             Object.keys(refusalIn(foreign)?.metadata ?? {}).filter(

@@ -86,7 +86,7 @@ describe("endpoints", () => {
     ["a user in the url", { url: "https://me@example.com/", displayName: "x" }, "endpoint.url"],
     [
       "an event that there is not",
-      { url: nowhere, displayName: "x", eventTypes: ["entity.merged"] },
+      { url: nowhere, displayName: "x", eventTypes: ["entity.vanished"] },
       "endpoint.event_types[0]",
     ],
     [

@@ -23,6 +23,7 @@ export * from "./gen/entity/v1/entity_event_pb.ts";
 export * from "./gen/entity/v1/entity_pb.ts";
 export * from "./gen/entity/v1/entity_service_pb.ts";
 export * from "./gen/entity/v1/error_pb.ts";
+export * from "./gen/entity/v1/merge_pb.ts";
 export * from "./gen/entity/v1/organization_pb.ts";
 export * from "./gen/entity/v1/organization_service_pb.ts";
 export * from "./gen/entity/v1/webhook_pb.ts";

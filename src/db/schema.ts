@@ -4,7 +4,7 @@
 // prefix, the distribution column.
 // Long because it is one list: every table is in it, and nowhere else.
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
-import type { DetachCause, EntityState, EventType } from "../domain/entity-state.ts";
+import type { DetachCause, EntityState, EventType, Layer } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
 import { CountType, ExternalIdsType, InstantType } from "./types.ts";
 import { newId } from "./uuid.ts";
@@ -86,6 +86,12 @@ export const EntityRow = defineEntity({
     createdAt: instant(),
     updatedAt: instant(),
     deletedAt: instant().nullable(),
+    /** The entity that it was merged into. */
+    mergedInto: p.uuid().nullable(),
+    /** Where the chain of mergedInto ends. */
+    survivorId: p.uuid().nullable().hydrate(false),
+    /** What a survivor has by itself, apart from what merged entities have added: read where it is locked. */
+    layer: p.json().$type<Layer>().nullable().hydrate(false),
     /** The words of its names, each behind a blank; null in a row of an older version that is not filled in yet. */
     nameWords: code().nullable().hydrate(false),
     /** Digests of what entities that may be one share. */
@@ -110,6 +116,8 @@ export const ExternalIdRow = defineEntity({
     trackedSince: instant().nullable(),
     /** The UTC date of the last of them: YYYY-MM-DD. */
     lastResolvedOn: p.string().columnType("date").nullable(),
+    /** The merged entity that brought it. */
+    homeId: p.uuid().nullable(),
     /** Without case and blanks, where that is another text. */
     folded: code().nullable().hydrate(false),
   },
@@ -140,6 +148,51 @@ export const ExternalIdPastRow = defineEntity({
     cause: p.text().$type<DetachCause>(),
     /** Its event, which may have been pruned. */
     eventId: p.uuid(),
+  },
+});
+
+/** Merges of entities, those that were undone too. */
+export const EntityMergeRow = defineEntity({
+  name: "EntityMergeRow",
+  tableName: "entity_merge",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    primaryId: p.uuid(),
+    secondaryId: p.uuid(),
+    /** From 1: the merges into one primary, in their order. */
+    ordinal: p.integer(),
+    /** Those of the secondary when it was merged. */
+    externalIds: p.type(ExternalIdsType),
+    /** The primary external id of the primary then. */
+    primaryExternalId: code().nullable(),
+    reason: p.text(),
+    actor: p.text(),
+    principal: p.uuid(),
+    source: p.text(),
+    requestId: p.uuid().nullable(),
+    mergedAt: instant(),
+    undoneAt: instant().nullable(),
+    undoneReason: p.text().nullable(),
+    undoneActor: p.text().nullable(),
+    undonePrincipal: p.uuid().nullable(),
+    undoneSource: p.text().nullable(),
+  },
+});
+
+/** Pairs of entities that are known to be different, those that were lifted too. */
+export const EntityDistinctRow = defineEntity({
+  name: "EntityDistinctRow",
+  tableName: "entity_distinct",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    lowId: p.uuid(),
+    highId: p.uuid(),
+    markedAt: instant(),
+    markEventId: p.uuid(),
+    liftedAt: instant().nullable(),
+    liftEventId: p.uuid().nullable(),
   },
 });
 
@@ -365,6 +418,8 @@ export const TABLES = [
   ExternalIdRow,
   EntityWordRow,
   ExternalIdPastRow,
+  EntityMergeRow,
+  EntityDistinctRow,
   EntityEventRow,
   EventHorizonRow,
   TransactionRow,

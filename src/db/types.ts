@@ -51,6 +51,7 @@ type StoredExternalId = [
   attachedAt: string,
   trackedSince?: string | null,
   lastResolvedOn?: string | null,
+  homeId?: string | null,
 ];
 
 /** The copy of an entity's external ids that its row has, in their order. */
@@ -59,7 +60,11 @@ export class ExternalIdsType extends ColumnType<readonly ExternalIdState[], Stor
     return ids.map((id) => {
       const stored: StoredExternalId = [id.externalId, id.type, id.primary, instantToText(id.attachedAt)];
       // A primary, and many entities have no other, takes no more than these.
-      if (id.trackedSince !== null) stored.push(instantToText(id.trackedSince), id.lastResolvedOn);
+      const { trackedSince, lastResolvedOn, homeId } = id;
+      if (trackedSince !== null || homeId !== null) {
+        stored.push(trackedSince === null ? null : instantToText(trackedSince), lastResolvedOn);
+      }
+      if (homeId !== null) stored.push(homeId);
       return stored;
     });
   }
@@ -73,6 +78,7 @@ export class ExternalIdsType extends ColumnType<readonly ExternalIdState[], Stor
       attachedAt: parseInstant(id[3]),
       trackedSince: id[4] == null ? null : parseInstant(id[4]),
       lastResolvedOn: id[5] ?? null,
+      homeId: id[6] ?? null,
     }));
   }
 

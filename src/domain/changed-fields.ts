@@ -31,6 +31,7 @@ const IN_EVENTS: Record<FieldName, true> = {
   attributes: true,
   metadata: true,
   deletedAt: true,
+  mergedInto: true,
 };
 /** The fields of an event, in the order of the contract. */
 const FIELDS = Object.keys(IN_EVENTS) as FieldName[];
@@ -60,6 +61,7 @@ function externalIdValue(id: ExternalIdState): JsonObject {
     ...(id.type === "" ? {} : { type: id.type }),
     ...(id.primary ? { designation: "primary" } : {}),
     attachedAt: instantToText(id.attachedAt),
+    ...(id.homeId === null ? {} : { homeId: id.homeId }),
   };
 }
 
@@ -108,6 +110,7 @@ const FROM_EVENTS: Record<FieldName, (shown: JsonValue | undefined, values: Enti
   entityData: (shown, { type }) => ({ entityData: shown === undefined ? null : objectOf(objectOf(shown)[type]) }),
   attributes: (shown) => ({ attributes: objectOf(shown ?? {}) }),
   metadata: (shown) => ({ metadata: objectOf(shown ?? {}) }),
+  mergedInto: (shown) => ({ mergedInto: optionalTextOf(shown) }),
   deletedAt: (shown) => ({ deletedAt: shown === undefined ? null : parseInstant(textOf(shown)) }),
 };
 
@@ -126,7 +129,7 @@ export function withShown(values: EntityValues, fields: readonly string[], shown
 }
 
 function externalIdOf(shown: JsonValue): ExternalIdState {
-  const { externalId, type = "", designation, attachedAt } = objectOf(shown);
+  const { externalId, type = "", designation, attachedAt, homeId } = objectOf(shown);
   return {
     externalId: textOf(externalId),
     type: textOf(type),
@@ -135,6 +138,7 @@ function externalIdOf(shown: JsonValue): ExternalIdState {
     // No event tells of them.
     trackedSince: null,
     lastResolvedOn: null,
+    homeId: optionalTextOf(homeId),
   };
 }
 

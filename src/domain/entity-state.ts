@@ -17,6 +17,8 @@ export interface ExternalIdState {
   readonly trackedSince: Instant | null;
   /** The UTC date of the last of them, YYYY-MM-DD; null before the first. */
   readonly lastResolvedOn: string | null;
+  /** The merged entity that brought it; null for one of the entity's own. */
+  readonly homeId: string | null;
 }
 
 /** Why an external id has left its entity. */
@@ -41,6 +43,26 @@ export interface EntityValues {
   readonly attributes: JsonObject;
   readonly metadata: JsonObject;
   readonly deletedAt: Instant | null;
+  /** The entity that it was merged into, which may have been merged itself. */
+  readonly mergedInto: string | null;
+}
+
+/** The values that a merge brings together. */
+export type LayeredValues = Pick<
+  EntityValues,
+  | ("name" | "taxId" | "status" | "nationality" | "riskMatrixId" | "riskScore")
+  | ("entityData" | "attributes" | "metadata")
+>;
+
+/** By path (`name`, `attributes.K`): how many merges had been made when it was last edited by hand. */
+export type Held = Readonly<Record<string, number>>;
+
+/** What a survivor has by itself (layer.ts). Plain JSON: it is stored as it is. */
+export interface Layer {
+  readonly own: LayeredValues;
+  readonly held: Held;
+  /** The ordinal of the last merge. */
+  readonly merges: number;
 }
 
 /** An entity as stored. */
@@ -63,7 +85,19 @@ export function taxIdKeyOf(entity: Pick<EntityValues, "taxId">): string | null {
   return entity.taxId === null ? null : taxIdKey(entity.taxId);
 }
 
-export const EVENT_TYPES = ["CREATED", "ATTRIBUTE_CHANGED", "EXTERNAL_ID_CHANGED", "DELETED", "UNDELETED"] as const;
+export const EVENT_TYPES = [
+  "CREATED",
+  "ATTRIBUTE_CHANGED",
+  "EXTERNAL_ID_CHANGED",
+  "DELETED",
+  "UNDELETED",
+  "MERGED",
+  "MERGE_RECEIVED",
+  "UNMERGED",
+  "MERGE_RETURNED",
+  "DISTINCT_MARKED",
+  "DISTINCT_LIFTED",
+] as const;
 export type EventType = (typeof EVENT_TYPES)[number];
 
 /** The name under which consumers know each. */
@@ -73,6 +107,12 @@ export const EVENT_NAMES = {
   EXTERNAL_ID_CHANGED: "entity.updated",
   DELETED: "entity.deleted",
   UNDELETED: "entity.undeleted",
+  MERGED: "entity.merged",
+  MERGE_RECEIVED: "entity.updated",
+  UNMERGED: "entity.unmerged",
+  MERGE_RETURNED: "entity.updated",
+  DISTINCT_MARKED: "entity.distinct_marked",
+  DISTINCT_LIFTED: "entity.distinct_lifted",
 } as const satisfies Record<EventType, string>;
 
 /** The outcome of a rule: the values after, and what the event says beside them. */
@@ -85,4 +125,11 @@ export interface Change {
   readonly metadata?: JsonObject;
   /** Why external ids leave with it. By default MOVED for one that the same command attaches to another entity, else CHANGED. */
   readonly detaches?: DetachCause;
+  /**
+   * The primary external id that copies in activity rows of the entity have until now, to be replaced by that after the
+   * change; null leaves them alone. By default the primary before the change.
+   */
+  readonly copied?: string | null;
+  /** A survivor's layer after the change, null for none. By default the layer before it, with the change carried into it. */
+  readonly layer?: Layer | null;
 }

@@ -5,7 +5,7 @@
 import { changedFields } from "./changed-fields.ts";
 import { parseCountryCode } from "./country.ts";
 import type { Change, EntityState, EntityStatus, EntityType, EntityValues } from "./entity-state.ts";
-import { DomainError, invalidField } from "./errors.ts";
+import { DomainError, invalidField, mergeNotAllowed } from "./errors.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
 import { checkTaxId } from "./tax-id.ts";
 import { structProblem } from "./text.ts";
@@ -64,6 +64,7 @@ export function newEntity(input: NewEntity, reason: string, now: Instant): Chang
               attachedAt: now,
               trackedSince: null,
               lastResolvedOn: null,
+              homeId: null,
             },
           ],
     taxId: null,
@@ -76,6 +77,7 @@ export function newEntity(input: NewEntity, reason: string, now: Instant): Chang
     attributes: {},
     metadata: {},
     deletedAt: null,
+    mergedInto: null,
   };
   return { values: applyPatch(blank, input, reason), type: "CREATED", reason };
 }
@@ -162,8 +164,12 @@ function nextMap(field: string, before: JsonObject, patch: MapPatch | undefined)
 
 // --- Deletion -----------------------------------------------------------------------------------
 
-/** Rule 77: soft. Deleting a deleted entity changes nothing. */
-export function remove(entity: EntityState, reason: string, now: Instant): Change | null {
+/**
+ * Rule 77: soft. Deleting a deleted entity changes nothing. Rule 82: a lookup of a merged entity names no entity to delete,
+ * since who wants the duplicate to go must not lose the customer.
+ */
+export function remove(entity: EntityState, reason: string, now: Instant, redirectedFrom = ""): Change | null {
+  if (redirectedFrom !== "") throw mergeNotAllowed("REDIRECTED", { entity_id: entity.id });
   if (entity.deletedAt !== null) return null;
   return { values: { ...entity, deletedAt: now }, type: "DELETED", reason };
 }
@@ -176,10 +182,12 @@ export function undelete(entity: EntityState, reason: string): Change | null {
 
 // --- Refusals ----------------------------------------------------------------------------------
 
-export function refuseDeleted(entity: EntityState): void {
+/** `field` names the entity where a request has several. */
+export function refuseDeleted(entity: EntityState, field?: string): void {
   if (entity.deletedAt === null) return;
   throw new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", {
     entity_id: entity.id,
+    ...(field !== undefined && { field }),
     allowed: "UndeleteEntity",
   });
 }

@@ -15,6 +15,7 @@ export type Reason =
   | "EXTERNAL_ID_ALREADY_ASSIGNED"
   | "EXTERNAL_ID_IN_USE"
   | "ENTITY_DELETED"
+  | "MERGE_NOT_ALLOWED"
   | "REQUEST_ID_REUSED"
   | "ETAG_MISMATCH"
   | "WRITE_CONFLICT"
@@ -64,8 +65,35 @@ export class DomainError extends Error {
 }
 
 /** Nothing in the caller's organization matches the lookup; `lookup` is its kind, never its value. */
-export function notFound(lookup: string, what = "Entity"): DomainError {
-  return new DomainError("NOT_FOUND", `${what} not found`, { lookup });
+export function notFound(lookup: string, what = "Entity", metadata: Record<string, string> = {}): DomainError {
+  return new DomainError("NOT_FOUND", `${what} not found`, { lookup, ...metadata });
+}
+
+/** Why two entities cannot be merged, or parted. */
+export type MergeCause =
+  | "SAME_ENTITY"
+  | "TYPE_DIFFERS"
+  | "SECONDARY_REDIRECTED"
+  | "REDIRECTED"
+  | "DISTINCT"
+  | "LIMIT"
+  | "UNDONE"
+  | "MERGED_SINCE";
+
+const CURES: Record<MergeCause, string> = {
+  SAME_ENTITY: "Both are the same entity, or have been merged already",
+  TYPE_DIFFERS: "A person and a company cannot be merged",
+  SECONDARY_REDIRECTED: "The secondary has been merged already: name its survivor, if that is what shall be merged",
+  REDIRECTED: "The lookup names an entity that has been merged: name its survivor, if that is what shall be deleted",
+  DISTINCT: "Two of the entities are marked as distinct: LiftDistinct allows their merge",
+  LIMIT: "The merged entity would exceed a limit",
+  UNDONE: "The merge has been undone already",
+  MERGED_SINCE: "The primary has been merged itself since: undo that merge first",
+};
+
+/** `metadata` names what the cause is about. */
+export function mergeNotAllowed(cause: MergeCause, metadata: Record<string, string>): DomainError {
+  return new DomainError("MERGE_NOT_ALLOWED", CURES[cause], { cause, ...metadata });
 }
 
 /** One field is at fault. */

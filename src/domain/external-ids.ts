@@ -152,10 +152,23 @@ const newAlias = (externalId: string, now: Instant): ExternalIdState => ({
   attachedAt: now,
   trackedSince: now,
   lastResolvedOn: null,
+  homeId: null,
+});
+
+/** The same id, attached at this time: to another entity, or to one that had it before. */
+export const attachedAnew = (
+  { externalId, type }: ExternalIdState,
+  primary: boolean,
+  now: Instant,
+  homeId: string | null,
+): ExternalIdState => ({
+  ...{ externalId, type, primary, attachedAt: now, homeId },
+  trackedSince: primary ? null : now,
+  lastResolvedOn: null,
 });
 
 /** A primary that becomes an alias is tracked from then on: what is known of its use before is nothing. */
-function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
+export function designate(id: ExternalIdState, primary: boolean, now: Instant): ExternalIdState {
   return id.primary === primary ? id : { ...id, primary, trackedSince: primary ? null : now, lastResolvedOn: null };
 }
 

@@ -6,6 +6,9 @@ export const LIMITS = {
   name: 512,
   externalId: 255,
   externalIdsPerEntity: 100,
+  /** Entities that are merged into one, directly or not. */
+  mergedEntities: 100,
+  tradingNames: 200,
   externalIdType: 64,
   /** For so long after its last known use an alias counts as in use. */
   externalIdInUseDays: 30,

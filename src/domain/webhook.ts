@@ -10,6 +10,10 @@ export const WEBHOOK_EVENTS = [
   "entity.status_changed",
   "entity.deleted",
   "entity.undeleted",
+  "entity.merged",
+  "entity.unmerged",
+  "entity.distinct_marked",
+  "entity.distinct_lifted",
 ] as const;
 export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
 
@@ -52,10 +56,15 @@ export function deliveriesOf(event: LoggedEvent, subscription: Subscription): We
   return heard.filter((name) => eventTypes.includes(name));
 }
 
+/** The types of events in which the status of an entity may change. */
+const STATUS_CHANGES: readonly EventType[] = ["ATTRIBUTE_CHANGED", "MERGE_RECEIVED", "MERGE_RETURNED"];
+
 function namesOf(event: LoggedEvent, statusChanges: Subscription["statusChanges"]): WebhookEvent[] {
   // A creation has a status too, but no previous one.
-  const isStatusChange = event.type === "ATTRIBUTE_CHANGED" && event.updatedFields.includes("status");
-  if (isStatusChange && event.updatedFields.length === 1) return ["entity.status_changed"];
+  const isStatusChange = STATUS_CHANGES.includes(event.type) && event.updatedFields.includes("status");
+  // A merge is never one of the status alone.
+  const isUpdate = event.type === "ATTRIBUTE_CHANGED";
+  if (isStatusChange && isUpdate && event.updatedFields.length === 1) return ["entity.status_changed"];
   const name = EVENT_NAMES[event.type];
   return isStatusChange && statusChanges === "ALWAYS" ? [name, "entity.status_changed"] : [name];
 }

@@ -5,12 +5,8 @@ import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes
 import { type Column, columnsOf, hydrator, insertOf, selected } from "../db/columns.ts";
 import { TransactionRow, UserEventRow } from "../db/schema.ts";
 import type { Statements } from "../db/statements.ts";
-import { DomainError, notFound } from "../domain/errors.ts";
 import type { JsonObject } from "../domain/json.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
-import type { AliasUse } from "./alias-use.ts";
-import { findHits, type Keys, shareEntities } from "./lookups.ts";
 
 /** One side of a transaction; all null for a side that was not given. */
 export interface StoredParty {
@@ -49,84 +45,7 @@ export interface Cursor {
   id: string;
 }
 
-const MAX_ROUNDS = 5;
-
-/**
- * Rule 50: the entities that the lookups name, locked FOR SHARE in id order until the transaction ends, so
- * that no external id moves between the copy and the commit. Undefined for a side without a lookup.
- * A lookup that names none, several or a deleted one refuses the whole list, with its index. Rule 138: to name a party by
- * an alias is to use that.
- */
-export async function holdParties(
-  db: Statements,
-  organizationId: string,
-  parties: readonly { lookup: Lookup | undefined; field: string; index: number }[],
-  aliasUse: Pick<AliasUse, "namedParty">,
-): Promise<({ id: string; externalId: string | null } | undefined)[]> {
-  const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
-  for (const { lookup } of parties) if (lookup !== undefined) lookupKeys(lookup, keys);
-  const held = new Map<string, { id: string; external_id: string | null; deleted: boolean }>();
-
-  for (let round = 1; round <= MAX_ROUNDS; round++) {
-    const hits = await findHits(db, organizationId, keys);
-    const ids = parties.map(({ lookup, field, index }) => {
-      if (lookup === undefined) return undefined;
-      const id = at(field, index, () => resolve(lookup, hits));
-      if (id === undefined) throw at(field, index, () => notFound(lookup.by));
-      return id;
-    });
-    const wanted = [...new Set(ids)].filter((id) => id !== undefined && !held.has(id)) as string[];
-    if (wanted.length === 0) {
-      return parties.map(({ lookup, field, index }, i) => {
-        const id = ids[i];
-        if (lookup === undefined || id === undefined) return undefined;
-        const entity = held.get(id);
-        if (entity === undefined) throw at(field, index, () => notFound(lookup.by));
-        if (entity.deleted) {
-          throw withField(
-            new DomainError("ENTITY_DELETED", "The entity is deleted: UndeleteEntity brings it back", {
-              entity_id: id,
-              allowed: "UndeleteEntity",
-            }),
-            field,
-            index,
-          );
-        }
-        const party = { id, externalId: entity.external_id };
-        aliasUse.namedParty(organizationId, lookup, party);
-        return party;
-      });
-    }
-    const rows = await shareEntities(db, organizationId, wanted);
-    for (const row of rows) held.set(row.id, row);
-    const missing = wanted.find((id) => !held.has(id));
-    if (missing !== undefined) {
-      const { lookup, field, index } = parties[ids.indexOf(missing)] as (typeof parties)[number];
-      throw withField(notFound(lookup?.by ?? "entity_id"), field, index);
-    }
-  }
-  throw new DomainError("WRITE_CONFLICT", "The lookups kept moving: retry", { retry_after_ms: "100" });
-}
-
-/** Runs `work`; a refusal of it, or one that it answers, says which item of the list was at fault. */
-function at<T>(field: string, index: number, work: () => T): T {
-  try {
-    const value = work();
-    return value instanceof DomainError ? (withField(value, field, index) as T) : value;
-  } catch (error) {
-    throw error instanceof DomainError ? withField(error, field, index) : error;
-  }
-}
-
-function withField(error: DomainError, field: string, index: number): DomainError {
-  return new DomainError(error.reason, `${field}: ${error.message}`, {
-    ...error.metadata,
-    field,
-    index: String(index),
-  });
-}
-
-/** Inserts what is new, and answers what was there already, by external id. */
+/** Inserts what is new, and answers what was there already, by external id, as it is shown. */
 export async function insertTransactions(
   db: Statements,
   organizationId: string,
@@ -140,7 +59,7 @@ export async function insertTransactions(
   if (inserted.length === rows.length) return new Map();
   const fresh = new Set(inserted.map((row) => row.id));
   const old = await db.execute<unknown[]>(
-    `${SELECT_TRANSACTIONS} where t.organization_id = $1 and t.external_id = any($2::text[])`,
+    `${selectTransactions("transaction t")} where t.organization_id = $1 and t.external_id = any($2::text[])`,
     [organizationId, rows.filter((row) => !fresh.has(row.id)).map((row) => row.externalId)],
   );
   return new Map(old.map(toTransaction).map((row) => [row.externalId ?? "", row]));
@@ -179,22 +98,50 @@ const toTransactionRow = ({ origin, destination, ...transaction }: StoredTransac
   destinationCountry: destination.country,
 });
 
-// Rows that carry an entity's id and no copy show its current primary (rule 49).
-const SELECT_TRANSACTIONS = `
+/**
+ * Rules 49, 97: a row shows its entity with the copy that it has, or without one with the current primary; an entity that
+ * was merged as its survivor, with the survivor's primary.
+ */
+const shown = (party: string, { id, copy }: { id: string; copy: string }) => ({
+  id: `coalesce(${party}.survivor_id, ${id})`,
+  externalId: `case when ${party}.survivor_id is null then coalesce(${copy}, ${party}.external_id)
+    else ${party}.survivors_external_id end`,
+});
+/** A party of the row `row`. Looked up for each row, by OFFSET: what is joined may be read whole before there are statistics. */
+const withParty = (party: string, row: string, id: string) => `left join lateral (
+    select e.survivor_id, e.external_id, v.external_id as survivors_external_id from entity e
+    left join lateral (
+      select s.external_id from entity s where s.organization_id = e.organization_id and s.id = e.survivor_id offset 0) v on true
+    where e.organization_id = ${row}.organization_id and e.id = ${id} offset 0) ${party} on true`;
+const ORIGIN = shown("o", { id: "t.origin_entity_id", copy: "t.origin_external_id" });
+const DESTINATION = shown("d", { id: "t.destination_entity_id", copy: "t.destination_external_id" });
+const EVENT_ENTITY = shown("e", { id: "u.entity_id", copy: "u.entity_external_id" });
+
+/** `source` has the rows as `t`. */
+const selectTransactions = (source: string) => `
   select ${selected(TRANSACTION_COLUMNS, "t", {
-    originExternalId: "coalesce(t.origin_external_id, o.external_id)",
-    destinationExternalId: "coalesce(t.destination_external_id, d.external_id)",
+    originEntityId: ORIGIN.id,
+    originExternalId: ORIGIN.externalId,
+    destinationEntityId: DESTINATION.id,
+    destinationExternalId: DESTINATION.externalId,
   })},
     ${bytesOf("t", ["details", "type", "status", "origin_name", "destination_name"])} as bytes
-  from transaction t
-  left join entity o on o.organization_id = t.organization_id and o.id = t.origin_entity_id
-  left join entity d on d.organization_id = t.organization_id and d.id = t.destination_entity_id`;
+  from ${source}
+  ${withParty("o", "t", "t.origin_entity_id")}
+  ${withParty("d", "t", "t.destination_entity_id")}`;
 
-const SELECT_USER_EVENTS = `
+/** `source` has the rows as `u`. */
+const selectUserEvents = (source: string) => `
   select ${selected(USER_EVENT_COLUMNS, "u", {
-    entityExternalId: "coalesce(u.entity_external_id, e.external_id)",
+    entityId: EVENT_ENTITY.id,
+    entityExternalId: EVENT_ENTITY.externalId,
   })}, ${bytesOf("u", ["payload", "event_type"])} as bytes
-  from user_event u join entity e on e.organization_id = u.organization_id and e.id = u.entity_id`;
+  from ${source}
+  ${withParty("e", "u", "u.entity_id")}`;
+
+/** The rows of a table with these ids, each by its key. */
+const byIds = (table: string, row: string, ids: string) => `(${ids}) x cross join lateral (
+    select r.* from ${table} r where r.organization_id = $1 and r.id = x.id offset 0) ${row}`;
 
 const readTransaction = hydrator<typeof TransactionRow>(TRANSACTION_COLUMNS);
 const toUserEvent: (row: unknown) => StoredUserEvent = hydrator<typeof UserEventRow>(USER_EVENT_COLUMNS);
@@ -226,7 +173,11 @@ function toTransaction(row: unknown): StoredTransaction {
   };
 }
 
-/** The transactions of an entity, on either side, newest first. Each side is read from its own index. */
+/** The entity $2 and all that were merged into it. */
+const GROUP = `(select $2::uuid as id union all
+  select g.id from entity g where g.organization_id = $1 and g.survivor_id = $2::uuid) m`;
+
+/** The transactions of an entity and of those that were merged into it, on either side, newest first. Each side of each is read from its own index. */
 export async function listTransactions(
   db: Statements,
   organizationId: string,
@@ -236,12 +187,14 @@ export async function listTransactions(
 ): Promise<Part<StoredTransaction>> {
   const older = before === undefined ? "" : "and (s.transacted_at, s.id) < ($4::timestamptz, $5::uuid)";
   const side = (name: string) =>
-    `(select s.id from transaction s where s.organization_id = $1 and s.${name}_entity_id = $2 ${older}
+    `(select s.id from ${GROUP} cross join lateral (
+        select s.id, s.transacted_at from transaction s
+        where s.organization_id = $1 and s.${name}_entity_id = m.id ${older}
+        order by s.transacted_at desc, s.id desc limit $3) s
       order by s.transacted_at desc, s.id desc limit $3)`;
   const rows = await db.execute<unknown[]>(
     withinBytes(
-      `${SELECT_TRANSACTIONS}
-       where t.organization_id = $1 and t.id in (${side("origin")} union ${side("destination")})
+      `${selectTransactions(byIds("transaction", "t", `${side("origin")} union ${side("destination")}`))}
        order by t.transacted_at desc, t.id desc limit $3`,
       bound.bytes,
       "transacted_at desc, id desc",
@@ -251,7 +204,7 @@ export async function listTransactions(
   return partOf(rows, toTransaction);
 }
 
-/** The user events of an entity, newest first. */
+/** The user events of an entity and of those that were merged into it, newest first. */
 export async function listUserEvents(
   db: Statements,
   organizationId: string,
@@ -260,10 +213,14 @@ export async function listUserEvents(
   bound: Bound,
 ): Promise<Part<StoredUserEvent>> {
   const older = before === undefined ? "" : "and (u.occurred_at, u.id) < ($4::timestamptz, $5::uuid)";
+  const ids = `select s.id from ${GROUP} cross join lateral (
+      select u.id, u.occurred_at from user_event u
+      where u.organization_id = $1 and u.entity_id = m.id ${older}
+      order by u.occurred_at desc, u.id desc limit $3) s
+    order by s.occurred_at desc, s.id desc limit $3`;
   const rows = await db.execute<unknown[]>(
     withinBytes(
-      `${SELECT_USER_EVENTS}
-       where u.organization_id = $1 and u.entity_id = $2 ${older}
+      `${selectUserEvents(byIds("user_event", "u", ids))}
        order by u.occurred_at desc, u.id desc limit $3`,
       bound.bytes,
       "occurred_at desc, id desc",

@@ -62,7 +62,8 @@ const WRITE = `
     returning x.external_id, x.entity_id, x.tracked_since
   ), copies as materialized (
     select h.id, jsonb_agg(case when m.external_id is null then c.id
-        else jsonb_build_array(c.id -> 0, c.id -> 1, c.id -> 2, c.id -> 3, m.tracked_since, ${TODAY}) end order by c.place) as external_ids
+        else jsonb_build_array(c.id -> 0, c.id -> 1, c.id -> 2, c.id -> 3, m.tracked_since, ${TODAY})
+          || case when c.id -> 6 is null then '[]' else jsonb_build_array(c.id -> 6) end end order by c.place) as external_ids
     from held h
     cross join lateral jsonb_array_elements(h.external_ids) with ordinality as c(id, place)
     left join marked m on m.entity_id = h.id and m.external_id = c.id ->> 0

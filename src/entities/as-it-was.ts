@@ -23,7 +23,13 @@ export interface PastReader {
    * answered, it stays the answer for ever. Throws VALIDATION_ERROR for a time to come, NOT_FOUND, READ_TIME_EXPIRED, and
    * WRITE_CONFLICT where a write that may be of that time does not end.
    */
-  find(organizationId: string, lookup: PastLookup, at: Instant, signal: AbortSignal): Promise<PastEntity>;
+  find(organizationId: string, lookup: PastLookup, at: Instant, signal: AbortSignal): Promise<PastAnswer>;
+}
+
+export interface PastAnswer {
+  entity: PastEntity;
+  /** The entity whose key it was, where that had been merged into this one then; else "". */
+  redirectedFrom: string;
 }
 
 type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
@@ -49,35 +55,53 @@ export function createPastReader(orm: Orm, { named = () => {}, ...options }: Pas
   const settler = createSettler(orm, options);
   /** Writes of a time longer ago have ended: a minute, by default. */
   const inFlight: Instant = BigInt(WRITE_STATEMENTS * options.statementTimeoutMs) * 1_000n;
+
+  /** The entity of the key itself, merged or not. */
+  async function findHad(
+    organizationId: string,
+    lookup: PastLookup,
+    at: Instant,
+    signal: AbortSignal,
+  ): Promise<PastEntity> {
+    const read: Read = (work) =>
+      options.readSlots(organizationId, () => readStatements(orm, organizationId, work), { signal });
+    /** The entity that no write of that time is any longer on its way to; null for every one that could get the key. */
+    let settled: string | null | undefined;
+    for (let round = 1; round <= MAX_ROUNDS; round++) {
+      const { now, horizon, entity } = await read((db) => findHolder(db, organizationId, lookup, at));
+      if (now < at) throw invalidField("read_time", "is later than the clock of the database");
+      const isSettled = now - at >= inFlight;
+      if (entity === undefined && (isSettled || settled === null || lookup.by === "entity_id")) {
+        if (lookup.by === "external_id" && horizon !== undefined && at < horizon) throw expired(horizon);
+        throw notFound(lookup.by);
+      }
+      if (entity === undefined) {
+        await settler.externalIds(organizationId, signal);
+        settled = null;
+        continue;
+      }
+      // No other entity gets the id of a creation.
+      if (entity.createdAt > at) throw notFound(lookup.by);
+      if (horizon !== undefined && at < horizon) throw expired(horizon);
+      if (isSettled || settled === entity.id) {
+        named(organizationId, lookup, entity);
+        return goBack(read, entity, at);
+      }
+      settled = (await settler.entity(organizationId, entity.id)) > at ? entity.id : undefined;
+    }
+    throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+  }
+
   return {
     async find(organizationId, lookup, at, signal) {
-      const read: Read = (work) =>
-        options.readSlots(organizationId, () => readStatements(orm, organizationId, work), { signal });
-      /** The entity that no write of that time is any longer on its way to; null for every one that could get the key. */
-      let settled: string | null | undefined;
-      for (let round = 1; round <= MAX_ROUNDS; round++) {
-        const { now, horizon, entity } = await read((db) => findHolder(db, organizationId, lookup, at));
-        if (now < at) throw invalidField("read_time", "is later than the clock of the database");
-        const isSettled = now - at >= inFlight;
-        if (entity === undefined && (isSettled || settled === null || lookup.by === "entity_id")) {
-          if (lookup.by === "external_id" && horizon !== undefined && at < horizon) throw expired(horizon);
-          throw notFound(lookup.by);
-        }
-        if (entity === undefined) {
-          await settler.externalIds(organizationId, signal);
-          settled = null;
-          continue;
-        }
-        // No other entity gets the id of a creation.
-        if (entity.createdAt > at) throw notFound(lookup.by);
-        if (horizon !== undefined && at < horizon) throw expired(horizon);
-        if (isSettled || settled === entity.id) {
-          named(organizationId, lookup, entity);
-          return goBack(read, entity, at);
-        }
-        settled = (await settler.entity(organizationId, entity.id)) > at ? entity.id : undefined;
+      let entity = await findHad(organizationId, lookup, at, signal);
+      const home = entity.externalIds.find(({ externalId }) => externalId === lookup.key)?.homeId ?? "";
+      if (lookup.by === "external_id") return { entity, redirectedFrom: home };
+      // The chain as it was then: whoever was merged had a survivor that was not.
+      while (entity.mergedInto !== null) {
+        entity = await findHad(organizationId, { by: "entity_id", key: entity.mergedInto }, at, signal);
       }
-      throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+      return { entity, redirectedFrom: entity.id === lookup.key ? "" : lookup.key };
     },
   };
 }

@@ -1,5 +1,6 @@
 // One write to entities, as the RPCs say it, and what becomes of it.
-import type { Change, EntityState } from "../domain/entity-state.ts";
+import type { Pipeline } from "../db/statements.ts";
+import type { Change, EntityState, Layer } from "../domain/entity-state.ts";
 import type { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import type { Lookup } from "../domain/lookup.ts";
@@ -21,6 +22,8 @@ export interface World {
   now: Instant;
   /** Undefined unless the command needs it. */
   policy: ExternalIdPolicy | undefined;
+  /** Of each target: the merged entity that its lookup named, else "". */
+  redirectedFrom: readonly string[];
 }
 
 /** For the rule of a command that needs it. */
@@ -37,6 +40,27 @@ export interface Target {
   allowMissing?: boolean | undefined;
   /** Refuse with ETAG_MISMATCH unless the entity has this one. */
   etag?: string | undefined;
+  /** Where in the request it is named, for refusals, where the request names several. */
+  field?: string | undefined;
+  /** The lookup is the id of the entity itself, also where that was merged into another one. */
+  isRow?: boolean | undefined;
+}
+
+/** What a command names, under its locks. */
+export interface LockedTargets {
+  entities: readonly (EntityState | null)[];
+  /** As in World. */
+  redirectedFrom: readonly string[];
+  /** Of the survivors among the entities, by their ids. */
+  layers: ReadonlyMap<string, Layer>;
+}
+
+/** What a command needs that cannot share its transaction. */
+export interface Alone {
+  /** Reads what the rule needs beside the locked entities. Runs again with the command. */
+  prepare: (db: Pipeline, organizationId: string, locked: LockedTargets) => Promise<void>;
+  /** Writes what belongs to the changes beside the entities, once these are on their way. */
+  record: (db: Pipeline, organizationId: string, outcomes: readonly Outcome[]) => void;
 }
 
 /** One write: to the entities that it names, locked together, or to one that it makes. */
@@ -52,6 +76,10 @@ export interface Command {
   /** Whether the rule asks for the organization's policy. */
   needsPolicy?: boolean | undefined;
   occurredAt?: Instant | undefined;
+  /** Runs in a transaction of its own, in which it may attach any external id. */
+  alone?: Alone | undefined;
+  /** Its events are written in the reverse order of its targets: whoever applies them one by one sees no id twice. */
+  isReversed?: boolean | undefined;
   /** Makes the write safe to retry: `answer` of the first outcomes is kept and replayed. */
   request?: (Omit<RequestKey, "principal"> & { answer: (outcomes: readonly Outcome[]) => Uint8Array }) | undefined;
   /** Told of each target that is there, whatever becomes of the command; more than once if it runs again. */
@@ -95,6 +123,8 @@ export interface Outcome {
   before: EntityState | null;
   after: EntityState;
   updatedFields: readonly string[];
+  /** Rule 79: the merged entity that the lookup named, where `after` is its survivor; else "". */
+  redirectedFrom: string;
 }
 
 /** One entity of a command, before and after its change; the same state where there is none. */

@@ -13,6 +13,7 @@ import {
 } from "../domain/duplicates.ts";
 import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
 import { parseUuid } from "../domain/text.ts";
+import { countMarks, findDistinctAmong } from "./distinct.ts";
 import { COMPARED_COLUMNS, toState } from "./rows.ts";
 import { digestOf } from "./words.ts";
 
@@ -32,6 +33,8 @@ export interface Bounds {
 const BATCH_KEYS = 500;
 /** Entities that share one value are paired with so many of the next ones. */
 const NEIGHBOURS = 10;
+/** And with one more for each mark of theirs, which may be with one of these; more marks than that are not counted. */
+const MARKS = 100;
 
 const NO_ID = "00000000-0000-0000-0000-000000000000";
 
@@ -64,7 +67,7 @@ export interface Suggestions {
 }
 
 /** Which entities are suggested. */
-const LIVE = "e.deleted_at is null";
+const LIVE = "e.deleted_at is null and e.merged_into is null";
 
 /** How the candidates of a rule are found. `members` are the live entities of the value that an expression gives. */
 interface Source {
@@ -168,10 +171,11 @@ export async function suggestDuplicatesOf(
   organizationId: string,
   entity: EntityState,
   { after, rows }: { after: SuggestionPosition | undefined; rows: number },
+  most: Pick<Bounds, "candidates"> = MOST,
 ): Promise<Suggestions> {
   const found: Suggestion[] = [];
   if (entity.deletedAt !== null) return { rows: found, end: undefined };
-  let room = MOST.candidates;
+  let room = most.candidates;
   for (const [rank, rule] of DUPLICATE_RULES.entries()) {
     if (rank < (after?.rank ?? 0)) continue;
     const { keysOf, members, keyType } = SOURCES[rule];
@@ -236,7 +240,8 @@ async function findPairs(
          select m.id from (${members("k.key")}) m
          where m.id >= case when k.n = 1 then $3::uuid else '${NO_ID}' end order by m.id offset 0) a
        cross join lateral (
-         select m.id from (${members("k.key")}) m where m.id > a.id order by m.id limit ${NEIGHBOURS}) b
+         select m.id from (${members("k.key")}) m where m.id > a.id order by m.id
+         limit ${NEIGHBOURS} + (${countMarks("a.id", MARKS)})) b
        where k.n > 1 or (a.id, b.id) > ($3::uuid, $4::uuid)
        limit $5) q
      order by q.n, q.first, q.second`,
@@ -247,7 +252,10 @@ async function findPairs(
 /** Candidates whose entities are held at once: each may have 100 external ids. */
 const COMPARED = 100;
 
-/** The candidates that may be one, with all that they share; those that an earlier rule has found are left out. */
+/**
+ * The candidates that may be one, with all that they share. Those that an earlier rule has found are left out, and those that
+ * somebody marked as distinct: here, so that they count in what a call looks at.
+ */
 async function compare(
   db: Statements,
   organizationId: string,
@@ -257,8 +265,13 @@ async function compare(
   const found: Suggestion[] = [];
   for (let from = 0; from < candidates.length; from += COMPARED) {
     const some = candidates.slice(from, from + COMPARED);
-    const states = await readCompared(db, organizationId, some);
+    const ids = [...new Set(some.flatMap(({ first, second }) => [first, second]))];
+    const [states, distinct] = await Promise.all([
+      readCompared(db, organizationId, ids),
+      findDistinctAmong(db, organizationId, ids),
+    ]);
     for (const candidate of some) {
+      if (distinct.has(candidate.first, candidate.second)) continue;
       const [first, second] = [states.get(candidate.first), states.get(candidate.second)];
       const reasons = first === undefined || second === undefined ? [] : duplicateReasons(first, second);
       if (reasons[0]?.rule !== DUPLICATE_RULES[rank]) continue;
@@ -271,11 +284,11 @@ async function compare(
 async function readCompared(
   db: Statements,
   organizationId: string,
-  candidates: readonly Candidate[],
+  ids: readonly string[],
 ): Promise<Map<string, EntityState>> {
   const rows = await db.execute<unknown[]>(
     `select ${COMPARED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) and ${LIVE}`,
-    [organizationId, [...new Set(candidates.flatMap(({ first, second }) => [first, second]))]],
+    [organizationId, ids],
   );
   return new Map(rows.map(toState).map((state) => [state.id, state]));
 }

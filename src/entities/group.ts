@@ -4,17 +4,18 @@
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
 import { changedFields, changedValues } from "../domain/changed-fields.ts";
-import { type Change, type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
-import { DomainError, notFound } from "../domain/errors.ts";
+import { type Change, type EntityState, type ExternalIdState, type Layer, primaryOf } from "../domain/entity-state.ts";
+import { DomainError } from "../domain/errors.ts";
+import { carry } from "../domain/layer.ts";
 import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents } from "../log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../log/sealing.ts";
-import type { Command, Move, Outcome, Result, Target } from "./command.ts";
+import type { Command, Move, Outcome, Result } from "./command.ts";
 import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
-import { type Locked, lockNamed, moveHits } from "./locked.ts";
-import type { Hits } from "./lookups.ts";
+import { type Locked, lockNamed, moveHits, redirectOf, targetsIn } from "./locked.ts";
 import { rewriteCopies } from "./references.ts";
+import { refuseTaken, refuseUnlessAsNamed } from "./refusals.ts";
 import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
 import { insertEntities, updateEntities, writeExternalIds } from "./rows.ts";
 
@@ -25,6 +26,8 @@ export interface GroupOptions {
   isAtomic?: boolean;
   /** Other organizations share the transaction: what would take long is "later". */
   isShared?: boolean;
+  /** Others wait for its end: throws ManyCopies for a command that would take very long. */
+  isShort?: boolean;
 }
 
 /** "later": needs a transaction that begins after this one. "busy": another transaction has locked an entity of it. */
@@ -34,7 +37,7 @@ export async function runGroup(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked = false, isAtomic = false, isShared = false }: GroupOptions,
+  { skipLocked = false, isAtomic = false, isShared = false, isShort = false }: GroupOptions,
 ): Promise<GroupResult[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
@@ -43,6 +46,10 @@ export async function runGroup(
     lockNamed(db, organizationId, commands, { skipLocked }),
   ]);
   const live = claims.filter((claim) => claim === "claimed").length;
+  const [first] = commands;
+  if (first?.alone !== undefined && live === 1) {
+    await first.alone.prepare(db, organizationId, targetsIn(locked, first));
+  }
   const group = new Group(organizationId, locked, {
     skipLocked,
     mayRewriteCopies: isAtomic || (live === 1 && !isShared),
@@ -68,7 +75,11 @@ export async function runGroup(
   });
   if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
 
-  await group.write(db);
+  await group.write(db, { isShort });
+  const [only] = results;
+  if (first?.alone !== undefined && typeof only === "object" && only.kind === "done") {
+    first.alone.record(db, organizationId, only.outcomes);
+  }
   const answers: { key: RequestKey; answer: Uint8Array }[] = [];
   const undone: RequestKey[] = [];
   results.forEach((result, i) => {
@@ -95,6 +106,10 @@ class Group {
   readonly #original: ReadonlyMap<string, EntityState>;
   readonly #events: UnsealedEvent[] = [];
   readonly #past: PastExternalId[] = [];
+  /** Layers as they were locked. */
+  readonly #originalLayers: ReadonlyMap<string, Layer>;
+  /** By the ids of entities: the external ids that their copies have, where these are not the primaries before. */
+  readonly #copied = new Map<string, string | null>();
   /** The time of the last change. */
   #time: Instant;
 
@@ -103,19 +118,20 @@ class Group {
     this.#locked = locked;
     this.#options = options;
     this.#original = new Map(locked.states);
+    this.#originalLayers = new Map(locked.layers);
     this.#time = locked.now - 1n;
   }
 
   /** Throws the command's refusal, which leaves nothing of it behind. */
   run(command: Command): GroupResult {
-    const { hits, known, states, policy } = this.#locked;
+    const { hits, known, states, policy, layers } = this.#locked;
     const { targets, uniqueTaxIdKey } = command;
     const taxIdKeys = [
       ...targets.map(({ lookup }) => (lookup.by === "tax_id" ? lookup.key : undefined)),
       uniqueTaxIdKey,
     ];
-    if (taxIdKeys.some((key) => key !== undefined && hits.cut.has(key))) return "later";
-    const ids = targets.map(({ lookup }) => resolve(lookup, hits));
+    if (taxIdKeys.some((key) => key !== undefined && (hits.isCut || hits.cut.has(key)))) return "later";
+    const ids = targets.map(({ lookup, isRow }) => (isRow ? lookup.key : resolve(lookup, hits)));
     // A command before this one moved the key to an entity that is not locked here, or that was not read.
     if (ids.some((id) => id !== undefined && !known.has(id))) return this.#options.skipLocked ? "busy" : "later";
     const entities = ids.map((id) => (id === undefined ? null : (states.get(id) ?? null)));
@@ -129,9 +145,13 @@ class Group {
       (time, entity) => (entity !== null && time <= entity.updatedAt ? entity.updatedAt + 1n : time),
       this.#time + 1n,
     );
-    const decided = command.decide(entities, { now, policy });
+    const redirects = targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits));
+    const decided = command.decide(entities, { now, policy, redirectedFrom: redirects });
+    // Ids of events in their order.
+    const eventIds = decided.flatMap((change) => (change === null ? [] : [newId()])).sort();
+    if (command.isReversed) eventIds.reverse();
     const moves = Array.from({ length: Math.max(entities.length, decided.length) }, (_, i) =>
-      this.#moveOf(entities[i] ?? null, decided[i] ?? null, now),
+      this.#moveOf(entities[i] ?? null, decided[i] ?? null, now, eventIds),
     );
     const changed = moves.flatMap(({ after, change }) => (change === null ? [] : [after.id]));
     if (new Set(changed).size < changed.length) throw new Error("a rule changed one entity twice");
@@ -141,19 +161,34 @@ class Group {
     // An id that came and went would not be in the table: nothing would keep another writer from having it meanwhile.
     if (moves.some((move) => this.#detachesNew(move))) return "later";
 
-    const outcomes = moves.map(({ before, after, change }): Outcome => {
-      if (change === null) return { before, after, updatedFields: [] };
+    const events: UnsealedEvent[] = [];
+    const outcomes = moves.map(({ before, after, change }, i): Outcome => {
+      const from = redirects[i] ?? "";
+      if (change === null) return { before, after, updatedFields: [], redirectedFrom: from };
       const updatedFields = changedFields(before, change.values);
       this.#time = now;
       states.set(after.id, after);
       known.add(after.id);
-      moveHits(hits, before, after);
+      moveHits(hits, before, after, { hasMerged: layers.has(after.id) });
+      this.#moveLayer({ before, after, change });
+      if (change.copied !== undefined) this.#copied.set(after.id, change.copied);
       const event = eventOf(command, change, before, after, updatedFields);
-      this.#events.push(event);
+      events.push(event);
       this.#past.push(...endedPeriods({ before, after, change }, moves, event.id));
-      return { before, after, updatedFields };
+      return { before, after, updatedFields, redirectedFrom: from };
     });
+    this.#events.push(...(command.isReversed ? events.toReversed() : events));
     return { kind: "done", outcomes };
+  }
+
+  /** Rule 101: every change of a survivor goes through its layer, whichever rule made it. */
+  #moveLayer({ before, after, change }: Move): void {
+    const { layers } = this.#locked;
+    const layer = layers.get(after.id);
+    const next =
+      change?.layer !== undefined ? change.layer : layer && before !== null ? carry(layer, before, after) : undefined;
+    if (next === null) layers.delete(after.id);
+    else if (next !== undefined) layers.set(after.id, next);
   }
 
   /** Whether an external id leaves that a command of this group has attached. */
@@ -164,7 +199,7 @@ class Group {
     return before.externalIds.some((id) => !isOf(after, id) && !isOf(this.#original.get(before.id), id));
   }
 
-  #moveOf(before: EntityState | null, change: Change | null, now: Instant): Move {
+  #moveOf(before: EntityState | null, change: Change | null, now: Instant, eventIds: string[]): Move {
     if (change === null) {
       if (before === null) throw new Error("a rule made no entity");
       return { before, after: before, change };
@@ -175,7 +210,7 @@ class Group {
       organizationId: this.#organizationId,
       version: (before?.version ?? 0) + 1,
       // Its event's id.
-      etag: newId(),
+      etag: eventIds.shift() as string,
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
     };
@@ -183,15 +218,17 @@ class Group {
   }
 
   /** Sends the statements; the transaction waits for them. */
-  async write(db: Pipeline): Promise<void> {
+  async write(db: Pipeline, { isShort }: { isShort: boolean }): Promise<void> {
     const organizationId = this.#organizationId;
     const changed = [...this.#locked.states.values()]
       .map((after) => ({ before: this.#original.get(after.id) ?? null, after }))
       .filter(({ before, after }) => before !== after);
     for (const { before, after } of changed) {
-      const [previous, next = null] = [before && primaryOf(before)?.externalId, primaryOf(after)?.externalId];
+      const copied = this.#copied.get(after.id);
+      const previous = copied === undefined ? before && primaryOf(before)?.externalId : copied;
+      const next = primaryOf(after)?.externalId ?? null;
       if (previous == null || previous === next) continue;
-      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next });
+      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next }, { isShort });
       for (const event of this.#events) {
         if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
       }
@@ -201,7 +238,7 @@ class Group {
     const events = sealEvents(this.#events, heads);
     const written = changed.map(({ before, after }) => ({
       before,
-      after: { ...after, auditHead: heads.get(after.id) as Buffer },
+      after: { ...after, auditHead: heads.get(after.id) as Buffer, layer: this.#locked.layers.get(after.id) ?? null },
     }));
     const made = written.flatMap(({ before, after }) => (before === null ? [after] : []));
     insertEntities(db, organizationId, made);
@@ -214,7 +251,10 @@ class Group {
         after: after.externalIds,
       })),
     );
-    const updated = written.flatMap(({ before, after }) => (before === null ? [] : [{ before, after }]));
+    const updated = written.flatMap(({ before, after }) => {
+      const layer = this.#originalLayers.get(after.id) ?? null;
+      return before === null ? [] : [{ before: { ...before, layer }, after }];
+    });
     updateEntities(db, organizationId, updated);
     insertPast(db, organizationId, this.#past);
     insertEvents(db, organizationId, events);
@@ -225,18 +265,6 @@ const changesPrimary = ({ before, after }: Move): boolean => {
   const old = before === null ? undefined : primaryOf(before);
   return old !== undefined && old.externalId !== primaryOf(after)?.externalId;
 };
-
-/** Rules 3 and 35: the entity is there, and is the one that the caller has seen. */
-function refuseUnlessAsNamed({ lookup, allowMissing, etag }: Target, entity: EntityState | null): void {
-  if (entity === null) {
-    if (!allowMissing || etag !== undefined) throw notFound(lookup.by);
-  } else if (etag !== undefined && etag !== entity.etag) {
-    throw new DomainError("ETAG_MISMATCH", "The entity has changed since it was read: read it again, then retry", {
-      etag: entity.etag,
-      entity_id: entity.id,
-    });
-  }
-}
 
 /** What the log keeps of a change. Its external ids are those after it. */
 function eventOf(
@@ -266,35 +294,4 @@ function eventOf(
     recordedAt: after.updatedAt,
     occurredAt: occurredAt ?? null,
   };
-}
-
-/** Rules 16, 47, 55 and 18: uniqueness, the last of the checks. What another entity of the command releases is free. */
-function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: readonly Move[], hits: Hits): void {
-  const has = (state: EntityState | null, externalId: string) =>
-    state?.externalIds.some((id) => id.externalId === externalId) === true;
-  /** Whether the entity still has what it had, once the command is done. */
-  const keeps = (id: string, isKept: (after: EntityState) => boolean) =>
-    moves.every(({ after }) => after.id !== id || isKept(after));
-  for (const { before, after, change } of moves) {
-    if (change === null) continue;
-    for (const { externalId } of after.externalIds) {
-      if (has(before, externalId)) continue;
-      const owner = hits.externalIds.get(externalId);
-      if (owner === undefined || owner === after.id || !keeps(owner, (state) => has(state, externalId))) continue;
-      const { field, index } = claimField?.(externalId) ?? { field: "external_id" };
-      throw new DomainError(
-        "DUPLICATE_EXTERNAL_ID",
-        "Another entity has this external id",
-        { field, ...(index === undefined ? {} : { index }) },
-        [{ field, description: "is in use by another entity of the organization" }],
-      );
-    }
-    if (uniqueTaxIdKey === undefined) continue;
-    const isKept = (state: EntityState) => state.deletedAt === null && taxIdKeyOf(state) === uniqueTaxIdKey;
-    if ((hits.taxIdKeys.get(uniqueTaxIdKey) ?? []).some((id) => id !== after.id && keeps(id, isKept))) {
-      throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
-        { field: "entity.tax_id", description: "is in use by another entity of the organization" },
-      ]);
-    }
-  }
 }

@@ -2,25 +2,27 @@
 // organization: row level security shows every lookup its own organization and no other (db/tenant.ts, settingOf).
 import type { Statements } from "../db/statements.ts";
 import { settingOf } from "../db/tenant.ts";
-import { LIMITS } from "../domain/limits.ts";
-import { addHit, type FoundEntities, type HitRow, type Keys, noneFound } from "./lookups.ts";
+import { addHit, type FoundEntities, type HitRow, holdersOf, type Keys, noneFound } from "./lookups.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
 
 /** How a kind of key finds its entities: in the organization `s.id`, by the text `q.key`. */
 const LOOKUPS: Record<keyof Keys, { by: string; found: string }> = {
   externalIds: {
     by: "external_id",
-    found: `select e.* from external_id x join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
+    found: `select e.*, x.home_id as home from external_id x join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
       where x.organization_id = s.id and x.external_id = q.key`,
   },
   entityIds: {
     by: "entity_id",
-    found: "select e.* from entity e where e.organization_id = s.id and e.id = q.key::uuid",
+    found: `select e.*, case when m.survivor_id is not null then m.id end as home from entity m
+      cross join lateral (
+        select e.* from entity e where e.organization_id = s.id and e.id = coalesce(m.survivor_id, m.id) offset 0) e
+      where m.organization_id = s.id and m.id = q.key::uuid`,
   },
   taxIdKeys: {
     by: "tax_id",
-    found: `select e.* from entity e where e.organization_id = s.id and e.tax_id_key = q.key and e.deleted_at is null
-      order by e.id limit ${LIMITS.candidates + 1}`,
+    found: `select e.*, t.home from (${holdersOf("s.id", "q.key")}) t
+      cross join lateral (select e.* from entity e where e.organization_id = s.id and e.id = t.id offset 0) e`,
   },
 };
 const KINDS = Object.keys(LOOKUPS) as (keyof Keys)[];
@@ -29,7 +31,7 @@ const KINDS = Object.keys(LOOKUPS) as (keyof Keys)[];
 function statementOf(kinds: readonly (keyof Keys)[]): string {
   const parts = kinds.map((kind, i) => {
     const { by, found } = LOOKUPS[kind];
-    return `select '${by}' as by, q.key, ${ENTITY_COLUMNS}
+    return `select '${by}' as by, q.key, e.home, ${ENTITY_COLUMNS}
       from unnest($${2 * i + 1}::text[], $${2 * i + 2}::text[]) as q(organization, key)
       cross join lateral ${settingOf("q.organization")} s
       cross join lateral (${found} offset 0) e`;

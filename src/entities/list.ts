@@ -53,13 +53,21 @@ async function listBy(
 ): Promise<ListedEntities> {
   const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
-  const where = ["e.organization_id = $1"];
+  const where = ["e.organization_id = $1", "e.merged_into is null"];
   if (filter.after !== undefined) where.push(`e.id > ${value(filter.after)}::uuid`);
   if (!filter.showDeleted) where.push("e.deleted_at is null");
   if (filter.type !== undefined) where.push(`e.type = ${value(filter.type)}`);
   if (filter.statuses.length > 0) where.push(`e.status = any(${value(filter.statuses)}::text[])`);
   if (filter.countryCodes.length > 0) where.push(`e.country_code = any(${value(filter.countryCodes)}::text[])`);
-  if (filter.taxIdKey !== undefined) where.push(`e.tax_id_key = ${value(filter.taxIdKey)}`);
+  if (filter.taxIdKey !== undefined) {
+    // Rule 85: each part by its own index; deleted entities have none by it.
+    const key = value(filter.taxIdKey);
+    where.push(`e.id in (
+      select o.id from entity o where o.organization_id = $1 and o.tax_id_key = ${key} and o.merged_into is null
+        ${filter.showDeleted ? "" : "and o.deleted_at is null"}
+      union select m.survivor_id from entity m
+      where m.organization_id = $1 and m.tax_id_key = ${key} and m.merged_into is not null)`);
+  }
   if (filter.externalIds !== undefined) {
     where.push(`e.id in (select x.entity_id from external_id x
       where x.organization_id = $1 and x.external_id = any(${value(filter.externalIds)}::text[]))`);

@@ -1,16 +1,16 @@
 // What the commands of a group name, locked and read: the entities as the commands so far have left them, and which of them
 // each key names now.
 import { lockTaxIdKeys } from "../db/locks.ts";
-import type { Pipeline } from "../db/statements.ts";
-import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
+import type { Pipeline, Statements } from "../db/statements.ts";
+import { type EntityState, type Layer, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, lookupKeys, resolve } from "../domain/lookup.ts";
+import { type Lookup, lookupKeys, redirectedFrom, resolve, tieOf } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
-import type { Command } from "./command.ts";
-import { findHits, type Hits, type Keys, type LockedEntity, lockEntities, readPolicy } from "./lookups.ts";
+import type { Command, LockedTargets, Target } from "./command.ts";
+import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits } from "./lookups.ts";
 
 const MAX_LOCK_ROUNDS = 5;
 
@@ -18,6 +18,8 @@ export interface Locked {
   states: Map<string, EntityState>;
   /** As they were locked. */
   heads: Heads;
+  /** Of the survivors among them, as the commands so far have left them. */
+  layers: Map<string, Layer>;
   /** Ids whose entities are locked, and those that are known not to be there. */
   known: Set<string>;
   hits: MovingHits;
@@ -28,9 +30,11 @@ export interface Locked {
 }
 
 /** What the keys name as the commands so far have left it. */
-interface MovingHits extends Hits {
+interface MovingHits extends FoundHits {
   /** Tax ids that an entity has lost and that others, not read, may still have. */
   cut: Set<string>;
+  /** The same for every tax id that is not an entity's own. */
+  isCut: boolean;
 }
 
 /** With `skipLocked` entities that another transaction has locked are skipped, not waited for, and are not `known`. */
@@ -43,14 +47,18 @@ export async function lockNamed(
   const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
   const claimed: string[] = [];
   const uniqueKeys: string[] = [];
+  const rows: string[] = [];
   for (const { targets, claims = [], uniqueTaxIdKey } of commands) {
-    for (const { lookup } of targets) lookupKeys(lookup, keys);
+    for (const { lookup, isRow } of targets) {
+      if (isRow) rows.push(lookup.key);
+      else lookupKeys(lookup, keys);
+    }
     claimed.push(...claims);
     if (uniqueTaxIdKey !== undefined) uniqueKeys.push(uniqueTaxIdKey);
   }
   if (uniqueKeys.length > 0) lockTaxIdKeys(db, organizationId, uniqueKeys);
   const wanted = {
-    entityIds: [],
+    entityIds: [...new Set(keys.entityIds)],
     externalIds: [...new Set([...keys.externalIds, ...claimed])],
     taxIdKeys: [...new Set([...keys.taxIdKeys, ...uniqueKeys])],
   };
@@ -61,58 +69,97 @@ export async function lockNamed(
 
   const states = new Map<string, EntityState>();
   const heads: Heads = new Map();
+  const layers = new Map<string, Layer>();
+  const isAttaching = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
   // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
-  const known = new Set(skipLocked ? [] : keys.entityIds);
+  const known = new Set(skipLocked ? [] : [...keys.entityIds, ...rows]);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked, isAttaching: claimed.length > 0 }),
+      lockEntities(db, organizationId, keys, { skipLocked, isAttaching, rows }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
-    for (const { state, auditHead } of locked) {
+    for (const { state, auditHead, layer } of locked) {
       states.set(state.id, state);
+      if (layer !== null) layers.set(state.id, layer);
       if (auditHead !== null) heads.set(state.id, auditHead);
       known.add(state.id);
     }
-    const hits = found ?? hitsIn(locked, wanted.externalIds) ?? (await findHits(db, organizationId, wanted));
+    const hits = found ?? hitsIn(locked, wanted) ?? (await findHits(db, organizationId, wanted));
     const isComplete = commands.every(({ targets }) =>
-      targets.every(({ lookup }) => {
-        const id = unambiguous(lookup, hits);
+      targets.every((target) => {
+        const id = target.isRow ? target.lookup.key : unambiguous(target.lookup, hits);
         return id === undefined || known.has(id);
       }),
     );
-    if (isComplete || skipLocked) return { states, heads, known, hits: { ...hits, cut: new Set() }, now, policy };
+    if (isComplete || skipLocked) {
+      return { states, heads, layers, known, hits: { ...hits, cut: new Set(), isCut: false }, now, policy };
+    }
     if (round === MAX_LOCK_ROUNDS) {
       throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
     }
   }
 }
 
-/** The hits of external ids, where the locked entities have all of them: a row has its ids as of its last change. */
-function hitsIn(locked: readonly LockedEntity[], externalIds: readonly string[]): Hits | undefined {
-  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
-  for (const { state } of locked)
+/**
+ * The hits of ids and external ids, where the locked entities have all of them: a row has its external ids as of its last
+ * change, and says whether it was merged.
+ */
+function hitsIn(locked: readonly LockedEntity[], { entityIds, externalIds }: Keys): FoundHits | undefined {
+  const hits = noHits();
+  const live = new Set<string>();
+  for (const { state } of locked) {
+    if (state.mergedInto === null) live.add(state.id);
     for (const { externalId } of state.externalIds) hits.externalIds.set(externalId, state.id);
-  return externalIds.every((externalId) => hits.externalIds.has(externalId)) ? hits : undefined;
+  }
+  const isThere = externalIds.every((key) => hits.externalIds.has(key)) && entityIds.every((key) => live.has(key));
+  return isThere ? hits : undefined;
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
-function unambiguous(lookup: Lookup, hits: Hits): string | undefined {
+function unambiguous(lookup: Lookup, hits: FoundHits): string | undefined {
   return lookup.by === "tax_id" && (hits.taxIdKeys.get(lookup.key)?.length ?? 0) > 1
     ? undefined
     : resolve(lookup, hits);
 }
 
-/** Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. */
-export function moveHits(hits: MovingHits, before: EntityState | null, after: EntityState): void {
+/** The merged entity whose key the target has, else "". */
+export const redirectOf = ({ lookup, isRow }: Target, entity: EntityState | null, hits: FoundHits): string =>
+  entity === null || isRow ? "" : redirectedFrom(lookup, entity, hits);
+
+/** What the command names, as it was locked. What it names ambiguously is refused in its turn. */
+export function targetsIn({ hits, states, layers }: Locked, { targets }: Command): LockedTargets {
+  const entities = targets.map(({ lookup, isRow }) => {
+    const id = isRow ? lookup.key : unambiguous(lookup, hits);
+    return id === undefined ? null : (states.get(id) ?? null);
+  });
+  return {
+    entities,
+    layers,
+    redirectedFrom: targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits)),
+  };
+}
+
+/**
+ * Later commands of the group find entities by the keys that they have now. Only keys that were asked for count. With
+ * `hasMerged` the entity may answer to other tax ids too, which nobody has read here.
+ */
+export function moveHits(
+  hits: MovingHits,
+  before: EntityState | null,
+  after: EntityState,
+  { hasMerged }: { hasMerged: boolean },
+): void {
   for (const { externalId } of before?.externalIds ?? []) {
     if (hits.externalIds.get(externalId) === after.id) hits.externalIds.delete(externalId);
   }
   for (const { externalId } of after.externalIds) hits.externalIds.set(externalId, after.id);
   const keyOf = (state: EntityState | null) => (state === null || state.deletedAt !== null ? null : taxIdKeyOf(state));
   const [old, now] = [keyOf(before), keyOf(after)];
+  if (hasMerged && before?.deletedAt !== after.deletedAt) hits.isCut = true;
   if (old === now) return;
+  if (hasMerged && old !== null) hits.cut.add(old);
   if (old !== null) {
     const ids = hits.taxIdKeys.get(old) ?? [];
     // There may be more than were read: the next transaction finds them.
@@ -122,5 +169,17 @@ export function moveHits(hits: MovingHits, before: EntityState | null, after: En
       ids.filter((id) => id !== after.id),
     );
   }
-  if (now !== null) hits.taxIdKeys.set(now, [...(hits.taxIdKeys.get(now) ?? []), after.id].sort());
+  if (now === null) return;
+  hits.taxIdHomes.delete(tieOf(now, after.id));
+  hits.taxIdKeys.set(now, [...new Set([...(hits.taxIdKeys.get(now) ?? []), after.id])].sort());
+}
+
+/** The organization's policy for the changes of external ids. */
+async function readPolicy(db: Statements, organizationId: string): Promise<ExternalIdPolicy> {
+  const [row] = await db.execute<{ policy: ExternalIdPolicy }[]>(
+    "select external_id_policy as policy from organization where organization_id = $1",
+    [organizationId],
+  );
+  if (row === undefined) throw new Error("the organization of the credentials is gone");
+  return row.policy;
 }

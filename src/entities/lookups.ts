@@ -3,9 +3,9 @@
 
 import { attaching } from "../db/locks.ts";
 import type { Statements } from "../db/statements.ts";
-import type { EntityState } from "../domain/entity-state.ts";
-import type { ExternalIdPolicy } from "../domain/external-ids.ts";
+import type { EntityState, Layer } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { type Hits, tieOf } from "../domain/lookup.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState, WIDE_COLUMNS } from "./rows.ts";
 
@@ -16,46 +16,85 @@ export interface Keys {
   taxIdKeys: string[];
 }
 
-/** Which entities match which key. A tax id has at most LIMITS.candidates + 1 of them here. */
-export interface Hits {
+/** Which entities match which key, to be added to. A tax id has at most LIMITS.candidates + 1 of them here. */
+export interface FoundHits extends Hits {
+  survivors: Map<string, string>;
   externalIds: Map<string, string>;
   taxIdKeys: Map<string, string[]>;
+  taxIdHomes: Map<string, string>;
+  /** By external id, the merged entity that brought it. Only where it was asked for. */
+  externalIdHomes: Map<string, string>;
 }
+
+export const noHits = (): FoundHits => ({
+  survivors: new Map(),
+  externalIds: new Map(),
+  taxIdKeys: new Map(),
+  taxIdHomes: new Map(),
+  externalIdHomes: new Map(),
+});
 
 /** Adds a value to those of a statement and answers its placeholder. */
 type Bind = (value: unknown) => string;
 
 /**
- * What answers to the keys, as (by, key, id). Only kinds of keys that are asked for are in the statement, so
- * that each form has its own plan: starting the parts that would find nothing costs more than a lookup.
+ * What answers to the keys, as (by, key, id, home): the entity, and where the key is that of an entity that was merged
+ * into it, that one. Only kinds of keys that are asked for are in the statement, so that each form has its own plan:
+ * starting the parts that would find nothing costs more than a lookup.
  */
 function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
   const parts: string[] = [];
   if (externalIds.length > 0) {
-    parts.push(`select 'external_id' as by, x.external_id as key, x.entity_id as id
+    parts.push(`select 'external_id' as by, x.external_id as key, x.entity_id as id, x.home_id as home
       from external_id x where x.organization_id = $1 and x.external_id = any(${bind(externalIds)}::text[])`);
   }
   if (taxIdKeys.length > 0) {
-    parts.push(`select 'tax_id' as by, k.key, t.id
+    parts.push(`select 'tax_id' as by, k.key, t.id, t.home
       from (select distinct u.key from unnest(${bind(taxIdKeys)}::text[]) as u(key)) k
-      cross join lateral (
-        select e.id from entity e
-        where e.organization_id = $1 and e.tax_id_key = k.key and e.deleted_at is null
-        order by e.id limit ${LIMITS.candidates + 1}
-      ) t`);
+      cross join lateral (${holdersOf("$1", "k.key")}) t`);
   }
   return parts;
 }
+
+/**
+ * Rule 80: the live entities that a tax id names, by id, and the merged entity that has it where they do not have it
+ * themselves. Both parts go by an index of their own.
+ */
+export const holdersOf = (organizationId: string, taxIdKey: string): string => {
+  const most = LIMITS.candidates + 1;
+  return `
+    select c.id, case when not bool_or(c.is_own) then min(c.home::text)::uuid end as home from (
+      (select e.id, null::uuid as home, true as is_own from entity e
+       where e.organization_id = ${organizationId} and e.tax_id_key = ${taxIdKey} and e.deleted_at is null
+         and e.merged_into is null
+       order by e.id limit ${most})
+      union all
+      (select distinct on (m.survivor_id) m.survivor_id, m.id, false from entity m
+       cross join lateral (
+         select from entity v where v.organization_id = ${organizationId} and v.id = m.survivor_id and v.deleted_at is null
+         offset 0) v
+       where m.organization_id = ${organizationId} and m.tax_id_key = ${taxIdKey} and m.merged_into is not null
+       order by m.survivor_id, m.id limit ${most})) c
+    group by c.id order by c.id limit ${most}`;
+};
+
+/** The ids of the survivors of merged entities that are named by their ids, as (by, key, id, home). */
+const survivorsOf = (
+  entityIds: string,
+) => `select 'entity_id' as by, m.id::text as key, m.survivor_id as id, m.id as home
+  from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[]) and m.survivor_id is not null`;
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
 const distinct = (keys: string[]) => [...new Set(keys)];
 
 /** Which entities the keys name now. */
-export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<Hits> {
-  const hits: Hits = { externalIds: new Map(), taxIdKeys: new Map() };
-  if (keys.externalIds.length === 0 && keys.taxIdKeys.length === 0) return hits;
+export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<FoundHits> {
+  const hits = noHits();
   const values: unknown[] = [organizationId];
-  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, (value) => `$${values.push(value)}`);
+  const bind: Bind = (value) => `$${values.push(value)}`;
+  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
+  if (keys.entityIds.length > 0) parts.push(survivorsOf(bind(keys.entityIds)));
+  if (parts.length === 0) return hits;
   const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
   for (const row of rows) addHit(hits, row);
   return hits;
@@ -66,23 +105,30 @@ export interface HitRow {
   by: string;
   key: string;
   id: string;
+  /** The merged entity that the key is of; null for the entity's own. */
+  home: string | null;
 }
 
-/** An id that was asked for is no hit. */
-export function addHit(hits: Hits, { by, key, id }: HitRow): void {
-  if (by === "external_id") hits.externalIds.set(key, id);
-  else if (by === "tax_id") hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
+/** An id that was asked for is no hit, unless it is that of a merged entity. */
+export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
+  if (by === "external_id") {
+    hits.externalIds.set(key, id);
+    if (home !== null) hits.externalIdHomes.set(key, home);
+  } else if (by === "tax_id") {
+    hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
+    if (home !== null) hits.taxIdHomes.set(tieOf(key, id), home);
+  } else if (home !== null) hits.survivors.set(key, id);
 }
 
 export interface FoundEntities {
-  hits: Hits;
+  hits: FoundHits;
   entities: Map<string, EntityState>;
   /** Those that would have been too much at once: named, and not read. */
   leftOut: ReadonlySet<string>;
 }
 
 export const noneFound = (): FoundEntities & { leftOut: Set<string> } => ({
-  hits: { externalIds: new Map(), taxIdKeys: new Map() },
+  hits: noHits(),
   entities: new Map(),
   leftOut: new Set(),
 });
@@ -100,6 +146,10 @@ export const MOST_ROWS: Record<keyof Keys, number> = {
 /** Bytes of the entities that are found at once, except for the last of them. */
 const FOUND_BYTES = 4 * 1024 * 1024;
 
+/** What the row `m` says of a lookup by its id: one step to the survivor, whatever the chain. */
+export const NAMED_BY_ID = `m.id::text as key, coalesce(m.survivor_id, m.id) as id,
+  case when m.survivor_id is not null then m.id end as home`;
+
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
   const { hits, entities, leftOut } = noneFound();
@@ -107,13 +157,12 @@ export async function findEntities(db: Statements, organizationId: string, keys:
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
   if (keys.entityIds.length > 0) {
-    parts.push(
-      `select 'entity_id' as by, u.id::text as key, u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`,
-    );
+    parts.push(`select 'entity_id' as by, ${NAMED_BY_ID}
+      from entity m where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
   }
   if (parts.length === 0) return { hits, entities, leftOut };
   const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
-  const found = (measure: string) => `select hit.by, hit.key, ${ENTITY_COLUMNS} ${measure}
+  const found = (measure: string) => `select hit.by, hit.key, hit.home, ${ENTITY_COLUMNS} ${measure}
      from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
   const rows = await db.execute<(HitRow & { is_left_out?: boolean })[]>(
     mostRows <= FEW_ROWS ? found("") : withoutMost(found(`, ${ENTITY_BYTES} as bytes`)),
@@ -132,7 +181,7 @@ export async function findEntities(db: Statements, organizationId: string, keys:
 function withoutMost(select: string): string {
   const wide = WIDE_COLUMNS.map((name) => `case when not e.is_left_out then e.${name} end as ${name}`);
   const narrow = ENTITY_COLUMNS.split(",").filter((name) => !WIDE_COLUMNS.includes(name.trim().replace("e.", "")));
-  return `select e.by, e.key, ${[...narrow, ...wide].join(", ")}, e.is_left_out
+  return `select e.by, e.key, e.home, ${[...narrow, ...wide].join(", ")}, e.is_left_out
     from (
       select q.*, sum(q.bytes) over (rows unbounded preceding) - q.bytes >= ${FOUND_BYTES} as is_left_out
       from (${select}) q) e`;
@@ -143,6 +192,8 @@ export interface LockedEntity {
   state: EntityState;
   /** The hash of its last event; null where that is not sealed. */
   auditHead: Buffer | null;
+  /** What it has by itself, where others are merged into it. */
+  layer: Layer | null;
 }
 
 /** Entities under their locks, and the database's clock once these are held. */
@@ -155,15 +206,19 @@ export interface LockedEntities {
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
  * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
  * that another transaction has locked are skipped instead of waited for. Where it `isAttaching`, the transaction may attach
- * external ids, which everybody can tell before its clock is read.
+ * external ids, which everybody can tell before its clock is read. `rows` are locked themselves, merged or not.
  */
 export async function lockEntities(
   db: Statements,
   organizationId: string,
   keys: Keys,
-  { skipLocked, isAttaching }: { skipLocked: boolean; isAttaching: boolean },
+  {
+    skipLocked,
+    isAttaching,
+    rows: rowIds = [],
+  }: { skipLocked: boolean; isAttaching: boolean; rows?: readonly string[] },
 ): Promise<LockedEntities> {
-  const one = skipLocked && !isAttaching ? theOneOf(keys) : undefined;
+  const one = skipLocked && !isAttaching && rowIds.length === 0 ? theOneOf(keys) : undefined;
   if (one !== undefined) {
     const [row] = await db.execute<(LockedRow & { now: string })[]>(one.text, [organizationId, one.key]);
     return row === undefined
@@ -173,7 +228,11 @@ export async function lockEntities(
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
-  if (keys.entityIds.length > 0) parts.push(`select u.id from unnest(${bind(keys.entityIds)}::uuid[]) as u(id)`);
+  if (keys.entityIds.length > 0) {
+    parts.push(`select coalesce(m.survivor_id, m.id) from entity m
+      where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
+  }
+  if (rowIds.length > 0) parts.push(`select u.id from unnest(${bind(rowIds)}::uuid[]) as u(id)`);
   const [rows, now] = await Promise.all([
     parts.length === 0
       ? []
@@ -188,9 +247,13 @@ export async function lockEntities(
   return { entities: rows.map(toLocked), now };
 }
 
-type LockedRow = { audit_head: Buffer | null };
-const LOCKED_COLUMNS = `${ENTITY_COLUMNS}, e.audit_head`;
-const toLocked = (row: LockedRow): LockedEntity => ({ state: toState(row), auditHead: row.audit_head });
+type LockedRow = { audit_head: Buffer | null; layer: Layer | null };
+const LOCKED_COLUMNS = `${ENTITY_COLUMNS}, e.audit_head, e.layer`;
+const toLocked = (row: LockedRow): LockedEntity => ({
+  state: toState(row),
+  auditHead: row.audit_head,
+  layer: row.layer,
+});
 
 /** The database's clock, now and not at the beginning of the transaction. */
 const CLOCK = "clock_timestamp() as now";
@@ -205,7 +268,8 @@ const lockOfOne = (by: string) => `with locked as materialized (
 const LOCK_BY_EXTERNAL_ID = lockOfOne(`external_id x
     join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
     where x.organization_id = $1 and x.external_id = $2`);
-const LOCK_BY_ID = lockOfOne("entity e where e.organization_id = $1 and e.id = $2");
+const LOCK_BY_ID = lockOfOne(`entity e where e.organization_id = $1 and e.id = coalesce(
+    (select m.survivor_id from entity m where m.organization_id = $1 and m.id = $2), $2)`);
 
 /** The statement for a single key, of an id. */
 function theOneOf({ entityIds, externalIds, taxIdKeys }: Keys): { text: string; key: string } | undefined {
@@ -214,19 +278,6 @@ function theOneOf({ entityIds, externalIds, taxIdKeys }: Keys): { text: string; 
   return id === undefined
     ? { text: LOCK_BY_EXTERNAL_ID, key: externalIds[0] as string }
     : { text: LOCK_BY_ID, key: id };
-}
-
-/** Locks entities against writers alone, in id order: recorders do not wait for each other. */
-export async function shareEntities(
-  db: Statements,
-  organizationId: string,
-  ids: string[],
-): Promise<{ id: string; external_id: string | null; deleted: boolean }[]> {
-  return db.execute(
-    `select e.id, e.external_id, e.deleted_at is not null as deleted from entity e
-     where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for share`,
-    [organizationId, ids],
-  );
 }
 
 async function readClock(db: Statements): Promise<Instant> {
@@ -241,14 +292,4 @@ async function readClockAttaching(db: Statements, organizationId: string): Promi
     [organizationId],
   );
   return parseInstant(row?.now ?? "");
-}
-
-/** The organization's policy for the changes of external ids. */
-export async function readPolicy(db: Statements, organizationId: string): Promise<ExternalIdPolicy> {
-  const [row] = await db.execute<{ policy: ExternalIdPolicy }[]>(
-    "select external_id_policy as policy from organization where organization_id = $1",
-    [organizationId],
-  );
-  if (row === undefined) throw new Error("the organization of the credentials is gone");
-  return row.policy;
 }

@@ -222,7 +222,7 @@ function dropAborted(queue: Waiting[]): void {
 
 function isLeftOut({ by, key }: Lookup, { hits, leftOut }: FoundEntities): boolean {
   if (leftOut.size === 0) return false;
-  if (by === "entity_id") return leftOut.has(key);
+  if (by === "entity_id") return leftOut.has(hits.survivors.get(key) ?? key);
   if (by === "external_id") return leftOut.has(hits.externalIds.get(key) ?? "");
   // Of several matches only the ids are needed.
   const [id, more] = hits.taxIdKeys.get(key) ?? [];

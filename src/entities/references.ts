@@ -1,31 +1,93 @@
 // Rows that carry copies of an entity's external id.
 import type { Statements } from "../db/statements.ts";
 
-/** Rule 49: rewrites the copies of a primary that moved, or removes those of one without a next. Returns the number of rows per table. */
+/** The rows of an entity whose copies are replaced: those whose own entity it is, whatever that was merged into. */
+export interface CopyMove {
+  entityId: string;
+  previous: string;
+  next: string | null;
+}
+
+/** The rows that one statement rewrites: many more would not end within its time. */
+const STEP = 5_000;
+
+/** Where the next step goes on: behind this row, in the order of time and id. */
+interface Place {
+  at: string;
+  id: string;
+}
+
+/**
+ * Transactions in the order of their times and ids, both sides of one in one step: two changers whose entities share
+ * transactions would deadlock otherwise. Each side is read from its own index.
+ */
+const TRANSACTIONS = (isFirst: boolean): string => {
+  const side = (name: string) => `(
+      select t.id, t.transacted_at as at from transaction t
+      where t.organization_id = $1 and t.${name}_entity_id = $2 and t.${name}_external_id = $3
+        ${isFirst ? "" : "and (t.transacted_at, t.id) > ($5::timestamptz, $6::uuid)"}
+      order by t.transacted_at, t.id limit ${STEP})`;
+  const rewritten = (name: string) =>
+    `${name}_external_id = case when x.${name}_entity_id = $2 and x.${name}_external_id = $3 then $4 else x.${name}_external_id end`;
+  return `with due as materialized (
+      select d.id, d.at from (${side("origin")} union ${side("destination")}) d order by d.at, d.id limit ${STEP}
+    ), held as materialized (
+      select t.id, d.at from due d join transaction t on t.organization_id = $1 and t.id = d.id
+      order by d.at, d.id for no key update of t
+    ), done as (
+      update transaction x set ${rewritten("origin")}, ${rewritten("destination")}
+      from held h where x.organization_id = $1 and x.id = h.id
+    )
+    select count(*) over () as count, d.at::text as at, d.id from due d order by d.at desc, d.id desc limit 1`;
+};
+
+/** User events have one entity each: nobody else rewrites them. Those without a copy get one too. */
+const USER_EVENTS = (isFirst: boolean): string => `with due as materialized (
+    select u.id, u.occurred_at as at from user_event u
+    where u.organization_id = $1 and u.entity_id = $2
+      and (u.entity_external_id = $3 or $4::text is not null and u.entity_external_id is null)
+      ${isFirst ? "" : "and (u.occurred_at, u.id) > ($5::timestamptz, $6::uuid)"}
+    order by u.occurred_at, u.id limit ${STEP}
+  ), done as (
+    update user_event x set entity_external_id = $4 from due d where x.organization_id = $1 and x.id = d.id
+  )
+  select count(*) over () as count, d.at::text as at, d.id from due d order by d.at desc, d.id desc limit 1`;
+
+const STEPS = [TRANSACTIONS, USER_EVENTS].map((text) => ({ first: text(true), further: text(false) }));
+
+/** There are more copies than a transaction in which others wait may rewrite. */
+export class ManyCopies extends Error {
+  constructor() {
+    super("more copies of an external id than others can wait for");
+  }
+}
+
+/**
+ * Rules 49, 99: rewrites the copies of a primary that moved, or removes those of one without a next. Returns the number of
+ * rows per table. Where others wait for the transaction it is `isShort`, and throws ManyCopies if one step is not enough.
+ */
 export async function rewriteCopies(
   db: Statements,
   organizationId: string,
-  move: { entityId: string; previous: string; next: string | null },
+  { entityId, previous, next }: CopyMove,
+  { isShort }: { isShort: boolean },
 ): Promise<{ transactions: number; userEvents: number }> {
-  const [row] = await db.execute<{ transactions: string; user_events: string }[]>(
-    // In id order: two changers whose entities share transactions would deadlock otherwise.
-    `with r as (
-       select id from transaction
-       where organization_id = $1 and (origin_external_id = $3 or destination_external_id = $3)
-       order by id for no key update
-     ), t as (
-       update transaction x set
-         origin_external_id = case when x.origin_external_id = $3 then $4 else x.origin_external_id end,
-         destination_external_id = case when x.destination_external_id = $3 then $4 else x.destination_external_id end
-       from r where x.organization_id = $1 and x.id = r.id
-       returning 1
-     ), u as (
-       update user_event set entity_external_id = $4
-       where organization_id = $1 and (entity_external_id = $3 or entity_id = $2)
-       returning 1
-     )
-     select (select count(*) from t) as transactions, (select count(*) from u) as user_events`,
-    [organizationId, move.entityId, move.previous, move.next],
+  const [transactions = 0, userEvents = 0] = await Promise.all(
+    STEPS.map(async ({ first, further }) => {
+      let rows = 0;
+      let place: Place | undefined;
+      for (;;) {
+        const values = [organizationId, entityId, previous, next];
+        const [last]: (Place & { count: string })[] = await (place === undefined
+          ? db.execute<(Place & { count: string })[]>(first, values)
+          : db.execute<(Place & { count: string })[]>(further, [...values, place.at, place.id]));
+        if (last === undefined) return rows;
+        rows += Number(last.count);
+        if (Number(last.count) < STEP) return rows;
+        if (isShort) throw new ManyCopies();
+        place = { at: last.at, id: last.id };
+      }
+    }),
   );
-  return { transactions: Number(row?.transactions), userEvents: Number(row?.user_events) };
+  return { transactions, userEvents };
 }

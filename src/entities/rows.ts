@@ -15,7 +15,7 @@ import {
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
 import { externalIdFold, nameDateKey, nameNumberKey } from "../domain/duplicates.ts";
-import { type EntityState, type ExternalIdState, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
+import { type EntityState, type ExternalIdState, type Layer, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import { nameWords } from "../domain/name.ts";
 import { digestOf, insertWords, NAME_SOURCES, updateWords } from "./words.ts";
 
@@ -41,6 +41,8 @@ export const toState: (row: unknown) => EntityState = hydrator<typeof EntityRow>
 
 /** The columns that are derived from the state, and the properties that each is derived from. */
 const DERIVED: Record<string, { from: (keyof EntityState)[]; value: (state: EntityState) => string | null }> = {
+  // An entity is merged into one that was not merged itself; if that happens later, entities/merges.ts moves all of them.
+  survivorId: { from: ["mergedInto"], value: (state) => state.mergedInto },
   externalId: { from: ["externalIds"], value: (state) => primaryOf(state)?.externalId ?? null },
   taxIdKey: { from: ["taxId"], value: taxIdKeyOf },
   nameWords: { from: NAME_SOURCES, value: nameWords },
@@ -58,6 +60,8 @@ const insertRows = insertOf<WrittenEntity>("entity", COLUMNS, { derived: DERIVED
 export interface WrittenEntity extends EntityState {
   /** The hash of its last event. */
   auditHead: Buffer;
+  /** What it has by itself, where others are merged into it. */
+  layer: Layer | null;
 }
 
 export function insertEntities(db: Pipeline, organizationId: string, entities: readonly WrittenEntity[]): void {
@@ -73,12 +77,12 @@ export function insertEntities(db: Pipeline, organizationId: string, entities: r
 export function updateEntities(
   db: Pipeline,
   organizationId: string,
-  changes: readonly { before: EntityState; after: WrittenEntity }[],
+  changes: readonly { before: Omit<WrittenEntity, "auditHead">; after: WrittenEntity }[],
 ): void {
   if (changes.length === 0) return;
   const changed = COLUMNS.filter(({ property }) => {
     if (property === "auditHead") return true;
-    const from = DERIVED[property]?.from ?? [property as keyof EntityState];
+    const from = DERIVED[property]?.from ?? [property as Exclude<keyof WrittenEntity, "auditHead">];
     return changes.some(({ before, after }) => from.some((source) => before[source] !== after[source]));
   });
   const entities = changes.map(({ after }) => after);
@@ -163,7 +167,7 @@ const columnsNamed = (...properties: (keyof WrittenExternalId)[]) =>
   EXTERNAL_ID_COLUMNS.filter(({ property }) => (properties as string[]).includes(property));
 const attachRows = insertOf<WrittenExternalId>(
   "external_id",
-  columnsNamed("externalId", "entityId", "type", "isPrimary", "attachedAt", "trackedSince", "folded"),
+  columnsNamed("externalId", "entityId", "type", "isPrimary", "attachedAt", "trackedSince", "homeId", "folded"),
 );
 const DEMOTED = rowsTable<WrittenExternalId>(columnsNamed("externalId", "trackedSince"));
 const ALTERED = rowsTable<WrittenExternalId>(
@@ -184,5 +188,6 @@ const VIOLATE_IF_EARLIER = `insert into external_id (organization_id, external_i
 const toExternalIdRow = ({ primary, type, entityId, ...id }: OwnedExternalId): WrittenExternalId => ({
   ...{ externalId: id.externalId, entityId, type: type === "" ? null : type, isPrimary: primary },
   ...{ attachedAt: id.attachedAt, trackedSince: id.trackedSince, lastResolvedOn: id.lastResolvedOn },
+  homeId: id.homeId,
   folded: externalIdFold(id.externalId),
 });

@@ -9,6 +9,7 @@ import { pipelined, pipelinedTogether, type TransactionOptions } from "../db/tra
 import { DomainError, type Reason } from "../domain/errors.ts";
 import type { Command, Result } from "./command.ts";
 import { type GroupOptions, type GroupResult, runGroup } from "./group.ts";
+import { ManyCopies } from "./references.ts";
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
 const MAX_COLLISIONS = 3;
@@ -24,9 +25,14 @@ export async function writeGroup(
   commands: readonly Command[],
   options: TransactionOptions = {},
 ): Promise<Result[]> {
-  const results = await writeGroupWaiting(orm, organizationId, commands, options);
-  return results.map((result) => (result === "busy" ? { kind: "refused", error: heldByOthers() } : result));
+  const results = await writeCommands(orm, organizationId, commands, { ...options, skipLocked: false, isShort: false });
+  return results.map((result) => (typeof result === "string" ? { kind: "refused", error: heldByOthers() } : result));
 }
+
+/**
+ * What was not done: "busy" of locked entities, "long" what others should not wait for: it goes alone, by writeGroup.
+ */
+export type Undone = "busy" | "long";
 
 /** The same, where commands whose entities were locked for all of that time are "busy": they may try again. */
 export function writeGroupWaiting(
@@ -34,8 +40,8 @@ export function writeGroupWaiting(
   organizationId: string,
   commands: readonly Command[],
   options: TransactionOptions = {},
-): Promise<(Result | "busy")[]> {
-  return writeCommands(orm, organizationId, commands, { ...options, skipLocked: false });
+): Promise<(Result | Undone)[]> {
+  return writeCommands(orm, organizationId, commands, { ...options, skipLocked: false, isShort: true });
 }
 
 /** The same without waiting: commands on locked entities are "busy", and nothing of them is done. */
@@ -43,8 +49,8 @@ export function writeGroupUnlessBusy(
   orm: Orm,
   organizationId: string,
   commands: readonly Command[],
-): Promise<(Result | "busy")[]> {
-  return writeCommands(orm, organizationId, commands, { skipLocked: true });
+): Promise<(Result | Undone)[]> {
+  return writeCommands(orm, organizationId, commands, { skipLocked: true, isShort: true });
 }
 
 /** The commands of one organization in a transaction that several share. */
@@ -81,14 +87,14 @@ async function writeCommands(
   orm: Orm,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked, ...options }: TransactionOptions & { skipLocked: boolean },
-): Promise<(Result | "busy")[]> {
-  const results = new Array<Result | "busy">(commands.length);
+  { skipLocked, isShort, ...options }: TransactionOptions & { skipLocked: boolean; isShort: boolean },
+): Promise<(Result | Undone)[]> {
+  const results = new Array<Result | Undone>(commands.length);
   const begun = performance.now();
-  const alone = async (index: number): Promise<Result> => {
+  const alone = async (index: number): Promise<Result | "long"> => {
     // One after the other they wait no longer than one would.
     const waitedMs = (options.waitedMs ?? 0) + performance.now() - begun;
-    const result = await writeAlone(orm, organizationId, commands[index] as Command, { ...options, waitedMs });
+    const result = await writeAlone(orm, organizationId, commands[index] as Command, { ...options, isShort, waitedMs });
     results[index] = result;
     return result;
   };
@@ -133,7 +139,7 @@ async function writeCommands(
       // concerns are refused.
       for (const [i, index] of waiting.entries()) {
         const result = await alone(index);
-        if (result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
+        if (result === "long" || result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
         for (const next of waiting.slice(i + 1)) results[next] = { kind: "failed", error: unavailable() };
         break;
       }
@@ -157,20 +163,21 @@ async function writeAlone(
   orm: Orm,
   organizationId: string,
   command: Command,
-  options: TransactionOptions,
-): Promise<Result> {
+  { isShort, ...options }: TransactionOptions & { isShort: boolean },
+): Promise<Result | "long"> {
   for (let collisions = 1; ; collisions++) {
     if (command.signal?.aborted) return { kind: "failed", error: command.signal.reason };
     try {
       const [result] = await pipelined(
         orm,
         organizationId,
-        (db) => runGroup(db, organizationId, [command], { isAtomic: true }),
+        (db) => runGroup(db, organizationId, [command], { isAtomic: true, isShort }),
         options,
       );
       if (result === undefined || result === "later" || result === "busy") throw new Error("a command has no result");
       return result;
     } catch (error) {
+      if (error instanceof ManyCopies) return "long";
       if (error instanceof UniqueViolation && collisions <= MAX_COLLISIONS) continue;
       if (error instanceof UniqueViolation) return { kind: "refused", error: collision(error) };
       return isRefusal(error) || isConflict(error) ? { kind: "refused", error } : { kind: "failed", error };

@@ -9,7 +9,8 @@ import { ORGANIZATIONS_MEET } from "../db/tenant.ts";
 import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
-import type { Command, Result } from "./command.ts";
+import type { Command } from "./command.ts";
+import { type Answered, dropAborted, type Told, tell, together, type Waiting } from "./waiting.ts";
 import {
   heldByOthers,
   writeGroup,
@@ -22,9 +23,6 @@ export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, with OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn. */
   write(organizationId: string, command: Command, options?: TransactionOptions): Promise<Answered>;
 }
-
-/** A result that is an answer to the caller. */
-export type Answered = Exclude<Result, { kind: "failed" }>;
 
 /** Transactions of all organizations together at a time, unless the options say fewer: one decides while others commit. */
 const LANES = 4;
@@ -39,7 +37,7 @@ const ALONE_MS = 1_000;
 const MAX_WAITING = 1_000;
 
 export interface WriterOptions {
-  /** Bounds the rehearsals, which run alone and may wait for locks. */
+  /** Bounds the rehearsals and what runs alone, which may wait for locks. */
   slots?: Slots;
   /** Bounds the groups that wait for locks. */
   busySlots?: Slots;
@@ -51,14 +49,6 @@ export interface WriterOptions {
   joinsOrganizations?: boolean;
   /** Transactions that organizations share at a time, each with a connection of its own. */
   lanes?: number;
-}
-
-interface Waiting {
-  command: Command;
-  /** performance.now() when it arrived. */
-  since: number;
-  resolve: (result: Answered) => void;
-  reject: (error: unknown) => void;
 }
 
 /** What one organization has to write. */
@@ -120,11 +110,11 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
         },
       );
       shares.forEach(({ queue, group }, i) => {
-        const { busy, undone } = tell(group, results[i] ?? []);
-        queue.waiting.unshift(...undone);
+        const told = tell(group, results[i] ?? []);
+        queue.waiting.unshift(...told.undone);
         // Not awaited: the lane goes on for the others.
-        if (undone.length > 0) startAlone(queue, queue.organizationId === blamed);
-        settle(queue, busy);
+        if (told.undone.length > 0) startAlone(queue, queue.organizationId === blamed);
+        settle(queue, told);
         queue.running -= 1;
         forget(queue);
       });
@@ -146,10 +136,10 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   async function runAlone(queue: Queue): Promise<void> {
     const { organizationId } = queue;
     while (queue.waiting.length > 0) {
-      const busy = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
+      const told = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       );
-      settle(queue, busy);
+      settle(queue, told);
       if (queue.aloneUntil === Number.POSITIVE_INFINITY) queue.aloneUntil = performance.now() + ALONE_MS;
     }
     queue.alone -= 1;
@@ -158,7 +148,8 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   }
 
   /** A group has ended; what was locked waits for its locks. */
-  function settle(queue: Queue, busy: readonly Waiting[]): void {
+  function settle(queue: Queue, { busy, long }: Told): void {
+    for (const one of long) void runLong(orm, slots, bell, queue.organizationId, one);
     queue.busy.push(...busy);
     bell.ring(queue.organizationId);
     if (queue.busy.length > 0 && !queue.isWaiting) {
@@ -177,9 +168,10 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       await busySlots(organizationId, async () => {
         const group = queue.busy.splice(0, MAX_GROUP);
         const oldest = Math.min(...group.map(({ since }) => since));
-        const busy = await together(group, (commands) =>
+        const { busy, long } = await together(group, (commands) =>
           writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
         );
+        for (const one of long) void runLong(orm, slots, bell, organizationId, one);
         for (const one of busy) {
           if (performance.now() - one.since < lockTimeoutMs) queue.busy.push(one);
           else one.resolve({ kind: "refused", error: heldByOthers() });
@@ -200,11 +192,12 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
     async write(organizationId, given, options = {}) {
       // A call past its deadline joins no group. Once it has joined, the group goes on even if its caller disconnects.
       const command = { ...given, signal: given.signal ?? options.signal };
-      if (options.validateOnly) {
+      if (options.validateOnly || command.alone !== undefined) {
         const since = performance.now();
-        const rehearse = () =>
+        const run = () =>
           writeGroup(orm, organizationId, [command], { ...options, waitedMs: performance.now() - since });
-        const [result] = await slots(organizationId, rehearse, options);
+        const [result] = await slots(organizationId, run, options);
+        if (!options.validateOnly) bell.ring(organizationId);
         if (result?.kind === "failed") throw result.error;
         return result as Answered;
       }
@@ -225,6 +218,24 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       return written;
     },
   };
+}
+
+/** What takes long keeps nobody waiting but those who want its entity: it runs where rehearsals do. */
+async function runLong(
+  orm: Orm,
+  slots: Slots,
+  bell: Bell,
+  organizationId: string,
+  { command, resolve, reject }: Waiting,
+): Promise<void> {
+  try {
+    const [result] = await slots(organizationId, () => writeGroup(orm, organizationId, [command]));
+    bell.ring(organizationId);
+    if (result?.kind === "failed") throw result.error;
+    resolve(result as Answered);
+  } catch (error) {
+    reject(error);
+  }
 }
 
 /** Takes what goes into one transaction: a share of each organization in turn, or all of one where no other waits. */
@@ -250,42 +261,4 @@ function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: S
     if (!joinsOrganizations || room < MAX_SHARE) break;
   }
   return { shares, alone };
-}
-
-/** Removes those whose callers have disconnected. */
-function dropAborted(list: Waiting[]): void {
-  for (const one of list.splice(0)) {
-    const { signal } = one.command;
-    if (signal?.aborted) one.reject(signal.reason);
-    else list.push(one);
-  }
-}
-
-/** Writes a group and tells each caller its result; busy commands are returned. */
-async function together(
-  group: readonly Waiting[],
-  work: (commands: Command[]) => Promise<(Result | "busy")[]>,
-): Promise<Waiting[]> {
-  try {
-    return tell(group, await work(group.map(({ command }) => command))).busy;
-  } catch (error) {
-    for (const { reject } of group) reject(error);
-    return [];
-  }
-}
-
-/** Tells each caller its result. */
-function tell(
-  group: readonly Waiting[],
-  results: readonly (Result | "busy" | undefined)[],
-): { busy: Waiting[]; undone: Waiting[] } {
-  const [busy, undone]: [Waiting[], Waiting[]] = [[], []];
-  group.forEach((one, i) => {
-    const result = results[i];
-    if (result === undefined) undone.push(one);
-    else if (result === "busy") busy.push(one);
-    else if (result.kind === "failed") one.reject(result.error);
-    else one.resolve(result);
-  });
-  return { busy, undone };
 }

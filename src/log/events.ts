@@ -33,6 +33,7 @@ export const EVENT_COLUMNS = selected(COLUMNS, "v");
 export const toEvent: (row: unknown) => LoggedEvent = hydrator<typeof EntityEventRow>(COLUMNS);
 
 export interface EventFilter {
+  /** With those that were merged into it. */
   entityId: string | undefined;
   types: string[];
   actor: string | undefined;
@@ -41,7 +42,7 @@ export interface EventFilter {
   from: Instant | undefined;
   to: Instant | undefined;
   /** Only what is older than this event. */
-  before: { recordedAt: Instant; id: string; entityVersion: string } | undefined;
+  before: { recordedAt: Instant; id: string; entityId: string; entityVersion: string } | undefined;
   bound: Bound;
 }
 
@@ -54,24 +55,40 @@ export async function listEvents(
   const values: unknown[] = [organizationId, filter.bound.rows];
   const value = (item: unknown) => `$${values.push(item)}`;
   const where = ["v.organization_id = $1"];
-  if (filter.entityId !== undefined) where.push(`v.entity_id = ${value(filter.entityId)}::uuid`);
   if (filter.types.length > 0) where.push(`v.type = any(${value(filter.types)}::text[])`);
   if (filter.actor !== undefined) where.push(`v.actor = ${value(filter.actor)}`);
   if (filter.principal !== undefined) where.push(`v.principal = ${value(filter.principal)}::uuid`);
   if (filter.requestId !== undefined) where.push(`v.request_id = ${value(filter.requestId)}::uuid`);
   if (filter.from !== undefined) where.push(`v.recorded_at >= ${value(instantToText(filter.from))}::timestamptz`);
   if (filter.to !== undefined) where.push(`v.recorded_at < ${value(instantToText(filter.to))}::timestamptz`);
-  // The versions of one entity are in the order of time, and have an index that the planner cannot mistake.
-  const order = filter.entityId === undefined ? "v.recorded_at desc, v.id desc" : "v.entity_version desc";
-  if (filter.before !== undefined && filter.entityId !== undefined) {
-    where.push(`v.entity_version < ${value(filter.before.entityVersion)}::bigint`);
-  } else if (filter.before !== undefined) {
+  if (filter.before !== undefined) {
     const { recordedAt, id } = filter.before;
     where.push(`(v.recorded_at, v.id) < (${value(instantToText(recordedAt))}::timestamptz, ${value(id)}::uuid)`);
   }
+  const order = "v.recorded_at desc, v.id desc";
+  let source = "entity_event v";
+  if (filter.entityId !== undefined) {
+    // The versions of one entity are in the order of time, and have an index that the planner cannot mistake. That of the
+    // cursor goes on behind its version; the others of the group are few, and had their events before they were merged.
+    const entityId = `${value(filter.entityId)}::uuid`;
+    const version = filter.before && `${value(filter.before.entityVersion)}::bigint`;
+    const last = filter.before && `${value(filter.before.entityId)}::uuid`;
+    const behind =
+      version === undefined
+        ? ""
+        : `and v.entity_version < case when m.id = ${last} then ${version} else ${Number.MAX_SAFE_INTEGER} end`;
+    source = `(
+      select v.id from (select ${entityId} as id union all
+        select g.id from entity g where g.organization_id = $1 and g.survivor_id = ${entityId}) m
+      cross join lateral (
+        select v.id, v.recorded_at from entity_event v where ${where.join(" and ")} and v.entity_id = m.id ${behind}
+        order by v.entity_version desc limit $2) v
+      order by ${order} limit $2) x
+      cross join lateral (select v.* from entity_event v where v.organization_id = $1 and v.id = x.id offset 0) v`;
+  }
   const rows = await db.execute<Record<string, never>[]>(
     withinBytes(
-      `select ${EVENT_COLUMNS}, ${EVENT_BYTES} as bytes from entity_event v where ${where.join(" and ")} order by ${order} limit $2`,
+      `select ${EVENT_COLUMNS}, ${EVENT_BYTES} as bytes from ${source} where ${where.join(" and ")} order by ${order} limit $2`,
       filter.bound.bytes,
       order.replaceAll("v.", ""),
     ),

@@ -1,5 +1,4 @@
 // ActivityService: transactions and user events, whose copies of the external id follow the entity's.
-import { createHash } from "node:crypto";
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type {
@@ -15,12 +14,12 @@ import type { Part } from "../db/bytes.ts";
 import { newId } from "../db/uuid.ts";
 import { countryCodeProblem, parseCountryCode } from "../domain/country.ts";
 import { invalidField } from "../domain/errors.ts";
-import { canonicalJson, type JsonObject } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
 import type { Lookup } from "../domain/lookup.ts";
 import { identifierProblem, nameProblem, textProblem, trim } from "../domain/text.ts";
 import type { Instant } from "../domain/time.ts";
 import * as activity from "../entities/activity.ts";
+import { contentHash, holdParties, isSame, shownParty, storedParty } from "../entities/parties.ts";
 import { closePage, openPage } from "./page.ts";
 import { fromTimestamp, invalidLookup, parseLookup, parseOptionalUuid, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
@@ -50,31 +49,26 @@ export function activityRpcs(deps: Deps) {
             { lookup: row.origin.lookup, field: `transactions[${i}].origin`, index: i },
             { lookup: row.destination.lookup, field: `transactions[${i}].destination`, index: i },
           ]);
-          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
-          const stored = rows.map((row, i): activity.StoredTransaction => {
-            const side = (party: ParsedParty, at: number): activity.StoredParty => ({
-              entityId: entities[at]?.id ?? null,
-              externalId: entities[at]?.externalId ?? null,
-              name: party.name,
-              country: party.country,
-            });
-            const { origin, destination, ...rest } = row;
-            const transaction = {
-              ...rest,
-              id: newId(),
-              origin: side(origin, 2 * i),
-              destination: side(destination, 2 * i + 1),
-            };
-            return { ...transaction, contentHash: contentHash(transaction) };
+          const entities = await holdParties(em, organizationId, parties, deps.aliasUse);
+          const recorded = rows.map(({ origin, destination, ...row }, i) => {
+            const [from, to] = [entities[2 * i], entities[2 * i + 1]];
+            const rest = { ...row, id: newId() };
+            const stored = { ...rest, origin: storedParty(origin, from), destination: storedParty(destination, to) };
+            const shown = { ...rest, origin: shownParty(origin, from), destination: shownParty(destination, to) };
+            return { stored: { ...stored, contentHash: contentHash(stored) }, shown };
           });
-          const existing = await activity.insertTransactions(em, organizationId, stored);
+          const existing = await activity.insertTransactions(
+            em,
+            organizationId,
+            recorded.map(({ stored }) => stored),
+          );
           return {
-            results: stored.map((row, i) => {
-              const old = row.externalId === null ? undefined : existing.get(row.externalId);
+            results: recorded.map(({ stored, shown }, i) => {
+              const old = stored.externalId === null ? undefined : existing.get(stored.externalId);
               if (old === undefined) {
-                return { transaction: transactionToProto(row), outcome: RecordOutcome.CREATED };
+                return { transaction: transactionToProto(shown), outcome: RecordOutcome.CREATED };
               }
-              if (!old.contentHash.equals(row.contentHash)) {
+              if (!isSame(old, stored, shown)) {
                 throw invalidField(
                   `transactions[${i}].external_id`,
                   "is that of a transaction with other content: transactions do not change",
@@ -111,14 +105,23 @@ export function activityRpcs(deps: Deps) {
         async (em) => {
           const organizationId = organizationOf(ctx);
           const parties = rows.map(({ lookup }, index) => ({ lookup, field: `user_events[${index}]`, index }));
-          const entities = await activity.holdParties(em, organizationId, parties, deps.aliasUse);
-          const stored = rows.map(({ lookup: _, ...row }, i): activity.StoredUserEvent => {
+          const entities = await holdParties(em, organizationId, parties, deps.aliasUse);
+          const recorded = rows.map(({ lookup: _, ...row }, i) => {
             const entity = entities[i];
             if (entity === undefined) throw new Error("a user event has no entity");
-            return { ...row, id: newId(), entityId: entity.id, entityExternalId: entity.externalId };
+            const { home, copy, id, externalId } = entity;
+            const rest = { ...row, id: newId() };
+            return {
+              stored: { ...rest, entityId: home, entityExternalId: copy },
+              shown: { ...rest, entityId: id, entityExternalId: externalId },
+            };
           });
-          await activity.insertUserEvents(em, organizationId, stored);
-          return { userEvents: stored.map(userEventToProto) };
+          await activity.insertUserEvents(
+            em,
+            organizationId,
+            recorded.map(({ stored }) => stored),
+          );
+          return { userEvents: recorded.map(({ shown }) => userEventToProto(shown)) };
         },
       );
     },
@@ -249,21 +252,11 @@ function required(value: string, field: string, violations: Violations): void {
   violations.check(field, trim(value) === "" ? "is required" : textProblem(value, { max: LIMITS.string }));
 }
 
-/** What must be equal for a transaction sent again: all that the caller says, whichever key named the parties. */
-function contentHash({ id: _, externalId: __, ...content }: Omit<activity.StoredTransaction, "contentHash">): Buffer {
-  const party = ({ entityId, name, country }: activity.StoredParty) => ({ entityId, name, country });
-  const plain: JsonObject = {
-    ...content,
-    transactedAt: String(content.transactedAt),
-    origin: party(content.origin),
-    destination: party(content.destination),
-  };
-  return createHash("sha256").update(canonicalJson(plain)).digest();
-}
-
 // --- Responses ----------------------------------------------------------------------------------
 
-function transactionToProto(row: activity.StoredTransaction): MessageInitShape<typeof TransactionSchema> {
+function transactionToProto(
+  row: Omit<activity.StoredTransaction, "contentHash">,
+): MessageInitShape<typeof TransactionSchema> {
   const party = ({ entityId, externalId, name, country }: activity.StoredParty) =>
     entityId === null && name === null && country === null
       ? undefined

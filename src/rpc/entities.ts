@@ -9,11 +9,11 @@ import { newEntity, remove, undelete, update } from "../domain/entity.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
-import { type Lookup, resolve } from "../domain/lookup.ts";
-import type { PastEntity } from "../domain/past.ts";
+import { type Lookup, redirectedFrom, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
 import { latestDate } from "../domain/time.ts";
-import type { OneEntityCommand } from "../entities/command.ts";
+import type { PastAnswer } from "../entities/as-it-was.ts";
+import type { OneEntityCommand, Outcome, World } from "../entities/command.ts";
 import { listEntities } from "../entities/list.ts";
 import type { FoundEntities } from "../entities/lookups.ts";
 import { toStatus } from "../errors.ts";
@@ -62,11 +62,10 @@ export function entityRpcs(deps: Deps) {
 
     async getEntity(request, ctx) {
       const lookup = parseLookup(request.lookup);
-      const readMask = parseReadMask(request.readMask);
-      const { readTime } = request;
-      const entity =
-        readTime === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, readTime);
-      return { entity: toProto(entity, readMask) };
+      const [readMask, at] = [parseReadMask(request.readMask), request.readTime];
+      const { entity, redirectedFrom } =
+        at === undefined ? pick(lookup, await find(ctx, [lookup])) : await asItWas(deps, ctx, lookup, at);
+      return { entity: toProto(entity, readMask), redirectedFrom };
     },
 
     async batchGetEntities(request, ctx) {
@@ -131,8 +130,9 @@ export function entityRpcs(deps: Deps) {
               ? newEntity({ ...input.patch, externalId: lookup.key }, reason, now)
               : update(current, input.patch, reason),
         },
-        ({ before, after, updatedFields }) => ({
+        ({ before, after, updatedFields, redirectedFrom }) => ({
           entity: toProto(after),
+          redirectedFrom,
           previousEntity: before === null ? undefined : toProto(before),
           updatedFields: before === null ? [] : [...updatedFields],
           ignoredFields: input.ignored,
@@ -147,8 +147,8 @@ export function entityRpcs(deps: Deps) {
         deps,
         ctx,
         { method: EntityService.method.deleteEntity, request },
-        { ...command, decide: (entity, { now }) => remove(existing(entity), reason, now) },
-        presentChange,
+        { ...command, decide: (entity, world) => removeAs(entity, reason, world) },
+        presentDeletion,
       );
     },
 
@@ -165,8 +165,15 @@ export function entityRpcs(deps: Deps) {
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
 
+/** Rule 82: where the lookup named a merged entity, the rule refuses. */
+const removeAs = (entity: EntityState | null, reason: string, { now, redirectedFrom: [from] }: World) =>
+  remove(existing(entity), reason, now, from);
+
+/** Never redirected. */
+const presentDeletion = ({ before, after }: Outcome) => ({ entity: toProto(after), changed: before !== after });
+
 /** Rules 115 to 120. */
-function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastEntity> {
+function asItWas({ pastReader }: Deps, ctx: HandlerContext, lookup: Lookup, readTime: Timestamp): Promise<PastAnswer> {
   if (lookup.by === "tax_id") {
     throw invalidField("lookup.tax_id", "is no key of a past time: use entity_id or external_id");
   }
@@ -189,12 +196,13 @@ function tellOfAliases(
   }
 }
 
-function pick(lookup: Lookup, found: FoundEntities): EntityState {
+/** The entity that the lookup names, and the merged one that led to it. */
+function pick(lookup: Lookup, found: FoundEntities): { entity: EntityState; redirectedFrom: string } {
   const id = resolve(lookup, found.hits);
   if (id !== undefined && found.leftOut.has(id)) throw noRoom();
   const entity = id === undefined ? undefined : found.entities.get(id);
   if (entity === undefined) throw notFound(lookup.by);
-  return entity;
+  return { entity, redirectedFrom: redirectedFrom(lookup, entity, found.hits) };
 }
 
 /** An item for each lookup: the entity, or why not; as much as a batch has room for. */
@@ -210,11 +218,11 @@ function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: R
   let room: number = LIMITS.batchAnswerBytes;
   return lookups.map((lookup) => {
     try {
-      const entity = pick(lookup, found);
+      const { entity, redirectedFrom } = pick(lookup, found);
       const { message, bytes } = made.get(entity.id) ?? make(entity);
       if (bytes > room) throw noRoom();
       room -= bytes;
-      return { result: { case: "entity" as const, value: message } };
+      return { result: { case: "entity" as const, value: message }, redirectedFrom };
     } catch (error) {
       if (!(error instanceof DomainError)) throw error;
       const value = toStatus(error);

@@ -23,6 +23,12 @@ const TYPES: Record<EventName, EventType> = {
   EXTERNAL_ID_CHANGED: EventType.EXTERNAL_ID_CHANGED,
   DELETED: EventType.DELETED,
   UNDELETED: EventType.UNDELETED,
+  MERGED: EventType.MERGED,
+  MERGE_RECEIVED: EventType.MERGE_RECEIVED,
+  UNMERGED: EventType.UNMERGED,
+  MERGE_RETURNED: EventType.MERGE_RETURNED,
+  DISTINCT_MARKED: EventType.DISTINCT_MARKED,
+  DISTINCT_LIFTED: EventType.DISTINCT_LIFTED,
 };
 
 export function entityEventRpcs(deps: Deps) {
@@ -71,7 +77,7 @@ export function entityEventRpcs(deps: Deps) {
       const organizationId = organizationOf(ctx);
       const page = openPage(EntityService.method.listEntityEvents, request, {
         organizationId,
-        cursor: { recordedAt: "instant", id: "id", entityVersion: "version" },
+        cursor: { recordedAt: "instant", id: "id", entityId: "id", entityVersion: "version" },
         violations,
       });
 
@@ -91,7 +97,10 @@ export function entityEventRpcs(deps: Deps) {
       );
       const { items, nextPageToken } = closePage(page, events, {
         present: eventToProto,
-        cursorOf: ({ recordedAt, id, entityVersion }) => ({ recordedAt, id, entityVersion: String(entityVersion) }),
+        cursorOf: ({ recordedAt, id, entityId, entityVersion }) => ({
+          ...{ recordedAt, id, entityId },
+          entityVersion: String(entityVersion),
+        }),
       });
       return { events: items, nextPageToken };
     },

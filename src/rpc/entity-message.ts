@@ -75,6 +75,7 @@ export function toProto(entity: PastEntity, readMask?: ReadMask): EntityInit {
     createdAt: toTimestamp(entity.createdAt),
     updatedAt: entity.updatedAt === null ? undefined : toTimestamp(entity.updatedAt),
     deletedAt: entity.deletedAt === null ? undefined : toTimestamp(entity.deletedAt),
+    mergedInto: entity.mergedInto ?? "",
   };
   return readMask === undefined ? init : readMask(init);
 }
@@ -95,7 +96,11 @@ function addressToProto(data: JsonObject): MessageInitShape<typeof AddressSchema
 }
 
 /** The entity after a write, and whether that changed anything. */
-export const presentChange = ({ before, after }: Outcome) => ({ entity: toProto(after), changed: before !== after });
+export const presentChange = ({ before, after, redirectedFrom }: Outcome) => ({
+  entity: toProto(after),
+  changed: before !== after,
+  redirectedFrom,
+});
 
 // --- fromProto ----------------------------------------------------------------------------------
 

@@ -146,10 +146,10 @@ function commandOf(
   }
 }
 
-function resultOf(row: bigint, { before, after }: Outcome): ImportResult {
+function resultOf(row: bigint, { before, after, redirectedFrom }: Outcome): ImportResult {
   const outcome =
     before === null ? ImportOutcome.CREATED : before === after ? ImportOutcome.UNCHANGED : ImportOutcome.UPDATED;
-  return create(ImportResultSchema, { row, outcome, entityId: after.id });
+  return create(ImportResultSchema, { row, outcome, entityId: after.id, redirectedFrom });
 }
 
 function count(progress: ImportProgress, outcome: ImportOutcome): void {

@@ -23,7 +23,14 @@ import type { JsonObject } from "../domain/json.ts";
 import { type Lookup, resolve } from "../domain/lookup.ts";
 import type { AliasUse } from "../entities/alias-use.ts";
 import type { PastReader } from "../entities/as-it-was.ts";
-import { type Author, type OneEntityCommand, type Outcome, onlyOutcome, toOneEntity } from "../entities/command.ts";
+import {
+  type Author,
+  type Command,
+  type OneEntityCommand,
+  type Outcome,
+  onlyOutcome,
+  toOneEntity,
+} from "../entities/command.ts";
 import type { Reader } from "../entities/reader.ts";
 import { claimRequests, rememberAnswers } from "../entities/requests.ts";
 import type { Writer } from "../entities/writer.ts";
@@ -172,21 +179,33 @@ interface WriteCall<I extends DescMessage, O extends DescMessage> {
   request: MessageShape<I> & { validateOnly: boolean; requestId: string };
 }
 
-/** Runs one command and answers; a request seen before is answered as it was then. */
-export async function write<I extends DescMessage, O extends DescMessage>(
+/** Runs one command on one entity and answers; a request seen before is answered as it was then. */
+export function write<I extends DescMessage, O extends DescMessage>(
+  deps: Deps,
+  ctx: HandlerContext,
+  call: WriteCall<I, O>,
+  { requestId, ...command }: Omit<OneEntityCommand, "author" | "request"> & { requestId: string | undefined },
+  present: (outcome: Outcome) => MessageInitShape<O>,
+): Promise<MessageInitShape<O>> {
+  const several = toOneEntity({ ...command, author: authorOf(ctx) });
+  return writeSeveral(deps, ctx, call, { ...several, requestId }, (outcomes) => present(onlyOutcome(outcomes)));
+}
+
+/** The same for a command on several entities. */
+export async function writeSeveral<I extends DescMessage, O extends DescMessage>(
   { writer, aliasUse }: Deps,
   ctx: HandlerContext,
   { method, request }: WriteCall<I, O>,
-  { requestId, ...command }: Omit<OneEntityCommand, "author"> & { requestId: string | undefined },
-  present: (outcome: Outcome) => MessageInitShape<O>,
+  { requestId, ...command }: Omit<Command, "author" | "request"> & { requestId: string | undefined },
+  present: (outcomes: readonly Outcome[]) => MessageInitShape<O>,
 ): Promise<MessageInitShape<O>> {
   const { name, input, output } = method;
   const organizationId = organizationOf(ctx);
   const result = await writer.write(
     organizationId,
-    toOneEntity({
-      named: (lookup, entity) => aliasUse.named(organizationId, lookup, entity),
+    {
       ...command,
+      named: command.named ?? ((lookup, entity) => aliasUse.named(organizationId, lookup, entity)),
       author: authorOf(ctx),
       signal: departureOf(ctx),
       request:
@@ -196,13 +215,15 @@ export async function write<I extends DescMessage, O extends DescMessage>(
               method: name,
               requestId,
               hash: requestHash(input, request),
-              answer: (outcome) => toBinary(output, create(output, present(outcome))),
+              answer: (outcomes) => toBinary(output, create(output, present(outcomes))),
             },
-    }),
-    request.validateOnly ? { validateOnly: true, signal: ctx.signal } : {},
+    },
+    request.validateOnly || command.alone !== undefined
+      ? { validateOnly: request.validateOnly, signal: ctx.signal }
+      : {},
   );
   if (result.kind === "refused") throw result.error;
-  if (result.kind === "done") return present(onlyOutcome(result.outcomes));
+  if (result.kind === "done") return present(result.outcomes);
   ctx.responseHeader.set("idempotent-replay", "true");
   return fromBinary(output, result.answer);
 }

@@ -33,6 +33,7 @@ function person(
     attachedAt,
     trackedSince: attachedAt,
     lastResolvedOn: null,
+    homeId: null,
   };
   return stateOf({ ...values, externalIds: [...values.externalIds, { ...id, ...alias }] });
 }

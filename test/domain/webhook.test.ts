@@ -77,6 +77,23 @@ describe("what an event sends", () => {
     expect(deliveriesOf(statusEvent(), always)).toEqual(["entity.status_changed"]);
   });
 
+  it("rule 94: of a merge entity.status_changed is sent with ALWAYS alone, behind entity.updated, where the status changed", () => {
+    for (const type of ["MERGE_RECEIVED", "MERGE_RETURNED"] as const) {
+      const merged = event({ type, updatedFields: ["externalIds", "status"] });
+      expect(deliveriesOf(merged, all)).toEqual(["entity.updated"]);
+      expect(deliveriesOf(merged, always)).toEqual(["entity.updated", "entity.status_changed"]);
+      expect(deliveriesOf({ ...merged, updatedFields: ["externalIds"] }, always)).toEqual(["entity.updated"]);
+      // An entity without external ids, and a status alone: it is a merge all the same.
+      expect(deliveriesOf({ ...merged, updatedFields: ["status"] }, all)).toEqual(["entity.updated"]);
+    }
+    expect(deliveriesOf(event({ type: "MERGED", updatedFields: ["mergedInto"] }), always)).toEqual(["entity.merged"]);
+    expect(deliveriesOf(event({ type: "UNMERGED", updatedFields: ["status"] }), always)).toEqual(["entity.unmerged"]);
+    const marked = event({ type: "DISTINCT_MARKED", updatedFields: [] });
+    expect(deliveriesOf(marked, { ...all, eventTypes: ["entity.distinct_marked"] })).toEqual([
+      "entity.distinct_marked",
+    ]);
+  });
+
   it("rule 65: entity.updated where more changed, and with ALWAYS entity.status_changed behind it", () => {
     expect(deliveriesOf(combined, all)).toEqual(["entity.updated"]);
     expect(deliveriesOf(combined, always)).toEqual(["entity.updated", "entity.status_changed"]);

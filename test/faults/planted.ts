@@ -154,7 +154,7 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/group.ts",
-        from: "await rewriteCopies(db, organizationId, { entityId: after.id, previous, next })",
+        from: "await rewriteCopies(db, organizationId, { entityId: after.id, previous, next }, { isShort })",
         to: "{}",
       },
     ],

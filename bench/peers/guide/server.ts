@@ -116,6 +116,7 @@ function stateOf(row: InferEntity<typeof Entity>): EntityState {
       attachedAt: parseInstant(attachedAt),
       trackedSince: null,
       lastResolvedOn: null,
+      homeId: null,
     })),
     name: row.name,
     taxId: row.taxId ?? null,
@@ -130,6 +131,7 @@ function stateOf(row: InferEntity<typeof Entity>): EntityState {
     etag: row.etag,
     createdAt: row.createdAt,
     updatedAt: row.updatedAt,
+    mergedInto: null,
     deletedAt: row.deletedAt ?? null,
   };
 }

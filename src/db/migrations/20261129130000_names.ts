@@ -18,7 +18,8 @@ export class Names extends Migration {
     // Partial, as the first migration says of indexes that begin with organization_id.
     for (const key of ["name_date_key", "name_number_key"]) {
       this.addSql(`
-        create index entity_${key} on entity (organization_id, ${key}, id) where ${key} is not null and deleted_at is null`);
+        create index entity_${key} on entity (organization_id, ${key}, id)
+        where ${key} is not null and deleted_at is null and merged_into is null`);
     }
     this.addSql(`create index entity_unfolded on entity (organization_id, id) where name_words is null`);
 

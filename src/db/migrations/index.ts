@@ -12,6 +12,7 @@ import { ApiKeysTogether } from "./20261127100000_api_keys_together.ts";
 import { SealedEvents } from "./20261127120000_sealed_events.ts";
 import { AuditCheckpoint } from "./20261127140000_audit_checkpoint.ts";
 import { ExternalIdPast } from "./20261128120000_external_id_past.ts";
+import { Merges } from "./20261129120000_merges.ts";
 import { Names } from "./20261129130000_names.ts";
 
 export const MIGRATIONS = [
@@ -28,5 +29,6 @@ export const MIGRATIONS = [
   { name: "20261127120000_sealed_events", class: SealedEvents },
   { name: "20261127140000_audit_checkpoint", class: AuditCheckpoint },
   { name: "20261128120000_external_id_past", class: ExternalIdPast },
+  { name: "20261129120000_merges", class: Merges },
   { name: "20261129130000_names", class: Names },
 ];

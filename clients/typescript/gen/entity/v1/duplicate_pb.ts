@@ -20,7 +20,8 @@ export const file_entity_v1_duplicate: GenFile = /*@__PURE__*/
  */
 export type DuplicateSuggestion = Message<"entity.v1.DuplicateSuggestion"> & {
   /**
-   * One of the two: that of the lookup, or without a lookup the older one by id.
+   * One of the two: that of the lookup, or its survivor; without a lookup the
+   * older one by id.
    *
    * @generated from field: string first_entity_id = 1;
    */

@@ -12,6 +12,8 @@ import type { Entity, EntityLookup, EntityStatus, EntityType, ExternalId, Extern
 import { file_entity_v1_entity } from "./entity_pb.ts";
 import type { EntityEvent, EventType } from "./entity_event_pb.ts";
 import { file_entity_v1_entity_event } from "./entity_event_pb.ts";
+import type { DistinctPair, EntityMerge, LostExternalId, MergeConflict, MergedRows, UnmergeKept } from "./merge_pb.ts";
+import { file_entity_v1_merge } from "./merge_pb.ts";
 import { file_entity_v1_options } from "./options_pb.ts";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -23,7 +25,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_service.proto.
  */
 export const file_entity_v1_entity_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkieQoXQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QSLwoHbG9va3VwcxgBIAMoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXBCBfDHGOgHEi0KCXJlYWRfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siTgoYQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlEjIKB3Jlc3VsdHMYASADKAsyIS5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3VsdCJsChZCYXRjaEdldEVudGl0aWVzUmVzdWx0EiMKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHlIABIjCgVlcnJvchgCIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzSABCCAoGcmVzdWx0Iv4CChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKbmFtZV9xdWVyeRgMIAEoCSJsChRMaXN0RW50aXRpZXNSZXNwb25zZRIjCghlbnRpdGllcxgBIAMoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhYKDndhdGNoX3Bvc2l0aW9uGAMgASgJImoKGFN1Z2dlc3REdXBsaWNhdGVzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImkKGVN1Z2dlc3REdXBsaWNhdGVzUmVzcG9uc2USMwoLc3VnZ2VzdGlvbnMYASADKAsyHi5lbnRpdHkudjEuRHVwbGljYXRlU3VnZ2VzdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiowIKE1VwZGF0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5Ei8KC3VwZGF0ZV9tYXNrGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIOCgZyZWFzb24YBCABKAkSFQoNYWxsb3dfbWlzc2luZxgFIAEoCBIMCgRldGFnGAYgASgJEhIKCnJlcXVlc3RfaWQYByABKAkSFQoNdmFsaWRhdGVfb25seRgIIAEoCBIvCgtvY2N1cnJlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAitwEKFFVwZGF0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSKgoPcHJldmlvdXNfZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIWCg51cGRhdGVkX2ZpZWxkcxgEIAMoCRIWCg5pZ25vcmVkX2ZpZWxkcxgFIAMoCRIUCgdjcmVhdGVkGAYgASgISACIAQFCCgoIX2NyZWF0ZWQi9QEKF0NoYW5nZUV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASFwoPbmV3X2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIeChZrZWVwX3ByZXZpb3VzX2FzX2FsaWFzGAQgASgIEgwKBGV0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKBAQoYQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB3N1Y2Nlc3MYASABKAhIAIgBARIUCgdjaGFuZ2VkGAIgASgISAGIAQESIQoGZW50aXR5GAMgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfc3VjY2Vzc0IKCghfY2hhbmdlZCLRAQoXQXNzaWduRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgSLwoLb2NjdXJyZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl8KGEFzc2lnbkV4dGVybmFsSWRSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESIQoGZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eUIKCghfY2hhbmdlZCLtAQoVQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASMQoMZXh0ZXJuYWxfaWRzGAIgAygLMhUuZW50aXR5LnYxLkV4dGVybmFsSWRCBPDHGGQSDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJdChZBZGRFeHRlcm5hbElkc1Jlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkIuEBChhSZWxlYXNlRXh0ZXJuYWxJZFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBITCgtleHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSDQoFZm9yY2UYBCABKAgSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImAKGVJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiEKBmVudGl0eRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQigwEKHExpc3RFeHRlcm5hbElkSGlzdG9yeVJlcXVlc3QSEwoLZXh0ZXJuYWxfaWQYASABKAkSJwoGbG9va3VwGAIgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJmCh1MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXNwb25zZRIsCgdwZXJpb2RzGAEgAygLMhsuZW50aXR5LnYxLkV4dGVybmFsSWRQZXJpb2QSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIrgBChNEZWxldGVFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAIgASgJEgwKBGV0YWcYAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbChREZWxldGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5EhQKB2NoYW5nZWQYAiABKAhIAIgBAUIKCghfY2hhbmdlZCK6AQoVVW5kZWxldGVFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAIgASgJEgwKBGV0YWcYAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJdChZVbmRlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIpwCChdMaXN0RW50aXR5RXZlbnRzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYBRINCgVhY3RvchgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkiWwoYTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlEiYKBmV2ZW50cxgBIAMoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKFFdhdGNoRW50aXRpZXNSZXF1ZXN0EhAKCHBvc2l0aW9uGAEgASgJEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYBRIxCgxlbnRpdHlfdHlwZXMYAyADKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZUIE8McYAhInCgZsb29rdXAYBCABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwIlAKFVdhdGNoRW50aXRpZXNSZXNwb25zZRIQCghwb3NpdGlvbhgBIAEoCRIlCgVldmVudBgCIAEoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudCKmAQoVSW1wb3J0RW50aXRpZXNSZXF1ZXN0EiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSDgoGcmVhc29uGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIvCgtvY2N1cnJlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibwoWSW1wb3J0RW50aXRpZXNSZXNwb25zZRIoCgdyZXN1bHRzGAEgAygLMhcuZW50aXR5LnYxLkltcG9ydFJlc3VsdBIrCghwcm9ncmVzcxgCIAEoCzIZLmVudGl0eS52MS5JbXBvcnRQcm9ncmVzcyJ8CgxJbXBvcnRSZXN1bHQSCwoDcm93GAEgASgDEikKB291dGNvbWUYAiABKA4yGC5lbnRpdHkudjEuSW1wb3J0T3V0Y29tZRIRCgllbnRpdHlfaWQYAyABKAkSIQoFZXJyb3IYBCABKAsyEi5nb29nbGUucnBjLlN0YXR1cyJVCg5JbXBvcnRQcm9ncmVzcxIPCgdjcmVhdGVkGAEgASgDEg8KB3VwZGF0ZWQYAiABKAMSEQoJdW5jaGFuZ2VkGAMgASgDEg4KBmZhaWxlZBgEIAEoAyJyChtMaXN0QXVkaXRDaGVja3BvaW50c1JlcXVlc3QSFAoMYWZ0ZXJfbnVtYmVyGAEgASgDEhYKDmluY2x1ZGVfbGVhdmVzGAIgASgIEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIosBChxMaXN0QXVkaXRDaGVja3BvaW50c1Jlc3BvbnNlEi8KC2NoZWNrcG9pbnRzGAEgAygLMhouZW50aXR5LnYxLkF1ZGl0Q2hlY2twb2ludBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSIQoEa2V5cxgDIAMoCzITLmVudGl0eS52MS5BdWRpdEtleSK/AQoXVmVyaWZ5QXVkaXRUcmFpbFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIoCgRmcm9tGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2CgtjaGVja3BvaW50cxgDIAMoCzIaLmVudGl0eS52MS5BdWRpdENoZWNrcG9pbnRCBfDHGIgnEhkKC3B1YmxpY19rZXlzGAQgAygMQgTwxxhkInsKGFZlcmlmeUF1ZGl0VHJhaWxSZXNwb25zZRIpCghmaW5kaW5ncxgBIAMoCzIXLmVudGl0eS52MS5BdWRpdEZpbmRpbmcSJgoGY291bnRzGAIgASgLMhYuZW50aXR5LnYxLkF1ZGl0Q291bnRzEgwKBGRvbmUYAyABKAEqoAEKDUltcG9ydE91dGNvbWUSHgoaSU1QT1JUX09VVENPTUVfVU5TUEVDSUZJRUQQABIaChZJTVBPUlRfT1VUQ09NRV9DUkVBVEVEEAESGgoWSU1QT1JUX09VVENPTUVfVVBEQVRFRBACEhwKGElNUE9SVF9PVVRDT01FX1VOQ0hBTkdFRBADEhkKFUlNUE9SVF9PVVRDT01FX0ZBSUxFRBAEMvwPCg1FbnRpdHlTZXJ2aWNlEmYKDENyZWF0ZUVudGl0eRIeLmVudGl0eS52MS5DcmVhdGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLkNyZWF0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSXAoJR2V0RW50aXR5EhsuZW50aXR5LnYxLkdldEVudGl0eVJlcXVlc3QaHC5lbnRpdHkudjEuR2V0RW50aXR5UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEnEKEEJhdGNoR2V0RW50aXRpZXMSIi5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1JlcXVlc3QaIy5lbnRpdHkudjEuQmF0Y2hHZXRFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJlCgxMaXN0RW50aXRpZXMSHi5lbnRpdHkudjEuTGlzdEVudGl0aWVzUmVxdWVzdBofLmVudGl0eS52MS5MaXN0RW50aXRpZXNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZgoMVXBkYXRlRW50aXR5Eh4uZW50aXR5LnYxLlVwZGF0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuVXBkYXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJ3ChBDaGFuZ2VFeHRlcm5hbElkEiIuZW50aXR5LnYxLkNoYW5nZUV4dGVybmFsSWRSZXF1ZXN0GiMuZW50aXR5LnYxLkNoYW5nZUV4dGVybmFsSWRSZXNwb25zZSIakAIA6scYE2V4dGVybmFsX2lkczpjaGFuZ2UScgoQQXNzaWduRXh0ZXJuYWxJZBIiLmVudGl0eS52MS5Bc3NpZ25FeHRlcm5hbElkUmVxdWVzdBojLmVudGl0eS52MS5Bc3NpZ25FeHRlcm5hbElkUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJsCg5BZGRFeHRlcm5hbElkcxIgLmVudGl0eS52MS5BZGRFeHRlcm5hbElkc1JlcXVlc3QaIS5lbnRpdHkudjEuQWRkRXh0ZXJuYWxJZHNSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEnoKEVJlbGVhc2VFeHRlcm5hbElkEiMuZW50aXR5LnYxLlJlbGVhc2VFeHRlcm5hbElkUmVxdWVzdBokLmVudGl0eS52MS5SZWxlYXNlRXh0ZXJuYWxJZFJlc3BvbnNlIhqQAgDqxxgTZXh0ZXJuYWxfaWRzOmNoYW5nZRKAAQoVTGlzdEV4dGVybmFsSWRIaXN0b3J5EicuZW50aXR5LnYxLkxpc3RFeHRlcm5hbElkSGlzdG9yeVJlcXVlc3QaKC5lbnRpdHkudjEuTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDERlbGV0ZUVudGl0eRIeLmVudGl0eS52MS5EZWxldGVFbnRpdHlSZXF1ZXN0Gh8uZW50aXR5LnYxLkRlbGV0ZUVudGl0eVJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSbAoOVW5kZWxldGVFbnRpdHkSIC5lbnRpdHkudjEuVW5kZWxldGVFbnRpdHlSZXF1ZXN0GiEuZW50aXR5LnYxLlVuZGVsZXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJxChBMaXN0RW50aXR5RXZlbnRzEiIuZW50aXR5LnYxLkxpc3RFbnRpdHlFdmVudHNSZXF1ZXN0GiMuZW50aXR5LnYxLkxpc3RFbnRpdHlFdmVudHNSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSagoNV2F0Y2hFbnRpdGllcxIfLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVxdWVzdBogLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkMAEScAoOSW1wb3J0RW50aXRpZXMSIC5lbnRpdHkudjEuSW1wb3J0RW50aXRpZXNSZXF1ZXN0GiEuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZSgBMAESdAoRU3VnZ2VzdER1cGxpY2F0ZXMSIy5lbnRpdHkudjEuU3VnZ2VzdER1cGxpY2F0ZXNSZXF1ZXN0GiQuZW50aXR5LnYxLlN1Z2dlc3REdXBsaWNhdGVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEnoKFExpc3RBdWRpdENoZWNrcG9pbnRzEiYuZW50aXR5LnYxLkxpc3RBdWRpdENoZWNrcG9pbnRzUmVxdWVzdBonLmVudGl0eS52MS5MaXN0QXVkaXRDaGVja3BvaW50c1Jlc3BvbnNlIhGQAgHqxxgKYXVkaXQ6cmVhZBJwChBWZXJpZnlBdWRpdFRyYWlsEiIuZW50aXR5LnYxLlZlcmlmeUF1ZGl0VHJhaWxSZXF1ZXN0GiMuZW50aXR5LnYxLlZlcmlmeUF1ZGl0VHJhaWxSZXNwb25zZSIRkAIB6scYCmF1ZGl0OnJlYWQwAUJBChdlbnRpdHlzZXJ2aWNlLmVudGl0eS52MVABWiRlbnRpdHlzZXJ2aWNlL2dlbi9lbnRpdHkvdjE7ZW50aXR5djFiBnByb3RvMw", [file_entity_v1_audit, file_entity_v1_duplicate, file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
+  fileDesc("Ch5lbnRpdHkvdjEvZW50aXR5X3NlcnZpY2UucHJvdG8SCWVudGl0eS52MSLDAQoTQ3JlYXRlRW50aXR5UmVxdWVzdBIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5Eg4KBnJlYXNvbhgCIAEoCRIdChVyZXF1aXJlX3VuaXF1ZV90YXhfaWQYAyABKAgSEgoKcmVxdWVzdF9pZBgEIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEi8KC29jY3VycmVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI5ChRDcmVhdGVFbnRpdHlSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5IpkBChBHZXRFbnRpdHlSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASLQoJcmVhZF9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxItCglyZWFkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk8KEUdldEVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAIgASgJInkKF0JhdGNoR2V0RW50aXRpZXNSZXF1ZXN0Ei8KB2xvb2t1cHMYASADKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwQgXwxxjoBxItCglyZWFkX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIk4KGEJhdGNoR2V0RW50aXRpZXNSZXNwb25zZRIyCgdyZXN1bHRzGAEgAygLMiEuZW50aXR5LnYxLkJhdGNoR2V0RW50aXRpZXNSZXN1bHQihQEKFkJhdGNoR2V0RW50aXRpZXNSZXN1bHQSIwoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eUgAEiMKBWVycm9yGAIgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIABIXCg9yZWRpcmVjdGVkX2Zyb20YAyABKAlCCAoGcmVzdWx0Iv4CChNMaXN0RW50aXRpZXNSZXF1ZXN0EiMKBHR5cGUYASABKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZRIvCghzdGF0dXNlcxgCIAMoDjIXLmVudGl0eS52MS5FbnRpdHlTdGF0dXNCBPDHGAcSHAoNY291bnRyeV9jb2RlcxgDIAMoCUIF8McY+gESDgoGdGF4X2lkGAQgASgJEhsKDGV4dGVybmFsX2lkcxgFIAMoCUIF8McY6AcSEwoLbmFtZV9wcmVmaXgYBiABKAkSMQoNdXBkYXRlZF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc2hvd19kZWxldGVkGAggASgIEhEKCXBhZ2Vfc2l6ZRgJIAEoBRISCgpwYWdlX3Rva2VuGAogASgJEi0KCXJlYWRfbWFzaxgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKbmFtZV9xdWVyeRgMIAEoCSJsChRMaXN0RW50aXRpZXNSZXNwb25zZRIjCghlbnRpdGllcxgBIAMoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhYKDndhdGNoX3Bvc2l0aW9uGAMgASgJImoKGFN1Z2dlc3REdXBsaWNhdGVzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImkKGVN1Z2dlc3REdXBsaWNhdGVzUmVzcG9uc2USMwoLc3VnZ2VzdGlvbnMYASADKAsyHi5lbnRpdHkudjEuRHVwbGljYXRlU3VnZ2VzdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiowIKE1VwZGF0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5Ei8KC3VwZGF0ZV9tYXNrGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIOCgZyZWFzb24YBCABKAkSFQoNYWxsb3dfbWlzc2luZxgFIAEoCBIMCgRldGFnGAYgASgJEhIKCnJlcXVlc3RfaWQYByABKAkSFQoNdmFsaWRhdGVfb25seRgIIAEoCBIvCgtvY2N1cnJlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi0AEKFFVwZGF0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSKgoPcHJldmlvdXNfZW50aXR5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIWCg51cGRhdGVkX2ZpZWxkcxgEIAMoCRIWCg5pZ25vcmVkX2ZpZWxkcxgFIAMoCRIUCgdjcmVhdGVkGAYgASgISACIAQESFwoPcmVkaXJlY3RlZF9mcm9tGAcgASgJQgoKCF9jcmVhdGVkIvUBChdDaGFuZ2VFeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhcKD25ld19leHRlcm5hbF9pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkSHgoWa2VlcF9wcmV2aW91c19hc19hbGlhcxgEIAEoCBIMCgRldGFnGAUgASgJEhIKCnJlcXVlc3RfaWQYBiABKAkSFQoNdmFsaWRhdGVfb25seRgHIAEoCBIvCgtvY2N1cnJlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAimgEKGENoYW5nZUV4dGVybmFsSWRSZXNwb25zZRIUCgdzdWNjZXNzGAEgASgISACIAQESFAoHY2hhbmdlZBgCIAEoCEgBiAEBEiEKBmVudGl0eRgDIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFwoPcmVkaXJlY3RlZF9mcm9tGAQgASgJQgoKCF9zdWNjZXNzQgoKCF9jaGFuZ2VkItEBChdBc3NpZ25FeHRlcm5hbElkUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhMKC2V4dGVybmFsX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhIKCnJlcXVlc3RfaWQYBSABKAkSFQoNdmFsaWRhdGVfb25seRgGIAEoCBIvCgtvY2N1cnJlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAieAoYQXNzaWduRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD3JlZGlyZWN0ZWRfZnJvbRgDIAEoCUIKCghfY2hhbmdlZCLtAQoVQWRkRXh0ZXJuYWxJZHNSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASMQoMZXh0ZXJuYWxfaWRzGAIgAygLMhUuZW50aXR5LnYxLkV4dGVybmFsSWRCBPDHGGQSDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIEi8KC29jY3VycmVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ2ChZBZGRFeHRlcm5hbElkc1Jlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD3JlZGlyZWN0ZWRfZnJvbRgDIAEoCUIKCghfY2hhbmdlZCLhAQoYUmVsZWFzZUV4dGVybmFsSWRSZXF1ZXN0EicKBmxvb2t1cBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASEwoLZXh0ZXJuYWxfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEg0KBWZvcmNlGAQgASgIEgwKBGV0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ5ChlSZWxlYXNlRXh0ZXJuYWxJZFJlc3BvbnNlEhQKB2NoYW5nZWQYASABKAhIAIgBARIhCgZlbnRpdHkYAiABKAsyES5lbnRpdHkudjEuRW50aXR5EhcKD3JlZGlyZWN0ZWRfZnJvbRgDIAEoCUIKCghfY2hhbmdlZCKDAQocTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVxdWVzdBITCgtleHRlcm5hbF9pZBgBIAEoCRInCgZsb29rdXAYAiABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImYKHUxpc3RFeHRlcm5hbElkSGlzdG9yeVJlc3BvbnNlEiwKB3BlcmlvZHMYASADKAsyGy5lbnRpdHkudjEuRXh0ZXJuYWxJZFBlcmlvZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiuAEKE0RlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlsKFERlbGV0ZUVudGl0eVJlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSFAoHY2hhbmdlZBgCIAEoCEgAiAEBQgoKCF9jaGFuZ2VkIroBChVVbmRlbGV0ZUVudGl0eVJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSLwoLb2NjdXJyZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInYKFlVuZGVsZXRlRW50aXR5UmVzcG9uc2USIQoGZW50aXR5GAEgASgLMhEuZW50aXR5LnYxLkVudGl0eRIUCgdjaGFuZ2VkGAIgASgISACIAQESFwoPcmVkaXJlY3RlZF9mcm9tGAMgASgJQgoKCF9jaGFuZ2VkIv4BChRNZXJnZUVudGl0aWVzUmVxdWVzdBIoCgdwcmltYXJ5GAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIqCglzZWNvbmRhcnkYAiABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEg4KBnJlYXNvbhgDIAEoCRIMCgRldGFnGAQgASgJEhYKDnNlY29uZGFyeV9ldGFnGAUgASgJEhIKCnJlcXVlc3RfaWQYBiABKAkSFQoNdmFsaWRhdGVfb25seRgHIAEoCBIvCgtvY2N1cnJlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi3QEKFU1lcmdlRW50aXRpZXNSZXNwb25zZRIhCgZlbnRpdHkYASABKAsyES5lbnRpdHkudjEuRW50aXR5EiQKCXNlY29uZGFyeRgCIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSEAoIbWVyZ2VfaWQYAyABKAkSKwoJY29uZmxpY3RzGAQgAygLMhguZW50aXR5LnYxLk1lcmdlQ29uZmxpY3QSIwoEcm93cxgFIAEoCzIVLmVudGl0eS52MS5NZXJnZWRSb3dzEhcKD3JlZGlyZWN0ZWRfZnJvbRgGIAEoCSK7AQoWVW5tZXJnZUVudGl0aWVzUmVxdWVzdBIQCghtZXJnZV9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkSDAoEZXRhZxgDIAEoCRIVCg1tYXJrX2Rpc3RpbmN0GAQgASgIEhIKCnJlcXVlc3RfaWQYBSABKAkSFQoNdmFsaWRhdGVfb25seRgGIAEoCBIvCgtvY2N1cnJlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAijgIKF1VubWVyZ2VFbnRpdGllc1Jlc3BvbnNlEiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSJAoJc2Vjb25kYXJ5GAIgASgLMhEuZW50aXR5LnYxLkVudGl0eRIkCgRrZXB0GAMgAygLMhYuZW50aXR5LnYxLlVubWVyZ2VLZXB0EhAKCHJldHVybmVkGAQgAygJEicKBGxvc3QYBSADKAsyGS5lbnRpdHkudjEuTG9zdEV4dGVybmFsSWQSDwoHY2FycmllZBgGIAMoCRIjCgRyb3dzGAcgASgLMhUuZW50aXR5LnYxLk1lcmdlZFJvd3MSEwoLZGlzdGluY3RfaWQYCCABKAkiYwoRTGlzdE1lcmdlc1JlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJVChJMaXN0TWVyZ2VzUmVzcG9uc2USJgoGbWVyZ2VzGAEgAygLMhYuZW50aXR5LnYxLkVudGl0eU1lcmdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSL1AQoTTWFya0Rpc3RpbmN0UmVxdWVzdBImCgVmaXJzdBgBIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASJwoGc2Vjb25kGAIgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIOCgZyZWFzb24YAyABKAkSDAoEZXRhZxgEIAEoCRITCgtzZWNvbmRfZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJEhUKDXZhbGlkYXRlX29ubHkYByABKAgSLwoLb2NjdXJyZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqQBChRNYXJrRGlzdGluY3RSZXNwb25zZRIUCgdjaGFuZ2VkGAEgASgISACIAQESJQoEcGFpchgCIAEoCzIXLmVudGl0eS52MS5EaXN0aW5jdFBhaXISIAoFZmlyc3QYAyABKAsyES5lbnRpdHkudjEuRW50aXR5EiEKBnNlY29uZBgEIAEoCzIRLmVudGl0eS52MS5FbnRpdHlCCgoIX2NoYW5nZWQi9QEKE0xpZnREaXN0aW5jdFJlcXVlc3QSJgoFZmlyc3QYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEicKBnNlY29uZBgCIAEoCzIXLmVudGl0eS52MS5FbnRpdHlMb29rdXASDgoGcmVhc29uGAMgASgJEgwKBGV0YWcYBCABKAkSEwoLc2Vjb25kX2V0YWcYBSABKAkSEgoKcmVxdWVzdF9pZBgGIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEi8KC29jY3VycmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKkAQoUTGlmdERpc3RpbmN0UmVzcG9uc2USFAoHY2hhbmdlZBgBIAEoCEgAiAEBEiUKBHBhaXIYAiABKAsyFy5lbnRpdHkudjEuRGlzdGluY3RQYWlyEiAKBWZpcnN0GAMgASgLMhEuZW50aXR5LnYxLkVudGl0eRIhCgZzZWNvbmQYBCABKAsyES5lbnRpdHkudjEuRW50aXR5QgoKCF9jaGFuZ2VkImUKE0xpc3REaXN0aW5jdFJlcXVlc3QSJwoGbG9va3VwGAEgASgLMhcuZW50aXR5LnYxLkVudGl0eUxvb2t1cBIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJXChRMaXN0RGlzdGluY3RSZXNwb25zZRImCgVwYWlycxgBIAMoCzIXLmVudGl0eS52MS5EaXN0aW5jdFBhaXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIpwCChdMaXN0RW50aXR5RXZlbnRzUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYCxINCgVhY3RvchgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSEgoKcmVxdWVzdF9pZBgFIAEoCRIoCgRmcm9tGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkiWwoYTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlEiYKBmV2ZW50cxgBIAMoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKFFdhdGNoRW50aXRpZXNSZXF1ZXN0EhAKCHBvc2l0aW9uGAEgASgJEikKBXR5cGVzGAIgAygOMhQuZW50aXR5LnYxLkV2ZW50VHlwZUIE8McYCxIxCgxlbnRpdHlfdHlwZXMYAyADKA4yFS5lbnRpdHkudjEuRW50aXR5VHlwZUIE8McYAhInCgZsb29rdXAYBCABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwIlAKFVdhdGNoRW50aXRpZXNSZXNwb25zZRIQCghwb3NpdGlvbhgBIAEoCRIlCgVldmVudBgCIAEoCzIWLmVudGl0eS52MS5FbnRpdHlFdmVudCKmAQoVSW1wb3J0RW50aXRpZXNSZXF1ZXN0EiEKBmVudGl0eRgBIAEoCzIRLmVudGl0eS52MS5FbnRpdHkSDgoGcmVhc29uGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIvCgtvY2N1cnJlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibwoWSW1wb3J0RW50aXRpZXNSZXNwb25zZRIoCgdyZXN1bHRzGAEgAygLMhcuZW50aXR5LnYxLkltcG9ydFJlc3VsdBIrCghwcm9ncmVzcxgCIAEoCzIZLmVudGl0eS52MS5JbXBvcnRQcm9ncmVzcyKVAQoMSW1wb3J0UmVzdWx0EgsKA3JvdxgBIAEoAxIpCgdvdXRjb21lGAIgASgOMhguZW50aXR5LnYxLkltcG9ydE91dGNvbWUSEQoJZW50aXR5X2lkGAMgASgJEiEKBWVycm9yGAQgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMSFwoPcmVkaXJlY3RlZF9mcm9tGAUgASgJIlUKDkltcG9ydFByb2dyZXNzEg8KB2NyZWF0ZWQYASABKAMSDwoHdXBkYXRlZBgCIAEoAxIRCgl1bmNoYW5nZWQYAyABKAMSDgoGZmFpbGVkGAQgASgDInIKG0xpc3RBdWRpdENoZWNrcG9pbnRzUmVxdWVzdBIUCgxhZnRlcl9udW1iZXIYASABKAMSFgoOaW5jbHVkZV9sZWF2ZXMYAiABKAgSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiiwEKHExpc3RBdWRpdENoZWNrcG9pbnRzUmVzcG9uc2USLwoLY2hlY2twb2ludHMYASADKAsyGi5lbnRpdHkudjEuQXVkaXRDaGVja3BvaW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIhCgRrZXlzGAMgAygLMhMuZW50aXR5LnYxLkF1ZGl0S2V5Ir8BChdWZXJpZnlBdWRpdFRyYWlsUmVxdWVzdBInCgZsb29rdXAYASABKAsyFy5lbnRpdHkudjEuRW50aXR5TG9va3VwEigKBGZyb20YAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKC2NoZWNrcG9pbnRzGAMgAygLMhouZW50aXR5LnYxLkF1ZGl0Q2hlY2twb2ludEIF8McYiCcSGQoLcHVibGljX2tleXMYBCADKAxCBPDHGGQiewoYVmVyaWZ5QXVkaXRUcmFpbFJlc3BvbnNlEikKCGZpbmRpbmdzGAEgAygLMhcuZW50aXR5LnYxLkF1ZGl0RmluZGluZxImCgZjb3VudHMYAiABKAsyFi5lbnRpdHkudjEuQXVkaXRDb3VudHMSDAoEZG9uZRgDIAEoASqgAQoNSW1wb3J0T3V0Y29tZRIeChpJTVBPUlRfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhoKFklNUE9SVF9PVVRDT01FX0NSRUFURUQQARIaChZJTVBPUlRfT1VUQ09NRV9VUERBVEVEEAISHAoYSU1QT1JUX09VVENPTUVfVU5DSEFOR0VEEAMSGQoVSU1QT1JUX09VVENPTUVfRkFJTEVEEAQy8BQKDUVudGl0eVNlcnZpY2USZgoMQ3JlYXRlRW50aXR5Eh4uZW50aXR5LnYxLkNyZWF0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuQ3JlYXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJcCglHZXRFbnRpdHkSGy5lbnRpdHkudjEuR2V0RW50aXR5UmVxdWVzdBocLmVudGl0eS52MS5HZXRFbnRpdHlSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQScQoQQmF0Y2hHZXRFbnRpdGllcxIiLmVudGl0eS52MS5CYXRjaEdldEVudGl0aWVzUmVxdWVzdBojLmVudGl0eS52MS5CYXRjaEdldEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmUKDExpc3RFbnRpdGllcxIeLmVudGl0eS52MS5MaXN0RW50aXRpZXNSZXF1ZXN0Gh8uZW50aXR5LnYxLkxpc3RFbnRpdGllc1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJmCgxVcGRhdGVFbnRpdHkSHi5lbnRpdHkudjEuVXBkYXRlRW50aXR5UmVxdWVzdBofLmVudGl0eS52MS5VcGRhdGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEncKEENoYW5nZUV4dGVybmFsSWQSIi5lbnRpdHkudjEuQ2hhbmdlRXh0ZXJuYWxJZFJlcXVlc3QaIy5lbnRpdHkudjEuQ2hhbmdlRXh0ZXJuYWxJZFJlc3BvbnNlIhqQAgDqxxgTZXh0ZXJuYWxfaWRzOmNoYW5nZRJyChBBc3NpZ25FeHRlcm5hbElkEiIuZW50aXR5LnYxLkFzc2lnbkV4dGVybmFsSWRSZXF1ZXN0GiMuZW50aXR5LnYxLkFzc2lnbkV4dGVybmFsSWRSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEmwKDkFkZEV4dGVybmFsSWRzEiAuZW50aXR5LnYxLkFkZEV4dGVybmFsSWRzUmVxdWVzdBohLmVudGl0eS52MS5BZGRFeHRlcm5hbElkc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6d3JpdGUSegoRUmVsZWFzZUV4dGVybmFsSWQSIy5lbnRpdHkudjEuUmVsZWFzZUV4dGVybmFsSWRSZXF1ZXN0GiQuZW50aXR5LnYxLlJlbGVhc2VFeHRlcm5hbElkUmVzcG9uc2UiGpACAOrHGBNleHRlcm5hbF9pZHM6Y2hhbmdlEoABChVMaXN0RXh0ZXJuYWxJZEhpc3RvcnkSJy5lbnRpdHkudjEuTGlzdEV4dGVybmFsSWRIaXN0b3J5UmVxdWVzdBooLmVudGl0eS52MS5MaXN0RXh0ZXJuYWxJZEhpc3RvcnlSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSZgoMRGVsZXRlRW50aXR5Eh4uZW50aXR5LnYxLkRlbGV0ZUVudGl0eVJlcXVlc3QaHy5lbnRpdHkudjEuRGVsZXRlRW50aXR5UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZRJsCg5VbmRlbGV0ZUVudGl0eRIgLmVudGl0eS52MS5VbmRlbGV0ZUVudGl0eVJlcXVlc3QaIS5lbnRpdHkudjEuVW5kZWxldGVFbnRpdHlSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOndyaXRlEnEKEExpc3RFbnRpdHlFdmVudHMSIi5lbnRpdHkudjEuTGlzdEVudGl0eUV2ZW50c1JlcXVlc3QaIy5lbnRpdHkudjEuTGlzdEVudGl0eUV2ZW50c1Jlc3BvbnNlIhSQAgHqxxgNZW50aXRpZXM6cmVhZBJpCg1NZXJnZUVudGl0aWVzEh8uZW50aXR5LnYxLk1lcmdlRW50aXRpZXNSZXF1ZXN0GiAuZW50aXR5LnYxLk1lcmdlRW50aXRpZXNSZXNwb25zZSIVkAIA6scYDmVudGl0aWVzOm1lcmdlEm8KD1VubWVyZ2VFbnRpdGllcxIhLmVudGl0eS52MS5Vbm1lcmdlRW50aXRpZXNSZXF1ZXN0GiIuZW50aXR5LnYxLlVubWVyZ2VFbnRpdGllc1Jlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6bWVyZ2USXwoKTGlzdE1lcmdlcxIcLmVudGl0eS52MS5MaXN0TWVyZ2VzUmVxdWVzdBodLmVudGl0eS52MS5MaXN0TWVyZ2VzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEmYKDE1hcmtEaXN0aW5jdBIeLmVudGl0eS52MS5NYXJrRGlzdGluY3RSZXF1ZXN0Gh8uZW50aXR5LnYxLk1hcmtEaXN0aW5jdFJlc3BvbnNlIhWQAgDqxxgOZW50aXRpZXM6bWVyZ2USZgoMTGlmdERpc3RpbmN0Eh4uZW50aXR5LnYxLkxpZnREaXN0aW5jdFJlcXVlc3QaHy5lbnRpdHkudjEuTGlmdERpc3RpbmN0UmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczptZXJnZRJlCgxMaXN0RGlzdGluY3QSHi5lbnRpdHkudjEuTGlzdERpc3RpbmN0UmVxdWVzdBofLmVudGl0eS52MS5MaXN0RGlzdGluY3RSZXNwb25zZSIUkAIB6scYDWVudGl0aWVzOnJlYWQSagoNV2F0Y2hFbnRpdGllcxIfLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVxdWVzdBogLmVudGl0eS52MS5XYXRjaEVudGl0aWVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkMAEScAoOSW1wb3J0RW50aXRpZXMSIC5lbnRpdHkudjEuSW1wb3J0RW50aXRpZXNSZXF1ZXN0GiEuZW50aXR5LnYxLkltcG9ydEVudGl0aWVzUmVzcG9uc2UiFZACAOrHGA5lbnRpdGllczp3cml0ZSgBMAESdAoRU3VnZ2VzdER1cGxpY2F0ZXMSIy5lbnRpdHkudjEuU3VnZ2VzdER1cGxpY2F0ZXNSZXF1ZXN0GiQuZW50aXR5LnYxLlN1Z2dlc3REdXBsaWNhdGVzUmVzcG9uc2UiFJACAerHGA1lbnRpdGllczpyZWFkEnoKFExpc3RBdWRpdENoZWNrcG9pbnRzEiYuZW50aXR5LnYxLkxpc3RBdWRpdENoZWNrcG9pbnRzUmVxdWVzdBonLmVudGl0eS52MS5MaXN0QXVkaXRDaGVja3BvaW50c1Jlc3BvbnNlIhGQAgHqxxgKYXVkaXQ6cmVhZBJwChBWZXJpZnlBdWRpdFRyYWlsEiIuZW50aXR5LnYxLlZlcmlmeUF1ZGl0VHJhaWxSZXF1ZXN0GiMuZW50aXR5LnYxLlZlcmlmeUF1ZGl0VHJhaWxSZXNwb25zZSIRkAIB6scYCmF1ZGl0OnJlYWQwAUJBChdlbnRpdHlzZXJ2aWNlLmVudGl0eS52MVABWiRlbnRpdHlzZXJ2aWNlL2dlbi9lbnRpdHkvdjE7ZW50aXR5djFiBnByb3RvMw", [file_entity_v1_audit, file_entity_v1_duplicate, file_entity_v1_entity, file_entity_v1_entity_event, file_entity_v1_merge, file_entity_v1_options, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_google_rpc_status]);
 
 /**
  * Request of CreateEntity.
@@ -173,6 +175,14 @@ export type GetEntityResponse = Message<"entity.v1.GetEntityResponse"> & {
    * @generated from field: entity.v1.Entity entity = 1;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 2;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -262,6 +272,13 @@ export type BatchGetEntitiesResult = Message<"entity.v1.BatchGetEntitiesResult">
     value: Status;
     case: "error";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * As in GetEntityResponse.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -602,6 +619,14 @@ export type UpdateEntityResponse = Message<"entity.v1.UpdateEntityResponse"> & {
    * @generated from field: optional bool created = 6;
    */
   created?: boolean | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 7;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -710,6 +735,14 @@ export type ChangeExternalIdResponse = Message<"entity.v1.ChangeExternalIdRespon
    * @generated from field: entity.v1.Entity entity = 3;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 4;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -801,6 +834,14 @@ export type AssignExternalIdResponse = Message<"entity.v1.AssignExternalIdRespon
    * @generated from field: entity.v1.Entity entity = 2;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -894,6 +935,14 @@ export type AddExternalIdsResponse = Message<"entity.v1.AddExternalIdsResponse">
    * @generated from field: entity.v1.Entity entity = 2;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -993,6 +1042,14 @@ export type ReleaseExternalIdResponse = Message<"entity.v1.ReleaseExternalIdResp
    * @generated from field: entity.v1.Entity entity = 2;
    */
   entity?: Entity | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -1234,6 +1291,14 @@ export type UndeleteEntityResponse = Message<"entity.v1.UndeleteEntityResponse">
    * @generated from field: optional bool changed = 2;
    */
   changed?: boolean | undefined;
+
+  /**
+   * The merged entity that the lookup named, where `entity` is its survivor;
+   * empty where the lookup named that itself.
+   *
+   * @generated from field: string redirected_from = 3;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -1242,6 +1307,623 @@ export type UndeleteEntityResponse = Message<"entity.v1.UndeleteEntityResponse">
  */
 export const UndeleteEntityResponseSchema: GenMessage<UndeleteEntityResponse> = /*@__PURE__*/
   messageDesc(file_entity_v1_entity_service, 26);
+
+/**
+ * Request of MergeEntities.
+ *
+ * @generated from message entity.v1.MergeEntitiesRequest
+ */
+export type MergeEntitiesRequest = Message<"entity.v1.MergeEntitiesRequest"> & {
+  /**
+   * The entity that stays.
+   *
+   * @generated from field: entity.v1.EntityLookup primary = 1;
+   */
+  primary?: EntityLookup | undefined;
+
+  /**
+   * The entity that is merged into it. One that was merged already is
+   * MERGE_NOT_ALLOWED: an entity that nobody named would vanish.
+   *
+   * @generated from field: entity.v1.EntityLookup secondary = 2;
+   */
+  secondary?: EntityLookup | undefined;
+
+  /**
+   * Why: 5 to 4000 code points after trimming. Also the reason of a restricted
+   * status that the primary gets.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the primary.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Only if this is the current etag of the secondary.
+   *
+   * @generated from field: string secondary_etag = 5;
+   */
+  secondaryEtag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity. The merge_id of such an answer is empty.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.MergeEntitiesRequest.
+ * Use `create(MergeEntitiesRequestSchema)` to create a new message.
+ */
+export const MergeEntitiesRequestSchema: GenMessage<MergeEntitiesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 27);
+
+/**
+ * Response of MergeEntities.
+ *
+ * @generated from message entity.v1.MergeEntitiesResponse
+ */
+export type MergeEntitiesResponse = Message<"entity.v1.MergeEntitiesResponse"> & {
+  /**
+   * The primary after the merge.
+   *
+   * @generated from field: entity.v1.Entity entity = 1;
+   */
+  entity?: Entity | undefined;
+
+  /**
+   * The secondary after it, with merged_into.
+   *
+   * @generated from field: entity.v1.Entity secondary = 2;
+   */
+  secondary?: Entity | undefined;
+
+  /**
+   * By which UnmergeEntities undoes it.
+   *
+   * @generated from field: string merge_id = 3;
+   */
+  mergeId: string;
+
+  /**
+   * Where both had a value and the two differed, and which was kept.
+   *
+   * @generated from field: repeated entity.v1.MergeConflict conflicts = 4;
+   */
+  conflicts: MergeConflict[];
+
+  /**
+   * The activity that is listed with the primary from now on.
+   *
+   * @generated from field: entity.v1.MergedRows rows = 5;
+   */
+  rows?: MergedRows | undefined;
+
+  /**
+   * The merged entity that the lookup of the primary named; else empty.
+   *
+   * @generated from field: string redirected_from = 6;
+   */
+  redirectedFrom: string;
+};
+
+/**
+ * Describes the message entity.v1.MergeEntitiesResponse.
+ * Use `create(MergeEntitiesResponseSchema)` to create a new message.
+ */
+export const MergeEntitiesResponseSchema: GenMessage<MergeEntitiesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 28);
+
+/**
+ * Request of UnmergeEntities.
+ *
+ * @generated from message entity.v1.UnmergeEntitiesRequest
+ */
+export type UnmergeEntitiesRequest = Message<"entity.v1.UnmergeEntitiesRequest"> & {
+  /**
+   * The id of the merge, a UUID.
+   *
+   * @generated from field: string merge_id = 1;
+   */
+  mergeId: string;
+
+  /**
+   * Why: 5 to 4000 code points after trimming. Also the reason of a restricted
+   * status that the secondary gets.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the survivor.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+
+  /**
+   * Mark the two as distinct in the same transaction, so that nobody merges them
+   * again at once.
+   *
+   * @generated from field: bool mark_distinct = 4;
+   */
+  markDistinct: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 6;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 7;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.UnmergeEntitiesRequest.
+ * Use `create(UnmergeEntitiesRequestSchema)` to create a new message.
+ */
+export const UnmergeEntitiesRequestSchema: GenMessage<UnmergeEntitiesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 29);
+
+/**
+ * Response of UnmergeEntities.
+ *
+ * @generated from message entity.v1.UnmergeEntitiesResponse
+ */
+export type UnmergeEntitiesResponse = Message<"entity.v1.UnmergeEntitiesResponse"> & {
+  /**
+   * The survivor after it.
+   *
+   * @generated from field: entity.v1.Entity entity = 1;
+   */
+  entity?: Entity | undefined;
+
+  /**
+   * The secondary after it.
+   *
+   * @generated from field: entity.v1.Entity secondary = 2;
+   */
+  secondary?: Entity | undefined;
+
+  /**
+   * What was edited since the merge and stays with the survivor, where the
+   * secondary has a value too.
+   *
+   * @generated from field: repeated entity.v1.UnmergeKept kept = 3;
+   */
+  kept: UnmergeKept[];
+
+  /**
+   * The external ids that the secondary has again.
+   *
+   * @generated from field: repeated string returned = 4;
+   */
+  returned: string[];
+
+  /**
+   * The external ids that it had and does not get back.
+   *
+   * @generated from field: repeated entity.v1.LostExternalId lost = 5;
+   */
+  lost: LostExternalId[];
+
+  /**
+   * The paths of the values that the secondary has from the survivor: "status",
+   * or none.
+   *
+   * @generated from field: repeated string carried = 6;
+   */
+  carried: string[];
+
+  /**
+   * The activity that is listed with the secondary again.
+   *
+   * @generated from field: entity.v1.MergedRows rows = 7;
+   */
+  rows?: MergedRows | undefined;
+
+  /**
+   * The id of the mark as distinct, with mark_distinct; empty with
+   * validate_only.
+   *
+   * @generated from field: string distinct_id = 8;
+   */
+  distinctId: string;
+};
+
+/**
+ * Describes the message entity.v1.UnmergeEntitiesResponse.
+ * Use `create(UnmergeEntitiesResponseSchema)` to create a new message.
+ */
+export const UnmergeEntitiesResponseSchema: GenMessage<UnmergeEntitiesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 30);
+
+/**
+ * Request of ListMerges.
+ *
+ * @generated from message entity.v1.ListMergesRequest
+ */
+export type ListMergesRequest = Message<"entity.v1.ListMergesRequest"> & {
+  /**
+   * Only the merges of this entity and of those that were merged into it.
+   * Absent: of the whole organization.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 1;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, with the same lookup.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListMergesRequest.
+ * Use `create(ListMergesRequestSchema)` to create a new message.
+ */
+export const ListMergesRequestSchema: GenMessage<ListMergesRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 31);
+
+/**
+ * Response of ListMerges.
+ *
+ * @generated from message entity.v1.ListMergesResponse
+ */
+export type ListMergesResponse = Message<"entity.v1.ListMergesResponse"> & {
+  /**
+   * The merges, newest first.
+   *
+   * @generated from field: repeated entity.v1.EntityMerge merges = 1;
+   */
+  merges: EntityMerge[];
+
+  /**
+   * For the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListMergesResponse.
+ * Use `create(ListMergesResponseSchema)` to create a new message.
+ */
+export const ListMergesResponseSchema: GenMessage<ListMergesResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 32);
+
+/**
+ * Request of MarkDistinct.
+ *
+ * @generated from message entity.v1.MarkDistinctRequest
+ */
+export type MarkDistinctRequest = Message<"entity.v1.MarkDistinctRequest"> & {
+  /**
+   * One of the two.
+   *
+   * @generated from field: entity.v1.EntityLookup first = 1;
+   */
+  first?: EntityLookup | undefined;
+
+  /**
+   * The other one.
+   *
+   * @generated from field: entity.v1.EntityLookup second = 2;
+   */
+  second?: EntityLookup | undefined;
+
+  /**
+   * Why: 5 to 4000 code points after trimming.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the first, or of its survivor.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Only if this is the current etag of the second, or of its survivor.
+   *
+   * @generated from field: string second_etag = 5;
+   */
+  secondEtag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.MarkDistinctRequest.
+ * Use `create(MarkDistinctRequestSchema)` to create a new message.
+ */
+export const MarkDistinctRequestSchema: GenMessage<MarkDistinctRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 33);
+
+/**
+ * Response of MarkDistinct.
+ *
+ * @generated from message entity.v1.MarkDistinctResponse
+ */
+export type MarkDistinctResponse = Message<"entity.v1.MarkDistinctResponse"> & {
+  /**
+   * Whether anything changed.
+   *
+   * @generated from field: optional bool changed = 1;
+   */
+  changed?: boolean | undefined;
+
+  /**
+   * The mark. Its id is empty in a rehearsal of a new one.
+   *
+   * @generated from field: entity.v1.DistinctPair pair = 2;
+   */
+  pair?: DistinctPair | undefined;
+
+  /**
+   * The first entity after the change, or its survivor.
+   *
+   * @generated from field: entity.v1.Entity first = 3;
+   */
+  first?: Entity | undefined;
+
+  /**
+   * The second.
+   *
+   * @generated from field: entity.v1.Entity second = 4;
+   */
+  second?: Entity | undefined;
+};
+
+/**
+ * Describes the message entity.v1.MarkDistinctResponse.
+ * Use `create(MarkDistinctResponseSchema)` to create a new message.
+ */
+export const MarkDistinctResponseSchema: GenMessage<MarkDistinctResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 34);
+
+/**
+ * Request of LiftDistinct.
+ *
+ * @generated from message entity.v1.LiftDistinctRequest
+ */
+export type LiftDistinctRequest = Message<"entity.v1.LiftDistinctRequest"> & {
+  /**
+   * One of the two.
+   *
+   * @generated from field: entity.v1.EntityLookup first = 1;
+   */
+  first?: EntityLookup | undefined;
+
+  /**
+   * The other one.
+   *
+   * @generated from field: entity.v1.EntityLookup second = 2;
+   */
+  second?: EntityLookup | undefined;
+
+  /**
+   * Why: 5 to 4000 code points after trimming.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Only if this is the current etag of the first, or of its survivor.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Only if this is the current etag of the second, or of its survivor.
+   *
+   * @generated from field: string second_etag = 5;
+   */
+  secondEtag: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+
+  /**
+   * As in CreateEntity.
+   *
+   * @generated from field: google.protobuf.Timestamp occurred_at = 8;
+   */
+  occurredAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message entity.v1.LiftDistinctRequest.
+ * Use `create(LiftDistinctRequestSchema)` to create a new message.
+ */
+export const LiftDistinctRequestSchema: GenMessage<LiftDistinctRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 35);
+
+/**
+ * Response of LiftDistinct.
+ *
+ * @generated from message entity.v1.LiftDistinctResponse
+ */
+export type LiftDistinctResponse = Message<"entity.v1.LiftDistinctResponse"> & {
+  /**
+   * Whether anything changed.
+   *
+   * @generated from field: optional bool changed = 1;
+   */
+  changed?: boolean | undefined;
+
+  /**
+   * The mark. Absent where there is none.
+   *
+   * @generated from field: entity.v1.DistinctPair pair = 2;
+   */
+  pair?: DistinctPair | undefined;
+
+  /**
+   * The first entity after the change, or its survivor.
+   *
+   * @generated from field: entity.v1.Entity first = 3;
+   */
+  first?: Entity | undefined;
+
+  /**
+   * The second.
+   *
+   * @generated from field: entity.v1.Entity second = 4;
+   */
+  second?: Entity | undefined;
+};
+
+/**
+ * Describes the message entity.v1.LiftDistinctResponse.
+ * Use `create(LiftDistinctResponseSchema)` to create a new message.
+ */
+export const LiftDistinctResponseSchema: GenMessage<LiftDistinctResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 36);
+
+/**
+ * Request of ListDistinct.
+ *
+ * @generated from message entity.v1.ListDistinctRequest
+ */
+export type ListDistinctRequest = Message<"entity.v1.ListDistinctRequest"> & {
+  /**
+   * Whose marks.
+   *
+   * @generated from field: entity.v1.EntityLookup lookup = 1;
+   */
+  lookup?: EntityLookup | undefined;
+
+  /**
+   * How many at most: 100 when 0, capped at 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before, with the same lookup.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListDistinctRequest.
+ * Use `create(ListDistinctRequestSchema)` to create a new message.
+ */
+export const ListDistinctRequestSchema: GenMessage<ListDistinctRequest> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 37);
+
+/**
+ * Response of ListDistinct.
+ *
+ * @generated from message entity.v1.ListDistinctResponse
+ */
+export type ListDistinctResponse = Message<"entity.v1.ListDistinctResponse"> & {
+  /**
+   * The marks, newest first.
+   *
+   * @generated from field: repeated entity.v1.DistinctPair pairs = 1;
+   */
+  pairs: DistinctPair[];
+
+  /**
+   * For the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message entity.v1.ListDistinctResponse.
+ * Use `create(ListDistinctResponseSchema)` to create a new message.
+ */
+export const ListDistinctResponseSchema: GenMessage<ListDistinctResponse> = /*@__PURE__*/
+  messageDesc(file_entity_v1_entity_service, 38);
 
 /**
  * Request of ListEntityEvents. Filters are joined by AND.
@@ -1257,7 +1939,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
   lookup?: EntityLookup | undefined;
 
   /**
-   * Only these types, at most 5.
+   * Only these types, at most 11.
    *
    * @generated from field: repeated entity.v1.EventType types = 2;
    */
@@ -1319,7 +2001,7 @@ export type ListEntityEventsRequest = Message<"entity.v1.ListEntityEventsRequest
  * Use `create(ListEntityEventsRequestSchema)` to create a new message.
  */
 export const ListEntityEventsRequestSchema: GenMessage<ListEntityEventsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 27);
+  messageDesc(file_entity_v1_entity_service, 39);
 
 /**
  * Response of ListEntityEvents.
@@ -1347,7 +2029,7 @@ export type ListEntityEventsResponse = Message<"entity.v1.ListEntityEventsRespon
  * Use `create(ListEntityEventsResponseSchema)` to create a new message.
  */
 export const ListEntityEventsResponseSchema: GenMessage<ListEntityEventsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 28);
+  messageDesc(file_entity_v1_entity_service, 40);
 
 /**
  * Request of WatchEntities. Filters are joined by AND and do not change during
@@ -1366,7 +2048,7 @@ export type WatchEntitiesRequest = Message<"entity.v1.WatchEntitiesRequest"> & {
   position: string;
 
   /**
-   * Only these types of events, at most 5.
+   * Only these types of events, at most 11.
    *
    * @generated from field: repeated entity.v1.EventType types = 2;
    */
@@ -1393,7 +2075,7 @@ export type WatchEntitiesRequest = Message<"entity.v1.WatchEntitiesRequest"> & {
  * Use `create(WatchEntitiesRequestSchema)` to create a new message.
  */
 export const WatchEntitiesRequestSchema: GenMessage<WatchEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 29);
+  messageDesc(file_entity_v1_entity_service, 41);
 
 /**
  * One event, or a checkpoint.
@@ -1423,7 +2105,7 @@ export type WatchEntitiesResponse = Message<"entity.v1.WatchEntitiesResponse"> &
  * Use `create(WatchEntitiesResponseSchema)` to create a new message.
  */
 export const WatchEntitiesResponseSchema: GenMessage<WatchEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 30);
+  messageDesc(file_entity_v1_entity_service, 42);
 
 /**
  * One row of an import; the stream may hold any number of them.
@@ -1472,7 +2154,7 @@ export type ImportEntitiesRequest = Message<"entity.v1.ImportEntitiesRequest"> &
  * Use `create(ImportEntitiesRequestSchema)` to create a new message.
  */
 export const ImportEntitiesRequestSchema: GenMessage<ImportEntitiesRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 31);
+  messageDesc(file_entity_v1_entity_service, 43);
 
 /**
  * The answers to one group of rows.
@@ -1500,7 +2182,7 @@ export type ImportEntitiesResponse = Message<"entity.v1.ImportEntitiesResponse">
  * Use `create(ImportEntitiesResponseSchema)` to create a new message.
  */
 export const ImportEntitiesResponseSchema: GenMessage<ImportEntitiesResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 32);
+  messageDesc(file_entity_v1_entity_service, 44);
 
 /**
  * The answer to one row.
@@ -1535,6 +2217,13 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
    * @generated from field: google.rpc.Status error = 4;
    */
   error?: Status | undefined;
+
+  /**
+   * As in GetEntityResponse.
+   *
+   * @generated from field: string redirected_from = 5;
+   */
+  redirectedFrom: string;
 };
 
 /**
@@ -1542,7 +2231,7 @@ export type ImportResult = Message<"entity.v1.ImportResult"> & {
  * Use `create(ImportResultSchema)` to create a new message.
  */
 export const ImportResultSchema: GenMessage<ImportResult> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 33);
+  messageDesc(file_entity_v1_entity_service, 45);
 
 /**
  * Rows answered so far, this group included.
@@ -1584,7 +2273,7 @@ export type ImportProgress = Message<"entity.v1.ImportProgress"> & {
  * Use `create(ImportProgressSchema)` to create a new message.
  */
 export const ImportProgressSchema: GenMessage<ImportProgress> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 34);
+  messageDesc(file_entity_v1_entity_service, 46);
 
 /**
  * Request of ListAuditCheckpoints.
@@ -1628,7 +2317,7 @@ export type ListAuditCheckpointsRequest = Message<"entity.v1.ListAuditCheckpoint
  * Use `create(ListAuditCheckpointsRequestSchema)` to create a new message.
  */
 export const ListAuditCheckpointsRequestSchema: GenMessage<ListAuditCheckpointsRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 35);
+  messageDesc(file_entity_v1_entity_service, 47);
 
 /**
  * Response of ListAuditCheckpoints.
@@ -1664,7 +2353,7 @@ export type ListAuditCheckpointsResponse = Message<"entity.v1.ListAuditCheckpoin
  * Use `create(ListAuditCheckpointsResponseSchema)` to create a new message.
  */
 export const ListAuditCheckpointsResponseSchema: GenMessage<ListAuditCheckpointsResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 36);
+  messageDesc(file_entity_v1_entity_service, 48);
 
 /**
  * Request of VerifyAuditTrail.
@@ -1713,7 +2402,7 @@ export type VerifyAuditTrailRequest = Message<"entity.v1.VerifyAuditTrailRequest
  * Use `create(VerifyAuditTrailRequestSchema)` to create a new message.
  */
 export const VerifyAuditTrailRequestSchema: GenMessage<VerifyAuditTrailRequest> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 37);
+  messageDesc(file_entity_v1_entity_service, 49);
 
 /**
  * What was found since the message before, and how far verification has come.
@@ -1748,7 +2437,7 @@ export type VerifyAuditTrailResponse = Message<"entity.v1.VerifyAuditTrailRespon
  * Use `create(VerifyAuditTrailResponseSchema)` to create a new message.
  */
 export const VerifyAuditTrailResponseSchema: GenMessage<VerifyAuditTrailResponse> = /*@__PURE__*/
-  messageDesc(file_entity_v1_entity_service, 38);
+  messageDesc(file_entity_v1_entity_service, 50);
 
 /**
  * What became of a row.
@@ -1971,7 +2660,8 @@ export const EntityService: GenService<{
     output: typeof UndeleteEntityResponseSchema;
   },
   /**
-   * Lists events, newest first: of one entity, or across the organization. All
+   * Lists events, newest first: of one entity and of those that are merged into
+   * it, or across the organization. All
    * that were ever written, or those that event_retention_days has left.
    *
    * @generated from rpc entity.v1.EntityService.ListEntityEvents
@@ -1980,6 +2670,100 @@ export const EntityService: GenService<{
     methodKind: "unary";
     input: typeof ListEntityEventsRequestSchema;
     output: typeof ListEntityEventsResponseSchema;
+  },
+  /**
+   * Merges the secondary into the primary: one entity from now on, found by the
+   * keys of both. Where only one of them has a value that is kept, and where
+   * both have one, that of the primary, with these exceptions: the status is the
+   * more severe one (BLOCKED, REJECTED, SUSPENDED, UNDER_REVIEW, then all
+   * others), the risk score the higher one, trading names are united. Keys of
+   * entity_data, attributes and metadata count one by one; an address or any
+   * other object or list is taken whole. The external ids of the secondary
+   * become aliases. Transactions and user events stay with the entity that they
+   * were recorded for, and are listed with the survivor. The secondary keeps its
+   * values, unseen: UnmergeEntities brings them back, whatever was changed
+   * since. Writes an event MERGED and an event MERGE_RECEIVED, in one
+   * transaction. Needs neither the policy MUTABLE_WITH_REASON, since no external
+   * id is freed, nor unique tax ids.
+   * Errors: NOT_FOUND, ETAG_MISMATCH and ENTITY_DELETED with field "primary" or
+   * "secondary", MERGE_NOT_ALLOWED.
+   *
+   * @generated from rpc entity.v1.EntityService.MergeEntities
+   */
+  mergeEntities: {
+    methodKind: "unary";
+    input: typeof MergeEntitiesRequestSchema;
+    output: typeof MergeEntitiesResponseSchema;
+  },
+  /**
+   * Undoes a merge, whatever has happened since and in whichever order merges
+   * into one survivor are undone; of a chain the last merge first. The survivor
+   * keeps what was edited since, and loses what only the secondary had brought;
+   * the secondary has its values as they were, and its external ids, but for
+   * those that were freed. If the survivor was set to BLOCKED, REJECTED or
+   * SUSPENDED since the merge, so is the secondary, unless its status is more
+   * severe. Writes an event MERGE_RETURNED and an event UNMERGED.
+   * Errors: NOT_FOUND with lookup merge_id, MERGE_NOT_ALLOWED, ETAG_MISMATCH,
+   * ENTITY_DELETED when the survivor is deleted.
+   *
+   * @generated from rpc entity.v1.EntityService.UnmergeEntities
+   */
+  unmergeEntities: {
+    methodKind: "unary";
+    input: typeof UnmergeEntitiesRequestSchema;
+    output: typeof UnmergeEntitiesResponseSchema;
+  },
+  /**
+   * Lists merges, newest first: those of an entity and of all that were ever
+   * merged into it, directly or not, or those of the organization. Merges that
+   * were undone are listed too.
+   *
+   * @generated from rpc entity.v1.EntityService.ListMerges
+   */
+  listMerges: {
+    methodKind: "unary";
+    input: typeof ListMergesRequestSchema;
+    output: typeof ListMergesResponseSchema;
+  },
+  /**
+   * Notes that two entities are different, so that no MergeEntities merges them,
+   * nor what they are merged into: it is MERGE_NOT_ALLOWED with cause DISTINCT.
+   * The mark is between the entities that are named: where one of them was
+   * merged, between that one and the other, whatever is merged or undone later.
+   * Writes one event DISTINCT_MARKED to each of the two, or to their survivors.
+   * Marked already: no change.
+   * Errors: NOT_FOUND, ETAG_MISMATCH and ENTITY_DELETED with field "first" or
+   * "second"; MERGE_NOT_ALLOWED with cause SAME_ENTITY.
+   *
+   * @generated from rpc entity.v1.EntityService.MarkDistinct
+   */
+  markDistinct: {
+    methodKind: "unary";
+    input: typeof MarkDistinctRequestSchema;
+    output: typeof MarkDistinctResponseSchema;
+  },
+  /**
+   * Lifts the mark between the two entities that are named, and writes one event
+   * DISTINCT_LIFTED to each of them, or to their survivors. Not marked: no
+   * change. Errors as MarkDistinct.
+   *
+   * @generated from rpc entity.v1.EntityService.LiftDistinct
+   */
+  liftDistinct: {
+    methodKind: "unary";
+    input: typeof LiftDistinctRequestSchema;
+    output: typeof LiftDistinctResponseSchema;
+  },
+  /**
+   * Lists the marks of an entity, and of those that are merged into it, newest
+   * first; those that were lifted too.
+   *
+   * @generated from rpc entity.v1.EntityService.ListDistinct
+   */
+  listDistinct: {
+    methodKind: "unary";
+    input: typeof ListDistinctRequestSchema;
+    output: typeof ListDistinctResponseSchema;
   },
   /**
    * Sends the events of the organization as they are committed, from a position
@@ -2026,12 +2810,16 @@ export const EntityService: GenService<{
    * Suggests pairs of entities that may be one, the most certain first: by the
    * first of their reasons, in the order of DuplicateRule, then in an order of its
    * own that stays. Each pair comes once. The rules are exact and need no tuning;
-   * they decide nothing, and what they find may be right or wrong. Deleted
-   * entities, and pairs of a person and a company, are left out.
+   * they decide nothing, and what they find may be right or wrong. Deleted and
+   * merged entities, pairs of a person and a company, and pairs that MarkDistinct
+   * keeps from being merged are left out. What a merged entity has and its
+   * survivor does not is not compared.
    *
    * With a lookup every entity that shares something with that one, by id within
-   * a rule; for a deleted entity none. Without, across the organization: where
-   * more than 11 entities share a value, each is paired with the next 10 by id.
+   * a rule; for a deleted entity none, for a merged one those of its survivor.
+   * Without, across the organization: where more than 11 entities share a value,
+   * each is paired with the next 10 by id, and with one more for each mark of
+   * MarkDistinct that it has, up to 100.
    * Finding them takes a look at every value that entities could share: a call
    * looks at no more than about 200000, so that a page may be shorter than
    * page_size, or empty, and have a next_page_token.

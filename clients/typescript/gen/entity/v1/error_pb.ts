@@ -10,7 +10,7 @@ import type { UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/error.proto.
  */
 export const file_entity_v1_error: GenFile = /*@__PURE__*/
-  fileDesc("ChVlbnRpdHkvdjEvZXJyb3IucHJvdG8SCWVudGl0eS52MSqiCAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASIQodRVJST1JfUkVBU09OX1ZBTElEQVRJT05fRVJST1IQARIfChtFUlJPUl9SRUFTT05fSU5WQUxJRF9MT09LVVAQAhIgChxFUlJPUl9SRUFTT05fSU1NVVRBQkxFX0ZJRUxEEAMSJwojRVJST1JfUkVBU09OX1NUQVRVU19SRUFTT05fUkVRVUlSRUQQBBIaChZFUlJPUl9SRUFTT05fTk9UX0ZPVU5EEAUSJgoiRVJST1JfUkVBU09OX0RVUExJQ0FURV9FWFRFUk5BTF9JRBAGEiEKHUVSUk9SX1JFQVNPTl9EVVBMSUNBVEVfVEFYX0lEEAcSKAokRVJST1JfUkVBU09OX0FNQklHVU9VU19UQVhfSURfTE9PS1VQEAgSJgoiRVJST1JfUkVBU09OX0VYVEVSTkFMX0lEX0lNTVVUQUJMRRAJEi0KKUVSUk9SX1JFQVNPTl9FWFRFUk5BTF9JRF9BTFJFQURZX0FTU0lHTkVEEAoSHwobRVJST1JfUkVBU09OX0VOVElUWV9ERUxFVEVEEAsSIgoeRVJST1JfUkVBU09OX1JFUVVFU1RfSURfUkVVU0VEEAwSHgoaRVJST1JfUkVBU09OX0VUQUdfTUlTTUFUQ0gQDRIfChtFUlJPUl9SRUFTT05fV1JJVEVfQ09ORkxJQ1QQDhIgChxFUlJPUl9SRUFTT05fVU5BVVRIRU5USUNBVEVEEA8SIgoeRVJST1JfUkVBU09OX1BFUk1JU1NJT05fREVOSUVEEBASGwoXRVJST1JfUkVBU09OX09WRVJMT0FERUQQERIiCh5FUlJPUl9SRUFTT05fTUVTU0FHRV9UT09fTEFSR0UQEhIlCiFFUlJPUl9SRUFTT05fREFUQUJBU0VfVU5BVkFJTEFCTEUQExIfChtFUlJPUl9SRUFTT05fQ09NTUlUX1VOS05PV04QFBIiCh5FUlJPUl9SRUFTT05fREVBRExJTkVfRVhDRUVERUQQFRIZChVFUlJPUl9SRUFTT05fSU5URVJOQUwQFhIeChpFUlJPUl9SRUFTT05fVU5JTVBMRU1FTlRFRBAXEhoKFkVSUk9SX1JFQVNPTl9DQU5DRUxMRUQQGBIhCh1FUlJPUl9SRUFTT05fUE9TSVRJT05fSU5WQUxJRBAZEiEKHUVSUk9SX1JFQVNPTl9QT1NJVElPTl9FWFBJUkVEEBoSHwobRVJST1JfUkVBU09OX1dBVENIX1RPT19TTE9XEBsSIwofRVJST1JfUkVBU09OX0VYVEVSTkFMX0lEX0lOX1VTRRAcEiIKHkVSUk9SX1JFQVNPTl9SRUFEX1RJTUVfRVhQSVJFRBAdQkEKF2VudGl0eXNlcnZpY2UuZW50aXR5LnYxUAFaJGVudGl0eXNlcnZpY2UvZ2VuL2VudGl0eS92MTtlbnRpdHl2MWIGcHJvdG8z");
+  fileDesc("ChVlbnRpdHkvdjEvZXJyb3IucHJvdG8SCWVudGl0eS52MSrGCAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASIQodRVJST1JfUkVBU09OX1ZBTElEQVRJT05fRVJST1IQARIfChtFUlJPUl9SRUFTT05fSU5WQUxJRF9MT09LVVAQAhIgChxFUlJPUl9SRUFTT05fSU1NVVRBQkxFX0ZJRUxEEAMSJwojRVJST1JfUkVBU09OX1NUQVRVU19SRUFTT05fUkVRVUlSRUQQBBIaChZFUlJPUl9SRUFTT05fTk9UX0ZPVU5EEAUSJgoiRVJST1JfUkVBU09OX0RVUExJQ0FURV9FWFRFUk5BTF9JRBAGEiEKHUVSUk9SX1JFQVNPTl9EVVBMSUNBVEVfVEFYX0lEEAcSKAokRVJST1JfUkVBU09OX0FNQklHVU9VU19UQVhfSURfTE9PS1VQEAgSJgoiRVJST1JfUkVBU09OX0VYVEVSTkFMX0lEX0lNTVVUQUJMRRAJEi0KKUVSUk9SX1JFQVNPTl9FWFRFUk5BTF9JRF9BTFJFQURZX0FTU0lHTkVEEAoSHwobRVJST1JfUkVBU09OX0VOVElUWV9ERUxFVEVEEAsSIgoeRVJST1JfUkVBU09OX1JFUVVFU1RfSURfUkVVU0VEEAwSHgoaRVJST1JfUkVBU09OX0VUQUdfTUlTTUFUQ0gQDRIfChtFUlJPUl9SRUFTT05fV1JJVEVfQ09ORkxJQ1QQDhIgChxFUlJPUl9SRUFTT05fVU5BVVRIRU5USUNBVEVEEA8SIgoeRVJST1JfUkVBU09OX1BFUk1JU1NJT05fREVOSUVEEBASGwoXRVJST1JfUkVBU09OX09WRVJMT0FERUQQERIiCh5FUlJPUl9SRUFTT05fTUVTU0FHRV9UT09fTEFSR0UQEhIlCiFFUlJPUl9SRUFTT05fREFUQUJBU0VfVU5BVkFJTEFCTEUQExIfChtFUlJPUl9SRUFTT05fQ09NTUlUX1VOS05PV04QFBIiCh5FUlJPUl9SRUFTT05fREVBRExJTkVfRVhDRUVERUQQFRIZChVFUlJPUl9SRUFTT05fSU5URVJOQUwQFhIeChpFUlJPUl9SRUFTT05fVU5JTVBMRU1FTlRFRBAXEhoKFkVSUk9SX1JFQVNPTl9DQU5DRUxMRUQQGBIhCh1FUlJPUl9SRUFTT05fUE9TSVRJT05fSU5WQUxJRBAZEiEKHUVSUk9SX1JFQVNPTl9QT1NJVElPTl9FWFBJUkVEEBoSHwobRVJST1JfUkVBU09OX1dBVENIX1RPT19TTE9XEBsSIwofRVJST1JfUkVBU09OX0VYVEVSTkFMX0lEX0lOX1VTRRAcEiIKHkVSUk9SX1JFQVNPTl9SRUFEX1RJTUVfRVhQSVJFRBAdEiIKHkVSUk9SX1JFQVNPTl9NRVJHRV9OT1RfQUxMT1dFRBAeQkEKF2VudGl0eXNlcnZpY2UuZW50aXR5LnYxUAFaJGVudGl0eXNlcnZpY2UvZ2VuL2VudGl0eS92MTtlbnRpdHl2MWIGcHJvdG8z");
 
 /**
  * Every refused call ends with a gRPC status and one google.rpc.ErrorInfo:
@@ -68,8 +68,8 @@ export const ErrorReason = {
   /**
    * NOT_FOUND. Nothing in the caller's organization answers to the lookup; the
    * same answer for an id of another organization. metadata: lookup (entity_id,
-   * external_id, tax_id, organization_id, api_key_id, endpoint_id or
-   * delivery_id).
+   * external_id, tax_id, organization_id, api_key_id, endpoint_id, delivery_id
+   * or merge_id), and field where the request names several entities.
    *
    * @generated from enum value: ERROR_REASON_NOT_FOUND = 5;
    */
@@ -118,7 +118,7 @@ export const ErrorReason = {
 
   /**
    * FAILED_PRECONDITION. The entity is deleted; only UndeleteEntity writes to
-   * it. metadata: entity_id, allowed.
+   * it. metadata: entity_id, allowed, and field where the request names several.
    *
    * @generated from enum value: ERROR_REASON_ENTITY_DELETED = 11;
    */
@@ -134,7 +134,8 @@ export const ErrorReason = {
 
   /**
    * ABORTED. The etag is not the current one: read again, then retry.
-   * metadata: etag (the current one), and entity_id of an entity.
+   * metadata: etag (the current one), and entity_id of an entity, and field
+   * where the request names several.
    *
    * @generated from enum value: ERROR_REASON_ETAG_MISMATCH = 13;
    */
@@ -274,6 +275,28 @@ export const ErrorReason = {
    * @generated from enum value: ERROR_REASON_READ_TIME_EXPIRED = 29;
    */
   READ_TIME_EXPIRED: 29,
+
+  /**
+   * FAILED_PRECONDITION. The entities cannot be merged, or not parted, or the
+   * lookup of a deletion names an entity that was merged. metadata: cause, and
+   * what it is about.
+   *   SAME_ENTITY: both are one entity, or have been merged. entity_id.
+   *   TYPE_DIFFERS: one is a person, the other a company. entity_id of the
+   *     secondary.
+   *   SECONDARY_REDIRECTED: the secondary has been merged already. entity_id of
+   *     its survivor.
+   *   REDIRECTED: DeleteEntity was asked for an entity that has been merged.
+   *     entity_id of its survivor.
+   *   DISTINCT: the two, or two that were merged into them, are marked as
+   *     distinct: LiftDistinct. distinct_id, entity_id of the secondary.
+   *   LIMIT: the merged entity would exceed a limit. field, limit.
+   *   UNDONE: the merge has been undone. merge_id.
+   *   MERGED_SINCE: the primary has been merged itself: undo that first.
+   *     merge_id of that merge.
+   *
+   * @generated from enum value: ERROR_REASON_MERGE_NOT_ALLOWED = 30;
+   */
+  MERGE_NOT_ALLOWED: 30,
 } as const;
 
 /**

@@ -1,0 +1,99 @@
+// Pairs of entities that are known to be different (rule 111), as they are stored.
+
+import { columnsOf, hydrator, insertOf, type RowOf, selected } from "../db/columns.ts";
+import { EntityDistinctRow } from "../db/schema.ts";
+import type { Pipeline, Statements } from "../db/statements.ts";
+import { type Instant, instantToText } from "../domain/time.ts";
+
+export type DistinctPair = RowOf<typeof EntityDistinctRow>;
+
+const COLUMNS = columnsOf(EntityDistinctRow);
+const PAIR_COLUMNS = selected(COLUMNS, "d");
+const toPair: (row: unknown) => DistinctPair = hydrator<typeof EntityDistinctRow>(COLUMNS);
+const insertRows = insertOf<DistinctPair>("entity_distinct", COLUMNS);
+
+/** Two entities in the order of their ids. */
+export const ordered = (a: string, b: string): { lowId: string; highId: string } =>
+  a < b ? { lowId: a, highId: b } : { lowId: b, highId: a };
+
+/** The mark of the two that holds. */
+export async function findDistinct(
+  db: Statements,
+  organizationId: string,
+  { lowId, highId }: { lowId: string; highId: string },
+): Promise<DistinctPair | undefined> {
+  const [row] = await db.execute<unknown[]>(
+    `select ${PAIR_COLUMNS} from entity_distinct d
+     where d.organization_id = $1 and d.low_id = $2 and d.high_id = $3 and d.lifted_at is null`,
+    [organizationId, lowId, highId],
+  );
+  return row === undefined ? undefined : toPair(row);
+}
+
+export function recordDistinct(db: Pipeline, organizationId: string, pair: DistinctPair): void {
+  db.send(...insertRows(organizationId, [pair]));
+}
+
+export function recordLifted(db: Pipeline, organizationId: string, { id, liftedAt, liftEventId }: DistinctPair): void {
+  db.send(
+    "update entity_distinct set lifted_at = $3::timestamptz, lift_event_id = $4 where organization_id = $1 and id = $2",
+    [organizationId, id, liftedAt && instantToText(liftedAt), liftEventId],
+  );
+}
+
+/** The marks of an entity and of those that are merged into it, newest first. Each side is read from its own index. */
+export async function listDistinct(
+  db: Statements,
+  organizationId: string,
+  entityId: string,
+  { before, rows }: { before: { markedAt: Instant; id: string } | undefined; rows: number },
+): Promise<DistinctPair[]> {
+  const older = before === undefined ? "" : "and (d.marked_at, d.id) < ($4::timestamptz, $5::uuid)";
+  const side = (name: string) => `(
+    select d.id from (select $2::uuid as id union all
+      select g.id from entity g where g.organization_id = $1 and g.survivor_id = $2::uuid) m
+    cross join lateral (
+      select d.id, d.marked_at from entity_distinct d where d.${name}_id = m.id and d.organization_id = $1 ${older}
+      order by d.marked_at desc, d.id desc limit $3) d
+    order by d.marked_at desc, d.id desc limit $3)`;
+  const found = await db.execute<unknown[]>(
+    `select ${PAIR_COLUMNS} from entity_distinct d
+     where d.organization_id = $1 and d.id in (${side("low")} union ${side("high")})
+     order by d.marked_at desc, d.id desc limit $3`,
+    [organizationId, entityId, rows, ...(before === undefined ? [] : [instantToText(before.markedAt), before.id])],
+  );
+  return found.map(toPair);
+}
+
+/** The entities of a group: an entity, by an expression, and those that are merged into it. */
+const group = (id: string) => `select ${id} as id
+  union all select g.id from entity g where g.organization_id = $1 and g.survivor_id = ${id}`;
+
+/** How many marks an entity has, by an expression, and those that are merged into it; no more than `most` are counted. */
+export function countMarks(id: string, most: number): string {
+  const marks = (side: string) =>
+    `select 1 from entity_distinct d where d.organization_id = $1 and d.${side}_id = m.id and d.lifted_at is null`;
+  return `select count(*) from (
+    select 1 from (${group(id)}) m cross join lateral (${marks("low")} union all ${marks("high")}) d limit ${most}) c`;
+}
+
+/** Which of the entities, merged into none, cannot be merged: they are marked, or what is merged into them is. */
+export async function findDistinctAmong(
+  db: Statements,
+  organizationId: string,
+  ids: readonly string[],
+): Promise<{ has(a: string, b: string): boolean }> {
+  const found = await db.execute<{ a: string; b: string }[]>(
+    `with g as materialized (
+       select u.id as root, m.id from unnest($2::uuid[]) as u(id) cross join lateral (${group("u.id")}) m
+     )
+     select distinct least(g.root, o.root) as a, greatest(g.root, o.root) as b from g
+     cross join lateral (
+       select d.high_id from entity_distinct d
+       where d.organization_id = $1 and d.low_id = g.id and d.lifted_at is null offset 0) d
+     join g o on o.id = d.high_id and o.root <> g.root`,
+    [organizationId, ids],
+  );
+  const pairs = new Set(found.map(({ a, b }) => `${a} ${b}`));
+  return { has: (a, b) => pairs.has(a < b ? `${a} ${b}` : `${b} ${a}`) };
+}
