@@ -78,10 +78,10 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
-/** What is wrong with the URL of a database, without quoting any of it: it holds a password. */
-/** Of IPv4 or IPv6; no name of a host has a colon, or digits and dots alone. */
+/** An address of IPv4 or IPv6: no name of a host has a colon, or digits and dots alone. */
 const ADDRESS = /^[\d.]+$|:/;
 
+/** What is wrong with the URL of a database, without quoting any of it: it holds a password. */
 function databaseUrlProblem(value: string): string | undefined {
   const [, hosts] = /^postgres(?:ql)?:\/\/(?:[^/?#]*@)?([^/?#]*)/.exec(value) ?? [];
   if (hosts === undefined) return "must be a URL that begins with postgres:// or postgresql://";

@@ -27,9 +27,9 @@ export function isStatementError(error: unknown): boolean {
 }
 
 /**
- * The error among those of statements sent together, in their order: the first that the server refused, even by ending the connection; those after
- * it, COMMIT included, had no effect. If none was refused and the answer to COMMIT is lost, that is the error,
- * whatever other answers were lost with the connection.
+ * The error among those of statements sent together, in their order: the first that the server refused, even by ending
+ * the connection; those after it, COMMIT included, had no effect. If none was refused and the answer to COMMIT is lost,
+ * that is the error, whatever other answers were lost with the connection.
  */
 export function causeOf(failures: readonly unknown[]): unknown {
   const unknown = failures.find((failure) => failure instanceof CommitUnknownError);

@@ -39,12 +39,13 @@ const TOGETHER = 128;
 const SWEEP_MS = 20;
 
 /**
- * Remembers what findCallers answered, which is asked for several keys at once: a caller for positiveMs, null for negativeMs,
- * errors never. Keyed by the SHA-256 of the secret, so that no secret stays in memory. Lookups of one key at the same time
- * share one query. Keys that were good within recentMs are looked up by a lane of their own, those that wait together, and
- * again before their time is over; of other keys `unknownLookups` are looked up at once, each on its own, `maxWaiting` wait, and one more is refused with OVERLOADED. What waits is
- * dropped when its callers have left. `max` bounds known and unknown keys each on their own, some 400 bytes a key:
- * guessing does not push callers out. After `forget` every key is looked up again.
+ * Remembers what findCallers answered, which is asked for several keys at once: a caller for positiveMs, null for
+ * negativeMs, errors never. Keyed by the SHA-256 of the secret, so that no secret stays in memory. Lookups of one key at
+ * the same time share one query. Keys that were good within recentMs are looked up by a lane of their own, those that
+ * wait together, and again before their time is over. `unknownLookups` other keys are looked up at once, each on its own,
+ * `maxWaiting` wait, and one more is refused with OVERLOADED. What waits is dropped when its callers have left. `max`
+ * bounds known and unknown keys each on their own, some 400 bytes a key: guessing does not push callers out. After
+ * `forget` every key is looked up again.
  */
 export function cachedCallers(
   findCallers: (secrets: readonly string[]) => Promise<readonly (Caller | null)[]>,

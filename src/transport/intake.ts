@@ -3,16 +3,7 @@
 // streams. So reading ends, on every connection, once a turn has had requests for some milliseconds. In the turns behind it
 // connections are read again: at once those that had few requests when they were read last, the others some at a time.
 import type { Socket } from "node:net";
-
-/** What a socket reads from, which Node's HTTP keeps to itself: a paused socket does not stop it. */
-interface Handle {
-  /** False where Node itself has stopped it, for want of a reader. */
-  reading?: boolean;
-  /** Bytes that the other side has not taken yet; while there are some, Node does not read an HTTP/2 connection. */
-  writeQueueSize?: number;
-  readStart(): number;
-  readStop(): number;
-}
+import { isHeldUp, type ReadHandle, readHandle } from "./read-handle.ts";
 
 export interface Intake {
   /** A connection that speaks HTTP: the session or the socket that its requests name, and the socket. */
@@ -22,7 +13,7 @@ export interface Intake {
 }
 
 interface Connection {
-  handle: Handle;
+  handle: ReadHandle;
   /** Newer ones have higher numbers. */
   number: number;
   /** Its requests in the turn in which it had some last, and in the one in which it had some before. */
@@ -80,7 +71,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     read.clear();
     turn += 1;
     if (waiting.size === 0) return;
-    const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection)));
+    const { none, few, many } = byRequests([...waiting].filter((connection) => !isHeldUp(connection.handle)));
     if (none.length + few.length + many.length === 0) {
       if (!willLook) setTimeout(lookAgain, HELD_UP_MS).unref();
       willLook = true;
@@ -120,8 +111,8 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
 
   return {
     track(connection, socket) {
-      const { _handle: handle } = socket as unknown as { _handle?: Handle };
-      if (typeof handle?.readStop !== "function" || typeof handle.readStart !== "function") return;
+      const handle = readHandle(socket);
+      if (handle === undefined) return;
       const tracked = { handle, number: ++tracks, requests: 0, before: Number.POSITIVE_INFINITY, turn: -1, alone: 0 };
       connections.set(connection, tracked);
       socket.once("close", () => {
@@ -159,11 +150,3 @@ function byRequests(waiting: Connection[]): Record<"none" | "few" | "many", Conn
 
 /** A caller that had to wait once, and so sent much at once, is none that floods. */
 const usual = ({ requests, before }: Connection) => Math.min(requests, before);
-
-/**
- * Node does not read an HTTP/2 connection while bytes to it are on their way, and begins again by itself. To begin before would
- * have it keep all that comes, without a bound.
- */
-function isHeldUp({ handle }: Connection): boolean {
-  return (handle.writeQueueSize ?? 0) > 0;
-}

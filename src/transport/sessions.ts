@@ -7,6 +7,7 @@ import {
 } from "node:http2";
 import { gatherDataFrames } from "./data-frames.ts";
 import type { Guard } from "./guard.ts";
+import { isHeldUp, type ReadHandle, readHandle } from "./read-handle.ts";
 import type { Tally } from "./tally.ts";
 import { unreadRests } from "./unread-rest.ts";
 import { whenRead } from "./when-read.ts";
@@ -45,13 +46,6 @@ export const HTTP2_LIMITS: Http2Options = {
   streamResetRate: 1_000,
 };
 
-/** What a session reads from, which Node keeps to itself. */
-interface Handle {
-  /** Bytes that the other side has not taken yet; while there are some, Node does not read. */
-  writeQueueSize?: number;
-  readStart(): number;
-}
-
 interface Connection {
   calls: number;
   nextId: number;
@@ -60,7 +54,7 @@ interface Connection {
   retiring: boolean;
   /** As measured when it began. */
   roundTripMs: number | undefined;
-  handle: Handle | undefined;
+  handle: ReadHandle | undefined;
 }
 
 export interface Sessions {
@@ -92,7 +86,7 @@ export function createSessions(options: {
     session.on("error", () => tally.note("session_failed"));
     const connection: Connection = {
       ...{ calls: 0, nextId: 1, wasFull: false, retiring: false },
-      ...{ roundTripMs: undefined, handle: (session.socket as { _handle?: Handle })._handle },
+      ...{ roundTripMs: undefined, handle: readHandle(session.socket) },
     };
     sessions.set(session, connection);
     let idleSince = performance.now();
@@ -185,8 +179,8 @@ export function createSessions(options: {
  * Behind a GOAWAY, an error of the protocol ends no session of Node: it reads no more, and does not learn even that its
  * caller has disconnected. Its calls would stay for ever.
  */
-function readOn(handle: Handle | undefined): void {
-  if (handle?.writeQueueSize === 0) handle.readStart();
+function readOn(handle: ReadHandle | undefined): void {
+  if (handle !== undefined && !isHeldUp(handle)) handle.readStart();
 }
 
 function destroySoon(this: ServerHttp2Stream): void {
