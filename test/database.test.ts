@@ -483,7 +483,7 @@ describe("the catalogue", () => {
     // By columns: those that the search for work may read across organizations, no secret, no URL, no content of an event.
     const columns = await sql<{ grantee: string; relname: string; columns: string }>(
       `select a.grantee::regrole::text as grantee, t.attrelid::regclass::text as relname,
-         string_agg(t.attname || ' ' || lower(a.privilege_type), ', ' order by t.attnum) as columns
+         string_agg(t.attname || ' ' || lower(a.privilege_type), ', ' order by t.attnum, a.privilege_type) as columns
        from pg_attribute t cross join aclexplode(t.attacl) a
        where t.attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace) group by 1, 2`,
     );
