@@ -6,10 +6,13 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Orm } from "../src/db/orm.ts";
 import type { Pipeline } from "../src/db/statements.ts";
 import { pipelined } from "../src/db/transaction.ts";
+import type { EntityState } from "../src/domain/entity-state.ts";
 import { parseInstant } from "../src/domain/time.ts";
 import { listTransactions, listUserEvents } from "../src/entities/activity.ts";
-import { findDistinct, listDistinct, ordered } from "../src/entities/distinct.ts";
+import { findDistinct, findDistinctAmong, listDistinct, ordered } from "../src/entities/distinct.ts";
+import { suggestDuplicates, suggestDuplicatesOf } from "../src/entities/duplicates.ts";
 import { listPeriods } from "../src/entities/external-id-past.ts";
+import { findEntities } from "../src/entities/lookups.ts";
 import {
   findMerge,
   listMerges,
@@ -58,7 +61,7 @@ afterAll(async () => {
   await client.end();
   await orm.close(true);
   // None of what was filled has a history.
-  await service.sql("truncate entity cascade");
+  await service.sql("truncate entity, entity_word cascade");
   await service[Symbol.asyncDispose]();
 });
 
@@ -105,6 +108,19 @@ const WORK: Record<string, (db: Pipeline) => unknown> = {
     await findDistinct(db, organizationId, ordered(ids.primary, ids.secondary));
     for (const before of [undefined, { markedAt: cursor.at, id: cursor.id }])
       await listDistinct(db, organizationId, ids.primary, { before, rows: 101 });
+  },
+  "suggestions of duplicates": async (db) => {
+    const { primary, secondary } = ids;
+    const found = await findEntities(db, organizationId, { entityIds: [primary], externalIds: [], taxIdKeys: [] });
+    const state = {
+      ...(found.entities.get(primary) as EntityState),
+      taxId: "T 1",
+      entityData: { dateOfBirth: "1980-02-03" },
+    };
+    await suggestDuplicatesOf(db, organizationId, state, { after: undefined, rows: 101 });
+    const after = { rank: 3, key: primary, first: cursor.id, second: cursor.id };
+    await suggestDuplicates(db, organizationId, { after, rows: 101 });
+    await findDistinctAmong(db, organizationId, [primary, secondary]);
   },
   "the external ids of a group": async (db) => {
     for (const before of [undefined, { attachedAt: cursor.at, externalId: "e" }])
@@ -250,7 +266,7 @@ describe.each([SMALL, UNKNOWN, KNOWN])("on %s", (state) => {
     if (state === KNOWN) for (const table of await tables()) await service.sql(`analyze ${table}`);
   }, 120_000);
 
-  test.each(Object.keys(WORK))("rules 97, 111 to 114: %s is planned by keys", async (name) => {
+  test.each(Object.keys(WORK))("rules 97, 111 to 114, 163: %s is planned by keys", async (name) => {
     const problems: string[] = [];
     const sent = await sentBy(WORK[name] as (db: Pipeline) => unknown);
     expect(sent.length).toBeGreaterThan(0);
