@@ -49,7 +49,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/cli.ts": {
     imports: [
       ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/logger.ts"],
-      ...["src/signals.ts", "src/db/database.ts", client],
+      ...["src/signals.ts", "src/audit-key.ts", "src/db/database.ts", client],
     ],
     packages: [...node, "commander", "cli-progress", ...protobuf, "@connectrpc/connect"],
     message:
@@ -71,10 +71,18 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/logger.ts": { imports: [], packages: ["pino"], message: "logger imports pino" },
   "src/paged.ts": { imports: [], message: "paged imports nothing" },
   "src/secret-file.ts": { imports: [], packages: node, message: "secret-file imports nothing" },
+  "src/audit-key.ts": {
+    imports: ["src/audit/", "src/config.ts", "src/secret-file.ts"],
+    packages: node,
+    message: "audit-key imports audit, config and secret-file",
+  },
   "src/cluster.ts": {
-    imports: ["src/server.ts", "src/config.ts", "src/logger.ts", "src/db/database.ts", "src/db/orm.ts"],
+    imports: [
+      ...["src/server.ts", "src/audit-key.ts", "src/config.ts", "src/logger.ts"],
+      ...["src/db/database.ts", "src/db/orm.ts", "src/transport/taken-port.ts"],
+    ],
     packages: [...node, "prom-client"],
-    message: "cluster imports server, database, orm, config and log",
+    message: "cluster imports server, audit-key, database, orm, taken-port, config and log",
   },
   "src/worker.ts": {
     imports: [
@@ -86,7 +94,15 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/server.ts": {
     imports: [
-      ...["src/config.ts", "src/logger.ts", "src/routes.ts", "src/rpc/well-formed.ts", "src/secret-file.ts"],
+      ...[
+        "src/audit/",
+        "src/audit-key.ts",
+        "src/config.ts",
+        "src/logger.ts",
+        "src/routes.ts",
+        "src/rpc/well-formed.ts",
+        "src/secret-file.ts",
+      ],
       ...[
         "src/signals.ts",
         "src/bell.ts",
@@ -123,6 +139,11 @@ export const DIRECTIONS: Record<string, Direction> = {
     packages: ["node:crypto"],
     message: "seal imports domain and, for its hash, node:crypto",
   },
+  "src/domain/checkpoint.ts": {
+    imports: ["src/domain/"],
+    packages: ["node:crypto"],
+    message: "checkpoint imports domain and, for its hashes, node:crypto",
+  },
   "src/bell.ts": { imports: [], message: "bell imports nothing" },
   "src/slots.ts": { imports: ["src/domain/"], message: "slots imports domain" },
   "src/db/": {
@@ -140,6 +161,11 @@ export const DIRECTIONS: Record<string, Direction> = {
     imports: ["src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
     packages: node,
     message: "log imports db, domain and slots",
+  },
+  "src/audit/": {
+    imports: ["src/audit/", "src/entities/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+    packages: [...node, "pino", "prom-client"],
+    message: "audit imports entities, log, db, domain and slots",
   },
   "src/entities/": {
     imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
@@ -164,6 +190,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/rpc/": {
     imports: [
       ...["src/domain/", "src/db/", "src/entities/", "src/log/"],
+      ...["checkpoints", "short-turns", "signing-key", "verify"].map((name) => `src/audit/${name}.ts`),
       ...["backlog", "endpoint-row", "history", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
       ...[
         "src/bell.ts",

@@ -1,5 +1,5 @@
 // Organizations with entities, written by the database itself: as many as one likes in minutes. Every table
-// is as the service would have written it: the entity, its external id, the event of its creation.
+// is as the service would have written it before events were sealed: the entity, its external id, the event of its creation.
 import type { Service } from "./processes.ts";
 import { ALIAS_PREFIX, FIRST_ENTITY } from "./requests.ts";
 
@@ -93,7 +93,7 @@ function chunk(organizations: number, from: number, to: number): string {
     select organization_id, external_id, id, true, created_at::timestamptz from made;
 
     insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_id, external_ids,
-      updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
+      updated_fields, previous_values, new_values, actor, principal, source, recorded_at, xid)
     select organization_id, event_id, id, 1, 'company', 'CREATED', external_id, array[external_id],
       array['type', 'countryCode', 'externalId', 'externalIds', 'name']
         || case when tax_id is null then array['status'] else array['taxId', 'taxIdCheck', 'status'] end
@@ -103,7 +103,7 @@ function chunk(organizations: number, from: number, to: number): string {
         'externalIds', jsonb_build_array(jsonb_build_object('externalId', external_id, 'designation', 'primary', 'attachedAt', created_at)),
         'name', name, 'taxId', tax_id, 'taxIdCheck', case when tax_id is not null then 'unknown_format' end,
         'status', 'pending', 'entityData', jsonb_build_object('company', entity_data), 'attributes', attributes)),
-      principal::text, principal, 'api', created_at::timestamptz
+      principal::text, principal, 'api', created_at::timestamptz, '0'
     from made`;
 }
 

@@ -154,6 +154,8 @@ const ATTRIBUTES = ":before_attributes::jsonb || jsonb_build_object('visit', :va
 const NAME = "'Bench ' || :value";
 /** Ids of version 7, as the service makes them: PostgreSQL 18 has them too. */
 const NEW_ID = "uuidv7()";
+/** As long as a hash, and the same in both statements: what is hashed the service computes, and not the database. */
+const HASH = "sha256(convert_to(:before_id || :before_now || :value::text, 'UTF8'))";
 
 const ENTITY: Record<string, string> = {
   id: ":before_id",
@@ -175,6 +177,7 @@ const ENTITY: Record<string, string> = {
   updated_at: ":before_now",
   deleted_at: orNull("deleted_at", "timestamptz"),
   external_ids: ":before_external_ids",
+  audit_head: HASH,
 };
 
 const EVENT: Record<string, string> = {
@@ -196,6 +199,10 @@ const EVENT: Record<string, string> = {
   metadata: "'{}'",
   recorded_at: ":before_now",
   occurred_at: "null",
+  salt: "uuid_send(gen_random_uuid())",
+  personal_hash: HASH,
+  previous_hash: orNull("audit_head", "bytea"),
+  hash: HASH,
 };
 
 /** Runs the script. Throws when a transaction failed. */

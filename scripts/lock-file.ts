@@ -70,10 +70,13 @@ function lacking(): { name: string; version: string; dev: boolean | undefined }[
 
 /** Packages with install scripts that nobody has looked at: the one of the package `node` fetched a Node by its version alone. */
 function undecided(): string[] {
-  return Object.entries(lock.packages)
-    .filter(([, { hasInstallScript }]) => hasInstallScript)
-    .map(([path]) => path.slice(path.lastIndexOf(FOLDER) + FOLDER.length))
-    .filter((name) => allowScripts[name] === undefined);
+  return (
+    Object.entries(lock.packages)
+      // The first is the service itself.
+      .filter(([path, { hasInstallScript }]) => path !== "" && hasInstallScript)
+      .map(([path]) => path.slice(path.lastIndexOf(FOLDER) + FOLDER.length))
+      .filter((name) => allowScripts[name] === undefined)
+  );
 }
 
 /** What the registry says of a version; throws where it does not have it. */

@@ -2,18 +2,18 @@
 // serve and migrate need is imported by them: it would take the others longer to load than to do their work.
 import cluster from "node:cluster";
 import { readFileSync } from "node:fs";
-import { fromJson } from "@bufbuild/protobuf";
-import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import type { EventType } from "../clients/typescript/index.ts";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { Command, CommanderError, Option } from "commander";
 import { listAdministration } from "./cli/administration.ts";
+import { type LookupOptions, positive, time, timestamp, typesOf, wholeNumber, withLookup } from "./cli/arguments.ts";
+import { printCheckpoints, verifyAudit } from "./cli/audit.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
 import { addExternalIds } from "./cli/external-ids.ts";
-import { CHANGE_HELP, HELP, IMPORT_HELP, LISTEN_HELP, WATCH_HELP } from "./cli/help.ts";
+import { CHANGE_HELP, CHECKPOINTS_HELP, HELP, IMPORT_HELP, LISTEN_HELP, VERIFY_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
-import { bareValue, eventTypeOf, lookupOf, printEntity, printEvents } from "./cli/read.ts";
+import { lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
@@ -120,7 +120,10 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
-  addExternalIds(program, { connect: () => connect(env), positive });
+  addExternalIds(program, () => connect(env));
+  addAudit(program, env, () => {
+    code = 1;
+  });
   addKeys(program, env);
   addAdministration(program, env);
   addWebhooks(program, env);
@@ -159,6 +162,38 @@ function addKeys(program: Command, env: Env): void {
     .action((id: string, options: { organization: string }) => revokeKey(connect(env), id, options.organization));
 }
 
+function addAudit(program: Command, env: Env, failed: () => void): void {
+  program
+    .command("audit-key")
+    .description("print the public half of the key that signs checkpoints, on the machine that has it")
+    .action(async () => {
+      const { publicSigningKey } = await import("./audit-key.ts");
+      process.stdout.write(await publicSigningKey(readConfig(env)));
+    });
+  program
+    .command("audit-checkpoints")
+    .description("print the signed checkpoints of the log as JSON, one a line, to be kept elsewhere")
+    .option("--after <number>", "only those behind this one", wholeNumber(0, 999_999_999), 0)
+    .option("--leaves", "with the list of their events, 64 bytes each", false)
+    .addHelpText("after", CHECKPOINTS_HELP)
+    .action((options: { after: number; leaves: boolean }) => printCheckpoints(connect(env), options));
+  withLookup(
+    program.command("verify-audit").description("verify that nobody has changed the log: of one entity, or all"),
+  )
+    .option("--from <time>", "only what was recorded since, such as 2027-01-31T00:00:00Z", time)
+    .option("--checkpoints <file>", "that was kept elsewhere: each must still be there")
+    .option("--public-key <file...>", "PEM: each checkpoint must be signed by one of these")
+    .option("--json", "each finding as JSON, one a line", false)
+    .addHelpText("after", VERIFY_HELP)
+    .action(
+      async (options: LookupOptions & { from?: Date; checkpoints?: string; publicKey?: string[]; json: boolean }) => {
+        const { from, checkpoints, publicKey: publicKeys = [], json } = options;
+        const lookup = lookupOf(options);
+        if ((await verifyAudit(connect(env), { lookup, from, checkpoints, publicKeys, json })) > 0) failed();
+      },
+    );
+}
+
 function addAdministration(program: Command, env: Env): void {
   program
     .command("administration")
@@ -190,64 +225,6 @@ function addWebhooks(program: Command, env: Env): void {
       const secret = options.secret ?? (env.ENTITY_SERVICE_WEBHOOK_SECRET?.trim() || undefined);
       await listenForWebhooks({ ...options, secret });
     });
-}
-
-interface LookupOptions {
-  id?: string;
-  externalId?: string;
-  taxId?: string;
-}
-
-function withLookup(command: Command): Command {
-  return command
-    .option("--id <uuid>", "the entity by its id")
-    .option("--external-id <id>", "the entity by one of its external ids")
-    .option("--tax-id <number>", "the entity by its tax id; punctuation does not count")
-    .allowExcessArguments()
-    .hook("preAction", ({ args: [value] }) => {
-      if (value !== undefined) throw bareValue(command.name(), value);
-    });
-}
-
-function typesOf(names: string[] = []): EventType[] {
-  return names.map((name) => {
-    const type = eventTypeOf(name);
-    if (type === undefined) throw new ConfigError("--type must be the type of an event, such as CREATED");
-    return type;
-  });
-}
-
-function positive(text: string): number {
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError("It must be a whole number from 1.");
-  return Number(text);
-}
-
-const wholeNumber = (min: number, max: number) => (text: string) => {
-  const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
-  if (!(number >= min && number <= max))
-    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
-  return number;
-};
-
-function time(text: string): Date {
-  const date = new Date(text);
-  const day = new Date(text.slice(0, 10));
-  // A Date takes 30 February for the first of March.
-  const isDay = !Number.isNaN(day.getTime()) && day.toISOString().startsWith(text.slice(0, 10));
-  if (!/^\d{4}-\d\d-\d\dT.*(Z|[+-]\d\d:\d\d)$/.test(text) || Number.isNaN(date.getTime()) || !isDay) {
-    throw new InvalidArgumentError("It must be a time with its zone, as in 2027-01-31T00:00:00Z.");
-  }
-  return date;
-}
-
-/** The same with all its decimals. */
-function timestamp(text: string): Timestamp {
-  time(text);
-  try {
-    return fromJson(TimestampSchema, text);
-  } catch {
-    throw new InvalidArgumentError("It must be a time with its zone, as in 2027-01-31T00:00:00.123456Z.");
-  }
 }
 
 async function serve(config: Config): Promise<void> {

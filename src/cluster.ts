@@ -5,11 +5,13 @@ import cluster, { type Worker } from "node:cluster";
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import { AggregatorRegistry, type Registry } from "prom-client";
+import { makeSigningKey } from "./audit-key.ts";
 import type { Config } from "./config.ts";
 import { openDatabase } from "./db/database.ts";
 import type { DatabaseAddress } from "./db/orm.ts";
 import type { Logger } from "./logger.ts";
-import { assertSettings, prepare, type Server, whilePortIsTaken } from "./server.ts";
+import { assertSettings, prepare, type Server } from "./server.ts";
+import { whilePortIsTaken } from "./transport/taken-port.ts";
 
 /** What a worker cannot read from the environment: PORT=0 is one port for all, and the embedded server is the primary's. */
 export interface Start {
@@ -56,7 +58,8 @@ export async function startCluster(config: Config, log: Logger): Promise<Server>
   assertSettings(config);
   await using starting = new AsyncDisposableStack();
   const database = starting.use(await openDatabase(config, (line) => log.info(line)));
-  const bootstrapKey = await prepare(database.orm, config);
+  await makeSigningKey(config);
+  const bootstrapKey = await prepare(database.orm, config, log);
   const port = await availablePort(config, log);
   const workers = starting.use(startWorkers(config, { port, address: database.address }, log));
   const failed = Promise.race([database.lost, workers.failed]);

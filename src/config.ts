@@ -61,6 +61,10 @@ export interface Config {
   webhookTimeoutMs: number;
   /** For how many days the outcome of a webhook is kept. */
   webhookLogDays: number;
+  /** How old the last checkpoint of a log is before the next one is made, in seconds; undefined: this process makes none. */
+  auditCheckpointSeconds: number | undefined;
+  /** The key that signs checkpoints, a PEM file; undefined: audit-key in dataDir with the embedded server, else none. */
+  auditSigningKey: string | undefined;
   /** Limits of the database session, in milliseconds. */
   statementTimeoutMs: number;
   lockTimeoutMs: number;
@@ -75,6 +79,9 @@ export class ConfigError extends Error {
 }
 
 /** What is wrong with the URL of a database, without quoting any of it: it holds a password. */
+/** Of IPv4 or IPv6; no name of a host has a colon, or digits and dots alone. */
+const ADDRESS = /^[\d.]+$|:/;
+
 function databaseUrlProblem(value: string): string | undefined {
   const [, hosts] = /^postgres(?:ql)?:\/\/(?:[^/?#]*@)?([^/?#]*)/.exec(value) ?? [];
   if (hosts === undefined) return "must be a URL that begins with postgres:// or postgresql://";
@@ -97,6 +104,11 @@ function databaseUrlProblem(value: string): string | undefined {
     return "has sslmode=verify-ca, which needs sslrootcert=/path/to/ca.pem";
   if (mode !== "verify-full" && authority === "system")
     return `has sslrootcert=system, which needs sslmode=verify-full`;
+  // pg names no server to TLS for an address, and Node would compare the certificate with "localhost".
+  const host = url.searchParams.get("host") ?? url.hostname.replaceAll(/[[\]]/g, "");
+  if (mode === "verify-full" && ADDRESS.test(host)) {
+    return "has sslmode=verify-full and an address as its host: use the name that the certificate has, or sslmode=verify-ca with sslrootcert";
+  }
   return undefined;
 }
 
@@ -211,6 +223,8 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     webhookAllow: text("WEBHOOK_ALLOW") ?? "",
     webhookTimeoutMs: integer("WEBHOOK_TIMEOUT_MS", 15_000, 1, 60_000),
     webhookLogDays: integer("WEBHOOK_LOG_DAYS", 30, 2, 36_500),
+    auditCheckpointSeconds: integer("AUDIT_CHECKPOINT_SECONDS", 60, 1, 86_400),
+    auditSigningKey: text("AUDIT_SIGNING_KEY"),
     statementTimeoutMs: integer("STATEMENT_TIMEOUT_MS", 5_000, 1, 3_600_000),
     lockTimeoutMs: integer("LOCK_TIMEOUT_MS", 2_000, 1, 3_600_000),
   };

@@ -8,6 +8,7 @@ import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_serv
 import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
 import { apiKeyRpcs } from "./rpc/api-keys.ts";
+import { auditRpcs } from "./rpc/audit.ts";
 import { distinctRpcs } from "./rpc/distinct.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
@@ -19,16 +20,17 @@ import { webhookDeliveryRpcs } from "./rpc/webhook-deliveries.ts";
 import { webhookEndpointRpcs } from "./rpc/webhook-endpoints.ts";
 import type { Deps } from "./rpc/write.ts";
 
-/** RPCs whose messages may be larger: batches and imports. */
+/** RPCs whose messages may be larger: batches, imports, and many checkpoints that were kept. */
 export const LARGE_METHODS = [
   EntityService.method.batchGetEntities,
   EntityService.method.importEntities,
+  EntityService.method.verifyAuditTrail,
   ActivityService.method.recordTransactions,
   ActivityService.method.recordUserEvents,
 ];
 
-/** Streams that have no end of their own. */
-export const ENDLESS_METHODS = [EntityService.method.watchEntities];
+/** Streams that have no end of their own, or a distant one: they end when the service does. */
+export const ENDLESS_METHODS = [EntityService.method.watchEntities, EntityService.method.verifyAuditTrail];
 
 /** Where services are registered: the transport. */
 interface ServiceRouter {
@@ -40,6 +42,7 @@ export function routes(
   router: ServiceRouter,
   deps: Deps &
     Parameters<typeof importRpcs>[0] &
+    Parameters<typeof auditRpcs>[0] &
     Parameters<typeof apiKeyRpcs>[0] &
     Parameters<typeof webhookEndpointRpcs>[0] &
     Parameters<typeof webhookDeliveryRpcs>[0],
@@ -51,6 +54,7 @@ export function routes(
     ...importRpcs(deps),
     ...mergeRpcs(deps),
     ...distinctRpcs(deps),
+    ...auditRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, {

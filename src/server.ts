@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
+import { startMaker } from "./audit/maker.ts";
+import { makeSigningKey, signingKey, warnIfUnsigned } from "./audit-key.ts";
 import { createBell } from "./bell.ts";
 import { type Config, ConfigError } from "./config.ts";
 import { DEFAULT_ORGANIZATION_ID, managerAcross } from "./db/across.ts";
@@ -33,6 +35,7 @@ import { listenForAdmin } from "./transport/admin.ts";
 import { readTls, watchTls } from "./transport/certificates.ts";
 import { createReadiness } from "./transport/health.ts";
 import { listen } from "./transport/listener.ts";
+import { whilePortIsTaken } from "./transport/taken-port.ts";
 import { createTally } from "./transport/tally.ts";
 import { createDispatcher } from "./webhooks/dispatcher.ts";
 import { createSender } from "./webhooks/send.ts";
@@ -75,7 +78,8 @@ export async function startServer(
   const own = options.database === undefined ? await openDatabase(config, (line) => log.info(line)) : undefined;
   if (own !== undefined) starting.use(own);
   const database = (options.database ?? own) as Database;
-  const bootstrapKey = await prepare(database.orm, config);
+  if (own !== undefined) await makeSigningKey(config);
+  const bootstrapKey = await prepare(database.orm, config, log);
   const endpoint = starting.use(await listenOn(database.orm, config, log, options));
   await endpoint.begin();
   const started = starting.move();
@@ -105,11 +109,12 @@ function allowList(config: Config): AllowList {
 }
 
 /** What is done once, however many processes serve: refuses an unsafe role, makes the first key of a new database. */
-export async function prepare(orm: Orm, config: Config): Promise<Server["bootstrapKey"]> {
+export async function prepare(orm: Orm, config: Config, log: Logger): Promise<Server["bootstrapKey"]> {
   await assertSafeRole(managerAcross(orm));
   if (config.nats !== undefined) await assertMayPublish(managerAcross(orm));
   // Before anybody has a position: has the database been restored?
   await readHead(orm, DEFAULT_ORGANIZATION_ID);
+  await warnIfUnsigned(config, log);
   const file = join(config.dataDir, "bootstrap-key");
   const secret = await bootstrap(orm, config.bootstrapApiKey, (made) => keepSecret(file, made));
   return secret === undefined ? undefined : { secret, file };
@@ -173,6 +178,7 @@ export async function listenOn(
     // An import holds its place for as long as its caller likes.
     maxImports: Math.max(1, Math.floor(config.maxInFlight / 4)),
     importSlots,
+    auditSlots: createSlots(Math.max(1, Math.floor(config.poolSize / 5))),
     clock: Date.now,
     forgetCallers: callers.forget,
     webhookUrls: allow,
@@ -218,8 +224,11 @@ export async function listenOn(
     describe,
   });
 
-  const { pruneIntervalMs: intervalMs, pruneRows: rows, webhookLogDays } = config;
-  const pruner = startPruner(orm, { intervalMs, rows, webhookLogDays, log });
+  const { pruneIntervalMs, pruneRows: rows, webhookLogDays } = config;
+  const pruner = startPruner(orm, { intervalMs: pruneIntervalMs, rows, webhookLogDays, log });
+
+  const making = { everySeconds: config.auditCheckpointSeconds, key: await signingKey(config) };
+  const maker = startMaker(orm, { ...making, registry: metrics.registry, log, describe });
 
   let checks: NodeJS.Timeout | undefined;
   let sink: AsyncDisposable | undefined;
@@ -255,7 +264,8 @@ export async function listenOn(
       await sleep(config.lameDuckMs);
       shutdown.abort();
       const timeoutMs = Math.max(0, config.drainTimeoutMs - closingMs(config.drainTimeoutMs));
-      await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), pruner[Symbol.asyncDispose]()]);
+      const ends = [pruner, maker].map((one) => one[Symbol.asyncDispose]());
+      await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), ...ends]);
       // No caller is left to use any: what was used until now is written, unless the database does not answer.
       await aliasUse.drain(closingMs(config.drainTimeoutMs) / 2);
       // Whatever still waits for the database would delay the end of the pool.
@@ -267,25 +277,6 @@ export async function listenOn(
 
 /** The part of the time to drain in which the database is closed, once the calls have ended or were cut off. */
 const closingMs = (drainTimeoutMs: number) => Math.min(3_000, drainTimeoutMs / 4);
-
-const PORT_WAIT_MS = 10_000;
-
-/**
- * Tries again for some seconds where the port is taken: by the process that this one replaces, or, for the default port
- * lies among those that Linux gives to outgoing connections, by one of these.
- */
-export async function whilePortIsTaken<T>(log: Logger, port: number, begin: () => Promise<T>): Promise<T> {
-  const giveUpAt = performance.now() + PORT_WAIT_MS;
-  for (let isFirst = true; ; isFirst = false) {
-    try {
-      return await begin();
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE" || performance.now() > giveUpAt) throw error;
-      if (isFirst) log.warn({ port, tryForMs: PORT_WAIT_MS }, "the port is in use: trying again");
-      await sleep(250);
-    }
-  }
-}
 
 /** Ready: the database answers, can be written, and has every migration. */
 async function isReady(orm: Orm): Promise<boolean> {

@@ -1,7 +1,15 @@
 // No request costs more than its share: what it may hold is limited before anything walks it, and so is what an error
 // says about it, on every path.
 import { gzipSync } from "node:zlib";
-import { create, type DescField, type DescMessage, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescField,
+  type DescMessage,
+  fromBinary,
+  type Message,
+  ScalarType,
+  toBinary,
+} from "@bufbuild/protobuf";
 import { reflect } from "@bufbuild/protobuf/reflect";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -144,9 +152,11 @@ describe("lists of requests", () => {
         list.add(
           place.field.message !== undefined
             ? reflect(place.field.message)
-            : place.field.enum === undefined
-              ? "\u0001"
-              : 99,
+            : place.field.enum !== undefined
+              ? 99
+              : place.field.scalar === ScalarType.BYTES
+                ? Uint8Array.of(1)
+                : "\u0001",
         );
       }
       return message;

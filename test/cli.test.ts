@@ -118,6 +118,16 @@ describe("the command line", () => {
     expect((await run(["import", "--help"])).stdout).toContain("Examples:");
   });
 
+  it("help shows the commands that the README names", async () => {
+    const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+    const [, list = ""] = /cli -- help` shows all: ([^.(]*)/.exec(readme) ?? [];
+    const named = [...new Set([...list.matchAll(/`([^`]+)`/g)].map(([, command = ""]) => command.split(" ")[0]))];
+    const { stdout } = await run(["help"]);
+    const [, shown = ""] = /\nCommands:\n((?: .*\n)*)/.exec(stdout) ?? [];
+    const commands = [...shown.matchAll(/^ {2}([a-z-]+)/gm)].map(([, command]) => command);
+    expect(named.toSorted()).toEqual(commands.filter((command) => command !== "help").toSorted());
+  });
+
   it.each([
     [["nonsense"]],
     [["import"]],

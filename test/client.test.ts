@@ -254,6 +254,19 @@ describe("a server that says nothing", () => {
   });
 });
 
+it("many large requests that are refused before they are sent are each told why", async () => {
+  await using service = await startService();
+  const client = createEntityClient({ baseUrl: service.baseUrl, apiKey: "es_nobody" });
+  const attributes = { note: "x".repeat(1_000_000) };
+  const entity = { type: EntityType.PERSON, name: "Ana", countryCode: "AR", attributes };
+  const create = () => client.entities.createEntity({ entity });
+  // Six times as much as Node's client keeps for a session by default.
+  const refusals = await Promise.allSettled(Array.from({ length: 60 }, create));
+  for (const refusal of refusals) {
+    expect(refusal).toMatchObject({ status: "rejected", reason: { code: Code.Unauthenticated } });
+  }
+});
+
 describe("errorInfo", () => {
   const info = { reason: "OVERLOADED", domain: "entity.v1" };
   const withDetails = (...details: ConstructorParameters<typeof ConnectError>[3] & object) =>

@@ -33,7 +33,15 @@ import { EVENT_COLUMNS, insertEvents, toEvent } from "../src/log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../src/log/sealing.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
-import { type DatabaseProxy, dump, rowCounts, startOther, startProxy, tenantTables } from "./wall-harness.ts";
+import {
+  type DatabaseProxy,
+  dump,
+  insertCheckpoints,
+  rowCounts,
+  startOther,
+  startProxy,
+  tenantTables,
+} from "./wall-harness.ts";
 
 let service: TestService;
 let a: TestOrganization;
@@ -78,6 +86,7 @@ async function fill(organization: TestOrganization): Promise<void> {
     "insert into event_horizon (organization_id, epoch, xid, snapshot, recorded_at) values ($1, 0, '0', '1:1:', 'epoch')",
     [organization.id],
   );
+  await insertCheckpoints(sql, organization.id, { count: 1, body: "x" });
   // Disabled, so that nothing is sent and no row changes.
   const { endpoint } = await webhooks.createWebhookEndpoint({
     endpoint: { url: "https://example.com/", displayName: "x", state: WebhookEndpointState.DISABLED },
@@ -123,6 +132,8 @@ beforeAll(async () => {
 afterAll(() => service[Symbol.asyncDispose]());
 
 const TENANT = "(organization_id = (NULLIF(current_setting('app.organization_id'::text, true), ''::text))::uuid)";
+const PRUNABLE_CHECKPOINT =
+  "(last_at < (clock_timestamp() - ('24:00:00'::interval * (( SELECT o.event_retention_days FROM organization o WHERE (o.organization_id = audit_checkpoint.organization_id)))::double precision)))";
 const PRUNABLE_EVENT =
   "(recorded_at < (clock_timestamp() - ('24:00:00'::interval * (( SELECT o.event_retention_days FROM organization o WHERE (o.organization_id = entity_event.organization_id)))::double precision)))";
 
@@ -133,9 +144,10 @@ describe("the catalogue", () => {
     );
     const tables = TABLES.map((table) => table.meta.tableName);
     // schema_migration belongs to the deployment; feed_epoch, feed_start and feed_mark to the database; feed_sink to the
-    // sink, which publishes the log of all organizations. They hold no tenant's data.
+    // sink, which publishes the log of all organizations; audit_key has public keys, which sign for all of them, and audit_start
+    // where checkpoints begin. They hold no tenant's data.
     expect(rows).toEqual(
-      [...tables, "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"]
+      [...tables, "audit_key", "audit_start", "feed_epoch", "feed_mark", "feed_sink", "feed_start", "schema_migration"]
         .sort()
         .map((relname) => ({ relname, relkind: "r" })),
     );
@@ -168,7 +180,8 @@ describe("the catalogue", () => {
     // The owner of the functions reads all of these tables or the granted columns, to find the organization of a key, all
     // organizations, endpoints with work, and new events of the log.
     const readByFunctions = [
-      ...["api_key", "entity_event", "organization", "request_record", "webhook_delivery", "webhook_endpoint"],
+      ...["api_key", "audit_checkpoint", "entity_event", "organization", "request_record"],
+      ...["webhook_delivery", "webhook_endpoint"],
     ];
     const directory = readByFunctions.map((tablename) => ({
       tablename,
@@ -191,6 +204,7 @@ describe("the catalogue", () => {
       ...{ cmd, qual, with_check },
     });
     const pruning = [
+      may("audit_checkpoint", "retention", "UPDATE", PRUNABLE_CHECKPOINT, "(leaves IS NULL)"),
       may("entity_event", "retention", "DELETE", PRUNABLE_EVENT),
       may("event_horizon", "retention", "ALL", "true", "true"),
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
@@ -287,6 +301,7 @@ describe("the catalogue", () => {
     ).toEqual([
       // The organization of a secret is not known before the lookup.
       { name: "api_key_digest", columns: ["digest"] },
+      { name: "audit_key_pkey", columns: ["key_id"] },
       // The planner cannot mistake it for the primary key; it includes organization_id all the same.
       { name: "external_id_copy", columns: ["primary_of", "external_id", "organization_id"] },
       { name: "feed_sink_pkey", columns: ["name"] },
@@ -300,7 +315,9 @@ describe("the catalogue", () => {
        where t.relnamespace = 'public'::regnamespace and t.relname <> 'schema_migration'
          and not exists (select from pg_attribute a where a.attrelid = t.oid and a.attname = 'organization_id' and a.attnum = any(i.indkey::int2[])) order by 1`,
     );
-    expect(rows).toEqual([{ name: "api_key_digest" }, { name: "feed_sink_pkey" }, { name: "feed_start_pkey" }]);
+    expect(rows.map(({ name }) => name)).toEqual([
+      ...["api_key_digest", "audit_key_pkey", "feed_sink_pkey", "feed_start_pkey"],
+    ]);
   });
 
   test("no foreign key reaches over the wall, nor deletes or changes anything on its own", async () => {
@@ -312,7 +329,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only six that see across, three that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only seven that see across, four that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -342,6 +359,7 @@ describe("the catalogue", () => {
       { name: "find_api_key(bytea)", ...common },
       { name: "find_api_keys(bytea[])", ...common },
       { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
+      { name: "list_audit_work(interval,integer,integer)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
       // The service gets the right to these two only where the log is published.
@@ -355,6 +373,7 @@ describe("the catalogue", () => {
       { name: "move_feed_epoch()", ...ofFeed },
       { name: "note_feed_start()", ...ofFeed },
       // Their argument is the number of rows at once; they and the policies above decide which rows may go.
+      { name: "prune_checkpoint_leaves(integer)", ...common, volatile: "v" },
       { name: "prune_events(integer)", ...common, volatile: "v" },
       { name: "prune_request_records(integer)", ...common, volatile: "v" },
       { name: "prune_webhook_deliveries(integer,integer)", ...common, volatile: "v" },
@@ -381,6 +400,8 @@ describe("the catalogue", () => {
     expect(several.fields.map((field) => field.name)).toEqual(["at", "organization_id", "id", "scopes"]);
     const work = await client.query("select * from list_webhook_work(gen_random_uuid(), '0', 10)");
     expect(work.fields.map((field) => field.name)).toEqual(["organization_id", "endpoint_id"]);
+    const audit = await client.query("select * from list_audit_work('1 minute', 10000, 10)");
+    expect(audit.fields.map((field) => field.name)).toEqual(["organization_id"]);
     // A table of the caller's, earlier in its search path, is not what the function reads.
     await client.query(
       "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",
@@ -400,6 +421,9 @@ describe("the catalogue", () => {
     expect(Object.fromEntries(rows.map((row) => [`${row.grantee} ${row.relname}`, row.privileges]))).toEqual({
       "entity_backup administration_event": "select",
       "entity_backup api_key": "select",
+      "entity_backup audit_checkpoint": "select",
+      "entity_backup audit_key": "select",
+      "entity_backup audit_start": "select",
       "entity_backup entity": "select",
       "entity_backup entity_distinct": "select",
       "entity_backup entity_event": "select",
@@ -420,6 +444,7 @@ describe("the catalogue", () => {
       "entity_backup webhook_delivery": "select",
       "entity_backup webhook_endpoint": "select",
       "entity_directory api_key": "select",
+      "entity_directory audit_start": "select",
       "entity_directory entity_event": "delete, select",
       "entity_directory event_horizon": "insert, select, update",
       "entity_directory organization": "select",
@@ -427,6 +452,9 @@ describe("the catalogue", () => {
       "entity_directory webhook_delivery": "delete, select",
       "entity_service administration_event": "insert, select",
       "entity_service api_key": "insert, select, update",
+      "entity_service audit_checkpoint": "insert, select",
+      "entity_service audit_key": "insert, select",
+      "entity_service audit_start": "select",
       "entity_service entity": "insert, select, update",
       "entity_service entity_distinct": "insert, select",
       "entity_service entity_event": "insert, select",
@@ -453,6 +481,9 @@ describe("the catalogue", () => {
        where t.attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace) group by 1, 2`,
     );
     expect(Object.fromEntries(columns.map((row) => [`${row.grantee} ${row.relname}`, row.columns]))).toEqual({
+      // Their leaves are looked at for whether they are there, and removed.
+      "entity_directory audit_checkpoint":
+        "organization_id select, number select, epoch select, to_position select, last_at select, created_at select, leaves select, leaves update",
       "entity_directory feed_epoch": "number select, id select",
       // That a merge was undone, and a mark lifted; nothing else of either ever changes.
       "entity_service entity_merge":
@@ -486,6 +517,8 @@ describe("the catalogue", () => {
       ).toEqual([]);
       // What MikroORM's rows do not declare.
       expect(statements.filter((text) => /drop (table|column)/i.test(text))).toEqual([
+        'drop table if exists "audit_key" cascade',
+        'drop table if exists "audit_start" cascade',
         'drop table if exists "feed_epoch" cascade',
         'drop table if exists "feed_sink" cascade',
         'drop table if exists "feed_start" cascade',
@@ -663,7 +696,12 @@ describe("the run-time role, by hand", () => {
         await expect(client.query(`update "${table}" set id = id`), table).rejects.toMatchObject({ code: "42501" });
         continue;
       }
-      if (["administration_event", "entity_event", "event_horizon", "external_id_past"].includes(table)) continue;
+      if (
+        ["administration_event", "audit_checkpoint", "entity_event", "event_horizon", "external_id_past"].includes(
+          table,
+        )
+      )
+        continue;
       const moved = client.query(`update "${table}" set organization_id = $1`, [a.id]);
       await expect(moved, `update ${table}`).rejects.toMatchObject({ code: "42501" });
       const touched = await client.query(
@@ -684,6 +722,10 @@ describe("the run-time role, by hand", () => {
     await expect(client.query("update administration_event set actor = 'x'")).rejects.toMatchObject(refused);
     await expect(client.query("delete from administration_event")).rejects.toMatchObject(refused);
     await expect(client.query("update external_id_past set entity_id = entity_id")).rejects.toMatchObject(refused);
+    await expect(client.query("update audit_checkpoint set leaves = null")).rejects.toMatchObject(refused);
+    await expect(client.query("update audit_key set public_key = ''")).rejects.toMatchObject(refused);
+    await expect(client.query("delete from audit_key")).rejects.toMatchObject(refused);
+    await expect(client.query("update audit_start set epoch = 7")).rejects.toMatchObject(refused);
     for (const table of await tenantTables(sql)) {
       await expect(client.query(`truncate "${table}"`), table).rejects.toMatchObject(refused);
       await expect(client.query(`truncate "${table}" cascade`), table).rejects.toMatchObject(refused);

@@ -9,8 +9,8 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vit
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { createEntityClient } from "../clients/typescript/index.ts";
 import { createOrm, dropWaiting, forOrganization } from "../src/db/orm.ts";
-import { whilePortIsTaken } from "../src/server.ts";
 import { endWithin, heedSignals } from "../src/signals.ts";
+import { whilePortIsTaken } from "../src/transport/taken-port.ts";
 import { startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { envelope } from "./frames.ts";
 import { databaseEnvironment, startService, type TestService } from "./harness.ts";

@@ -24,6 +24,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Client } from "pg";
 import { describe, expect, test } from "vitest";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "../src/postgres/embedded.ts";
+import { serverUser } from "../src/postgres/user.ts";
 
 const MODULE = resolve(import.meta.dirname, "../src/postgres/embedded.ts");
 const PLATFORM = `${process.platform}-${process.arch}`;
@@ -316,6 +317,25 @@ describe.skipIf(!isRoot)("as root (skipped for other users: only root can run a 
     await using server = await startEmbeddedPostgres({ directory: join(folder.path, "data"), settings });
     expect((await stat(`/proc/${server.pid}`)).uid).not.toBe(0);
     expect((await stat(server.dataDirectory)).uid).toBe((await stat(`/proc/${server.pid}`)).uid);
+  });
+
+  test("that is the user postgres, or nobody where there is none", async () => {
+    await using folder = await tempFolder();
+    const cluster = join(folder.path, "none");
+    const { PATH } = process.env;
+    const whose = async (missing: string) => {
+      await writeFile(join(folder.path, "id"), `#!/bin/sh\n[ "$2" = "${missing}" ] && exit 1\necho 123\n`, {
+        mode: 0o755,
+      });
+      return (await serverUser(cluster))?.name;
+    };
+    process.env.PATH = `${folder.path}:${PATH}`;
+    try {
+      expect(await whose("somebody")).toBe("postgres");
+      expect(await whose("postgres")).toBe("nobody");
+    } finally {
+      process.env.PATH = PATH;
+    }
   });
 
   test("a copy of the data that belongs to root is given to the server's user", { timeout: 60_000 }, async () => {

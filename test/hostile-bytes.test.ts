@@ -306,6 +306,30 @@ test("streams of every protocol and kind that are reset at random moments leave 
   }
 });
 
+test.each<[string, Buffer]>([
+  ["headers that nobody can read", frame(FRAME.HEADERS, FLAG.END_HEADERS, 3, Buffer.alloc(7, 0xff))],
+  ["data of a stream that never was", frame(FRAME.DATA, 0, 9, Buffer.of(0))],
+  ["more data of a stream that has ended", frame(FRAME.DATA, 0, 1, Buffer.of(0))],
+  ["a window of nothing", frame(FRAME.WINDOW_UPDATE, 0, 0, Buffer.alloc(4))],
+])("a watch, a goodbye and %s leave no call behind", async (_, last) => {
+  const watch = { ":method": "POST", ":scheme": "http", ":path": "/grpc.health.v1.Health/Watch", ":authority": "a" };
+  for (const server of [cleartext, secure]) {
+    const bytes = [
+      ...[PREFACE, frame(FRAME.SETTINGS, 0, 0)],
+      frame(
+        FRAME.HEADERS,
+        FLAG.END_HEADERS,
+        1,
+        headerBlock({ ...watch, "content-type": "application/grpc-web+proto" }),
+      ),
+      frame(FRAME.DATA, FLAG.END_STREAM, 1, envelope(new Uint8Array())),
+      ...[frame(FRAME.GOAWAY, 0, 0, Buffer.alloc(8)), last],
+    ];
+    await send(server, Buffer.concat(bytes));
+    await expect.poll(() => inFlight(server), { timeout: 5_000 }).toBe(0);
+  }
+});
+
 test.each([1, 2, 3, 4, 5, 6])("random frames, seed %i", async (seed) => {
   const random = mulberry32(seed);
   const pick = <T>(from: readonly T[]) => from[Math.floor(random() * from.length)] as T;

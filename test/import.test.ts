@@ -69,6 +69,37 @@ describe("ImportEntities", () => {
     expect(entity).toMatchObject({ id: first.results[1]?.entityId, name: "Eva María" });
   });
 
+  it("a quarter of MAX_IN_FLIGHT may be open; one organization leaves room to others", async () => {
+    await using own = await startService({ config: { maxInFlight: 32 } });
+    const other = await own.newOrganization();
+    const closing: (() => void)[] = [];
+    const ends: Promise<unknown>[] = [];
+    /** Opens an import that stays open; whether its first row was answered. */
+    async function opens(client: EntityClient): Promise<string> {
+      const { promise: closed, resolve: close } = Promise.withResolvers<void>();
+      closing.push(close);
+      const answered = Promise.withResolvers<string>();
+      const read = async () => {
+        const rows = async function* () {
+          yield person(`open-${closing.length}`);
+          await closed;
+        };
+        for await (const _ of client.entities.importEntities(rows())) answered.resolve("open");
+      };
+      ends.push(read().catch((error: unknown) => answered.resolve(errorInfo(error)?.reason ?? String(error))));
+      return answered.promise;
+    }
+    const outcomes: string[] = [];
+    while (outcomes.at(-1) !== "OVERLOADED" && outcomes.length < 32) outcomes.push(await opens(own.client));
+    // Of eight places, half.
+    expect(outcomes).toEqual(["open", "open", "open", "open", "OVERLOADED"]);
+    expect(await opens(other.client)).toBe("open");
+    expect(await opens(other.client)).toBe("open");
+    expect((await own.client.entities.listEntities({})).entities).toHaveLength(4);
+    for (const close of closing) close();
+    await Promise.all(ends);
+  });
+
   it("an empty stream ends without an answer and without an error", async () => {
     expect((await importAll(service.client, [])).results).toEqual([]);
   });

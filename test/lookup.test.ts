@@ -97,6 +97,14 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     for await (const { event } of entities.watchEntities(request)) return event?.entityId;
     return undefined;
   },
+  // It answers no entity: of the one that was found there is one, and its events are right.
+  VerifyAuditTrail: async (by, { entities } = service.client) => {
+    const { entity } = await entities.getEntity({ lookup: lookup(by) });
+    for await (const { counts, findings } of entities.verifyAuditTrail({ lookup: lookup(by) })) {
+      if (counts?.entities === 1n && findings.length === 0) return entity?.id;
+    }
+    return undefined;
+  },
   ListTransactions: async (by, { activity } = service.client) =>
     (await activity.listTransactions({ lookup: lookup(by) })).transactions[0]?.origin?.entityId,
   ListUserEvents: async (by, { activity } = service.client) =>
@@ -116,7 +124,7 @@ const FINDERS = Object.keys(RPCS).filter(
     !["AssignExternalId", "ReleaseExternalId", "ListMerges", "ListDistinct", "ListWebhookDeliveries"].includes(name),
 );
 /** Without a lookup they apply to the whole organization. */
-const FILTERS = ["ListEntityEvents", "WatchEntities", "ListMerges", "ListWebhookDeliveries"];
+const FILTERS = ["ListEntityEvents", "WatchEntities", "VerifyAuditTrail", "ListMerges", "ListWebhookDeliveries"];
 const rpc = (name: string, by: By | undefined, client?: EntityClient) => {
   const call = RPCS[name];
   if (call === undefined) throw new Error(name);

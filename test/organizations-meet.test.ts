@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { EntityType } from "../clients/typescript/index.ts";
 import { readConfig } from "../src/config.ts";
 import { findApiKeys } from "../src/db/api-keys.ts";
+import { Batch } from "../src/db/batch.ts";
 import { type Connections, pooled } from "../src/db/kept-connection.ts";
 import { NamedStatementClient } from "../src/db/named-statements.ts";
 import { createOrm, type Orm, poolOf } from "../src/db/orm.ts";
@@ -519,6 +520,16 @@ describe("reads that meet", () => {
     sendBehind.mockRestore();
   });
 
+  test("a batch of lookups shares no statement with others", async () => {
+    const reader = createReader(orm);
+    const sendBehind = vi.spyOn(NamedStatementClient.prototype, "sendBehind");
+    const [same, too] = ["same", "same too"].map((key): Lookup => ({ by: "external_id", key })) as [Lookup, Lookup];
+    const found = await Promise.all([reader.find(a, [same, too]), reader.find(b, [same]), reader.find(a, [same])]);
+    expect(found.map(({ hits }) => hits.externalIds.size)).toEqual([2, 1, 1]);
+    expect(sendBehind.mock.calls).toHaveLength(2);
+    sendBehind.mockRestore();
+  });
+
   test("a statement that is held up holds up no other", async () => {
     const reader = createReader(orm);
     const { promise: released, resolve: release } = Promise.withResolvers<void>();
@@ -677,6 +688,36 @@ describe("rule 2: organizations in one transaction", () => {
     }));
     const results = await writeGroupsUnlessBusy(pooled(orm), groups, () => {});
     expect(results.map(([result]) => outcomeOf(result as Result).after.name)).toEqual([one, two]);
+  });
+
+  test("16 writes of one share the transaction of the others, 17 go alone", async () => {
+    const ids = await withOne(4);
+    const [many, ...others] = ids as [string, ...string[]];
+    for (const count of [16, 17]) {
+      const writer = createWriter(orm);
+      const ends = await Promise.all([
+        ...Array.from({ length: count }, (_, i) => write(writer, many, rename("one", `${i} of ${count}`))),
+        ...others.map((id) => write(writer, id, rename("one", `beside ${count}`))),
+      ]);
+      expect(new Set(ends)).toEqual(new Set(["done"]));
+      const transactions = await transactionsOf(ids);
+      const [shared, ...more] = new Set(others.map((id) => transactions.get(id)));
+      expect(more).toEqual([]);
+      expect(transactions.get(many) === shared, `${count}`).toBe(count === 16);
+    }
+  });
+
+  test("the usual update is two writes to PostgreSQL, with one Sync each", async () => {
+    const [organizationId] = (await withOne(1)) as [string];
+    const writer = createWriter(orm);
+    // Its statements are prepared.
+    await write(writer, organizationId, rename("one", "first"));
+    const query = vi.spyOn(pg.Client.prototype, "query");
+    expect(await write(writer, organizationId, rename("one", "second"))).toBe("done");
+    const sentTo = query.mock.contexts.filter((_, i) => (query.mock.calls[i]?.[0] as unknown) instanceof Batch);
+    query.mockRestore();
+    expect(sentTo).toHaveLength(2);
+    expect(sentTo[0]).toBe(sentTo[1]);
   });
 
   test("one organization has two transactions at a time, several have more; all is done", async () => {

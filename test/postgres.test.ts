@@ -501,39 +501,28 @@ describe("TLS", () => {
     ssl_key_file: join(cluster.folder, "server.key"),
   });
   const at = (more: string) => cluster.url("app_owner", "p", "es", more);
-  beforeAll(async () => {
-    folder = await mkdtemp(join(tmpdir(), "ca-"));
-    const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: folder, stdio: "ignore" });
-    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    openssl("req", "-x509", ...key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2");
-    openssl("req", "-x509", ...key, "-keyout", "other.key", "-out", "other.pem", "-subj", "/CN=ca", "-days", "2");
-    await writeFile(join(folder, "san"), "subjectAltName=DNS:database.example");
-    openssl("req", "-new", ...key, "-keyout", "server.key", "-out", "csr", "-subj", "/CN=database.example");
-    openssl(
-      "x509",
-      "-req",
-      "-in",
-      "csr",
-      "-CA",
-      "ca.pem",
-      "-CAkey",
-      "ca.key",
-      "-CAcreateserial",
-      "-extfile",
-      "san",
-      "-days",
-      "2",
-      "-out",
-      "server.pem",
-    );
+  const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: folder, stdio: "ignore" });
+  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  /** Starts the cluster anew with a certificate of the name. */
+  async function serveAs(name: string): Promise<void> {
+    await writeFile(join(folder, "san"), `subjectAltName=DNS:${name}`);
+    openssl("req", "-new", ...key, "-keyout", "server.key", "-out", "csr", "-subj", `/CN=${name}`);
+    const authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
+    openssl("x509", "-req", "-in", "csr", ...authority, "-extfile", "san", "-days", "2", "-out", "server.pem");
     const { uid, gid } = await stat(cluster.dataDirectory);
-    for (const name of ["server.pem", "server.key"]) {
-      await copyFile(join(folder, name), join(cluster.folder, name));
-      await chmod(join(cluster.folder, name), 0o600);
-      await chown(join(cluster.folder, name), uid, gid);
+    for (const file of ["server.pem", "server.key"]) {
+      await copyFile(join(folder, file), join(cluster.folder, file));
+      await chmod(join(cluster.folder, file), 0o600);
+      await chown(join(cluster.folder, file), uid, gid);
     }
     await cluster.stop();
     await cluster.start(settings());
+  }
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "ca-"));
+    openssl("req", "-x509", ...key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2");
+    openssl("req", "-x509", ...key, "-keyout", "other.key", "-out", "other.pem", "-subj", "/CN=ca", "-days", "2");
+    await serveAs("database.example");
     await cluster.sql("create role app_owner login createrole password 'p'");
     await cluster.sql("create database es owner app_owner");
   });
@@ -574,17 +563,28 @@ describe("TLS", () => {
   test.each([
     [
       "?sslmode=verify-full",
-      /^DATABASE_URL \(127.0.0.1:\d+\/es\) cannot be reached: \w+: name the authority of its certificate with sslrootcert=/,
+      /^DATABASE_URL \(localhost:\d+\/es\) cannot be reached: \w+: name the authority of its certificate with sslrootcert=/,
     ],
     ["?sslmode=verify-full&sslrootcert=system", /name the authority of its certificate/],
     ["?sslmode=verify-ca&sslrootcert=OTHER", /name the authority of its certificate/],
     ["?sslmode=require&sslrootcert=OTHER", /name the authority of its certificate/],
     ["?sslmode=verify-full&sslrootcert=CA", /its certificate is for another name/],
   ])("%s: the error names the variable and the cure, and no password", async (more, message) => {
-    const url = at(more.replace("CA", join(folder, "ca.pem")).replace("OTHER", join(folder, "other.pem")));
+    const url = at(more.replace("CA", join(folder, "ca.pem")).replace("OTHER", join(folder, "other.pem"))).replace(
+      "127.0.0.1",
+      "localhost",
+    );
     const error = await serve({ DATABASE_URL: url }).catch((thrown: Error) => thrown);
     expect(String((error as Error).message)).toMatch(message);
     expect(String(error)).not.toContain(":p@");
+  });
+
+  test("?sslmode=verify-full is served by the host that the certificate names", async () => {
+    await serveAs("localhost");
+    const url = at(`?sslmode=verify-full&sslrootcert=${join(folder, "ca.pem")}`).replace("127.0.0.1", "localhost");
+    await using served = await serve({ DATABASE_URL: url });
+    await works(served);
+    expect(await isEncrypted()).toEqual([true]);
   });
 
   test("a server without TLS, one that is away, a database that is not there, a wrong password: each is said, without the password", async () => {
@@ -618,6 +618,12 @@ describe("TLS", () => {
     ["postgres://u:geheim@a/es?sslmode=verify-ca", /needs sslrootcert/],
     ["postgres://u:geheim@a/es?sslrootcert=/ca.pem", /sslrootcert without sslmode/],
     ["postgres://u:geheim@a/es?sslmode=require&sslrootcert=system", /needs sslmode=verify-full/],
+    [
+      "postgres://u:geheim@10.0.0.1/es?sslmode=verify-full",
+      /sslmode=verify-full and an address as its host: use the name/,
+    ],
+    ["postgres://u:geheim@[fd00::1]/es?sslmode=verify-full&sslrootcert=system", /an address as its host/],
+    ["postgres://u:geheim@a/es?sslmode=verify-full&host=10.0.0.1", /an address as its host/],
     ["postgres://u:ge#heim@a/es", /special characters/],
     ["mysql://u:geheim@a/es", /must be a URL that begins with postgres/],
   ])("%s is refused by a true sentence", (url, message) => {
@@ -663,11 +669,18 @@ describe("a backup without a superuser", () => {
           return counts;
         };
         {
-          await using served = await serve({ DATABASE_URL: owner });
+          const keyFile = join(folder, "audit-key");
+          execFileSync("openssl", ["genpkey", "-algorithm", "ed25519", "-out", keyFile]);
+          const audit = { AUDIT_SIGNING_KEY: keyFile, AUDIT_CHECKPOINT_SECONDS: "1" };
+          await using served = await serve({ DATABASE_URL: owner, ...audit });
           const { client } = served;
           await client.entities.createEntity({
-            entity: { ...person, externalId: "x-1" },
+            entity: { ...person, externalId: "x-0" },
             requestId: "0197f0a0-0000-7000-8000-000000000001",
+          });
+          await client.entities.changeExternalId({
+            lookup: { by: { case: "externalId", value: "x-0" } },
+            ...{ newExternalId: "x-1", reason: "another system" },
           });
           await client.activity.recordTransactions({
             transactions: [
@@ -689,6 +702,7 @@ describe("a backup without a superuser", () => {
             "insert into event_horizon select organization_id, 0, '0', '1:1:', 'epoch' from organization; insert into feed_sink (name) values ('x')",
             { database: "es" },
           );
+          await expect.poll(async () => (await rows("es")).audit_checkpoint, { timeout: 20_000 }).toBeGreaterThan(0);
         }
         const before = await rows("es");
         expect(Object.entries(before).filter(([, count]) => count === 0)).toEqual([]);

@@ -31,7 +31,10 @@ const streamsOf = (...services: { methods: readonly DescMethod[] }[]) =>
     .flatMap((method) =>
       Object.entries(PROTOCOLS).map(([protocol, transport]) => ({ name: method.name, protocol, method, transport })),
     );
-const CONTRACT = streamsOf(EntityService, ActivityService, OrganizationService, WebhookService);
+/** VerifyAuditTrail comes to an end by itself: audit.test.ts revokes a key in its middle. */
+const CONTRACT = streamsOf(EntityService, ActivityService, OrganizationService, WebhookService).filter(
+  ({ method }) => method !== EntityService.method.verifyAuditTrail,
+);
 
 /** Long after the key's end: a stream that outlives it fails the test instead of blocking it. */
 const DEADLINE_MS = 12_000;

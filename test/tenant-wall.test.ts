@@ -24,6 +24,7 @@ import {
   comparable,
   dump,
   everythingIn,
+  insertCheckpoints,
   messagesOf,
   openWire,
   refusalIn,
@@ -429,6 +430,11 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       { by: "position", request: (names) => ({ position: names.position }), expect: "POSITION_INVALID" },
     ],
   },
+  ListAuditCheckpoints: {
+    paged: true,
+    cases: [{ by: "number", request: () => ({ afterNumber: 1n, includeLeaves: true }), expect: "NOTHING" }],
+  },
+  VerifyAuditTrail: { cases: lookups({}) },
   ImportEntities: {
     cases: [
       { by: "external id, free to use", request: () => ({ entity: person({ externalId: freeId() }) }), expect: "FREE" },
@@ -711,6 +717,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
       "activity:read",
       "activity:write",
       "admin",
+      "audit:read",
       "webhooks:admin",
     ],
     { actorId: actor, source: `${CANARY}-source` },
@@ -875,6 +882,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
     expect(await service.sql("select from webhook_endpoint where deleted_at is not null")).toEqual([]);
   }, 5_000);
   const now = await client.entities.getEntity({ lookup });
+  await insertCheckpoints(service.sql, organizationId, { count: 2, body: `${CANARY}-body` });
 
   // Page tokens, which A may have leaked.
   const page = async (
@@ -891,6 +899,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("ListExternalIdHistory", { lookup }, client.entities.listExternalIdHistory);
   await page("ListMerges", { lookup }, client.entities.listMerges);
   await page("ListDistinct", { lookup }, client.entities.listDistinct);
+  await page("ListAuditCheckpoints", {}, client.entities.listAuditCheckpoints);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
   await page("ListApiKeys", {}, client.organizations.listApiKeys);
@@ -974,6 +983,7 @@ test("every column of A's that can hold text holds a canary, so that the scan me
     ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
     ...["administration_event.type", "administration_event.peer", "external_id_past.cause"],
+    ...["root", "previous_hash", "key_id", "signature", "leaves"].map((column) => `audit_checkpoint.${column}`),
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
     `select c.table_name, c.column_name, c.data_type from information_schema.columns c
@@ -1162,7 +1172,7 @@ test("the same id in both organizations: each has its own, and its own activity"
 
 test("B reads all that it can read, and no byte that it ever received is of A's", async () => {
   for (const rpc of [
-    ...["ListEntities", "ListEntityEvents", "GetOrganization", "ListApiKeys"],
+    ...["ListEntities", "ListEntityEvents", "ListAuditCheckpoints", "GetOrganization", "ListApiKeys"],
     ...["ListAdministrationEvents", "ListWebhookEndpoints", "ListWebhookDeliveries"],
   ]) {
     const method = METHODS.get(rpc) as DescMethod;

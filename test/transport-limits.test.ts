@@ -1,15 +1,17 @@
 // What one caller can make the process hold: bytes that arrive, answers that are not read, streams that are cancelled.
+import { EventEmitter } from "node:events";
 import { connect } from "node:http2";
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pino } from "pino";
 import { Registry } from "prom-client";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { listenForAdmin } from "../src/transport/admin.ts";
 import { byteBudget } from "../src/transport/byte-budget.ts";
 import { createReadiness } from "../src/transport/health.ts";
 import { RequestBytes } from "../src/transport/request-bytes.ts";
 import { createTally } from "../src/transport/tally.ts";
+import { unreadRests } from "../src/transport/unread-rest.ts";
 import { envelope, FLAG, FRAME, frame, headerBlock, PREFACE, settings, uint32 } from "./frames.ts";
 import { callerOf, grpcRefusal, h2Call, KEY, startServer, withSession } from "./transport-harness.ts";
 
@@ -205,6 +207,29 @@ describe("a request that is refused before it was read", () => {
     expect(refused()).toEqual(answersPings ? [FRAME.HEADERS, FRAME.RST_STREAM] : [FRAME.HEADERS]);
     await expect.poll(refused, { timeout: 5_000 }).toEqual([FRAME.HEADERS, FRAME.RST_STREAM]);
     socket.destroy();
+  });
+
+  test("waits for its caller only among so many: one more is reset at once", () => {
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+    try {
+      const drop = unreadRests(2);
+      /** A stream whose answer has left, and whose caller goes on sending. */
+      const answered = () => {
+        const stream = Object.assign(new EventEmitter(), { readableEnded: false, destroyed: false, destroy });
+        drop(stream as never);
+        stream.emit("finish");
+        return stream;
+      };
+      function destroy(this: { destroyed: boolean }) {
+        this.destroyed = true;
+      }
+      const isReset = Array.from({ length: 4 }, answered).map(({ destroyed }) => destroyed);
+      expect(isReset).toEqual([false, false, true, true]);
+      vi.advanceTimersByTime(1_000);
+      expect([answered(), answered(), answered()].map(({ destroyed }) => destroyed)).toEqual([false, false, true]);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   const LATE_KEY = "late-0123456789-0123456789-0123456789";

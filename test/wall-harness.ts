@@ -154,6 +154,20 @@ export async function rowCounts(sql: Sql): Promise<Record<string, number>> {
   return Object.fromEntries(Object.entries(counts ?? {}).map(([table, count]) => [table, Number(count)]));
 }
 
+/** Checkpoints of an organization, as if they had been made; nothing of what they say is true. */
+export async function insertCheckpoints(
+  sql: Sql,
+  organizationId: string,
+  { count, body }: { count: number; body: string },
+): Promise<void> {
+  await sql(
+    `insert into audit_checkpoint (organization_id, number, epoch, from_position, to_position, count, total, first_at,
+       last_at, root, previous_hash, created_at, body, leaves)
+     select $1, n, 1, '1:1:', '1:1:', 1, n, 'epoch', 'epoch', '\\x00', '\\x00', 'epoch', $2, '\\x00' from generate_series(1, $3::int) n`,
+    [organizationId, body, count],
+  );
+}
+
 export interface OtherServer extends AsyncDisposable {
   baseUrl: string;
   client(apiKey: string): EntityClient;
@@ -176,6 +190,8 @@ export async function startOther(
     lameDuckMs: 0,
     poolSize: 5,
     webhookAllow: "127.0.0.1",
+    // Most tests compare what is there before and after.
+    auditCheckpointSeconds: undefined,
     ...options.config,
   };
   const orm = createOrm(

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
+  createEntityClient,
   EntityStatus,
   EntityType,
   WebhookDeliveryState,
@@ -585,6 +586,23 @@ describe("the end of an endpoint", () => {
     expect(on?.disabledAt).toBeUndefined();
     await arrived(at, 3);
     expect(receiver.to(at).map(({ version }) => version)).toEqual([1, 2, 3]);
+  });
+
+  test("is not that of the key that made it: revoked, what happens is sent all the same", async () => {
+    const organization = await service.newOrganization();
+    const { apiKey, secret: key } = await organization.client.organizations.createApiKey({
+      displayName: "maker",
+      scopes: ["webhooks:admin", "entities:read"],
+    });
+    const at = path();
+    const { secret } = await newEndpoint(
+      createEntityClient({ baseUrl: service.baseUrl, apiKey: key }),
+      receiver.url(at),
+    );
+    await organization.client.organizations.revokeApiKey({ apiKeyId: apiKey?.id ?? "" });
+    await newPerson(organization.client);
+    await arrived(at, 1);
+    verify(secret, receiver.to(at)[0] as never);
   });
 
   test("410 disables the endpoint, and those who want to know are told", async () => {

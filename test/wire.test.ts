@@ -1,5 +1,5 @@
 // What arrives at the port, well formed or not, and what leaves it.
-import { type ClientHttp2Session, type ClientHttp2Stream, connect } from "node:http2";
+import { type ClientHttp2Session, type ClientHttp2Stream, connect, type Settings } from "node:http2";
 import { type AddressInfo, createConnection, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
@@ -241,6 +241,13 @@ describe("one port for every protocol", () => {
     const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
     expect((await h2Call(session, GRPC, envelope(request))).trailers["grpc-status"]).toBe("0");
     expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
+  });
+
+  test("an HTTP/2 connection may have 1,000 streams at once", async () => {
+    const session = connect(server.url);
+    const settings = await new Promise<Settings>((resolve) => session.once("remoteSettings", resolve));
+    expect(settings.maxConcurrentStreams).toBe(1_000);
+    session.destroy();
   });
 
   test("an HTTP/2 connection that the caller closes is let go", async () => {

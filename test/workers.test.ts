@@ -287,6 +287,17 @@ describe("three workers", () => {
   });
 });
 
+it("METRICS_PORT is shared like PORT: health, and the metrics of all", async () => {
+  const port = await freePort();
+  const service = await serve(folder.path, onDatabase({ WORKERS: "2", METRICS_PORT: String(port) }));
+  const [one, two] = (await connections(service, 2)) as [Connection, Connection];
+  expect(one.worker).not.toBe(two.worker);
+  const before = await countOf({ port }, "ListEntities");
+  for (const { client } of [one, two]) await client.entities.listEntities({ pageSize: 1 });
+  for (let i = 0; i < 4; i++) await expect.poll(() => countOf({ port }, "ListEntities"), WAIT).toBe(before + 2);
+  expect((await fetch(`http://127.0.0.1:${port}/health`)).status).toBe(200);
+});
+
 it("nobody is told SERVING before the last worker listens", async () => {
   const port = await freePort();
   const child = startServe(onDatabase({ WORKERS: "2", PORT: String(port) }));

@@ -17,6 +17,7 @@ export { type EntityErrorInfo, errorInfo } from "./errors.ts";
 export * from "./gen/entity/v1/activity_pb.ts";
 export * from "./gen/entity/v1/activity_service_pb.ts";
 export * from "./gen/entity/v1/administration_event_pb.ts";
+export * from "./gen/entity/v1/audit_pb.ts";
 export * from "./gen/entity/v1/entity_event_pb.ts";
 export * from "./gen/entity/v1/entity_pb.ts";
 export * from "./gen/entity/v1/entity_service_pb.ts";
@@ -53,6 +54,11 @@ export interface EntityClient {
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const PING_MS = 20_000;
+/**
+ * In megabytes; not taken in advance. With Node's 10 a session whose unsent requests are more than that refuses the answers
+ * to them itself: as ENHANCE_YOUR_CALM, which is INTERNAL, or without telling anything.
+ */
+const SESSION_MEMORY = 1_000;
 
 /** Clients of all services over one HTTP/2 connection, which is opened by the first call. Errors are ConnectError with google.rpc.ErrorInfo. */
 export function createEntityClient(options: EntityClientOptions): EntityClient {
@@ -68,6 +74,7 @@ export function createEntityClient(options: EntityClientOptions): EntityClient {
     // A server that says nothing any more ends a watch too, which has no deadline.
     pingIntervalMs: PING_MS,
     pingTimeoutMs: PING_MS / 2,
+    nodeOptions: { maxSessionMemory: SESSION_MEMORY },
   });
   const transport = sendingAgain(grpc, options.defaultTimeoutMs ?? DEFAULT_TIMEOUT_MS);
   const clientOf = <T extends DescService>(service: T) => leavable(service, createClient(service, transport));

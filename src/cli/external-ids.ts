@@ -3,14 +3,11 @@ import { timestampDate } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
 import { type EntityClient, ExternalIdDetachCauseSchema } from "../../clients/typescript/index.ts";
 import { ConfigError } from "../config.ts";
+import { positive } from "./arguments.ts";
 import { CALL } from "./connection.ts";
 import { quoted } from "./read.ts";
 
-/** The commands; `positive` reads a whole number from 1. */
-export function addExternalIds(
-  program: Command,
-  { connect, positive }: { connect: () => EntityClient; positive: (text: string) => number },
-): void {
+export function addExternalIds(program: Command, connect: () => EntityClient): void {
   const externalIds = program.command("external-ids").description("who had an external id when; release one");
   externalIds
     .command("history")

@@ -15,7 +15,7 @@ Examples:
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
-Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used,
+Exit codes: 0 done, 1 failed, some rows failed or something was found, 2 the command or the environment cannot be used,
 3 the service was ended by force: its log says what was still open.`;
 
 export const IMPORT_HELP = `
@@ -34,6 +34,19 @@ Runs until it is stopped, and goes on where it was when the service restarts.
 Example:
   entity-service watch --json > events.ndjson
   entity-service watch --json --position "$(tail -n 1 events.ndjson | jq -r .position)" >> events.ndjson`;
+
+export const CHECKPOINTS_HELP = `
+Examples:
+  entity-service audit-checkpoints > checkpoints.ndjson
+  entity-service audit-checkpoints --after "$(tail -n 1 checkpoints.ndjson | jq -r .number)" >> checkpoints.ndjson`;
+
+export const VERIFY_HELP = `
+Prints what is wrong, a line each, and ends with 1 where something is. Without checkpoints that were kept elsewhere
+nobody can tell a log that was rewritten as a whole, and without a public key none whose checkpoints were signed anew.
+
+Examples:
+  entity-service verify-audit --checkpoints checkpoints.ndjson --public-key audit-key.pem
+  entity-service verify-audit --external-id customer-1`;
 
 export const LISTEN_HELP = `
 Runs until it is stopped. What is not signed with the secret is answered 401. A service sends to this

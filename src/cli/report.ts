@@ -50,18 +50,19 @@ export function openErrorsFile(path: string, input: string): ErrorsFile {
 
 /** A bar on the terminal with rate and time left; on anything else nothing at all. */
 export interface Progress extends Disposable {
-  /** Bytes of the file and rows that are done so far. */
-  update(bytes: number, rows: number): void;
+  /** How much of the total, such as bytes of the file, and how many rows are done so far. */
+  update(done: number, rows: number): void;
 }
 
-export function showProgress(stream: NodeJS.WriteStream, totalBytes: number | undefined): Progress {
+/** `rows`: what is counted. Without a total there is no bar. */
+export function showProgress(stream: NodeJS.WriteStream, total: number | undefined, rows = "rows"): Progress {
   if (!stream.isTTY) return { update() {}, [Symbol.dispose]() {} };
   const bar = new cliProgress.SingleBar({
     stream,
     format:
-      totalBytes === undefined
-        ? "{rows} rows | {rate} rows/s | {duration_formatted}"
-        : "{bar} {percentage}% | {rows} rows | {rate} rows/s | {eta_formatted} left",
+      total === undefined
+        ? `{rows} ${rows} | {rate} ${rows}/s | {duration_formatted}`
+        : `{bar} {percentage}% | {rows} ${rows} | {rate} ${rows}/s | {eta_formatted} left`,
     barCompleteChar: "#",
     barIncompleteChar: "-",
     barsize: 30,
@@ -70,13 +71,13 @@ export function showProgress(stream: NodeJS.WriteStream, totalBytes: number | un
     gracefulExit: false,
   });
   const start = performance.now();
-  const payload = (rows: number) => ({
-    rows,
-    rate: Math.round(rows / Math.max(0.001, (performance.now() - start) / 1000)),
+  const payload = (count: number) => ({
+    rows: count,
+    rate: Math.round(count / Math.max(0.001, (performance.now() - start) / 1000)),
   });
-  bar.start(totalBytes ?? 0, 0, payload(0));
+  bar.start(total ?? 0, 0, payload(0));
   return {
-    update: (bytes, rows) => bar.update(bytes, payload(rows)),
+    update: (done, count) => bar.update(done, payload(count)),
     [Symbol.dispose]: () => bar.stop(),
   };
 }

@@ -15,6 +15,7 @@ export const SCOPES = [
   "entities:merge",
   "activity:read",
   "activity:write",
+  "audit:read",
   "risk:admin",
   "webhooks:admin",
   "admin",

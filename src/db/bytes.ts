@@ -11,6 +11,19 @@ export const bytesOf = (table: string, columns: readonly string[]): string =>
     )
     .join(" + ");
 
+/** About how many times as much a column holds as it takes where it is stored compressed. */
+const COMPRESSION = 20;
+
+/** The same at a guess, at which nothing is decompressed that is not read after all. */
+export const roughBytesOf = (table: string, columns: readonly string[]): string =>
+  columns
+    .map((name) => `${table}.${name}`)
+    .map(
+      (column) =>
+        `coalesce(pg_column_size(${column}) * case when pg_column_compression(${column}) is null then 1 else ${COMPRESSION} end, 0)`,
+    )
+    .join(" + ");
+
 /** How much is read at once. */
 export interface Bound {
   rows: number;

@@ -6,14 +6,18 @@ import { managerAcross } from "./across.ts";
 import { sqlState, toReason } from "./failures.ts";
 import type { Orm } from "./orm.ts";
 
+/** The leaves of one checkpoint count for so many small rows. */
+const LARGE = 50;
+
 /**
- * Each a function that removes at most N rows, decides itself which are old, and returns whose they were; it removes
+ * Each a function that removes at most `rows` rows, decides itself which are old, and returns whose they were; it removes
  * none while another process runs it.
  */
 const prunable = ({ rows, webhookLogDays }: Pick<PrunerOptions, "rows" | "webhookLogDays">) => [
-  { what: "events", call: "prune_events($1::int)", values: [rows] },
-  { what: "request ids", call: "prune_request_records($1::int)", values: [rows] },
-  { what: "webhook deliveries", call: "prune_webhook_deliveries($1::int, $2::int)", values: [rows, webhookLogDays] },
+  { what: "events", call: "prune_events($1::int)", rows, more: [] },
+  { what: "leaves of checkpoints", call: "prune_checkpoint_leaves($1::int)", rows: Math.ceil(rows / LARGE), more: [] },
+  { what: "request ids", call: "prune_request_records($1::int)", rows, more: [] },
+  { what: "webhook deliveries", call: "prune_webhook_deliveries($1::int, $2::int)", rows, more: [webhookLogDays] },
 ];
 type Prunable = ReturnType<typeof prunable>[number];
 
@@ -36,13 +40,13 @@ export interface PrunerOptions {
 
 /** Prunes until it is disposed, which waits for the step that is under way. */
 export function startPruner(orm: Orm, options: PrunerOptions): AsyncDisposable {
-  const { intervalMs, rows, log } = options;
+  const { intervalMs, log } = options;
   const stop = new AbortController();
   const { signal } = stop;
   const pause = (ms: number) => sleep(ms, undefined, { signal, ref: false }).catch(() => {});
 
   /** All that is old now. */
-  async function prune({ what, call, values }: Prunable): Promise<void> {
+  async function prune({ what, call, rows, more }: Prunable): Promise<void> {
     const removed = new Map<string, number>();
     try {
       for (let isMore = true; isMore && !signal.aborted; ) {
@@ -50,7 +54,7 @@ export function startPruner(orm: Orm, options: PrunerOptions): AsyncDisposable {
         const em = managerAcross(orm);
         const found = await em.execute<{ organization_id: string; pruned: number }[]>(
           `select organization_id, pruned::int from ${call}`,
-          values,
+          [rows, ...more],
         );
         let count = 0;
         for (const { organization_id: id, pruned } of found) {

@@ -366,7 +366,33 @@ export const AdministrationEventRow = defineEntity({
   },
 });
 
-/** Every table of the service. */
+/** The signed list of events that were there; src/domain/checkpoint.ts says what is in it. */
+export const AuditCheckpointRow = defineEntity({
+  name: "AuditCheckpointRow",
+  tableName: "audit_checkpoint",
+  properties: {
+    organizationId,
+    number: p.type(CountType).primary(),
+    epoch: p.integer(),
+    fromPosition: p.string().columnType("pg_snapshot"),
+    toPosition: p.string().columnType("pg_snapshot"),
+    count: count(),
+    total: count(),
+    firstAt: instant(),
+    lastAt: instant(),
+    horizon: instant().nullable(),
+    root: p.blob().$type<Buffer>(),
+    previousHash: p.blob().$type<Buffer>(),
+    keyId: p.blob().$type<Buffer>().nullable(),
+    createdAt: instant(),
+    body: p.text(),
+    signature: p.blob().$type<Buffer>().nullable(),
+    /** Null once all of its events were pruned. Large: read only where it is needed. */
+    leaves: p.blob().$type<Buffer>().nullable().hydrate(false),
+  },
+});
+
+/** Every table of an organization's data. */
 export const TABLES = [
   OrganizationRow,
   ApiKeyRow,
@@ -383,4 +409,5 @@ export const TABLES = [
   WebhookEndpointRow,
   WebhookDeliveryRow,
   AdministrationEventRow,
+  AuditCheckpointRow,
 ];

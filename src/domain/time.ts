@@ -51,13 +51,24 @@ const notATime = () => new Error("not a UTC timestamp");
 
 /** ISO 8601 with as many of the six decimals as needed, at least three, in UTC: what PostgreSQL and people read. */
 export function instantToText(instant: Instant): string {
-  const micros = Number(((instant % SECOND_MICROS) + SECOND_MICROS) % SECOND_MICROS);
-  const second = Number((instant - BigInt(micros)) / SECOND_MICROS);
+  const [second, micros] = secondOf(instant);
   if (second !== lastWritten?.second) {
     lastWritten = { second, text: new Date(second * 1_000).toISOString().slice(0, SECOND_LENGTH) };
   }
   const [decimals, places] = micros % 1_000 === 0 ? [micros / 1_000, 3] : [micros, 6];
   return `${lastWritten.text}.${String(decimals).padStart(places, "0")}Z`;
+}
+
+/** The second, and the microseconds in it. */
+function secondOf(instant: Instant): [second: number, micros: number] {
+  const number = Number(instant);
+  // Until the year 2255: arithmetic of bigints would allocate each result.
+  if (Number.isSafeInteger(number)) {
+    const second = Math.floor(number / 1_000_000);
+    return [second, number - second * 1_000_000];
+  }
+  const micros = Number(((instant % SECOND_MICROS) + SECOND_MICROS) % SECOND_MICROS);
+  return [Number((instant - BigInt(micros)) / SECOND_MICROS), micros];
 }
 
 const SECOND_MICROS = 1_000_000n;

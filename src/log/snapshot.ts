@@ -35,3 +35,16 @@ export const upTo = (bound: bigint, { xmax, running }: Snapshot): Snapshot => ({
   xmax: bound < xmax ? bound : xmax,
   running: running.filter((xid) => xid < bound),
 });
+
+/** `from`, and of what `to` sees beyond it the part below a transaction. */
+export function extended(from: Snapshot, to: Snapshot, bound: bigint): Snapshot {
+  let { xmax } = upTo(bound, to);
+  if (from.xmax > xmax) ({ xmax } = from);
+  return {
+    xmax,
+    running: [
+      ...from.running.filter((xid) => xid >= bound || !sees(to, xid)),
+      ...to.running.filter((xid) => xid >= from.xmax && xid < xmax),
+    ],
+  };
+}

@@ -7,13 +7,13 @@ import type { Bell } from "../bell.ts";
 import type { Orm } from "../db/orm.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { Instant } from "../domain/time.ts";
+import { createHolds, HOLD_MS } from "../log/hold.ts";
 import { createPages, type Page } from "../log/pages.ts";
 import { decodePosition, encodePosition, isLost, type Position } from "../log/position.ts";
 import { BEGINNING } from "../log/snapshot.ts";
 import { wholeLog } from "../log/whole-log.ts";
 import type { Logger } from "../logger.ts";
 import { toEventMessage } from "./event-message.ts";
-import { createSinks, HOLD_MS } from "./hold.ts";
 import { connectJetStream, type JetStream, type JetStreamOptions } from "./jetstream.ts";
 
 /** The sink's name in the database, to which its positions are bound. */
@@ -35,7 +35,7 @@ export function startNatsSink(
   deps: { log: Logger; registry: Registry; bell: Bell },
 ): AsyncDisposable {
   const { log, registry } = deps;
-  const sinks = createSinks(orm);
+  const sinks = createHolds(orm);
   const pages = createPages(orm, wholeLog);
   const holder = randomUUID();
   const stopping = new AbortController();

@@ -1,7 +1,13 @@
 // One port for HTTP/2 and HTTP/1.1: its connections, streams and requests, each with its turn, and the end of them all.
 import { once } from "node:events";
 import type { ServerOptions as Http1Options, ServerResponse } from "node:http";
-import { Http2ServerRequest, Http2ServerResponse, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
+import {
+  Http2ServerRequest,
+  Http2ServerResponse,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Server as TlsServer } from "node:tls";
@@ -10,6 +16,7 @@ import type { Adapter, RequestHandler } from "./adapter.ts";
 import type { Tls } from "./certificates.ts";
 import { createGuard } from "./guard.ts";
 import { createHttp1Connections } from "./http1.ts";
+import { createIntake } from "./intake.ts";
 import type { NodeRequest } from "./library-path.ts";
 import { createPipelining } from "./pipelining.ts";
 import type { NodeResponse } from "./refusal.ts";
@@ -50,6 +57,8 @@ export interface Listener extends AsyncDisposable {
   open(): { connections: number; streams: number };
 }
 
+/** For how long requests come in one turn of the event loop before reading ends until the next, in milliseconds. */
+const INTAKE_MS = 10;
 /** For how long calls begin in one turn of the event loop, in milliseconds. */
 const CALLS_MS = 15;
 /** Time for a connection that was said goodbye to to close. */
@@ -82,6 +91,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const sessions = createSessions({ idleTimeoutMs, maxConnectionAgeMs, tally, guard });
 
   const turns = createTurns(CALLS_MS);
+  const intake = createIntake(INTAKE_MS);
   const inOrder = createPipelining(MAX_PIPELINED, () => tally.note("pipelined"));
   const serve = guard(options.request, (_, response) => response.destroy());
 
@@ -89,6 +99,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     (request: NodeRequest, response: NodeResponse) => {
       joinKeys(request.headers, request.rawHeaders);
       if (!("stream" in request)) {
+        intake.came(request.socket);
         http1.begin(request, response as ServerResponse);
         inOrder(request, response as ServerResponse, () => turns(request.socket, () => serve(request, response)));
         return;
@@ -124,10 +135,21 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const onStream = (stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _: number, rawHeaders: string[]) => {
     // Before all else: a stream that is reset with an error code emits it, and without a listener that ends the process.
     stream.on("error", ignore);
+    intake.came(stream.session ?? stream);
     turns(stream.session ?? stream, () => beginStream(stream, headers, rawHeaders));
   };
 
-  const onSession = guard(sessions.track, (session) => session.destroy());
+  const onSession = guard(
+    (session: ServerHttp2Session) => {
+      sessions.track(session);
+      intake.track(session, session.socket);
+    },
+    (session) => session.destroy(),
+  );
+  const trackHttp1 = (socket: Socket) => {
+    http1.track(socket);
+    intake.track(socket, socket);
+  };
 
   const trackSocket = (socket: Socket) => {
     sockets.add(socket);
@@ -138,7 +160,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     });
   };
 
-  const parts = { onRequest, onStream, onSession, trackSocket, trackHttp1: http1.track, http1Limits, tally };
+  const parts = { onRequest, onStream, onSession, trackSocket, trackHttp1, http1Limits, tally };
   const server =
     options.tls === undefined
       ? cleartextServer({ ...parts, undecided, turns: createTurns(0), guard })

@@ -8,7 +8,7 @@ import {
 import { gatherDataFrames } from "./data-frames.ts";
 import type { Guard } from "./guard.ts";
 import type { Tally } from "./tally.ts";
-import { keepUntilAnswered } from "./unread-rest.ts";
+import { unreadRests } from "./unread-rest.ts";
 import { whenRead } from "./when-read.ts";
 
 export const MAX_HEADER_BYTES = 16_384;
@@ -45,6 +45,13 @@ export const HTTP2_LIMITS: Http2Options = {
   streamResetRate: 1_000,
 };
 
+/** What a session reads from, which Node keeps to itself. */
+interface Handle {
+  /** Bytes that the other side has not taken yet; while there are some, Node does not read. */
+  writeQueueSize?: number;
+  readStart(): number;
+}
+
 interface Connection {
   calls: number;
   nextId: number;
@@ -53,6 +60,7 @@ interface Connection {
   retiring: boolean;
   /** As measured when it began. */
   roundTripMs: number | undefined;
+  handle: Handle | undefined;
 }
 
 export interface Sessions {
@@ -73,14 +81,19 @@ export function createSessions(options: {
   const { idleTimeoutMs, maxConnectionAgeMs, tally, guard } = options;
   const sessions = new Map<ServerHttp2Session, Connection>();
   const streams = new Set<ServerHttp2Stream>();
+  const keepUntilAnswered = unreadRests();
   let draining = false;
   const sweep = setInterval(() => {
     for (const stream of streams) if (stream.closed && !stream.destroyed) stream.destroy();
+    for (const [session, { handle }] of sessions) if (session.closed) readOn(handle);
   }, SWEEP_MS).unref();
 
   function track(session: ServerHttp2Session): void {
     session.on("error", () => tally.note("session_failed"));
-    const connection: Connection = { calls: 0, nextId: 1, wasFull: false, retiring: false, roundTripMs: undefined };
+    const connection: Connection = {
+      ...{ calls: 0, nextId: 1, wasFull: false, retiring: false },
+      ...{ roundTripMs: undefined, handle: (session.socket as { _handle?: Handle })._handle },
+    };
     sessions.set(session, connection);
     let idleSince = performance.now();
     // One timer per connection, which checks again when it fires: many calls begin and end meanwhile.
@@ -166,6 +179,14 @@ export function createSessions(options: {
     },
     streams: () => streams.size,
   };
+}
+
+/**
+ * Behind a GOAWAY, an error of the protocol ends no session of Node: it reads no more, and does not learn even that its
+ * caller has disconnected. Its calls would stay for ever.
+ */
+function readOn(handle: Handle | undefined): void {
+  if (handle?.writeQueueSize === 0) handle.readStart();
 }
 
 function destroySoon(this: ServerHttp2Stream): void {

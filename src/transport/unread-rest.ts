@@ -15,12 +15,30 @@ const UNHEARD_MS = 5_000;
 /** The longest wait for an answer to leave, on a connection that its caller does not read. */
 const HELD_UP_MS = 30_000;
 
-/** To be called with each new stream: drops the rest of its request once the answer has left. */
-export function keepUntilAnswered(stream: ServerHttp2Stream): void {
-  stream.end = endAndDrop;
-  // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the session with it.
-  // close(NO_ERROR) and resume() cut the answer or do nothing.
-  stream.on("finish", giveUpRest);
+/** Streams that wait for their caller at once; a flood of refused calls would hold some 4 KiB for each. */
+const MAX_WAITING = 2_048;
+
+/**
+ * The returned function is to be called with each new stream: it drops the rest of its request once the answer has left.
+ * At most `maxWaiting` streams wait for their caller to have read it; one more is reset at once.
+ */
+export function unreadRests(maxWaiting = MAX_WAITING): (stream: ServerHttp2Stream) => void {
+  let waiting = 0;
+  function giveUpRest(this: ServerHttp2Stream): void {
+    // Most requests are complete; a timer for each would keep its stream in memory.
+    if (this.readableEnded || this.destroyed) return;
+    if (waiting >= maxWaiting) return void this.destroy();
+    waiting += 1;
+    waitUntilRead(this, () => {
+      waiting -= 1;
+    });
+  }
+  return (stream) => {
+    stream.end = endAndDrop;
+    // connect-node 2.2.0 leaves the unread rest of an oversized request: its stream never closes, and the session with it.
+    // close(NO_ERROR) and resume() cut the answer or do nothing.
+    stream.on("finish", giveUpRest);
+  };
 }
 
 const endAndDrop = function (this: ServerHttp2Stream, ...rest: Parameters<Duplex["end"]>) {
@@ -29,17 +47,17 @@ const endAndDrop = function (this: ServerHttp2Stream, ...rest: Parameters<Duplex
   return Duplex.prototype.end.apply(this, rest);
 } as ServerHttp2Stream["end"];
 
-function giveUpRest(this: ServerHttp2Stream): void {
-  // Most requests are complete; a timer for each would keep its stream in memory.
-  if (this.readableEnded || this.destroyed) return;
+/** Destroys the stream when its caller has read the answer, or has had the time for it. */
+function waitUntilRead(stream: ServerHttp2Stream, ended: () => void): void {
   const answeredAt = performance.now();
   const timer = setInterval(() => {
-    if (!this.destroyed && !this.readableEnded) {
+    if (!stream.destroyed && !stream.readableEnded) {
       const waitedMs = performance.now() - answeredAt;
-      if (isHeldUp(this) ? waitedMs < HELD_UP_MS : waitedMs < UNHEARD_MS && !hasRead(this, answeredAt)) return;
-      this.destroy();
+      if (isHeldUp(stream) ? waitedMs < HELD_UP_MS : waitedMs < UNHEARD_MS && !hasRead(stream, answeredAt)) return;
+      stream.destroy();
     }
     clearInterval(timer);
+    ended();
   }, LOOK_MS).unref();
 }
 

@@ -1,6 +1,12 @@
 // Compares the final content of the database, read as superuser, with what the callers, watchers and receivers saw.
+import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { EventType } from "../../clients/typescript/index.ts";
+import {
+  type AuditCounts,
+  type AuditFinding,
+  AuditFindingKindSchema,
+  EventType,
+} from "../../clients/typescript/index.ts";
 import { brokenChains } from "../chains.ts";
 import { externalIdProblems } from "../external-id-periods.ts";
 import type { World } from "./callers.ts";
@@ -89,6 +95,34 @@ export async function checkDatabase(postgres: Postgres, world: World, log: reado
   await checkCopies(postgres, world, rows);
   checks.chains.count(log.length);
   for (const broken of await brokenChains(postgres.sql)) checks.chains.fail(broken);
+}
+
+/** The service's own verification, once the last checkpoint is made. */
+export async function checkAudit({ checks, organizations, services }: World, limitMs: number): Promise<void> {
+  const limit = performance.now() + limitMs;
+  for (const { name, client } of organizations) {
+    const { entities } = client(services[0]?.baseUrl ?? "");
+    for (let isWhole = false; !isWhole; ) {
+      const findings: AuditFinding[] = [];
+      let counts: AuditCounts | undefined;
+      for await (const message of entities.verifyAuditTrail({})) {
+        findings.push(...message.findings);
+        counts = message.counts;
+      }
+      isWhole = counts?.notInCheckpoint === 0n;
+      if (!isWhole && performance.now() < limit) {
+        await sleep(500);
+        continue;
+      }
+      checks.audit.count(Number(counts?.verified ?? 0n));
+      if (!isWhole) checks.audit.fail(`${name}: ${counts?.notInCheckpoint} events are in no checkpoint`);
+      for (const { kind, entityId, entityVersion, eventId, checkpoint, detail } of findings) {
+        const where = `${entityId} version ${entityVersion}, event ${eventId}, checkpoint ${checkpoint}`;
+        checks.audit.fail(`${name}: ${AuditFindingKindSchema.value[kind]?.localName}, ${where}: ${detail}`);
+      }
+      break;
+    }
+  }
 }
 
 const describe = ({ method, requestId, attempts }: Intent) =>

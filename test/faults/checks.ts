@@ -19,6 +19,7 @@ export const CHECKS = {
   versions: "the versions of an entity have no gap",
   fold: "the events of an entity fold to its row",
   chains: "every event is sealed, behind the one before of its entity",
+  audit: "every event is in one checkpoint, and all of them verify",
   copies: "the copies of an external id agree",
   readBack: "an acknowledged write is read back",
   watched: "every watcher got the log, or was told",

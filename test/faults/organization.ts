@@ -31,6 +31,7 @@ const SCOPES = [
   "external_ids:change",
   "activity:write",
   "activity:read",
+  "audit:read",
   "webhooks:admin",
   "admin",
 ];

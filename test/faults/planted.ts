@@ -176,6 +176,19 @@ export const PLANTED: readonly Planted[] = [
     finds: ["chains"],
   },
   {
+    name: "what was committed late is in no checkpoint",
+    changes: [
+      {
+        file: "src/audit/make.ts",
+        from: "isPresent ? head.snapshot : END",
+        to: "isPresent ? { ...head.snapshot, running: [] } : END",
+      },
+    ],
+    faults: "kill",
+    seconds: 20,
+    finds: ["audit"],
+  },
+  {
     name: "always SERVING",
     changes: [{ file: "src/server.ts", from: "readiness.set(ready)", to: "readiness.set(ready || true)" }],
     faults: "database away",

@@ -14,7 +14,15 @@ import { fileURLToPath } from "node:url";
 import { createEntityClient } from "../../clients/typescript/index.ts";
 import { freePort } from "../../scripts/service-process.ts";
 import { startCallers, type World } from "./callers.ts";
-import { checkDatabase, checkHealth, checkWatcher, type LoggedEvent, missingOf, readLog } from "./checker.ts";
+import {
+  checkAudit,
+  checkDatabase,
+  checkHealth,
+  checkWatcher,
+  type LoggedEvent,
+  missingOf,
+  readLog,
+} from "./checker.ts";
 import { type CheckName, type Checks, createChecks } from "./checks.ts";
 import { FAULTS, type Fault, type Scene, untilUp } from "./faults.ts";
 import { createJournal } from "./journal.ts";
@@ -192,6 +200,7 @@ async function faults(): Promise<number> {
   await callers.stop();
   const log = await caughtUp(postgres, world, watchers, receiver);
   await Promise.all(watchers.map((watcher) => watcher.stop()));
+  await checkAudit(world, CATCH_UP_MS);
   await Promise.all(services.map((each) => each.stop()));
   await receiver[Symbol.asyncDispose]();
   const during = duringFault(runs);

@@ -96,6 +96,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
         PORT: String(port),
         BOOTSTRAP_API_KEY: options.bootstrapKey,
         WEBHOOK_ALLOW: "127.0.0.1",
+        AUDIT_CHECKPOINT_SECONDS: "1",
       },
       stdio: ["ignore", "pipe", "pipe"],
     });

@@ -436,6 +436,23 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
     await sleep(5_000);
     for (const connection of made) connection[Symbol.dispose]();
   },
+  async "guesses on very many connections"(one) {
+    const made = await Promise.all(Array.from({ length: 200 }, () => open(one.port)));
+    for (const connection of made) await connection.send(Buffer.concat([PREFACE, settings()]));
+    const floods = made.map(() =>
+      Buffer.concat(
+        Array.from({ length: 300 }, (_, i) =>
+          frame(FRAME.HEADERS, FLAG.END_HEADERS, 1 + 2 * i, callHead(GET, `${CANARY}${one.random.word(24)}`)),
+        ),
+      ),
+    );
+    await sleep(1_000);
+    // In one moment: the service finds all of them readable in one turn.
+    await Promise.all(made.map((connection, i) => connection.send(floods[i] ?? Buffer.alloc(0))));
+    one.sent(made.length * 300);
+    await sleep(5_000);
+    for (const connection of made) connection[Symbol.dispose]();
+  },
   // Last: if it succeeds, no service is left to attack.
   crash1: (one) => grpc(one, RECORD, invalidItems(2_000_000), one.party.keys.all, { "grpc-timeout": "60S" }),
 };

@@ -90,7 +90,8 @@ export function oddText({ random, maxText }: Taste): string {
     case 0:
       return random.pick(ODD_TEXTS);
     case 1:
-      return `${CANARY}${random.word(6)}`.repeat(random.chance(0.1) ? random.int(1, Math.max(1, maxText / 16)) : 1);
+      // As a key it is not one that a path names: those look like an identifier.
+      return `${CANARY} ${random.word(6)}`.repeat(random.chance(0.1) ? random.int(1, Math.max(1, maxText / 16)) : 1);
     case 2:
       return random.bytes(random.int(0, 40)).toString("latin1");
     case 3:

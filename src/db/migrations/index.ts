@@ -10,6 +10,7 @@ import { FeedStarts } from "./20261126204500_feed_starts.ts";
 import { Backup } from "./20261126210000_backup.ts";
 import { ApiKeysTogether } from "./20261127100000_api_keys_together.ts";
 import { SealedEvents } from "./20261127120000_sealed_events.ts";
+import { AuditCheckpoint } from "./20261127140000_audit_checkpoint.ts";
 import { ExternalIdPast } from "./20261128120000_external_id_past.ts";
 import { Merges } from "./20261129120000_merges.ts";
 
@@ -25,6 +26,7 @@ export const MIGRATIONS = [
   { name: "20261126210000_backup", class: Backup },
   { name: "20261127100000_api_keys_together", class: ApiKeysTogether },
   { name: "20261127120000_sealed_events", class: SealedEvents },
+  { name: "20261127140000_audit_checkpoint", class: AuditCheckpoint },
   { name: "20261128120000_external_id_past", class: ExternalIdPast },
   { name: "20261129120000_merges", class: Merges },
 ];

@@ -114,8 +114,8 @@ export type ApiKey = Message<"entity.v1.ApiKey"> & {
 
   /**
    * What it may do: entities:read, entities:write, external_ids:change,
-   * entities:merge, activity:read, activity:write, risk:admin, webhooks:admin,
-   * admin, operator (for keys of the organization `default` only).
+   * entities:merge, activity:read, activity:write, audit:read, risk:admin,
+   * webhooks:admin, admin, operator (for keys of the organization `default` only).
    *
    * @generated from field: repeated string scopes = 4;
    */
