@@ -13,6 +13,7 @@ import { addExternalIds } from "./cli/external-ids.ts";
 import { CHANGE_HELP, CHECKPOINTS_HELP, HELP, IMPORT_HELP, LISTEN_HELP, VERIFY_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
+import { addMerges } from "./cli/merges.ts";
 import { lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { watchEntities } from "./cli/watch.ts";
@@ -121,6 +122,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
     });
 
   addExternalIds(program, () => connect(env));
+  addMerges(program.command("entities").description("merge entities, and undo that"), () => connect(env));
   addAudit(program, env, () => {
     code = 1;
   });
