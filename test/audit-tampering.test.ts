@@ -1,11 +1,11 @@
 // Rule 136: whatever is changed in a log of 10,000 events by somebody who may write everything is found and named. Each
 // change is made, found, and taken back.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { EntityType } from "../clients/typescript/index.ts";
+import { type Entity, EntityType } from "../clients/typescript/index.ts";
 import { newSigningKey, readSigningKey } from "../src/audit/signing-key.ts";
 import { auditOf, makeAll, makeNext, nameOf, ormOf, saveTables, uncheckedBy } from "./audits.ts";
 import { reseal } from "./chains.ts";
-import { byId } from "./given.ts";
+import { byId, newPerson } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
 
 const ENTITIES = 2_000;
@@ -145,6 +145,7 @@ const COLUMNS: Record<string, string[]> = {
     ...["organization_id", "id", "version", "type", "country_code", "external_id", "external_ids", "name", "tax_id"],
     ...["tax_id_key", "tax_id_check", "status", "nationality", "risk_matrix_id", "risk_score", "entity_data"],
     ...["attributes", "metadata", "etag", "created_at", "updated_at", "deleted_at", "audit_head"],
+    ...["merged_into", "survivor_id", "layer"],
   ],
   audit_checkpoint: [
     ...["organization_id", "number", "epoch", "from_position", "to_position", "count", "total", "first_at", "last_at"],
@@ -404,8 +405,12 @@ describe("an entity", () => {
     risk_score: { value: () => "12.5", expected: () => [differs()] },
     deleted_at: { value: () => "clock_timestamp()", expected: () => [differs()] },
     external_ids: { value: () => `'[["x", "", true, "2026-01-01T00:00:00Z"]]'`, expected: () => [differs()] },
-    // Derived from tax_id, and not looked at.
+    // None without the other.
+    merged_into: { value: () => `'${other.id}', survivor_id = '${other.id}'`, expected: () => [differs()] },
+    survivor_id: { value: () => `'${other.id}', merged_into = '${other.id}'`, expected: () => [differs()] },
+    // Derived from tax_id, and not looked at; and what a survivor has by itself, which no event tells.
     tax_id_key: { expected: () => [] },
+    layer: { value: () => "'{}'", expected: () => [] },
   };
   const differs = (): Named => ({ kind: "ENTITY_DIFFERS", entity: victim.id });
 
@@ -484,6 +489,35 @@ describe("a checkpoint", () => {
       await takeBack();
     }
   });
+});
+
+test("rules 132, 134: a merged entity that redirects elsewhere, or whose external id has another home, is found by any key", async () => {
+  const group = await service.newOrganization();
+  const { entities } = group.client;
+  const [one, two, three] = (await Promise.all(
+    ["one", "two", "three"].map((externalId) => newPerson(group.client, { externalId })),
+  )) as [Entity, Entity, Entity];
+  const reason = "the same person";
+  await entities.mergeEntities({ primary: byId(two), secondary: byId(three), reason });
+  await entities.mergeEntities({ primary: byId(one), secondary: byId(two), reason });
+  const differing = async (lookup?: ReturnType<typeof byId>) => {
+    const { findings: found, counts } = await auditOf(group, lookup === undefined ? {} : { lookup });
+    expect(counts.entities).toBe(3n);
+    return found.map(({ kind, entityId, detail }) => `${nameOf(kind)} ${entityId} ${detail}`);
+  };
+  const home = (id: string) =>
+    service.sql("update external_id set home_id = $2 where external_id = 'three' and entity_id = $1", [one.id, id]);
+  const survivor = (id: string) => service.sql("update entity set survivor_id = $2 where id = $1", [three.id, id]);
+  expect([await differing(), await differing(byId(three))]).toEqual([[], []]);
+  await home(two.id);
+  expect(await differing(byId(three))).toEqual([
+    expect.stringMatching(`^ENTITY_DIFFERS ${one.id} it is found by other`),
+  ]);
+  await home(three.id);
+  await survivor(two.id);
+  expect(await differing()).toEqual([expect.stringMatching(`^ENTITY_DIFFERS ${three.id} survivor_id is not`)]);
+  await survivor(one.id);
+  expect(await differing()).toEqual([]);
 });
 
 test("rule 136: all is as it was", async () => {

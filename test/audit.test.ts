@@ -423,7 +423,7 @@ describe("VerifyAuditTrail", () => {
     const steps = async () => {
       const all: VerifyStep[] = [];
       for await (const step of verifyTrail(orm, {
-        ...{ organizationId: a.id, entityId: person.id, since: undefined, kept: [], publicKeys: [] },
+        ...{ organizationId: a.id, entityIds: [person.id], since: undefined, kept: [], publicKeys: [] },
         ...{ slots: createSlots(1), signal: new AbortController().signal, turns: createShortTurns() },
       })) {
         all.push(step);

@@ -1,5 +1,6 @@
 // Rules 137, 138 and 140: which entity had an external id when.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type ExternalIdDetachCause, ExternalIdDetachCauseSchema } from "../clients/typescript/index.ts";
 import { readConfig } from "../src/config.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
 import { pipelined } from "../src/db/transaction.ts";
@@ -9,7 +10,7 @@ import { type Command, type OneEntityCommand, toOneEntity } from "../src/entitie
 import { runGroup } from "../src/entities/group.ts";
 import { writeGroup } from "../src/entities/write-group.ts";
 import { RUNTIME_PASSWORD } from "./database-server.ts";
-import { byId, current, lastEventOf, newPerson, unique } from "./given.ts";
+import { byExternalId, byId, current, lastEventOf, newPerson, unique } from "./given.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 
 let service: TestService;
@@ -155,6 +156,64 @@ describe("a group of commands in one transaction", () => {
     } finally {
       await orm.close(true);
     }
+  });
+});
+
+const nameOf = (cause: ExternalIdDetachCause) => ExternalIdDetachCauseSchema.value[cause]?.localName ?? "";
+
+describe("the history of a group", () => {
+  it("rule 137: a survivor has the periods of all that is merged into it, until they are parted; page by page as at once", async () => {
+    const { entities } = service.client;
+    const [top, middle, low] = [unique("top"), unique("middle"), unique("low")];
+    const [a, b, c] = [
+      await newPerson(service.client, { externalId: top }),
+      await newPerson(service.client, { externalId: middle }),
+      await newPerson(service.client, { externalId: low }),
+    ];
+    // One that was gone before there was a group.
+    const gone = unique("gone");
+    await entities.addExternalIds({ lookup: byId(c), externalIds: [{ externalId: gone }] });
+    await entities.releaseExternalId({ lookup: byId(c), externalId: gone, reason: REASON, force: true });
+    await entities.mergeEntities({ primary: byId(b), secondary: byId(c), reason: REASON });
+    const { mergeId } = await entities.mergeEntities({ primary: byId(a), secondary: byId(b), reason: REASON });
+
+    const periodsOf = async (lookup: ReturnType<typeof byId | typeof byExternalId>, pageSize = 1000) => {
+      const found: (string | boolean)[][] = [];
+      let pageToken = "";
+      do {
+        const page = await entities.listExternalIdHistory({ lookup, pageSize, pageToken });
+        for (const { externalId, entityId, cause, detachedAt } of page.periods) {
+          found.push([externalId, entityId, nameOf(cause), detachedAt === undefined]);
+        }
+        pageToken = page.nextPageToken;
+      } while (pageToken !== "");
+      return found;
+    };
+    const merged = [
+      [middle, a.id, "UNSPECIFIED", true],
+      [low, a.id, "UNSPECIFIED", true],
+      [low, b.id, "MERGED", false],
+      [gone, c.id, "RELEASED", false],
+      [low, c.id, "MERGED", false],
+      [middle, b.id, "MERGED", false],
+      [top, a.id, "UNSPECIFIED", true],
+    ];
+    for (const one of [a, b, c]) {
+      for (const pageSize of [1000, 3, 1]) expect(await periodsOf(byId(one), pageSize)).toEqual(merged);
+    }
+    expect(await periodsOf(byExternalId(low))).toEqual(merged);
+
+    await entities.unmergeEntities({ mergeId, reason: REASON });
+    expect(await periodsOf(byId(a))).toEqual([
+      [middle, a.id, "UNMERGED", false],
+      [low, a.id, "UNMERGED", false],
+      [top, a.id, "UNSPECIFIED", true],
+    ]);
+    expect(await periodsOf(byId(c))).toEqual([
+      [middle, b.id, "UNSPECIFIED", true],
+      [low, b.id, "UNSPECIFIED", true],
+      ...merged.slice(2, 6),
+    ]);
   });
 });
 

@@ -17,7 +17,9 @@ import { startService, type TestService } from "./harness.ts";
 
 const RUNS = Number(process.env.IDENTITY_RUNS ?? 200);
 const SEED = Number(process.env.TEST_SEED ?? Date.now() % 2 ** 31);
+/** Those that each sequence begins with, and how many may be created in it. */
 const ENTITIES = 4;
+const CREATED = 2;
 const EXTERNAL_IDS = 6;
 const TAX_IDS = 3;
 
@@ -37,6 +39,8 @@ type Value = string | undefined;
 type Step =
   | { kind: "update"; key: Key; path: Path; value: number; clears: boolean }
   | { kind: "replace"; key: Key; value: number }
+  | { kind: "create"; external: number; taxId: number }
+  | { kind: "assign"; key: Key; external: number }
   | { kind: "change"; key: Key; external: number; keeps: boolean }
   | { kind: "add"; key: Key; external: number; primary: boolean }
   | { kind: "release"; key: Key; external: number }
@@ -63,15 +67,34 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: of("replace"), key, value: n(3) }) },
+  { weight: 1, arbitrary: fc.record({ kind: of("create"), external: n(EXTERNAL_IDS), taxId: n(TAX_IDS) }) },
+  { weight: 1, arbitrary: fc.record({ kind: of("assign"), key, external: n(EXTERNAL_IDS) }) },
   { weight: 2, arbitrary: fc.record({ kind: of("change"), key, external: n(EXTERNAL_IDS), keeps: fc.boolean() }) },
   { weight: 2, arbitrary: fc.record({ kind: of("add"), key, external: n(EXTERNAL_IDS), primary: fc.boolean() }) },
   { weight: 2, arbitrary: fc.record({ kind: of("release"), key, external: n(EXTERNAL_IDS) }) },
   { weight: 1, arbitrary: fc.record({ kind: of("delete"), key }) },
   { weight: 1, arbitrary: fc.record({ kind: of("undelete"), key }) },
   { weight: 3, arbitrary: fc.record({ kind: of("record"), key }) },
-  { weight: 7, arbitrary: fc.record({ kind: of("merge"), into: n(ENTITIES), from: n(ENTITIES) }) },
+  { weight: 7, arbitrary: fc.record({ kind: of("merge"), into: n(ENTITIES + CREATED), from: n(ENTITIES + CREATED) }) },
   { weight: 5, arbitrary: fc.record({ kind: of("unmerge"), merge: n(6) }) },
 );
+const steps = fc.array(step, { minLength: 1, maxLength: 12, size: "max" });
+
+/** Two that are merged into one, an edit of that one, and one of the two that is parted again: where edits and merges meet. */
+const edited: fc.Arbitrary<Step[]> = fc
+  .record({
+    people: fc.shuffledSubarray([0, 1, 2, 3], { minLength: 3, maxLength: 3 }),
+    edit: fc.record({ path: fc.constantFrom(...PATHS), value: n(3), clears: fc.boolean() }),
+    isBetween: fc.boolean(),
+    first: n(2),
+    rest: fc.array(step, { maxLength: 4, size: "max" }),
+  })
+  .map(({ people: [into = 0, one = 1, other = 2], edit, isBetween, first, rest }): Step[] => {
+    const update: Step = { kind: "update", key: { by: "id", n: into }, ...edit };
+    const merges: Step[] = [one, other].map((from) => ({ kind: "merge", into, from }));
+    const both = isBetween ? [merges[0] as Step, update, merges[1] as Step] : [...merges, update];
+    return [...both, ...rest, { kind: "unmerge", merge: first }, { kind: "unmerge", merge: 1 - first }];
+  });
 
 // --- What must come of it -----------------------------------------------------------------------
 
@@ -129,6 +152,13 @@ class Model {
       ids: i < 3 ? [{ external: i, home: i, primary: true, at: 0 }] : [],
     }));
   }
+
+  mayCreate = () => this.people.length < ENTITIES + CREATED;
+
+  ownerOf = (external: number) => this.people.findIndex(({ ids }) => ids.some((id) => id.external === external));
+
+  /** One of those that there are. */
+  among = (i: number) => i % this.people.length;
 
   person = (i: number) => this.people[i] as Person;
 
@@ -201,14 +231,14 @@ class Model {
   /** "OK", or the reason of the refusal. */
   apply(one: Step, ids: readonly string[]): string {
     this.clock += 1;
-    if (one.kind === "merge") return this.merge(one.into, one.from);
+    if (one.kind === "merge") return this.merge(this.among(one.into), this.among(one.from));
     if (one.kind === "unmerge") return this.unmerge(this.merges[one.merge]);
+    if (one.kind === "create") return this.create(one);
     if (one.kind === "update" && one.clears && ["name", "status"].includes(one.path)) return "VALIDATION_ERROR";
     const found = this.find(one.key, ids);
     if (typeof found === "string") return found;
     const { root, from } = found;
     const person = this.person(root);
-    const ownerOf = (external: number) => this.people.findIndex((p) => p.ids.some((id) => id.external === external));
     if (one.kind === "delete") {
       if (from !== undefined) return "MERGE_NOT_ALLOWED";
       person.isDeleted = true;
@@ -240,16 +270,31 @@ class Model {
       this.edit(root, "attributes.b", undefined);
       return "OK";
     }
-    if (![-1, root].includes(ownerOf(one.external))) return "DUPLICATE_EXTERNAL_ID";
-    const has = ownerOf(one.external) === root;
+    if (one.kind === "assign") {
+      const primary = this.primaryOf(root);
+      if (primary !== undefined) return primary === one.external ? "OK" : "EXTERNAL_ID_ALREADY_ASSIGNED";
+    }
+    if (![-1, root].includes(this.ownerOf(one.external))) return "DUPLICATE_EXTERNAL_ID";
+    const has = this.ownerOf(one.external) === root;
     if (!has) person.ids.push({ external: one.external, home: root, primary: false, at: this.clock });
     if (one.kind === "change") {
       const previous = this.primaryOf(root);
       if (previous !== one.external && !one.keeps)
         person.ids = person.ids.filter(({ external }) => external !== previous);
       this.designate(root, one.external);
-    } else if (one.primary || person.ids.length === 1) this.designate(root, one.external);
+    } else if (one.kind === "assign" || one.primary || person.ids.length === 1) this.designate(root, one.external);
     else this.sort(root);
+    return "OK";
+  }
+
+  create({ external, taxId }: Extract<Step, { kind: "create" }>): string {
+    if (this.ownerOf(external) !== -1) return "DUPLICATE_EXTERNAL_ID";
+    const own: Person["own"] = {
+      ...{ name: "created", taxId: String(taxId), status: "pending", nationality: undefined },
+      ...{ "attributes.a": undefined, "attributes.b": "created" },
+    };
+    const ids = [{ external, home: this.people.length, primary: true, at: this.clock }];
+    this.people.push({ own, held: {}, merges: 0, mergedInto: undefined, isDeleted: false, ids });
     return "OK";
   }
 
@@ -332,31 +377,34 @@ class Run {
   }
 
   async begin(): Promise<void> {
-    for (const { own, ids } of this.model.people) {
-      const taxId = this.taxId(own.taxId);
-      const attributes = Object.fromEntries(
-        (["a", "b"] as const).flatMap((name) =>
-          own[`attributes.${name}`] === undefined ? [] : [[name, own[`attributes.${name}`]]],
-        ),
-      ) as Record<string, string>;
-      const { entity } = await client.entities.createEntity({
-        entity: {
-          ...{ type: EntityType.PERSON, name: own.name ?? "", countryCode: "AR", attributes },
-          ...(own.nationality === undefined ? {} : { nationality: own.nationality }),
-          status: statusOf(own.status ?? ""),
-          ...(taxId === undefined ? {} : { taxId }),
-          ...(ids[0] === undefined ? {} : { externalId: this.external(ids[0].external) }),
-        },
-        reason,
-      });
-      this.ids.push(entity?.id ?? "");
-    }
+    for (const one of this.model.people) await this.create(one);
+  }
+
+  async create({ own, ids }: Pick<Person, "own" | "ids">): Promise<Entity["updatedAt"]> {
+    const taxId = this.taxId(own.taxId);
+    const attributes = Object.fromEntries(
+      (["a", "b"] as const).flatMap((name) =>
+        own[`attributes.${name}`] === undefined ? [] : [[name, own[`attributes.${name}`]]],
+      ),
+    ) as Record<string, string>;
+    const { entity } = await client.entities.createEntity({
+      entity: {
+        ...{ type: EntityType.PERSON, name: own.name ?? "", countryCode: "AR", attributes },
+        ...(own.nationality === undefined ? {} : { nationality: own.nationality }),
+        status: statusOf(own.status ?? ""),
+        ...(taxId === undefined ? {} : { taxId }),
+        ...(ids[0] === undefined ? {} : { externalId: this.external(ids[0].external) }),
+      },
+      reason,
+    });
+    this.ids.push(entity?.id ?? "");
+    return entity?.updatedAt;
   }
 
   async send(one: Step): Promise<Entity["updatedAt"]> {
     const { entities, activity } = client;
     if (one.kind === "merge") {
-      const [primary, secondary] = [byId({ id: this.ids[one.into] ?? "" }), byId({ id: this.ids[one.from] ?? "" })];
+      const [primary, secondary] = [one.into, one.from].map((i) => byId({ id: this.ids[this.model.among(i)] ?? "" }));
       const { mergeId, entity } = await entities.mergeEntities({ primary, secondary, reason });
       this.mergeIds.push(mergeId);
       return entity?.updatedAt;
@@ -364,6 +412,11 @@ class Run {
     if (one.kind === "unmerge") {
       const mergeId = this.mergeIds[one.merge] ?? "00000000-0000-7000-8000-000000000000";
       return (await entities.unmergeEntities({ mergeId, reason })).entity?.updatedAt;
+    }
+    if (one.kind === "create") {
+      const own = { name: "created", taxId: String(one.taxId), status: "pending", "attributes.b": "created" };
+      const ids = [{ external: one.external, home: this.ids.length, primary: true, at: 0 }];
+      return this.create({ own: own as Person["own"], ids });
     }
     const lookup = this.lookup(one.key);
     switch (one.kind) {
@@ -377,6 +430,10 @@ class Run {
       case "change": {
         const request = { lookup, newExternalId: this.external(one.external), keepPreviousAsAlias: one.keeps, reason };
         return (await entities.changeExternalId(request)).entity?.updatedAt;
+      }
+      case "assign": {
+        const request = { lookup, externalId: this.external(one.external) };
+        return (await entities.assignExternalId(request)).entity?.updatedAt;
       }
       case "add": {
         const designation = one.primary ? Designation.PRIMARY : Designation.UNSPECIFIED;
@@ -511,7 +568,7 @@ const AT_ONCE = 8;
 test("rules 78 to 107: whatever is done in whichever order, every key names whom it should, as it should, then and now", {
   timeout: 60_000 + RUNS * 2_000,
 }, async () => {
-  const sequence = fc.array(step, { minLength: 1, maxLength: 12, size: "max" });
+  const sequence = fc.oneof({ weight: 4, arbitrary: steps }, { weight: 1, arbitrary: edited });
   await fc.assert(
     fc.asyncProperty(fc.array(sequence, { minLength: 1, maxLength: AT_ONCE, size: "max" }), async (sequences) => {
       const endings = await Promise.allSettled(sequences.map(play));
@@ -526,6 +583,7 @@ async function play(steps: readonly Step[]): Promise<void> {
   const run = new Run();
   await run.begin();
   for (const one of steps) {
+    if (one.kind === "create" && !run.model.mayCreate()) continue;
     const expected = run.model.apply(one, run.ids);
     const outcome = await run.send(one).then(() => "OK", reasonOf);
     expect(outcome, JSON.stringify(one)).toBe(expected);

@@ -400,8 +400,9 @@ const setsOrganization = (plan: Plan | undefined): boolean =>
   (plan.Output?.some((value) => value.startsWith("(set_config('app.organization_id'")) === true ||
     plan.Plans?.some(setsOrganization) === true);
 
-test("rules 78, 79: in one statement every key of a merged entity names its survivor, each in its own organization", async () => {
-  const made = await Promise.all(
+/** Organizations with two entities each, of which one was merged into the other, and the keys of both. */
+const withMerged = () =>
+  Promise.all(
     [1, 2].map(async () => {
       const { id, client } = await service.newOrganization();
       const create = async (name: string) => {
@@ -411,33 +412,62 @@ test("rules 78, 79: in one statement every key of a merged entity names its surv
       const [primary, secondary] = [await create("primary"), await create("secondary")];
       const by = (value: string) => ({ by: { case: "entityId" as const, value } });
       await client.entities.mergeEntities({ primary: by(primary), secondary: by(secondary), reason: "one person" });
-      return { id, primary, secondary };
+      const lookups: { lookup: Lookup; from: string }[] = [
+        { lookup: { by: "entity_id", key: primary }, from: "" },
+        { lookup: { by: "entity_id", key: secondary }, from: secondary },
+        { lookup: { by: "external_id", key: "primary" }, from: "" },
+        { lookup: { by: "external_id", key: "secondary" }, from: secondary },
+        { lookup: { by: "tax_id", key: "TPRIMARY" }, from: "" },
+        { lookup: { by: "tax_id", key: "TSECONDARY" }, from: secondary },
+      ];
+      return { id, primary, secondary, lookups };
     }),
   );
+
+test("rules 78, 79: in one statement every key of a merged entity names its survivor, each in its own organization", async () => {
+  const made = await withMerged();
   const keys = made.map(({ id, primary, secondary }): [string, Keys] => [
     id,
     { entityIds: [primary, secondary], externalIds: ["primary", "secondary"], taxIdKeys: ["TPRIMARY", "TSECONDARY"] },
   ]);
   const found = await find(new Map(keys));
-  for (const { id, primary, secondary } of made) {
+  for (const { id, primary, lookups } of made) {
     const { hits, entities } = found.get(id) as FoundEntities;
     expect([...entities.keys()]).toEqual([primary]);
-    const lookups = [
-      ["entity_id", primary, secondary],
-      ["external_id", "primary", "secondary"],
-      ["tax_id", "TPRIMARY", "TSECONDARY"],
-    ] as const;
-    for (const [by, own, merged] of lookups) {
-      for (const [key, from] of [
-        [own, ""],
-        [merged, secondary],
-      ] as const) {
-        expect(resolve({ by, key }, hits), by).toBe(primary);
-        expect(redirectedFrom({ by, key }, entities.get(primary) as EntityState, hits), by).toBe(from);
-      }
+    for (const { lookup, from } of lookups) {
+      expect(resolve(lookup, hits), lookup.by).toBe(primary);
+      expect(redirectedFrom(lookup, entities.get(primary) as EntityState, hits), lookup.by).toBe(from);
     }
   }
 });
+
+test.each([true, false])(
+  "rules 78, 79, 83: whether organizations meet or not (%s), reads and writes at once by every key are of the survivor",
+  async (joinsOrganizations) => {
+    const made = await withMerged();
+    const [reader, writer] = [createReader(orm, { joinsOrganizations }), createWriter(orm, { joinsOrganizations })];
+    const calls = made.flatMap(({ lookups, ...one }) => lookups.map((each) => ({ ...one, ...each })));
+    const found = await Promise.all(calls.map(({ id, lookup }) => reader.find(id, [lookup])));
+    calls.forEach(({ lookup, primary, from }, i) => {
+      const { hits, entities } = found[i] as FoundEntities;
+      expect(resolve(lookup, hits), lookup.by).toBe(primary);
+      expect(redirectedFrom(lookup, entities.get(primary) as EntityState, hits), lookup.by).toBe(from);
+    });
+    const written = await Promise.all(
+      calls.map(({ id, lookup }, i) => writer.write(id, toOneEntity(rename("", `name ${i}`, { lookup })))),
+    );
+    calls.forEach(({ primary, from, lookup }, i) => {
+      const { after, redirectedFrom: named } = outcomeOf(written[i]);
+      expect([after.id, named], lookup.by).toEqual([primary, from]);
+    });
+    const rows = await service.sql<{ version: string }>(
+      "select version from entity where id = any($1) order by merged_into nulls first",
+      [made.map(({ primary }) => primary)],
+    );
+    // Created, merged, and renamed by each of the keys.
+    expect(rows.map(({ version }) => Number(version))).toEqual(made.map(({ lookups }) => 2 + lookups.length));
+  },
+);
 
 describe("keys that are looked up together", () => {
   test("each has its own owner, a second time too, and one that nobody has has none", async () => {

@@ -22,7 +22,10 @@ export interface ChainedRow {
   event: ChainedEvent | undefined;
 }
 
-const all = (table: Parameters<typeof columnsOf>[0]) => columnsOf(table).map((column) => ({ ...column, isRead: true }));
+// What an entity's events do not tell is left: what follows from them is compared where it is read.
+const DERIVED = new Set(["layer", "taxIdKey"]);
+const all = (table: Parameters<typeof columnsOf>[0]) =>
+  columnsOf(table).map((column) => ({ ...column, isRead: !DERIVED.has(column.property) }));
 const EVENT_COLUMNS = all(EntityEventRow);
 const ENTITY_COLUMNS = all(EntityRow);
 const toEvent = hydrator<typeof EntityEventRow>(EVENT_COLUMNS);
@@ -112,8 +115,11 @@ export async function readEntities(
   const rows = await db.execute<{ id: string }[]>(
     withinBytes(
       `select ${selected(ENTITY_COLUMNS, "e")}, (
-         select coalesce(jsonb_agg(jsonb_build_array(x.external_id, coalesce(x.type, ''), x.is_primary, x.attached_at)), '[]')
+         select coalesce(jsonb_agg(jsonb_build_array(x.external_id, coalesce(x.type, ''), x.is_primary, x.attached_at, x.home_id)), '[]')
          from external_id x where x.entity_id = e.id and x.organization_id = e.organization_id) as own_ids,
+         e.survivor_id is not distinct from (
+           select coalesce(p.survivor_id, p.id) from entity p
+           where p.organization_id = e.organization_id and p.id = e.merged_into) as is_redirected,
          ${ENTITY_BYTES} as bytes
        from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id`,
       bytes,
@@ -157,14 +163,24 @@ function toRow(row: { entity_id: string; entity_version: string; id: string; epo
 function entityOf(row: unknown): ChainedEntity | "unreadable" {
   const entity = readable(() => {
     const state = toEntity(row);
-    const own = (row as { own_ids: Parameters<typeof ownIdOf>[0][] }).own_ids;
-    return { state, externalId: state.externalId, auditHead: state.auditHead, ownIds: own.map(ownIdOf) };
+    const { own_ids: own, is_redirected: isRedirected } = row as {
+      own_ids: Parameters<typeof ownIdOf>[0][];
+      is_redirected: boolean;
+    };
+    const { externalId, auditHead } = state;
+    return { state, externalId, auditHead, ownIds: own.map(ownIdOf), isRedirected };
   });
   return entity ?? "unreadable";
 }
 
-const ownIdOf = ([externalId, type, primary, attachedAt]: [string, string, boolean, string]) => ({
-  ...{ externalId, type, primary },
+const ownIdOf = ([externalId, type, primary, attachedAt, homeId]: [
+  string,
+  string,
+  boolean,
+  string,
+  string | null,
+]) => ({
+  ...{ externalId, type, primary, homeId },
   attachedAt: parseInstant(attachedAt),
 });
 

@@ -27,7 +27,7 @@ const SCAN_ROWS = 5_000;
 export interface ChainsOptions {
   organizationId: string;
   /** Undefined: of all. */
-  entityId: string | undefined;
+  entityIds: readonly string[] | undefined;
   /** Only events that were recorded then or later. */
   since: Instant | undefined;
   /** A read of one round trip, in turn with other work. */
@@ -58,7 +58,7 @@ const toSeen = ({ id, entityId, entityVersion, epoch, xid, event }: ChainedRow):
 
 /** Verifies the chains, then that no entity is without one. */
 export async function* verifyChains(options: ChainsOptions): AsyncGenerator<ChainsStep, void> {
-  if (options.entityId !== undefined) yield* verifyEntity(options, options.entityId);
+  if (options.entityIds !== undefined) for (const id of options.entityIds) yield* verifyEntity(options, id);
   else {
     yield* verifyAll(options);
     yield* verifyWithoutEvents(options);

@@ -36,7 +36,7 @@ export interface KeptCheckpoint {
 export interface VerifyOptions {
   organizationId: string;
   /** Undefined: of all. */
-  entityId: string | undefined;
+  entityIds: readonly string[] | undefined;
   /** Only events that were recorded then or later, and the checkpoints from the first on that has one of them. */
   since: Instant | undefined;
   kept: readonly KeptCheckpoint[];
@@ -109,8 +109,8 @@ export async function* verifyTrail(orm: Orm, options: VerifyOptions): AsyncGener
     horizon: () => read((db) => prunedUpTo(db, organizationId, last)),
   };
   yield stepOf(trail, await checkKept(trail, options.kept), 0);
-  // For one entity the checkpoints of its events are enough.
-  if (options.entityId === undefined) yield* checkpointSteps(trail, options.since);
+  // For some entities the checkpoints of their events are enough.
+  if (options.entityIds === undefined) yield* checkpointSteps(trail, options.since);
   yield* chainSteps(trail, options);
   const rest = [...trail.missing.values()].filter(({ isNamed }) => !isNamed);
   yield stepOf(trail, rest.map(missingEvent), 1);
@@ -188,7 +188,7 @@ const ONE = { rows: 1, bytes: 1 };
 
 async function* chainSteps(trail: Trail, options: VerifyOptions): AsyncGenerator<VerifyStep, void> {
   const { organizationId, read, last, counts, missing, horizon, expected } = trail;
-  const { entityId, since } = options;
+  const { entityIds, since } = options;
   const absent = async (): Promise<Absent> => ({
     horizon: await horizon(),
     idOfMissing(hash) {
@@ -201,14 +201,14 @@ async function* chainSteps(trail: Trail, options: VerifyOptions): AsyncGenerator
   const isBefore = (place: Place | undefined, { epoch, xid }: SeenEvent) =>
     place !== undefined && (epoch < place.epoch || (epoch === place.epoch && sees(place.position, xid)));
   const lists =
-    entityId === undefined || last === undefined
+    entityIds === undefined || last === undefined
       ? undefined
       : createLists({ organizationId, last: last.number, read, ...expected });
   /** The last in the order of transactions, of those that no checkpoint lists. */
   let latest: SeenEvent | undefined;
   for await (const { findings, counts: more, events } of verifyChains({
     organizationId,
-    entityId,
+    entityIds,
     since,
     read,
     turns: expected.turns,

@@ -16,9 +16,11 @@ export interface ChainedEntity {
   readonly auditHead: Buffer | null;
   /** The external ids by which it is found, in any order. */
   readonly ownIds: readonly OwnId[];
+  /** Whether it names as its survivor the one where the entity that it was merged into does. */
+  readonly isRedirected: boolean;
 }
 
-type OwnId = Pick<ExternalIdState, "externalId" | "type" | "primary" | "attachedAt">;
+type OwnId = Pick<ExternalIdState, "externalId" | "type" | "primary" | "attachedAt" | "homeId">;
 
 /** What is known of events that are not there. */
 export interface Absent {
@@ -248,7 +250,7 @@ function createTold(): Told {
 
 /** How a row differs from what its events say, the last of which made its version. */
 function differencesOf(
-  { state, externalId, ownIds }: ChainedEntity,
+  { state, externalId, ownIds, isRedirected }: ChainedEntity,
   { first, last, told, isSealed }: { first: Link | undefined; last: Link; told: Told; isSealed: boolean },
 ): string[] {
   const differences: string[] = [];
@@ -268,12 +270,18 @@ function differencesOf(
   if (ownIds.length !== externalIds.length || !externalIds.every((id) => isAmong(ownIds, id))) {
     differences.push("it is found by other external ids than it has");
   }
+  if (!isRedirected) differences.push("survivor_id is not that of the entity that it was merged into");
   return differences;
 }
 
-const isAmong = (ids: readonly OwnId[], { externalId, type, primary, attachedAt }: OwnId): boolean =>
+const isAmong = (ids: readonly OwnId[], { externalId, type, primary, attachedAt, homeId }: OwnId): boolean =>
   ids.some(
-    (id) => id.externalId === externalId && id.type === type && id.primary === primary && id.attachedAt === attachedAt,
+    (id) =>
+      id.externalId === externalId &&
+      id.type === type &&
+      id.primary === primary &&
+      id.attachedAt === attachedAt &&
+      id.homeId === homeId,
   );
 
 const shownIn = (object: JsonValue, field: string): JsonValue =>

@@ -57,8 +57,9 @@ export async function listDistinct(
       order by d.marked_at desc, d.id desc limit $3) d
     order by d.marked_at desc, d.id desc limit $3)`;
   const found = await db.execute<unknown[]>(
-    `select ${PAIR_COLUMNS} from entity_distinct d
-     where d.organization_id = $1 and d.id in (${side("low")} union ${side("high")})
+    `select d.* from (${side("low")} union ${side("high")}) x
+     cross join lateral (
+       select ${PAIR_COLUMNS} from entity_distinct d where d.organization_id = $1 and d.id = x.id offset 0) d
      order by d.marked_at desc, d.id desc limit $3`,
     [organizationId, entityId, rows, ...(before === undefined ? [] : [instantToText(before.markedAt), before.id])],
   );

@@ -56,7 +56,7 @@ export type ExternalIdPeriod = Omit<PastExternalId, "detachedAt" | "cause" | "ev
   [Property in "detachedAt" | "cause" | "eventId"]: PastExternalId[Property] | null;
 };
 
-/** The history of an external id, or of all those of an entity. */
+/** The history of an external id, or of all those of an entity and of what is merged into it. */
 export type HistoryOf = { externalId: string } | { entityId: string };
 
 /** Periods, newest first: by the time at which they began, and by external id. */
@@ -66,19 +66,28 @@ export async function listPeriods(
   of: HistoryOf,
   { before, rows }: { before: { attachedAt: Instant; externalId: string } | undefined; rows: number },
 ): Promise<ExternalIdPeriod[]> {
-  const [what, value] = "entityId" in of ? ["entity_id = $2::uuid", of.entityId] : ["external_id = $2", of.externalId];
   const older = before === undefined ? "" : "and (v.attached_at, v.external_id) < ($4::timestamptz, $5)";
   const order = "order by attached_at desc, external_id desc limit $3";
-  const part = (columns: string, table: string) =>
-    `(select ${columns} from ${table} v where v.organization_id = $1 and v.${what} ${older} ${order})`;
-  const found = await db.execute<unknown[]>(
-    `${part(OPEN_COLUMNS, "external_id")} union all ${part(PAST_COLUMNS, "external_id_past")} ${order}`,
-    [
-      organizationId,
-      value,
-      rows,
-      ...(before === undefined ? [] : [instantToText(before.attachedAt), before.externalId]),
-    ],
-  );
+  const part = (columns: string, table: string, where: string) =>
+    `(select ${columns} from ${table} v where v.organization_id = $1 and v.${where} ${older} ${order})`;
+  const parts =
+    "externalId" in of
+      ? [
+          part(OPEN_COLUMNS, "external_id", "external_id = $2"),
+          part(PAST_COLUMNS, "external_id_past", "external_id = $2"),
+        ]
+      : [
+          // What is merged has no external id now.
+          part(OPEN_COLUMNS, "external_id", "entity_id = $2::uuid"),
+          `(select v.* from (select $2::uuid as id union all
+              select g.id from entity g where g.organization_id = $1 and g.survivor_id = $2::uuid) m
+            cross join lateral ${part(PAST_COLUMNS, "external_id_past", "entity_id = m.id")} v ${order})`,
+        ];
+  const found = await db.execute<unknown[]>(`${parts.join(" union all ")} ${order}`, [
+    organizationId,
+    "externalId" in of ? of.externalId : of.entityId,
+    rows,
+    ...(before === undefined ? [] : [instantToText(before.attachedAt), before.externalId]),
+  ]);
   return found.map(toPeriod) as ExternalIdPeriod[];
 }

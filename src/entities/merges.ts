@@ -63,6 +63,15 @@ export async function readMergeFacts(
   };
 }
 
+/** The ids of an entity and of all that is merged into it, its own first. */
+export async function readGroup(db: Statements, organizationId: string, entityId: string): Promise<string[]> {
+  const rows = await db.execute<{ id: string }[]>(
+    "select e.id from entity e where e.organization_id = $1 and e.survivor_id = $2::uuid order by e.id",
+    [organizationId, entityId],
+  );
+  return [entityId, ...rows.map(({ id }) => id)];
+}
+
 /** The activity of an entity and of those that were merged into it, by the ids of `members` or, by default, as they are stored. */
 async function countRows(
   db: Statements,
@@ -222,31 +231,35 @@ export async function listMerges(
 ): Promise<Merge[]> {
   const values: unknown[] = [organizationId, rows];
   const value = (item: unknown) => `$${values.push(item)}`;
-  const where = ["m.organization_id = $1"];
-  // Whatever was merged into one of them, undone or not, belongs to the history of the entity.
-  const group =
-    entityId === undefined
+  const older = (alias: string, cursor: readonly [string, string] | undefined) =>
+    cursor === undefined
       ? ""
+      : `and (${alias}.merged_at, ${alias}.id) < (${cursor[0]}::timestamptz, ${cursor[1]}::uuid)`;
+  const of = entityId === undefined ? undefined : `${value(entityId)}::uuid`;
+  const cursor = before && ([value(instantToText(before.mergedAt)), value(before.id)] as const);
+  const order = (alias: string) => `order by ${alias}.merged_at desc, ${alias}.id desc limit $2`;
+  // Whatever was merged into one of them, undone or not, belongs to the history of the entity. Each side is read from its
+  // own index; the ordinals of a primary are in the order of time.
+  const text =
+    of === undefined
+      ? `select ${MERGE_COLUMNS} from entity_merge m where m.organization_id = $1 ${older("m", cursor)} ${order("m")}`
       : `with recursive g as (
-           select ${value(entityId)}::uuid as id
+           select ${of} as id
            union
-           select m.secondary_id from g join entity_merge m on m.primary_id = g.id and m.organization_id = $1
-         )`;
-  if (entityId !== undefined) {
-    // Each side is read from its own index.
-    where.push(`m.id in (
-      select x.id from g join entity_merge x on x.organization_id = $1 and x.primary_id = g.id
-      union select x.id from entity_merge x where x.secondary_id = $3::uuid and x.organization_id = $1)`);
-  }
-  if (before !== undefined) {
-    where.push(
-      `(m.merged_at, m.id) < (${value(instantToText(before.mergedAt))}::timestamptz, ${value(before.id)}::uuid)`,
-    );
-  }
-  const found = await db.execute<unknown[]>(
-    `${group} select ${MERGE_COLUMNS} from entity_merge m where ${where.join(" and ")}
-     order by m.merged_at desc, m.id desc limit $2`,
-    values,
-  );
-  return found.map(toMerge);
+           select m.secondary_id from g cross join lateral (
+             select m.secondary_id from entity_merge m where m.organization_id = $1 and m.primary_id = g.id offset 0) m
+         ), x as (
+           select x.* from g cross join lateral (
+             select x.id, x.merged_at from entity_merge x
+             where x.organization_id = $1 and x.primary_id = g.id ${older("x", cursor)}
+             order by x.ordinal desc limit $2) x
+           union
+           (select x.id, x.merged_at from entity_merge x
+            where x.secondary_id = ${of} and x.organization_id = $1 ${older("x", cursor)} ${order("x")})
+         )
+         select m.* from (select x.* from x ${order("x")}) x
+         cross join lateral (
+           select ${MERGE_COLUMNS} from entity_merge m where m.organization_id = $1 and m.id = x.id offset 0) m
+         ${order("m")}`;
+  return (await db.execute<unknown[]>(text, values)).map(toMerge);
 }

@@ -14,6 +14,7 @@ import { type VerifyStep, verifyTrail } from "../audit/verify.ts";
 import { overloaded } from "../domain/errors.ts";
 import type { Finding } from "../domain/finding.ts";
 import { createShares } from "../domain/shares.ts";
+import { readGroup } from "../entities/merges.ts";
 import type { Slots } from "../slots.ts";
 import { closePage, openPage } from "./page.ts";
 import { fromTimestamp, parseLookup, toTimestamp } from "./request.ts";
@@ -95,12 +96,16 @@ export function auditRpcs(deps: Deps & AuditDeps) {
     const lookup = request.lookup === undefined ? undefined : parseLookup(request.lookup);
     const organizationId = organizationOf(ctx);
     const entityId = lookup === undefined ? undefined : await findEntityId(deps, ctx, lookup);
+    const entityIds =
+      entityId === undefined
+        ? undefined
+        : await readInTurn(deps, ctx, organizationId, (em) => readGroup(em, organizationId, entityId));
     const owner = { organization: organizationId };
     if (!verifications.take(owner)) throw overloaded("Too many verifications are under way");
     try {
       const steps = verifyTrail(deps.orm, {
         organizationId,
-        entityId,
+        entityIds,
         since: request.from === undefined ? undefined : fromTimestamp(request.from),
         kept: request.checkpoints.map(({ number, body, signature }) => ({
           number: Number(number),

@@ -33,6 +33,9 @@ interface Known {
   oldEtag: string;
 }
 
+/** Merges that may be undone, so many at most: what is merged is found by fewer names of its own. */
+const MAX_MERGES = 12;
+
 export interface Callers {
   /** Starts no new calls until `resume`; resolves when the calls under way have ended. */
   pause(): Promise<void>;
@@ -59,6 +62,7 @@ const SETTLE_MS = Number(process.env.SETTLE_MS ?? 60_000);
 export function startCallers(world: World, { perOrganization }: { perOrganization: number }): Callers {
   const { services, organizations, journal, checks, random } = world;
   const known = new Map<Organization, Known[]>(organizations.map((one) => [one, []]));
+  const merges = new Map<Organization, string[]>(organizations.map((one) => [one, []]));
   let isOver = false;
   let overAt = Number.POSITIVE_INFINITY;
   let gate: PromiseWithResolvers<void> | undefined;
@@ -227,7 +231,8 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
   ): Promise<void> {
     const one = intent(organization, "ChangeExternalId", entity.id);
     one.externalId = `${organization.canary}-x-${one.token}`;
-    const keepPreviousAsAlias = random() < 0.2;
+    // Few: groups may not have more than 100.
+    const keepPreviousAsAlias = random() < 0.05;
     const response = await settle(
       one,
       clients,
@@ -246,6 +251,46 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     answered(one, response?.entity, response?.changed ?? false);
   }
 
+  async function merge(
+    organization: Organization,
+    clients: Map<Service, EntityClient>,
+    primary: Known,
+    secondary: Known,
+    isRehearsal: boolean,
+  ): Promise<void> {
+    const one = intent(organization, "MergeEntities", primary.id, isRehearsal);
+    const response = await settle(
+      one,
+      clients,
+      (client) =>
+        client.entities.mergeEntities({
+          ...{ requestId: one.requestId, reason: `faults ${one.token}`, validateOnly: isRehearsal },
+          primary: { by: { case: "entityId", value: primary.id } },
+          secondary: { by: { case: "entityId", value: secondary.id } },
+        }),
+      ["ENTITY_DELETED", "MERGE_NOT_ALLOWED"],
+    );
+    answered(one, response?.entity, !isRehearsal);
+    if (response && !isRehearsal) merges.get(organization)?.push(response.mergeId);
+  }
+
+  /** Of those that are known the oldest or the newest: across and along chains. */
+  async function unmerge(organization: Organization, clients: Map<Service, EntityClient>): Promise<void> {
+    const made = merges.get(organization) as string[];
+    const mergeId = random() < 0.5 ? made.shift() : made.pop();
+    if (mergeId === undefined) return;
+    const one = intent(organization, "UnmergeEntities", undefined);
+    const response = await settle(
+      one,
+      clients,
+      (client) => client.entities.unmergeEntities({ requestId: one.requestId, reason: `faults ${one.token}`, mergeId }),
+      ["ENTITY_DELETED", "MERGE_NOT_ALLOWED"],
+    );
+    answered(one, response?.entity, true);
+    // It was merged on, or is deleted: some time it will be possible.
+    if (one.refused !== undefined) made.push(mergeId);
+  }
+
   async function remove(
     organization: Organization,
     clients: Map<Service, EntityClient>,
@@ -257,12 +302,18 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
       ...{ requestId: one.requestId, reason: `faults ${one.token}` },
       lookup: { by: { case: "entityId" as const, value: entity.id } },
     };
-    const response = await settle(one, clients, async (client) => {
-      const { entity: after, changed } = isBack
-        ? await client.entities.undeleteEntity(request)
-        : await client.entities.deleteEntity(request);
-      return { entity: after, changed };
-    });
+    const response = await settle(
+      one,
+      clients,
+      async (client) => {
+        const { entity: after, changed } = isBack
+          ? await client.entities.undeleteEntity(request)
+          : await client.entities.deleteEntity(request);
+        return { entity: after, changed };
+      },
+      // One that is merged.
+      isBack ? [] : ["MERGE_NOT_ALLOWED"],
+    );
     answered(one, response?.entity, response?.changed ?? false);
   }
 
@@ -347,6 +398,8 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
       ListEntities: () => entities.listEntities({ pageSize: 5 }),
       ListTransactions: () => activity.listTransactions({ lookup, pageSize: 5 }),
       ListUserEvents: () => activity.listUserEvents({ lookup, pageSize: 5 }),
+      ListMerges: () => entities.listMerges({ lookup, pageSize: 5 }),
+      ListExternalIdHistory: () => entities.listExternalIdHistory({ lookup, pageSize: 5 }),
     };
     const method = pick(Object.keys(reads) as (keyof typeof reads)[]);
     const began = performance.now();
@@ -379,6 +432,11 @@ export function startCallers(world: World, { perOrganization }: { perOrganizatio
     if (roll < 0.71) return remove(organization, clients, pick(entities.slice(4)) ?? entity, true);
     if (roll < 0.8) return recordTransactions(organization, clients, entity);
     if (roll < 0.87) return recordUserEvents(organization, clients, entity);
+    if (roll < 0.91) {
+      const isFull = (merges.get(organization) as string[]).length >= MAX_MERGES;
+      if (isFull || random() < 0.4) return unmerge(organization, clients);
+      return merge(organization, clients, entity, pick(entities.slice(0, 8)), random() < 0.1);
+    }
     return read(clients, entity);
   }
 

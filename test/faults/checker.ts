@@ -5,13 +5,15 @@ import {
   type AuditCounts,
   type AuditFinding,
   AuditFindingKindSchema,
-  EventType,
+  type EventType,
+  EventTypeSchema,
 } from "../../clients/typescript/index.ts";
 import { brokenChains } from "../chains.ts";
 import { externalIdProblems } from "../external-id-periods.ts";
+import { brokenMerges } from "../merge-invariants.ts";
 import type { World } from "./callers.ts";
 import type { Check } from "./checks.ts";
-import { type Intent, type Write, wasUnknown } from "./journal.ts";
+import { eventsOf, type Intent, type Write, wasUnknown } from "./journal.ts";
 import type { Postgres } from "./postgres.ts";
 import type { Filter, Watcher } from "./watchers.ts";
 
@@ -87,11 +89,14 @@ export async function checkDatabase(postgres: Postgres, world: World, log: reado
     checks.once.count();
     if (!asked.has(requestId))
       checks.once.fail(`${events.length} events of the request ${requestId}, which nobody made`);
-    else if (events.length > 1)
+    else if (events.length > eventsOf((asked.get(requestId) as Intent).method))
       checks.once.fail(`${events.length} events of ${describe(asked.get(requestId) as Intent)}`);
   }
   const rows = await readEntities(postgres, world);
   checkEntities(world, log, rows);
+  checks.merges.count([...rows.values()].filter(({ values }) => values.mergedInto !== undefined).length);
+  checks.merges.count(log.filter(({ type }) => type === "UNMERGED").length);
+  for (const broken of await brokenMerges((text) => postgres.sql(text))) checks.merges.fail(broken);
   await checkCopies(postgres, world, rows);
   checks.chains.count(log.length);
   for (const broken of await brokenChains(postgres.sql)) checks.chains.fail(broken);
@@ -172,11 +177,13 @@ function checkIntent({ checks }: World, intent: Intent, events: LoggedEvent[], r
     return;
   }
   checks.acknowledged.count();
-  const wanted = method === "RecordTransactions" ? 2 : answer.changed ? 1 : 0;
+  const wanted = method === "RecordTransactions" ? 2 : answer.changed ? eventsOf(method) : 0;
   if (found < wanted) return fail(checks.acknowledged, `is not there: ${found} of ${wanted}`);
   if (found > wanted) return fail(checks.once, `is there ${found} times, answered as ${wanted}`);
-  const [event] = events;
-  if (isActivity || event === undefined) return;
+  if (isActivity || events.length === 0) return;
+  // A merge, and its undoing, are answered with the survivor.
+  const event = events.find(({ entityId }) => entityId === answer.entityId) ?? (events[0] as LoggedEvent);
+  if (events.some(({ at }) => at !== event.at)) fail(checks.acknowledged, "has events of different times");
   if (event.entityId !== answer.entityId)
     fail(checks.acknowledged, `is an event of ${event.entityId}, not ${answer.entityId}`);
   if (answer.updatedAt !== 0n && event.at !== answer.updatedAt)
@@ -184,8 +191,8 @@ function checkIntent({ checks }: World, intent: Intent, events: LoggedEvent[], r
   const holds =
     method === "ChangeExternalId"
       ? event.externalId === intent.externalId
-      : method === "DeleteEntity" || method === "UndeleteEntity"
-        ? event.reason?.includes(token)
+      : ["DeleteEntity", "UndeleteEntity", "MergeEntities", "UnmergeEntities"].includes(method)
+        ? events.every(({ reason }) => reason?.includes(token))
         : JSON.stringify(event.newValues).includes(token);
   if (!holds) fail(checks.acknowledged, "has not its values in the event");
 }
@@ -206,6 +213,7 @@ async function readEntities(postgres: Postgres, { organizations }: World): Promi
         metadata: Object.keys(row.metadata).length === 0 ? undefined : row.metadata,
         externalIds: row.external_ids.length === 0 ? undefined : row.external_ids.map(([id]: [string]) => id),
         isDeleted: row.deleted !== null,
+        ...{ mergedInto: row.merged_into ?? undefined, taxIdCheck: row.tax_id_check },
       };
       return [row.id, { id: row.id, version: Number(row.version), externalId: row.external_id, values }];
     }),
@@ -341,28 +349,29 @@ export function checkHealth({ checks, services, journal }: World, describe: (at:
 
 // --- Watchers -----------------------------------------------------------------------------------
 
-const TYPE_NAMES = new Map<EventType, string>([
-  [EventType.CREATED, "CREATED"],
-  [EventType.ATTRIBUTE_CHANGED, "ATTRIBUTE_CHANGED"],
-  [EventType.EXTERNAL_ID_CHANGED, "EXTERNAL_ID_CHANGED"],
-  [EventType.DELETED, "DELETED"],
-  [EventType.UNDELETED, "UNDELETED"],
-]);
+const typeName = (type: EventType) => EventTypeSchema.value[type]?.localName;
 
 const fits = ({ types, entityTypes, entityId }: Filter, event: LoggedEvent): boolean =>
-  (types === undefined || types.some((type) => TYPE_NAMES.get(type) === event.type)) &&
+  (types === undefined || types.some((type) => typeName(type) === event.type)) &&
   (entityTypes === undefined || entityTypes.some((type) => (type === 1 ? "person" : "company") === event.entityType)) &&
   (entityId === undefined || entityId === event.entityId);
 
 /** Events that a watcher neither received nor found in a list. */
 export function missingOf(watcher: Watcher, log: readonly LoggedEvent[]): LoggedEvent[] {
   const seen = new Set(watcher.streams.flat().map(({ id }) => id));
+  const merged = Map.groupBy(
+    log.filter(({ type }) => type === "MERGED"),
+    ({ entityId }) => entityId,
+  );
+  // What is not in a list, and was merged before it, is not for a list to show.
+  const isMergedIn = ({ shown, at }: Watcher["lists"][number], event: LoggedEvent) =>
+    !shown.has(event.entityId) && (merged.get(event.entityId) ?? []).some((one) => event.at <= one.at && one.at <= at);
   return log.filter(
     (event) =>
       event.organizationId === watcher.organization.id &&
       fits(watcher.filter, event) &&
       !seen.has(event.id) &&
-      !watcher.lists.some((list) => (list.get(event.entityId) ?? 0n) >= event.at),
+      !watcher.lists.some((list) => (list.shown.get(event.entityId) ?? 0n) >= event.at || isMergedIn(list, event)),
   );
 }
 

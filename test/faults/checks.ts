@@ -21,6 +21,7 @@ export const CHECKS = {
   chains: "every event is sealed, behind the one before of its entity",
   audit: "every event is in one checkpoint, and all of them verify",
   copies: "the copies of an external id agree",
+  merges: "what is merged, and what is parted again, is whole",
   readBack: "an acknowledged write is read back",
   watched: "every watcher got the log, or was told",
   streams: "a stream is in the order of versions, and has nothing twice",

@@ -8,9 +8,15 @@ export type Method =
   | "ChangeExternalId"
   | "DeleteEntity"
   | "UndeleteEntity"
+  | "MergeEntities"
+  | "UnmergeEntities"
   | "RecordTransactions"
   | "RecordUserEvents"
   | "ImportEntities";
+
+/** How many events each of them leaves that changes something. */
+export const eventsOf = (method: Method): number =>
+  method === "MergeEntities" || method === "UnmergeEntities" ? 2 : 1;
 
 export interface Attempt {
   service: Service;

@@ -28,6 +28,7 @@ export interface Organization {
 const SCOPES = [
   "entities:read",
   "entities:write",
+  "entities:merge",
   "external_ids:change",
   "activity:write",
   "activity:read",

@@ -28,8 +28,8 @@ export interface Watcher {
   filter: Filter;
   /** What came in each stream. */
   streams: SentEvent[][];
-  /** What each list showed: up to which version of each entity. The first list is that of the start. */
-  lists: Map<string, bigint>[];
+  /** What each list showed: up to which time of each entity, and when it was read. The first list is that of the start. */
+  lists: { shown: Map<string, bigint>; at: bigint }[];
   /** No longer slow. */
   hurry(): void;
   /** Times at which it was told to list again. */
@@ -50,6 +50,10 @@ export const FILTERS: readonly Filter[] = [
   { name: "all" },
   { name: "all, on the other process" },
   { name: "created and deleted", types: [EventType.CREATED, EventType.DELETED] },
+  {
+    name: "merged and parted",
+    types: [EventType.MERGED, EventType.MERGE_RECEIVED, EventType.UNMERGED, EventType.MERGE_RETURNED],
+  },
   { name: "companies", entityTypes: [EntityType.COMPANY] },
   { name: "all, read slowly", isSlow: true },
 ];
@@ -75,7 +79,7 @@ export function startWatcher(world: World, organization: Organization, filter: F
       for (const { id, updatedAt } of page.entities) shown.set(id, microseconds(updatedAt));
       ({ nextPageToken: pageToken, watchPosition } = page);
     } while (pageToken !== "");
-    watcher.lists.push(shown);
+    watcher.lists.push({ shown, at: BigInt(Date.now()) * 1_000n });
     position = watchPosition;
   }
 

@@ -13,13 +13,17 @@ import {
   GetEntityResponseSchema,
   ListEntitiesRequestSchema,
   ListEntitiesResponseSchema,
+  MergeEntitiesRequestSchema,
+  MergeEntitiesResponseSchema,
+  UnmergeEntitiesRequestSchema,
+  UnmergeEntitiesResponseSchema,
   UpdateEntityRequestSchema,
   UpdateEntityResponseSchema,
   WatchEntitiesRequestSchema,
   type WatchEntitiesResponse,
   WatchEntitiesResponseSchema,
 } from "../../clients/typescript/index.ts";
-import type { Ground } from "./ground.ts";
+import { type Ground, SPARE } from "./ground.ts";
 
 export interface GoodCall {
   what: string;
@@ -199,6 +203,50 @@ async function run({ port, good }: Ground): Promise<void> {
         ),
       (answer) => (fromBinary(ListEntitiesResponseSchema, answer).entities.length === 20 ? undefined : "another page"),
     );
+  /** Two are merged, and parted again, by one call at a time. */
+  let mergeId = "";
+  let isMerging = false;
+  const [into, from] = [SPARE - 2, SPARE - 1].map((i) => ({
+    by: { case: "externalId" as const, value: `spare-${i}` },
+  }));
+  const merge = async () => {
+    if (isMerging) return get();
+    isMerging = true;
+    const common = { reason: "the same person", requestId: crypto.randomUUID() };
+    const isParting = mergeId !== "";
+    if (isParting) {
+      const request = toBinary(
+        UnmergeEntitiesRequestSchema,
+        create(UnmergeEntitiesRequestSchema, { ...common, mergeId }),
+      );
+      await timed(
+        "unmerge",
+        () => ask("entity.v1.EntityService/UnmergeEntities", request),
+        (answer) => {
+          mergeId = "";
+          const { entity, secondary } = fromBinary(UnmergeEntitiesResponseSchema, answer);
+          const isParted = entity?.externalIds.length === 1 && secondary?.externalIds.length === 1;
+          return isParted && secondary?.mergedInto === "" ? undefined : "they are not two";
+        },
+      );
+    } else {
+      const request = toBinary(
+        MergeEntitiesRequestSchema,
+        create(MergeEntitiesRequestSchema, { ...common, primary: into, secondary: from }),
+      );
+      await timed(
+        "merge",
+        () => ask("entity.v1.EntityService/MergeEntities", request),
+        (answer) => {
+          const { entity, secondary, mergeId: id } = fromBinary(MergeEntitiesResponseSchema, answer);
+          mergeId = id;
+          const isOne = entity?.externalIds.length === 2 && secondary?.mergedInto === entity.id;
+          return isOne ? undefined : "they are not one";
+        },
+      );
+    }
+    isMerging = false;
+  };
   const health = () =>
     timed(
       "health",
@@ -208,7 +256,7 @@ async function run({ port, good }: Ground): Promise<void> {
           ? undefined
           : "NOT_SERVING",
     );
-  const mix = [get, update, get, health, get, update, get, list, get, health];
+  const mix = [get, update, get, health, get, update, merge, list, get, health];
   const began = performance.now();
   setInterval(() => {
     const due = Math.floor(((performance.now() - began) / 1000) * PER_SECOND);

@@ -8,6 +8,8 @@ export interface Party {
   /** Keys by scope: all scopes, and each alone. */
   keys: Record<"all" | "read" | "write" | "activity" | "webhooks" | "admin", string>;
   entityIds: string[];
+  /** Merges that are there from the beginning. */
+  mergeIds: string[];
 }
 
 export interface Ground {
@@ -20,11 +22,14 @@ export interface Ground {
 
 export const SMALL = 40;
 export const LARGE = 4;
-/** External ids: `small-0` up to, and `big-0`. */
+/** Those that are merged and parted: were it any, all would soon be one. */
+export const SPARE = 12;
+const MERGED_PAIRS = 4;
+/** External ids: `small-0` up to, `big-0` and `spare-0`. */
 const SCOPES = {
   all: [
-    ...["entities:read", "entities:write", "external_ids:change", "activity:read", "activity:write", "webhooks:admin"],
-    "admin",
+    ...["entities:read", "entities:write", "entities:merge", "external_ids:change", "activity:read", "activity:write"],
+    ...["webhooks:admin", "admin"],
   ],
   read: ["entities:read"],
   write: ["entities:write"],
@@ -84,7 +89,19 @@ export async function makeGround(port: number, seed: string, hostile: number): P
         entityData: { person: { firstName: "x", additional: much() } },
       });
     }
-    return { organizationId: organization.id, keys: keys as Party["keys"], entityIds };
+    for (let i = 0; i < SPARE; i++) {
+      const attributes = { [`k${i}`]: i };
+      const status = i % 3 === 0 ? "ENTITY_STATUS_ACTIVE" : "ENTITY_STATUS_PENDING";
+      const spare = { externalId: `spare-${i}`, type: "ENTITY_TYPE_PERSON", countryCode: "AR", name: `Spare ${i}` };
+      await create({ ...spare, status, attributes });
+    }
+    const mergeIds: string[] = [];
+    for (let i = 0; i < MERGED_PAIRS; i++) {
+      const [primary, secondary] = [0, 1].map((side) => ({ externalId: `spare-${2 * i + side}` }));
+      const merge = { primary, secondary, reason: "the same person" };
+      mergeIds.push((await ask("EntityService/MergeEntities", merge, keys.all)).mergeId);
+    }
+    return { organizationId: organization.id, keys: keys as Party["keys"], entityIds, mergeIds };
   };
   const ground: Ground = { port, seed, good: await party("Good"), hostile: [] };
   for (let i = 0; i < hostile; i++) ground.hostile.push(await party(`Hostile ${i}`));

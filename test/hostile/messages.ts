@@ -13,7 +13,7 @@ import {
 import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
 import { SERVICES } from "../services.ts";
 import { CANARY } from "./answers.ts";
-import { type Ground, LARGE, type Party, SMALL } from "./ground.ts";
+import { type Ground, LARGE, type Party, SMALL, SPARE } from "./ground.ts";
 import type { Random } from "./random.ts";
 
 export interface Rpc {
@@ -120,6 +120,12 @@ const knownLookup = ({ random, party }: Taste) => {
   }
 };
 
+/** Whom to merge, or to mark as distinct. */
+const knownSpare = ({ random, party }: Taste) =>
+  random.chance(0.3)
+    ? { by: { case: "entityId", value: random.pick(party.entityIds.slice(-SPARE)) } }
+    : { by: { case: "externalId", value: `spare-${random.int(0, SPARE - 1)}` } };
+
 /** A valid text for the field, by its name. */
 function meantText(field: DescField, taste: Taste): string {
   const { random, party } = taste;
@@ -128,6 +134,7 @@ function meantText(field: DescField, taste: Taste): string {
   if (name === "organization_id") return random.chance(0.5) ? "" : party.organizationId;
   if (name === "request_id") return random.chance(0.6) ? "" : random.uuid();
   if (name === "entity_id") return random.pick(party.entityIds);
+  if (name === "merge_id") return random.pick(party.mergeIds);
   if (name === "country_code" || name === "country_codes" || name === "nationality")
     return random.pick(["AR", "BR", "de", "ZZ"]);
   if (name === "scopes") return random.pick(["entities:read", "entities:write", "activity:read", "webhooks:admin"]);
@@ -218,6 +225,9 @@ export function oddObject(taste: Taste, depth = 0): any {
   return Object.fromEntries(entries);
 }
 
+/** Fields that say which two entities to merge, or to tell apart. */
+const SIDES = new Set(["primary", "secondary", "first", "second"]);
+
 /** A message of the type; with `wild: 0` one that a caller could mean. */
 export function messageOf(desc: DescMessage, taste: Taste, depth = 0): Message {
   const { random, wild, party } = taste;
@@ -241,13 +251,15 @@ export function messageOf(desc: DescMessage, taste: Taste, depth = 0): Message {
   for (const field of desc.fields) {
     if (field.oneof !== undefined && field.oneof.fields.length > 1 && !chosen.has(field.name)) continue;
     const isNeeded =
-      /^(lookup|lookups|entity|endpoint|type|country_code|name|display_name|external_id|endpoint_id|url|transactions|user_events|requests|origin|amount|currency|event_type|organization|seconds|scopes)$/.test(
+      /^(lookup|lookups|primary|secondary|first|second|merge_id|entity|endpoint|type|country_code|name|display_name|external_id|endpoint_id|url|transactions|user_events|requests|origin|amount|currency|event_type|organization|seconds|scopes)$/.test(
         field.name,
       );
     if (!isNeeded && random.chance(depth === 0 ? 0.6 : 0.75)) continue;
     if (isNeeded && odd() && random.chance(0.3)) continue;
     const one = (of: DescMessage): any => {
       if (of.typeName === "google.protobuf.Struct") return oddObject(taste);
+      if (of.typeName === "entity.v1.EntityLookup" && SIDES.has(field.name) && !odd())
+        return reflect(of, create(of, knownSpare(taste) as never));
       return reflect(of, messageOf(of, taste, depth + 1));
     };
     switch (field.fieldKind) {

@@ -996,7 +996,8 @@ export type ListExternalIdHistoryRequest = Message<"entity.v1.ListExternalIdHist
   externalId: string;
 
   /**
-   * The history of the entity that this names now: all external ids that it had.
+   * The history of the entity that this names now: all external ids that it, or
+   * an entity that is merged into it, had.
    *
    * @generated from field: entity.v1.EntityLookup lookup = 2;
    */
@@ -2283,8 +2284,8 @@ export const ListAuditCheckpointsResponseSchema: GenMessage<ListAuditCheckpoints
  */
 export type VerifyAuditTrailRequest = Message<"entity.v1.VerifyAuditTrailRequest"> & {
   /**
-   * Only the events of this entity, and what checkpoints say of them. Absent: of
-   * the whole organization.
+   * Only the events of this entity and of all that is merged into it, and what
+   * checkpoints say of them. Absent: of the whole organization.
    *
    * @generated from field: entity.v1.EntityLookup lookup = 1;
    */
@@ -2547,6 +2548,8 @@ export const EntityService: GenService<{
   /**
    * Lists which entities had an external id, or which external ids an entity
    * had, and when: newest first, by attached_at, what is attached now included.
+   * Those of an entity have the periods of all that is merged into it now, each
+   * under the entity that had the external id then.
    * An external id that was never attached has no periods. Nothing is ever
    * removed; of the time before the service kept periods it has those that the
    * events still told.

@@ -1,0 +1,264 @@
+// The statements of merges, of their lists and of the lists of groups read what they need and no more: by an index, and by
+// more of it than the organization, on tables that have no statistics as on large ones. All statements are taken as the
+// service sends them, with the plans that its hot paths have and with those of its other calls.
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Orm } from "../src/db/orm.ts";
+import type { Pipeline } from "../src/db/statements.ts";
+import { pipelined } from "../src/db/transaction.ts";
+import { parseInstant } from "../src/domain/time.ts";
+import { listTransactions, listUserEvents } from "../src/entities/activity.ts";
+import { findDistinct, listDistinct, ordered } from "../src/entities/distinct.ts";
+import { listPeriods } from "../src/entities/external-id-past.ts";
+import {
+  findMerge,
+  listMerges,
+  type Merge,
+  readGroup,
+  readMergeFacts,
+  readUnmergeFacts,
+  recordMerge,
+  recordUnmerge,
+  refusalOf,
+  toRecord,
+} from "../src/entities/merges.ts";
+import { rewriteCopies } from "../src/entities/references.ts";
+import { listEvents } from "../src/log/events.ts";
+import { ormOf } from "./audits.ts";
+import { RUNTIME_PASSWORD } from "./database-server.ts";
+import { byId, newPerson } from "./given.ts";
+import { startService, type TestService } from "./harness.ts";
+
+/** Entities of the organization once the tables are large; each fourth is merged, each second has activity. */
+const ENTITIES = 20_000;
+
+let service: TestService;
+let orm: Orm;
+let client: pg.Client;
+let organizationId: string;
+/** A survivor, what is merged into it, and how. */
+let ids: { primary: string; secondary: string; merge: Merge };
+
+beforeAll(async () => {
+  service = await startService();
+  orm = ormOf(service);
+  // By the role that the wall holds back, and that has no statistics to look at.
+  const { host, port, database } = service.database;
+  client = new pg.Client({ host, port, database, user: "entity_service", password: RUNTIME_PASSWORD });
+  await client.connect();
+  for (const table of await tables()) await service.sql(`alter table ${table} set (autovacuum_enabled = false)`);
+  organizationId = service.organization.id;
+  const [a, b] = [await newPerson(service.client), await newPerson(service.client)];
+  const reason = "the same person";
+  const { mergeId } = await service.client.entities.mergeEntities({ primary: byId(a), secondary: byId(b), reason });
+  const merge = await pipelined(orm, organizationId, (db) => findMerge(db, organizationId, mergeId));
+  ids = { primary: a.id, secondary: b.id, merge: merge as Merge };
+});
+afterAll(async () => {
+  await client.end();
+  await orm.close(true);
+  // None of what was filled has a history.
+  await service.sql("truncate entity cascade");
+  await service[Symbol.asyncDispose]();
+});
+
+async function tables(): Promise<string[]> {
+  const rows = await service.sql<{ name: string }>(
+    "select relname as name from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace",
+  );
+  return rows.map(({ name }) => `"${name}"`);
+}
+
+type Sent = [text: string, values: readonly unknown[]];
+
+const cursor = { at: parseInstant("2026-01-01T00:00:00Z"), id: "00000000-0000-7000-8000-000000000001" };
+const bound = { rows: 101, bytes: 1_000_000 };
+
+/** What each of these sends. */
+const WORK: Record<string, (db: Pipeline) => unknown> = {
+  "a merge": async (db) => {
+    const { primary, secondary, merge } = ids;
+    await readMergeFacts(db, organizationId, { primaryId: primary, secondaryId: secondary });
+    const { undoneAt, undoneReason, undoneActor, undonePrincipal, undoneSource, ...made } = merge;
+    recordMerge(db, organizationId, { ...made, id: crypto.randomUUID(), secondaryId: primary, primaryId: secondary });
+  },
+  "the undoing of one": async (db) => {
+    const { merge, secondary } = ids;
+    const found = (await findMerge(db, organizationId, merge.id)) as Merge;
+    await refusalOf(db, organizationId, toRecord(found), { id: secondary, mergedInto: merge.primaryId } as never);
+    await readUnmergeFacts(db, organizationId, toRecord(found));
+    const author = { actor: "a", principal: merge.principal, source: "test" };
+    const undone = { members: new Set([secondary]), author, reason: "two after all", at: merge.mergedAt };
+    recordUnmerge(db, organizationId, { ...undone, merge: toRecord(found) });
+  },
+  "the list of the merges of all": (db) =>
+    listMerges(db, organizationId, { entityId: undefined, before: { mergedAt: cursor.at, id: cursor.id }, rows: 101 }),
+  "the list of the merges of one": (db) =>
+    listMerges(db, organizationId, { entityId: ids.primary, before: undefined, rows: 101 }),
+  "a further page of it": (db) =>
+    listMerges(db, organizationId, {
+      entityId: ids.primary,
+      before: { mergedAt: cursor.at, id: cursor.id },
+      rows: 101,
+    }),
+  "a mark, and the list of them": async (db) => {
+    await findDistinct(db, organizationId, ordered(ids.primary, ids.secondary));
+    for (const before of [undefined, { markedAt: cursor.at, id: cursor.id }])
+      await listDistinct(db, organizationId, ids.primary, { before, rows: 101 });
+  },
+  "the external ids of a group": async (db) => {
+    for (const before of [undefined, { attachedAt: cursor.at, externalId: "e" }])
+      await listPeriods(db, organizationId, { entityId: ids.primary }, { before, rows: 101 });
+    await readGroup(db, organizationId, ids.primary);
+  },
+  "the activity of a group": async (db) => {
+    for (const before of [undefined, cursor]) {
+      await listTransactions(db, organizationId, ids.primary, before, bound);
+      await listUserEvents(db, organizationId, ids.primary, before, bound);
+    }
+  },
+  "the events of a group": async (db) => {
+    const none = { actor: undefined, principal: undefined, requestId: undefined, from: undefined, to: undefined };
+    const last = { recordedAt: cursor.at, id: cursor.id, entityId: ids.primary, entityVersion: "1" };
+    for (const before of [undefined, last])
+      await listEvents(db, organizationId, { ...none, entityId: ids.primary, types: [], before, bound });
+  },
+  "the copies of an external id": (db) =>
+    rewriteCopies(db, organizationId, { entityId: ids.primary, previous: "a", next: "b" }, { isShort: false }),
+};
+
+/** The statements of a piece of work, which is done and taken back. */
+async function sentBy(work: (db: Pipeline) => unknown): Promise<Sent[]> {
+  const sent: Sent[] = [];
+  await pipelined(
+    orm,
+    organizationId,
+    async (db) => {
+      await work({
+        execute: (text, values) => {
+          sent.push([text, values]);
+          return db.execute(text, values);
+        },
+        // That its values are right is for other tests; it is planned all the same.
+        send: (text, values) => void sent.push([text, values]),
+      });
+    },
+    { validateOnly: true },
+  );
+  return sent;
+}
+
+interface Plan {
+  "Node Type": string;
+  "Relation Name"?: string;
+  "Index Name"?: string;
+  "Index Cond"?: string;
+  Plans?: Plan[];
+}
+
+const literal = (value: unknown): string => {
+  if (value === null || value === undefined) return "null";
+  if (Array.isArray(value)) return pg.escapeLiteral(`{${value.map((item) => JSON.stringify(String(item))).join(",")}}`);
+  return pg.escapeLiteral(Buffer.isBuffer(value) ? `\\x${value.toString("hex")}` : String(value));
+};
+
+async function planOf([text, values]: Sent, mode: string): Promise<Plan> {
+  await client.query("begin");
+  try {
+    await client.query("select set_config('app.organization_id', $1, true)", [organizationId]);
+    await client.query(`set local plan_cache_mode = ${mode}`);
+    await client.query(`prepare it as ${text}`);
+    const given = values.length === 0 ? "" : `(${values.map(literal).join(", ")})`;
+    const { rows } = await client.query(`explain (format json) execute it${given}`);
+    return rows[0]["QUERY PLAN"][0].Plan;
+  } finally {
+    await client.query("rollback");
+    await client.query("deallocate all");
+  }
+}
+
+/** The newest merges of an organization are read in their order. */
+const IN_ORDER = new Set(["entity_merge_merged_at"]);
+
+/** Where a plan reads a table, or all that an organization has in it. */
+function problemsOf(plan: Plan): string[] {
+  const { "Node Type": type, "Relation Name": table = "", "Index Name": index = "", "Index Cond": condition } = plan;
+  const below = (plan.Plans ?? []).flatMap(problemsOf);
+  if (type === "Seq Scan") return [...below, `${table} is read from its beginning to its end`];
+  if (!/^(Index|Index Only|Bitmap Index) Scan$/.test(type) || IN_ORDER.has(index)) return below;
+  const columns = (condition ?? "").match(/\b\w+(?= (=|<|>|<=|>=) )/g) ?? [];
+  const isNarrow = columns.some((column) => column !== "organization_id") || /ROW\(|\bid\b/.test(condition ?? "");
+  return isNarrow ? below : [...below, `${index} is read from its beginning to its end: ${condition}`];
+}
+
+const uuid = (text: string) => `md5(${text})::uuid`;
+
+/** Many rows beside those that are there, all of the same organization. */
+async function fill(): Promise<void> {
+  const of = (columns: Record<string, string>) =>
+    `jsonb_build_object(${Object.entries(columns)
+      .map(([name, value]) => `'${name}', ${value}`)
+      .join(", ")})`;
+  /** Copies of a row with other values. */
+  const copies = (
+    table: string,
+    where: string,
+    columns: Record<string, string>,
+    series = `generate_series(1, ${ENTITIES}) i`,
+  ) =>
+    `insert into ${table} select (jsonb_populate_record(r, ${of(columns)})).* from ${table} r, ${series} where ${where}`;
+  const [entity, before] = [uuid("'e' || i"), uuid("'e' || i - 1")];
+  const isMerged = "i % 4 = 0";
+  const into = `case when ${isMerged} then ${before} end`;
+  await service.sql(`
+    set session_replication_role = replica;
+    ${copies("entity", `r.id = '${ids.primary}'`, {
+      ...{ id: entity, etag: entity, merged_into: into, survivor_id: into, layer: "null", external_id: "null" },
+      ...{ external_ids: "'[]'::jsonb" },
+    })};
+    ${copies("entity_merge", `r.id = '${ids.merge.id}' and ${isMerged}`, {
+      ...{ id: uuid("'m' || i"), primary_id: before, secondary_id: entity, merged_at: "now() - i * interval '1 s'" },
+    })};
+    insert into entity_distinct (organization_id, id, low_id, high_id, marked_at, mark_event_id)
+      select '${organizationId}', ${uuid("'d' || i")}, least(${entity}, ${before}), greatest(${entity}, ${before}),
+        now() - i * interval '1 s', ${uuid("'v' || i")} from generate_series(2, ${ENTITIES}) i where ${isMerged};
+    ${copies("entity_event", `r.entity_id = '${ids.primary}' and r.entity_version = 1`, {
+      ...{ id: uuid("'v' || i"), entity_id: entity, recorded_at: "now() - i * interval '1 s'" },
+    })};
+    insert into external_id (organization_id, external_id, entity_id, is_primary, attached_at)
+      select '${organizationId}', 'x' || i, ${entity}, true, now() from generate_series(1, ${ENTITIES}) i;
+    insert into external_id_past (organization_id, external_id, attached_at, detached_at, entity_id, cause, event_id)
+      select '${organizationId}', 'x' || i, now() - interval '1 d', now() - interval '1 h', ${entity}, 'CHANGED',
+        ${uuid("'v' || i")} from generate_series(1, ${ENTITIES}) i;
+    insert into transaction (organization_id, id, type, amount, currency, origin_entity_id, origin_external_id,
+        destination_entity_id, destination_external_id, transacted_at, content_hash)
+      select '${organizationId}', ${uuid("'t' || i")}, 'payment', '1', 'ARS', ${entity}, 'x' || i, ${before}, 'x' || i - 1,
+        now() - i * interval '1 s', '' from generate_series(1, ${ENTITIES}) i where i % 2 = 0;
+    insert into user_event (organization_id, id, entity_id, entity_external_id, event_type, occurred_at)
+      select '${organizationId}', ${uuid("'u' || i")}, ${entity}, 'x' || i, 'login', now() - i * interval '1 s'
+      from generate_series(1, ${ENTITIES}) i where i % 2 = 0;
+    reset session_replication_role`);
+}
+
+const SMALL = "tables that are nearly empty";
+const UNKNOWN = "large tables without statistics";
+const KNOWN = "large tables with statistics";
+
+describe.each([SMALL, UNKNOWN, KNOWN])("on %s", (state) => {
+  beforeAll(async () => {
+    if (state === UNKNOWN) await fill();
+    if (state === KNOWN) for (const table of await tables()) await service.sql(`analyze ${table}`);
+  }, 120_000);
+
+  test.each(Object.keys(WORK))("rules 97, 111 to 114: %s is planned by keys", async (name) => {
+    const problems: string[] = [];
+    const sent = await sentBy(WORK[name] as (db: Pipeline) => unknown);
+    expect(sent.length).toBeGreaterThan(0);
+    for (const one of sent) {
+      for (const mode of ["force_generic_plan", "force_custom_plan"]) {
+        for (const problem of problemsOf(await planOf(one, mode))) problems.push(`${mode}: ${problem}\n${one[0]}`);
+      }
+    }
+    expect(problems).toEqual([]);
+  });
+});
