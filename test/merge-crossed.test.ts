@@ -1,7 +1,8 @@
 // Rules 78, 81, 92, 101, 106, 111 and 113 under 64 callers at once: they merge crossed, in chains and in rings among eight
 // entities and undo it, while others update, change external ids, mark, record activity and look up by every id.
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import pg from "pg";
+import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
 import {
   createEntityClient,
   Designation,
@@ -264,6 +265,41 @@ async function allMerges() {
   } while (pageToken !== "");
   return merges;
 }
+
+it("rule 81: the id of a merged entity that is parted while a write waits for its survivor is that entity's own then", async () => {
+  const { entities } = client(0);
+  const [primary, secondary, third] = [
+    await newPerson(client(0)),
+    await newPerson(client(0)),
+    await newPerson(client(0)),
+  ];
+  const { mergeId } = await entities.mergeEntities({
+    ...{ primary: byId(primary), secondary: byId(secondary), reason: REASON },
+  });
+  const holder = new pg.Client(service.database);
+  await holder.connect();
+  onTestFinished(() => holder.end());
+  await holder.query("begin");
+  await holder.query("select from entity where id = $1 for update", [primary.id]);
+  const waiting = async (count: number) =>
+    vi.waitFor(async () => {
+      const rows = await service.sql(
+        "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+      );
+      expect(rows).toHaveLength(count);
+    });
+  // Those that wait for a row get it in the order in which they came.
+  const parting = entities.unmergeEntities({ mergeId, reason: "two after all" });
+  await waiting(1);
+  const updating = entities.updateEntity({ lookup: byId(secondary), entity: { name: "parted" } });
+  await waiting(2);
+  const merging = entities.mergeEntities({ primary: byId(third), secondary: byId(secondary), reason: REASON });
+  await waiting(3);
+  await holder.query("rollback");
+  await parting;
+  expect(await updating).toMatchObject({ entity: { id: secondary.id, name: "parted" }, redirectedFrom: "" });
+  expect((await merging).secondary).toMatchObject({ id: secondary.id, mergedInto: third.id });
+});
 
 it(`rules 78, 81, 92, 113: no cycle, no acknowledged write lost, no lookup without an answer (TEST_SEED=${SEED})`, async () => {
   for (const { id, externalId } of people) told.homes.set(externalId, id);
