@@ -8,7 +8,8 @@ import { fileURLToPath } from "node:url";
 const file = new URL("../README.md", import.meta.url);
 const root = fileURLToPath(new URL("..", import.meta.url));
 const url = process.env.ENTITY_SERVICE_URL ?? "http://127.0.0.1:50051";
-const BLOCK = /```console\n(\$ (?:call|curl|npm run --silent cli -- (?:external-ids|entities)) (?:[^\n]*\\\n)*[^\n]*\n)([\s\S]*?)```/g;
+const BLOCK =
+  /```console\n(\$ (?:call|curl|npm run --silent cli -- (?:external-ids|entities)) (?:[^\n]*\\\n)*[^\n]*\n)([\s\S]*?)```/g;
 // README's own definition of `call`, at this service.
 const define = /^\$ (call\(\) \{.*\})$/m.exec(readFileSync(file, "utf8"))?.[1];
 if (define === undefined) throw new Error("the README does not define call()");

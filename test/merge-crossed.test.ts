@@ -309,8 +309,9 @@ it(`rules 78, 81, 92, 113: no cycle, no acknowledged write lost, no lookup witho
   const running = kinds.map((kind, caller) => run(kind, caller, () => isDone));
   const counted = running.filter((_, caller) => !GOES_ON[kinds[caller] as Kind]);
   // The first failure ends it.
-  await Promise.race([Promise.all(counted), Promise.all(running)]).finally(() => {
+  await Promise.race([Promise.all(counted), Promise.all(running)]).finally(async () => {
     isDone = true;
+    await Promise.allSettled(running);
   });
   await Promise.all(running);
   process.stdout.write(`${told.lookups} lookups; ${JSON.stringify(Object.fromEntries([...endings].sort()))}\n`);
@@ -320,9 +321,10 @@ it(`rules 78, 81, 92, 113: no cycle, no acknowledged write lost, no lookup witho
   expect(await externalIdProblems(service.sql)).toEqual([]);
   expect(await brokenChains(service.sql)).toEqual([]);
   // It has been what it says: merges, their undoing, all refusals of a race, and work that went on beside them.
-  for (const ending of ["OK", "SAME_ENTITY", "SECONDARY_REDIRECTED", "DISTINCT"])
-    expect(endings.get(`merge ${ending}`), ending).toBeGreaterThan(0);
-  for (const ending of ["OK", "MERGED_SINCE"]) expect(endings.get(`undo ${ending}`), ending).toBeGreaterThan(20);
+  for (const ending of ["OK", "SAME_ENTITY", "SECONDARY_REDIRECTED"])
+    expect(endings.get(`merge ${ending}`), ending).toBeGreaterThan(20);
+  expect(told.undone.size).toBeGreaterThan(20);
+  expect(endings.get("undo MERGED_SINCE")).toBeGreaterThan(0);
   for (const kind of ["update", "ids", "record"] as const)
     expect(endings.get(`${kind} OK`), kind).toBeGreaterThan(0.7 * ROUNDS * CALLERS[kind]);
   expect(told.lookups).toBeGreaterThan(1_000);
@@ -369,5 +371,5 @@ it("rules 18, 95: every version that was answered is in the log of its entity", 
   const rows = await service.sql<{ id: string; entity: string }>("select id, entity_id as entity from entity_event");
   const logged = new Map(rows.map(({ id, entity }) => [id, entity]));
   expect([...told.etags].filter(([etag, id]) => logged.get(etag) !== id)).toEqual([]);
-  expect(told.etags.size).toBeGreaterThan(500);
+  expect(told.etags.size).toBeGreaterThan(400);
 });
