@@ -314,7 +314,10 @@ it(`rules 78, 81, 92, 113: no cycle, no acknowledged write lost, no lookup witho
     await Promise.allSettled(running);
   });
   await Promise.all(running);
-  process.stdout.write(`${told.lookups} lookups; ${JSON.stringify(Object.fromEntries([...endings].sort()))}\n`);
+  const [statistics] = await service.sql("select deadlocks from pg_stat_database where datname = current_database()");
+  process.stdout.write(
+    `${told.lookups} lookups, ${statistics?.deadlocks} deadlocks; ${JSON.stringify(Object.fromEntries([...endings].sort()))}\n`,
+  );
 
   // As it is now, with whatever is merged; once more when nothing is, after the last test.
   expect(await brokenMerges(service.sql)).toEqual([]);
