@@ -163,6 +163,19 @@ export const PLANTED: readonly Planted[] = [
     finds: ["copies"],
   },
   {
+    name: "what was merged before redirects to what is merged now",
+    changes: [
+      {
+        file: "src/entities/merges.ts",
+        from: 'db.send("update entity set survivor_id = $2 where organization_id = $1 and survivor_id = $3", [',
+        to: 'db.send("update entity set survivor_id = $2 where organization_id = $1 and id = $3 and id = $2", [',
+      },
+    ],
+    faults: "kill",
+    seconds: 20,
+    finds: ["merges", "audit"],
+  },
+  {
     name: "an update leaves the head as it is",
     changes: [
       {
@@ -248,8 +261,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/rpc/entities.ts",
-        from: "      return { entity: toProto(entity, readMask) };\n",
-        to: '      process.stdout.write(entity.name + "\\n");\n      return { entity: toProto(entity, readMask) };\n',
+        from: "      return { entity: toProto(entity, readMask), redirectedFrom };\n",
+        to: '      process.stdout.write(entity.name + "\\n");\n      return { entity: toProto(entity, readMask), redirectedFrom };\n',
       },
     ],
     faults: "kill",
