@@ -70,13 +70,12 @@ export async function lockNamed(
   const states = new Map<string, EntityState>();
   const heads: Heads = new Map();
   const layers = new Map<string, Layer>();
-  const withGroups = commands.some(({ alone }) => alone !== undefined);
-  const isAttaching = claimed.length > 0 || withGroups;
+  const isAttaching = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
   const known = new Set(skipLocked ? [] : rows);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked, isAttaching, withGroups, rows }),
+      lockEntities(db, organizationId, keys, { skipLocked, isAttaching, rows }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);

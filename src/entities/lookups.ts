@@ -208,8 +208,7 @@ export interface LockedEntities {
  * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
  * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
  * that another transaction has locked are skipped instead of waited for. Where it `isAttaching`, the transaction may attach
- * external ids, which everybody can tell before its clock is read. `rows` are locked themselves, merged or not. `withGroups`
- * locks what is merged into any of them as well, without reading it: a merge or its undoing gives it another survivor.
+ * external ids, which everybody can tell before its clock is read. `rows` are locked themselves, merged or not.
  */
 export async function lockEntities(
   db: Statements,
@@ -218,9 +217,8 @@ export async function lockEntities(
   {
     skipLocked,
     isAttaching,
-    withGroups = false,
     rows: rowIds = [],
-  }: { skipLocked: boolean; isAttaching: boolean; withGroups?: boolean; rows?: readonly string[] },
+  }: { skipLocked: boolean; isAttaching: boolean; rows?: readonly string[] },
 ): Promise<LockedEntities> {
   const one = skipLocked && !isAttaching && rowIds.length === 0 ? theOneOf(keys) : undefined;
   if (one !== undefined) {
@@ -237,28 +235,16 @@ export async function lockEntities(
       where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
   }
   if (rowIds.length > 0) parts.push(`select u.id from unnest(${bind(rowIds)}::uuid[]) as u(id)`);
-  const ids = parts.join(" union all ");
-  // All of them in one order, before any is read; sent together with what follows.
-  const groups =
-    withGroups && parts.length > 0
-      ? db.execute(
-          `select from entity e where e.organization_id = $1 and e.id = any(array(
-             ${ids} union all
-             select g.id from entity g where g.organization_id = $1 and g.survivor_id = any(array(${ids}))))
-           order by e.id for no key update`,
-          values,
-        )
-      : undefined;
   const [rows, now] = await Promise.all([
     parts.length === 0
       ? []
       : db.execute<LockedRow[]>(
-          `select ${LOCKED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any(array(${ids}))
+          `select ${LOCKED_COLUMNS} from entity e
+           where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
            order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
           values,
         ),
     isAttaching ? readClockAttaching(db, organizationId) : readClock(db),
-    groups,
   ]);
   return { entities: rows.map(toLocked), now };
 }
