@@ -58,6 +58,7 @@ const key: fc.Arbitrary<Key> = fc.oneof(
 );
 const of = <K extends string>(kind: K) => fc.constant(kind);
 const PATHS: Path[] = ["name", "taxId", "nationality", "status", "attributes.a", "attributes.b"];
+const mayClear = (path: Path) => path !== "name" && path !== "status";
 const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 5,
@@ -84,10 +85,14 @@ const steps = fc.array(step, { minLength: 1, maxLength: 12, size: "max" });
 const edited: fc.Arbitrary<Step[]> = fc
   .record({
     people: fc.shuffledSubarray([0, 1, 2, 3], { minLength: 3, maxLength: 3 }),
-    edit: fc.record({ path: fc.constantFrom(...PATHS), value: n(3), clears: fc.boolean() }),
+    edit: fc.oneof(
+      // What the two have is not to be seen, nor to come back.
+      fc.record({ path: fc.constantFrom(...PATHS.filter(mayClear)), value: n(3), clears: fc.constant(true) }),
+      fc.record({ path: fc.constantFrom(...PATHS), value: n(3), clears: fc.constant(false) }),
+    ),
     isBetween: fc.boolean(),
     first: n(2),
-    rest: fc.array(step, { maxLength: 4, size: "max" }),
+    rest: fc.array(step, { maxLength: 2, size: "max" }),
   })
   .map(({ people: [into = 0, one = 1, other = 2], edit, isBetween, first, rest }): Step[] => {
     const update: Step = { kind: "update", key: { by: "id", n: into }, ...edit };
@@ -234,7 +239,7 @@ class Model {
     if (one.kind === "merge") return this.merge(this.among(one.into), this.among(one.from));
     if (one.kind === "unmerge") return this.unmerge(this.merges[one.merge]);
     if (one.kind === "create") return this.create(one);
-    if (one.kind === "update" && one.clears && ["name", "status"].includes(one.path)) return "VALIDATION_ERROR";
+    if (one.kind === "update" && one.clears && !mayClear(one.path)) return "VALIDATION_ERROR";
     const found = this.find(one.key, ids);
     if (typeof found === "string") return found;
     const { root, from } = found;
@@ -568,7 +573,7 @@ const AT_ONCE = 8;
 test("rules 78 to 107: whatever is done in whichever order, every key names whom it should, as it should, then and now", {
   timeout: 60_000 + RUNS * 2_000,
 }, async () => {
-  const sequence = fc.oneof({ weight: 4, arbitrary: steps }, { weight: 1, arbitrary: edited });
+  const sequence = fc.oneof({ weight: 3, arbitrary: steps }, { weight: 1, arbitrary: edited });
   await fc.assert(
     fc.asyncProperty(fc.array(sequence, { minLength: 1, maxLength: AT_ONCE, size: "max" }), async (sequences) => {
       const endings = await Promise.allSettled(sequences.map(play));

@@ -42,11 +42,13 @@ export async function readMergeFacts(
        )
        select
          (select coalesce(max(m.ordinal), 0) from entity_merge m
-          where m.organization_id = $1 and m.primary_id = $2::uuid) as last,
+          where m.organization_id = $1 and m.primary_id = $2::uuid and m.ordinal > 0) as last,
          (select count(*) - 1 from g where g.root = $2::uuid) as primary,
          (select count(*) - 1 from g where g.root = $3::uuid) as secondary,
          (select d.id from g
-          join entity_distinct d on d.organization_id = $1 and d.low_id = g.id and d.lifted_at is null
+          cross join lateral (
+            select d.id, d.high_id from entity_distinct d
+            where d.organization_id = $1 and d.low_id = g.id and d.lifted_at is null offset 0) d
           join g other on other.id = d.high_id and other.root <> g.root
           limit 1) as distinct_id`,
       [organizationId, primaryId, secondaryId],
@@ -66,10 +68,10 @@ export async function readMergeFacts(
 /** The ids of an entity and of all that is merged into it, its own first. */
 export async function readGroup(db: Statements, organizationId: string, entityId: string): Promise<string[]> {
   const rows = await db.execute<{ id: string }[]>(
-    "select e.id from entity e where e.organization_id = $1 and e.survivor_id = $2::uuid order by e.id",
+    "select e.id from entity e where e.organization_id = $1 and e.survivor_id = $2::uuid",
     [organizationId, entityId],
   );
-  return [entityId, ...rows.map(({ id }) => id)];
+  return [entityId, ...rows.map(({ id }) => id).sort()];
 }
 
 /** The activity of an entity and of those that were merged into it, by the ids of `members` or, by default, as they are stored. */
@@ -168,13 +170,17 @@ export async function readUnmergeFacts(
       `select m.ordinal, ${ENTITY_COLUMNS} from entity_merge m
        cross join lateral (
          select e.* from entity e where e.organization_id = $1 and e.id = m.secondary_id offset 0) e
-       where m.organization_id = $1 and m.primary_id = $2 and m.undone_at is null and m.id <> $3 order by m.ordinal`,
+       where m.organization_id = $1 and m.primary_id = $2 and m.ordinal > 0 and m.undone_at is null and m.id <> $3
+       order by m.ordinal`,
       [organizationId, primaryId, id],
     ),
-    db.execute<{ external_id: string }[]>(
-      "select x.external_id from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])",
-      [organizationId, externalIds.map(({ externalId }) => externalId)],
-    ),
+    // An empty list would be planned as if nothing were asked, by any index.
+    externalIds.length === 0
+      ? []
+      : db.execute<{ external_id: string }[]>(
+          "select x.external_id from external_id x where x.organization_id = $1 and x.external_id = any($2::text[])",
+          [organizationId, externalIds.map(({ externalId }) => externalId)],
+        ),
   ]);
   const members = membersOf(secondaryId, merged);
   return {
@@ -242,16 +248,17 @@ export async function listMerges(
   // own index; the ordinals of a primary are in the order of time.
   const text =
     of === undefined
-      ? `select ${MERGE_COLUMNS} from entity_merge m where m.organization_id = $1 ${older("m", cursor)} ${order("m")}`
+      ? `select ${MERGE_COLUMNS} from entity_merge m
+         where m.organization_id = $1 and m.merged_at > '-infinity' ${older("m", cursor)} ${order("m")}`
       : `with recursive g as (
            select ${of} as id
            union
            select m.secondary_id from g cross join lateral (
-             select m.secondary_id from entity_merge m where m.organization_id = $1 and m.primary_id = g.id offset 0) m
+             select m.secondary_id from entity_merge m where m.organization_id = $1 and m.primary_id = g.id and m.ordinal > 0 offset 0) m
          ), x as (
            select x.* from g cross join lateral (
              select x.id, x.merged_at from entity_merge x
-             where x.organization_id = $1 and x.primary_id = g.id ${older("x", cursor)}
+             where x.organization_id = $1 and x.primary_id = g.id and x.ordinal > 0 ${older("x", cursor)}
              order by x.ordinal desc limit $2) x
            union
            (select x.id, x.merged_at from entity_merge x

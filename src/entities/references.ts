@@ -32,11 +32,11 @@ const TRANSACTIONS = (isFirst: boolean): string => {
   return `with due as materialized (
       select d.id, d.at from (${side("origin")} union ${side("destination")}) d order by d.at, d.id limit ${STEP}
     ), held as materialized (
-      select t.id, d.at from due d join transaction t on t.organization_id = $1 and t.id = d.id
-      order by d.at, d.id for no key update of t
+      select t.id from transaction t where t.organization_id = $1 and t.id = any(array(select d.id from due d))
+      order by t.transacted_at, t.id for no key update of t
     ), done as (
       update transaction x set ${rewritten("origin")}, ${rewritten("destination")}
-      from held h where x.organization_id = $1 and x.id = h.id
+      where x.organization_id = $1 and x.id = any(array(select h.id from held h))
     )
     select count(*) over () as count, d.at::text as at, d.id from due d order by d.at desc, d.id desc limit 1`;
 };
@@ -49,7 +49,8 @@ const USER_EVENTS = (isFirst: boolean): string => `with due as materialized (
       ${isFirst ? "" : "and (u.occurred_at, u.id) > ($5::timestamptz, $6::uuid)"}
     order by u.occurred_at, u.id limit ${STEP}
   ), done as (
-    update user_event x set entity_external_id = $4 from due d where x.organization_id = $1 and x.id = d.id
+    update user_event x set entity_external_id = $4
+    where x.organization_id = $1 and x.id = any(array(select d.id from due d))
   )
   select count(*) over () as count, d.at::text as at, d.id from due d order by d.at desc, d.id desc limit 1`;
 

@@ -78,13 +78,12 @@ export async function listEvents(
         ? ""
         : `and v.entity_version < case when m.id = ${last} then ${version} else ${Number.MAX_SAFE_INTEGER} end`;
     source = `(
-      select v.id from (select ${entityId} as id union all
+      select v.* from (select ${entityId} as id union all
         select g.id from entity g where g.organization_id = $1 and g.survivor_id = ${entityId}) m
       cross join lateral (
-        select v.id, v.recorded_at from entity_event v where ${where.join(" and ")} and v.entity_id = m.id ${behind}
+        select v.* from entity_event v where ${where.join(" and ")} and v.entity_id = m.id ${behind}
         order by v.entity_version desc limit $2) v
-      order by ${order} limit $2) x
-      cross join lateral (select v.* from entity_event v where v.organization_id = $1 and v.id = x.id offset 0) v`;
+      order by ${order} limit $2) v`;
   }
   const rows = await db.execute<Record<string, never>[]>(
     withinBytes(

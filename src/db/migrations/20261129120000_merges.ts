@@ -70,12 +70,15 @@ export class Merges extends Migration {
       )`);
     this.addSql(`
       create unique index entity_merge_active on entity_merge (organization_id, secondary_id) where undone_at is null`);
-    this.addSql(`create unique index entity_merge_ordinal on entity_merge (organization_id, primary_id, ordinal)`);
+    // Partial, too: whoever reads by them says what they say.
+    this.addSql(`
+      create unique index entity_merge_ordinal on entity_merge (organization_id, primary_id, ordinal) where ordinal > 0`);
     this.addSql(
       `create index entity_merge_of_secondary on entity_merge (secondary_id, merged_at, id, organization_id)`,
     );
     this.addSql(`
-      create index entity_merge_merged_at on entity_merge (organization_id, merged_at, id) where reason is not null`);
+      create index entity_merge_merged_at on entity_merge (organization_id, merged_at, id)
+      where merged_at > '-infinity'`);
 
     // Two entities that somebody knows to be different. Who, when and why are in the events.
     this.addSql(`
