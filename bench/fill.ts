@@ -6,7 +6,7 @@ import { ALIAS_PREFIX, FIRST_ENTITY } from "./requests.ts";
 /** Rows of one statement. */
 const CHUNK = 250_000;
 
-/** The key of organization 0, 1, ... of those made here, with the scopes to read and write entities, and for webhooks. */
+/** The key of organization 0, 1, ... of those made here, with the scopes to read, write and merge entities, and for webhooks. */
 export const apiKeyOf = (organization: number): string => `bench-organization-${String(organization).padStart(8, "0")}`;
 
 const uuid = (time: string, rest: string) =>
@@ -32,7 +32,7 @@ export async function fill(
   await sql(`
     insert into api_key (organization_id, id, digest, display_name, scopes)
     select ${organizationId("n::bigint")}, ${uuid(String(FIRST_MS + 1), "n::bigint")},
-      sha256(('bench-organization-' || lpad((n - 1)::text, 8, '0'))::bytea), 'bench', array['entities:read', 'entities:write', 'webhooks:admin']
+      sha256(('bench-organization-' || lpad((n - 1)::text, 8, '0'))::bytea), 'bench', array['entities:read', 'entities:write', 'entities:merge', 'webhooks:admin']
     from generate_series(1, ${organizations}) n`);
 
   const total = organizations * entitiesEach;

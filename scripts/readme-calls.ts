@@ -1,6 +1,6 @@
-// The calls of the README, made for real. Without --write: fails where an answer is not that of the README,
-// ids, etags and times aside. With --write: puts the answers into the README. Needs a new service with
-// examples/entities.ndjson imported, at ENTITY_SERVICE_URL with ENTITY_SERVICE_API_KEY.
+// The calls of the README, and its commands about external ids and merges, made for real. Without --write: fails where an
+// answer is not that of the README, ids, etags and times aside. With --write: puts the answers into the README. Needs a new
+// service with examples/entities.ndjson imported, at ENTITY_SERVICE_URL with ENTITY_SERVICE_API_KEY.
 import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -8,7 +8,8 @@ import { fileURLToPath } from "node:url";
 const file = new URL("../README.md", import.meta.url);
 const root = fileURLToPath(new URL("..", import.meta.url));
 const url = process.env.ENTITY_SERVICE_URL ?? "http://127.0.0.1:50051";
-const BLOCK = /```console\n(\$ (?:call|curl) (?:[^\n]*\\\n)*[^\n]*\n)([\s\S]*?)```/g;
+const BLOCK =
+  /```console\n(\$ (?:call|curl|npm run --silent cli -- (?:external-ids|entities)) (?:[^\n]*\\\n)*[^\n]*\n)([\s\S]*?)```/g;
 // README's own definition of `call`, at this service.
 const define = /^\$ (call\(\) \{.*\})$/m.exec(readFileSync(file, "utf8"))?.[1];
 if (define === undefined) throw new Error("the README does not define call()");

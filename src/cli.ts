@@ -9,11 +9,12 @@ import { type LookupOptions, positive, time, timestamp, typesOf, wholeNumber, wi
 import { printCheckpoints, verifyAudit } from "./cli/audit.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
-import { addEntities } from "./cli/entities.ts";
+import { addDuplicates } from "./cli/duplicates.ts";
 import { addExternalIds } from "./cli/external-ids.ts";
 import { CHANGE_HELP, CHECKPOINTS_HELP, HELP, IMPORT_HELP, LISTEN_HELP, VERIFY_HELP, WATCH_HELP } from "./cli/help.ts";
 import { Interrupted, importEntities } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
+import { addMerges } from "./cli/merges.ts";
 import { lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { watchEntities } from "./cli/watch.ts";
@@ -121,7 +122,9 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
-  addEntities(program, () => connect(env));
+  const entities = program.command("entities").description("entities that may be one: find, merge and part them");
+  addDuplicates(entities, () => connect(env));
+  addMerges(entities, () => connect(env));
   addExternalIds(program, () => connect(env));
   addAudit(program, env, () => {
     code = 1;

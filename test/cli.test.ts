@@ -9,7 +9,7 @@ import { gzipSync } from "node:zlib";
 import { toJson } from "@bufbuild/protobuf";
 import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { type Entity, EntityType, TaxIdCheck } from "../clients/typescript/index.ts";
+import { type Entity, EntityType, EventType, TaxIdCheck } from "../clients/typescript/index.ts";
 import { showProgress } from "../src/cli/report.ts";
 import { type CliOptions, cli, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { startService, type TestService } from "./harness.ts";
@@ -59,6 +59,133 @@ async function find(externalId: string): Promise<Entity> {
   });
   return entity as Entity;
 }
+
+describe("entities", () => {
+  const reason = ["--reason", "same person"];
+  async function two() {
+    const { entities } = service.client;
+    const made = async (externalId: string, fields: object) =>
+      (
+        await entities.createEntity({
+          entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId, ...fields },
+        })
+      ).entity as Entity;
+    return [
+      await made(`p-${randomUUID()}`, { taxId: `T${randomUUID()}`, attributes: { tier: "gold" } }),
+      await made(`s-${randomUUID()}`, { name: "Ana M", taxId: `T${randomUUID()}`, attributes: { tier: "plain" } }),
+    ] as const;
+  }
+
+  it("rules 86, 90, 103, 108: merge says what is kept, unmerge what comes back and what is lost; a preview changes nothing", async () => {
+    const [primary, secondary] = await two();
+    const alias = `a-${randomUUID()}`;
+    await service.client.entities.addExternalIds({
+      lookup: { by: { case: "entityId", value: secondary.id } },
+      externalIds: [{ externalId: alias }],
+    });
+    const lines = [
+      'conflict name: "Ana", not "Ana M"',
+      `conflict taxId: "${primary.taxId}", not "${secondary.taxId}"`,
+      'conflict attributes.tier: "gold", not "plain"',
+      "activity: 0 transactions, 0 user events",
+      "",
+    ];
+    const merge = ["entities", "merge", primary.externalId, `tax-id:${secondary.taxId}`, ...reason];
+    expect(await run([...merge, "--preview"])).toEqual({
+      ...{ code: 0, stderr: "" },
+      stdout: [`would merge ${secondary.id} into ${primary.id}`, ...lines].join("\n"),
+    });
+    expect((await find(secondary.externalId)).id).toBe(secondary.id);
+    const merged = await run(merge);
+    const [, mergeId = ""] = /, merge (\S+)\n/.exec(merged.stdout) ?? [];
+    expect(merged).toEqual({
+      ...{ code: 0, stderr: "" },
+      stdout: [`merged ${secondary.id} into ${primary.id}, merge ${mergeId}`, ...lines].join("\n"),
+    });
+    expect((await find(secondary.externalId)).id).toBe(primary.id);
+    const again = await run(merge);
+    expect([again.code, again.stderr]).toEqual([1, expect.stringMatching(/^entity-service: MERGE_NOT_ALLOWED: /)]);
+
+    await run(["external-ids", "release", alias, "--force", "--reason", "no longer used"]);
+    await service.client.entities.updateEntity({
+      lookup: { by: { case: "entityId", value: primary.id } },
+      entity: { attributes: { tier: "silver" } },
+    });
+    const parted = (word: string) => [
+      `${word} ${secondary.id} from ${primary.id}`,
+      `edited since attributes.tier: "silver" stays with ${primary.id}, not "plain"`,
+      `returned ${secondary.externalId}`,
+      `lost ${alias}: RELEASED`,
+      "activity: 0 transactions, 0 user events",
+    ];
+    const unmerge = ["entities", "unmerge", `id:${secondary.id}`, "--reason", "two after all", "--mark-distinct"];
+    expect(await run([...unmerge, "--preview"])).toEqual({
+      ...{ code: 0, stderr: "" },
+      stdout: `${parted("would part").join("\n")}\n`,
+    });
+    const undone = await run(unmerge);
+    expect(undone).toMatchObject({ code: 0, stderr: "" });
+    const [, distinctId = ""] = /\nmarked as distinct, (\S+)\n$/.exec(undone.stdout) ?? [];
+    expect(undone.stdout).toBe([...parted("parted"), `marked as distinct, ${distinctId}`, ""].join("\n"));
+    expect((await find(secondary.externalId)).id).toBe(secondary.id);
+    expect((await run(merge)).stderr).toMatch(/MERGE_NOT_ALLOWED: .*distinct/);
+
+    const { events } = await service.client.entities.listEntityEvents({
+      ...{ lookup: { by: { case: "entityId", value: secondary.id } }, types: [EventType.MERGED, EventType.UNMERGED] },
+    });
+    expect(events.map((event) => [event.reason, event.source, event.actor])).toEqual([
+      ["two after all", "cli", service.organization.apiKeyId],
+      ["same person", "cli", service.organization.apiKeyId],
+    ]);
+  });
+
+  it("rule 103: a merge down a chain says which to undo first; --merge undoes by its id", async () => {
+    const [[a, b], [c]] = [await two(), await two()];
+    for (const [primary, secondary] of [
+      [b, a],
+      [c, b],
+    ] as const) {
+      const merged = await run(["entities", "merge", `id:${primary.id}`, `id:${secondary.id}`, ...reason, "--json"]);
+      expect(JSON.parse(merged.stdout)).toMatchObject({ entity: { id: primary.id }, secondary: { id: secondary.id } });
+    }
+    const inner = ["entities", "unmerge", a.externalId, ...reason];
+    expect((await run(inner)).stderr).toMatch(
+      /MERGE_NOT_ALLOWED: .*undo that merge first - .*unmerge --merge [0-9a-f-]{36}/,
+    );
+    const [, mergeId = ""] = /--merge ([0-9a-f-]{36})/.exec((await run(inner)).stderr) ?? [];
+    const undone = await run(["entities", "unmerge", "--merge", mergeId, ...reason, "--json"]);
+    const { entity, returned } = JSON.parse(undone.stdout);
+    expect([entity.id, new Set(returned)]).toEqual([c.id, new Set([a.externalId, b.externalId])]);
+    expect((await run(inner)).stdout).toMatch(new RegExp(`^parted ${a.id} from ${b.id}\n`));
+  });
+
+  it("refuses what names no entity, or nothing that is merged, before it changes anything", async () => {
+    const [primary] = await two();
+    const cases: [string[], number, RegExp][] = [
+      [["merge", primary.externalId, ...reason], 2, /missing required argument 'secondary'/],
+      [
+        ["merge", primary.externalId, primary.id, ...reason],
+        2,
+        new RegExp(`id:${primary.id} or external-id:${primary.id}`),
+      ],
+      [["merge", primary.externalId, "external-id:nobody", ...reason], 1, /NOT_FOUND: /],
+      [["merge", primary.externalId, "nobody"], 2, /required option '--reason <text>'/],
+      [["merge", primary.externalId, "id:nobody", ...reason], 1, /VALIDATION_ERROR: |INVALID_LOOKUP: /],
+      [["unmerge", ...reason], 2, /give the merged entity, or --merge UUID/],
+      [["unmerge", "x", "--merge", primary.id, ...reason], 2, /give the merged entity, or --merge UUID/],
+      [["unmerge", primary.externalId, ...reason], 2, /names no merged entity/],
+      [["unmerge", "--merge", primary.id, ...reason], 1, /NOT_FOUND: /],
+    ];
+    for (const [args, code, stderr] of cases) {
+      const ended = await run(["entities", ...args]);
+      expect([ended.code, ended.stdout, ended.stderr], args.join(" ")).toEqual([
+        code,
+        "",
+        expect.stringMatching(stderr),
+      ]);
+    }
+  });
+});
 
 describe("external-ids", () => {
   it("rules 137, 139: release detaches an alias, once it is forced to; history says who had it when", async () => {

@@ -9,7 +9,8 @@ const QUERIES: Record<string, string> = {
   "rule 78: the survivor is where the chain of merged_into ends": `
     with recursive chain as (
       select e.organization_id, e.id, e.merged_into as at from entity e where e.merged_into is not null
-      union all
+      -- Not "union all": a cycle would never end.
+      union
       select c.organization_id, c.id, e.merged_into from chain c
       join entity e on e.organization_id = c.organization_id and e.id = c.at where e.merged_into is not null
     ), root as (

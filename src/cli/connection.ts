@@ -69,6 +69,10 @@ function cureOf(reason: string, metadata: Record<string, string>): string | unde
       return `use a key that has the scope ${metadata.scope}: 'entity-service keys create --name NAME --scope ${metadata.scope}'`;
     case "AMBIGUOUS_TAX_ID_LOOKUP":
       return `the candidates: ${metadata.candidates?.replaceAll(",", ", ")}`;
+    case "MERGE_NOT_ALLOWED":
+      return metadata.cause === "MERGED_SINCE"
+        ? `entity-service entities unmerge --merge ${metadata.merge_id} --reason TEXT`
+        : undefined;
     case "OVERLOADED":
     case "DATABASE_UNAVAILABLE":
     case "COMMIT_UNKNOWN":

@@ -13,6 +13,7 @@ Examples:
   entity-service watch --type CREATED --json
   entity-service external-ids history customer-1
   entity-service entities duplicates --limit 20
+  entity-service entities merge customer-1 crm-17 --reason "same person" --preview
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
@@ -71,3 +72,22 @@ counts as unchanged when the same file is run again, whatever happened since.
 Example:
   echo '{"old": "crm-1", "new": "erp-0001", "reason": "CRM migration"}' > ids.ndjson
   entity-service change-external-ids ids.ndjson`;
+
+const KEYS = `
+An entity is given as id:UUID, external-id:ID or tax-id:NUMBER; without such a word it is an external id.`;
+
+export const MERGE_HELP = `${KEYS}
+Prints the id of the merge, every value of the two that differs and which one is kept, and how much activity
+comes with the second.
+
+Examples:
+  entity-service entities merge customer-1 crm-17 --reason "same tax id and name" --preview
+  entity-service entities merge customer-1 id:0198c0de-0000-7000-8000-000000000001 --reason "same tax id and name"`;
+
+export const UNMERGE_HELP = `${KEYS}
+Prints what stays with the other entity because it was edited since, what the merged one has from it, and the
+external ids that it has again or has lost. Down a chain of merges the last is undone first.
+
+Examples:
+  entity-service entities unmerge crm-17 --reason "father and son" --preview
+  entity-service entities unmerge crm-17 --reason "father and son" --mark-distinct`;

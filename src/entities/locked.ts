@@ -71,8 +71,7 @@ export async function lockNamed(
   const heads: Heads = new Map();
   const layers = new Map<string, Layer>();
   const isAttaching = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
-  // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
-  const known = new Set(skipLocked ? [] : [...keys.entityIds, ...rows]);
+  const known = new Set(skipLocked ? [] : rows);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
@@ -87,6 +86,11 @@ export async function lockNamed(
       known.add(state.id);
     }
     const hits = found ?? hitsIn(locked, wanted) ?? (await findHits(db, organizationId, wanted));
+    // An id that is not there is known not to be: nothing to lock. One that is there was merged when its survivor was
+    // locked, and is not any more: the next round locks it. (Without waiting it may be there, and held.)
+    for (const id of skipLocked ? [] : wanted.entityIds) {
+      if (!hits.unmerged.has(id) && !hits.survivors.has(id)) known.add(id);
+    }
     const isComplete = commands.every(({ targets }) =>
       targets.every((target) => {
         const id = target.isRow ? target.lookup.key : unambiguous(target.lookup, hits);
@@ -106,15 +110,18 @@ export async function lockNamed(
  * The hits of ids and external ids, where the locked entities have all of them: a row has its external ids as of its last
  * change, and says whether it was merged.
  */
-function hitsIn(locked: readonly LockedEntity[], { entityIds, externalIds }: Keys): FoundHits | undefined {
+function hitsIn(
+  locked: readonly LockedEntity[],
+  { entityIds, externalIds }: Keys,
+): Awaited<ReturnType<typeof findHits>> | undefined {
   const hits = noHits();
-  const live = new Set<string>();
+  const unmerged = new Set<string>();
   for (const { state } of locked) {
-    if (state.mergedInto === null) live.add(state.id);
+    if (state.mergedInto === null) unmerged.add(state.id);
     for (const { externalId } of state.externalIds) hits.externalIds.set(externalId, state.id);
   }
-  const isThere = externalIds.every((key) => hits.externalIds.has(key)) && entityIds.every((key) => live.has(key));
-  return isThere ? hits : undefined;
+  const isThere = externalIds.every((key) => hits.externalIds.has(key)) && entityIds.every((key) => unmerged.has(key));
+  return isThere ? { ...hits, unmerged } : undefined;
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */

@@ -78,25 +78,32 @@ export const holdersOf = (organizationId: string, taxIdKey: string): string => {
     group by c.id order by c.id limit ${most}`;
 };
 
-/** The ids of the survivors of merged entities that are named by their ids, as (by, key, id, home). */
-const survivorsOf = (
-  entityIds: string,
-) => `select 'entity_id' as by, m.id::text as key, m.survivor_id as id, m.id as home
-  from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[]) and m.survivor_id is not null`;
+/** The entities that are named by their ids, as (by, key, id, home): one step to the survivor, whatever the chain. */
+const namedByIds = (entityIds: string) => `select 'entity_id' as by, m.id::text as key,
+    coalesce(m.survivor_id, m.id) as id, case when m.survivor_id is not null then m.id end as home
+  from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[])`;
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
 const distinct = (keys: string[]) => [...new Set(keys)];
 
-/** Which entities the keys name now. */
-export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<FoundHits> {
-  const hits = noHits();
+/** Which entities the keys name now; `unmerged` are the ids among them of entities that are there and merged into none. */
+export async function findHits(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+): Promise<FoundHits & { unmerged: ReadonlySet<string> }> {
+  const unmerged = new Set<string>();
+  const hits = { ...noHits(), unmerged };
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
-  if (keys.entityIds.length > 0) parts.push(survivorsOf(bind(keys.entityIds)));
+  if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
   if (parts.length === 0) return hits;
   const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
-  for (const row of rows) addHit(hits, row);
+  for (const row of rows) {
+    if (row.by === "entity_id" && row.home === null) unmerged.add(row.key);
+    else addHit(hits, row);
+  }
   return hits;
 }
 
@@ -146,10 +153,6 @@ export const MOST_ROWS: Record<keyof Keys, number> = {
 /** Bytes of the entities that are found at once, except for the last of them. */
 const FOUND_BYTES = 4 * 1024 * 1024;
 
-/** What the row `m` says of a lookup by its id: one step to the survivor, whatever the chain. */
-export const NAMED_BY_ID = `m.id::text as key, coalesce(m.survivor_id, m.id) as id,
-  case when m.survivor_id is not null then m.id end as home`;
-
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
   const { hits, entities, leftOut } = noneFound();
@@ -157,8 +160,7 @@ export async function findEntities(db: Statements, organizationId: string, keys:
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
   if (keys.entityIds.length > 0) {
-    parts.push(`select 'entity_id' as by, ${NAMED_BY_ID}
-      from entity m where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
+    parts.push(namedByIds(bind(keys.entityIds)));
   }
   if (parts.length === 0) return { hits, entities, leftOut };
   const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;

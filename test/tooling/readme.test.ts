@@ -18,6 +18,7 @@ const read = (path: string) => readFileSync(join(root, path), "utf8");
 const DOCUMENTS = [
   "README.md",
   "CONTRIBUTING.md",
+  "docs/merging.md",
   "docs/positions.md",
   "docs/rules.md",
   "clients/typescript/README.md",

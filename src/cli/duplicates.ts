@@ -1,4 +1,4 @@
-// `entities`: pairs of entities that may be one.
+// `entities duplicates`: pairs of entities that may be one.
 import { toJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 import {
@@ -14,8 +14,8 @@ import { CALL } from "./connection.ts";
 import { DUPLICATES_HELP } from "./help.ts";
 import { lookupOf } from "./read.ts";
 
-export function addEntities(program: Command, connect: () => EntityClient): void {
-  const entities = program.command("entities").description("find entities that may be one");
+/** Adds the command to `entities`. */
+export function addDuplicates(entities: Command, connect: () => EntityClient): void {
   withLookup(entities.command("duplicates").description("print pairs of entities that may be one, and why"))
     .option("--limit <n>", "how many at most", positive, 100)
     .option("--json", "each pair as JSON, one a line", false)
