@@ -71,8 +71,7 @@ export async function lockNamed(
   const heads: Heads = new Map();
   const layers = new Map<string, Layer>();
   const isAttaching = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
-  // An id that is not there is known not to be: nothing to lock. (Unless it may be there, and held.)
-  const known = new Set(skipLocked ? [] : [...keys.entityIds, ...rows]);
+  const known = new Set(skipLocked ? [] : rows);
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
@@ -87,6 +86,10 @@ export async function lockNamed(
       known.add(state.id);
     }
     const hits = found ?? hitsIn(locked, wanted) ?? (await findHits(db, organizationId, wanted));
+    // An id that is not there is known not to be: nothing to lock. One that is may have been merged when the locks were
+    // taken, and be merged no longer: then its own row is to be locked yet. (Without waiting, it may be there and held.)
+    const isAbsent = (id: string) => !hits.present.has(id) && !hits.survivors.has(id);
+    if (!skipLocked) for (const id of keys.entityIds) if (isAbsent(id)) known.add(id);
     const isComplete = commands.every(({ targets }) =>
       targets.every((target) => {
         const id = target.isRow ? target.lookup.key : unambiguous(target.lookup, hits);

@@ -19,6 +19,8 @@ export interface Keys {
 /** Which entities match which key, to be added to. A tax id has at most LIMITS.candidates + 1 of them here. */
 export interface FoundHits extends Hits {
   survivors: Map<string, string>;
+  /** Ids that were asked for, of entities that are there and were merged into none. */
+  present: Set<string>;
   externalIds: Map<string, string>;
   taxIdKeys: Map<string, string[]>;
   taxIdHomes: Map<string, string>;
@@ -28,6 +30,7 @@ export interface FoundHits extends Hits {
 
 export const noHits = (): FoundHits => ({
   survivors: new Map(),
+  present: new Set(),
   externalIds: new Map(),
   taxIdKeys: new Map(),
   taxIdHomes: new Map(),
@@ -78,11 +81,11 @@ export const holdersOf = (organizationId: string, taxIdKey: string): string => {
     group by c.id order by c.id limit ${most}`;
 };
 
-/** The ids of the survivors of merged entities that are named by their ids, as (by, key, id, home). */
-const survivorsOf = (
-  entityIds: string,
-) => `select 'entity_id' as by, m.id::text as key, m.survivor_id as id, m.id as home
-  from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[]) and m.survivor_id is not null`;
+/** What lookups by ids name: one step to the survivor, whatever the chain. */
+const namedByIds = (entityIds: string) => `
+  select 'entity_id' as by, m.id::text as key, coalesce(m.survivor_id, m.id) as id,
+    case when m.survivor_id is not null then m.id end as home
+  from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[])`;
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
 const distinct = (keys: string[]) => [...new Set(keys)];
@@ -93,7 +96,7 @@ export async function findHits(db: Statements, organizationId: string, keys: Key
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
-  if (keys.entityIds.length > 0) parts.push(survivorsOf(bind(keys.entityIds)));
+  if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
   if (parts.length === 0) return hits;
   const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
   for (const row of rows) addHit(hits, row);
@@ -109,7 +112,7 @@ export interface HitRow {
   home: string | null;
 }
 
-/** An id that was asked for is no hit, unless it is that of a merged entity. */
+/** Adds what answers to a key. */
 export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
   if (by === "external_id") {
     hits.externalIds.set(key, id);
@@ -118,6 +121,7 @@ export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
     hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
     if (home !== null) hits.taxIdHomes.set(tieOf(key, id), home);
   } else if (home !== null) hits.survivors.set(key, id);
+  else hits.present.add(id);
 }
 
 export interface FoundEntities {
@@ -146,20 +150,13 @@ export const MOST_ROWS: Record<keyof Keys, number> = {
 /** Bytes of the entities that are found at once, except for the last of them. */
 const FOUND_BYTES = 4 * 1024 * 1024;
 
-/** What the row `m` says of a lookup by its id: one step to the survivor, whatever the chain. */
-export const NAMED_BY_ID = `m.id::text as key, coalesce(m.survivor_id, m.id) as id,
-  case when m.survivor_id is not null then m.id end as home`;
-
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
   const { hits, entities, leftOut } = noneFound();
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
-  if (keys.entityIds.length > 0) {
-    parts.push(`select 'entity_id' as by, ${NAMED_BY_ID}
-      from entity m where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
-  }
+  if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
   if (parts.length === 0) return { hits, entities, leftOut };
   const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
   const found = (measure: string) => `select hit.by, hit.key, hit.home, ${ENTITY_COLUMNS} ${measure}
