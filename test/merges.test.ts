@@ -1,6 +1,7 @@
 // Rules 78 to 110: two records of one person are merged, found by the keys of both, and parted again.
 import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   type Entity,
@@ -403,6 +404,40 @@ describe("merging", () => {
     }
   });
 
+  it("rule 81: whoever waits for the survivor of an entity that is parted from it meanwhile gets that entity", async () => {
+    const [primary, secondary, third] = [await person(), await person(), await person()];
+    const { mergeId } = await merge(primary, secondary);
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    const waiting = async (count: number) => {
+      const text = "select count(*)::int as n from pg_stat_activity where wait_event_type = 'Lock' and datname = $1";
+      const [row] = await service.sql<{ n: number }>(text, [service.database.database]);
+      return (row?.n ?? 0) >= count;
+    };
+    // What the undoing writes once it has decided, with both under its locks.
+    await holder.query("begin");
+    await holder.query("select 1 from external_id where external_id = $1 for update", [secondary.externalId]);
+    const parted = unmerge(mergeId);
+    await expect.poll(() => waiting(1)).toBe(true);
+    const others = [
+      client.entities.updateEntity({ lookup: byId(secondary), entity: { nationality: "UY" } }),
+      client.entities.mergeEntities({
+        primary: byId(third),
+        secondary: byId(secondary),
+        reason: REASON,
+        validateOnly: true,
+      }),
+    ] as const;
+    await expect.poll(() => waiting(3)).toBe(true);
+    await holder.query("rollback");
+    await holder.end();
+    expect((await parted).secondary?.id).toBe(secondary.id);
+    const [updated, merged] = await Promise.all(others);
+    expect([updated.entity?.id, updated.redirectedFrom, updated.entity?.nationality]).toEqual([secondary.id, "", "UY"]);
+    expect([merged.entity?.id, merged.secondary?.id]).toEqual([third.id, secondary.id]);
+    expect((await find(byId(primary))).entity?.nationality).not.toBe("UY");
+  });
+
   it("rules 81, 92: crossed, in chains and in rings, while others update, change ids, record and look up", async () => {
     const people = await Promise.all(Array.from({ length: 8 }, () => person()));
     const any = () => people[Math.floor(Math.random() * people.length)] as Entity;
@@ -410,7 +445,10 @@ describe("merging", () => {
     const calls: (() => Promise<unknown>)[] = [
       async () => merges.push((await merge(any(), any())).mergeId),
       async () => merges.push((await merge(any(), any())).mergeId),
-      () => unmerge(merges.splice(Math.floor(Math.random() * merges.length), 1)[0] ?? randomUUID()),
+      async () => {
+        const [id] = merges.splice(Math.floor(Math.random() * merges.length), 1);
+        if (id !== undefined) await unmerge(id);
+      },
       () => client.entities.updateEntity({ lookup: byId(any()), entity: { name: unique("n") } }),
       () =>
         client.entities.changeExternalId({
@@ -422,7 +460,8 @@ describe("merging", () => {
       () => client.entities.addExternalIds({ lookup: byId(any()), externalIds: [{ externalId: any().externalId }] }),
       () => record(pay({ entityId: any().id }, { destination: { externalId: any().externalId } })),
     ];
-    const allowed = ["OK", "MERGE_NOT_ALLOWED", "DUPLICATE_EXTERNAL_ID", "NOT_FOUND", "WRITE_CONFLICT"];
+    // Nobody is ever not there.
+    const allowed = ["OK", "MERGE_NOT_ALLOWED", "DUPLICATE_EXTERNAL_ID", "WRITE_CONFLICT"];
     let isDone = false;
     const looking = (async () => {
       // No lookup without an answer: every id names somebody at any time.

@@ -86,11 +86,10 @@ export async function lockNamed(
       known.add(state.id);
     }
     const hits = found ?? hitsIn(locked, wanted) ?? (await findHits(db, organizationId, wanted));
-    // An id that is not there is known not to be: nothing to lock. One that is there was merged when its survivor was
-    // locked, and is not any more: the next round locks it. (Without waiting it may be there, and held.)
-    for (const id of skipLocked ? [] : wanted.entityIds) {
-      if (!hits.unmerged.has(id) && !hits.survivors.has(id)) known.add(id);
-    }
+    // An id that is not there is known not to be: nothing to lock. One that is may have been merged when the locks were
+    // taken, and be merged no longer: then its own row is to be locked yet. (Without waiting, it may be there and held.)
+    const isAbsent = (id: string) => !hits.present.has(id) && !hits.survivors.has(id);
+    if (!skipLocked) for (const id of keys.entityIds) if (isAbsent(id)) known.add(id);
     const isComplete = commands.every(({ targets }) =>
       targets.every((target) => {
         const id = target.isRow ? target.lookup.key : unambiguous(target.lookup, hits);
@@ -110,18 +109,15 @@ export async function lockNamed(
  * The hits of ids and external ids, where the locked entities have all of them: a row has its external ids as of its last
  * change, and says whether it was merged.
  */
-function hitsIn(
-  locked: readonly LockedEntity[],
-  { entityIds, externalIds }: Keys,
-): Awaited<ReturnType<typeof findHits>> | undefined {
+function hitsIn(locked: readonly LockedEntity[], { entityIds, externalIds }: Keys): FoundHits | undefined {
   const hits = noHits();
-  const unmerged = new Set<string>();
+  const live = new Set<string>();
   for (const { state } of locked) {
-    if (state.mergedInto === null) unmerged.add(state.id);
+    if (state.mergedInto === null) live.add(state.id);
     for (const { externalId } of state.externalIds) hits.externalIds.set(externalId, state.id);
   }
-  const isThere = externalIds.every((key) => hits.externalIds.has(key)) && entityIds.every((key) => unmerged.has(key));
-  return isThere ? { ...hits, unmerged } : undefined;
+  const isThere = externalIds.every((key) => hits.externalIds.has(key)) && entityIds.every((key) => live.has(key));
+  return isThere ? hits : undefined;
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */

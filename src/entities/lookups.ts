@@ -19,6 +19,8 @@ export interface Keys {
 /** Which entities match which key, to be added to. A tax id has at most LIMITS.candidates + 1 of them here. */
 export interface FoundHits extends Hits {
   survivors: Map<string, string>;
+  /** Ids that were asked for, of entities that are there and were merged into none. */
+  present: Set<string>;
   externalIds: Map<string, string>;
   taxIdKeys: Map<string, string[]>;
   taxIdHomes: Map<string, string>;
@@ -28,6 +30,7 @@ export interface FoundHits extends Hits {
 
 export const noHits = (): FoundHits => ({
   survivors: new Map(),
+  present: new Set(),
   externalIds: new Map(),
   taxIdKeys: new Map(),
   taxIdHomes: new Map(),
@@ -78,32 +81,25 @@ export const holdersOf = (organizationId: string, taxIdKey: string): string => {
     group by c.id order by c.id limit ${most}`;
 };
 
-/** The entities that are named by their ids, as (by, key, id, home): one step to the survivor, whatever the chain. */
-const namedByIds = (entityIds: string) => `select 'entity_id' as by, m.id::text as key,
-    coalesce(m.survivor_id, m.id) as id, case when m.survivor_id is not null then m.id end as home
+/** What lookups by ids name: one step to the survivor, whatever the chain. */
+const namedByIds = (entityIds: string) => `
+  select 'entity_id' as by, m.id::text as key, coalesce(m.survivor_id, m.id) as id,
+    case when m.survivor_id is not null then m.id end as home
   from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[])`;
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
 const distinct = (keys: string[]) => [...new Set(keys)];
 
-/** Which entities the keys name now; `unmerged` are the ids among them of entities that are there and merged into none. */
-export async function findHits(
-  db: Statements,
-  organizationId: string,
-  keys: Keys,
-): Promise<FoundHits & { unmerged: ReadonlySet<string> }> {
-  const unmerged = new Set<string>();
-  const hits = { ...noHits(), unmerged };
+/** Which entities the keys name now. */
+export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<FoundHits> {
+  const hits = noHits();
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
   if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
   if (parts.length === 0) return hits;
   const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
-  for (const row of rows) {
-    if (row.by === "entity_id" && row.home === null) unmerged.add(row.key);
-    else addHit(hits, row);
-  }
+  for (const row of rows) addHit(hits, row);
   return hits;
 }
 
@@ -116,7 +112,7 @@ export interface HitRow {
   home: string | null;
 }
 
-/** An id that was asked for is no hit, unless it is that of a merged entity. */
+/** Adds what answers to a key. */
 export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
   if (by === "external_id") {
     hits.externalIds.set(key, id);
@@ -125,6 +121,7 @@ export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
     hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
     if (home !== null) hits.taxIdHomes.set(tieOf(key, id), home);
   } else if (home !== null) hits.survivors.set(key, id);
+  else hits.present.add(id);
 }
 
 export interface FoundEntities {
@@ -159,9 +156,7 @@ export async function findEntities(db: Statements, organizationId: string, keys:
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
-  if (keys.entityIds.length > 0) {
-    parts.push(namedByIds(bind(keys.entityIds)));
-  }
+  if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
   if (parts.length === 0) return { hits, entities, leftOut };
   const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
   const found = (measure: string) => `select hit.by, hit.key, hit.home, ${ENTITY_COLUMNS} ${measure}
