@@ -390,6 +390,26 @@ describe("webhook sending", () => {
     await turn();
     expect(begun).toEqual(["a", "b"]);
   });
+
+  test("calls of one organization do not hold up a few deliveries of another; many give way", async () => {
+    const pace = createPace({
+      inFlight: (organizationId) => (organizationId === "quiet" ? 2 : 64),
+      concurrency: 1_000,
+    });
+    let begun = 0;
+    const send = () => void pace.run({ organizationId: "quiet", isSlow: false }, async () => void begun++);
+    expect(pace.isBusy("noisy")).toBe(true);
+    for (let i = 0; i < 200; i += 1) {
+      expect(pace.isBusy("quiet")).toBe(false);
+      send();
+      await turn();
+    }
+    expect(begun).toBe(200);
+    for (let i = 0; i < 10; i += 1) send();
+    await turn();
+    expect(begun).toBe(201);
+    expect(pace.isBusy("quiet")).toBe(true);
+  });
 });
 
 test("of refusals of one kind the first is logged at once and whole, the others are counted", () => {

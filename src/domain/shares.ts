@@ -34,8 +34,8 @@ export interface Shares {
   /** Takes `size` places and returns true, or none and returns false. A single request may exceed its share. */
   take(owner: Owner, size?: number): boolean;
   give(owner: Owner, size?: number): void;
-  /** Places that are held, by all. */
-  used(): number;
+  /** Places that are held, by all or by one organization. */
+  used(organization?: string): number;
 }
 
 /** The places of an organization. */
@@ -77,6 +77,6 @@ export function createShares(total: number, least = 1): Shares {
       const count = counts.get(owner.organization);
       if (count !== undefined) change(owner, count, -size);
     },
-    used: () => used,
+    used: (organization) => (organization === undefined ? used : (counts.get(organization)?.size ?? 0)),
   };
 }

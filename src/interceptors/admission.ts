@@ -33,8 +33,8 @@ const placeKey = createContextKey<Place | "released" | undefined>(undefined, { d
 export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; maxWatches: number }): {
   admit(call: ContextValues, isEndless: boolean): void;
   release(call: ContextValues): void;
-  /** Calls that are being answered; streams without an end, and calls without a key, are not counted. */
-  inFlight(): number;
+  /** Calls that are being answered, of one organization or of all; streams without an end, and calls without a key, are not counted. */
+  inFlight(organizationId?: string): number;
 } {
   const calls = createShares(maxInFlight, LEAST);
   const watches = createShares(maxWatches, LEAST);
@@ -74,6 +74,6 @@ export function admission({ maxInFlight, maxWatches }: { maxInFlight: number; ma
       place.shares.give(place.owner);
       if (place.bytes > 0) bytes.give(place.owner, place.bytes);
     },
-    inFlight: () => calls.used(),
+    inFlight: (organizationId) => calls.used(organizationId),
   };
 }

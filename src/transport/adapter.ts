@@ -23,8 +23,8 @@ export interface Adapter {
   request: RequestHandler;
   /** Takes an HTTP/2 stream that it can serve faster, and returns whether it did. */
   stream?: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => boolean;
-  /** Calls that are being answered. */
-  inFlight(): number;
+  /** Calls that are being answered, of one organization or of all. */
+  inFlight(organizationId?: string): number;
 }
 
 const MIN_REQUEST_BYTES = 16 * 1024 * 1024;

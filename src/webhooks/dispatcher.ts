@@ -20,8 +20,8 @@ export interface DispatcherOptions {
   sender: Sender;
   /** Connections to the database at once. */
   connections: number;
-  /** Calls that the process is answering: deliveries give way to them. */
-  inFlight(): number;
+  /** Calls that the process is answering, of one organization or of all: deliveries give way to them. */
+  inFlight(organizationId?: string): number;
   bell: Bell;
   /** How far the schedule's clock is ahead of the database's, in milliseconds; tests move it. */
   clockOffsetMs(): number;

@@ -140,7 +140,7 @@ export function runEndpoint(deps: EndpointDeps, organizationId: string, endpoint
     const renewAt = begun + RENEW_MS;
     while (!hasEnded()) {
       const time = performance.now();
-      const isBusy = deps.pace.isBusy();
+      const isBusy = deps.pace.isBusy(organizationId);
       const pausedMs = held.pausedMs();
       const hasUnwritten = sending.unwritten().length > 0;
       const gatherMs = isBusy ? GATHER_BUSY_MS : GATHER_MS;
