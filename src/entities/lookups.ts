@@ -146,8 +146,11 @@ export const MOST_ROWS: Record<keyof Keys, number> = {
 /** Bytes of the entities that are found at once, except for the last of them. */
 const FOUND_BYTES = 4 * 1024 * 1024;
 
-/** What the row `m` says of a lookup by its id: one step to the survivor, whatever the chain. */
-export const NAMED_BY_ID = `m.id::text as key, coalesce(m.survivor_id, m.id) as id,
+/**
+ * What the row `m` says of a lookup by its id: one step to the survivor, whatever the chain. With CASE and not COALESCE, which
+ * row level security takes for what may leak: no row could be joined by it in an index.
+ */
+export const NAMED_BY_ID = `m.id::text as key, case when m.survivor_id is null then m.id else m.survivor_id end as id,
   case when m.survivor_id is not null then m.id end as home`;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
