@@ -2,7 +2,7 @@
 // organization: row level security shows every lookup its own organization and no other (db/tenant.ts, settingOf).
 import type { Statements } from "../db/statements.ts";
 import { settingOf } from "../db/tenant.ts";
-import { addHit, type FoundEntities, type HitRow, holdersOf, type Keys, noneFound } from "./lookups.ts";
+import { addHit, type FoundEntities, type HitRow, holdersOf, type Keys, noneFound, SURVIVOR_OF_M } from "./lookups.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
 
 /** How a kind of key finds its entities: in the organization `s.id`, by the text `q.key`. */
@@ -16,7 +16,7 @@ const LOOKUPS: Record<keyof Keys, { by: string; found: string }> = {
     by: "entity_id",
     found: `select e.*, case when m.survivor_id is not null then m.id end as home from entity m
       cross join lateral (
-        select e.* from entity e where e.organization_id = s.id and e.id = coalesce(m.survivor_id, m.id) offset 0) e
+        select e.* from entity e where e.organization_id = s.id and e.id = ${SURVIVOR_OF_M} offset 0) e
       where m.organization_id = s.id and m.id = q.key::uuid`,
   },
   taxIdKeys: {
