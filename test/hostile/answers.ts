@@ -322,7 +322,7 @@ function problemOfHttp({ http: status, headers, body }: Answer, path: string): s
 }
 
 /** The trailers of gRPC-Web are the last message of the body. */
-function problemOfWeb({ body, size }: Answer, path: string): string | undefined {
+function problemOfWeb({ body, size, reset }: Answer, path: string): string | undefined {
   if (size > body.length) return undefined;
   for (let at = 0; at + 5 <= body.length; ) {
     const end = at + 5 + body.readUInt32BE(at + 1);
@@ -342,5 +342,7 @@ function problemOfWeb({ body, size }: Answer, path: string): string | undefined 
     }
     at = end;
   }
-  return "an answer of gRPC-Web without trailers";
+  // Cut off, and its caller can tell.
+  if (RESETS.has(reset) && reset !== 0) return undefined;
+  return `an answer of gRPC-Web without trailers (${resetName(reset)})`;
 }
