@@ -2,7 +2,8 @@
 //
 //   npm run bench:compare -- <folder of the other> [get.64,get.1,update.64,update.1,import] [rounds] [organizations]
 //
-// alias.64 and alias.1 are gets by an alias; with one of them every entity has one.
+// alias.64 and alias.1 are gets by an alias; with one of them every entity has one. id.64 and id.1 are gets by the entity's
+// id, of one organization.
 // The other folder is a worktree of another commit. Both are started alike, beside the service that made the database
 // and then rests; half of the rounds run with the one started first, half with the other: whoever starts first, or
 // serves first, has other luck with memory and leases. Told for each are medians, and the median of the rounds' ratios.
@@ -20,7 +21,7 @@ const ENTITIES = 100_000;
 /** Rows of one import; its names go on where those of the fill and of the imports before it end. */
 const IMPORTED = 10_000;
 const SETTINGS = [
-  ...(["get.64", "get.1", "get.16", "alias.64", "alias.1"] as const),
+  ...(["get.64", "get.1", "get.16", "alias.64", "alias.1", "id.64", "id.1"] as const),
   ...(["update.64", "update.1", "update.16", "import"] as const),
 ];
 type Setting = (typeof SETTINGS)[number];
@@ -122,7 +123,8 @@ function report(setting: Setting, sides: Record<Side, Found[]>): void {
 const [other, chosen = "get.64,get.1,update.64,update.1,import", rounds = "10", organizations = "1"] =
   process.argv.slice(2);
 const settings = chosen.split(",") as Setting[];
-if (other === undefined || settings.some((setting) => !SETTINGS.includes(setting))) {
+const hasIds = organizations === "1" || !settings.some((setting) => setting.startsWith("id"));
+if (other === undefined || !hasIds || settings.some((setting) => !SETTINGS.includes(setting))) {
   throw new Error(
     `usage: npm run bench:compare -- <folder of another checkout> [some of ${SETTINGS.join(",")}] [rounds] [organizations]`,
   );

@@ -1,7 +1,7 @@
 // Organizations with entities, written by the database itself: as many as one likes in minutes. Every table
 // is as the service would have written it before events were sealed: the entity, its external id, the event of its creation.
 import type { Service } from "./processes.ts";
-import { ALIAS_PREFIX, FIRST_ENTITY } from "./requests.ts";
+import { ALIAS_PREFIX, FIRST_ENTITY, FIRST_MS } from "./requests.ts";
 
 /** Rows of one statement. */
 const CHUNK = 250_000;
@@ -11,9 +11,6 @@ export const apiKeyOf = (organization: number): string => `bench-organization-${
 
 const uuid = (time: string, rest: string) =>
   `(overlay(lpad(to_hex(${time}), 12, '0') placing '-' from 9 for 0) || '-7000-8000-' || lpad(to_hex(${rest}), 12, '0'))::uuid`;
-
-// Whole milliseconds, as the service writes times without microseconds: with three decimals.
-const FIRST_MS = 1_760_000_000_000;
 
 /** The id of organization 1, 2, ... of those made here. */
 const organizationId = (n: string) => uuid(String(FIRST_MS), n);

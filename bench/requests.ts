@@ -7,8 +7,8 @@ import {
   UpdateEntityRequestSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 
-/** What a call does: a get by the primary external id or by an alias, or an update. */
-export type Operation = "get" | "alias" | "update";
+/** What a call does: a get by the primary external id, by an alias or by the entity's id, or an update. */
+export type Operation = "get" | "alias" | "id" | "update";
 
 export const FIRST_ENTITY = 10_000_000;
 const PREFIX = "bench-";
@@ -16,6 +16,13 @@ const PREFIX = "bench-";
 export const externalIdOf = (index: number): string => `${PREFIX}${FIRST_ENTITY + index}`;
 /** Its alias begins so, where it has one. */
 export const ALIAS_PREFIX = "alias-";
+
+// Whole milliseconds, as the service writes times without microseconds: with three decimals.
+export const FIRST_MS = 1_760_000_000_000;
+const hex = (value: number) => value.toString(16).padStart(12, "0");
+/** The id of entity 0, 1, ... where there is one organization. */
+export const idOf = (index: number): string =>
+  `${hex(FIRST_MS + index).slice(0, 8)}-${hex(FIRST_MS + index).slice(8)}-7000-8000-${hex(index)}`;
 
 /** Ten digits: what an update changes the entity to. */
 const FIRST_VALUE = 1_000_000_000;
@@ -45,15 +52,17 @@ export interface Calls {
 export function callsOf(operation: Operation): Calls {
   const isGet = operation !== "update";
   const method = isGet ? EntityService.method.getEntity : EntityService.method.updateEntity;
-  const prefix = operation === "alias" ? ALIAS_PREFIX : PREFIX;
-  const lookup = { by: { case: "externalId" as const, value: `${prefix}${FIRST_ENTITY}` } };
+  const prefix = operation === "id" ? "" : operation === "alias" ? ALIAS_PREFIX : PREFIX;
+  const keyOf = (index: number) => (operation === "id" ? idOf(index) : String(FIRST_ENTITY + index));
+  const by = operation === "id" ? ("entityId" as const) : ("externalId" as const);
+  const lookup = { by: { case: by, value: `${prefix}${keyOf(0)}` } };
   const message = isGet
     ? toBinary(GetEntityRequestSchema, create(GetEntityRequestSchema, { lookup }))
     : toBinary(UpdateEntityRequestSchema, updateOf(0, FIRST_VALUE));
   const template = Buffer.alloc(PREFIX_BYTES + message.length);
   template.writeUInt32BE(message.length, 1);
   template.set(message, PREFIX_BYTES);
-  const keyAt = placesOf(template, String(FIRST_ENTITY), prefix);
+  const keyAt = placesOf(template, keyOf(0), prefix);
   const valueAt = isGet ? [] : placesOf(template, String(FIRST_VALUE), "");
 
   return {
@@ -61,7 +70,7 @@ export function callsOf(operation: Operation): Calls {
     path: `/${method.parent.typeName}/${method.name}`,
     body(index, value) {
       const body = Buffer.from(template);
-      for (const at of keyAt) body.write(String(FIRST_ENTITY + index), at, "latin1");
+      for (const at of keyAt) body.write(keyOf(index), at, "latin1");
       for (const at of valueAt) body.write(String(value), at, "latin1");
       return body;
     },

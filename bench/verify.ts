@@ -78,13 +78,16 @@ async function rowsOf({ sql }: Service, index: number) {
   );
   if (entities.length !== 1 || names.length !== 1 || events.length !== 2)
     throw new Error(`${externalIdOf(index)} is not whole`);
-  return withoutIdentity({ entities: withoutSeals(entities), names, events: withoutSeals(events) });
+  return withoutIdentity({ entities: shared(entities), names, events: shared(events) });
 }
 
-/** Only the service seals its events. */
-const SEALS = ["audit_head", "salt", "personal_hash", "previous_hash", "hash"];
-const withoutSeals = (rows: Record<string, unknown>[]) =>
-  rows.map((row) => Object.fromEntries(Object.entries(row).filter(([column]) => !SEALS.includes(column))));
+/** Only the service seals its events, and keeps the words of names. */
+const OURS_ALONE = [
+  ...["audit_head", "salt", "personal_hash", "previous_hash", "hash"],
+  ...["name_words", "name_date_key", "name_number_key"],
+];
+const shared = (rows: Record<string, unknown>[]) =>
+  rows.map((row) => Object.fromEntries(Object.entries(row).filter(([column]) => !OURS_ALONE.includes(column))));
 
 /** Ids, names, times and numbers of the bench, of which each entity has its own, by what they are. */
 function withoutIdentity(value: unknown): unknown {
