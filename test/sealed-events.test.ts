@@ -614,20 +614,27 @@ describe("the chain", () => {
     expect(silent.sort()).toEqual(["epoch", "xid"]);
   });
 
-  it("rule 126: an update is as many statements and round trips as it was before there were seals", async () => {
-    const person = await newPerson(service.client, { externalId: unique("x") });
-    const update = (name: string) => service.client.entities.updateEntity({ lookup: byId(person), entity: { name } });
-    await update("Eva");
-    const statements = vi.spyOn(NamedStatementClient.prototype, "post");
-    const queries = vi.spyOn(pg.Client.prototype, "query");
-    onTestFinished(() => void vi.restoreAllMocks());
-    await update("Ada");
-    const texts = statements.mock.calls.map(([text]) => text);
-    const ofEntities = texts.filter((text) => /\b(entity|entity_event)\b/.test(text));
-    expect(ofEntities.map((text) => /^\w+/.exec(text)?.[0])).toEqual(["with", "update", "insert"]);
-    // With begin, two settings and commit.
-    expect(texts).toHaveLength(7);
-    expect(queries.mock.calls.filter(([sent]) => (sent as unknown) instanceof Batch)).toHaveLength(2);
-    expect(queries).toHaveBeenCalledTimes(2);
-  });
+  it.each([
+    ["of attributes", (n: number) => ({ attributes: { n } }), ["with", "update", "insert"]],
+    // Its words follow in the same write (rule 159).
+    ["of the name", (n: number) => ({ name: `Eva${n}` }), ["with", "update", "delete", "insert", "insert"]],
+  ] as const)(
+    "rule 126: an update %s is as many statements and round trips as it was before there were seals",
+    async (_, entityOf, verbs) => {
+      const person = await newPerson(service.client, { externalId: unique("x") });
+      const update = (n: number) => service.client.entities.updateEntity({ lookup: byId(person), entity: entityOf(n) });
+      await update(1);
+      const statements = vi.spyOn(NamedStatementClient.prototype, "post");
+      const queries = vi.spyOn(pg.Client.prototype, "query");
+      onTestFinished(() => void vi.restoreAllMocks());
+      await update(2);
+      const texts = statements.mock.calls.map(([text]) => text);
+      const ofEntities = texts.filter((text) => /\b(entity|entity_event|entity_word)\b/.test(text));
+      expect(ofEntities.map((text) => /^\w+/.exec(text)?.[0])).toEqual(verbs);
+      // With begin, two settings and commit.
+      expect(texts).toHaveLength(verbs.length + 4);
+      expect(queries.mock.calls.filter(([sent]) => (sent as unknown) instanceof Batch)).toHaveLength(2);
+      expect(queries).toHaveBeenCalledTimes(2);
+    },
+  );
 });
