@@ -157,8 +157,9 @@ async function writer(service: TestService, organizationId: string) {
       for (const name of names) {
         await client.query(
           `with old as (select id, name from entity where id = $1),
+             words as (delete from entity_word where entity_id = $1),
              e as (
-               update entity x set version = x.version + 1, name = $2, etag = gen_random_uuid(),
+               update entity x set version = x.version + 1, name = $2, name_words = null, etag = gen_random_uuid(),
                  updated_at = greatest(clock_timestamp(), x.updated_at + interval '1 microsecond')
                from old where x.id = old.id returning x.*, old.name as old_name)
            insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_ids,
