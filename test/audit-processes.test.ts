@@ -341,9 +341,11 @@ describe("what the owner of the database does", () => {
   const swap = (id: string) =>
     `update entity_event set entity_version = entity_version + 10 where entity_id = '${id}';
      update entity_event set entity_version = 13 - entity_version where entity_id = '${id}'`;
-  const removeEntity = (id: string) =>
-    ["entity_event", "external_id"].map((table) => `delete from ${table} where entity_id = '${id}'`).join("; ") +
-    `; delete from entity where id = '${id}'`;
+  const removeEntity = (id: string) => {
+    const tables = ["entity_event", "external_id", "entity_word"];
+    const rows = tables.map((table) => `delete from ${table} where entity_id = '${id}'`);
+    return [...rows, `delete from entity where id = '${id}'`].join("; ");
+  };
   /** Everything is made anew behind a change: all hashes, and all checkpoints with this key. */
   async function makeAnew(signing: SigningKey | undefined): Promise<void> {
     await service.sql("update entity_event set reason = 'another' where entity_id = $1", [idOf(1)]);
@@ -386,6 +388,7 @@ describe("what the owner of the database does", () => {
            select organization_id, gen_random_uuid(), entity_id, 3, entity_type, type, external_id, external_ids,
              updated_fields, new_values, '{"name": "Eva"}', actor, principal, source, metadata, recorded_at + interval '1 second'
            from entity_event where entity_id = '${idOf(1)}' and entity_version = 2;
+           delete from entity_word where entity_id = '${idOf(1)}';
            update entity e set version = 3, etag = v.id, updated_at = v.recorded_at, name = 'Eva', name_words = null
            from entity_event v where v.entity_id = e.id and v.entity_version = 3`,
         ),

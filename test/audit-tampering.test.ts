@@ -284,7 +284,7 @@ describe("an event", () => {
       () =>
         unchecked(
           `delete from entity_event where entity_id = '${victim.id}'; delete from external_id where entity_id = '${victim.id}';
-           delete from entity where id = '${victim.id}'`,
+           delete from entity_word where entity_id = '${victim.id}'; delete from entity where id = '${victim.id}'`,
         ),
       events.map(({ id }) => ({ kind: "MISSING", event: id, checkpoint: 1n })),
     );
@@ -366,7 +366,8 @@ describe("an event", () => {
     await tampered(async () => {
       await addEvent();
       await service.sql(
-        `update entity e set version = 6, etag = v.id, updated_at = v.recorded_at, name = 'Eva', name_words = null
+        `with words as (delete from entity_word where entity_id = '${victim.id}')
+           update entity e set version = 6, etag = v.id, updated_at = v.recorded_at, name = 'Eva', name_words = null
            from entity_event v where v.entity_id = e.id and v.entity_version = 6`,
       );
     }, [{ kind: "EXTRA", entity: victim.id, version: 6, checkpoint: 1n }]);

@@ -13,7 +13,7 @@ import { createSlots } from "../src/slots.ts";
 import { auditOf, checkpointsOf, type Found, kindsOf, makeAll, makeNext, nameOf, ormOf } from "./audits.ts";
 import { reseal } from "./chains.ts";
 import { byId, newPerson, together } from "./given.ts";
-import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import { forget, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
 /** Checkpoints of its organizations are made by hand. */
 let service: TestService;
@@ -545,8 +545,8 @@ describe("retention", () => {
     expect(missed.findings.map(({ kind, entityId, entityVersion }) => [nameOf(kind), entityId, entityVersion])).toEqual(
       [["MISSING", one.id, 3n]],
     );
-    await forget(one.id);
-    await forget(other.id);
+    await forget(service, [one.id]);
+    await forget(service, [other.id]);
   });
 
   test("rule 135: leaves stay as long as one of their events, however old, is there", async () => {
@@ -577,7 +577,7 @@ describe("retention", () => {
     await service.sql("delete from entity_event where entity_id = $1", [person.id]);
     const audit = await auditOf(a, { publicKeys: [publicKeyOf(key)] });
     expect(audit.findings.map(({ kind, eventId }) => [nameOf(kind), eventId])).toEqual([["MISSING", person.etag]]);
-    await forget(person.id);
+    await forget(service, [person.id]);
   });
 
   test("rules 132 and 135: a horizon without a policy hides nothing, and what a checkpoint says of the horizon stays true without one", async () => {
@@ -605,15 +605,8 @@ describe("retention", () => {
       updateMask: { paths: ["event_retention_days"] },
     });
     expect(await auditOf(a, { publicKeys })).toMatchObject({ findings: [], counts: { verified: 1n, pruned: 1n } });
-    await forget(person.id);
+    await forget(service, [person.id]);
   });
-
-  const forget = (id: string) =>
-    service.sql(
-      `with x as (delete from external_id where entity_id = $1), v as (delete from entity_event where entity_id = $1)
-       delete from entity where id = $1`,
-      [id],
-    );
 });
 
 test("rule 127: events from before there were seals are counted, and what is added among them is found", async () => {
@@ -665,7 +658,8 @@ async function copyEvents(entity: { id: string }, count: number): Promise<void> 
     [entity.id, count],
   );
   await sql(
-    `update entity e set version = v.entity_version, etag = v.id, updated_at = v.recorded_at, name = v.new_values ->> 'name', name_words = null
+    `with words as (delete from entity_word where entity_id = $1)
+     update entity e set version = v.entity_version, etag = v.id, updated_at = v.recorded_at, name = v.new_values ->> 'name', name_words = null
      from entity_event v where v.entity_id = e.id and e.id = $1 and v.entity_version = $2`,
     [entity.id, count + 1],
   );

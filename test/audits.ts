@@ -72,7 +72,7 @@ export async function makeAll(orm: Orm, organizationId: string, key: SigningKey 
 export const uncheckedBy = ({ sql }: TestService, text: string) =>
   sql(`begin; set local session_replication_role = replica; ${text}; commit`);
 
-const TABLES = ["entity_event", "entity", "external_id", "audit_checkpoint"];
+const TABLES = ["entity_event", "entity", "entity_word", "external_id", "audit_checkpoint"];
 
 /** Saves what is verified, as saved_TABLE, to be taken back after each change. */
 export async function saveTables(service: TestService) {

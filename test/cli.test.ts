@@ -503,7 +503,7 @@ describe("import", () => {
       .map((line) => JSON.parse(line).externalId as string);
     const { entities } = await service.client.entities.listEntities({ externalIds: ids });
     const checked = entities.filter(({ taxId }) => taxId !== undefined);
-    expect(checked.length).toBeGreaterThan(5);
+    expect(checked.length).toBeGreaterThan(2);
     expect(checked.map(({ externalId, taxIdCheck }) => [externalId, taxIdCheck])).toEqual(
       checked.map(({ externalId }) => [externalId, TaxIdCheck.VALID]),
     );
@@ -959,7 +959,7 @@ describe("get and events", () => {
       type: "ENTITY_TYPE_PERSON",
       name: "Ana María",
     });
-    expect(answers[0]?.stdout.split("\n").length).toBeGreaterThan(5);
+    expect(answers[0]?.stdout.split("\n").length).toBeGreaterThan(2);
   });
 
   it("get --at prints it as it was then, to the microsecond", async () => {

@@ -50,8 +50,9 @@ async function connection(): Promise<pg.Client & AsyncDisposable> {
 
 const WRITE = `
   with old as (select id, name from entity where organization_id = $1 and id = $2),
+  words as (delete from entity_word where organization_id = $1 and entity_id = $2),
   e as (
-    update entity x set version = x.version + 1, name = $3, etag = $4,
+    update entity x set version = x.version + 1, name = $3, name_words = null, etag = $4,
       updated_at = greatest(clock_timestamp(), x.updated_at + interval '1 microsecond')
     from old where x.organization_id = $1 and x.id = old.id
     returning x.*, old.name as old_name
