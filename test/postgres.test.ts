@@ -690,6 +690,15 @@ describe("a backup without a superuser", () => {
           await client.activity.recordUserEvents({
             userEvents: [{ eventType: "t", occurredAt: { seconds: 1n }, entityExternalId: "x-1" }],
           });
+          for (const externalId of ["y-1", "y-2"])
+            await client.entities.createEntity({ entity: { ...person, externalId } });
+          const lookupOf = (value: string) => ({ by: { case: "externalId" as const, value } });
+          await client.entities.mergeEntities({
+            ...{ primary: lookupOf("x-1"), secondary: lookupOf("y-1"), reason: "the same person" },
+          });
+          await client.entities.markDistinct({
+            ...{ first: lookupOf("x-1"), second: lookupOf("y-2"), reason: "another person" },
+          });
           const { endpoint } = await client.webhooks.createWebhookEndpoint({
             endpoint: { url: "https://example.com/", displayName: "x", state: 2 },
           });
