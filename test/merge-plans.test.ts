@@ -268,6 +268,9 @@ async function problemsIn(work: (db: Pipeline) => unknown): Promise<string[]> {
   return problems;
 }
 
+/** With conditions of lists of keys. A table that grows is analysed, and then its statements are planned anew. */
+const BY_LISTS = new Set(["a merge", "the undoing of one", "the copies of an external id"]);
+
 const SMALL = "tables that are nearly empty";
 const UNKNOWN = "large tables without statistics";
 const KNOWN = "large tables with statistics";
@@ -278,7 +281,13 @@ describe.each([SMALL, UNKNOWN, KNOWN])("on %s", (state) => {
     if (state === KNOWN) for (const table of await tables()) await service.sql(`analyze ${table}`);
   }, 120_000);
 
-  test.each(Object.keys(WORK))("rules 97, 111 to 114, 163: %s is planned by keys", async (name) => {
+  test.for(Object.keys(WORK))("rules 97, 111 to 114, 163: %s is planned by keys", async (name, context) => {
+    const [{ version } = { version: 0 }] = await service.sql<{ version: number }>(
+      "select current_setting('server_version_num')::int as version",
+    );
+    if (state === SMALL && version < 170_000 && BY_LISTS.has(name)) {
+      context.skip("before PostgreSQL 17 any index of a nearly empty table is as good as that of a list of keys");
+    }
     expect(await problemsIn(WORK[name] as (db: Pipeline) => unknown)).toEqual([]);
   });
 
