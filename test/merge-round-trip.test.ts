@@ -130,15 +130,16 @@ describe.skipIf(!existsSync(OFAC))(
         const taxId = its[0]?.taxId ?? "";
         const lookup = { lookup: byTaxId(taxId) };
         expect((await refusal(client.entities.getEntity(lookup))).reason).toBe("AMBIGUOUS_TAX_ID_LOOKUP");
-        for (const [type, ofType] of Map.groupBy(its, (entity) => entity.type)) {
-          const [primary, ...others] = ofType as [Entity, ...Entity[]];
-          for (const other of its.filter((entity) => entity.type !== type)) {
-            const request = { primary: byId(primary), secondary: byId(other), reason: REASON };
+        for (const primary of its)
+          for (const secondary of its.filter(({ type }) => type !== primary.type)) {
+            const request = { primary: byId(primary), secondary: byId(secondary), reason: REASON };
             expect(await refusal(client.entities.mergeEntities(request))).toMatchObject({
               metadata: { cause: "TYPE_DIFFERS" },
             });
             counts.refused++;
           }
+        for (const ofType of Map.groupBy(its, ({ type }) => type).values()) {
+          const [primary, ...others] = ofType as [Entity, ...Entity[]];
           for (const other of others) await merge(CALLERS, primary, other);
           counts.merged += others.length;
           if (ofType.length < its.length || others.length === 0) continue;
