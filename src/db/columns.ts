@@ -143,19 +143,26 @@ export function insertOf<Row>(
   return writeOf({ one, many }, rowsOf);
 }
 
-/** Changes rows, by their ids. */
+/** Changes rows, by their ids. The properties `leftNull` stay null in a row where they are null. */
 export function updateOf<Row extends { id: string }>(
   tableName: string,
   id: Column,
   columns: readonly Column[],
-  derived: Record<string, (row: Row) => unknown> = {},
+  { derived = {}, leftNull = [] }: { derived?: Record<string, (row: Row) => unknown>; leftNull?: string[] } = {},
 ): Write<Row> {
   const rowsOf = rowsTable([id, ...columns], derived);
   const { table, single } = rowsOf;
-  const many = `update ${tableName} t set ${columns.map(({ name }) => `${name} = v.${name}`).join(", ")} from ${table}
+  const set = (values: readonly string[]) =>
+    columns
+      .map(({ name, property }, i) => {
+        const value = leftNull.includes(property) ? `case when t.${name} is not null then ${values[i]} end` : values[i];
+        return `${name} = ${value}`;
+      })
+      .join(", ");
+  const many = `update ${tableName} t set ${set(columns.map(({ name }) => `v.${name}`))} from ${table}
      where t.organization_id = $1 and t.id = v.id`;
   const [its, ...values] = single;
-  const one = `update ${tableName} t set ${columns.map(({ name }, i) => `${name} = ${values[i]}`).join(", ")}
+  const one = `update ${tableName} t set ${set(values)}
      where t.organization_id = $1 and t.id = ${its}`;
   return writeOf({ one, many }, rowsOf);
 }

@@ -84,9 +84,11 @@ const named = (...properties: (keyof EntityState | "nameWords" | "nameDateKey" |
 const SELECTED = selected(COLUMNS, "e", { attributes: "'{}'::jsonb", metadata: "'{}'::jsonb" });
 const [ID] = named("id");
 const writeNames = updateOf<EntityState>("entity", ID!, named("nameWords", "nameDateKey", "nameNumberKey"), {
-  nameWords: (entity) => nameWords(entity),
-  nameDateKey: (entity) => digestOf(nameDateKey(entity)),
-  nameNumberKey: (entity) => digestOf(nameNumberKey(entity)),
+  derived: {
+    nameWords: (entity) => nameWords(entity),
+    nameDateKey: (entity) => digestOf(nameDateKey(entity)),
+    nameNumberKey: (entity) => digestOf(nameNumberKey(entity)),
+  },
 });
 
 /** One step, in a transaction: at most `limit` entities of the organization. Returns how many it was. */

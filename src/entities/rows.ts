@@ -50,6 +50,8 @@ const DERIVED: Record<string, { from: (keyof EntityState)[]; value: (state: Enti
   nameNumberKey: { from: NAME_SOURCES, value: (state) => digestOf(nameNumberKey(state)) },
 };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
+/** The words of a row that was written before there were words come later, all of them: fill-names.ts. */
+const UPDATED = { derived: DERIVED_VALUES, leftNull: ["nameWords"] };
 /** Updates by the columns that they write. Callers may change them in more combinations than are kept. */
 const updates = new Map<string, Write<WrittenEntity>>();
 const MAX_UPDATES = 500;
@@ -93,7 +95,7 @@ export function updateEntities(
 /** The update that writes these columns; its text is made once. */
 function updateRows(columns: readonly Column[]): Write<WrittenEntity> {
   const key = columns.map(({ name }) => name).join();
-  const update = updates.get(key) ?? updateOf<WrittenEntity>("entity", ID, columns, DERIVED_VALUES);
+  const update = updates.get(key) ?? updateOf<WrittenEntity>("entity", ID, columns, UPDATED);
   if (updates.size < MAX_UPDATES) updates.set(key, update);
   return update;
 }

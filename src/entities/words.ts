@@ -34,9 +34,9 @@ export function updateWords(
   for (const { before, after } of renamed) {
     const [old, now] = [nameWords(before), nameWords(after)];
     if (old === now) continue;
-    const words = wordsOf(now);
-    gone.push({ id: after.id, words: wordsOf(old).filter((word) => !words.includes(word)) });
-    there.push({ id: after.id, words });
+    const [had, has] = [new Set(wordsOf(old)), new Set(wordsOf(now))];
+    gone.push({ id: after.id, words: [...had.difference(has)] });
+    there.push({ id: after.id, words: [...has.difference(had)] });
   }
   const [oldWords, oldIds] = pairsOf(gone);
   if (oldWords.length > 0) {
