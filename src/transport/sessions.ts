@@ -46,6 +46,17 @@ export const HTTP2_LIMITS: Http2Options = {
   streamResetRate: 1_000,
 };
 
+/**
+ * What listens to a stream holds its call, with all that was sent. V8 keeps whatever a native handle has held until it next
+ * collects the whole heap: a flood of refused calls would make that collection long.
+ */
+function letGo(stream: ServerHttp2Stream): void {
+  stream.removeAllListeners();
+  stream.on("error", ignore);
+}
+
+const ignore = () => {};
+
 interface Connection {
   calls: number;
   nextId: number;
@@ -101,6 +112,7 @@ export function createSessions(options: {
     const gatherFrames = gatherDataFrames(session, tally);
     const onClose = function (this: ServerHttp2Stream) {
       streams.delete(this);
+      letGo(this);
       connection.calls -= 1;
       if (connection.calls === 0) idleSince = performance.now();
     };
