@@ -4,7 +4,7 @@
 //
 // alias.64 and alias.1 are gets by an alias; with one of them every entity has one. id.64 and id.1 are gets by the entity's
 // id, of one organization.
-// The other folder is a worktree of another commit. Both are started alike, beside the service that made the database
+// The other folder is a worktree of another commit. Each is started as its `npm start` does, beside the service that made the database
 // and then rests; half of the rounds run with the one started first, half with the other: whoever starts first, or
 // serves first, has other luck with memory and leases. Told for each are medians, and the median of the rounds' ratios.
 import { resolve } from "node:path";

@@ -99,7 +99,7 @@ export async function startService({ nodeFlags = [], env = {} }: ServiceOptions 
 export async function startSecond(main: string, address: DatabaseAddress): Promise<Contender> {
   const port = await freePort();
   const { user, database, host } = address;
-  const { flags, env } = settingsOfStart();
+  const { flags, env } = settingsOfStart(main);
   const child = start([...flags, main, "serve"], {
     ...env,
     LOG_LEVEL: "warn",

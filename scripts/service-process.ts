@@ -3,13 +3,18 @@ import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
+import { dirname, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 
 const START_LIMIT_MS = 60_000;
 
-/** What `npm start` gives: the flags of node, and variables of the environment. */
-export function settingsOfStart(): { flags: string[]; env: Record<string, string> } {
-  const file = new URL("../package.json", import.meta.url);
+/** What `npm start` gives, here or in another checkout, whose main.ts is `main`: the flags of node, and variables. */
+export function settingsOfStart(main = fileURLToPath(new URL("../src/main.ts", import.meta.url))): {
+  flags: string[];
+  env: Record<string, string>;
+} {
+  const file = resolve(dirname(main), "../package.json");
   const { scripts } = JSON.parse(readFileSync(file, "utf8")) as { scripts: { start: string } };
   const words = scripts.start.split(" ");
   const assignments = words.slice(0, words.indexOf("exec")).map((word) => word.split("=") as [string, string]);
