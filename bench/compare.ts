@@ -3,10 +3,11 @@
 //   npm run bench:compare -- <folder of the other> [get.64,get.1,update.64,update.1,import] [rounds] [organizations]
 //
 // alias.64 and alias.1 are gets by an alias; with one of them every entity has one. id.64 and id.1 are gets by the entity's
-// id, of one organization.
-// The other folder is a worktree of another commit. Each is started as its `npm start` does, beside the service that made the database
-// and then rests; half of the rounds run with the one started first, half with the other: whoever starts first, or
-// serves first, has other luck with memory and leases. Told for each are medians, and the median of the rounds' ratios.
+// id, of one organization; edit.64 are updates that change no name.
+// The other folder is a worktree of another commit. Each is started as its `npm start` does, beside the service that made
+// the database and then rests; half of the rounds run with the one started first, half with the other: whoever starts
+// first, or serves first, has other luck with memory and leases. Told for each are medians, and the median of the rounds'
+// ratios.
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startLoad } from "./bench.ts";
@@ -22,7 +23,7 @@ const ENTITIES = 100_000;
 const IMPORTED = 10_000;
 const SETTINGS = [
   ...(["get.64", "get.1", "get.16", "alias.64", "alias.1", "id.64", "id.1"] as const),
-  ...(["update.64", "update.1", "update.16", "import"] as const),
+  ...(["update.64", "update.1", "update.16", "edit.64", "import"] as const),
 ];
 type Setting = (typeof SETTINGS)[number];
 const SECONDS = 1.5;

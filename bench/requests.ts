@@ -7,8 +7,8 @@ import {
   UpdateEntityRequestSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 
-/** What a call does: a get by the primary external id, by an alias or by the entity's id, or an update. */
-export type Operation = "get" | "alias" | "id" | "update";
+/** What a call does: a get by the primary external id, by an alias or by the entity's id, an update, or one without a name. */
+export type Operation = "get" | "alias" | "id" | "update" | "edit";
 
 export const FIRST_ENTITY = 10_000_000;
 const PREFIX = "bench-";
@@ -40,6 +40,12 @@ export const updateOf = (index: number, value: number) =>
     reason: "measured",
   });
 
+/** The same without the name, whose words are searched. */
+function editOf(index: number, value: number) {
+  const { lookup, entity, reason } = updateOf(index, value);
+  return create(UpdateEntityRequestSchema, { lookup, entity: { attributes: entity?.attributes ?? {} }, reason });
+}
+
 export interface Calls {
   method: DescMethodUnary;
   path: string;
@@ -50,7 +56,7 @@ export interface Calls {
 }
 
 export function callsOf(operation: Operation): Calls {
-  const isGet = operation !== "update";
+  const isGet = operation !== "update" && operation !== "edit";
   const method = isGet ? EntityService.method.getEntity : EntityService.method.updateEntity;
   const prefix = operation === "id" ? "" : operation === "alias" ? ALIAS_PREFIX : PREFIX;
   const keyOf = (index: number) => (operation === "id" ? idOf(index) : String(FIRST_ENTITY + index));
@@ -58,7 +64,7 @@ export function callsOf(operation: Operation): Calls {
   const lookup = { by: { case: by, value: `${prefix}${keyOf(0)}` } };
   const message = isGet
     ? toBinary(GetEntityRequestSchema, create(GetEntityRequestSchema, { lookup }))
-    : toBinary(UpdateEntityRequestSchema, updateOf(0, FIRST_VALUE));
+    : toBinary(UpdateEntityRequestSchema, operation === "edit" ? editOf(0, FIRST_VALUE) : updateOf(0, FIRST_VALUE));
   const template = Buffer.alloc(PREFIX_BYTES + message.length);
   template.writeUInt32BE(message.length, 1);
   template.set(message, PREFIX_BYTES);
@@ -79,24 +85,27 @@ export function callsOf(operation: Operation): Calls {
         return "the reply is not one message";
       }
       if (!reply.includes(externalIdOf(index), PREFIX_BYTES, "latin1")) return "the reply is of another entity";
-      if (operation === "update" && !reply.includes(nameOf(value), PREFIX_BYTES, "latin1"))
-        return "the update is not in the reply";
+      if (!isGet && !reply.includes(String(value), PREFIX_BYTES, "latin1")) return "the update is not in the reply";
       return thorough ? problemOf(operation, reply.subarray(PREFIX_BYTES), index, value) : undefined;
     },
   };
 }
 
 function problemOf(operation: Operation, bytes: Buffer, index: number, value: number): string | undefined {
-  if (operation !== "update") {
+  if (operation !== "update" && operation !== "edit") {
     const { entity } = fromBinary(EntityService.method.getEntity.output, bytes);
     return entity?.externalId === externalIdOf(index) && entity.name !== "" ? undefined : "the reply lacks the entity";
   }
   const { entity, previousEntity, updatedFields } = fromBinary(EntityService.method.updateEntity.output, bytes);
-  if (entity?.externalId !== externalIdOf(index) || entity.name !== nameOf(value)) return "the entity is not updated";
+  const isNamed = operation === "update";
+  if (entity?.externalId !== externalIdOf(index) || (isNamed && entity.name !== nameOf(value)))
+    return "the entity is not updated";
   if (entity.attributes?.visit !== String(value)) return "the attribute is not updated";
-  if (previousEntity?.id !== entity.id || previousEntity.name === entity.name) return "the previous entity is wrong";
+  if (previousEntity?.id !== entity.id || (previousEntity.name === entity.name) === isNamed)
+    return "the previous entity is wrong";
   if (previousEntity.etag === entity.etag) return "the etag is the same";
-  if (updatedFields.join() !== "name,attributes") return `the updated fields are ${updatedFields.join()}`;
+  if (updatedFields.join() !== (isNamed ? "name,attributes" : "attributes"))
+    return `the updated fields are ${updatedFields.join()}`;
   return undefined;
 }
 
