@@ -3,10 +3,12 @@
 
 import type { Statements } from "../db/statements.ts";
 
-/** Rows of the index of words that one word may have to be looked up there. */
-const FEW_ROWS = 20_000;
+/** A word with so many rows in the index of words is looked up alone: its entities are compared with the others. */
+const VERY_FEW_ROWS = 2_000;
+/** Rows that one word may have to be looked up at all. */
+const FEW_ROWS = 10_000;
 /** Entities that are looked at where every word has more. */
-const WALKED_ENTITIES = 20_000;
+const WALKED_ENTITIES = 10_000;
 /** Words that are looked up; all others are compared with what was found. The longest are the rarest, as a rule. */
 const INDEXED_WORDS = 5;
 
@@ -31,14 +33,8 @@ export async function nameSource(
   organizationId: string,
   { words, after, bind }: { words: readonly string[]; after: string | undefined; bind: Bind },
 ): Promise<NameSource> {
-  const indexed = words.slice(0, INDEXED_WORDS);
-  const counts = await countRows(db, organizationId, indexed);
-  const few = indexed
-    .map((word, i) => ({ word, count: counts[i] ?? 0 }))
-    .filter(({ count }) => count <= FEW_ROWS)
-    .toSorted((a, b) => a.count - b.count);
+  const [rarest, ...others] = await rareWords(db, organizationId, words.slice(0, INDEXED_WORDS));
   const behind = (id: string) => (after === undefined ? "" : `and ${id} > ${bind(after)}::uuid`);
-  const [rarest, ...others] = few.map(({ word }) => word);
   if (rarest === undefined) {
     const walk = `from entity e where e.organization_id = $1 ${behind("e.id")} order by e.id`;
     return {
@@ -50,24 +46,44 @@ export async function nameSource(
   const having = (word: string) =>
     `select w.entity_id from entity_word w where w.organization_id = $1
      and w.word >= ${bind(word)} and w.word < ${bind(afterWord(word))}`;
-  const and = others.map((word) => `and w.entity_id in (${having(word)})`).join(" ");
+  // INTERSECT reads each once, whatever the planner thinks of how many there are.
+  const all = [rarest, ...others].map((word) => `${having(word)} ${behind("w.entity_id")}`).join(" intersect ");
   return {
     // OFFSET keeps the two apart: entities are fetched one by one, in the order of ids, until the page is full.
-    from: `(select distinct q.entity_id as id from (${having(rarest)} ${behind("w.entity_id")} ${and}) q order by 1) n
+    from: `(select distinct q.entity_id as id from (${all}) q order by 1) n
       cross join lateral (select * from entity e where e.organization_id = $1 and e.id = n.id offset 0) e`,
     order: "n.id",
     end: undefined,
   };
 }
 
-/** How many rows the words have that begin so, each up to one more than FEW_ROWS: on every page, whatever is behind it. */
-async function countRows(db: Statements, organizationId: string, words: readonly string[]): Promise<number[]> {
+/** Those of the words that are looked up, the rarest first. The rest are compared with what these find. */
+async function rareWords(db: Statements, organizationId: string, words: readonly string[]): Promise<string[]> {
+  for (const limit of [VERY_FEW_ROWS, FEW_ROWS]) {
+    const counts = await countRows(db, organizationId, words, limit);
+    const rare = words
+      .map((word, i) => ({ word, count: counts[i] ?? 0 }))
+      .filter(({ count }) => count <= limit)
+      .toSorted((a, b) => a.count - b.count)
+      .map(({ word }) => word);
+    if (rare.length > 0) return limit === VERY_FEW_ROWS ? rare.slice(0, 1) : rare;
+  }
+  return [];
+}
+
+/** How many rows the words have that begin so, each up to one more than `limit`: on every page, whatever is behind it. */
+async function countRows(
+  db: Statements,
+  organizationId: string,
+  words: readonly string[],
+  limit: number,
+): Promise<number[]> {
   const rows = await db.execute<{ count: number }[]>(
     `select (select count(*)::int from (
        select from entity_word w where w.organization_id = $1 and w.word >= v.word and w.word < v.word_end
-       limit ${FEW_ROWS + 1}) q) as count
+       limit $4::int + 1) q) as count
      from unnest($2::text[], $3::text[]) with ordinality as v(word, word_end, n) order by v.n`,
-    [organizationId, words, words.map(afterWord)],
+    [organizationId, words, words.map(afterWord), limit],
   );
   return rows.map(({ count }) => count);
 }
