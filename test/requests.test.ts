@@ -102,7 +102,10 @@ const WRITES: Write[] = [
       const entity = { attributes: { z: 1, a: 2 }, taxId: "1-2" };
       return {
         requests: [
-          { lookup: byExternalId(one.externalId), entity, reason: "correction", occurredAt: OCCURRED_AT },
+          {
+            ...{ lookup: byExternalId(one.externalId), entity, updateMask: { paths: ["attributes", "tax_id"] } },
+            ...{ reason: "correction", occurredAt: OCCURRED_AT },
+          },
           { lookup: byId(one), entity: { name: one.name } },
         ],
       };
