@@ -39,6 +39,8 @@ afterAll(async () => {
   await service[Symbol.asyncDispose]();
 });
 
+/** What was there before, with what it was answered. */
+type Given = { ground: Ground; given: Answer[] };
 type Refusal = { reason: string; message: string; metadata: Record<string, string>; violations: string[] };
 const isRefusal = (answer: Answer): answer is Refusal & JsonValue =>
   (answer as { reason?: string }).reason !== undefined;
@@ -116,20 +118,19 @@ test(`rules 151, 152: random lists of updates, one by one and as one batch (TEST
         const grounds = await Promise.all(
           [1, 2].map(async () => {
             const ground = await seed(service, orm, await newOrganizationId(service));
-            await oneByOne(orm, ground, before);
-            return ground;
+            return { ground, given: await oneByOne(orm, ground, before) };
           }),
         );
-        const [alone, twin] = grounds as [Ground, Ground];
+        const [{ ground: alone, given }, { ground: twin, given: givenTwin }] = grounds as [Given, Given];
         const { updates, answers } = isAccepted
           ? await acceptedOf(alone, wanted)
           : { updates: wanted, answers: await upToTheRefusal(alone, wanted) };
         if (updates.length === 0) return;
-        const untouched = await traceOf(service, twin, []);
+        const untouched = await traceOf(service, twin, givenTwin);
         const answer = await batchOf({ orm, importSlots: createSlots(1) }, twin, updates);
         const [expected, actual] = [await withEtags(expectedOf(answers)), await withEtags(normal(answer))];
-        const one = await traceOf(service, alone, [expected]);
-        const other = await traceOf(service, twin, [actual]);
+        const one = await traceOf(service, alone, [...given, expected]);
+        const other = await traceOf(service, twin, [...givenTwin, actual]);
         expect(other.answers.map(named)).toEqual(one.answers.map(named));
         expect(other.tables).toEqual(isRefusal(answer) ? untouched.tables : one.tables);
         const ending = isRefusal(answer) ? (answer as Refusal).reason : "OK";
