@@ -14,7 +14,7 @@ import { claimRequests, type RequestKey, rememberAnswers } from "./requests.ts";
 import { collision, MAX_COLLISIONS } from "./write-group.ts";
 
 /** Commands that are decided at once: so many entities are in memory, and so long the process does nothing else. */
-const PART = 100;
+const PART = 50;
 /** Entities that one statement locks. It may have to wait for each of them, and has a time of its own. */
 const LOCKED_AT_ONCE = 100;
 
@@ -98,7 +98,10 @@ async function runBatch<T>(
   return { kind: "done", results };
 }
 
-/** Locks what the commands name now, in the order of ids, and waits for it. */
+/**
+ * Locks what the commands name now, in the order of ids, and waits for it. Not what was merged meanwhile: a merge of its
+ * survivor writes its row, and may wait for a lock here while it has the next one.
+ */
 async function holdNamed(
   db: Pipeline,
   organizationId: string,
@@ -110,13 +113,13 @@ async function holdNamed(
   const named = [...survivors.values(), ...present, ...externalIds.values(), ...[...taxIdKeys.values()].flat()];
   const ids = [...new Set([...named, ...alsoLocked])].sort();
   const steps = Array.from({ length: Math.ceil(ids.length / LOCKED_AT_ONCE) }, (_, i) =>
-    db.execute(
-      "select from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) order by e.id for no key update",
+    db.execute<{ id: string }[]>(
+      `select e.id from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) and e.merged_into is null
+       order by e.id for no key update`,
       [organizationId, ids.slice(i * LOCKED_AT_ONCE, (i + 1) * LOCKED_AT_ONCE)],
     ),
   );
-  await Promise.all(steps);
-  return new Set(ids);
+  return new Set((await Promise.all(steps)).flat().map(({ id }) => id));
 }
 
 function runIn(group: Group, command: Command, refusal: (error: DomainError) => DomainError) {
