@@ -1,7 +1,7 @@
 // How many updates a second are written one by one, and how many in batches? npm run bench:batch [-- --rounds N] [--seconds N]
 // The same updates of the same entities: one by one with 1 and with 64 calls in flight, and 1,000 in a batch; in turn, in
 // one run. Then what another organization notices of batches: the p99 of its gets and its updates, quiet and beside them.
-// Ends with 1 where batches write less than three times as much as single updates, at 1 in flight each, or where
+// Ends with 1 where batches write less than three times what single updates do, with 1 in flight each, or where
 // the p99 of the other is three times what it is alone.
 import { parseArgs } from "node:util";
 import { startLoad } from "./bench.ts";

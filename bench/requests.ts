@@ -13,6 +13,8 @@ export type Operation = "get" | "alias" | "id" | "update" | "batch";
 /** Updates of a batch, and how far apart their entities are: a prime that divides no number of entities here. */
 export const BATCH_ITEMS = 1_000;
 const BATCH_STEP = 7_919;
+/** Away from what single updates may have changed an entity to a moment before. */
+const BATCH_VALUES = 4_000_000_000;
 
 export const FIRST_ENTITY = 10_000_000;
 const PREFIX = "bench-";
@@ -106,7 +108,7 @@ function batchesOf(entities: number): Calls {
     body(index, value) {
       const parts = Array.from({ length: BATCH_ITEMS }, (_, i) => [
         head,
-        update.body((index + i * BATCH_STEP) % entities, value).subarray(PREFIX_BYTES),
+        update.body((index + i * BATCH_STEP) % entities, value + BATCH_VALUES).subarray(PREFIX_BYTES),
       ]).flat();
       const frame = Buffer.alloc(PREFIX_BYTES);
       frame.writeUInt32BE((head.length + length) * BATCH_ITEMS, 1);
