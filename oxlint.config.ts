@@ -25,6 +25,7 @@ export const SHARED_RPC = [
   "entity-fields",
   "entity-filter",
   "entity-message",
+  "entity-update",
   "message",
   "page",
   "read-mask",

@@ -43,7 +43,7 @@ const STEP = 611_953;
 /** Runs a job. Throws on the first reply that is wrong. */
 async function run(job: Job): Promise<Measurement> {
   const { apiKeys, entitiesPerOrganization, concurrency } = job;
-  const calls = callsOf(job.operation);
+  const calls = callsOf(job.operation, entitiesPerOrganization);
   const headers = apiKeys.map(
     (apiKey): OutgoingHttpHeaders => ({
       ":method": "POST",

@@ -7,8 +7,17 @@ import {
   UpdateEntityRequestSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 
-/** What a call does: a get by the primary external id, by an alias or by the entity's id, an update, or one without a name. */
-export type Operation = "get" | "alias" | "id" | "update" | "edit";
+/**
+ * What a call does: a get by the primary external id, by an alias or by the entity's id, an update, one that changes no
+ * name, or many updates in one.
+ */
+export type Operation = "get" | "alias" | "id" | "update" | "edit" | "batch";
+
+/** Updates of a batch, and how far apart their entities are: a prime that divides no number of entities here. */
+export const BATCH_ITEMS = 1_000;
+const BATCH_STEP = 7_919;
+/** Away from what single updates may have changed an entity to a moment before. */
+const BATCH_VALUES = 4_000_000_000;
 
 export const FIRST_ENTITY = 10_000_000;
 const PREFIX = "bench-";
@@ -55,7 +64,9 @@ export interface Calls {
   problem(reply: Buffer, index: number, value: number, thorough: boolean): string | undefined;
 }
 
-export function callsOf(operation: Operation): Calls {
+/** Calls of an organization with so many `entities`. */
+export function callsOf(operation: Operation, entities: number): Calls {
+  if (operation === "batch") return batchesOf(entities);
   const isGet = operation !== "update" && operation !== "edit";
   const method = isGet ? EntityService.method.getEntity : EntityService.method.updateEntity;
   const prefix = operation === "id" ? "" : operation === "alias" ? ALIAS_PREFIX : PREFIX;
@@ -87,6 +98,34 @@ export function callsOf(operation: Operation): Calls {
       if (!reply.includes(externalIdOf(index), PREFIX_BYTES, "latin1")) return "the reply is of another entity";
       if (!isGet && !reply.includes(String(value), PREFIX_BYTES, "latin1")) return "the update is not in the reply";
       return thorough ? problemOf(operation, reply.subarray(PREFIX_BYTES), index, value) : undefined;
+    },
+  };
+}
+
+/** The updates of `update`, many in one call. */
+function batchesOf(entities: number): Calls {
+  const update = callsOf("update", entities);
+  const method = EntityService.method.batchUpdateEntities;
+  const length = update.body(0, FIRST_VALUE).length - PREFIX_BYTES;
+  // The tag of the first field, and the length of what follows: in one byte.
+  const head = Buffer.of(0x0a, length);
+  if (length > 0x7f) throw new Error("an update is longer than it is thought to be");
+  return {
+    method,
+    path: `/${method.parent.typeName}/${method.name}`,
+    body(index, value) {
+      const parts = Array.from({ length: BATCH_ITEMS }, (_, i) => [
+        head,
+        update.body((index + i * BATCH_STEP) % entities, value + BATCH_VALUES).subarray(PREFIX_BYTES),
+      ]).flat();
+      const frame = Buffer.alloc(PREFIX_BYTES);
+      frame.writeUInt32BE((head.length + length) * BATCH_ITEMS, 1);
+      return Buffer.concat([frame, ...parts]);
+    },
+    problem(reply) {
+      const { results } = fromBinary(method.output, reply.subarray(PREFIX_BYTES));
+      const isDone = results.length === BATCH_ITEMS && results.every(({ updatedFields }) => updatedFields.length === 2);
+      return isDone ? undefined : "a batch did not update each of its entities";
     },
   };
 }

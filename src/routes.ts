@@ -9,6 +9,7 @@ import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
 import { apiKeyRpcs } from "./rpc/api-keys.ts";
 import { auditRpcs } from "./rpc/audit.ts";
+import { batchUpdateRpcs } from "./rpc/batch-update.ts";
 import { distinctRpcs } from "./rpc/distinct.ts";
 import { duplicateRpcs } from "./rpc/duplicates.ts";
 import { entityRpcs } from "./rpc/entities.ts";
@@ -24,6 +25,7 @@ import type { Deps } from "./rpc/write.ts";
 /** RPCs whose messages may be larger: batches, imports, and many checkpoints that were kept. */
 export const LARGE_METHODS = [
   EntityService.method.batchGetEntities,
+  EntityService.method.batchUpdateEntities,
   EntityService.method.importEntities,
   EntityService.method.verifyAuditTrail,
   ActivityService.method.recordTransactions,
@@ -54,6 +56,7 @@ export function routes(
     ...duplicateRpcs(deps),
     ...entityEventRpcs(deps),
     ...importRpcs(deps),
+    ...batchUpdateRpcs(deps),
     ...mergeRpcs(deps),
     ...distinctRpcs(deps),
     ...auditRpcs(deps),

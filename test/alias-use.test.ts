@@ -94,6 +94,10 @@ describe("what is a use of an alias", () => {
       ),
     "a rehearsal": (alias) =>
       client.entities.updateEntity({ lookup: byExternalId(alias), entity: { name: "x" }, validateOnly: true }),
+    BatchUpdateEntities: (alias, { id }) =>
+      client.entities.batchUpdateEntities({
+        requests: [byId({ id }), byExternalId(alias)].map((lookup) => ({ lookup, entity: { name: "Eva" } })),
+      }),
     ImportEntities: async (alias) => {
       const rows = async function* () {
         yield { entity: { externalId: alias, type: EntityType.PERSON, name: "Eva", countryCode: "BR" } };

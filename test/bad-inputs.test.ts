@@ -201,6 +201,7 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   BatchGetEntities: () => ({ lookups: [byExternal("e-1")] }),
   ListEntities: () => ({}),
   UpdateEntity: () => ({ lookup: byExternal("e-1"), entity: {} }),
+  BatchUpdateEntities: () => ({ requests: [{ lookup: byExternal("e-1"), entity: {} }] }),
   ChangeExternalId: () => ({ lookup: byExternal("e-1"), newExternalId: "e-1", ...reason }),
   AssignExternalId: () => ({ lookup: byExternal("e-1"), externalId: "e-1" }),
   AddExternalIds: () => ({ lookup: byExternal("e-1"), externalIds: [{ externalId: "e-1" }] }),

@@ -11,10 +11,12 @@ import { parseInstant } from "../src/domain/time.ts";
 import type { Command, Result } from "../src/entities/command.ts";
 import { writeGroup } from "../src/entities/write-group.ts";
 import { callContext } from "../src/interceptors/call.ts";
+import { batchUpdateRpcs } from "../src/rpc/batch-update.ts";
 import { entityRpcs } from "../src/rpc/entities.ts";
 import { externalIdRpcs } from "../src/rpc/external-ids.ts";
 import { mergeRpcs } from "../src/rpc/merges.ts";
 import type { Deps } from "../src/rpc/write.ts";
+import type { Slots } from "../src/slots.ts";
 import type { TestService } from "./harness.ts";
 
 // --- Random calls -------------------------------------------------------------------------------
@@ -101,6 +103,16 @@ const fields = fc.record<Fields>({
 });
 const PATHS = ["name", "status", "tax_id", "attributes", "entity_data.person.email", "external_id"];
 
+const update = fc.record({
+  kind: fc.constant("update" as const),
+  ...common,
+  key,
+  fields,
+  mask: maybe(fc.subarray(PATHS), 2),
+  allowMissing: fc.boolean(),
+  otherType: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(true) }),
+});
+
 const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 3,
@@ -113,18 +125,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
       uniqueTaxId: fc.boolean(),
     }),
   },
-  {
-    weight: 7,
-    arbitrary: fc.record({
-      kind: fc.constant("update" as const),
-      ...common,
-      key,
-      fields,
-      mask: maybe(fc.subarray(PATHS), 2),
-      allowMissing: fc.boolean(),
-      otherType: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(true) }),
-    }),
-  },
+  { weight: 7, arbitrary: update },
   {
     weight: 2,
     arbitrary: fc.record({ kind: fc.constant("change" as const), ...common, key, external, keep: fc.boolean() }),
@@ -155,6 +156,19 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 /** Lists of at most `maxLength` calls. */
 export const stepsUpTo = (maxLength: number): fc.Arbitrary<Step[]> =>
   fc.array(step, { minLength: 1, maxLength, size: "max" });
+
+/** Lists of updates by one caller, without request ids, of which few are refused: the first refusal ends all. */
+export const updatesUpTo = (maxLength: number): fc.Arbitrary<Step[]> =>
+  fc.array(
+    fc.record({ one: update, isHarmless: fc.nat({ max: 19 }).map((n) => n > 0) }).map(({ one, isHarmless }): Step => {
+      const alone = { ...one, author: 0, request: undefined };
+      if (!isHarmless) return alone;
+      const key =
+        one.key.by === "seed" && one.key.seed >= SEEDS - 2 ? { by: "seed" as const, seed: SEEDS - 1 } : one.key;
+      return { ...alone, key, etag: undefined, reason: true, otherType: false, allowMissing: true };
+    }),
+    { minLength: 1, maxLength, size: "max" },
+  );
 
 // --- An organization to run them on -------------------------------------------------------------
 
@@ -283,6 +297,15 @@ export async function together(orm: Orm, ground: Ground, list: readonly Step[]):
   return Promise.all(prepared.map((one) => (isPrepared(one) ? one.answer(results[next++] as Result) : one)));
 }
 
+/** Runs updates as one batch, through its handler. */
+export function batchOf(given: Pick<Deps, "orm"> & { importSlots: Slots }, ground: Ground, list: readonly Step[]) {
+  const requests = list.map((_, index) => requestOf(ground, list, index).request);
+  const deps = { ...given, bell: { ring: () => {} }, clock: Date.now, aliasUse: { named: () => {} } };
+  const { batchUpdateEntities: method } = EntityService.method;
+  const handlers = batchUpdateRpcs(deps as unknown as Parameters<typeof batchUpdateRpcs>[0]);
+  return handled(handlers, ground, { method, request: { requests }, author: 0 });
+}
+
 /** Runs the call through its handler, with `write` as the writer. */
 export async function call(
   ground: Ground,
@@ -290,12 +313,20 @@ export async function call(
   index: number,
   write: (command: Command) => Promise<Result>,
 ): Promise<Answer> {
-  const { method, request, author } = requestOf(ground, list, index);
   const deps = {
     writer: { write: (_: string, command: Command) => write(command) },
     clock: Date.now,
     aliasUse: { named: () => {} },
   } as unknown as Deps;
+  const handlers = { ...entityRpcs(deps), ...externalIdRpcs(deps), ...mergeRpcs(deps) };
+  return handled(handlers, ground, requestOf(ground, list, index));
+}
+
+async function handled(
+  handlers: object,
+  ground: Ground,
+  { method, request, author }: ReturnType<typeof requestOf>,
+): Promise<Answer> {
   const context = createHandlerContext({
     service: EntityService,
     method,
@@ -314,12 +345,9 @@ export async function call(
       peer: "",
     }),
   });
-  const handlers = { ...entityRpcs(deps), ...externalIdRpcs(deps), ...mergeRpcs(deps) } as unknown as Record<
-    string,
-    (request: unknown, context: unknown) => Promise<object>
-  >;
+  const rpcs = handlers as Record<string, (request: unknown, context: unknown) => Promise<object>>;
   try {
-    const answer = await handlers[method.localName]?.(create(method.input, request as never), context);
+    const answer = await rpcs[method.localName]?.(create(method.input, request as never), context);
     const json = toJson(method.output, create(method.output, answer as never)) as Record<string, JsonValue>;
     return context.responseHeader.has("idempotent-replay") ? { ...json, replay: true } : json;
   } catch (error) {

@@ -96,6 +96,23 @@ const WRITES: Write[] = [
     refused: { lookup: byId({ id: NOBODY }) },
   },
   {
+    method: EntityService.method.batchUpdateEntities,
+    given: async () => {
+      const one = await person();
+      const entity = { attributes: { z: 1, a: 2 }, taxId: "1-2" };
+      return {
+        requests: [
+          {
+            ...{ lookup: byExternalId(one.externalId), entity, updateMask: { paths: ["attributes", "tax_id"] } },
+            ...{ reason: "correction", occurredAt: OCCURRED_AT },
+          },
+          { lookup: byId(one), entity: { name: one.name } },
+        ],
+      };
+    },
+    refused: { requests: [{ lookup: byId({ id: NOBODY }) }] },
+  },
+  {
     method: EntityService.method.changeExternalId,
     given: async () => ({
       lookup: byExternalId((await person()).externalId),
@@ -867,6 +884,8 @@ function* edits(desc: DescMessage, message: Message): Generator<[path: string, e
       const [first] = items;
       if (field.message !== undefined && first !== undefined) {
         for (const [path, edit] of edits(field.message, first as Message)) {
+          // That of a batch is not its items'.
+          if (path === "validate_only") continue;
           yield [`${name}[0].${path}`, (m) => edit((m[localName] as Init[])[0] as Init)];
         }
         yield [`${name} repeated`, (m) => void (m[localName] as unknown[]).push(another(field, first as Message))];

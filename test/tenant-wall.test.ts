@@ -120,7 +120,7 @@ const nothing: Names = {
 /** B's own, to write to. */
 let ownOfB: { entityId: string; bare: string[]; etag: string; endpointId: string };
 /** Ids of A's without a canary, since B uses them too, each once. */
-const FREE_IDS = Array.from({ length: 12 }, (_, i) => `plain-${i}`);
+const FREE_IDS = Array.from({ length: 13 }, (_, i) => `plain-${i}`);
 let nextFree = 0;
 const freeId = () => FREE_IDS[nextFree++] as string;
 const tokens = new Map<string, { request: Record<string, unknown>; token: string }>();
@@ -347,6 +347,22 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
           allowMissing: true,
         }),
         expect: "NOT_FOUND",
+      },
+    ],
+  },
+  BatchUpdateEntities: {
+    cases: [
+      ...writes({ entity: { name: "mine now" } }).map(({ request, ...one }) => ({
+        ...one,
+        request: (names: Names) => {
+          const { requestId, validateOnly, ...item } = request(names);
+          return { requests: [{ lookup: byId(ownOfB.entityId), entity: {} }, item], requestId, validateOnly };
+        },
+      })),
+      {
+        by: "external id with allow_missing, free to use",
+        request: () => ({ requests: [{ lookup: byExternal(freeId()), entity: person(), allowMissing: true }] }),
+        expect: "FREE",
       },
     ],
   },

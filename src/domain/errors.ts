@@ -103,6 +103,20 @@ export function invalidField(field: string, description: string, metadata: Recor
   ]);
 }
 
+/** The refusal of one item of `list`, as that of the whole request. */
+export function inItem(error: DomainError, list: string, index: number): DomainError {
+  const at = (field: string) => `${list}[${index}].${field}`;
+  const { message } = error;
+  const { field, ...metadata } = error.metadata;
+  return new DomainError(
+    error.reason,
+    field !== undefined && message.startsWith(`${field}: `) ? at(message) : message,
+    { ...metadata, index: String(index), ...(field === undefined ? {} : { field: at(field) }) },
+    error.violations.map((violation) => ({ ...violation, field: at(violation.field) })),
+    { cause: error.cause },
+  );
+}
+
 /**
  * An error without its stack, for refusals that may come in floods: where they were made says nothing that the reason
  * does not, and to capture it costs more than all else that is done for such a call.

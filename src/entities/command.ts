@@ -76,6 +76,8 @@ export interface Command {
   /** Whether the rule asks for the organization's policy. */
   needsPolicy?: boolean | undefined;
   occurredAt?: Instant | undefined;
+  /** Kept in its events, where the request is not its own. */
+  requestId?: string | undefined;
   /** Runs in a transaction of its own, in which it may attach any external id. */
   alone?: Alone | undefined;
   /** Its events are written in the reverse order of its targets: whoever applies them one by one sees no id twice. */

@@ -98,7 +98,7 @@ export async function runGroup(
 const isRefused = (result: GroupResult) => typeof result === "object" && result.kind === "refused";
 
 /** Decides one command after the other on the states that those before it left, and holds what is to be written. */
-class Group {
+export class Group {
   readonly #organizationId: string;
   readonly #locked: Locked;
   readonly #options: { skipLocked: boolean; mayRewriteCopies: boolean };
@@ -268,7 +268,7 @@ const changesPrimary = ({ before, after }: Move): boolean => {
 
 /** What the log keeps of a change. Its external ids are those after it. */
 function eventOf(
-  { author, request, occurredAt }: Command,
+  { author, request, requestId = request?.requestId, occurredAt }: Command,
   change: Change,
   before: EntityState | null,
   after: EntityState,
@@ -289,7 +289,7 @@ function eventOf(
     principal: author.principal,
     source: change.source ?? author.source,
     reason: change.reason === "" ? null : change.reason,
-    requestId: request?.requestId ?? null,
+    requestId: requestId ?? null,
     metadata: change.metadata ?? {},
     recordedAt: after.updatedAt,
     occurredAt: occurredAt ?? null,

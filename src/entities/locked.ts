@@ -12,7 +12,7 @@ import type { Heads } from "../log/sealing.ts";
 import type { Command, LockedTargets, Target } from "./command.ts";
 import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits } from "./lookups.ts";
 
-const MAX_LOCK_ROUNDS = 5;
+export const MAX_LOCK_ROUNDS = 5;
 
 export interface Locked {
   states: Map<string, EntityState>;
@@ -37,22 +37,33 @@ interface MovingHits extends FoundHits {
   isCut: boolean;
 }
 
-/** With `skipLocked` entities that another transaction has locked are skipped, not waited for, and are not `known`. */
+/** What is named is not what was locked for it: these entities are to be locked too. */
+export class LookupMoved extends Error {
+  readonly ids: readonly string[];
+
+  constructor(ids: readonly string[]) {
+    super("a lookup names an entity that is not locked");
+    this.ids = ids;
+  }
+}
+
+interface LockOptions {
+  /** Entities that another transaction has locked are skipped, not waited for, and are not `known`. */
+  skipLocked: boolean;
+  /** Those that the transaction has locked already: it waits for no others, and throws LookupMoved where they are named. */
+  held?: ReadonlySet<string>;
+}
+
 export async function lockNamed(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked }: { skipLocked: boolean },
+  { skipLocked, held }: LockOptions,
 ): Promise<Locked> {
-  const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  const { keys, rows } = keysOf(commands);
   const claimed: string[] = [];
   const uniqueKeys: string[] = [];
-  const rows: string[] = [];
-  for (const { targets, claims = [], uniqueTaxIdKey } of commands) {
-    for (const { lookup, isRow } of targets) {
-      if (isRow) rows.push(lookup.key);
-      else lookupKeys(lookup, keys);
-    }
+  for (const { claims = [], uniqueTaxIdKey } of commands) {
     claimed.push(...claims);
     if (uniqueTaxIdKey !== undefined) uniqueKeys.push(uniqueTaxIdKey);
   }
@@ -64,7 +75,8 @@ export async function lockNamed(
   };
 
   // Without waiting, and where nothing else is asked for, the entities themselves say which external ids they have.
-  const mayTellItself = skipLocked && claimed.length === 0 && wanted.taxIdKeys.length === 0;
+  const waits = !skipLocked && held === undefined;
+  const mayTellItself = !waits && claimed.length === 0 && wanted.taxIdKeys.length === 0;
   const needsPolicy = commands.some((command) => command.needsPolicy === true);
 
   const states = new Map<string, EntityState>();
@@ -75,7 +87,7 @@ export async function lockNamed(
   for (let round = 1; ; round++) {
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked, isAttaching, rows }),
+      lockEntities(db, organizationId, keys, { skipLocked: !waits, isAttaching, rows }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
@@ -90,19 +102,35 @@ export async function lockNamed(
     // taken, and be merged no longer: then its own row is to be locked yet. (Without waiting, it may be there and held.)
     const isAbsent = (id: string) => !hits.present.has(id) && !hits.survivors.has(id);
     if (!skipLocked) for (const id of keys.entityIds) if (isAbsent(id)) known.add(id);
-    const isComplete = commands.every(({ targets }) =>
-      targets.every((target) => {
+    const missing = commands.flatMap(({ targets }) =>
+      targets.flatMap((target) => {
         const id = target.isRow ? target.lookup.key : unambiguous(target.lookup, hits);
-        return id === undefined || known.has(id);
+        return id === undefined || known.has(id) ? [] : [id];
       }),
     );
-    if (isComplete || skipLocked) {
+    if (held !== undefined) {
+      missing.push(...[...states.keys()].filter((id) => !held.has(id)));
+      if (missing.length > 0) throw new LookupMoved(missing);
+    }
+    if (missing.length === 0 || skipLocked) {
       return { states, heads, layers, known, hits: { ...hits, cut: new Set(), isCut: false }, now, policy };
     }
-    if (round === MAX_LOCK_ROUNDS) {
-      throw new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
-    }
+    if (round === MAX_LOCK_ROUNDS) throw keptMoving();
   }
+}
+
+export const keptMoving = () =>
+  new DomainError("WRITE_CONFLICT", "The lookup kept moving: retry", { retry_after_ms: "100" });
+
+/** What the targets of the commands are named by; `rows` by the ids of the entities themselves. */
+export function keysOf(commands: readonly Command[]): { keys: Keys; rows: string[] } {
+  const keys: Keys = { entityIds: [], externalIds: [], taxIdKeys: [] };
+  const rows: string[] = [];
+  for (const { lookup, isRow } of commands.flatMap(({ targets }) => targets)) {
+    if (isRow) rows.push(lookup.key);
+    else lookupKeys(lookup, keys);
+  }
+  return { keys, rows };
 }
 
 /**

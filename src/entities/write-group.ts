@@ -12,7 +12,7 @@ import { type GroupOptions, type GroupResult, runGroup } from "./group.ts";
 import { ManyCopies } from "./references.ts";
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
-const MAX_COLLISIONS = 3;
+export const MAX_COLLISIONS = 3;
 
 /**
  * Runs commands in order, in as few transactions as possible. A result per command, in order: what is true of
@@ -189,7 +189,7 @@ async function writeAlone(
 const unavailable = () =>
   new DomainError("DATABASE_UNAVAILABLE", "The database does not answer: retry", { retry_after_ms: "500" });
 
-const collision = (cause: unknown) =>
+export const collision = (cause: unknown) =>
   new DomainError("WRITE_CONFLICT", "Other writes took the same ids: retry", { retry_after_ms: "100" }, [], { cause });
 
 /** Failures of the service or the database, as against refusals of the command. */

@@ -5,7 +5,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { type EntityLookup, EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
-import { newEntity, remove, undelete, update } from "../domain/entity.ts";
+import { newEntity, remove, undelete } from "../domain/entity.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { DomainError, invalidField, notFound } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -21,6 +21,7 @@ import { departureOf } from "../interceptors/call.ts";
 import type { EntityInit } from "./entity-fields.ts";
 import { checkEntityFilter, toEntityFilter } from "./entity-filter.ts";
 import { externalIdFromProto, fromProto, presentChange, toProto } from "./entity-message.ts";
+import { updateOf } from "./entity-update.ts";
 import { wireBytes } from "./message.ts";
 import { closePage, openPage } from "./page.ts";
 import { parseReadMask, type ReadMask } from "./read-mask.ts";
@@ -102,40 +103,18 @@ export function entityRpcs(deps: Deps) {
     },
 
     async updateEntity(request, ctx) {
-      const lookup = parseLookup(request.lookup);
-      const violations = new Violations();
-      const entity = request.entity ?? create(EntitySchema);
-      const input = fromProto(entity, request.updateMask, latestDate(deps.clock()), violations);
-      const reason = parseReason(request.reason, violations, false);
-      const common = parseWrite(request, violations);
-      const etag = oneEtag(request.etag, input.etag, violations);
-      if (request.allowMissing && lookup.by !== "external_id") {
-        violations.add("allow_missing", "needs a lookup by external_id");
-      }
-      violations.throwIfAny();
-
+      const { command, ignored } = updateOf(request, latestDate(deps.clock()));
       return write(
         deps,
         ctx,
         { method: EntityService.method.updateEntity, request },
-        {
-          ...common,
-          lookup,
-          etag,
-          allowMissing: request.allowMissing,
-          claims: request.allowMissing ? [lookup.key] : [],
-          claimField: () => ({ field: "lookup.external_id" }),
-          decide: (current, { now }) =>
-            current === null
-              ? newEntity({ ...input.patch, externalId: lookup.key }, reason, now)
-              : update(current, input.patch, reason),
-        },
+        command,
         ({ before, after, updatedFields, redirectedFrom }) => ({
           entity: toProto(after),
           redirectedFrom,
           previousEntity: before === null ? undefined : toProto(before),
           updatedFields: before === null ? [] : [...updatedFields],
-          ignoredFields: input.ignored,
+          ignoredFields: ignored,
           created: before === null,
         }),
       );
@@ -243,14 +222,6 @@ function requireFields(patch: { type?: unknown; countryCode?: unknown; name?: un
   if (patch.type === undefined) violations.add("entity.type", "is required: ENTITY_TYPE_PERSON or ENTITY_TYPE_COMPANY");
   if (patch.countryCode === undefined) violations.add("entity.country_code", "is required");
   if (patch.name === undefined) violations.add("entity.name", "is required");
-}
-
-/** Rule 35: in the request or in the entity; both and different is refused. */
-function oneEtag(given: string, inEntity: string | undefined, violations: Violations): string | undefined {
-  if (given !== "" && inEntity !== undefined && given !== inEntity) {
-    violations.add("etag", "differs from entity.etag: give one of them");
-  }
-  return given === "" ? inEntity : given;
 }
 
 function parseDeletion(
