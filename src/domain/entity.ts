@@ -7,7 +7,7 @@ import { parseCountryCode } from "./country.ts";
 import type { Change, EntityState, EntityStatus, EntityType, EntityValues } from "./entity-state.ts";
 import { DomainError, invalidField, mergeNotAllowed } from "./errors.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
-import { checkTaxId } from "./tax-id.ts";
+import { nextTaxIdCheck } from "./tax-id.ts";
 import { structProblem } from "./text.ts";
 import type { Instant } from "./time.ts";
 
@@ -99,7 +99,7 @@ function applyPatch(before: EntityValues, patch: EntityPatch, reason: string): E
     ...before,
     name: patch.name ?? before.name,
     taxId,
-    taxIdCheck: taxId === null ? null : checkTaxId(taxId, before.countryCode, before.type),
+    taxIdCheck: nextTaxIdCheck(before, taxId),
     status,
     nationality: nextNationality(before, patch),
     riskMatrixId: patch.riskMatrixId === undefined ? before.riskMatrixId : patch.riskMatrixId,
