@@ -331,7 +331,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only eight that see across, four that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only nine that see across, four that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -362,6 +362,7 @@ describe("the catalogue", () => {
       { name: "find_api_keys(bytea[])", ...common },
       { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_audit_work(interval,integer,integer)", ...common },
+      { name: "list_older_tax_ids(integer)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_unfolded(integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
@@ -407,6 +408,8 @@ describe("the catalogue", () => {
     expect(audit.fields.map((field) => field.name)).toEqual(["organization_id"]);
     const unfolded = await client.query("select * from list_unfolded(10)");
     expect(unfolded.fields.map((field) => field.name)).toEqual(["organization_id"]);
+    const older = await client.query("select * from list_older_tax_ids(10)");
+    expect(older.fields.map((field) => field.name)).toEqual(["organization_id"]);
     // A table of the caller's, earlier in its search path, is not what the function reads.
     await client.query(
       "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",

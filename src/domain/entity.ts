@@ -7,7 +7,7 @@ import { parseCountryCode } from "./country.ts";
 import type { Change, EntityState, EntityStatus, EntityType, EntityValues } from "./entity-state.ts";
 import { DomainError, invalidField, mergeNotAllowed } from "./errors.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
-import { nextTaxIdCheck } from "./tax-id.ts";
+import { checkTaxId, nextTaxIdCheck } from "./tax-id.ts";
 import { structProblem } from "./text.ts";
 import type { Instant } from "./time.ts";
 
@@ -90,6 +90,16 @@ export function update(entity: EntityState, patch: EntityPatch, reason: string):
   const values = applyPatch(entity, patch, reason);
   if (changedFields(entity, values).length === 0) return null;
   return { values, type: "ATTRIBUTE_CHANGED", reason };
+}
+
+/** Rule 157: the check of the tax id as the validators have it now; null where that is no other, or nobody may write it. */
+export function recheckTaxId(entity: EntityState): Change | null {
+  const { taxId, countryCode, type } = entity;
+  if (taxId === null || entity.deletedAt !== null || entity.mergedInto !== null) return null;
+  const taxIdCheck = checkTaxId(taxId, countryCode, type);
+  if (taxIdCheck === entity.taxIdCheck) return null;
+  const source = "tax_ids_recheck";
+  return { values: { ...entity, taxIdCheck }, type: "ATTRIBUTE_CHANGED", reason: "", source };
 }
 
 function applyPatch(before: EntityValues, patch: EntityPatch, reason: string): EntityValues {

@@ -11,7 +11,7 @@ import {
   nameDateKey,
   nameNumberKey,
 } from "../domain/duplicates.ts";
-import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
+import { type EntityState, taxIdCanonicalOf, taxIdKeyOf } from "../domain/entity-state.ts";
 import { parseUuid } from "../domain/text.ts";
 import { countMarks, findDistinctAmong } from "./distinct.ts";
 import { COMPARED_COLUMNS, toState } from "./rows.ts";
@@ -71,8 +71,8 @@ const LIVE = "e.deleted_at is null and e.merged_into is null";
 
 /** How the candidates of a rule are found. `members` are the live entities of the value that an expression gives. */
 interface Source {
-  /** The values in their order, those of several entities several times; `behind` leaves out what is not behind $2. */
-  keys: (behind: boolean) => string;
+  /** The first `limit` values, those of several entities several times; `behind` leaves out what is not behind $2. */
+  keys: (behind: boolean, limit: number) => string;
   /** A value that one row has may be shared with rows that have no value of their own. */
   mayBeShared?: (key: string) => string;
   members: (key: string) => string;
@@ -83,19 +83,36 @@ interface Source {
 
 const present = (key: string | null) => (key === null || key === "" ? [] : [key]);
 
+const keysIn = (column: string, keyType: "text" | "uuid", behind: boolean): string =>
+  `select e.${column} as key from entity e where e.organization_id = $1 and e.${column} is not null
+   and ${LIVE} ${behind ? `and e.${column} > $2::${keyType}` : ""} order by e.${column}, e.id`;
+
+const membersIn = (column: string, keyType: "text" | "uuid", key: string): string =>
+  `select e.id from entity e where e.organization_id = $1 and e.${column} = ${key}::${keyType} and ${LIVE}`;
+
 const ofColumn = (column: string, keyType: "text" | "uuid", keysOf: Source["keysOf"]): Source => ({
-  keys: (behind) =>
-    `select e.${column} as key from entity e where e.organization_id = $1 and e.${column} is not null
-     and ${LIVE} ${behind ? `and e.${column} > $2::${keyType}` : ""} order by e.${column}, e.id`,
-  members: (key) =>
-    `select e.id from entity e where e.organization_id = $1 and e.${column} = ${key}::${keyType} and ${LIVE}`,
+  keys: (behind) => keysIn(column, keyType, behind),
+  members: (key) => membersIn(column, keyType, key),
   keyType,
   cost: 1,
   keysOf,
 });
 
 const SOURCES: Record<DuplicateRule, Source> = {
-  SAME_TAX_ID: ofColumn("tax_id_key", "text", (entity) => present(taxIdKeyOf(entity))),
+  SAME_TAX_ID: {
+    // A form that is the key itself is not stored: no row is a member twice.
+    keys: (behind, limit) => {
+      const parts = ["tax_id_key", "tax_id_canonical"].map(
+        (column) => `(${keysIn(column, "text", behind)} limit ${limit})`,
+      );
+      return `select p.key from (${parts.join(" union all ")}) p order by p.key`;
+    },
+    members: (key) =>
+      ["tax_id_key", "tax_id_canonical"].map((column) => membersIn(column, "text", key)).join(" union all "),
+    keyType: "text",
+    cost: 1,
+    keysOf: (entity) => [...present(taxIdKeyOf(entity)), ...present(taxIdCanonicalOf(entity))],
+  },
   SAME_EXTERNAL_ID: {
     keys: (behind) =>
       `select x.folded as key from external_id x where x.organization_id = $1 and x.folded is not null
@@ -210,7 +227,7 @@ async function sharedKeys(
   const { keys, mayBeShared } = SOURCES[rule];
   const also = mayBeShared === undefined ? "" : `or ${mayBeShared("q.key")}`;
   const [row] = await db.execute<{ count: number; end: string | null; keys: string[] }[]>(
-    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "")} limit ${limit}) s)
+    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "", limit)} limit ${limit}) s)
      select (select count(*)::int from chunk) as count,
        (select c.key::text from chunk c order by c.n desc limit 1) as end,
        array(select q.key::text from (select c.key, min(c.n) as n, count(*) as rows from chunk c group by c.key) q
@@ -262,6 +279,7 @@ async function compare(
   candidates: readonly Candidate[],
   rank: number,
 ): Promise<Suggestion[]> {
+  const rule = DUPLICATE_RULES[rank] as DuplicateRule;
   const found: Suggestion[] = [];
   for (let from = 0; from < candidates.length; from += COMPARED) {
     const some = candidates.slice(from, from + COMPARED);
@@ -274,11 +292,24 @@ async function compare(
       if (distinct.has(candidate.first, candidate.second)) continue;
       const [first, second] = [states.get(candidate.first), states.get(candidate.second)];
       const reasons = first === undefined || second === undefined ? [] : duplicateReasons(first, second);
-      if (reasons[0]?.rule !== DUPLICATE_RULES[rank]) continue;
+      if (reasons[0]?.rule !== rule || !isFirstShared(rule, candidate.key, first, second)) continue;
       found.push({ first: candidate.first, second: candidate.second, reasons, position: { ...candidate, rank } });
     }
   }
   return found;
+}
+
+/** Whether a pair that shares several values of a rule is to be told of at this one; without a value it comes once anyway. */
+function isFirstShared(
+  rule: DuplicateRule,
+  key: string,
+  first: EntityState | undefined,
+  second: EntityState | undefined,
+): boolean {
+  if (key === "" || first === undefined || second === undefined) return true;
+  const [values, others] = [SOURCES[rule].keysOf(first), SOURCES[rule].keysOf(second)];
+  const shared = values.filter((value) => others.includes(value));
+  return shared.length <= 1 || shared[0] === key;
 }
 
 async function readCompared(

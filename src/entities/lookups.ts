@@ -8,6 +8,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { type Hits, tieOf } from "../domain/lookup.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState, WIDE_COLUMNS } from "./rows.ts";
+import { addFormHit, type FormHits, formHitsOf, holdersOf, settleForms } from "./tax-id-holders.ts";
 
 /** Keys to look entities up by: tax ids as their match keys. */
 export interface Keys {
@@ -24,6 +25,10 @@ export interface FoundHits extends Hits {
   externalIds: Map<string, string>;
   taxIdKeys: Map<string, string[]>;
   taxIdHomes: Map<string, string>;
+  /** By tax id, what its canonical forms name, where that was asked for. */
+  taxIdForms: FormHits;
+  /** Tax ids that name what they do by a form alone. */
+  byForm: Set<string>;
   /** By external id, the merged entity that brought it. Only where it was asked for. */
   externalIdHomes: Map<string, string>;
 }
@@ -34,6 +39,8 @@ export const noHits = (): FoundHits => ({
   externalIds: new Map(),
   taxIdKeys: new Map(),
   taxIdHomes: new Map(),
+  taxIdForms: new Map(),
+  byForm: new Set(),
   externalIdHomes: new Map(),
 });
 
@@ -60,28 +67,6 @@ function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
 }
 
 /**
- * Rule 80: the live entities that a tax id names, by id, and the merged entity that has it where they do not have it
- * themselves. Both parts go by an index of their own.
- */
-export const holdersOf = (organizationId: string, taxIdKey: string): string => {
-  const most = LIMITS.candidates + 1;
-  return `
-    select c.id, case when not bool_or(c.is_own) then min(c.home::text)::uuid end as home from (
-      (select e.id, null::uuid as home, true as is_own from entity e
-       where e.organization_id = ${organizationId} and e.tax_id_key = ${taxIdKey} and e.deleted_at is null
-         and e.merged_into is null
-       order by e.id limit ${most})
-      union all
-      (select distinct on (m.survivor_id) m.survivor_id, m.id, false from entity m
-       cross join lateral (
-         select from entity v where v.organization_id = ${organizationId} and v.id = m.survivor_id and v.deleted_at is null
-         offset 0) v
-       where m.organization_id = ${organizationId} and m.tax_id_key = ${taxIdKey} and m.merged_into is not null
-       order by m.survivor_id, m.id limit ${most})) c
-    group by c.id order by c.id limit ${most}`;
-};
-
-/**
  * As whom the entity `m` answers: one step to the survivor, whatever the chain. CASE and not COALESCE, which row level
  * security takes for what may leak: no row could be joined by it in an index.
  */
@@ -94,19 +79,39 @@ const namedByIds = (entityIds: string) => `
   from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[])`;
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
-const distinct = (keys: string[]) => [...new Set(keys)];
+const distinct = (keys: readonly string[]) => [...new Set(keys)];
 
-/** Which entities the keys name now. */
-export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<FoundHits> {
-  const hits = noHits();
-  const values: unknown[] = [organizationId];
-  const bind: Bind = (value) => `$${values.push(value)}`;
+/** What answers to the keys, as `hitsOf` has it, to ids too, and to the forms of the tax ids among `formKeys`. */
+function allHitsOf(keys: Keys, formKeys: readonly string[], bind: Bind): string[] {
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
   if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
-  if (parts.length === 0) return hits;
-  const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
-  for (const row of rows) addHit(hits, row);
-  return hits;
+  if (formKeys.length > 0) parts.push(formHitsOf(distinct(formKeys), bind));
+  return parts;
+}
+
+/** Tax ids that no key names: only then their forms are looked for, and everything anew, for it is to be of one moment. */
+const unnamed = ({ taxIdKeys }: Keys, hits: FoundHits): string[] => taxIdKeys.filter((key) => !hits.taxIdKeys.has(key));
+
+/** Which entities the keys name now; of `claimed` ones also what their forms name, whatever the keys do. */
+export async function findHits(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  claimed: readonly string[] = [],
+): Promise<FoundHits> {
+  const find = async (formKeys: readonly string[]) => {
+    const hits = noHits();
+    const values: unknown[] = [organizationId];
+    const parts = allHitsOf(keys, formKeys, (value) => `$${values.push(value)}`);
+    if (parts.length === 0) return hits;
+    const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
+    for (const row of rows) addHit(hits, row);
+    settleForms(hits);
+    return hits;
+  };
+  const hits = await find(claimed);
+  const missing = unnamed(keys, hits).filter((key) => !claimed.includes(key));
+  return missing.length === 0 ? hits : find([...claimed, ...missing]);
 }
 
 /** What answers to a key. */
@@ -123,7 +128,8 @@ export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
   if (by === "external_id") {
     hits.externalIds.set(key, id);
     if (home !== null) hits.externalIdHomes.set(key, home);
-  } else if (by === "tax_id") {
+  } else if (by === "tax_id_form") addFormHit(hits.taxIdForms, { key, id, home });
+  else if (by === "tax_id") {
     hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
     if (home !== null) hits.taxIdHomes.set(tieOf(key, id), home);
   } else if (home !== null) hits.survivors.set(key, id);
@@ -158,13 +164,25 @@ const FOUND_BYTES = 4 * 1024 * 1024;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
+  const found = await findByKeys(db, organizationId, keys);
+  const missing = unnamed(keys, found.hits);
+  return missing.length === 0 ? found : findByKeys(db, organizationId, keys, missing);
+}
+
+/** The same in one statement: without the forms of tax ids, but for those among `formKeys`. */
+export async function findByKeys(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  formKeys: readonly string[] = [],
+): Promise<FoundEntities> {
   const { hits, entities, leftOut } = noneFound();
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
-  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
-  if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
+  const parts = allHitsOf(keys, formKeys, bind);
   if (parts.length === 0) return { hits, entities, leftOut };
-  const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
+  const taxIds = keys.taxIdKeys.length + formKeys.length;
+  const mostRows = keys.entityIds.length + keys.externalIds.length + taxIds * MOST_ROWS.taxIdKeys;
   const found = (measure: string) => `select hit.by, hit.key, hit.home, ${ENTITY_COLUMNS} ${measure}
      from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
   const rows = await db.execute<(HitRow & { is_left_out?: boolean })[]>(
@@ -176,6 +194,7 @@ export async function findEntities(db: Statements, organizationId: string, keys:
     if (row.is_left_out) leftOut.add(row.id);
     else if (!entities.has(row.id)) entities.set(row.id, toState(row));
   }
+  settleForms(hits);
   for (const id of entities.keys()) leftOut.delete(id);
   return { hits, entities, leftOut };
 }
