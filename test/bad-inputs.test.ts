@@ -207,6 +207,7 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   ReleaseExternalId: () => ({ lookup: byExternal("gone"), externalId: "gone", validateOnly: true, ...reason }),
   ListExternalIdHistory: () => ({ lookup: byExternal("e-1") }),
   SuggestDuplicates: () => ({ lookup: byExternal("e-1") }),
+  RecheckTaxIds: () => ({}),
   DeleteEntity: () => ({ lookup: byExternal("gone"), ...reason }),
   UndeleteEntity: () => ({ lookup: byExternal("e-1"), ...reason }),
   MergeEntities: () => ({

@@ -210,15 +210,18 @@ describe("the catalogue", () => {
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
       may("webhook_delivery", "retention", "DELETE", "(finished_at < (clock_timestamp() - '24:00:00'::interval))"),
     ];
-    // Whose entities are still to be filled in, and no others.
-    const filling = may("entity", "directory", "SELECT", "(name_words IS NULL)");
+    // Whose entities are still to be filled in, or are of an older version, and no others.
+    const filling = [
+      may("entity", "directory", "SELECT", "(name_words IS NULL)"),
+      may("entity", "directory_tax_ids", "SELECT", "((tax_id_key IS NOT NULL) AND (tax_id_rules < 2))"),
+    ];
     const backup = tenant.map(({ tablename: table }) => ({
       ...may(table, "backup", "SELECT", "true"),
       roles: "{entity_backup}",
     }));
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
     expect(rows.map((row) => ({ ...row, qual: row.qual.replace(/\s+/g, " ") }))).toEqual(
-      [...tenant, ...directory, filling, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
+      [...tenant, ...directory, ...filling, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
     );
   });
 
@@ -494,7 +497,7 @@ describe("the catalogue", () => {
       // Their leaves are looked at for whether they are there, and removed.
       "entity_directory audit_checkpoint":
         "organization_id select, number select, epoch select, to_position select, last_at select, created_at select, leaves select, leaves update",
-      "entity_directory entity": "organization_id select, name_words select",
+      "entity_directory entity": "organization_id select, tax_id_key select, name_words select, tax_id_rules select",
       "entity_directory feed_epoch": "number select, id select",
       // That a merge was undone, and a mark lifted; nothing else of either ever changes.
       "entity_service entity_merge":
