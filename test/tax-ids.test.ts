@@ -9,6 +9,7 @@ import type { Orm } from "../src/db/orm.ts";
 import { update } from "../src/domain/entity.ts";
 import { TAX_ID_RULES } from "../src/domain/tax-id.ts";
 import { toOneEntity } from "../src/entities/command.ts";
+import { tellOfOlderTaxIds } from "../src/entities/recheck-tax-ids.ts";
 import { writeGroup, writeGroupUnlessBusy } from "../src/entities/write-group.ts";
 import { ormOf } from "./audits.ts";
 import { cli } from "./cli-process.ts";
@@ -381,6 +382,10 @@ describe("rules 155 to 157: what is stored of tax ids, of this version and of on
     expect(await stored(entity.id)).toMatchObject([{ form: null, rules: 1 }]);
     const older = () => service.sql("select organization_id as id from list_older_tax_ids(100)");
     expect(await older()).toContainEqual({ id: home.id });
+    const lines: object[] = [];
+    const log = { warn: (what: object) => lines.push(what) };
+    await tellOfOlderTaxIds(orm, { log, describe: () => ({}) });
+    expect(lines).toMatchObject([{ organizations: expect.arrayContaining([home.id]) }]);
     // Found by its key as before, and it finds what it is the form of.
     expect(await idOf(home, "ESB58378431")).toBe(entity.id);
     await home.client.entities.updateEntity({ lookup: byId(entity), entity: { taxId: "ES-B58378431" } });

@@ -1,6 +1,7 @@
 // What is stored of tax ids, computed anew (rule 157): entities by id, a step at a time. Keys are no value of an entity and
 // are written without an event; checks are commands like any other, which the caller sends.
 import { createHash } from "node:crypto";
+import { readAcross } from "../db/across.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
 import { pipelined } from "../db/transaction.ts";
@@ -40,6 +41,29 @@ export interface RecheckedStep {
   /** Undefined: there are no more. */
   lastId: string | undefined;
 }
+
+/** Rule 156: says in the log where tax ids of an older version are left: what they are found by may be incomplete. */
+export async function tellOfOlderTaxIds(
+  orm: Orm,
+  { log, describe }: { log: { warn(what: object, message: string): void }; describe(error: unknown): object },
+): Promise<void> {
+  try {
+    const rows = await readAcross(orm, (db) =>
+      db.execute<{ organization_id: string }[]>("select organization_id from list_older_tax_ids($1)", [LOOK_ROWS]),
+    );
+    if (rows.length === 0) return;
+    const organizations = rows.slice(0, NAMED).map((row) => row.organization_id);
+    log.warn(
+      { organizations },
+      "tax ids of an older version: run entity-service tax-ids recheck for each organization",
+    );
+  } catch (error) {
+    log.warn(describe(error), "could not look for tax ids of an older version");
+  }
+}
+
+/** Rows that the look reads, and organizations that it names. */
+const [LOOK_ROWS, NAMED] = [10_000, 20];
 
 /** A step behind the entity of an id. With `apply` it writes the keys that differ, and the version of all. */
 export function recheckTaxIds(
