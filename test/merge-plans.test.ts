@@ -85,6 +85,8 @@ type Sent = [text: string, values: readonly unknown[]];
 const cursor = { at: parseInstant("2026-01-01T00:00:00Z"), id: "00000000-0000-7000-8000-000000000001" };
 const bound = { rows: 101, bytes: 1_000_000 };
 
+const BY_TAX_ID = "a tax id that nothing has but by a form";
+
 const NO_FILTER = {
   ...{ after: undefined, bound, type: undefined, statuses: [], countryCodes: [], taxIdKey: undefined },
   ...{ externalIds: undefined, namePrefix: "", nameWords: undefined, updatedAfter: undefined, showDeleted: false },
@@ -145,7 +147,7 @@ const WORK: Record<string, (db: Pipeline) => unknown> = {
     for (const before of [undefined, last])
       await listEvents(db, organizationId, { ...none, entityId: ids.primary, types: [], before, bound });
   },
-  "a tax id that nothing has but by a form": async (db) => {
+  [BY_TAX_ID]: async (db) => {
     const keys = { entityIds: [], externalIds: [], taxIdKeys: ["ESB58378431"] };
     await findEntities(db, organizationId, keys);
     await findHits(db, organizationId, keys, ["403019261"]);
@@ -242,11 +244,7 @@ async function fill(): Promise<void> {
     set session_replication_role = replica;
     ${copies("entity", `r.id = '${ids.primary}'`, {
       ...{ id: entity, etag: entity, merged_into: into, survivor_id: into, layer: "null", external_id: "null" },
-      ...{
-        external_ids: "'[]'::jsonb",
-        tax_id_key: "'BE' || i",
-        tax_id_canonical: "case when i % 3 = 0 then '0' || i end",
-      },
+      ...{ external_ids: "'[]'::jsonb" },
     })};
     ${copies("entity_merge", `r.id = '${ids.merge.id}' and ${isMerged}`, {
       ...{ id: uuid("'m' || i"), primary_id: before, secondary_id: entity, merged_at: "now() - i * interval '1 s'" },
@@ -294,13 +292,19 @@ const KNOWN = "large tables with statistics";
 describe.each([SMALL, UNKNOWN, KNOWN])("on %s", (state) => {
   beforeAll(async () => {
     if (state === UNKNOWN) await fill();
-    if (state === KNOWN) for (const table of await tables()) await service.sql(`analyze ${table}`);
+    if (state !== KNOWN) return;
+    const taxIds = "tax_id_key = 'BE' || id, tax_id_canonical = case when right(id::text, 1) < '8' then '0' || id end";
+    await service.sql(`update entity set ${taxIds}`);
+    for (const table of await tables()) await service.sql(`analyze ${table}`);
   }, 120_000);
 
   test.for(Object.keys(WORK))("rules 97, 111 to 114, 158, 163: %s is planned by keys", async (name, context) => {
     const [{ version } = { version: 0 }] = await service.sql<{ version: number }>(
       "select current_setting('server_version_num')::int as version",
     );
+    if (state !== KNOWN && name === BY_TAX_ID) {
+      context.skip("without statistics any index of an organization is as good as that of a tax id");
+    }
     if (state === SMALL && version < 170_000 && BY_LISTS.has(name)) {
       context.skip("before PostgreSQL 17 any index of a nearly empty table is as good as that of a list of keys");
     }

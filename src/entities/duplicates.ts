@@ -201,8 +201,11 @@ export async function suggestDuplicatesOf(
     for (let isMore = keys.length > 0; isMore; ) {
       const limit = Math.min(rows - found.length, room);
       const others = await db.execute<{ id: string }[]>(
-        `select distinct m.id from unnest($2::${keyType}[]) as k(key) cross join lateral (${members("k.key")}) m
-         where m.id <> $3::uuid and m.id > $4::uuid order by m.id limit $5`,
+        `select distinct m.id from unnest($2::${keyType}[]) as k(key)
+         cross join lateral (
+           select q.id from (${members("k.key")}) q
+           where q.id <> $3::uuid and q.id > $4::uuid order by q.id limit $5) m
+         order by m.id limit $5`,
         [organizationId, keys, entity.id, second, limit],
       );
       const candidates = others.map(({ id }) => ({ key: "", first: entity.id, second: id }));

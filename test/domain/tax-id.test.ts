@@ -2,7 +2,16 @@ import { existsSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import { entityValidators, personValidators, stdnum } from "stdnum";
 import { describe, expect, it } from "vitest";
-import { checkTaxId, hasForeignLetters, type TaxIdHolder, taxIdKey } from "../../src/domain/tax-id.ts";
+import {
+  canonicalTaxId,
+  checkTaxId,
+  hasForeignLetters,
+  TAX_ID_RULES,
+  type TaxIdHolder,
+  taxIdForms,
+  taxIdKey,
+} from "../../src/domain/tax-id.ts";
+import { UNKNOWN_HERE, VECTORS } from "./tax-id-vectors.ts";
 
 const anyText = fc.string({ unit: "binary", maxLength: 40 });
 const punctuation = fc.constantFrom(".", "-", "/", " ", "_", "\u2013", "\u00a0", "\u200b", "(", "'", "&", "\t");
@@ -232,6 +241,96 @@ describe("checkTaxId", () => {
       expect(counts).toEqual({ valid: 925, checksum_failed: 17, unknown_format: 169 });
     },
   );
+});
+
+describe("numbers of all countries, as python-stdnum has them", () => {
+  it.each(VECTORS)("rule 19: %s %s: %j are valid, whoever has them, and %j are not", (country, _, valid, wrong) => {
+    for (const number of valid) {
+      expect(checkTaxId(number, country, "person"), number).toBe("valid");
+      expect(checkTaxId(number, country, "company"), number).toBe("valid");
+    }
+    for (const number of wrong) expect(checkTaxId(number, country, "company"), number).not.toBe("valid");
+  });
+
+  it.each(UNKNOWN_HERE)(
+    "rule 19: %s %s is not told to have a wrong check digit, or is not valid there",
+    (country, number) => {
+      for (const type of ["person", "company"] as const)
+        expect(checkTaxId(number, country, type)).toBe("unknown_format");
+    },
+  );
+
+  it("rule 19: most kinds of most countries are among them", () => {
+    expect(new Set(VECTORS.map(([country]) => country)).size).toBeGreaterThan(65);
+    expect(VECTORS.filter(([, , , wrong]) => wrong.length > 0).length).toBeGreaterThan(100);
+  });
+});
+
+describe("canonicalTaxId", () => {
+  const countries = [...new Set([...Object.keys(stdnum), ...Object.keys(personValidators), "ZZ"])];
+
+  it.each([
+    ["ESB58378431", "ES", "B58378431"],
+    ["B58378431", "ES", "B58378431"],
+    ["B58378430", "ES", "B58378430"], // a wrong check digit
+    ["ESB58378431", "FR", null],
+    ["EL94259216", "GR", "094259216"],
+    ["403019261", "BE", "0403019261"],
+    ["CZ25123891", "CZ", "25123891"],
+    ["CZ696128894", "CZ", "696128894"],
+    ["NL4495445B01", "NL", "004495445B01"],
+    ["PROVISIONAL", "CO", null],
+    ["B58378431", "ZZ", null],
+  ])("rule 158: of %s in %s", (key, country, form) => {
+    expect(canonicalTaxId(key, country)).toBe(form);
+  });
+
+  it("rule 158: a form is its own form and its own key, and whoever asks for either finds it without the country", () => {
+    const made = fc.tuple(
+      fc.constantFrom(...countries),
+      fc.stringMatching(/^([A-Z]{0,2}[0-9]{5,15}[A-Z]{0,2}|0{0,4}[1-9][0-9]{4,10})$/),
+    );
+    const known = fc
+      .constantFrom(
+        ...VECTORS.flatMap(([country, , valid, wrong]) =>
+          [...valid, ...wrong].map((number) => [country, number] as const),
+        ),
+      )
+      .map(([country, number]) => [country, taxIdKey(number)] as const);
+    const prefixed = known.map(([country, key]) => [country, `${country === "GR" ? "EL" : country}${key}`] as const);
+    const shortened = known.map(([country, key]) => [country, key.replace(/^0+/, "")] as const);
+    const checked = fc.property(fc.oneof(made, known, prefixed, shortened), ([country, key]) => {
+      const form = canonicalTaxId(key, country);
+      if (form === null) return;
+      expect(canonicalTaxId(form, country)).toBe(form);
+      expect(taxIdKey(form)).toBe(form);
+      const forms = taxIdForms(key).filter(({ countryCode }) => countryCode === null || countryCode === country);
+      expect(forms.map((one) => one.form)).toContain(form);
+    });
+    fc.assert(checked, { numRuns: 10_000 });
+  });
+
+  it("rule 156: the rules are those of the validators of this version: with others, one more", () => {
+    const { version } = JSON.parse(
+      readFileSync(new URL("../../node_modules/stdnum/package.json", import.meta.url), "utf8"),
+    );
+    expect([version, TAX_ID_RULES]).toEqual(["1.12.0", 2]);
+  });
+
+  it("rule 156: the function of version 1 made the same key of all that it let in", () => {
+    const before = (value: string) =>
+      value
+        .normalize("NFKC")
+        .toUpperCase()
+        .replace(/[^\p{L}\p{N}]/gu, "")
+        .normalize("NFKC");
+    const wasForeign = (value: string) => /(?![A-Za-z0-9Ññ])[\p{L}\p{N}\p{M}]/u.test(value.normalize("NFKC"));
+    const text = fc.oneof(anyText, fc.stringMatching(/^[-A-Za-z0-9 .ñ０-９٠-٩]{0,15}$/));
+    const same = fc.property(text, (value) => {
+      if (!wasForeign(value)) expect(taxIdKey(value)).toBe(before(value));
+    });
+    fc.assert(same, { numRuns: 5_000 });
+  });
 });
 
 function chileanBodyWithK(): string {
