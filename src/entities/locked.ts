@@ -10,7 +10,8 @@ import { type Lookup, lookupKeys, redirectedFrom, resolve, tieOf } from "../doma
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
 import type { Command, LockedTargets, Target } from "./command.ts";
-import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits } from "./lookups.ts";
+import { type LockedEntity, lockEntities } from "./lock-entities.ts";
+import { type FoundHits, findHits, type Keys, noHits } from "./lookups.ts";
 import { claimedTexts, formIndex } from "./tax-id-holders.ts";
 
 const MAX_LOCK_ROUNDS = 5;

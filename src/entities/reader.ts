@@ -58,12 +58,28 @@ interface Lane {
   since: number | undefined;
 }
 
+/** With a connection of its own, in the organization's turn. */
+type Aside = (
+  organizationId: string,
+  work: (db: Statements) => Promise<FoundEntities>,
+  signal: Departure | undefined,
+) => Promise<FoundEntities>;
+
+/** Rule 158: what the forms of a tax id name, and once more its key, for it is to be of one moment. */
+const findForms = (aside: Aside, { organizationId, lookup, signal }: Omit<Waiting, "resolve" | "reject">) =>
+  aside(organizationId, (db) => findByKeys(db, organizationId, keysOf([lookup]), [lookup.key]), signal);
+
 export function createReader(
   orm: Orm,
   { slots = createSlots(2), joinsOrganizations = ORGANIZATIONS_MEET, named = () => {} }: ReaderOptions = {},
 ): Reader {
   /** Lookups that wait, by organization, in the order of their turns. */
   const queues = new Map<string, Waiting[]>();
+  const aside: Aside = (organizationId, work, signal) =>
+    slots(organizationId, async () => {
+      if (signal?.aborted) throw signal.reason;
+      return readStatements(orm, organizationId, work);
+    });
   const lanes = Array.from({ length: READS }, (): Lane => ({ connections: keptConnection(orm), since: undefined }));
   let isWatching = false;
 
@@ -142,9 +158,7 @@ export function createReader(
         if (isLeftOut(one.lookup, its)) queueOf(one.organizationId).unshift(one);
         else if (one.lookup.by === "tax_id" && !its.hits.taxIdKeys.has(one.lookup.key)) {
           // Its forms are tried aside: others that wait here do not wait for that.
-          const { key } = one.lookup;
-          const find = (db: Statements) => findByKeys(db, one.organizationId, keysOf([one.lookup]), [key]);
-          aside(one.organizationId, find, one.signal).then(one.resolve, one.reject);
+          findForms(aside, one).then(one.resolve, one.reject);
         } else {
           tell(one.organizationId, one.lookup, its);
           one.resolve(its);
@@ -176,18 +190,6 @@ export function createReader(
     const [[organizationId, own]] = keys as unknown as [[string, Keys]];
     const work = (db: Statements) => findByKeys(db, organizationId, own);
     return new Map([[organizationId, await readStatements(orm, organizationId, work, connections)]]);
-  }
-
-  /** With a connection of its own, in the organization's turn. */
-  function aside(
-    organizationId: string,
-    work: (db: Statements) => Promise<FoundEntities>,
-    signal: Departure | undefined,
-  ): Promise<FoundEntities> {
-    return slots(organizationId, async () => {
-      if (signal?.aborted) throw signal.reason;
-      return readStatements(orm, organizationId, work);
-    });
   }
 
   return {
