@@ -72,14 +72,14 @@ export interface TaxIdForm {
 /** Rule 158: what to look for where nothing has the key itself. Tax ids are looked up without their country. */
 export function taxIdForms(key: string): TaxIdForm[] {
   const prefix = key.slice(0, 2);
-  const forms = [...new Set([prefix === "EL" ? "GR" : prefix, ...COMPLETING])].flatMap((countryCode) => {
+  const forms = [...new Set([prefix, ...COMPLETING])].flatMap((countryCode) => {
     const form = canonicalTaxId(key, countryCode);
     return form === null || form === key ? [] : [{ form, countryCode }];
   });
   return [{ form: key, countryCode: null }, ...forms];
 }
 
-// Countries where a number without prefix has another compact form, with or without its leading zeros.
+// Countries where a number has another compact form for its leading zeros, or for a prefix that is not their code (EL).
 const COMPLETING = ["BE", "CR", "GR", "LI", "NL", "SM", "TN"];
 
 /**
