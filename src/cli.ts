@@ -17,6 +17,7 @@ import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
 import { addMerges } from "./cli/merges.ts";
 import { lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
+import { addTaxIds } from "./cli/tax-ids.ts";
 import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
 import { endWithin, FORCED_EXIT_CODE, heedSignals } from "./signals.ts";
@@ -126,6 +127,7 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
   addDuplicates(entities, () => connect(env));
   addMerges(entities, () => connect(env));
   addExternalIds(program, () => connect(env));
+  addTaxIds(program, () => connect(env));
   addAudit(program, env, () => {
     code = 1;
   });

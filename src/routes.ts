@@ -18,6 +18,7 @@ import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { mergeRpcs } from "./rpc/merges.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
+import { taxIdRpcs } from "./rpc/tax-ids.ts";
 import { webhookDeliveryRpcs } from "./rpc/webhook-deliveries.ts";
 import { webhookEndpointRpcs } from "./rpc/webhook-endpoints.ts";
 import type { Deps } from "./rpc/write.ts";
@@ -60,6 +61,7 @@ export function routes(
     ...mergeRpcs(deps),
     ...distinctRpcs(deps),
     ...auditRpcs(deps),
+    ...taxIdRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, {

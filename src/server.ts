@@ -18,6 +18,7 @@ import { trackAliasUse } from "./entities/alias-use.ts";
 import { createPastReader } from "./entities/as-it-was.ts";
 import { startNameFiller } from "./entities/fill-names.ts";
 import { createReader } from "./entities/reader.ts";
+import { tellOfOlderTaxIds } from "./entities/recheck-tax-ids.ts";
 import { createWriter } from "./entities/writer.ts";
 import { cachedCallers } from "./interceptors/cached-callers.ts";
 import { within } from "./interceptors/deadline.ts";
@@ -229,6 +230,7 @@ export async function listenOn(
   const pruner = startPruner(orm, { intervalMs: pruneIntervalMs, rows, webhookLogDays, log });
 
   const filler = startNameFiller(orm, { log, describe });
+  await tellOfOlderTaxIds(orm, { log, describe });
 
   const making = { everySeconds: config.auditCheckpointSeconds, key: await signingKey(config) };
   const maker = startMaker(orm, { ...making, registry: metrics.registry, log, describe });

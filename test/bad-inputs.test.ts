@@ -208,6 +208,7 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   ReleaseExternalId: () => ({ lookup: byExternal("gone"), externalId: "gone", validateOnly: true, ...reason }),
   ListExternalIdHistory: () => ({ lookup: byExternal("e-1") }),
   SuggestDuplicates: () => ({ lookup: byExternal("e-1") }),
+  RecheckTaxIds: () => ({}),
   DeleteEntity: () => ({ lookup: byExternal("gone"), ...reason }),
   UndeleteEntity: () => ({ lookup: byExternal("e-1"), ...reason }),
   MergeEntities: () => ({
@@ -547,13 +548,7 @@ describe("in every field of every request", () => {
     expect(await look(byExternal("'; drop table entity; --"))).toMatchObject({ reason: "NOT_FOUND" });
     expect(await look(byExternal(main.id)), "rule 6").toMatchObject({ reason: "NOT_FOUND" });
     for (const none of ["---", ".", "-"]) expect(await look(byTax(none))).toMatchObject({ reason: "INVALID_LOOKUP" });
-    for (const foreign of [
-      "\u0662\u0660\u0661\u0662\u0663",
-      "20-12345678-\u0410",
-      "\u00df1",
-      "1\u0301",
-      "x".repeat(65),
-    ]) {
+    for (const foreign of ["20-12345678-\u0410", "\u00df1", "1\u0301", "x".repeat(65)]) {
       expect(await look(byTax(foreign)), foreign).toMatchObject({
         reason: "VALIDATION_ERROR",
         fields: [`${name}.tax_id`],
@@ -752,7 +747,7 @@ describe("tax ids", () => {
   });
 
   test("16: letters and digits that are not ASCII are refused, not guessed", async () => {
-    for (const taxId of ["\u0662\u0660-1", "20-\u0410", "\u00df-1", "\u0131", "1\u20e3"]) {
+    for (const taxId of ["\u2776-1", "20-\u0410", "\u00df-1", "\u0131", "1\u20e3"]) {
       expect(await call("CreateEntity", { entity: person({ taxId }) }), taxId).toMatchObject({
         reason: "VALIDATION_ERROR",
         fields: ["entity.tax_id"],

@@ -69,7 +69,8 @@ const STATUSES = [
   EntityStatus.PENDING,
 ];
 /** The same key in two spellings, another one, that of a merged entity, and one that no entity has at the beginning. */
-const TAX_IDS = ["30-111-1", "301111", "30-222-2", "30-333-3", "30-444-4"];
+/** One number of Belgium in four ways of writing it, two of which have one key; and another. */
+const TAX_IDS = ["0403.019.261", "0403019261", "403.019.261", "BE 0403.019.261", "30-444-4"];
 const SEEDS = 6;
 const UNKNOWN_ID = "00000000-0000-7000-8000-00000000dead";
 
@@ -433,14 +434,14 @@ function requestOf(
           name: `${prefix}new`,
           ...entityOf(one.fields),
           type: one.company ? EntityType.COMPANY : EntityType.PERSON,
-          countryCode: "AR",
+          countryCode: "BE",
           ...(one.external === undefined ? {} : { externalId: externalId(one.external) }),
         },
         requireUniqueTaxId: one.uniqueTaxId,
       });
     case "update": {
       const allowMissing = one.allowMissing && one.key.by === "external";
-      const needed = allowMissing ? { name: `${prefix}upserted`, type: EntityType.PERSON, countryCode: "AR" } : {};
+      const needed = allowMissing ? { name: `${prefix}upserted`, type: EntityType.PERSON, countryCode: "BE" } : {};
       return done(method.updateEntity, {
         lookup,
         etag,

@@ -210,15 +210,18 @@ describe("the catalogue", () => {
       may("request_record", "retention", "DELETE", "(created_at < (clock_timestamp() - '24:00:00'::interval))"),
       may("webhook_delivery", "retention", "DELETE", "(finished_at < (clock_timestamp() - '24:00:00'::interval))"),
     ];
-    // Whose entities are still to be filled in, and no others.
-    const filling = may("entity", "directory", "SELECT", "(name_words IS NULL)");
+    // Whose entities are still to be filled in, or are of an older version, and no others.
+    const filling = [
+      may("entity", "directory", "SELECT", "(name_words IS NULL)"),
+      may("entity", "directory_tax_ids", "SELECT", "((tax_id_key IS NOT NULL) AND (tax_id_rules < 2))"),
+    ];
     const backup = tenant.map(({ tablename: table }) => ({
       ...may(table, "backup", "SELECT", "true"),
       roles: "{entity_backup}",
     }));
     const order = (row: { tablename: string; policyname: string }) => `${row.tablename} ${row.policyname}`;
     expect(rows.map((row) => ({ ...row, qual: row.qual.replace(/\s+/g, " ") }))).toEqual(
-      [...tenant, ...directory, filling, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
+      [...tenant, ...directory, ...filling, ...pruning, ...backup].sort((x, y) => (order(x) < order(y) ? -1 : 1)),
     );
   });
 
@@ -331,7 +334,7 @@ describe("the catalogue", () => {
     expect(rows.filter(({ def }) => /ON (DELETE|UPDATE)/.test(def))).toEqual([]);
   });
 
-  test("there are no triggers, rules or views, and of functions only eight that see across, four that prune, and those of the feed's epoch", async () => {
+  test("there are no triggers, rules or views, and of functions only nine that see across, four that prune, and those of the feed's epoch", async () => {
     expect(
       await sql(
         "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where not tgisinternal and relnamespace = 'public'::regnamespace",
@@ -362,6 +365,7 @@ describe("the catalogue", () => {
       { name: "find_api_keys(bytea[])", ...common },
       { name: "last_log_xid(integer,xid8,timestamp with time zone)", ...common },
       { name: "list_audit_work(interval,integer,integer)", ...common },
+      { name: "list_older_tax_ids(integer)", ...common },
       { name: "list_organizations(uuid,integer)", ...common },
       { name: "list_unfolded(integer)", ...common },
       { name: "list_webhook_work(uuid,interval,integer)", ...common },
@@ -407,6 +411,8 @@ describe("the catalogue", () => {
     expect(audit.fields.map((field) => field.name)).toEqual(["organization_id"]);
     const unfolded = await client.query("select * from list_unfolded(10)");
     expect(unfolded.fields.map((field) => field.name)).toEqual(["organization_id"]);
+    const older = await client.query("select * from list_older_tax_ids(10)");
+    expect(older.fields.map((field) => field.name)).toEqual(["organization_id"]);
     // A table of the caller's, earlier in its search path, is not what the function reads.
     await client.query(
       "create temp table api_key as select gen_random_uuid() as organization_id, gen_random_uuid() as id, '\\x00'::bytea as digest, array['operator'] as scopes, null::timestamptz as revoked_at, null::timestamptz as expires_at",
@@ -491,7 +497,7 @@ describe("the catalogue", () => {
       // Their leaves are looked at for whether they are there, and removed.
       "entity_directory audit_checkpoint":
         "organization_id select, number select, epoch select, to_position select, last_at select, created_at select, leaves select, leaves update",
-      "entity_directory entity": "organization_id select, name_words select",
+      "entity_directory entity": "organization_id select, tax_id_key select, name_words select, tax_id_rules select",
       "entity_directory feed_epoch": "number select, id select",
       // That a merge was undone, and a mark lifted; nothing else of either ever changes.
       "entity_service entity_merge":

@@ -1139,13 +1139,16 @@ describe("merging", () => {
       "2023-01-01T00:00:00Z",
       "２０２３-01-01",
       "9999-01-01",
+      "9999-01",
+      "9999",
+      "1965-13",
     ]) {
       expect(await refusal(updateCall(entity, { entityData: person({ dateOfBirth }) })), dateOfBirth).toMatchObject({
         reason: "VALIDATION_ERROR",
         fields: ["entity.entity_data.person.date_of_birth"],
       });
     }
-    for (const dateOfBirth of ["2000-02-29", "0001-01-01", "1969-12-31"]) {
+    for (const dateOfBirth of ["2000-02-29", "0001-01-01", "1969-12-31", "1965-03", "1965"]) {
       expect(dataOf((await update(entity, { entityData: person({ dateOfBirth }) })).entity).dateOfBirth).toBe(
         dateOfBirth,
       );

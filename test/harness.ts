@@ -20,7 +20,9 @@ import { DEFAULT_ORGANIZATION_ID } from "../src/db/across.ts";
 import { SCOPES } from "../src/db/api-keys.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
 import { externalIdFold, nameDateKey, nameNumberKey } from "../src/domain/duplicates.ts";
+import { taxIdCanonicalOf, taxIdKeyOf } from "../src/domain/entity-state.ts";
 import { nameWords } from "../src/domain/name.ts";
+import { TAX_ID_RULES } from "../src/domain/tax-id.ts";
 import { digestOf } from "../src/entities/words.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
 import { startServer } from "../src/server.ts";
@@ -180,6 +182,18 @@ export async function forget(service: TestService, ids: readonly string[]): Prom
   );
 }
 
+/** Entities of the present rules whose keys are not those of their tax ids. */
+async function brokenTaxIds(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<unknown[]> {
+  const rows = await sql(
+    `select id, tax_id as "taxId", country_code as "countryCode", tax_id_key as key, tax_id_canonical as form
+     from entity where tax_id_rules = ${TAX_ID_RULES}`,
+  );
+  return rows.filter((row) => {
+    const entity = row as unknown as Parameters<typeof taxIdCanonicalOf>[0];
+    return row["key"] !== taxIdKeyOf(entity) || row["form"] !== taxIdCanonicalOf(entity);
+  });
+}
+
 /** Entities whose words or keys are not those of their names, and external ids whose fold is not theirs. */
 async function brokenNames(sql: (text: string) => Promise<Record<string, unknown>[]>): Promise<unknown[]> {
   const entities = await sql(
@@ -273,6 +287,7 @@ async function assertInvariants(
         select from entity e where e.organization_id = x.organization_id and e.id = x.entity_id)`,
   };
   for (const [what, query] of Object.entries(broken)) expect(await sql(query), what).toEqual([]);
+  expect(await brokenTaxIds(sql), "what tax ids are found by is what their rules say").toEqual([]);
   expect(await brokenNames(sql), "what names are searched and compared by is what their entity says").toEqual([]);
   expect(
     await brokenChains(sql),

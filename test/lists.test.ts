@@ -181,7 +181,7 @@ describe("ListEntities filters", () => {
       [{ statuses: [EntityStatus.UNSPECIFIED] }, "statuses[0]"],
       [{ statuses: [99 as EntityStatus] }, "statuses[0]"],
       [{ type: 99 as EntityType }, "type"],
-      [{ taxId: "١٢٣" }, "tax_id"],
+      [{ taxId: "Д123" }, "tax_id"],
       [{ externalIds: Array(1001).fill("a") }, "external_ids"],
       [{ externalIds: ["a\tb"] }, "external_ids[0]"],
       [{ namePrefix: "x".repeat(513) }, "name_prefix"],

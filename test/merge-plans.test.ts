@@ -12,7 +12,8 @@ import { listTransactions, listUserEvents } from "../src/entities/activity.ts";
 import { findDistinct, findDistinctAmong, listDistinct, ordered } from "../src/entities/distinct.ts";
 import { suggestDuplicates, suggestDuplicatesOf } from "../src/entities/duplicates.ts";
 import { listPeriods } from "../src/entities/external-id-past.ts";
-import { findEntities } from "../src/entities/lookups.ts";
+import { listEntities } from "../src/entities/list.ts";
+import { findEntities, findHits } from "../src/entities/lookups.ts";
 import {
   findMerge,
   listMerges,
@@ -84,6 +85,13 @@ type Sent = [text: string, values: readonly unknown[]];
 const cursor = { at: parseInstant("2026-01-01T00:00:00Z"), id: "00000000-0000-7000-8000-000000000001" };
 const bound = { rows: 101, bytes: 1_000_000 };
 
+const BY_TAX_ID = "a tax id that nothing has but by a form";
+
+const NO_FILTER = {
+  ...{ after: undefined, bound, type: undefined, statuses: [], countryCodes: [], taxIdKey: undefined },
+  ...{ externalIds: undefined, namePrefix: "", nameWords: undefined, updatedAfter: undefined, showDeleted: false },
+};
+
 /** What each of these sends. */
 const WORK: Record<string, (db: Pipeline) => unknown> = {
   "a merge": async (db) => {
@@ -138,6 +146,12 @@ const WORK: Record<string, (db: Pipeline) => unknown> = {
     const last = { recordedAt: cursor.at, id: cursor.id, entityId: ids.primary, entityVersion: "1" };
     for (const before of [undefined, last])
       await listEvents(db, organizationId, { ...none, entityId: ids.primary, types: [], before, bound });
+  },
+  [BY_TAX_ID]: async (db) => {
+    const keys = { entityIds: [], externalIds: [], taxIdKeys: ["ESB58378431"] };
+    await findEntities(db, organizationId, keys);
+    await findHits(db, organizationId, keys, ["403019261"]);
+    await listEntities(db, organizationId, { ...NO_FILTER, taxIdKey: "BE403019261" });
   },
   "the copies of an external id": (db) =>
     rewriteCopies(db, organizationId, { entityId: ids.primary, previous: "a", next: "b" }, { isShort: false }),
@@ -278,13 +292,19 @@ const KNOWN = "large tables with statistics";
 describe.each([SMALL, UNKNOWN, KNOWN])("on %s", (state) => {
   beforeAll(async () => {
     if (state === UNKNOWN) await fill();
-    if (state === KNOWN) for (const table of await tables()) await service.sql(`analyze ${table}`);
+    if (state !== KNOWN) return;
+    const taxIds = "tax_id_key = 'BE' || id, tax_id_canonical = case when right(id::text, 1) < '8' then '0' || id end";
+    await service.sql(`update entity set ${taxIds}`);
+    for (const table of await tables()) await service.sql(`analyze ${table}`);
   }, 120_000);
 
-  test.for(Object.keys(WORK))("rules 97, 111 to 114, 163: %s is planned by keys", async (name, context) => {
+  test.for(Object.keys(WORK))("rules 97, 111 to 114, 158, 163: %s is planned by keys", async (name, context) => {
     const [{ version } = { version: 0 }] = await service.sql<{ version: number }>(
       "select current_setting('server_version_num')::int as version",
     );
+    if (state !== KNOWN && name === BY_TAX_ID) {
+      context.skip("without statistics any index of an organization is as good as that of a tax id");
+    }
     if (state === SMALL && version < 170_000 && BY_LISTS.has(name)) {
       context.skip("before PostgreSQL 17 any index of a nearly empty table is as good as that of a list of keys");
     }

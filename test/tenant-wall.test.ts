@@ -310,6 +310,7 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
     cases: [
       { by: "external ids", request: (names) => ({ externalIds: [names.externalId, names.alias] }), expect: "NOTHING" },
       { by: "tax id", request: (names) => ({ taxId: names.taxId }), expect: "NOTHING" },
+      { by: "form of a tax id", request: () => ({ taxId: `${CANARY}-form` }), expect: "NOTHING" },
       {
         by: "name",
         request: (names) => ({ namePrefix: names === own ? CANARY : "NOBODY", showDeleted: true }),
@@ -423,6 +424,14 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
   SuggestDuplicates: {
     paged: true,
     cases: [...lookups({}), { by: "nothing", request: () => ({}), expect: "NOTHING" }],
+  },
+  // after_entity_id is a place in the order of ids, and finds nothing.
+  RecheckTaxIds: {
+    cases: [false, true].map((apply) => ({
+      by: `apply ${apply}`,
+      request: () => ({ apply }),
+      expect: "NOTHING" as const,
+    })),
   },
   MergeEntities: { cases: pairs(["primary", "secondary"], { otherEtag: "secondaryEtag" }) },
   UnmergeEntities: {
@@ -865,6 +874,9 @@ async function plant(organization: TestOrganization): Promise<Names> {
       entity: { type: EntityType.PERSON, name: `${CANARY}-twin`, countryCode: "AR", taxId: `${CANARY}2`, externalId },
     });
   }
+  // No country has numbers like it.
+  const form = "update entity set tax_id_canonical = $2 where organization_id = $1 and tax_id_key = $3";
+  await service.sql(form, [organizationId, `${CANARY}FORM`, `${CANARY}2`]);
   const deleted = await client.entities.createEntity({
     entity: { type: EntityType.PERSON, name: `${CANARY}-deleted`, countryCode: "AR", externalId: `${CANARY}-deleted` },
   });

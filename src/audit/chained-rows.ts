@@ -23,7 +23,7 @@ export interface ChainedRow {
 }
 
 // What an entity's events do not tell is left: what follows from them is compared where it is read.
-const DERIVED = new Set(["layer", "taxIdKey"]);
+const DERIVED = new Set(["layer", "taxIdKey", "taxIdCanonical", "taxIdRules"]);
 const all = (table: Parameters<typeof columnsOf>[0]) =>
   columnsOf(table).map((column) => ({ ...column, isRead: !DERIVED.has(column.property) }));
 const EVENT_COLUMNS = all(EntityEventRow);

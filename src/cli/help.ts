@@ -30,6 +30,13 @@ Examples:
   entity-service import entities.ndjson.gz --errors errors.ndjson --reason "first load"
   jq -c '.[]' array.json | entity-service import -`;
 
+export const RECHECK_HELP = `
+Run it after an update whose log says that tax ids of an older version are left: first without --apply, which tells what
+would come of it and writes nothing. It may be stopped and run again at any time.
+
+  entity-service tax-ids recheck
+  entity-service tax-ids recheck --apply`;
+
 export const WATCH_HELP = `
 Runs until it is stopped, and goes on where it was when the service restarts.
 

@@ -74,6 +74,10 @@ export const EntityRow = defineEntity({
     taxId: p.text().nullable(),
     /** The key by which taxId is found. */
     taxIdKey: code().nullable().hydrate(false),
+    /** The key's canonical form by the country, where that is another text. */
+    taxIdCanonical: code().nullable().hydrate(false),
+    /** The version of the rules that made these two and taxIdCheck: TAX_ID_RULES. */
+    taxIdRules: p.smallint().default(1).hydrate(false),
     taxIdCheck: p.text().$type<NonNullable<EntityState["taxIdCheck"]>>().nullable(),
     status: p.text().$type<EntityState["status"]>(),
     nationality: p.text().nullable(),

@@ -1,6 +1,6 @@
 // Why two entities may be one (rules 161 to 163): the keys by which such pairs are found, and the values that they share.
 import type { EntityState, EntityType, EntityValues } from "./entity-state.ts";
-import { taxIdKeyOf } from "./entity-state.ts";
+import { hasTaxId, taxIdKeyOf } from "./entity-state.ts";
 import { foldedName } from "./name.ts";
 
 /** The most certain first. */
@@ -69,12 +69,19 @@ export function duplicateReasons(first: EntityState, second: EntityState): Dupli
     const key = keyOf(first);
     if (key !== null && key === keyOf(second)) reasons.push({ rule, firstPaths: paths, secondPaths: paths });
   };
-  same("SAME_TAX_ID", (entity) => taxIdKeyOf(entity) || null, ["taxId"]);
+  if (isSameTaxId(first, second)) reasons.push({ rule: "SAME_TAX_ID", firstPaths: ["taxId"], secondPaths: ["taxId"] });
   const shared = sameExternalIds(first, second);
   if (shared !== undefined) reasons.push(shared);
   same("SAME_NAME_AND_REGISTRATION_NUMBER", nameNumberKey, ["name", "entityData.company.registrationNumber"]);
   same("SAME_NAME_AND_DATE", nameDateKey, ["name", `entityData.${first.type}.${DATES[first.type]}`]);
   return reasons;
+}
+
+/** By the key, whatever the countries; within one country by its canonical form too. */
+function isSameTaxId(first: EntityState, second: EntityState): boolean {
+  const [key, other] = [taxIdKeyOf(first), taxIdKeyOf(second)];
+  if (!key || !other) return false;
+  return key === other || (first.countryCode === second.countryCode && hasTaxId(first, other));
 }
 
 function sameExternalIds(first: EntityState, second: EntityState): DuplicateReason | undefined {

@@ -1,7 +1,7 @@
 // What an entity is: its values, its state as stored, and what a rule says of a change to it.
 
 import type { JsonObject } from "./json.ts";
-import { type TaxIdCheck, taxIdKey } from "./tax-id.ts";
+import { canonicalTaxId, type TaxIdCheck, taxIdKey } from "./tax-id.ts";
 import type { Instant } from "./time.ts";
 
 export type EntityType = "person" | "company";
@@ -83,6 +83,21 @@ export function primaryOf(entity: Pick<EntityValues, "externalIds">): ExternalId
 /** The match key of the entity's tax id; null when it has none. */
 export function taxIdKeyOf(entity: Pick<EntityValues, "taxId">): string | null {
   return entity.taxId === null ? null : taxIdKey(entity.taxId);
+}
+
+/** The key's canonical form by the country of the entity, where that is another text; else null. */
+export function taxIdCanonicalOf(entity: Pick<EntityValues, "taxId" | "countryCode">): string | null {
+  const key = taxIdKeyOf(entity);
+  const form = key === null ? null : canonicalTaxId(key, entity.countryCode);
+  return form === key ? null : form;
+}
+
+/** Whether a lookup by the tax id of this key could name the entity: by its key, or by the canonical form of its country. */
+export function hasTaxId(entity: Pick<EntityValues, "taxId" | "countryCode">, key: string): boolean {
+  const own = taxIdKeyOf(entity);
+  if (own === null || own === key) return own === key;
+  const form = canonicalTaxId(key, entity.countryCode);
+  return form !== null && form === canonicalTaxId(own, entity.countryCode);
 }
 
 export const EVENT_TYPES = [

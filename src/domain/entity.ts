@@ -7,7 +7,7 @@ import { parseCountryCode } from "./country.ts";
 import type { Change, EntityState, EntityStatus, EntityType, EntityValues } from "./entity-state.ts";
 import { DomainError, invalidField, mergeNotAllowed } from "./errors.ts";
 import type { JsonObject, JsonValue } from "./json.ts";
-import { checkTaxId } from "./tax-id.ts";
+import { checkTaxId, nextTaxIdCheck } from "./tax-id.ts";
 import { structProblem } from "./text.ts";
 import type { Instant } from "./time.ts";
 
@@ -92,6 +92,16 @@ export function update(entity: EntityState, patch: EntityPatch, reason: string):
   return { values, type: "ATTRIBUTE_CHANGED", reason };
 }
 
+/** Rule 157: the check of the tax id as the validators have it now; null where that is no other, or nobody may write it. */
+export function recheckTaxId(entity: EntityState): Change | null {
+  const { taxId, countryCode, type } = entity;
+  if (taxId === null || entity.deletedAt !== null || entity.mergedInto !== null) return null;
+  const taxIdCheck = checkTaxId(taxId, countryCode, type);
+  if (taxIdCheck === entity.taxIdCheck) return null;
+  const source = "tax_ids_recheck";
+  return { values: { ...entity, taxIdCheck }, type: "ATTRIBUTE_CHANGED", reason: "", source };
+}
+
 function applyPatch(before: EntityValues, patch: EntityPatch, reason: string): EntityValues {
   const status = nextStatus(before.status, patch.status, reason);
   const taxId = patch.taxId === undefined ? before.taxId : patch.taxId;
@@ -99,7 +109,7 @@ function applyPatch(before: EntityValues, patch: EntityPatch, reason: string): E
     ...before,
     name: patch.name ?? before.name,
     taxId,
-    taxIdCheck: taxId === null ? null : checkTaxId(taxId, before.countryCode, before.type),
+    taxIdCheck: nextTaxIdCheck(before, taxId),
     status,
     nationality: nextNationality(before, patch),
     riskMatrixId: patch.riskMatrixId === undefined ? before.riskMatrixId : patch.riskMatrixId,

@@ -3,7 +3,7 @@
 
 import type { EntityStatus, EntityValues, Held, Layer, LayeredValues } from "./entity-state.ts";
 import { type JsonObject, type JsonValue, sameJson } from "./json.ts";
-import { checkTaxId } from "./tax-id.ts";
+import { nextTaxIdCheck } from "./tax-id.ts";
 
 const SCALARS = ["name", "taxId", "status", "nationality", "riskMatrixId", "riskScore"] as const;
 const MAPS = ["entityData", "attributes", "metadata"] as const;
@@ -151,15 +151,9 @@ export function withLayered(before: EntityValues, layered: LayeredValues): Entit
   return {
     ...before,
     ...layered,
-    taxIdCheck: nextCheck(before, taxId),
+    taxIdCheck: nextTaxIdCheck(before, taxId),
     entityData: keep(before.entityData, layered.entityData),
     attributes: keep(before.attributes, layered.attributes),
     metadata: keep(before.metadata, layered.metadata),
   };
-}
-
-/** Rule 89: computed anew where the tax id came from elsewhere. */
-function nextCheck(before: EntityValues, taxId: string | null): EntityValues["taxIdCheck"] {
-  if (taxId === before.taxId) return before.taxIdCheck;
-  return taxId === null ? null : checkTaxId(taxId, before.countryCode, before.type);
 }

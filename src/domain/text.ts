@@ -60,15 +60,18 @@ function isLongerThan(value: string, max: number): boolean {
 }
 
 /**
- * A calendar date `YYYY-MM-DD` of the years 0001 to 9999 that exists (rule 27). `notAfter`: the latest date that has
- * begun anywhere on Earth, of the same form.
+ * A calendar date `YYYY-MM-DD` of the years 0001 to 9999 that exists, or as much of one as is known: `YYYY-MM`, `YYYY`
+ * (rule 27). `notAfter`: the latest date that has begun anywhere on Earth, YYYY-MM-DD.
  */
 export function dateProblem(value: string, { notAfter }: { notAfter?: string } = {}): string | null {
-  const parts = /^(\d{4})-(\d{2})-(\d{2})$/.exec(value);
-  if (!parts) return "must be a date of the form YYYY-MM-DD";
-  const [year, month, day] = [Number(parts[1]), Number(parts[2]), Number(parts[3])];
-  if (!isCalendarDay(year, month, day)) return "must be a day of the calendar";
-  if (notAfter !== undefined && value > notAfter) return "must not be in the future";
+  const parts = /^(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?$/.exec(value);
+  if (!parts) return "must be a date of the form YYYY-MM-DD, or YYYY-MM or YYYY where no more is known";
+  const [year, month, day] = [Number(parts[1]), Number(parts[2] ?? 1), Number(parts[3] ?? 1)];
+  if (!isCalendarDay(year, month, day)) {
+    return parts[3] === undefined ? "must be a year and month of the calendar" : "must be a day of the calendar";
+  }
+  // A month or year that has begun.
+  if (notAfter !== undefined && value > notAfter.slice(0, value.length)) return "must not be in the future";
   return null;
 }
 

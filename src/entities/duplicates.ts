@@ -2,20 +2,12 @@
 // share, and a candidate counts under the first of its reasons alone, so that each pair comes once.
 
 import type { Statements } from "../db/statements.ts";
-import {
-  DUPLICATE_RULES,
-  type DuplicateReason,
-  type DuplicateRule,
-  duplicateReasons,
-  foldedExternalId,
-  nameDateKey,
-  nameNumberKey,
-} from "../domain/duplicates.ts";
-import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
+import { DUPLICATE_RULES, type DuplicateReason, type DuplicateRule, duplicateReasons } from "../domain/duplicates.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { parseUuid } from "../domain/text.ts";
 import { countMarks, findDistinctAmong } from "./distinct.ts";
+import { LIVE, SOURCES } from "./duplicate-sources.ts";
 import { COMPARED_COLUMNS, toState } from "./rows.ts";
-import { digestOf } from "./words.ts";
 
 /** What one call looks at, at most. */
 const MOST: Bounds = { keys: 200_000, chunk: 20_000, candidates: 5_000 };
@@ -65,54 +57,6 @@ export interface Suggestions {
   /** Set where not everything was looked at: the rest is behind this. */
   end: SuggestionPosition | undefined;
 }
-
-/** Which entities are suggested. */
-const LIVE = "e.deleted_at is null and e.merged_into is null";
-
-/** How the candidates of a rule are found. `members` are the live entities of the value that an expression gives. */
-interface Source {
-  /** The values in their order, those of several entities several times; `behind` leaves out what is not behind $2. */
-  keys: (behind: boolean) => string;
-  /** A value that one row has may be shared with rows that have no value of their own. */
-  mayBeShared?: (key: string) => string;
-  members: (key: string) => string;
-  keyType: "text" | "uuid";
-  cost: number;
-  keysOf: (entity: EntityState) => string[];
-}
-
-const present = (key: string | null) => (key === null || key === "" ? [] : [key]);
-
-const ofColumn = (column: string, keyType: "text" | "uuid", keysOf: Source["keysOf"]): Source => ({
-  keys: (behind) =>
-    `select e.${column} as key from entity e where e.organization_id = $1 and e.${column} is not null
-     and ${LIVE} ${behind ? `and e.${column} > $2::${keyType}` : ""} order by e.${column}, e.id`,
-  members: (key) =>
-    `select e.id from entity e where e.organization_id = $1 and e.${column} = ${key}::${keyType} and ${LIVE}`,
-  keyType,
-  cost: 1,
-  keysOf,
-});
-
-const SOURCES: Record<DuplicateRule, Source> = {
-  SAME_TAX_ID: ofColumn("tax_id_key", "text", (entity) => present(taxIdKeyOf(entity))),
-  SAME_EXTERNAL_ID: {
-    keys: (behind) =>
-      `select x.folded as key from external_id x where x.organization_id = $1 and x.folded is not null
-       ${behind ? "and x.folded > $2" : ""} order by x.folded, x.external_id`,
-    mayBeShared: (key) => `exists (select from external_id x where x.organization_id = $1 and x.external_id = ${key})`,
-    members: (key) =>
-      `select x.entity_id as id from external_id x where x.organization_id = $1 and x.folded = ${key}
-       union select x.entity_id from external_id x where x.organization_id = $1 and x.external_id = ${key}`,
-    keyType: "text",
-    cost: 3,
-    keysOf: ({ externalIds }) => [...new Set(externalIds.map(({ externalId }) => foldedExternalId(externalId)))],
-  },
-  SAME_NAME_AND_REGISTRATION_NUMBER: ofColumn("name_number_key", "uuid", (entity) =>
-    present(digestOf(nameNumberKey(entity))),
-  ),
-  SAME_NAME_AND_DATE: ofColumn("name_date_key", "uuid", (entity) => present(digestOf(nameDateKey(entity)))),
-};
 
 interface Candidate {
   key: string;
@@ -184,8 +128,11 @@ export async function suggestDuplicatesOf(
     for (let isMore = keys.length > 0; isMore; ) {
       const limit = Math.min(rows - found.length, room);
       const others = await db.execute<{ id: string }[]>(
-        `select distinct m.id from unnest($2::${keyType}[]) as k(key) cross join lateral (${members("k.key")}) m
-         where m.id <> $3::uuid and m.id > $4::uuid order by m.id limit $5`,
+        `select distinct m.id from unnest($2::${keyType}[]) as k(key)
+         cross join lateral (
+           select q.id from (${members("k.key")}) q
+           where q.id <> $3::uuid and q.id > $4::uuid order by q.id limit $5) m
+         order by m.id limit $5`,
         [organizationId, keys, entity.id, second, limit],
       );
       const candidates = others.map(({ id }) => ({ key: "", first: entity.id, second: id }));
@@ -210,7 +157,7 @@ async function sharedKeys(
   const { keys, mayBeShared } = SOURCES[rule];
   const also = mayBeShared === undefined ? "" : `or ${mayBeShared("q.key")}`;
   const [row] = await db.execute<{ count: number; end: string | null; keys: string[] }[]>(
-    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "")} limit ${limit}) s)
+    `with chunk as materialized (select s.key, row_number() over () as n from (${keys(behind !== "", limit)} limit ${limit}) s)
      select (select count(*)::int from chunk) as count,
        (select c.key::text from chunk c order by c.n desc limit 1) as end,
        array(select q.key::text from (select c.key, min(c.n) as n, count(*) as rows from chunk c group by c.key) q
@@ -262,6 +209,7 @@ async function compare(
   candidates: readonly Candidate[],
   rank: number,
 ): Promise<Suggestion[]> {
+  const rule = DUPLICATE_RULES[rank] as DuplicateRule;
   const found: Suggestion[] = [];
   for (let from = 0; from < candidates.length; from += COMPARED) {
     const some = candidates.slice(from, from + COMPARED);
@@ -274,11 +222,24 @@ async function compare(
       if (distinct.has(candidate.first, candidate.second)) continue;
       const [first, second] = [states.get(candidate.first), states.get(candidate.second)];
       const reasons = first === undefined || second === undefined ? [] : duplicateReasons(first, second);
-      if (reasons[0]?.rule !== DUPLICATE_RULES[rank]) continue;
+      if (reasons[0]?.rule !== rule || !isFirstShared(rule, candidate.key, first, second)) continue;
       found.push({ first: candidate.first, second: candidate.second, reasons, position: { ...candidate, rank } });
     }
   }
   return found;
+}
+
+/** Whether a pair that shares several values of a rule is to be told of at this one; without a value it comes once anyway. */
+function isFirstShared(
+  rule: DuplicateRule,
+  key: string,
+  first: EntityState | undefined,
+  second: EntityState | undefined,
+): boolean {
+  if (key === "" || first === undefined || second === undefined) return true;
+  const [values, others] = [SOURCES[rule].keysOf(first), SOURCES[rule].keysOf(second)];
+  const shared = values.filter((value) => others.includes(value));
+  return shared.length <= 1 || shared[0] === key;
 }
 
 async function readCompared(

@@ -2,8 +2,9 @@
 // organization: row level security shows every lookup its own organization and no other (db/tenant.ts, settingOf).
 import type { Statements } from "../db/statements.ts";
 import { settingOf } from "../db/tenant.ts";
-import { addHit, type FoundEntities, type HitRow, holdersOf, type Keys, noneFound, SURVIVOR_OF_M } from "./lookups.ts";
+import { addHit, type FoundEntities, type HitRow, type Keys, noneFound, SURVIVOR_OF_M } from "./lookups.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
+import { holdersOf } from "./tax-id-holders.ts";
 
 /** How a kind of key finds its entities: in the organization `s.id`, by the text `q.key`. */
 const LOOKUPS: Record<keyof Keys, { by: string; found: string }> = {

@@ -7,6 +7,7 @@ import { type Instant, instantToText } from "../domain/time.ts";
 import { readHorizon } from "../log/horizon.ts";
 import { hasWords, type NameSource, nameSource } from "./name-search.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState } from "./rows.ts";
+import { listedByForms, listedByKey } from "./tax-id-holders.ts";
 
 /** Filters of a list; undefined or empty filters nothing. */
 export interface EntityFilter {
@@ -59,14 +60,13 @@ async function listBy(
   if (filter.type !== undefined) where.push(`e.type = ${value(filter.type)}`);
   if (filter.statuses.length > 0) where.push(`e.status = any(${value(filter.statuses)}::text[])`);
   if (filter.countryCodes.length > 0) where.push(`e.country_code = any(${value(filter.countryCodes)}::text[])`);
-  if (filter.taxIdKey !== undefined) {
-    // Rule 85: each part by its own index; deleted entities have none by it.
-    const key = value(filter.taxIdKey);
-    where.push(`e.id in (
-      select o.id from entity o where o.organization_id = $1 and o.tax_id_key = ${key} and o.merged_into is null
-        ${filter.showDeleted ? "" : "and o.deleted_at is null"}
-      union select m.survivor_id from entity m
-      where m.organization_id = $1 and m.tax_id_key = ${key} and m.merged_into is not null)`);
+  const { taxIdKey, showDeleted } = filter;
+  if (taxIdKey !== undefined) {
+    const isKey = await isTaxIdKey(db, organizationId, taxIdKey, { showDeleted });
+    const listed = isKey
+      ? listedByKey(value(taxIdKey), { showDeleted })
+      : listedByForms(taxIdKey, { showDeleted, bind: value });
+    where.push(`e.id in (${listed})`);
   }
   if (filter.externalIds !== undefined) {
     where.push(`e.id in (select x.entity_id from external_id x
@@ -111,6 +111,22 @@ async function listBy(
   const last = part.rows.at(-1)?.id;
   // Entities may have come in between: nothing that is shown comes again.
   return { ...part, end: end !== undefined && last !== undefined && last > end ? last : end };
+}
+
+/** Rule 158: whether the list by it has an entity whose key this is. */
+async function isTaxIdKey(
+  db: Statements,
+  organizationId: string,
+  key: string,
+  { showDeleted }: { showDeleted: boolean },
+): Promise<boolean> {
+  const [row] = await db.execute<{ is_key: boolean }[]>(
+    `select exists (
+       select from entity e where e.organization_id = $1 and e.id in (${listedByKey("$2", { showDeleted })})
+         and e.merged_into is null ${showDeleted ? "" : "and e.deleted_at is null"}) as is_key`,
+    [organizationId, key],
+  );
+  return row?.is_key === true;
 }
 
 /** The first text in code point order (collation "C") after all that begin with `prefix`, if there is one. */

@@ -10,7 +10,9 @@ import { type Lookup, lookupKeys, redirectedFrom, resolve, tieOf } from "../doma
 import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
 import type { Command, LockedTargets, Target } from "./command.ts";
-import { type FoundHits, findHits, type Keys, type LockedEntity, lockEntities, noHits } from "./lookups.ts";
+import { type LockedEntity, lockEntities } from "./lock-entities.ts";
+import { type FoundHits, findHits, type Keys, noHits } from "./lookups.ts";
+import { claimedTexts, formIndex } from "./tax-id-holders.ts";
 
 export const MAX_LOCK_ROUNDS = 5;
 
@@ -31,6 +33,8 @@ export interface Locked {
 
 /** What the keys name as the commands so far have left it. */
 interface MovingHits extends FoundHits {
+  /** The tax ids that were asked for and whose forms may name an entity of this key and country. */
+  askedBy: (key: string, countryCode: string) => string[];
   /** Tax ids that an entity has lost and that others, not read, may still have. */
   cut: Set<string>;
   /** The same for every tax id that is not an entity's own. */
@@ -67,7 +71,7 @@ export async function lockNamed(
     claimed.push(...claims);
     if (uniqueTaxIdKey !== undefined) uniqueKeys.push(uniqueTaxIdKey);
   }
-  if (uniqueKeys.length > 0) lockTaxIdKeys(db, organizationId, uniqueKeys);
+  if (uniqueKeys.length > 0) lockTaxIdKeys(db, organizationId, claimedTexts(uniqueKeys));
   const wanted = {
     entityIds: [...new Set(keys.entityIds)],
     externalIds: [...new Set([...keys.externalIds, ...claimed])],
@@ -88,7 +92,7 @@ export async function lockNamed(
     // Under the lock, look again: while we waited, a key may have moved to another entity.
     const [{ entities: locked, now }, found, policy] = await Promise.all([
       lockEntities(db, organizationId, keys, { skipLocked: !waits, isAttaching, rows }),
-      mayTellItself ? undefined : findHits(db, organizationId, wanted),
+      mayTellItself ? undefined : findHits(db, organizationId, wanted, uniqueKeys),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
     ]);
     for (const { state, auditHead, layer } of locked) {
@@ -108,14 +112,20 @@ export async function lockNamed(
         return id === undefined || known.has(id) ? [] : [id];
       }),
     );
-    if (held !== undefined) {
-      missing.push(...[...states.keys()].filter((id) => !held.has(id)));
-      if (missing.length > 0) throw new LookupMoved(missing);
-    }
-    if (missing.length === 0 || skipLocked) {
-      return { states, heads, layers, known, hits: { ...hits, cut: new Set(), isCut: false }, now, policy };
+    // What a tax id names by its canonical form alone is known only now: the statement that locks goes by keys.
+    const byForm = namedByForm(commands, hits).filter((id) => !known.has(id) && !rows.includes(id));
+    if (byForm.length === 0) {
+      if (held !== undefined) {
+        missing.push(...[...states.keys()].filter((id) => !held.has(id)));
+        if (missing.length > 0) throw new LookupMoved(missing);
+      }
+      if (missing.length === 0 || skipLocked) {
+        const askedBy = formIndex(wanted.taxIdKeys);
+        return { states, heads, layers, known, hits: { ...hits, askedBy, cut: new Set(), isCut: false }, now, policy };
+      }
     }
     if (round === MAX_LOCK_ROUNDS) throw keptMoving();
+    rows.push(...byForm);
   }
 }
 
@@ -146,6 +156,13 @@ function hitsIn(locked: readonly LockedEntity[], { entityIds, externalIds }: Key
   }
   const isThere = externalIds.every((key) => hits.externalIds.has(key)) && entityIds.every((key) => live.has(key));
   return isThere ? hits : undefined;
+}
+
+function namedByForm(commands: readonly Command[], hits: FoundHits): string[] {
+  const lookups = commands.flatMap(({ targets }) => targets.flatMap(({ lookup, isRow }) => (isRow ? [] : [lookup])));
+  return [...new Set(lookups)].flatMap((lookup) =>
+    lookup.by === "tax_id" && hits.byForm.has(lookup.key) ? (unambiguous(lookup, hits) ?? []) : [],
+  );
 }
 
 /** The id to lock; an ambiguous lookup locks nothing and is refused in its turn. */
@@ -190,15 +207,20 @@ export function moveHits(
   const [old, now] = [keyOf(before), keyOf(after)];
   if (hasMerged && before?.deletedAt !== after.deletedAt) hits.isCut = true;
   if (old === now) return;
+  // What forms name now is for the next transaction to find.
+  for (const [key, state] of [[old, before] as const, [now, after] as const]) {
+    if (key === null || state === null) continue;
+    for (const asked of hits.askedBy(key, state.countryCode)) if (asked !== key) hits.cut.add(asked);
+    if (hits.byForm.has(key)) hits.cut.add(key);
+  }
   if (hasMerged && old !== null) hits.cut.add(old);
   if (old !== null) {
     const ids = hits.taxIdKeys.get(old) ?? [];
     // There may be more than were read: the next transaction finds them.
-    if (ids.length > LIMITS.candidates) hits.cut.add(old);
-    hits.taxIdKeys.set(
-      old,
-      ids.filter((id) => id !== after.id),
-    );
+    const left = ids.filter((id) => id !== after.id);
+    // And where none is left, there may be others by a form.
+    if (ids.length > LIMITS.candidates || left.length === 0) hits.cut.add(old);
+    hits.taxIdKeys.set(old, left);
   }
   if (now === null) return;
   hits.taxIdHomes.delete(tieOf(now, after.id));

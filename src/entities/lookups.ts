@@ -1,13 +1,12 @@
-// Entities by the keys that callers have: found, or locked. Each form of a statement is one text for ever, so that
+// Entities by the keys that callers have. Each form of a statement is one text for ever, so that
 // PostgreSQL plans it once; organization_id is named beside row level security, since it is the first column of every index.
 
-import { attaching } from "../db/locks.ts";
 import type { Statements } from "../db/statements.ts";
-import type { EntityState, Layer } from "../domain/entity-state.ts";
+import type { EntityState } from "../domain/entity-state.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Hits, tieOf } from "../domain/lookup.ts";
-import { type Instant, parseInstant } from "../domain/time.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState, WIDE_COLUMNS } from "./rows.ts";
+import { addFormHit, type FormHits, formHitsOf, holdersOf, settleForms } from "./tax-id-holders.ts";
 
 /** Keys to look entities up by: tax ids as their match keys. */
 export interface Keys {
@@ -24,6 +23,10 @@ export interface FoundHits extends Hits {
   externalIds: Map<string, string>;
   taxIdKeys: Map<string, string[]>;
   taxIdHomes: Map<string, string>;
+  /** By tax id, what its canonical forms name, where that was asked for. */
+  taxIdForms: FormHits;
+  /** Tax ids that name what they do by a form alone. */
+  byForm: Set<string>;
   /** By external id, the merged entity that brought it. Only where it was asked for. */
   externalIdHomes: Map<string, string>;
 }
@@ -34,18 +37,20 @@ export const noHits = (): FoundHits => ({
   externalIds: new Map(),
   taxIdKeys: new Map(),
   taxIdHomes: new Map(),
+  taxIdForms: new Map(),
+  byForm: new Set(),
   externalIdHomes: new Map(),
 });
 
 /** Adds a value to those of a statement and answers its placeholder. */
-type Bind = (value: unknown) => string;
+export type Bind = (value: unknown) => string;
 
 /**
  * What answers to the keys, as (by, key, id, home): the entity, and where the key is that of an entity that was merged
  * into it, that one. Only kinds of keys that are asked for are in the statement, so that each form has its own plan:
  * starting the parts that would find nothing costs more than a lookup.
  */
-function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
+export function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
   const parts: string[] = [];
   if (externalIds.length > 0) {
     parts.push(`select 'external_id' as by, x.external_id as key, x.entity_id as id, x.home_id as home
@@ -60,28 +65,6 @@ function hitsOf({ externalIds, taxIdKeys }: Keys, bind: Bind): string[] {
 }
 
 /**
- * Rule 80: the live entities that a tax id names, by id, and the merged entity that has it where they do not have it
- * themselves. Both parts go by an index of their own.
- */
-export const holdersOf = (organizationId: string, taxIdKey: string): string => {
-  const most = LIMITS.candidates + 1;
-  return `
-    select c.id, case when not bool_or(c.is_own) then min(c.home::text)::uuid end as home from (
-      (select e.id, null::uuid as home, true as is_own from entity e
-       where e.organization_id = ${organizationId} and e.tax_id_key = ${taxIdKey} and e.deleted_at is null
-         and e.merged_into is null
-       order by e.id limit ${most})
-      union all
-      (select distinct on (m.survivor_id) m.survivor_id, m.id, false from entity m
-       cross join lateral (
-         select from entity v where v.organization_id = ${organizationId} and v.id = m.survivor_id and v.deleted_at is null
-         offset 0) v
-       where m.organization_id = ${organizationId} and m.tax_id_key = ${taxIdKey} and m.merged_into is not null
-       order by m.survivor_id, m.id limit ${most})) c
-    group by c.id order by c.id limit ${most}`;
-};
-
-/**
  * As whom the entity `m` answers: one step to the survivor, whatever the chain. CASE and not COALESCE, which row level
  * security takes for what may leak: no row could be joined by it in an index.
  */
@@ -94,19 +77,39 @@ const namedByIds = (entityIds: string) => `
   from entity m where m.organization_id = $1 and m.id = any(${entityIds}::uuid[])`;
 
 /** Asked for twice, a tax id would have each of its entities twice and look ambiguous. */
-const distinct = (keys: string[]) => [...new Set(keys)];
+const distinct = (keys: readonly string[]) => [...new Set(keys)];
 
-/** Which entities the keys name now. */
-export async function findHits(db: Statements, organizationId: string, keys: Keys): Promise<FoundHits> {
-  const hits = noHits();
-  const values: unknown[] = [organizationId];
-  const bind: Bind = (value) => `$${values.push(value)}`;
+/** What answers to the keys, as `hitsOf` has it, to ids too, and to the forms of the tax ids among `formKeys`. */
+function allHitsOf(keys: Keys, formKeys: readonly string[], bind: Bind): string[] {
   const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
   if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
-  if (parts.length === 0) return hits;
-  const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
-  for (const row of rows) addHit(hits, row);
-  return hits;
+  if (formKeys.length > 0) parts.push(formHitsOf(distinct(formKeys), bind));
+  return parts;
+}
+
+/** Tax ids that no key names: only then their forms are looked for, and everything anew, for it is to be of one moment. */
+const unnamed = ({ taxIdKeys }: Keys, hits: FoundHits): string[] => taxIdKeys.filter((key) => !hits.taxIdKeys.has(key));
+
+/** Which entities the keys name now; of `claimed` ones also what their forms name, whatever the keys do. */
+export async function findHits(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  claimed: readonly string[] = [],
+): Promise<FoundHits> {
+  const find = async (formKeys: readonly string[]) => {
+    const hits = noHits();
+    const values: unknown[] = [organizationId];
+    const parts = allHitsOf(keys, formKeys, (value) => `$${values.push(value)}`);
+    if (parts.length === 0) return hits;
+    const rows = await db.execute<HitRow[]>(parts.join(" union all "), values);
+    for (const row of rows) addHit(hits, row);
+    settleForms(hits);
+    return hits;
+  };
+  const hits = await find(claimed);
+  const missing = unnamed(keys, hits).filter((key) => !claimed.includes(key));
+  return missing.length === 0 ? hits : find([...claimed, ...missing]);
 }
 
 /** What answers to a key. */
@@ -123,7 +126,8 @@ export function addHit(hits: FoundHits, { by, key, id, home }: HitRow): void {
   if (by === "external_id") {
     hits.externalIds.set(key, id);
     if (home !== null) hits.externalIdHomes.set(key, home);
-  } else if (by === "tax_id") {
+  } else if (by === "tax_id_form") addFormHit(hits.taxIdForms, { key, id, home });
+  else if (by === "tax_id") {
     hits.taxIdKeys.set(key, [...(hits.taxIdKeys.get(key) ?? []), id]);
     if (home !== null) hits.taxIdHomes.set(tieOf(key, id), home);
   } else if (home !== null) hits.survivors.set(key, id);
@@ -158,13 +162,25 @@ const FOUND_BYTES = 4 * 1024 * 1024;
 
 /** The entities that the keys name, of one moment, with the hits that led to them. */
 export async function findEntities(db: Statements, organizationId: string, keys: Keys): Promise<FoundEntities> {
+  const found = await findByKeys(db, organizationId, keys);
+  const missing = unnamed(keys, found.hits);
+  return missing.length === 0 ? found : findByKeys(db, organizationId, keys, missing);
+}
+
+/** The same in one statement: without the forms of tax ids, but for those among `formKeys`. */
+export async function findByKeys(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  formKeys: readonly string[] = [],
+): Promise<FoundEntities> {
   const { hits, entities, leftOut } = noneFound();
   const values: unknown[] = [organizationId];
   const bind: Bind = (value) => `$${values.push(value)}`;
-  const parts = hitsOf({ ...keys, taxIdKeys: distinct(keys.taxIdKeys) }, bind);
-  if (keys.entityIds.length > 0) parts.push(namedByIds(bind(keys.entityIds)));
+  const parts = allHitsOf(keys, formKeys, bind);
   if (parts.length === 0) return { hits, entities, leftOut };
-  const mostRows = keys.entityIds.length + keys.externalIds.length + keys.taxIdKeys.length * MOST_ROWS.taxIdKeys;
+  const taxIds = keys.taxIdKeys.length + formKeys.length;
+  const mostRows = keys.entityIds.length + keys.externalIds.length + taxIds * MOST_ROWS.taxIdKeys;
   const found = (measure: string) => `select hit.by, hit.key, hit.home, ${ENTITY_COLUMNS} ${measure}
      from (${parts.join(" union all ")}) hit join entity e on e.organization_id = $1 and e.id = hit.id`;
   const rows = await db.execute<(HitRow & { is_left_out?: boolean })[]>(
@@ -176,6 +192,7 @@ export async function findEntities(db: Statements, organizationId: string, keys:
     if (row.is_left_out) leftOut.add(row.id);
     else if (!entities.has(row.id)) entities.set(row.id, toState(row));
   }
+  settleForms(hits);
   for (const id of entities.keys()) leftOut.delete(id);
   return { hits, entities, leftOut };
 }
@@ -188,111 +205,4 @@ function withoutMost(select: string): string {
     from (
       select q.*, sum(q.bytes) over (rows unbounded preceding) - q.bytes >= ${FOUND_BYTES} as is_left_out
       from (${select}) q) e`;
-}
-
-/** An entity that nobody else can change before the transaction ends. */
-export interface LockedEntity {
-  state: EntityState;
-  /** The hash of its last event; null where that is not sealed. */
-  auditHead: Buffer | null;
-  /** What it has by itself, where others are merged into it. */
-  layer: Layer | null;
-}
-
-/** Entities under their locks, and the database's clock once these are held. */
-export interface LockedEntities {
-  entities: LockedEntity[];
-  now: Instant;
-}
-
-/**
- * Locks the entities that the keys name, against writers and recorders, in id order, and reads them. The
- * keys are resolved before the lock: a caller that waited for one must resolve them again. With `skipLocked` those
- * that another transaction has locked are skipped instead of waited for. Where it `isAttaching`, the transaction may attach
- * external ids, which everybody can tell before its clock is read. `rows` are locked themselves, merged or not.
- */
-export async function lockEntities(
-  db: Statements,
-  organizationId: string,
-  keys: Keys,
-  {
-    skipLocked,
-    isAttaching,
-    rows: rowIds = [],
-  }: { skipLocked: boolean; isAttaching: boolean; rows?: readonly string[] },
-): Promise<LockedEntities> {
-  const one = skipLocked && !isAttaching && rowIds.length === 0 ? theOneOf(keys) : undefined;
-  if (one !== undefined) {
-    const [row] = await db.execute<(LockedRow & { now: string })[]>(one.text, [organizationId, one.key]);
-    return row === undefined
-      ? { entities: [], now: await readClock(db) }
-      : { entities: [toLocked(row)], now: parseInstant(row.now) };
-  }
-  const values: unknown[] = [organizationId];
-  const bind: Bind = (value) => `$${values.push(value)}`;
-  const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
-  if (keys.entityIds.length > 0) {
-    parts.push(`select ${SURVIVOR_OF_M} from entity m
-      where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
-  }
-  if (rowIds.length > 0) parts.push(`select u.id from unnest(${bind(rowIds)}::uuid[]) as u(id)`);
-  const [rows, now] = await Promise.all([
-    parts.length === 0
-      ? []
-      : db.execute<LockedRow[]>(
-          `select ${LOCKED_COLUMNS} from entity e
-           where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
-           order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
-          values,
-        ),
-    isAttaching ? readClockAttaching(db, organizationId) : readClock(db),
-  ]);
-  return { entities: rows.map(toLocked), now };
-}
-
-type LockedRow = { audit_head: Buffer | null; layer: Layer | null };
-const LOCKED_COLUMNS = `${ENTITY_COLUMNS}, e.audit_head, e.layer`;
-const toLocked = (row: LockedRow): LockedEntity => ({
-  state: toState(row),
-  auditHead: row.audit_head,
-  layer: row.layer,
-});
-
-/** The database's clock, now and not at the beginning of the transaction. */
-const CLOCK = "clock_timestamp() as now";
-
-/**
- * What most locks are: those of one entity, which the server does for less than those of a list of one. Materialized, the
- * lock comes before the clock.
- */
-const lockOfOne = (by: string) => `with locked as materialized (
-    select ${LOCKED_COLUMNS} from ${by} for no key update of e skip locked
-  ) select *, ${CLOCK} from locked`;
-const LOCK_BY_EXTERNAL_ID = lockOfOne(`external_id x
-    join entity e on e.organization_id = x.organization_id and e.id = x.entity_id
-    where x.organization_id = $1 and x.external_id = $2`);
-const LOCK_BY_ID = lockOfOne(`entity e where e.organization_id = $1 and e.id = coalesce(
-    (select m.survivor_id from entity m where m.organization_id = $1 and m.id = $2), $2)`);
-
-/** The statement for a single key, of an id. */
-function theOneOf({ entityIds, externalIds, taxIdKeys }: Keys): { text: string; key: string } | undefined {
-  if (entityIds.length + externalIds.length !== 1 || taxIdKeys.length > 0) return undefined;
-  const [id] = entityIds;
-  return id === undefined
-    ? { text: LOCK_BY_EXTERNAL_ID, key: externalIds[0] as string }
-    : { text: LOCK_BY_ID, key: id };
-}
-
-async function readClock(db: Statements): Promise<Instant> {
-  const [row] = await db.execute<{ now: string }[]>(`select ${CLOCK}`, []);
-  return parseInstant(row?.now ?? "");
-}
-
-/** The same behind the lock that tells of attaching. */
-async function readClockAttaching(db: Statements, organizationId: string): Promise<Instant> {
-  const [row] = await db.execute<{ now: string }[]>(
-    `select l.held, ${CLOCK} from (select ${attaching("$1")} as held offset 0) l`,
-    [organizationId],
-  );
-  return parseInstant(row?.now ?? "");
 }

@@ -11,7 +11,7 @@ import { type Lookup, lookupKeys } from "../domain/lookup.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { AliasUse } from "./alias-use.ts";
 import { findJoined } from "./joined-lookups.ts";
-import { FEW_ROWS, type FoundEntities, findEntities, type Keys, MOST_ROWS } from "./lookups.ts";
+import { FEW_ROWS, type FoundEntities, findByKeys, findEntities, type Keys, MOST_ROWS } from "./lookups.ts";
 
 export interface Reader {
   /**
@@ -58,12 +58,28 @@ interface Lane {
   since: number | undefined;
 }
 
+/** With a connection of its own, in the organization's turn. */
+type Aside = (
+  organizationId: string,
+  work: (db: Statements) => Promise<FoundEntities>,
+  signal: Departure | undefined,
+) => Promise<FoundEntities>;
+
+/** Rule 158: what the forms of a tax id name, and once more its key, for it is to be of one moment. */
+const findForms = (aside: Aside, { organizationId, lookup, signal }: Omit<Waiting, "resolve" | "reject">) =>
+  aside(organizationId, (db) => findByKeys(db, organizationId, keysOf([lookup]), [lookup.key]), signal);
+
 export function createReader(
   orm: Orm,
   { slots = createSlots(2), joinsOrganizations = ORGANIZATIONS_MEET, named = () => {} }: ReaderOptions = {},
 ): Reader {
   /** Lookups that wait, by organization, in the order of their turns. */
   const queues = new Map<string, Waiting[]>();
+  const aside: Aside = (organizationId, work, signal) =>
+    slots(organizationId, async () => {
+      if (signal?.aborted) throw signal.reason;
+      return readStatements(orm, organizationId, work);
+    });
   const lanes = Array.from({ length: READS }, (): Lane => ({ connections: keptConnection(orm), since: undefined }));
   let isWatching = false;
 
@@ -140,7 +156,10 @@ export function createReader(
       for (const one of joined) {
         const its = found.get(one.organizationId) as FoundEntities;
         if (isLeftOut(one.lookup, its)) queueOf(one.organizationId).unshift(one);
-        else {
+        else if (one.lookup.by === "tax_id" && !its.hits.taxIdKeys.has(one.lookup.key)) {
+          // Its forms are tried aside: others that wait here do not wait for that.
+          findForms(aside, one).then(one.resolve, one.reject);
+        } else {
           tell(one.organizationId, one.lookup, its);
           one.resolve(its);
         }
@@ -169,7 +188,7 @@ export function createReader(
     }
     if (keys.size > 1) return readJoined(connections, (db) => findJoined(db, keys));
     const [[organizationId, own]] = keys as unknown as [[string, Keys]];
-    const work = (db: Statements) => findEntities(db, organizationId, own);
+    const work = (db: Statements) => findByKeys(db, organizationId, own);
     return new Map([[organizationId, await readStatements(orm, organizationId, work, connections)]]);
   }
 
@@ -177,13 +196,10 @@ export function createReader(
     async find(organizationId, lookups, signal) {
       const [lookup, more] = lookups;
       if (lookup === undefined || more !== undefined) {
-        return slots(organizationId, async () => {
-          if (signal?.aborted) throw signal.reason;
-          const work = (db: Statements) => findEntities(db, organizationId, keysOf(lookups));
-          const found = await readStatements(orm, organizationId, work);
-          for (const one of lookups) tell(organizationId, one, found);
-          return found;
-        });
+        const work = (db: Statements) => findEntities(db, organizationId, keysOf(lookups));
+        const found = await aside(organizationId, work, signal);
+        for (const one of lookups) tell(organizationId, one, found);
+        return found;
       }
       const queue = queueOf(organizationId);
       if (queue.length >= MAX_WAITING) {

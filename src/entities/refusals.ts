@@ -1,6 +1,6 @@
 // What a group refuses of a command whatever its rule says: an entity that is not as it was named, an id that is taken.
 
-import { type EntityState, taxIdKeyOf } from "../domain/entity-state.ts";
+import { type EntityState, hasTaxId } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { Command, Move, Target } from "./command.ts";
 import type { FoundHits } from "./lookups.ts";
@@ -41,8 +41,12 @@ export function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: read
       );
     }
     if (uniqueTaxIdKey === undefined) continue;
-    const isKept = (state: EntityState) => state.deletedAt === null && taxIdKeyOf(state) === uniqueTaxIdKey;
-    if ((hits.taxIdKeys.get(uniqueTaxIdKey) ?? []).some((id) => id !== after.id && keeps(id, isKept))) {
+    const isKept = (state: EntityState) => state.deletedAt === null && hasTaxId(state, uniqueTaxIdKey);
+    const holders = [
+      ...(hits.taxIdKeys.get(uniqueTaxIdKey) ?? []),
+      ...(hits.taxIdForms.get(uniqueTaxIdKey)?.keys() ?? []),
+    ];
+    if (holders.some((id) => id !== after.id && keeps(id, isKept))) {
       throw new DomainError("DUPLICATE_TAX_ID", "Another entity has this tax id", { field: "entity.tax_id" }, [
         { field: "entity.tax_id", description: "is in use by another entity of the organization" },
       ]);

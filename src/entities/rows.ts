@@ -15,8 +15,16 @@ import {
 import { EntityRow, ExternalIdRow } from "../db/schema.ts";
 import type { Pipeline } from "../db/statements.ts";
 import { externalIdFold, nameDateKey, nameNumberKey } from "../domain/duplicates.ts";
-import { type EntityState, type ExternalIdState, type Layer, primaryOf, taxIdKeyOf } from "../domain/entity-state.ts";
+import {
+  type EntityState,
+  type ExternalIdState,
+  type Layer,
+  primaryOf,
+  taxIdCanonicalOf,
+  taxIdKeyOf,
+} from "../domain/entity-state.ts";
 import { nameWords } from "../domain/name.ts";
+import { TAX_ID_RULES } from "../domain/tax-id.ts";
 import { digestOf, insertWords, NAME_SOURCES, updateWords } from "./words.ts";
 
 const COLUMNS = columnsOf(EntityRow);
@@ -40,15 +48,18 @@ export const ENTITY_BYTES = bytesOf("e", WIDE_COLUMNS);
 export const toState: (row: unknown) => EntityState = hydrator<typeof EntityRow>(COLUMNS);
 
 /** The columns that are derived from the state, and the properties that each is derived from. */
-const DERIVED: Record<string, { from: (keyof EntityState)[]; value: (state: EntityState) => string | null }> = {
-  // An entity is merged into one that was not merged itself; if that happens later, entities/merges.ts moves all of them.
-  survivorId: { from: ["mergedInto"], value: (state) => state.mergedInto },
-  externalId: { from: ["externalIds"], value: (state) => primaryOf(state)?.externalId ?? null },
-  taxIdKey: { from: ["taxId"], value: taxIdKeyOf },
-  nameWords: { from: NAME_SOURCES, value: nameWords },
-  nameDateKey: { from: NAME_SOURCES, value: (state) => digestOf(nameDateKey(state)) },
-  nameNumberKey: { from: NAME_SOURCES, value: (state) => digestOf(nameNumberKey(state)) },
-};
+const DERIVED: Record<string, { from: (keyof EntityState)[]; value: (state: EntityState) => string | number | null }> =
+  {
+    // An entity is merged into one that was not merged itself; if that happens later, entities/merges.ts moves all of them.
+    survivorId: { from: ["mergedInto"], value: (state) => state.mergedInto },
+    externalId: { from: ["externalIds"], value: (state) => primaryOf(state)?.externalId ?? null },
+    taxIdKey: { from: ["taxId"], value: taxIdKeyOf },
+    taxIdCanonical: { from: ["taxId"], value: taxIdCanonicalOf },
+    taxIdRules: { from: ["taxId"], value: () => TAX_ID_RULES },
+    nameWords: { from: NAME_SOURCES, value: nameWords },
+    nameDateKey: { from: NAME_SOURCES, value: (state) => digestOf(nameDateKey(state)) },
+    nameNumberKey: { from: NAME_SOURCES, value: (state) => digestOf(nameNumberKey(state)) },
+  };
 const DERIVED_VALUES = Object.fromEntries(Object.entries(DERIVED).map(([property, { value }]) => [property, value]));
 /** The words of a row that was written before there were words come later, all of them: fill-names.ts. */
 const UPDATED = { derived: DERIVED_VALUES, leftNull: ["nameWords"] };

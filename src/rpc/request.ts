@@ -14,7 +14,7 @@ import { ENDPOINT_DISABLED, WEBHOOK_EVENTS } from "../domain/webhook.ts";
 import { presentValue } from "./message.ts";
 import type { Violations } from "./violations.ts";
 
-const TAX_ID_LETTERS = "must have ASCII letters and digits only, besides punctuation";
+const TAX_ID_LETTERS = "must have ASCII letters and decimal digits only, besides punctuation";
 
 /** Rules 1, 4 to 8. Throws INVALID_LOOKUP or VALIDATION_ERROR; `field` is the lookup's path, in which `externalIdName` names the external id. */
 export function parseLookup(

@@ -166,10 +166,22 @@ describe("update", () => {
     expect(person({ taxId: "20-12345678-6" }).taxIdCheck).toBe("valid");
     expect(person({ taxId: "20-12345678-9" }).taxIdCheck).toBe("checksum_failed");
     expect(person({ taxId: "20-12345678-6", countryCode: "ZZ" }).taxIdCheck).toBe("unknown_format");
+    expect(update(person({ taxId: "20-12345678-6" }), { taxId: "20-12345678-9" }, "")?.values.taxIdCheck).toBe(
+      "checksum_failed",
+    );
     expect(update(person({ taxId: "20-12345678-6" }), { taxId: null }, "")?.values).toMatchObject({
       taxId: null,
       taxIdCheck: null,
     });
+  });
+
+  it("rule 155: a tax id keeps its check until another one is written, whatever the validators now say of it", () => {
+    // As the validators of another day may have said.
+    const old: EntityState = { ...person({ taxId: "20-12345678-6" }), taxIdCheck: "unknown_format" };
+    expect(update(old, {}, "")).toBeNull();
+    expect(update(old, { taxId: "20-12345678-6" }, "")).toBeNull();
+    expect(update(old, { name: "Ana B" }, "")?.values).toMatchObject({ name: "Ana B", taxIdCheck: "unknown_format" });
+    expect(update(old, { taxId: "20 12345678 6" }, "")?.values.taxIdCheck).toBe("valid");
   });
 
   it("rule 77: a deleted entity refuses every change, and each refusal says what helps", () => {

@@ -2,7 +2,16 @@ import { existsSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import { entityValidators, personValidators, stdnum } from "stdnum";
 import { describe, expect, it } from "vitest";
-import { checkTaxId, hasForeignLetters, type TaxIdHolder, taxIdKey } from "../../src/domain/tax-id.ts";
+import {
+  canonicalTaxId,
+  checkTaxId,
+  hasForeignLetters,
+  TAX_ID_RULES,
+  type TaxIdHolder,
+  taxIdForms,
+  taxIdKey,
+} from "../../src/domain/tax-id.ts";
+import { UNKNOWN_HERE, VECTORS } from "./tax-id-vectors.ts";
 
 const anyText = fc.string({ unit: "binary", maxLength: 40 });
 const punctuation = fc.constantFrom(".", "-", "/", " ", "_", "\u2013", "\u00a0", "\u200b", "(", "'", "&", "\t");
@@ -19,6 +28,9 @@ describe("taxIdKey", () => {
     ["GODE 561231 GR8", "GODE561231GR8"],
     ["n\u0303an010203ab1", "ÑAN010203AB1"], // n with a combining tilde
     ["Ña&n010203ab1", "ÑAN010203AB1"],
+    ["\u0662\u0660\u066b\u0661\u0662\u0663", "20123"], // Arabic-Indic
+    ["\u06f2\u06f0 \u0968\u0966", "2020"], // Persian, Devanagari
+    ["\u{11066}\u{1106f}\u{1d7d9}\u{1e959}", "0919"], // Brahmi, double-struck, Adlam
     ["", ""],
   ])("rule 7: matches by letters and digits only, upper-cased, after NFKC: %s", (value, key) => {
     expect(taxIdKey(value)).toBe(key);
@@ -57,9 +69,19 @@ describe("taxIdKey", () => {
   });
 });
 
+it("rule 7: each decimal digit of each script counts as the digit of ASCII, by its place in its run of ten", () => {
+  for (let codePoint = 0; codePoint <= 0x10ffff; codePoint++) {
+    const digit = String.fromCodePoint(codePoint);
+    if (!/\p{Nd}/u.test(digit)) continue;
+    const zero = codePoint - Number(taxIdKey(digit));
+    // In a run of ten, from its zero on.
+    for (let i = 0; i < 10; i++) expect(taxIdKey(String.fromCodePoint(zero + i))).toBe(String(i));
+  }
+  expect(checkTaxId("\u0662\u0660-60357110-0", "AR", "person")).toBe("valid");
+});
+
 describe("hasForeignLetters", () => {
   it.each([
-    ["Arabic-Indic digits", "\u0662\u0660-123"],
     ["Cyrillic А", "\u0410BC-123"],
     ["Greek Α", "\u0391BC"],
     ["ß, which would be SS", "stra\u00dfe1"],
@@ -68,7 +90,7 @@ describe("hasForeignLetters", () => {
     ["ŉ, which would be two letters", "\u01491"],
     ["É", "CAF\u00c91"],
     ["a combining mark that composes with nothing", "Q\u0303123"],
-    ["a numeral that is no digit of ASCII", "\u2776123"],
+    ["a numeral that is no decimal digit", "\u2776123"],
     ["Han", "\u4e00123"],
   ])("do not guess: refuses %s", (_, value) => {
     expect(hasForeignLetters(value)).toBe(true);
@@ -82,10 +104,11 @@ describe("hasForeignLetters", () => {
     "№ 12",
     "12–34",
     "ÑAN010203AB1",
+    "\u0662\u0660-123",
     "n\u0303an010203ab1",
     "A&B010203XX1",
     "",
-  ])("accepts what is ASCII after NFKC, and the Ñ of the RFC: %j", (value) => {
+  ])("accepts what is ASCII after NFKC, digits of any script, and the Ñ of the RFC: %j", (value) => {
     expect(hasForeignLetters(value)).toBe(false);
   });
 
@@ -150,7 +173,6 @@ describe("checkTaxId", () => {
     ["20123456789", "ZZ"],
     ["1", "AR"],
     ["Provisional", "CO"],
-    ["\u0662\u0660123456789", "AR"],
     ["", "AR"],
     ["--", "AR"],
     ["9".repeat(5000), "AR"],
@@ -219,6 +241,96 @@ describe("checkTaxId", () => {
       expect(counts).toEqual({ valid: 925, checksum_failed: 17, unknown_format: 169 });
     },
   );
+});
+
+describe("numbers of all countries, as python-stdnum has them", () => {
+  it.each(VECTORS)("rule 19: %s %s: %j are valid, whoever has them, and %j are not", (country, _, valid, wrong) => {
+    for (const number of valid) {
+      expect(checkTaxId(number, country, "person"), number).toBe("valid");
+      expect(checkTaxId(number, country, "company"), number).toBe("valid");
+    }
+    for (const number of wrong) expect(checkTaxId(number, country, "company"), number).not.toBe("valid");
+  });
+
+  it.each(UNKNOWN_HERE)(
+    "rule 19: %s %s is not told to have a wrong check digit, or is not valid there",
+    (country, number) => {
+      for (const type of ["person", "company"] as const)
+        expect(checkTaxId(number, country, type)).toBe("unknown_format");
+    },
+  );
+
+  it("rule 19: most kinds of most countries are among them", () => {
+    expect(new Set(VECTORS.map(([country]) => country)).size).toBeGreaterThan(65);
+    expect(VECTORS.filter(([, , , wrong]) => wrong.length > 0).length).toBeGreaterThan(100);
+  });
+});
+
+describe("canonicalTaxId", () => {
+  const countries = [...new Set([...Object.keys(stdnum), ...Object.keys(personValidators), "ZZ"])];
+
+  it.each([
+    ["ESB58378431", "ES", "B58378431"],
+    ["B58378431", "ES", "B58378431"],
+    ["B58378430", "ES", "B58378430"], // a wrong check digit
+    ["ESB58378431", "FR", null],
+    ["EL94259216", "GR", "094259216"],
+    ["403019261", "BE", "0403019261"],
+    ["CZ25123891", "CZ", "25123891"],
+    ["CZ696128894", "CZ", "696128894"],
+    ["NL4495445B01", "NL", "004495445B01"],
+    ["PROVISIONAL", "CO", null],
+    ["B58378431", "ZZ", null],
+  ])("rule 158: of %s in %s", (key, country, form) => {
+    expect(canonicalTaxId(key, country)).toBe(form);
+  });
+
+  it("rule 158: a form is its own form and its own key, and whoever asks for either finds it without the country", () => {
+    const made = fc.tuple(
+      fc.constantFrom(...countries),
+      fc.stringMatching(/^([A-Z]{0,2}[0-9]{5,15}[A-Z]{0,2}|0{0,4}[1-9][0-9]{4,10})$/),
+    );
+    const known = fc
+      .constantFrom(
+        ...VECTORS.flatMap(([country, , valid, wrong]) =>
+          [...valid, ...wrong].map((number) => [country, number] as const),
+        ),
+      )
+      .map(([country, number]) => [country, taxIdKey(number)] as const);
+    const prefixed = known.map(([country, key]) => [country, `${country === "GR" ? "EL" : country}${key}`] as const);
+    const shortened = known.map(([country, key]) => [country, key.replace(/^0+/, "")] as const);
+    const checked = fc.property(fc.oneof(made, known, prefixed, shortened), ([country, key]) => {
+      const form = canonicalTaxId(key, country);
+      if (form === null) return;
+      expect(canonicalTaxId(form, country)).toBe(form);
+      expect(taxIdKey(form)).toBe(form);
+      const forms = taxIdForms(key).filter(({ countryCode }) => countryCode === null || countryCode === country);
+      expect(forms.map((one) => one.form)).toContain(form);
+    });
+    fc.assert(checked, { numRuns: 10_000 });
+  });
+
+  it("rule 156: the rules are those of the validators of this version: with others, one more", () => {
+    const { version } = JSON.parse(
+      readFileSync(new URL("../../node_modules/stdnum/package.json", import.meta.url), "utf8"),
+    );
+    expect([version, TAX_ID_RULES]).toEqual(["1.12.0", 2]);
+  });
+
+  it("rule 156: the function of version 1 made the same key of all that it let in", () => {
+    const before = (value: string) =>
+      value
+        .normalize("NFKC")
+        .toUpperCase()
+        .replace(/[^\p{L}\p{N}]/gu, "")
+        .normalize("NFKC");
+    const wasForeign = (value: string) => /(?![A-Za-z0-9Ññ])[\p{L}\p{N}\p{M}]/u.test(value.normalize("NFKC"));
+    const text = fc.oneof(anyText, fc.stringMatching(/^[-A-Za-z0-9 .ñ０-９٠-٩]{0,15}$/));
+    const same = fc.property(text, (value) => {
+      if (!wasForeign(value)) expect(taxIdKey(value)).toBe(before(value));
+    });
+    fc.assert(same, { numRuns: 5_000 });
+  });
 });
 
 function chileanBodyWithK(): string {

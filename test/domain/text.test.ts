@@ -169,14 +169,32 @@ it("rule 44: trims the white space of Unicode, not what is inside", () => {
 });
 
 describe("dateProblem", () => {
-  it.each(["1990-03-01", "2000-02-29", "2024-02-29", "0001-01-01", "9999-12-31", "2023-04-30", "1600-02-29"])(
-    "rule 27: accepts %s",
-    (value) => {
-      expect(dateProblem(value)).toBeNull();
-    },
-  );
+  it.each([
+    "1965",
+    "1965-03",
+    "0001",
+    "9999-12",
+    "1990-03-01",
+    "2000-02-29",
+    "2024-02-29",
+    "0001-01-01",
+    "9999-12-31",
+    "2023-04-30",
+    "1600-02-29",
+  ])("rule 27: accepts %s", (value) => {
+    expect(dateProblem(value)).toBeNull();
+  });
 
   it.each([
+    "0000",
+    "965",
+    "1965-",
+    "1965-3",
+    "1965-00",
+    "1965-13",
+    "196503",
+    "1965-03-",
+    "1965--01",
     "2023-02-30",
     "2023-02-29",
     "1900-02-29",
@@ -209,6 +227,12 @@ describe("dateProblem", () => {
     expect(dateProblem("2024-05-06", { notAfter: "2024-05-06" })).toBeNull();
     expect(dateProblem("2024-05-07", { notAfter: "2024-05-06" })).toBe("must not be in the future");
     expect(dateProblem("9999-12-31")).toBeNull();
+  });
+
+  it("rule 27: a month and a year are in the future until they have begun", () => {
+    const notAfter = "2024-05-06";
+    for (const begun of ["2024", "2024-05", "2024-04", "2023-12"]) expect(dateProblem(begun, { notAfter })).toBeNull();
+    for (const later of ["2025", "2024-06"]) expect(dateProblem(later, { notAfter })).toBe("must not be in the future");
   });
 
   it("rule 27: knows the days that the calendar has", () => {

@@ -100,7 +100,8 @@ export const DuplicateRule = {
   UNSPECIFIED: 0,
 
   /**
-   * The tax id, by its letters and digits, whatever the countries.
+   * The tax id, by its letters and digits, whatever the countries; or within one
+   * country by its canonical form there.
    *
    * @generated from enum value: DUPLICATE_RULE_SAME_TAX_ID = 1;
    */

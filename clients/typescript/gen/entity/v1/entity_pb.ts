@@ -50,9 +50,13 @@ export type EntityLookup = Message<"entity.v1.EntityLookup"> & {
   } | {
     /**
      * A tax id, compared by its letters and digits alone: punctuation and case
-     * are ignored. Several live entities with it: AMBIGUOUS_TAX_ID_LOOKUP, not
-     * those that were merged into one. Deleted entities are not found by it. Letters and digits other than
-     * ASCII (after NFKC) are VALIDATION_ERROR.
+     * are ignored. Where no entity has it so, it is compared by the canonical
+     * form of the entity's country, without the country's prefix and with the
+     * leading zeros that its numbers have: ESB58378431 finds the B58378431 of
+     * Spain, and the reverse. Several live entities with it:
+     * AMBIGUOUS_TAX_ID_LOOKUP, not those that were merged into one. Deleted
+     * entities are not found by it. Decimal digits of any script are digits;
+     * other letters and numerals than ASCII (after NFKC) are VALIDATION_ERROR.
      *
      * @generated from field: string tax_id = 3;
      */
@@ -134,15 +138,16 @@ export type Entity = Message<"entity.v1.Entity"> & {
 
   /**
    * At most 64 code points. Kept as sent, trimmed, with its punctuation; looked
-   * up by its letters and digits, which must be ASCII after NFKC. One without
-   * any letter or digit counts as none. Not unique.
+   * up as EntityLookup says. Letters must be ASCII after NFKC, digits may be of
+   * any script. One without any letter or digit counts as none. Not unique.
    *
    * @generated from field: optional string tax_id = 8;
    */
   taxId?: string | undefined;
 
   /**
-   * Output only. What the country's rules say of tax_id.
+   * Output only. What the country's rules said of tax_id when it was written, or
+   * when RecheckTaxIds last asked them.
    *
    * @generated from field: entity.v1.TaxIdCheck tax_id_check = 9;
    */
@@ -450,7 +455,8 @@ export type PersonData = Message<"entity.v1.PersonData"> & {
   middleName?: string | undefined;
 
   /**
-   * A calendar date, YYYY-MM-DD, not in the future.
+   * A calendar date, YYYY-MM-DD, or YYYY-MM or YYYY where no more is known; not
+   * in the future. Kept as sent.
    *
    * @generated from field: optional string date_of_birth = 4;
    */
@@ -530,7 +536,8 @@ export type CompanyData = Message<"entity.v1.CompanyData"> & {
   registrationNumber?: string | undefined;
 
   /**
-   * A calendar date, YYYY-MM-DD.
+   * A calendar date, YYYY-MM-DD, or YYYY-MM or YYYY where no more is known. Kept
+   * as sent.
    *
    * @generated from field: optional string incorporation_date = 4;
    */
