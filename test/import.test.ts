@@ -91,10 +91,9 @@ describe("rule 154: a row with external ids", () => {
     await importAll(service.client, [person("b-1")]);
     const more = having(person("b-1"), { externalIds: [{ externalId: "b-2", type: "erp" }] });
     expect((await importAll(service.client, [more])).outcomes).toEqual([UPDATED]);
-    const both: Row = {
-      ...person("b-1", { name: "Eva" }),
+    const both = having(person("b-1", { name: "Eva" }), {
       externalIds: [{ externalId: "b-2" }, { externalId: "b-3" }],
-    };
+    });
     expect((await importAll(service.client, [both])).outcomes).toEqual([UPDATED]);
     const entity = await found("b-3");
     expect(idsOf(entity)).toEqual([

@@ -119,7 +119,7 @@ const SEEN = `case when v.epoch = $2
       and (v.recorded_at, v.id) <= ($5::timestamptz, $6::uuid))
   else v.epoch < $2 end`;
 
-const valuesOf = ({ organizationId, epoch, position: { from, within } }: AsOf): unknown[] => [
+const seenValues = ({ organizationId, epoch, position: { from, within } }: AsOf): unknown[] => [
   organizationId,
   epoch,
   snapshotToText(from),
@@ -194,7 +194,7 @@ async function readPage(
     ...asOf
   }: AsOf & { after: string; upTo: string; changedSince: string; filter: ExportFilter },
 ): Promise<Part<ReadEntity>> {
-  const values = valuesOf(asOf);
+  const values = seenValues(asOf);
   const value = (item: unknown) => `$${values.push(item)}`;
   const fitting = ["e.merged_into is null"];
   if (!filter.showDeleted) fitting.push("e.deleted_at is null");
@@ -275,7 +275,7 @@ async function readUnseen(
       EVENTS.bytes,
       "entity_id, entity_version desc",
     ),
-    [...valuesOf(asOf), from.map(({ id }) => id), from.map(({ version }) => version), limit, EVENTS.rows],
+    [...seenValues(asOf), from.map(({ id }) => id), from.map(({ version }) => version), limit, EVENTS.rows],
   );
   const part = partOf(rows, (row: { is_seen: boolean }) => ({ ...toPastEvent(row), isSeen: row.is_seen }));
   return { ...part, isCut: part.isCut || part.rows.length === EVENTS.rows };
