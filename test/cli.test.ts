@@ -644,11 +644,15 @@ describe("import", () => {
       "is one JSON array: write an object a line",
     ],
     ["an array, packed", gzipSync(JSON.stringify([person("u-1")])), "is one JSON array: write an object a line"],
-    ["CSV", Buffer.from('external_id,name\nu-1,"Ana, the first"\n'), "looks like CSV: write a JSON object a line"],
+    [
+      "CSV",
+      Buffer.from('external_id,name\nu-1,"Ana, the first"\n'),
+      "looks like CSV: say with --columns which field each column is",
+    ],
     [
       "CSV with semicolons",
       Buffer.from('"external id";name\r\nu-1;Ana\r\n'),
-      "looks like CSV: write a JSON object a line",
+      "looks like CSV: say with --columns which field each column is",
     ],
   ])("a file of another kind is one sentence and no file of errors: %s", async (_, bytes, said) => {
     const file = `${folder.path}/other`;

@@ -45,14 +45,14 @@ export interface ExportPage {
 }
 
 /** Entities that are read at once, and the bytes of them and of the events that are taken back. */
-const PAGE: Bound = { rows: 500, bytes: 512 * 1024 };
+const PAGE: Bound = { rows: 250, bytes: 256 * 1024 };
 /** Ids that a page is looked for among: a statement ends in time, however few of them fit the filter. */
 const STRETCH_IDS = 5_000;
 /** Ids that are counted at once. */
 const COUNTED_IDS = 50_000;
 /** Events of one entity that are taken back at once: few at first, since most have few. */
 const FIRST_EVENTS = 4;
-const EVENTS: Bound = { rows: 1_000, bytes: 512 * 1024 };
+const EVENTS: Bound = { rows: 500, bytes: 256 * 1024 };
 /** What a position does not have was recorded no longer than this before the position was taken: transactions end within it. */
 const TRANSACTION: Instant = 60_000_000n;
 
