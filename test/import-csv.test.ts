@@ -43,9 +43,9 @@ describe("import --columns", () => {
       ...{ code: 0, stderr: "", stdout: "created 2, updated 0, unchanged 0, failed 0\n" },
     });
     const first = await found("crm-9001");
-    expect(first).toMatchObject({ externalId: "C-501", name: "Molinos del Delta S.A.", taxId: "30-71638204-0" });
+    expect(first).toMatchObject({ externalId: "C-501", name: "Aceites del Valle S.A.", taxId: "30-71644921-8" });
     expect(first?.entityData?.kind.value).toMatchObject({
-      ...{ employees: 250, tradingNames: ["Delta", "Molinos del Delta"], address: { city: "Rosario" } },
+      ...{ employees: 250, tradingNames: ["Del Valle", "Oliva Norte"], address: { city: "Rosario" } },
     });
     expect(first?.externalIds[1]).toMatchObject({ externalId: "crm-9001", type: "crm" });
     expect(first?.attributes).toEqual({ segment: "wholesale" });

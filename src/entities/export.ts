@@ -240,13 +240,13 @@ async function takeBack(read: Read, asOf: AsOf, rows: readonly ReadEntity[]): Pr
     // An event that the position has ends it, whichever are before that: versions are made one after the other.
     const reached = new Set<string>();
     const given = new Map<string, number>();
-    for (const event of events) {
-      const { entityId } = event;
+    const taken = events.filter(({ entityId, entityVersion, isSeen }) => {
       given.set(entityId, (given.get(entityId) ?? 0) + 1);
-      if (reached.has(entityId)) continue;
-      past = undo(past, [event], () => !event.isSeen);
-      if (event.isSeen || past.get(entityId) === null) reached.add(entityId);
-    }
+      const isBehind = !reached.has(entityId);
+      if (isSeen || entityVersion === 1) reached.add(entityId);
+      return isBehind;
+    });
+    past = undo(past, taken, ({ isSeen }) => !isSeen);
     // Of one that has no more events the rest was pruned, and is not behind the position.
     open = open.filter((id) => !reached.has(id) && (isCut || given.get(id) === limit));
   }
