@@ -557,7 +557,7 @@ describe("import", () => {
       [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],
       [
         person("bad-11", { external_ids: Array.from({ length: 1100 }, () => ({ external_id: canary.repeat(570) })) }),
-        ["VALIDATION_ERROR", "entity.external_ids"],
+        ["VALIDATION_ERROR", "external_ids"],
       ],
       [
         person("bad-12", { entityData: { person: { additional: { extra: canary }, extra: canary } } }),
