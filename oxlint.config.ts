@@ -63,7 +63,10 @@ export const DIRECTIONS: Record<string, Direction> = {
       ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
       ...["src/interceptors/json-problem.ts", "src/rpc/well-formed.ts"],
     ],
-    packages: [...node, "commander", "standardwebhooks", "cli-progress", ...protobuf, "@connectrpc/connect"],
+    packages: [
+      ...[...node, "commander", "standardwebhooks", "cli-progress", "csv-parse", "csv-parse/sync"],
+      ...[...protobuf, "@connectrpc/connect"],
+    ],
     message:
       "a command imports other commands, config, domain, json-problem, well-formed and clients: it is a caller, not the service",
     refusedNames: nameOfCode,

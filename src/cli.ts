@@ -11,13 +11,14 @@ import { changeExternalIds } from "./cli/change-external-ids.ts";
 import { connect, describe, type Env } from "./cli/connection.ts";
 import { addDuplicates } from "./cli/duplicates.ts";
 import { addExternalIds } from "./cli/external-ids.ts";
-import { CHANGE_HELP, CHECKPOINTS_HELP, HELP, IMPORT_HELP, LISTEN_HELP, VERIFY_HELP, WATCH_HELP } from "./cli/help.ts";
-import { Interrupted, importEntities } from "./cli/import.ts";
+import { CHANGE_HELP, CHECKPOINTS_HELP, HELP, LISTEN_HELP, VERIFY_HELP, WATCH_HELP } from "./cli/help.ts";
+import { Interrupted } from "./cli/import.ts";
 import { createKey, listKeys, revokeKey } from "./cli/keys.ts";
 import { addMerges } from "./cli/merges.ts";
 import { lookupOf, printEntity, printEvents } from "./cli/read.ts";
 import { type Counts, countsLine, errorsFileOf } from "./cli/report.ts";
 import { addTaxIds } from "./cli/tax-ids.ts";
+import { addExport, addImport } from "./cli/transfer.ts";
 import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
 import { endWithin, FORCED_EXIT_CODE, heedSignals } from "./signals.ts";
@@ -68,19 +69,8 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       process.stdout.write(ran.length === 0 ? "nothing to migrate\n" : `${ran.join("\n")}\n`);
     });
 
-  program
-    .command("import")
-    .description("create or update entities from a file, found by their external_id; safe to run again")
-    .argument("<file>", "NDJSON, the JSON form of an Entity a line, gzip or not; - for standard input")
-    .option("--errors <file>", "where rows that failed are told of (default: FILE.errors.ndjson)")
-    .option("--dry-run", "check every row and write nothing", false)
-    .option("--reason <text>", "the reason of rows that have none")
-    .addHelpText("after", IMPORT_HELP)
-    .action(async (file: string, options: { errors?: string; dryRun: boolean; reason?: string }) => {
-      const errorsFile = options.errors ?? errorsFileOf(file);
-      const { dryRun, reason } = options;
-      report(await importEntities(connect(env), { file, errorsFile, dryRun, reason }), errorsFile);
-    });
+  addImport(program, () => connect(env), report);
+  addExport(program, () => connect(env));
 
   program
     .command("change-external-ids")

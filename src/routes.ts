@@ -14,6 +14,7 @@ import { distinctRpcs } from "./rpc/distinct.ts";
 import { duplicateRpcs } from "./rpc/duplicates.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
+import { exportRpcs } from "./rpc/export.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { mergeRpcs } from "./rpc/merges.ts";
@@ -34,7 +35,11 @@ export const LARGE_METHODS = [
 ];
 
 /** Streams that have no end of their own, or a distant one: they end when the service does. */
-export const ENDLESS_METHODS = [EntityService.method.watchEntities, EntityService.method.verifyAuditTrail];
+export const ENDLESS_METHODS = [
+  EntityService.method.watchEntities,
+  EntityService.method.exportEntities,
+  EntityService.method.verifyAuditTrail,
+];
 
 /** Where services are registered: the transport. */
 interface ServiceRouter {
@@ -46,6 +51,7 @@ export function routes(
   router: ServiceRouter,
   deps: Deps &
     Parameters<typeof importRpcs>[0] &
+    Parameters<typeof exportRpcs>[0] &
     Parameters<typeof auditRpcs>[0] &
     Parameters<typeof apiKeyRpcs>[0] &
     Parameters<typeof webhookEndpointRpcs>[0] &
@@ -58,6 +64,7 @@ export function routes(
     ...entityEventRpcs(deps),
     ...importRpcs(deps),
     ...batchUpdateRpcs(deps),
+    ...exportRpcs(deps),
     ...mergeRpcs(deps),
     ...distinctRpcs(deps),
     ...auditRpcs(deps),

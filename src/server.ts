@@ -180,6 +180,7 @@ export async function listenOn(
     // An import holds its place for as long as its caller likes.
     maxImports: Math.max(1, Math.floor(config.maxInFlight / 4)),
     importSlots,
+    exportSlots: createSlots(Math.max(1, Math.floor(config.poolSize / 5))),
     auditSlots: createSlots(Math.max(1, Math.floor(config.poolSize / 5))),
     clock: Date.now,
     forgetCallers: callers.forget,

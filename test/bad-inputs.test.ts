@@ -224,6 +224,7 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   ListDistinct: () => ({ lookup: byExternal("e-1") }),
   ListEntityEvents: () => ({}),
   WatchEntities: () => ({}),
+  ExportEntities: () => ({}),
   ListAuditCheckpoints: () => ({}),
   VerifyAuditTrail: () => ({ lookup: byExternal("e-1") }),
   ImportEntities: () => ({ entity: person({ externalId: "e-2" }) }),

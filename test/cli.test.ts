@@ -557,7 +557,7 @@ describe("import", () => {
       [person("bad-10", { name: `${canary}\ud800` }), ["VALIDATION_ERROR", "entity.name"]],
       [
         person("bad-11", { external_ids: Array.from({ length: 1100 }, () => ({ external_id: canary.repeat(570) })) }),
-        ["VALIDATION_ERROR", "entity.external_ids"],
+        ["VALIDATION_ERROR", "external_ids"],
       ],
       [
         person("bad-12", { entityData: { person: { additional: { extra: canary }, extra: canary } } }),
@@ -644,11 +644,15 @@ describe("import", () => {
       "is one JSON array: write an object a line",
     ],
     ["an array, packed", gzipSync(JSON.stringify([person("u-1")])), "is one JSON array: write an object a line"],
-    ["CSV", Buffer.from('external_id,name\nu-1,"Ana, the first"\n'), "looks like CSV: write a JSON object a line"],
+    [
+      "CSV",
+      Buffer.from('external_id,name\nu-1,"Ana, the first"\n'),
+      "looks like CSV: say with --columns which field each column is",
+    ],
     [
       "CSV with semicolons",
       Buffer.from('"external id";name\r\nu-1;Ana\r\n'),
-      "looks like CSV: write a JSON object a line",
+      "looks like CSV: say with --columns which field each column is",
     ],
   ])("a file of another kind is one sentence and no file of errors: %s", async (_, bytes, said) => {
     const file = `${folder.path}/other`;

@@ -14,6 +14,7 @@ import { newPerson } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
 import { type Seen, watchProblems } from "./watch-checker.ts";
 import { watching } from "./watchers.ts";
+import { RENAME, timedId } from "./writes-by-sql.ts";
 
 const SECONDS = Number(process.env.TORTURE_SECONDS ?? 6);
 const WRITERS = 16;
@@ -48,26 +49,6 @@ async function connection(): Promise<pg.Client & AsyncDisposable> {
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() });
 }
 
-const WRITE = `
-  with old as (select id, name from entity where organization_id = $1 and id = $2),
-  words as (delete from entity_word where organization_id = $1 and entity_id = $2),
-  e as (
-    update entity x set version = x.version + 1, name = $3, name_words = null, etag = $4,
-      updated_at = greatest(clock_timestamp(), x.updated_at + interval '1 microsecond')
-    from old where x.organization_id = $1 and x.id = old.id
-    returning x.*, old.name as old_name
-  )
-  insert into entity_event (organization_id, id, entity_id, entity_version, entity_type, type, external_ids,
-    updated_fields, previous_values, new_values, actor, principal, source, recorded_at)
-  select organization_id, $4, id, version, type, 'ATTRIBUTE_CHANGED', '{}', '{name}',
-    jsonb_build_object('name', old_name), jsonb_build_object('name', name), 'writer', id, 'torture', updated_at from e`;
-
-/** An id like the service's: time first, then random. */
-function newId(): string {
-  const time = Date.now().toString(16).padStart(12, "0");
-  return `${time.slice(0, 8)}-${time.slice(8)}-7${randomUUID().slice(15)}`;
-}
-
 /** One transaction: some entities, 1 to 20 events, held open, sometimes in a savepoint, sometimes rolled back. */
 async function writeOnce(client: pg.Client, holdMs: () => Promise<unknown>): Promise<void> {
   const count = 1 + random(MAX_EVENTS);
@@ -81,9 +62,9 @@ async function writeOnce(client: pg.Client, holdMs: () => Promise<unknown>): Pro
   const isNested = random(4) === 0;
   if (isNested) await client.query("savepoint nested");
   for (let i = 0; i < count; i++) {
-    const id = newId();
+    const id = timedId();
     ids.push(id);
-    await client.query(WRITE, [organization.id, chosen[i % chosen.length], `name ${randomUUID()}`, id]);
+    await client.query(RENAME, [organization.id, chosen[i % chosen.length], `name ${randomUUID()}`, id]);
   }
   if (isNested) await client.query("release savepoint nested");
   await holdMs();
@@ -215,7 +196,7 @@ describe.each([{ long: false }, { long: true }])("16 writers, transactions of 0 
       if (long) {
         await patient.query("begin");
         await patient.query("select set_config('app.organization_id', $1, true)", [organization.id]);
-        await patient.query(WRITE, [organization.id, patientEntity, "patience", newId()]);
+        await patient.query(RENAME, [organization.id, patientEntity, "patience", timedId()]);
       }
 
       const end = performance.now() + SECONDS * 1_000;

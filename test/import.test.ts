@@ -6,10 +6,13 @@ import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protob
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   createEntityClient,
+  Designation,
   type Entity,
   type EntityClient,
   EntitySchema,
+  EntityStatus,
   EntityType,
+  EventType,
   errorInfo,
   ImportEntitiesRequestSchema,
   ImportEntitiesResponseSchema,
@@ -18,6 +21,7 @@ import {
 } from "../clients/typescript/index.ts";
 import { cli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { envelope } from "./frames.ts";
+import { byExternalId, eventsOf } from "./given.ts";
 import { refusal, startService, type TestService } from "./harness.ts";
 
 const { CREATED, UPDATED, UNCHANGED, FAILED } = ImportOutcome;
@@ -27,6 +31,9 @@ type Row = Parameters<EntityClient["entities"]["importEntities"]>[0] extends Asy
 const person = (externalId: string, values: Record<string, unknown> = {}): Row => ({
   entity: { externalId, type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values },
 });
+
+/** The row with more beside its entity. */
+const having = (row: Row, rest: Partial<Exclude<Row, { $typeName: string }>>): Row => ({ ...row, ...rest }) as Row;
 
 /** Imports rows; returns their results in the order of the answers, which is the order of the rows. */
 async function importAll(client: EntityClient, rows: Iterable<Row> | AsyncIterable<Row>) {
@@ -50,6 +57,117 @@ beforeAll(async () => {
   service = await startService();
 });
 afterAll(() => service[Symbol.asyncDispose]());
+
+describe("rule 154: a row with external ids", () => {
+  const { PRIMARY } = Designation;
+  const found = async (externalId: string) =>
+    (await service.client.entities.getEntity({ lookup: byExternalId(externalId) })).entity as Entity;
+  const idsOf = ({ externalIds }: Entity) =>
+    externalIds.map(({ externalId, type, designation }) => [externalId, type, designation === PRIMARY]);
+  const reasonOf = ({ error }: ImportResult) => error && errorInfo(error)?.reason;
+
+  it("rule 154: creates the entity with all of them, in one event, and is unchanged when it comes again", async () => {
+    const row = having(person("a-1", { status: EntityStatus.BLOCKED }), {
+      reason: "was blocked there",
+      externalIds: [
+        { externalId: "a-1", type: "crm", designation: PRIMARY },
+        { externalId: "a-2", type: "cif" },
+        { externalId: "a-3" },
+      ],
+    });
+    expect((await importAll(service.client, [row, row])).outcomes).toEqual([CREATED, UNCHANGED]);
+    const entity = await found("a-2");
+    expect(idsOf(entity)).toEqual([
+      ["a-1", "crm", true],
+      ["a-2", "cif", false],
+      ["a-3", "", false],
+    ]);
+    expect(await eventsOf(service.client, entity)).toMatchObject([
+      { type: EventType.CREATED, externalIds: ["a-1", "a-2", "a-3"], reason: "was blocked there" },
+    ]);
+  });
+
+  it("rule 154: attaches those that are new to an entity that is there, in the event of its other changes", async () => {
+    await importAll(service.client, [person("b-1")]);
+    const more = having(person("b-1"), { externalIds: [{ externalId: "b-2", type: "erp" }] });
+    expect((await importAll(service.client, [more])).outcomes).toEqual([UPDATED]);
+    const both = having(person("b-1", { name: "Eva" }), {
+      externalIds: [{ externalId: "b-2" }, { externalId: "b-3" }],
+    });
+    expect((await importAll(service.client, [both])).outcomes).toEqual([UPDATED]);
+    const entity = await found("b-3");
+    expect(idsOf(entity)).toEqual([
+      ["b-1", "", true],
+      ["b-2", "erp", false],
+      ["b-3", "", false],
+    ]);
+    const events = await eventsOf(service.client, entity);
+    expect(events.map(({ type, updatedFields }) => [type, updatedFields]).slice(1)).toEqual([
+      [EventType.EXTERNAL_ID_CHANGED, ["externalIds"]],
+      [EventType.ATTRIBUTE_CHANGED, ["externalIds", "name"]],
+    ]);
+  });
+
+  it("rule 154: makes the external id of the row the primary again where it says so, and only that one", async () => {
+    await importAll(service.client, [having(person("c-1"), { externalIds: [{ externalId: "c-2" }] })]);
+    const primary = having(person("c-2"), { externalIds: [{ externalId: "c-2", designation: PRIMARY }] });
+    expect((await importAll(service.client, [primary])).outcomes).toEqual([UPDATED]);
+    expect(idsOf(await found("c-1"))).toEqual([
+      ["c-2", "", true],
+      ["c-1", "", false],
+    ]);
+    const other = having(person("c-1"), { externalIds: [{ externalId: "c-3", designation: PRIMARY }] });
+    const twice = having(person("c-1"), { externalIds: [{ externalId: "c-3" }, { externalId: " c-3" }] });
+    const blank = having(person("c-1"), { externalIds: [{ externalId: " " }] });
+    const { results } = await importAll(service.client, [other, twice, blank]);
+    expect(results.map(({ error }) => error && errorInfo(error)?.fieldViolations.map(({ field }) => field))).toEqual([
+      ["external_ids[0].designation"],
+      ["external_ids[1].external_id"],
+      ["external_ids[0].external_id"],
+    ]);
+  });
+
+  it("rule 154: one of another entity's fails the row, of which nothing is written", async () => {
+    await importAll(service.client, [person("d-1")]);
+    const { results, outcomes } = await importAll(service.client, [
+      having(person("d-2"), { externalIds: [{ externalId: "d-3" }, { externalId: "d-1" }] }),
+      person("d-4"),
+    ]);
+    expect(outcomes).toEqual([FAILED, CREATED]);
+    expect(reasonOf(results[0] as ImportResult)).toBe("DUPLICATE_EXTERNAL_ID");
+    expect(errorInfo(results[0]?.error as never)?.metadata.field).toBe("external_ids[1].external_id");
+    for (const externalId of ["d-2", "d-3"]) {
+      expect((await refusal(service.client.entities.getEntity({ lookup: byExternalId(externalId) }))).reason).toBe(
+        "NOT_FOUND",
+      );
+    }
+  });
+
+  it("rule 154: at most 100 of an entity", async () => {
+    const externalIds = Array.from({ length: 100 }, (_, i) => ({ externalId: `e-${i}` }));
+    const { results } = await importAll(service.client, [having(person("e"), { externalIds })]);
+    expect(reasonOf(results[0] as ImportResult)).toBe("VALIDATION_ERROR");
+    expect((await importAll(service.client, [having(person("e-0"), { externalIds })])).outcomes).toEqual([CREATED]);
+  });
+
+  it("update_mask: writes its paths, and clears those that the row leaves unset", async () => {
+    await importAll(service.client, [person("m-1", { taxId: "1", nationality: "AR" })]);
+    const row = having(person("m-1", { name: "Eva" }), { updateMask: { paths: ["tax_id", "nationality"] } });
+    expect((await importAll(service.client, [row])).outcomes).toEqual([UPDATED]);
+    const { name, taxId, nationality } = await found("m-1");
+    expect([name, taxId, nationality]).toEqual(["Ana", undefined, undefined]);
+  });
+
+  it("update_only: a row whose entity is not there is NOT_FOUND", async () => {
+    await importAll(service.client, [person("u-1")]);
+    const { results, outcomes } = await importAll(service.client, [
+      having(person("u-1", { name: "Eva" }), { updateOnly: true }),
+      having(person("u-2"), { updateOnly: true }),
+    ]);
+    expect(outcomes).toEqual([UPDATED, FAILED]);
+    expect(reasonOf(results[1] as ImportResult)).toBe("NOT_FOUND");
+  });
+});
 
 describe("ImportEntities", () => {
   it("rows: creates, updates, leaves unchanged what is there already, and says so of each row in order", async () => {
@@ -191,7 +309,7 @@ describe("ImportEntities", () => {
 
   it("rule 39: a row with a request_id answers as it did first, and is refused with another request", async () => {
     const requestId = "5e0f6c3a-52a5-4b7e-9a39-6a1d0c1f7a01";
-    const row = { ...person("replay-1"), requestId };
+    const row: Row = { ...person("replay-1"), requestId };
     const first = await importAll(service.client, [row]);
     const second = await importAll(service.client, [
       row,

@@ -118,7 +118,7 @@ const nothing: Names = {
   deliveryId: randomUUID(),
 };
 /** B's own, to write to. */
-let ownOfB: { entityId: string; bare: string[]; etag: string; endpointId: string };
+let ownOfB: { entityId: string; bare: string[]; etag: string; endpointId: string; position: string };
 /** Ids of A's without a canary, since B uses them too, each once. */
 const FREE_IDS = Array.from({ length: 13 }, (_, i) => `plain-${i}`);
 let nextFree = 0;
@@ -464,6 +464,12 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       { by: "position", request: (names) => ({ position: names.position }), expect: "POSITION_INVALID" },
     ],
   },
+  ExportEntities: {
+    cases: [
+      { by: "position", request: (names) => ({ position: names.position }), expect: "POSITION_INVALID" },
+      { by: "no name, all that is there", request: () => ({ position: ownOfB.position }), expect: "NOTHING" },
+    ],
+  },
   ListAuditCheckpoints: {
     paged: true,
     cases: [{ by: "number", request: () => ({ afterNumber: 1n, includeLeaves: true }), expect: "NOTHING" }],
@@ -475,6 +481,11 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
       {
         by: "request id",
         request: () => ({ entity: person({ externalId: "b-import" }), requestId: own.freeRequestId }),
+        expect: "FREE",
+      },
+      {
+        by: "alias, free to use",
+        request: () => ({ entity: person({ externalId: freeId() }), externalIds: [{ externalId: freeId() }] }),
         expect: "FREE",
       },
       // A row with an etag needs an entity that exists; a stream ends with OK and reports it in the row.
@@ -731,6 +742,7 @@ beforeAll(async () => {
     etag: first.entity?.etag ?? "",
     bare: [await bare(), await bare()],
     endpointId: made.endpoint?.id ?? "",
+    position: (await b.client.entities.listEntities({ pageSize: 1 })).watchPosition,
   };
 });
 afterAll(async () => {

@@ -2,7 +2,7 @@
 import { fromJson } from "@bufbuild/protobuf";
 import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { type Command, InvalidArgumentError } from "commander";
-import type { EventType } from "../../clients/typescript/index.ts";
+import { EntityStatus, EntityStatusSchema, EntityType, type EventType } from "../../clients/typescript/index.ts";
 import { ConfigError } from "../config.ts";
 import { bareValue, eventTypeOf } from "./read.ts";
 
@@ -29,6 +29,21 @@ export function typesOf(names: string[] = []): EventType[] {
     if (type === undefined) throw new ConfigError("--type must be the type of an event, such as CREATED");
     return type;
   });
+}
+
+export function statusesOf(names: string[] = []): EntityStatus[] {
+  return names.map((name) => {
+    const status = EntityStatusSchema.values.find(({ localName }) => localName === name.toUpperCase())?.number;
+    if (status === undefined || status === EntityStatus.UNSPECIFIED)
+      throw new ConfigError("--status must be a status, such as ACTIVE");
+    return status as EntityStatus;
+  });
+}
+
+export function entityType(text: string): EntityType {
+  if (text.toLowerCase() === "person") return EntityType.PERSON;
+  if (text.toLowerCase() === "company") return EntityType.COMPANY;
+  throw new InvalidArgumentError("It must be person or company.");
 }
 
 export function positive(text: string): number {

@@ -7,6 +7,7 @@ ENTITY_SERVICE_URL (default http://127.0.0.1:50051) with the API key ENTITY_SERV
 Examples:
   export ENTITY_SERVICE_API_KEY=$(cat .data/bootstrap-key)
   entity-service import entities.ndjson
+  entity-service export entities.ndjson.gz
   entity-service get --tax-id 30-71234567-1
   entity-service get --external-id customer-1 --at 2027-01-31T00:00:00Z
   entity-service events --external-id customer-1 --type ATTRIBUTE_CHANGED --limit 10
@@ -21,12 +22,18 @@ Exit codes: 0 done, 1 failed, some rows failed or something was found, 2 the com
 3 the service was ended by force: its log says what was still open.`;
 
 export const IMPORT_HELP = `
-A line is the JSON form of an Entity, in snake_case or camelCase; reason, request_id and occurred_at may
-stand beside its fields. Keys of a person, a company or an address that the contract does not list are
+A line is the JSON form of an Entity, in snake_case or camelCase; reason, request_id, occurred_at and
+update_mask may stand beside its fields. Its external_ids are attached, and none is removed. Keys of a person, a company or an address that the contract does not list are
 kept in 'additional'; any other unknown key fails its row. Rows that fail do not stop the others.
+
+Of a CSV with a header, --columns names a file of JSON: {"columns": {COLUMN: PATH}, "values": {PATH: VALUE}}, the
+values being those of all rows. Columns that it does not name are left out, blank cells change nothing. A path is
+such as external_id, type, entity_data.company.address.city, attributes.segment, or external_ids.crm for an
+alias with the label crm; several columns may be external_ids or entity_data.company.trading_names.
 
 Examples:
   entity-service import entities.ndjson --dry-run
+  entity-service import examples/companies.csv --columns examples/companies.columns.json
   entity-service import entities.ndjson.gz --errors errors.ndjson --reason "first load"
   jq -c '.[]' array.json | entity-service import -`;
 
@@ -36,6 +43,16 @@ would come of it and writes nothing. It may be stopped and run again at any time
 
   entity-service tax-ids recheck
   entity-service tax-ids recheck --apply`;
+
+export const EXPORT_HELP = `
+The rows have all that callers set, and make the same entities where there are none. Deleted and merged entities are
+not in it. Entities without an external id go to FILE with .without-external-id in its name. While it runs,
+FILE.state says how far it has come. At the end it prints the position of the moment: a watch from it misses nothing.
+
+Examples:
+  entity-service export entities.ndjson.gz
+  entity-service export blocked.ndjson --status BLOCKED REJECTED --country AR
+  entity-service watch --json --position POSITION`;
 
 export const WATCH_HELP = `
 Runs until it is stopped, and goes on where it was when the service restarts.

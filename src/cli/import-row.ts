@@ -1,4 +1,4 @@
-// A line of an import as a request: the JSON form of Entity, with reason, request_id and occurred_at beside it.
+// A row of an import as a request: the JSON form of Entity, with what ImportEntitiesRequest has beside it.
 import { type DescMessage, fromJson, toBinary } from "@bufbuild/protobuf";
 import {
   AddressSchema,
@@ -11,22 +11,25 @@ import { DomainError, invalidField } from "../domain/errors.ts";
 import { isObject, type JsonObject, type JsonValue } from "../domain/json.ts";
 import { jsonProblem } from "../interceptors/json-problem.ts";
 import { assertWellFormed } from "../rpc/well-formed.ts";
-import { type Line, objectOf } from "./lines.ts";
 
 /** What the service takes in one message. One that is larger would end the stream, and with it the import. */
 const MAX_ROW_BYTES = 4 * 1024 * 1024;
 /** A row is at most a few times as large in binary as in JSON: shorter lines need no measuring. */
 const SURELY_SMALL = 256 * 1024;
 
-/** Keys of a line that are not the entity's. */
-const ROW_KEYS = new Set(["reason", "request_id", "requestId", "occurred_at", "occurredAt"]);
+/** Keys of a row that are not the entity's. */
+const ROW_KEYS = new Set([
+  ...["reason", "request_id", "requestId", "occurred_at", "occurredAt"],
+  ...["external_ids", "externalIds", "update_mask", "updateMask"],
+]);
 
-/** Throws the refusal of a line that must not reach the stream, which it would end for all others. */
+/** Throws the refusal of a row that must not reach the stream, which it would end for all others. */
 export function importRowOf(
-  line: Line,
-  options: { dryRun: boolean; reason: string | undefined },
+  object: JsonObject,
+  bytes: number,
+  options: { dryRun: boolean; reason: string | undefined; updateOnly: boolean },
 ): ImportEntitiesRequest {
-  const members = Object.entries(objectOf(line.text));
+  const members = Object.entries(object);
   const entity = Object.fromEntries(members.filter(([key]) => !ROW_KEYS.has(key)));
   const json = { ...Object.fromEntries(members.filter(([key]) => ROW_KEYS.has(key))), entity: withAdditional(entity) };
   const problem = jsonProblem(ImportEntitiesRequestSchema, json);
@@ -34,9 +37,10 @@ export function importRowOf(
   const request: ImportEntitiesRequest = fromJson(ImportEntitiesRequestSchema, json);
   if (request.reason === "" && options.reason !== undefined) request.reason = options.reason;
   request.validateOnly = options.dryRun;
+  request.updateOnly = options.updateOnly;
   // Beyond these limits there are rows that cannot even be decoded at the other end.
   assertWellFormed(ImportEntitiesRequestSchema, request);
-  if (line.bytes > SURELY_SMALL && toBinary(ImportEntitiesRequestSchema, request).length > MAX_ROW_BYTES) {
+  if (bytes > SURELY_SMALL && toBinary(ImportEntitiesRequestSchema, request).length > MAX_ROW_BYTES) {
     throw new DomainError("MESSAGE_TOO_LARGE", `The row is larger than ${MAX_ROW_BYTES} bytes`, {
       limit_bytes: String(MAX_ROW_BYTES),
     });

@@ -2,7 +2,7 @@
 import { type EntityClient, errorInfo, ImportOutcome } from "../../clients/typescript/index.ts";
 import { DomainError } from "../domain/errors.ts";
 import { importRowOf } from "./import-row.ts";
-import { type Line, linesOf, openSource } from "./lines.ts";
+import { linesOf, openSource, type Row, rowsOfLines } from "./lines.ts";
 import { type Counts, countsLine, noCounts, openErrorsFile, type RowError, showProgress } from "./report.ts";
 
 export interface ImportOptions {
@@ -11,7 +11,13 @@ export interface ImportOptions {
   dryRun: boolean;
   /** For rows that give none. */
   reason: string | undefined;
+  /** Rows whose entities are not there fail. */
+  updateOnly: boolean;
+  /** The file that says which field each column of a CSV is; undefined for NDJSON. */
+  columnsFile: string | undefined;
 }
+
+const CSV_CURE = "say with --columns which field each column is (entity-service import --help shows how)";
 
 /** A run that ended in the middle: how far it came, and the error that ended it as the cause. */
 export class Interrupted extends Error {
@@ -20,7 +26,8 @@ export class Interrupted extends Error {
 
 /** Imports the rows of a file. Answers the counts; throws Interrupted when the service went away in the middle. */
 export async function importEntities(client: EntityClient, options: ImportOptions): Promise<Counts> {
-  const source = await openSource(options.file);
+  const csv = options.columnsFile === undefined ? undefined : await csvOf(options.columnsFile);
+  const source = await openSource(options.file, { isCsv: csv !== undefined, csvCure: CSV_CURE });
   using errors = openErrorsFile(options.errorsFile, options.file);
   using progress = showProgress(process.stderr, source.bytes);
   const counts = noCounts();
@@ -41,23 +48,23 @@ export async function importEntities(client: EntityClient, options: ImportOption
   const show = () => progress.update(done.end, counts.created + counts.updated + counts.unchanged + counts.failed);
 
   // A failure of the file, not of the connection, which the transport throws into rows().
-  async function* chunks() {
+  async function* whole() {
     try {
-      yield* source.stream;
+      yield* csv === undefined ? rowsOfLines(linesOf(source.stream)) : csv(source.stream, options.file);
     } catch (error) {
       brokenFile = error;
       throw error;
     }
   }
   async function* rows() {
-    for await (const line of linesOf(chunks())) {
-      const row = rowOf(line, options);
-      if (row instanceof DomainError) {
-        pending.push({ line: line.number, end: line.end, refusal: toRowError(row) });
+    for await (const row of whole()) {
+      const request = requestOf(row, options);
+      if (request instanceof DomainError) {
+        pending.push({ line: row.number, end: row.end, refusal: toRowError(request) });
         settleRefusals();
       } else {
-        pending.push({ line: line.number, end: line.end });
-        yield row;
+        pending.push({ line: row.number, end: row.end });
+        yield request;
       }
     }
   }
@@ -92,6 +99,13 @@ export async function importEntities(client: EntityClient, options: ImportOption
   return counts;
 }
 
+/** What makes rows of a CSV with these columns. No other import needs the library that reads it. */
+async function csvOf(columnsFile: string) {
+  const { csvRows, readColumns } = await import("./csv.ts");
+  const columns = await readColumns(columnsFile);
+  return (stream: AsyncIterable<Uint8Array>, file: string) => csvRows(stream, { file, columns });
+}
+
 const UNKNOWN = { reason: "UNKNOWN", metadata: {}, fieldViolations: [] };
 
 const OUTCOME: Partial<Record<ImportOutcome, keyof Counts>> = {
@@ -100,9 +114,9 @@ const OUTCOME: Partial<Record<ImportOutcome, keyof Counts>> = {
   [ImportOutcome.UNCHANGED]: "unchanged",
 };
 
-function rowOf(line: Line, options: ImportOptions) {
+function requestOf(row: Row, options: ImportOptions) {
   try {
-    return importRowOf(line, options);
+    return importRowOf(row.read(), row.bytes, options);
   } catch (error) {
     if (error instanceof DomainError) return error;
     throw error;

@@ -9,7 +9,7 @@ import { DomainError, invalidField } from "../domain/errors.ts";
 import { isObject, type JsonObject } from "../domain/json.ts";
 
 /** A longer line is no row: it is skipped without being kept. */
-const MAX_LINE_BYTES = 16 * 1024 * 1024;
+export const MAX_LINE_BYTES = 16 * 1024 * 1024;
 
 export interface Line {
   /** As editors count: the first is 1. Blank lines count and are left out. */
@@ -27,9 +27,15 @@ export interface LineSource {
   bytes: number | undefined;
 }
 
+/** What a file may be beside NDJSON, and what to say of one that is CSV where it may not. */
+export interface Format {
+  isCsv?: boolean;
+  csvCure?: string;
+}
+
 /** Opens FILE, or standard input for `-`. Throws what the system says when it cannot be read. */
-export async function openSource(file: string): Promise<LineSource> {
-  if (file === "-") return { stream: rowsIn("standard input", process.stdin), bytes: undefined };
+export async function openSource(file: string, format: Format = {}): Promise<LineSource> {
+  if (file === "-") return { stream: rowsIn("standard input", process.stdin, format), bytes: undefined };
   const handle = await open(file);
   const stat = await handle.stat();
   if (stat.isDirectory()) {
@@ -39,7 +45,7 @@ export async function openSource(file: string): Promise<LineSource> {
   const start = Buffer.alloc(2);
   const isGzip = stat.isFile() && (await handle.read(start, 0, 2, 0)).bytesRead === 2 && start.equals(GZIP);
   return {
-    stream: rowsIn(file, createReadStream(file, { fd: handle, start: 0, highWaterMark: 256 * 1024 })),
+    stream: rowsIn(file, createReadStream(file, { fd: handle, start: 0, highWaterMark: 256 * 1024 }), format),
     // The unpacked size of a compressed file is not known in advance.
     bytes: stat.isFile() && !isGzip ? stat.size : undefined,
   };
@@ -48,7 +54,7 @@ export async function openSource(file: string): Promise<LineSource> {
 const GZIP = Buffer.of(0x1f, 0x8b);
 
 /** The bytes of rows, unpacked where they are gzip. Throws for a file of another kind, with what to do: each of its lines would be refused. */
-async function* rowsIn(file: string, stream: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* rowsIn(file: string, stream: AsyncIterable<Uint8Array>, format: Format): AsyncGenerator<Uint8Array> {
   const chunks = stream[Symbol.asyncIterator]();
   let start = Buffer.alloc(0);
   while (start.length < START_BYTES) {
@@ -63,10 +69,10 @@ async function* rowsIn(file: string, stream: AsyncIterable<Uint8Array>): AsyncGe
   if (start.subarray(0, 2).equals(GZIP)) {
     const unpacked = createGunzip();
     pipeline(Readable.from(all), unpacked, () => {});
-    yield* rowsIn(file, unpacked);
+    yield* rowsIn(file, unpacked, format);
     return;
   }
-  const problem = otherFormat(start);
+  const problem = otherFormat(start, format);
   if (problem !== undefined) throw new Error(`${file} ${problem}`);
   yield* all;
 }
@@ -75,7 +81,10 @@ async function* rowsIn(file: string, stream: AsyncIterable<Uint8Array>): AsyncGe
 const START_BYTES = 4_096;
 
 /** What a file is that is no NDJSON, and the cure; undefined where its first bytes may be a row. */
-function otherFormat(start: Buffer): string | undefined {
+function otherFormat(
+  start: Buffer,
+  { isCsv = false, csvCure = "write a JSON object a line, with the names of the columns as keys" }: Format,
+): string | undefined {
   const [first, second] = start;
   const isUtf16 = (first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff);
   if (isUtf16 || (start.length > 1 && (first === 0) !== (second === 0)))
@@ -85,9 +94,9 @@ function otherFormat(start: Buffer): string | undefined {
     .replace(/^\ufeff/, "")
     .trimStart();
   if (text.startsWith("[")) return "is one JSON array: write an object a line, as jq -c '.[]' does";
+  if (isCsv) return undefined;
   const [line = ""] = text.split("\n", 1);
-  if (/^[^{}"]*("[^"]*")?[^{}"]*[,;\t]/.test(line) && !/[{}]/.test(line))
-    return "looks like CSV: write a JSON object a line, with the names of the columns as keys";
+  if (/^[^{}"]*("[^"]*")?[^{}"]*[,;\t]/.test(line) && !/[{}]/.test(line)) return `looks like CSV: ${csvCure}`;
   return undefined;
 }
 
@@ -157,6 +166,16 @@ export function objectOf(text: string | DomainError): JsonObject {
     throw new DomainError("VALIDATION_ERROR", "A key is given twice in one object of the line");
   }
   return value;
+}
+
+/** A row of a file, in whatever format. */
+export interface Row extends Omit<Line, "text"> {
+  /** Throws the refusal of a row that cannot be read. */
+  read(): JsonObject;
+}
+
+export async function* rowsOfLines(lines: AsyncIterable<Line>): AsyncGenerator<Row> {
+  for await (const { text, ...line } of lines) yield { ...line, read: () => objectOf(text) };
 }
 
 /** A member that must be a string, if it is there. */

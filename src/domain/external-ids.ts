@@ -75,10 +75,33 @@ export function assignExternalId(
   };
 }
 
+/** An external id to attach, or with another label or rank. */
+interface AddedExternalId {
+  externalId: string;
+  type: string;
+  primary: boolean;
+}
+
+/** Rule 154: what `change` makes of the entity, or of nothing, with external ids attached too: one change. */
+export function withExternalIds(
+  entity: EntityState | null,
+  change: Change | null,
+  command: { externalIds: readonly AddedExternalId[]; reason: string },
+  now: Instant,
+): Change | null {
+  if (command.externalIds.length === 0) return change;
+  const before = change?.values ?? entity;
+  if (before === null) throw new Error("external ids are attached to no entity");
+  const values = { ...before, externalIds: attach(before.externalIds, command.externalIds, now, "external_ids") };
+  if (change !== null) return { ...change, values };
+  if (changedFields(before, values).length === 0) return null;
+  return { values, type: "EXTERNAL_ID_CHANGED", reason: command.reason };
+}
+
 /** Rules 55 to 59: attaches ids, removes none, may move the primary. */
 export function addExternalIds(
   entity: EntityState,
-  command: { externalIds: readonly { externalId: string; type: string; primary: boolean }[]; reason: string },
+  command: { externalIds: readonly AddedExternalId[]; reason: string },
   now: Instant,
 ): Change | null {
   refuseDeleted(entity);
@@ -174,7 +197,7 @@ export function designate(id: ExternalIdState, primary: boolean, now: Instant): 
 
 function attach(
   attached: readonly ExternalIdState[],
-  items: readonly { externalId: string; type: string; primary: boolean }[],
+  items: readonly AddedExternalId[],
   now: Instant,
   field: string,
 ): ExternalIdState[] {

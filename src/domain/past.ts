@@ -35,10 +35,10 @@ export interface PastEvent {
  * of different entities in any order. They may come in parts: what is returned goes in again with the next. Of the events
  * that are not later only the first of an entity counts: it tells etag and time of the version.
  */
-export function undo(
+export function undo<Event extends PastEvent>(
   entities: ReadonlyMap<string, PastEntity | null>,
-  events: Iterable<PastEvent>,
-  isLater: (event: PastEvent) => boolean,
+  events: Iterable<Event>,
+  isLater: (event: Event) => boolean,
 ): Map<string, PastEntity | null> {
   const past = new Map(entities);
   for (const event of events) {

@@ -16,7 +16,9 @@ const NEEDED: Record<keyof PastEvent, true> = {
   hash: true,
 };
 const COLUMNS = columnsOf(EntityEventRow).filter(({ property }) => property in NEEDED);
-const toPastEvent: (row: unknown) => PastEvent = hydrator<typeof EntityEventRow>(COLUMNS);
+/** The columns of an event `v` that it is taken back by. */
+export const PAST_COLUMNS = selected(COLUMNS, "v");
+export const toPastEvent: (row: unknown) => PastEvent = hydrator<typeof EntityEventRow>(COLUMNS);
 
 /**
  * Those that made `version` and the versions before it. By version and not by time: the versions of an entity are in the
@@ -30,7 +32,7 @@ export async function readHistory(
 ): Promise<Part<PastEvent>> {
   const rows = await db.execute<unknown[]>(
     withinBytes(
-      `select ${selected(COLUMNS, "v")}, ${bytesOf("v", ["updated_fields", "previous_values"])} as bytes
+      `select ${PAST_COLUMNS}, ${bytesOf("v", ["updated_fields", "previous_values"])} as bytes
        from entity_event v
        where v.organization_id = $1 and v.entity_id = $2 and v.entity_version <= $3
        order by v.entity_version desc limit $4`,

@@ -128,14 +128,18 @@ export function createPages(orm: Orm, sourceOf: (orm: Orm, key: string) => LogSo
 }
 
 /** Throws POSITION_EXPIRED where some of what is said to have come is not in the log, or means something else there. */
-async function assertHere(source: LogSource, head: LogHead, { epoch: start, from, within }: Position): Promise<void> {
+export async function assertHere(
+  source: LogSource,
+  head: LogHead,
+  { epoch: start, from, within }: Position,
+): Promise<void> {
   const known = { start, snapshot: within?.to ?? from };
   const ended = start === head.epoch.id ? undefined : await source.ended(start);
   if (!isHere(known, head, ended)) throw positionExpired();
 }
 
 /** The rows, unless some that were behind the position may have been pruned. */
-function kept<T>(head: LogHead, position: Position, { rows, horizon }: Read<T>): T {
+export function kept<T>(head: { epoch: { number: number } }, position: Position, { rows, horizon }: Read<T>): T {
   // What was pruned of an older epoch was before every position.
   if (horizon?.epoch === head.epoch.number && !isKept(position, horizon)) throw positionExpired();
   return rows;

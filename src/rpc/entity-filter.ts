@@ -13,16 +13,28 @@ import type { Violations } from "./violations.ts";
 
 /** Notes what is wrong with the filters of a request. */
 export function checkEntityFilter(request: ListEntitiesRequest, violations: Violations): void {
-  const { taxId, countryCodes, externalIds, namePrefix, nameQuery, statuses } = request;
+  const { taxId, externalIds, namePrefix, nameQuery } = request;
   if (taxId !== "") violations.check("tax_id", taxIdProblem(taxId));
-  countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
   externalIds.forEach((id, i) => violations.check(`external_ids[${i}]`, identifierProblem(trim(id))));
   violations.check("name_prefix", textProblem(namePrefix, { max: LIMITS.name }));
   if (nameQuery !== "") violations.check("name_query", nameQueryProblem(nameQuery));
+  checkStanding(request, violations);
+}
+
+/** The filters that an export has too: where an entity is, and how it stands. */
+type Standing = Pick<ListEntitiesRequest, "countryCodes" | "statuses">;
+
+export function checkStanding({ countryCodes, statuses }: Standing, violations: Violations): void {
+  countryCodes.forEach((code, i) => violations.check(`country_codes[${i}]`, countryCodeProblem(code)));
   statuses.forEach((status, i) => {
     if (statusFromProto(status) === undefined) violations.add(`statuses[${i}]`, "must be a status");
   });
 }
+
+export const standingOf = ({ countryCodes, statuses }: Standing): Pick<EntityFilter, "countryCodes" | "statuses"> => ({
+  statuses: statuses.map(statusFromProto).filter((status) => status !== undefined),
+  countryCodes: countryCodes.map((code) => code.toUpperCase()),
+});
 
 /** Rule 159. It is not folded before its length is known. */
 const nameQueryProblem = (query: string): string | null =>
@@ -33,8 +45,7 @@ export function toEntityFilter(request: ListEntitiesRequest): Omit<EntityFilter,
   const { type, taxId, nameQuery, updatedAfter } = request;
   return {
     type: type === EntityType.UNSPECIFIED ? undefined : typeFromProto(type),
-    statuses: request.statuses.map(statusFromProto).filter((status) => status !== undefined),
-    countryCodes: request.countryCodes.map((code) => code.toUpperCase()),
+    ...standingOf(request),
     taxIdKey: taxId === "" ? undefined : taxIdKey(taxId),
     externalIds: request.externalIds.length === 0 ? undefined : [...new Set(request.externalIds.map(trim))],
     namePrefix: request.namePrefix,

@@ -1,16 +1,15 @@
 // EntityService: change, assign, add and release external ids, and tell who had one when.
 import type { ServiceImpl } from "@connectrpc/connect";
-import { Designation, ExternalIdDetachCause } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { ExternalIdDetachCause } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import type { DetachCause } from "../domain/entity-state.ts";
 import { addExternalIds, assignExternalId, changeExternalId, releaseExternalId } from "../domain/external-ids.ts";
-import { LIMITS } from "../domain/limits.ts";
-import { identifierProblem, textProblem, trim } from "../domain/text.ts";
+import { identifierProblem, trim } from "../domain/text.ts";
 import { policyOf } from "../entities/command.ts";
 import { type ExternalIdPeriod, listPeriods } from "../entities/external-id-past.ts";
 import { presentChange } from "./entity-message.ts";
 import { closePage, openPage, whole } from "./page.ts";
-import { invalidLookup, parseExternalId, parseLookup, parseReason, toTimestamp } from "./request.ts";
+import { invalidLookup, parseExternalId, parseExternalIds, parseLookup, parseReason, toTimestamp } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { type Deps, existing, findEntityId, organizationOf, parseWrite, readInTurn, write } from "./write.ts";
 
@@ -72,23 +71,7 @@ export function externalIdRpcs(deps: Deps) {
       const lookup = parseLookup(request.lookup);
       const violations = new Violations();
       if (request.externalIds.length < 1) violations.add("external_ids", "must have at least 1 item");
-      const items = request.externalIds.map((item, i) => {
-        const at = `external_ids[${i}]`;
-        violations.check(`${at}.type`, textProblem(item.type, { max: LIMITS.externalIdType }));
-        return {
-          externalId: parseExternalId(item.externalId, `${at}.external_id`, violations),
-          type: item.type,
-          primary: item.designation === Designation.PRIMARY,
-        };
-      });
-      const position = new Map<string, number>();
-      items.forEach(({ externalId }, i) => {
-        if (position.has(externalId)) violations.add(`external_ids[${i}].external_id`, "is listed twice");
-        position.set(externalId, i);
-      });
-      if (items.filter((item) => item.primary).length > 1) {
-        violations.add("external_ids", "must not have more than 1 item designated PRIMARY");
-      }
+      const { externalIds, places } = parseExternalIds(request.externalIds, violations);
       const reason = parseReason(request.reason, violations, false);
       const common = parseWrite(request, violations);
       violations.throwIfAny();
@@ -99,12 +82,12 @@ export function externalIdRpcs(deps: Deps) {
         {
           ...common,
           lookup,
-          claims: items.map((item) => item.externalId),
+          claims: externalIds.map((item) => item.externalId),
           claimField: (externalId) => {
-            const index = String(position.get(externalId) ?? 0);
+            const index = String(places.get(externalId) ?? 0);
             return { field: `external_ids[${index}].external_id`, index };
           },
-          decide: (entity, { now }) => addExternalIds(existing(entity), { externalIds: items, reason }, now),
+          decide: (entity, { now }) => addExternalIds(existing(entity), { externalIds, reason }, now),
         },
         presentChange,
       );

@@ -13,6 +13,7 @@ import {
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { newEntity, update } from "../domain/entity.ts";
 import { DomainError, invalidField, overloaded } from "../domain/errors.ts";
+import { withExternalIds } from "../domain/external-ids.ts";
 import { createShares, type Owner, type Shares } from "../domain/shares.ts";
 import { latestDate } from "../domain/time.ts";
 import { type Author, type Command, type Outcome, onlyOutcome, toOneEntity } from "../entities/command.ts";
@@ -20,7 +21,7 @@ import { writeGroup } from "../entities/write-group.ts";
 import { toStatus } from "../errors.ts";
 import type { Slots } from "../slots.ts";
 import { externalIdFromProto, fromProto } from "./entity-message.ts";
-import { parseReason, requestHash } from "./request.ts";
+import { parseExternalIds, parseReason, requestHash } from "./request.ts";
 import { Violations } from "./violations.ts";
 import { assertWellFormed } from "./well-formed.ts";
 import { authorOf, type Deps, organizationOf, parseWrite } from "./write.ts";
@@ -112,8 +113,14 @@ function commandOf(
   try {
     assertWellFormed(METHOD.input, request);
     const violations = new Violations();
-    const input = fromProto(request.entity ?? create(EntitySchema), undefined, today, violations);
+    const input = fromProto(request.entity ?? create(EntitySchema), request.updateMask, today, violations);
     const externalId = externalIdFromProto(request.entity, violations);
+    const { externalIds, places } = parseExternalIds(request.externalIds, violations);
+    externalIds.forEach((item, i) => {
+      if (item.primary && item.externalId !== externalId) {
+        violations.add(`external_ids[${i}].designation`, "PRIMARY is for entity.external_id alone");
+      }
+    });
     const reason = parseReason(request.reason, violations, false);
     const { requestId, occurredAt } = parseWrite(request, violations);
     violations.throwIfAny();
@@ -123,10 +130,13 @@ function commandOf(
       author,
       named,
       lookup: { by: "external_id", key: externalId },
-      allowMissing: true,
+      allowMissing: !request.updateOnly,
       etag: input.etag,
-      claims: [externalId],
-      claimField: () => ({ field: "entity.external_id" }),
+      claims: [externalId, ...externalIds.map((item) => item.externalId)],
+      claimField: (id) => {
+        const index = id === externalId ? undefined : places.get(id);
+        return { field: index === undefined ? "entity.external_id" : `external_ids[${index}].external_id` };
+      },
       occurredAt,
       request:
         requestId === undefined
@@ -137,8 +147,11 @@ function commandOf(
               hash: requestHash(METHOD.input, request),
               answer: (outcome) => toBinary(ImportResultSchema, resultOf(0n, outcome)),
             },
-      decide: (current, { now }) =>
-        current === null ? newEntity({ ...patch, externalId }, reason, now) : update(current, patch, reason),
+      decide: (current, { now }) => {
+        const change =
+          current === null ? newEntity({ ...patch, externalId }, reason, now) : update(current, patch, reason);
+        return withExternalIds(current, change, { externalIds, reason }, now);
+      },
     });
   } catch (error) {
     if (error instanceof DomainError) return error;

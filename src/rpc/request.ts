@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import type { EntityLookup } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
+import { Designation, type EntityLookup, type ExternalId } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { DomainError, invalidField } from "../domain/errors.ts";
 import { canonicalJson, type JsonObject, type JsonValue } from "../domain/json.ts";
 import { LIMITS } from "../domain/limits.ts";
@@ -63,6 +63,28 @@ export function parseExternalId(value: string, field: string, violations: Violat
   const externalId = trim(value);
   violations.check(field, externalId === "" ? "is required" : identifierProblem(externalId));
   return externalId;
+}
+
+/** External ids to attach (rules 55 to 57), and where in the request each is. */
+export function parseExternalIds(items: readonly ExternalId[], violations: Violations) {
+  const externalIds = items.map(({ externalId, type, designation }, i) => {
+    const at = `external_ids[${i}]`;
+    violations.check(`${at}.type`, textProblem(type, { max: LIMITS.externalIdType }));
+    return {
+      externalId: parseExternalId(externalId, `${at}.external_id`, violations),
+      type,
+      primary: designation === Designation.PRIMARY,
+    };
+  });
+  const places = new Map<string, number>();
+  externalIds.forEach(({ externalId }, i) => {
+    if (places.has(externalId)) violations.add(`external_ids[${i}].external_id`, "is listed twice");
+    places.set(externalId, i);
+  });
+  if (externalIds.filter((item) => item.primary).length > 1) {
+    violations.add("external_ids", "must not have more than 1 item designated PRIMARY");
+  }
+  return { externalIds, places };
 }
 
 /** Rule 45 where `mandatory`, else rule 43: the reason, trimmed. */

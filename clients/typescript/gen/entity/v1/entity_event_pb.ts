@@ -238,15 +238,17 @@ export const EventType = {
   CREATED: 1,
 
   /**
-   * One or more fields changed, the status included. Event name: entity.updated.
+   * One or more fields changed, the status included; by ImportEntities external
+   * ids may have changed with them. Event name: entity.updated.
    *
    * @generated from enum value: EVENT_TYPE_ATTRIBUTE_CHANGED = 2;
    */
   ATTRIBUTE_CHANGED: 2,
 
   /**
-   * Its external ids changed, by ChangeExternalId, AssignExternalId or
-   * AddExternalIds. Event name: entity.updated.
+   * Its external ids changed, by ChangeExternalId, AssignExternalId,
+   * AddExternalIds, ReleaseExternalId or ImportEntities. Event name:
+   * entity.updated.
    *
    * @generated from enum value: EVENT_TYPE_EXTERNAL_ID_CHANGED = 3;
    */

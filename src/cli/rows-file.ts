@@ -1,0 +1,69 @@
+// Files of rows that grow in steps, each of which is there whole or not at all: what a process that was killed has left
+// behind the last step is cut off when the next one opens them.
+import { type FileHandle, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { gzipSync } from "node:zlib";
+
+/** A file of rows, opened at the end of a step. */
+export interface RowsFile {
+  /** Appends the rows: on the disk when it resolves. How long the file is then, in bytes. */
+  append(rows: string): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** Holds personal data: for its owner alone. */
+const MODE = 0o600;
+
+/** The file with what is up to `bytes` and nothing behind it; a new one at 0. Throws where it is shorter. */
+export async function openRows(path: string, bytes: number): Promise<RowsFile> {
+  if (bytes === 0) return rowsIn(await open(path, "wx", MODE), path, 0);
+  const handle = await open(path, "r+");
+  const { size } = await handle.stat();
+  if (size >= bytes) {
+    await handle.truncate(bytes);
+    return rowsIn(handle, path, bytes);
+  }
+  await handle.close();
+  throw new Error(`${path} is shorter than when the export was interrupted: remove it to begin anew`);
+}
+
+function rowsIn(handle: FileHandle, path: string, start: number): RowsFile {
+  let end = start;
+  return {
+    async append(rows) {
+      // Each step is a member of its own: who unpacks the file gets them as one.
+      const bytes = path.endsWith(".gz") ? gzipSync(rows) : Buffer.from(rows);
+      for (let at = 0; at < bytes.length; )
+        at += (await handle.write(bytes, at, bytes.length - at, end + at)).bytesWritten;
+      await handle.datasync();
+      end += bytes.length;
+      return end;
+    },
+    close: () => handle.close(),
+  };
+}
+
+/** Replaces the file in one step. */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const handle = await open(`${path}.new`, "w", MODE);
+  try {
+    await handle.writeFile(text);
+    await handle.datasync();
+  } finally {
+    await handle.close();
+  }
+  await rename(`${path}.new`, path);
+}
+
+/** What is in the file; undefined where there is none. */
+export async function readWhole(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+export const removeFile = (path: string): Promise<void> => rm(path, { force: true });
+
+export const exists = async (path: string): Promise<boolean> => (await stat(path).catch(() => undefined)) !== undefined;
