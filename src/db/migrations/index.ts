@@ -14,6 +14,7 @@ import { AuditCheckpoint } from "./20261127140000_audit_checkpoint.ts";
 import { ExternalIdPast } from "./20261128120000_external_id_past.ts";
 import { Merges } from "./20261129120000_merges.ts";
 import { Names } from "./20261129130000_names.ts";
+import { Risk } from "./20261130100000_risk.ts";
 
 export const MIGRATIONS = [
   { name: "20261120120000_init", class: Init },
@@ -31,4 +32,5 @@ export const MIGRATIONS = [
   { name: "20261128120000_external_id_past", class: ExternalIdPast },
   { name: "20261129120000_merges", class: Merges },
   { name: "20261129130000_names", class: Names },
+  { name: "20261130100000_risk", class: Risk },
 ];
