@@ -155,7 +155,7 @@ async function readFacts(
        where m.organization_id = $1 and m.id = u.matrix_id and m.deleted_at is null offset 0) m on true
      left join lateral (
        select v.* from evaluation v
-       where v.entity_id = u.id and v.entity_version >= e.version - 1 and v.organization_id = $1
+       where v.entity_id = u.id and v.entity_version >= e.version - 1 and v.organization_id = $1 and v.entity_version > 0
        order by v.entity_version desc limit 1) v on true`,
     [organizationId, asked.map(({ entityId }) => entityId), asked.map(({ riskMatrixId }) => riskMatrixId)],
   );

@@ -66,9 +66,10 @@ export class Risk extends Migration {
         constraint evaluation_incomplete check (
           incomplete = (raw_score is null) and incomplete = (risk_score is null) and incomplete = (level is null))
       )`);
-    // It does not begin with organization_id, or is partial, as the first migration says of indexes.
+    // Partial, as the first migration says of indexes that begin with organization_id; the other does not.
     this.addSql(`
-      create unique index evaluation_of_entity on evaluation (entity_id, entity_version, organization_id)`);
+      create unique index evaluation_of_entity on evaluation (organization_id, entity_id, entity_version)
+      where entity_version > 0`);
     this.addSql(`
       create index evaluation_evaluated_at on evaluation (entity_id, evaluated_at, id, organization_id)`);
 
