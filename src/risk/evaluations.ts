@@ -155,8 +155,8 @@ async function readFacts(
        where m.organization_id = $1 and m.id = u.matrix_id and m.deleted_at is null offset 0) m on true
      left join lateral (
        select v.* from evaluation v
-       where v.entity_id = u.id and v.entity_version >= e.version - 1 and v.organization_id = $1 and v.entity_version > 0
-       order by v.entity_version desc limit 1) v on true`,
+       where v.entity_id = u.id and v.organization_id = $1
+       order by v.evaluated_at desc, v.id desc limit 1) v on true`,
     [organizationId, asked.map(({ entityId }) => entityId), asked.map(({ riskMatrixId }) => riskMatrixId)],
   );
   const byPlace = new Map(rows.map((row) => [Number(row.at), row]));
@@ -175,13 +175,17 @@ async function readFacts(
 function factsOf(row: Record<string, unknown>, matrix: MatrixVersion | undefined): Facts {
   const today = row.date as string;
   const last = row.id === null ? undefined : toEvaluation(row);
+  const version = Number(row.current_version);
+  // It made the version behind the one that it is of.
   const isSame =
-    last?.riskMatrixId === matrix?.riskMatrixId &&
-    last?.matrixVersion === matrix?.version &&
-    last?.engine === RISK_ENGINE &&
-    (last.today === today || matrix?.mentionsToday === false);
+    last !== undefined &&
+    last.entityVersion >= version - 1 &&
+    last.riskMatrixId === matrix?.riskMatrixId &&
+    last.matrixVersion === matrix.version &&
+    last.engine === RISK_ENGINE &&
+    (last.today === today || !matrix.mentionsToday);
   return {
-    version: Number(row.current_version),
+    version,
     auditHead: row.audit_head as Buffer | null,
     today,
     matrix,
