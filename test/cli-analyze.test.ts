@@ -3,10 +3,10 @@ import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { fromJson } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type Entity, RiskMatrixSchema } from "../clients/typescript/index.ts";
+import { type Entity, EntityType, RiskMatrixSchema, RiskRuleOutcome } from "../clients/typescript/index.ts";
 import { cli } from "./cli-process.ts";
 import { byId, newPerson } from "./given.ts";
-import { startService, type TestOrganization, type TestService } from "./harness.ts";
+import { forget, startService, type TestOrganization, type TestService } from "./harness.ts";
 
 let service: TestService;
 let organization: TestOrganization;
@@ -48,6 +48,37 @@ describe("analyze", () => {
     expect(await analyses()).toBe(30);
     const { entity } = await organization.client.entities.getEntity({ lookup: byId(people[0] as Entity) });
     expect(Number(entity?.riskScore)).toBeGreaterThan(0);
+  });
+
+  it("every rule of the example matches somebody", async () => {
+    const riskMatrixId = await exampleMatrix();
+    const year = new Date().toISOString().slice(0, 4);
+    const { entity: company } = await organization.client.entities.createEntity({
+      entity: {
+        ...{ type: EntityType.COMPANY, name: "Casino", countryCode: "AR", taxId: "20-12345678-9", riskMatrixId },
+        entityData: {
+          kind: { case: "company", value: { industry: "Casino hotels", incorporationDate: `${year}-01-01` } },
+        },
+        attributes: { adverseMedia: ["a paper"], monthlyVolume: 200_000 },
+      },
+    });
+    const person = await newPerson(organization.client, {
+      ...{ countryCode: "IR", nationality: "BR", riskMatrixId, attributes: { pep: true } },
+    });
+    await service.sql("update entity set created_at = '2020-01-01' where id = $1", [person.id]);
+    const matched = new Set<string>();
+    for (const entity of [company as Entity, person]) {
+      const { evaluation } = await organization.client.entities.analyzeEntity({
+        ...{ lookup: byId(entity), validateOnly: true },
+      });
+      expect(evaluation?.incomplete).toBe(false);
+      for (const { ruleId, outcome } of evaluation?.rules ?? []) {
+        if (outcome === RiskRuleOutcome.MATCHED) matched.add(ruleId);
+      }
+    }
+    const { matrix } = await organization.client.riskMatrices.getRiskMatrix({ riskMatrixId });
+    expect([...matched].sort()).toEqual(matrix?.rules.map(({ id }) => id).sort());
+    await forget(service, [company?.id ?? "", person.id]);
   });
 
   it("rule 147: what cannot be analyzed is told by its id, and the others are", async () => {
