@@ -116,6 +116,7 @@ export const DIRECTIONS: Record<string, Direction> = {
         "src/entities/",
         "src/log/",
         "src/nats/",
+        "src/risk/",
         "src/webhooks/",
       ],
       ...["src/interceptors/", "src/transport/"],
@@ -192,10 +193,26 @@ export const DIRECTIONS: Record<string, Direction> = {
     packages: [...node, "pino", "prom-client", "@mikro-orm/core", "@mikro-orm/postgresql"],
     message: "webhooks imports log, db, domain and slots",
   },
+  "src/risk/": {
+    imports: ["src/risk/", "src/db/", "src/domain/", "src/slots.ts"],
+    packages: [...node, "@mikro-orm/core", "@mikro-orm/postgresql"],
+    message: "risk imports db, domain and slots",
+  },
+  "src/risk/expressions.ts": {
+    imports: ["src/domain/"],
+    packages: ["@bufbuild/cel"],
+    message: "expressions imports domain and the library of CEL",
+  },
+  "src/risk/thread.ts": {
+    imports: ["src/risk/expressions.ts", "src/domain/"],
+    packages: node,
+    message: "the thread imports expressions and domain",
+  },
   "src/rpc/": {
     imports: [
       ...["src/domain/", "src/db/", "src/entities/", "src/log/"],
       ...["checkpoints", "short-turns", "signing-key", "verify"].map((name) => `src/audit/${name}.ts`),
+      ...["evaluations", "evaluator", "matrices"].map((name) => `src/risk/${name}.ts`),
       ...["backlog", "endpoint-row", "history", "queue", "signature", "url"].map((name) => `src/webhooks/${name}.ts`),
       ...[
         "src/bell.ts",

@@ -6,7 +6,7 @@ import { ALIAS_PREFIX, FIRST_ENTITY, FIRST_MS } from "./requests.ts";
 /** Rows of one statement. */
 const CHUNK = 250_000;
 
-/** The key of organization 0, 1, ... of those made here, with the scopes to read, write and merge entities, and for webhooks. */
+/** The key of organization 0, 1, ... of those made here, with the scopes to read, write and merge entities, for risk and for webhooks. */
 export const apiKeyOf = (organization: number): string => `bench-organization-${String(organization).padStart(8, "0")}`;
 
 const uuid = (time: string, rest: string) =>
@@ -29,7 +29,7 @@ export async function fill(
   await sql(`
     insert into api_key (organization_id, id, digest, display_name, scopes)
     select ${organizationId("n::bigint")}, ${uuid(String(FIRST_MS + 1), "n::bigint")},
-      sha256(('bench-organization-' || lpad((n - 1)::text, 8, '0'))::bytea), 'bench', array['entities:read', 'entities:write', 'entities:merge', 'webhooks:admin']
+      sha256(('bench-organization-' || lpad((n - 1)::text, 8, '0'))::bytea), 'bench', array['entities:read', 'entities:write', 'entities:merge', 'risk:admin', 'webhooks:admin']
     from generate_series(1, ${organizations}) n`);
 
   const total = organizations * entitiesEach;

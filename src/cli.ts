@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { Command, CommanderError, Option } from "commander";
 import { listAdministration } from "./cli/administration.ts";
+import { addAnalyze } from "./cli/analyze.ts";
 import { type LookupOptions, positive, time, timestamp, typesOf, wholeNumber, withLookup } from "./cli/arguments.ts";
 import { printCheckpoints, verifyAudit } from "./cli/audit.ts";
 import { changeExternalIds } from "./cli/change-external-ids.ts";
@@ -113,6 +114,13 @@ function createProgram(env: Env): { program: Command; exitCode: () => number } {
       await watchEntities(connect(env), { ...options, lookup: lookupOf(options), types: typesOf(options.type) });
     });
 
+  addAnalyze(
+    program,
+    () => connect(env),
+    () => {
+      code = 1;
+    },
+  );
   const entities = program.command("entities").description("entities that may be one: find, merge and part them");
   addDuplicates(entities, () => connect(env));
   addMerges(entities, () => connect(env));

@@ -25,6 +25,8 @@ export const CODE: Record<Reason, Code> = {
   EXTERNAL_ID_IMMUTABLE: Code.FailedPrecondition,
   EXTERNAL_ID_ALREADY_ASSIGNED: Code.FailedPrecondition,
   EXTERNAL_ID_IN_USE: Code.FailedPrecondition,
+  RISK_MATRIX_REQUIRED: Code.FailedPrecondition,
+  RISK_EVALUATION_FAILED: Code.FailedPrecondition,
   ENTITY_DELETED: Code.FailedPrecondition,
   MERGE_NOT_ALLOWED: Code.FailedPrecondition,
   REQUEST_ID_REUSED: Code.FailedPrecondition,

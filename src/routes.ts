@@ -4,6 +4,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { ActivityService } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { RiskMatrixService } from "../clients/typescript/gen/entity/v1/risk_matrix_service_pb.ts";
 import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
 import { activityRpcs } from "./rpc/activity.ts";
 import { administrationRpcs } from "./rpc/administration.ts";
@@ -14,11 +15,13 @@ import { distinctRpcs } from "./rpc/distinct.ts";
 import { duplicateRpcs } from "./rpc/duplicates.ts";
 import { entityRpcs } from "./rpc/entities.ts";
 import { entityEventRpcs } from "./rpc/entity-events.ts";
+import { evaluationRpcs } from "./rpc/evaluations.ts";
 import { exportRpcs } from "./rpc/export.ts";
 import { externalIdRpcs } from "./rpc/external-ids.ts";
 import { importRpcs } from "./rpc/import.ts";
 import { mergeRpcs } from "./rpc/merges.ts";
 import { organizationRpcs } from "./rpc/organizations.ts";
+import { riskMatrixRpcs } from "./rpc/risk-matrices.ts";
 import { taxIdRpcs } from "./rpc/tax-ids.ts";
 import { webhookDeliveryRpcs } from "./rpc/webhook-deliveries.ts";
 import { webhookEndpointRpcs } from "./rpc/webhook-endpoints.ts";
@@ -54,6 +57,8 @@ export function routes(
     Parameters<typeof exportRpcs>[0] &
     Parameters<typeof auditRpcs>[0] &
     Parameters<typeof apiKeyRpcs>[0] &
+    Parameters<typeof evaluationRpcs>[0] &
+    Parameters<typeof riskMatrixRpcs>[0] &
     Parameters<typeof webhookEndpointRpcs>[0] &
     Parameters<typeof webhookDeliveryRpcs>[0],
 ): void {
@@ -69,6 +74,7 @@ export function routes(
     ...distinctRpcs(deps),
     ...auditRpcs(deps),
     ...taxIdRpcs(deps),
+    ...evaluationRpcs(deps),
   } satisfies ServiceImpl<typeof EntityService>);
   router.service(ActivityService, activityRpcs(deps) satisfies ServiceImpl<typeof ActivityService>);
   router.service(OrganizationService, {
@@ -76,6 +82,7 @@ export function routes(
     ...apiKeyRpcs(deps),
     ...administrationRpcs(deps),
   } satisfies ServiceImpl<typeof OrganizationService>);
+  router.service(RiskMatrixService, riskMatrixRpcs(deps) satisfies ServiceImpl<typeof RiskMatrixService>);
   router.service(WebhookService, {
     ...webhookEndpointRpcs(deps),
     ...webhookDeliveryRpcs(deps),

@@ -27,6 +27,8 @@ import { type MetricsSource, ownMetrics, registerBuild } from "./interceptors/te
 import { readHead } from "./log/head.ts";
 import { createFeed } from "./log/watch.ts";
 import { startNatsSink } from "./nats/sink.ts";
+import { createFactsReader } from "./risk/evaluations.ts";
+import { createEvaluator } from "./risk/evaluator.ts";
 import { ENDLESS_METHODS, LARGE_METHODS, routes } from "./routes.ts";
 import { assertWellFormed } from "./rpc/well-formed.ts";
 import { writeSecretFile } from "./secret-file.ts";
@@ -167,8 +169,11 @@ export async function listenOn(
   const metrics = options.metrics ?? ownMetrics();
   await measurePool(orm, metrics.registry);
   const aliasUse = trackAliasUse(orm, { intervalMs: config.aliasUseIntervalMs, log });
+  const evaluator = createEvaluator();
   const deps = {
     orm,
+    evaluator,
+    riskFacts: createFactsReader(orm, readSlots),
     aliasUse,
     reader: createReader(orm, { slots: readSlots, named: aliasUse.named }),
     pastReader: createPastReader(orm, { ...config, slots, readSlots, named: aliasUse.named }),
@@ -274,6 +279,7 @@ export async function listenOn(
       await Promise.all([listener.drain(timeoutMs), dispatcher.drain(timeoutMs), ...ends]);
       // No caller is left to use any: what was used until now is written, unless the database does not answer.
       await aliasUse.drain(closingMs(config.drainTimeoutMs) / 2);
+      await evaluator[Symbol.asyncDispose]();
       // Whatever still waits for the database would delay the end of the pool.
       await dropWaiting(orm);
       await Promise.all([sender[Symbol.asyncDispose](), sink?.[Symbol.asyncDispose](), admin?.[Symbol.asyncDispose]()]);

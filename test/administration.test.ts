@@ -18,7 +18,7 @@ import { newPerson, unique } from "./given.ts";
 import { captureHeaders, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { SERVICES } from "./services.ts";
 
-const SCOPES_OF_ADMINISTRATORS = ["admin", "operator", "webhooks:admin"];
+const SCOPES_OF_ADMINISTRATORS = ["admin", "operator", "risk:admin", "webhooks:admin"];
 /** The administrative RPCs: they write, and need one of these scopes. */
 const ADMINISTRATION = SERVICES.flatMap(({ methods }) => methods as readonly DescMethod[]).filter(
   (method) =>
@@ -34,7 +34,7 @@ beforeAll(async () => {
   service = await startService();
   organization = await service.newOrganization();
   admin = await service.organization.clientWith(
-    ["admin", "operator", "webhooks:admin", "entities:read", "entities:write"],
+    ["admin", "operator", "risk:admin", "webhooks:admin", "entities:read", "entities:write"],
     { actorId: "maria", source: "console", interceptors: [headers.interceptor] },
   );
 });
@@ -79,6 +79,16 @@ const ENDPOINT = {
   statusChanges: "ALONE",
   state: "DISABLED",
 };
+const SHA256 = expect.stringMatching(/^[0-9a-f]{64}$/);
+const MATRIX = {
+  displayName: "Customers",
+  rules: [{ id: "one", displayName: "One", expression: "true", points: "1" }],
+};
+
+async function newMatrix(): Promise<string> {
+  return (await admin.riskMatrices.createRiskMatrix({ matrix: MATRIX })).matrix?.id ?? "";
+}
+
 /** Each act once. */
 const ACTS: Record<string, Act> = {
   CreateOrganization: {
@@ -155,6 +165,31 @@ const ACTS: Record<string, Act> = {
       }),
     previousValues: { url: "https://example.com/hook", eventTypes: [] },
     newValues: { url: "https://example.com/other", eventTypes: ["entity.created"] },
+  },
+  CreateRiskMatrix: {
+    type: AdministrationEventType.RISK_MATRIX_CREATED,
+    call: (_, options) => admin.riskMatrices.createRiskMatrix({ matrix: MATRIX, ...options }),
+    subject: (answer) => answer.matrix.id,
+    previousValues: {},
+    newValues: { displayName: "Customers", version: 1, sha256: SHA256 },
+  },
+  UpdateRiskMatrix: {
+    given: newMatrix,
+    type: AdministrationEventType.RISK_MATRIX_UPDATED,
+    call: (riskMatrixId, options) =>
+      admin.riskMatrices.updateRiskMatrix({
+        ...{ riskMatrixId, matrix: { displayName: "Clients", thresholds: { high: "50" } } },
+        ...options,
+      }),
+    previousValues: { displayName: "Customers", version: 1, sha256: SHA256 },
+    newValues: { displayName: "Clients", version: 2, sha256: SHA256 },
+  },
+  DeleteRiskMatrix: {
+    given: newMatrix,
+    type: AdministrationEventType.RISK_MATRIX_DELETED,
+    call: (riskMatrixId, options) => admin.riskMatrices.deleteRiskMatrix({ riskMatrixId, ...options }),
+    previousValues: { displayName: "Customers", version: 1, sha256: SHA256 },
+    newValues: { displayName: null, version: null, sha256: null },
   },
   DeleteWebhookEndpoint: {
     given: newEndpoint,

@@ -62,6 +62,8 @@ let main: Entity;
 let other: Entity;
 let mergeId: string;
 let endpointId: string;
+let riskMatrixId: string;
+const riskMatrix = { displayName: "x", rules: [{ id: "one", displayName: "x", expression: "true", points: "1" }] };
 
 const at = { seconds: 1_700_000_000n, nanos: 0 };
 const person = (more: object = {}) => ({ type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...more });
@@ -94,6 +96,7 @@ beforeAll(async () => {
     endpoint: { url: "https://example.com/", displayName: "x", state: WebhookEndpointState.DISABLED },
   });
   endpointId = endpoint?.id ?? "";
+  riskMatrixId = (await service.client.riskMatrices.createRiskMatrix({ matrix: riskMatrix })).matrix?.id ?? "";
   const neighbour = await service.newOrganization();
   scratch = openWire(service.baseUrl, neighbour.apiKey);
   for (const externalId of ["e-1", "e-2", "gone"])
@@ -222,6 +225,8 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   MarkDistinct: () => ({ first: byExternal("e-1"), second: byExternal("e-2"), validateOnly: true, ...reason }),
   LiftDistinct: () => ({ first: byExternal("e-1"), second: byExternal("e-2"), ...reason }),
   ListDistinct: () => ({ lookup: byExternal("e-1") }),
+  AnalyzeEntity: () => ({ lookup: byExternal("e-1"), riskMatrixId, validateOnly: true }),
+  ListEvaluations: () => ({ lookup: byExternal("e-1") }),
   ListEntityEvents: () => ({}),
   WatchEntities: () => ({}),
   ExportEntities: () => ({}),
@@ -247,6 +252,11 @@ const BASE: Record<string, () => Record<string, unknown>> = {
   ListAdministrationEvents: () => ({}),
   RevokeApiKey: () => ({ apiKeyId: service.organization.apiKeyId, validateOnly: true }),
   CreateWebhookEndpoint: () => ({ endpoint: { url: "https://example.com/", displayName: "x" }, validateOnly: true }),
+  CreateRiskMatrix: () => ({ matrix: riskMatrix, validateOnly: true }),
+  GetRiskMatrix: () => ({ riskMatrixId }),
+  ListRiskMatrices: () => ({}),
+  UpdateRiskMatrix: () => ({ riskMatrixId, matrix: riskMatrix, validateOnly: true }),
+  DeleteRiskMatrix: () => ({ riskMatrixId, validateOnly: true }),
   GetWebhookEndpoint: () => ({ endpointId }),
   ListWebhookEndpoints: () => ({}),
   UpdateWebhookEndpoint: () => ({ endpointId, endpoint: {} }),

@@ -53,7 +53,7 @@ const byExternal = (value: string) => ({ by: { case: "externalId" as const, valu
 
 /** A row of every table. */
 async function fill(organization: TestOrganization): Promise<void> {
-  const { entities, activity, webhooks } = organization.client;
+  const { entities, activity, riskMatrices, webhooks } = organization.client;
   await entities.createEntity({
     entity: person({ externalId: "x-1", taxId: "20-12345678-9" }),
     requestId: randomUUID(),
@@ -75,6 +75,10 @@ async function fill(organization: TestOrganization): Promise<void> {
   );
   await entities.mergeEntities({ primary: into, secondary: from, reason: "one person" });
   await entities.markDistinct({ first: into, second: other, reason: "namesakes" });
+  const rules = [{ id: "one", displayName: "x", expression: "true", points: "1" }];
+  const { matrix } = await riskMatrices.createRiskMatrix({ matrix: { displayName: "x", rules } });
+  await entities.updateEntity({ lookup: into, entity: { riskMatrixId: matrix?.id ?? "" } });
+  await entities.analyzeEntity({ lookup: into });
   const occurredAt = { seconds: 1n, nanos: 0 };
   const origin = { externalId: "x-1" };
   await activity.recordTransactions({
@@ -440,6 +444,7 @@ describe("the catalogue", () => {
       "entity_backup entity_event": "select",
       "entity_backup entity_merge": "select",
       "entity_backup entity_word": "select",
+      "entity_backup evaluation": "select",
       "entity_backup event_horizon": "select",
       "entity_backup external_id": "select",
       "entity_backup external_id_past": "select",
@@ -449,6 +454,8 @@ describe("the catalogue", () => {
       "entity_backup feed_start": "select",
       "entity_backup organization": "select",
       "entity_backup request_record": "select",
+      "entity_backup risk_matrix": "select",
+      "entity_backup risk_matrix_version": "select",
       "entity_backup schema_migration": "select",
       "entity_backup schema_migration_id_seq": "select",
       "entity_backup transaction": "select",
@@ -472,6 +479,7 @@ describe("the catalogue", () => {
       "entity_service entity_event": "insert, select",
       "entity_service entity_merge": "insert, select",
       "entity_service entity_word": "delete, insert, select",
+      "entity_service evaluation": "insert, select",
       "entity_service event_horizon": "select",
       "entity_service external_id": "delete, insert, select, update",
       "entity_service external_id_past": "insert, select",
@@ -480,6 +488,8 @@ describe("the catalogue", () => {
       "entity_service feed_start": "select",
       "entity_service organization": "insert, select, update",
       "entity_service request_record": "delete, insert, select, update",
+      "entity_service risk_matrix": "insert, select, update",
+      "entity_service risk_matrix_version": "insert, select",
       "entity_service schema_migration": "select",
       "entity_service transaction": "insert, select, update",
       "entity_service user_event": "insert, select, update",
@@ -713,7 +723,7 @@ describe("the run-time role, by hand", () => {
       if (
         [
           ...["administration_event", "audit_checkpoint", "entity_event", "entity_word", "event_horizon"],
-          "external_id_past",
+          ...["evaluation", "external_id_past", "risk_matrix_version"],
         ].includes(table)
       )
         continue;
@@ -737,6 +747,8 @@ describe("the run-time role, by hand", () => {
     await expect(client.query("update administration_event set actor = 'x'")).rejects.toMatchObject(refused);
     await expect(client.query("delete from administration_event")).rejects.toMatchObject(refused);
     await expect(client.query("update external_id_past set entity_id = entity_id")).rejects.toMatchObject(refused);
+    await expect(client.query("update evaluation set raw_score = raw_score")).rejects.toMatchObject(refused);
+    await expect(client.query("update risk_matrix_version set rules = rules")).rejects.toMatchObject(refused);
     await expect(client.query("update audit_checkpoint set leaves = null")).rejects.toMatchObject(refused);
     await expect(client.query("update audit_key set public_key = ''")).rejects.toMatchObject(refused);
     await expect(client.query("delete from audit_key")).rejects.toMatchObject(refused);

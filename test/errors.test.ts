@@ -155,6 +155,20 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
     await entities.createEntity({ entity: full() });
     return entities.createEntity({ entity: full({ externalId: "" }), requireUniqueTaxId: true });
   },
+  RISK_MATRIX_REQUIRED: async () => {
+    const { entities } = await fresh();
+    await entities.createEntity({ entity: full() });
+    return entities.analyzeEntity({ lookup: byTax() });
+  },
+  RISK_EVALUATION_FAILED: async () => {
+    const { entities, riskMatrices } = await fresh();
+    const expression = `entity.attributes['${KEYS}'].exists(x, x + 0.5 in entity.attributes['${KEYS}'])`;
+    const rules = [{ id: "slow", displayName: NAME, expression, points: "1" }];
+    const { matrix } = await riskMatrices.createRiskMatrix({ matrix: { displayName: NAME, rules } });
+    const attributes = { [KEYS]: Array.from({ length: 20_000 }, () => 1) };
+    await entities.createEntity({ entity: full({ riskMatrixId: matrix?.id, attributes }) });
+    return entities.analyzeEntity({ lookup: byTax() });
+  },
   AMBIGUOUS_TAX_ID_LOOKUP: async () => {
     const { entities } = await fresh();
     await entities.createEntity({ entity: full() });
@@ -411,6 +425,8 @@ describe("the table of reasons", () => {
       28: "EXTERNAL_ID_IN_USE",
       29: "READ_TIME_EXPIRED",
       30: "MERGE_NOT_ALLOWED",
+      31: "RISK_MATRIX_REQUIRED",
+      32: "RISK_EVALUATION_FAILED",
     });
   });
 });
@@ -447,6 +463,8 @@ const METADATA: Record<Reason, string[]> = {
   WATCH_TOO_SLOW: ["position"],
   READ_TIME_EXPIRED: ["field", "earliest"],
   MERGE_NOT_ALLOWED: ["cause", "entity_id"],
+  RISK_MATRIX_REQUIRED: ["entity_id"],
+  RISK_EVALUATION_FAILED: ["risk_matrix_id", "matrix_version", "rule"],
 };
 
 test.each(REASONS)("%s: its code, its metadata, no value of the call in any of it", async (reason) => {

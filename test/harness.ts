@@ -176,7 +176,7 @@ export function databaseEnvironment({ database }: TestService): {
 /** Removes entities whose rows a test has changed by SQL, before the invariants are checked. */
 export async function forget(service: TestService, ids: readonly string[]): Promise<void> {
   await service.sql(
-    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), m as (delete from entity_merge where primary_id = any($1) or secondary_id = any($1)), v as (delete from entity_event where entity_id = any($1)), w as (delete from entity_word where entity_id = any($1))
+    `with x as (delete from external_id where entity_id = any($1)), p as (delete from external_id_past where entity_id = any($1)), m as (delete from entity_merge where primary_id = any($1) or secondary_id = any($1)), v as (delete from entity_event where entity_id = any($1)), w as (delete from entity_word where entity_id = any($1)), r as (delete from evaluation where entity_id = any($1))
      delete from entity where id = any($1)`,
     [ids],
   );

@@ -25,6 +25,12 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
+/** Of the organization that a client is of. */
+async function newMatrix({ riskMatrices }: EntityClient): Promise<string> {
+  const rules = [{ id: "one", displayName: "x", expression: "true", points: "1" }];
+  return (await riskMatrices.createRiskMatrix({ matrix: { displayName: "x", rules } })).matrix?.id ?? "";
+}
+
 const reason = "a reason of some length";
 const now = { seconds: 1_760_000_000n, nanos: 0 };
 const byId = (value: string): By => ({ case: "entityId", value });
@@ -118,6 +124,13 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
     (await entities.listMerges({ lookup: by && { by } })).merges[0]?.primaryId,
   ListDistinct: async (by, { entities } = service.client) =>
     (await entities.listDistinct({ lookup: lookup(by) })).pairs[0]?.firstId,
+  AnalyzeEntity: async (by, client = service.client) => {
+    const request = { lookup: lookup(by), riskMatrixId: await newMatrix(service.client), validateOnly: true };
+    return (await client.entities.analyzeEntity(request)).entity?.id;
+  },
+  // Nothing is analyzed here: risk.test.ts tests that it lists what an entity has.
+  ListEvaluations: async (by, { entities } = service.client) =>
+    (await entities.listEvaluations({ lookup: lookup(by) })).evaluations[0]?.entityId,
   // Nothing is delivered here: webhooks.test.ts tests that it lists the entity's deliveries.
   ListWebhookDeliveries: async (by, { webhooks } = service.client) =>
     (await webhooks.listWebhookDeliveries({ lookup: by && { by } })).deliveries[0]?.entityId,
@@ -125,7 +138,10 @@ const RPCS: Record<string, (by: By | undefined, client?: EntityClient) => Promis
 const lookup = (by: By | undefined) => (by === undefined ? undefined : { by });
 const FINDERS = Object.keys(RPCS).filter(
   (name) =>
-    !["AssignExternalId", "ReleaseExternalId", "ListMerges", "ListDistinct", "ListWebhookDeliveries"].includes(name),
+    ![
+      ...["AssignExternalId", "ReleaseExternalId", "ListMerges", "ListDistinct", "ListEvaluations"],
+      "ListWebhookDeliveries",
+    ].includes(name),
 );
 /** Without a lookup they apply to the whole organization. */
 const FILTERS = [

@@ -61,6 +61,7 @@ interface Names {
   actor: string;
   /** The position of a watch. */
   position: string;
+  riskMatrixId: string;
   endpointId: string;
   deletedEndpointId: string;
   deliveryId: string;
@@ -113,6 +114,7 @@ const nothing: Names = {
   etag: randomUUID(),
   actor: "nobody-actor",
   position: Buffer.from("nothing at all").toString("base64url"),
+  riskMatrixId: randomUUID(),
   endpointId: randomUUID(),
   deletedEndpointId: randomUUID(),
   deliveryId: randomUUID(),
@@ -224,6 +226,11 @@ const endpoint = (more: object = {}) => ({
   state: WebhookEndpointState.DISABLED,
   ...more,
 });
+const riskMatrix = (more: object = {}, rule: object = {}) => ({
+  displayName: "B's own",
+  rules: [{ id: "own", displayName: "B's own", expression: "true", points: "1", ...rule }],
+  ...more,
+});
 const range = { from: at, to: timestampFromDate(new Date("2100-01-01")) };
 
 /** A case for each way to name an endpoint, and again with all optional fields. */
@@ -241,6 +248,21 @@ function endpoints(rest: Record<string, unknown>, { etag = true, requestId = tru
     ...(requestId
       ? [one("request id", (names) => ({ endpointId: names.endpointId, requestId: names.requestId }))]
       : []),
+  ];
+}
+
+/** A case for each way to name a matrix, and again with all optional fields. */
+function matrices(rest: Record<string, unknown>): Case[] {
+  const one = (by: string, more: (names: Names) => object): Case => ({
+    by,
+    request: (names) => ({ ...rest, riskMatrixId: names.riskMatrixId, ...more(names) }),
+    expect: "NOT_FOUND",
+  });
+  return [
+    one("matrix id", () => ({})),
+    one("validate_only", () => ({ validateOnly: true })),
+    one("etag", (names) => ({ etag: names.etag })),
+    one("request id", (names) => ({ requestId: names.requestId })),
   ];
 }
 
@@ -447,6 +469,19 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
   MarkDistinct: { cases: pairs(["first", "second"], { otherEtag: "secondEtag" }) },
   LiftDistinct: { cases: pairs(["first", "second"], { otherEtag: "secondEtag" }) },
   ListDistinct: { paged: true, cases: lookups({}) },
+  AnalyzeEntity: {
+    cases: [
+      ...writes({}),
+      {
+        by: "risk matrix",
+        request: (names) => ({
+          ...{ lookup: byId(ownOfB.entityId), riskMatrixId: names.riskMatrixId, validateOnly: true },
+        }),
+        expect: "NOT_FOUND",
+      },
+    ],
+  },
+  ListEvaluations: { paged: true, cases: lookups({}) },
   DeleteEntity: { cases: writes(reason) },
   UndeleteEntity: { cases: writes(reason) },
   ListEntityEvents: {
@@ -681,6 +716,30 @@ const TABLE: Record<string, { cases: Case[]; paged?: boolean }> = {
     ],
   },
 
+  // --- RiskMatrixService
+  CreateRiskMatrix: {
+    cases: [
+      {
+        by: "request id",
+        request: (names) => ({ matrix: riskMatrix(), requestId: names.freeRequestId }),
+        expect: "FREE",
+      },
+    ],
+  },
+  GetRiskMatrix: {
+    cases: [
+      { by: "id", request: (names) => ({ riskMatrixId: names.riskMatrixId }), expect: "NOT_FOUND" },
+      {
+        by: "id and version",
+        request: (names) => ({ riskMatrixId: names.riskMatrixId, version: 1 }),
+        expect: "NOT_FOUND",
+      },
+    ],
+  },
+  ListRiskMatrices: { paged: true, cases: [{ by: "nothing", request: () => ({}), expect: "FREE" }] },
+  UpdateRiskMatrix: { cases: matrices({ matrix: riskMatrix() }) },
+  DeleteRiskMatrix: { cases: matrices({}) },
+
   // --- WebhookService
   CreateWebhookEndpoint: {
     cases: [
@@ -764,6 +823,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
       "activity:write",
       "admin",
       "audit:read",
+      "risk:admin",
       "webhooks:admin",
     ],
     { actorId: actor, source: `${CANARY}-source` },
@@ -914,6 +974,17 @@ async function plant(organization: TestOrganization): Promise<Names> {
       displayName: `${CANARY}-${name}`,
       description: `${CANARY}-text`,
     });
+  const matrixOfA = riskMatrix(
+    { displayName: `${CANARY}-matrix`, description: `${CANARY}-text` },
+    { id: CANARY.toLowerCase(), displayName: `${CANARY}-rule`, expression: `entity.name != '${CANARY}'` },
+  );
+  const { matrix } = await client.riskMatrices.createRiskMatrix({ matrix: matrixOfA, requestId: randomUUID() });
+  await client.riskMatrices.createRiskMatrix({ matrix: matrixOfA });
+  const riskMatrixId = matrix?.id ?? "";
+  for (const attributes of [{ again: 1 }, { again: 2 }]) {
+    await client.entities.updateEntity({ lookup, entity: { riskMatrixId, attributes }, requestId: randomUUID() });
+    await client.entities.analyzeEntity({ lookup });
+  }
   const hook = await client.webhooks.createWebhookEndpoint({ endpoint: ofA("hook") });
   const endpointId = hook.endpoint?.id ?? "";
   await client.webhooks.createWebhookEndpoint({ endpoint: ofA("second") });
@@ -949,6 +1020,8 @@ async function plant(organization: TestOrganization): Promise<Names> {
   await page("SuggestDuplicates", {}, client.entities.suggestDuplicates);
   await page("ListMerges", { lookup }, client.entities.listMerges);
   await page("ListDistinct", { lookup }, client.entities.listDistinct);
+  await page("ListEvaluations", { lookup }, client.entities.listEvaluations);
+  await page("ListRiskMatrices", {}, client.riskMatrices.listRiskMatrices);
   await page("ListAuditCheckpoints", {}, client.entities.listAuditCheckpoints);
   await page("ListTransactions", { lookup }, client.activity.listTransactions);
   await page("ListUserEvents", { lookup }, client.activity.listUserEvents);
@@ -983,6 +1056,7 @@ async function plant(organization: TestOrganization): Promise<Names> {
     etag: now.entity?.etag ?? "",
     actor,
     position: (await client.entities.listEntities({ pageSize: 1 })).watchPosition,
+    riskMatrixId,
     endpointId,
     deletedEndpointId: gone.endpoint?.id ?? "",
     deliveryId: deliveries[0]?.id ?? "",
@@ -1033,6 +1107,10 @@ test("every column of A's that can hold text holds a canary, so that the scan me
     ].map((column) => `webhook_endpoint.${column}`),
     ...["event", "payload", "state", "attempts"].map((column) => `webhook_delivery.${column}`),
     ...["administration_event.type", "administration_event.peer", "external_id_past.cause"],
+    ...["matrix_sha256", "entity_hash", "engine", "today", "raw_score", "risk_score", "level"].map(
+      (column) => `evaluation.${column}`,
+    ),
+    ...["risk_matrix_version.thresholds", "risk_matrix_version.sha256"],
     ...["root", "previous_hash", "key_id", "signature", "leaves"].map((column) => `audit_checkpoint.${column}`),
   ]);
   const columns = await service.sql<{ table_name: string; column_name: string; data_type: string }>(
@@ -1095,7 +1173,7 @@ describe.each(Object.entries(TABLE))("%s with what is A's", (rpc, { cases }) => 
         expect(refusalIn(foreign)?.reason).toBe(expected === "NOTHING" ? undefined : expected);
         if (expected === "NOT_FOUND") {
           expect(refusalIn(foreign)?.message).toMatch(
-            /(^|: )(Entity|External id|Merge|Organization|API key|Webhook endpoint|Webhook delivery) not found$/,
+            /(^|: )(Entity|External id|Merge|Organization|API key|Risk matrix|Webhook endpoint|Webhook delivery) not found$/,
           );
           expect(
             Object.keys(refusalIn(foreign)?.metadata ?? {}).filter(
@@ -1223,7 +1301,7 @@ test("the same id in both organizations: each has its own, and its own activity"
 test("B reads all that it can read, and no byte that it ever received is of A's", async () => {
   for (const rpc of [
     ...["ListEntities", "ListEntityEvents", "ListAuditCheckpoints", "GetOrganization", "ListApiKeys"],
-    ...["ListAdministrationEvents", "ListWebhookEndpoints", "ListWebhookDeliveries"],
+    ...["ListAdministrationEvents", "ListWebhookEndpoints", "ListWebhookDeliveries", "ListRiskMatrices"],
   ]) {
     const method = METHODS.get(rpc) as DescMethod;
     const all =

@@ -5,6 +5,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
 import { EntityService } from "./gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "./gen/entity/v1/organization_service_pb.ts";
+import { RiskMatrixService } from "./gen/entity/v1/risk_matrix_service_pb.ts";
 import { WebhookService } from "./gen/entity/v1/webhook_service_pb.ts";
 import { leavable } from "./leavable.ts";
 import { sendingAgain } from "./unseen.ts";
@@ -26,6 +27,8 @@ export * from "./gen/entity/v1/error_pb.ts";
 export * from "./gen/entity/v1/merge_pb.ts";
 export * from "./gen/entity/v1/organization_pb.ts";
 export * from "./gen/entity/v1/organization_service_pb.ts";
+export * from "./gen/entity/v1/risk_matrix_service_pb.ts";
+export * from "./gen/entity/v1/risk_pb.ts";
 export * from "./gen/entity/v1/webhook_pb.ts";
 export * from "./gen/entity/v1/webhook_service_pb.ts";
 export { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
@@ -50,6 +53,7 @@ export interface EntityClient {
   entities: Client<typeof EntityService>;
   activity: Client<typeof ActivityService>;
   organizations: Client<typeof OrganizationService>;
+  riskMatrices: Client<typeof RiskMatrixService>;
   webhooks: Client<typeof WebhookService>;
 }
 
@@ -83,6 +87,7 @@ export function createEntityClient(options: EntityClientOptions): EntityClient {
     entities: clientOf(EntityService),
     activity: clientOf(ActivityService),
     organizations: clientOf(OrganizationService),
+    riskMatrices: clientOf(RiskMatrixService),
     webhooks: clientOf(WebhookService),
   };
 }

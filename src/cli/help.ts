@@ -15,6 +15,7 @@ Examples:
   entity-service external-ids history customer-1
   entity-service entities duplicates --limit 20
   entity-service entities merge customer-1 crm-17 --reason "same person" --preview
+  entity-service analyze --all
   entity-service webhooks listen --secret whsec_... --answer 503
   entity-service keys create --name billing --scope entities:read --scope activity:write
 
@@ -67,6 +68,15 @@ A line has the ids of the two, each rule by which they look like one, and where 
 Examples:
   entity-service entities duplicates --external-id customer-1
   entity-service entities duplicates --limit 1000 --json > pairs.ndjson`;
+
+export const ANALYZE_HELP = `
+With --all every live entity that has a risk matrix is analyzed. What has not changed since its last analysis is
+answered from that and writes nothing, so that it may run each night, and again after it was interrupted.
+
+Examples:
+  entity-service analyze --external-id customer-1
+  entity-service analyze --external-id customer-1 --matrix 0198c0de-0000-7000-8000-000000000001
+  entity-service analyze --all`;
 
 export const CHECKPOINTS_HELP = `
 Examples:

@@ -6,6 +6,7 @@
 import { defineEntity, type InferEntity, p } from "@mikro-orm/core";
 import type { DetachCause, EntityState, EventType, Layer } from "../domain/entity-state.ts";
 import type { JsonObject } from "../domain/json.ts";
+import type { RiskLevel, RiskRule, RiskRuleResult, RiskThresholds } from "../domain/risk.ts";
 import { CountType, ExternalIdsType, InstantType } from "./types.ts";
 import { newId } from "./uuid.ts";
 
@@ -414,6 +415,71 @@ export const AuditCheckpointRow = defineEntity({
   },
 });
 
+export const RiskMatrixRow = defineEntity({
+  name: "RiskMatrixRow",
+  tableName: "risk_matrix",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    displayName: p.text(),
+    description: p.text(),
+    /** The last. */
+    version: p.integer(),
+    etag: etag(),
+    createdAt: date().defaultRaw("clock_timestamp()"),
+    updatedAt: changedAt(),
+    deletedAt: date().nullable(),
+  },
+});
+export type RiskMatrixRow = InferEntity<typeof RiskMatrixRow>;
+
+/** What a matrix was in each of its versions: never changed and never removed. */
+export const RiskMatrixVersionRow = defineEntity({
+  name: "RiskMatrixVersionRow",
+  tableName: "risk_matrix_version",
+  properties: {
+    organizationId,
+    riskMatrixId: p.uuid().primary(),
+    version: p.integer().primary(),
+    rules: p.json().$type<readonly RiskRule[]>(),
+    thresholds: p.json().$type<RiskThresholds>(),
+    /** Whether a rule depends on the date. */
+    mentionsToday: p.boolean(),
+    sha256: p.blob().$type<Buffer>(),
+    createdAt: date().defaultRaw("clock_timestamp()"),
+  },
+});
+export type RiskMatrixVersionRow = InferEntity<typeof RiskMatrixVersionRow>;
+
+/** The receipts of analyses: never changed and never removed. */
+export const EvaluationRow = defineEntity({
+  name: "EvaluationRow",
+  tableName: "evaluation",
+  properties: {
+    organizationId,
+    id: p.uuid().primary(),
+    entityId: p.uuid(),
+    entityVersion: count(),
+    entityHash: hash(),
+    riskMatrixId: p.uuid(),
+    matrixVersion: p.integer(),
+    matrixSha256: p.blob().$type<Buffer>(),
+    engine: p.text(),
+    today: p.text(),
+    rawScore: p.text().nullable(),
+    riskScore: p.text().nullable(),
+    level: p.text().$type<RiskLevel>().nullable(),
+    incomplete: p.boolean(),
+    results: p.json().$type<readonly RiskRuleResult[]>(),
+    actor: p.text(),
+    principal: p.uuid(),
+    source: p.text(),
+    requestId: p.uuid().nullable(),
+    evaluatedAt: instant(),
+    eventId: p.uuid(),
+  },
+});
+
 /** Every table of an organization's data. */
 export const TABLES = [
   OrganizationRow,
@@ -433,4 +499,7 @@ export const TABLES = [
   WebhookDeliveryRow,
   AdministrationEventRow,
   AuditCheckpointRow,
+  RiskMatrixRow,
+  RiskMatrixVersionRow,
+  EvaluationRow,
 ];

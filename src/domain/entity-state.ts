@@ -112,6 +112,7 @@ export const EVENT_TYPES = [
   "MERGE_RETURNED",
   "DISTINCT_MARKED",
   "DISTINCT_LIFTED",
+  "EVALUATED",
 ] as const;
 export type EventType = (typeof EVENT_TYPES)[number];
 
@@ -128,6 +129,7 @@ export const EVENT_NAMES = {
   MERGE_RETURNED: "entity.updated",
   DISTINCT_MARKED: "entity.distinct_marked",
   DISTINCT_LIFTED: "entity.distinct_lifted",
+  EVALUATED: "entity.evaluated",
 } as const satisfies Record<EventType, string>;
 
 /** The outcome of a rule: the values after, and what the event says beside them. */

@@ -38,6 +38,10 @@ export const LIMITS = {
   retentionDaysMin: 7,
   retentionDaysMax: 36_500,
   webhookEndpoints: 100,
+  riskMatrices: 100,
+  /** Code points of the expression of a rule, and of its id. */
+  riskExpression: 2000,
+  riskRuleId: 64,
   actor: 255,
   source: 64,
   /** Candidates named by AMBIGUOUS_TAX_ID_LOOKUP. */

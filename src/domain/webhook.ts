@@ -14,6 +14,7 @@ export const WEBHOOK_EVENTS = [
   "entity.unmerged",
   "entity.distinct_marked",
   "entity.distinct_lifted",
+  "entity.evaluated",
 ] as const;
 export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
 

@@ -59,8 +59,6 @@ export interface LockedTargets {
 export interface Alone {
   /** Reads what the rule needs beside the locked entities. Runs again with the command. */
   prepare: (db: Pipeline, organizationId: string, locked: LockedTargets) => Promise<void>;
-  /** Writes what belongs to the changes beside the entities, once these are on their way. */
-  record: (db: Pipeline, organizationId: string, outcomes: readonly Outcome[]) => void;
 }
 
 /** One write: to the entities that it names, locked together, or to one that it makes. */
@@ -80,6 +78,8 @@ export interface Command {
   requestId?: string | undefined;
   /** Runs in a transaction of its own, in which it may attach any external id. */
   alone?: Alone | undefined;
+  /** Writes what belongs to the changes beside the entities, once these are on their way. */
+  record?: ((db: Pipeline, organizationId: string, outcomes: readonly Outcome[]) => void) | undefined;
   /** Its events are written in the reverse order of its targets: whoever applies them one by one sees no id twice. */
   isReversed?: boolean | undefined;
   /** Makes the write safe to retry: `answer` of the first outcomes is kept and replayed. */

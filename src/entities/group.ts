@@ -76,10 +76,10 @@ export async function runGroup(
   if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
 
   await group.write(db, { isShort });
-  const [only] = results;
-  if (first?.alone !== undefined && typeof only === "object" && only.kind === "done") {
-    first.alone.record(db, organizationId, only.outcomes);
-  }
+  results.forEach((result, i) => {
+    if (typeof result === "object" && result.kind === "done")
+      commands[i]?.record?.(db, organizationId, result.outcomes);
+  });
   const answers: { key: RequestKey; answer: Uint8Array }[] = [];
   const undone: RequestKey[] = [];
   results.forEach((result, i) => {

@@ -110,16 +110,16 @@ function changeOf(request: MarkDistinctRequest | LiftDistinctRequest, { decide, 
         marked = await findDistinct(db, organizationId, ordered(a, b));
         pair = marked;
       },
-      record(db, organizationId, [outcome]) {
-        if (outcome === undefined || outcome.before === outcome.after) return;
-        const { updatedAt, etag: eventId } = outcome.after;
-        const before = marked ?? {
-          ...{ organizationId, id: distinctId, ...ordered(...named) },
-          ...{ markedAt: updatedAt, markEventId: eventId, liftedAt: null, liftEventId: null },
-        };
-        pair = after(before, updatedAt, eventId);
-        record(db, organizationId, pair);
-      },
+    },
+    record(db, organizationId, [outcome]) {
+      if (outcome === undefined || outcome.before === outcome.after) return;
+      const { updatedAt, etag: eventId } = outcome.after;
+      const before = marked ?? {
+        ...{ organizationId, id: distinctId, ...ordered(...named) },
+        ...{ markedAt: updatedAt, markEventId: eventId, liftedAt: null, liftEventId: null },
+      };
+      pair = after(before, updatedAt, eventId);
+      record(db, organizationId, pair);
     },
   };
   const present = (outcomes: readonly Outcome[]) => {

@@ -29,6 +29,7 @@ const TYPES: Record<EventName, EventType> = {
   MERGE_RETURNED: EventType.MERGE_RETURNED,
   DISTINCT_MARKED: EventType.DISTINCT_MARKED,
   DISTINCT_LIFTED: EventType.DISTINCT_LIFTED,
+  EVALUATED: EventType.EVALUATED,
 };
 
 export function entityEventRpcs(deps: Deps) {

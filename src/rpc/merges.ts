@@ -116,18 +116,18 @@ function mergeOf(ctx: HandlerContext, request: MergeEntitiesRequest) {
         const found = await readMergeFacts(db, organizationId, { primaryId: into.id, secondaryId: from.id });
         facts = { ...found, primaryLayer: layers.get(into.id) };
       },
-      record(db, organizationId, outcomes) {
-        const [into, from] = outcomes as [Outcome, Outcome];
-        const { actor, principal, source } = authorOf(ctx);
-        recordMerge(db, organizationId, {
-          ...{ id: mergeId, primaryId: into.after.id, secondaryId: from.after.id },
-          ordinal: factsOf(facts).lastOrdinal + 1,
-          externalIds: from.before?.externalIds ?? [],
-          primaryExternalId: into.before?.externalIds.find((id) => id.primary)?.externalId ?? null,
-          ...{ reason, actor, principal, source, requestId: common.requestId ?? null },
-          mergedAt: into.after.updatedAt,
-        });
-      },
+    },
+    record(db, organizationId, outcomes) {
+      const [into, from] = outcomes as [Outcome, Outcome];
+      const { actor, principal, source } = authorOf(ctx);
+      recordMerge(db, organizationId, {
+        ...{ id: mergeId, primaryId: into.after.id, secondaryId: from.after.id },
+        ordinal: factsOf(facts).lastOrdinal + 1,
+        externalIds: from.before?.externalIds ?? [],
+        primaryExternalId: into.before?.externalIds.find((id) => id.primary)?.externalId ?? null,
+        ...{ reason, actor, principal, source, requestId: common.requestId ?? null },
+        mergedAt: into.after.updatedAt,
+      });
     },
     ...{ occurredAt: common.occurredAt },
   };
@@ -188,16 +188,16 @@ async function unmergeOf(deps: Deps, ctx: HandlerContext, request: UnmergeEntiti
         if (layer === undefined) throw new Error("a survivor has no layer");
         facts = { merge: made, layer, ...(await readUnmergeFacts(db, organizationId, made)) };
       },
-      record(db, organizationId, [survivor]) {
-        const { merge: made, members } = factsOf(facts);
-        const { updatedAt: at, etag: eventId } = (survivor as Outcome).after;
-        recordUnmerge(db, organizationId, { merge: made, members, author: authorOf(ctx), reason, at });
-        if (distinctId === undefined) return;
-        recordDistinct(db, organizationId, {
-          ...{ organizationId, id: distinctId, ...ordered(made.primaryId, made.secondaryId) },
-          ...{ markedAt: at, markEventId: eventId, liftedAt: null, liftEventId: null },
-        });
-      },
+    },
+    record(db, organizationId, [survivor]) {
+      const { merge: made, members } = factsOf(facts);
+      const { updatedAt: at, etag: eventId } = (survivor as Outcome).after;
+      recordUnmerge(db, organizationId, { merge: made, members, author: authorOf(ctx), reason, at });
+      if (distinctId === undefined) return;
+      recordDistinct(db, organizationId, {
+        ...{ organizationId, id: distinctId, ...ordered(made.primaryId, made.secondaryId) },
+        ...{ markedAt: at, markEventId: eventId, liftedAt: null, liftEventId: null },
+      });
     },
   };
   const present = (outcomes: readonly Outcome[]) => {

@@ -111,6 +111,7 @@ it("the README's limits are those of the code, row by row", () => {
       LIMITS.webhookEndpoints,
       constantOf("src/webhooks/fetching.ts", "MAX_PENDING"),
     ],
+    "risk matrices of an organization; rules of one; an expression": [LIMITS.riskMatrices, 200, LIMITS.riskExpression],
     message: [defaults.maxMessageBytes / MIB, defaults.maxBatchMessageBytes / MIB, LIMITS.messageValues],
     "a page; what a batch answers": [LIMITS.pageBytes / MIB, LIMITS.batchAnswerBytes / MIB],
     // The bytes are those of test/bounds.test.ts.

@@ -14,6 +14,7 @@ import { AuditCheckpoint } from "./20261127140000_audit_checkpoint.ts";
 import { ExternalIdPast } from "./20261128120000_external_id_past.ts";
 import { Merges } from "./20261129120000_merges.ts";
 import { Names } from "./20261129130000_names.ts";
+import { Risk } from "./20261130100000_risk.ts";
 import { TaxIds } from "./20261130120000_tax_ids.ts";
 
 export const MIGRATIONS = [
@@ -32,5 +33,6 @@ export const MIGRATIONS = [
   { name: "20261128120000_external_id_past", class: ExternalIdPast },
   { name: "20261129120000_merges", class: Merges },
   { name: "20261129130000_names", class: Names },
+  { name: "20261130100000_risk", class: Risk },
   { name: "20261130120000_tax_ids", class: TaxIds },
 ];

@@ -14,7 +14,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/entity_event.proto.
  */
 export const file_entity_v1_entity_event: GenFile = /*@__PURE__*/
-  fileDesc("ChxlbnRpdHkvdjEvZW50aXR5X2V2ZW50LnByb3RvEgllbnRpdHkudjEi8AQKC0VudGl0eUV2ZW50EgoKAmlkGAEgASgJEhEKCWVudGl0eV9pZBgCIAEoCRIWCg5lbnRpdHlfdmVyc2lvbhgDIAEoAxIqCgtlbnRpdHlfdHlwZRgEIAEoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlEhMKC2V4dGVybmFsX2lkGAUgASgJEhQKDGV4dGVybmFsX2lkcxgGIAMoCRIiCgR0eXBlGAcgASgOMhQuZW50aXR5LnYxLkV2ZW50VHlwZRINCgVldmVudBgIIAEoCRIWCg51cGRhdGVkX2ZpZWxkcxgJIAMoCRIwCg9wcmV2aW91c192YWx1ZXMYCiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EisKCm5ld192YWx1ZXMYCyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg0KBWFjdG9yGAwgASgJEhEKCXByaW5jaXBhbBgNIAEoCRIOCgZzb3VyY2UYDiABKAkSDgoGcmVhc29uGA8gASgJEhIKCnJlcXVlc3RfaWQYECABKAkSKQoIbWV0YWRhdGEYESABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei8KC3JlY29yZGVkX2F0GBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgtvY2N1cnJlZF9hdBgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAIgBARIMCgRzYWx0GBQgASgMEhUKDXByZXZpb3VzX2hhc2gYFSABKAwSDAoEaGFzaBgWIAEoDEIOCgxfb2NjdXJyZWRfYXQq5QIKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASFgoSRVZFTlRfVFlQRV9DUkVBVEVEEAESIAocRVZFTlRfVFlQRV9BVFRSSUJVVEVfQ0hBTkdFRBACEiIKHkVWRU5UX1RZUEVfRVhURVJOQUxfSURfQ0hBTkdFRBADEhYKEkVWRU5UX1RZUEVfREVMRVRFRBAEEhgKFEVWRU5UX1RZUEVfVU5ERUxFVEVEEAUSFQoRRVZFTlRfVFlQRV9NRVJHRUQQBhIdChlFVkVOVF9UWVBFX01FUkdFX1JFQ0VJVkVEEAcSFwoTRVZFTlRfVFlQRV9VTk1FUkdFRBAIEh0KGUVWRU5UX1RZUEVfTUVSR0VfUkVUVVJORUQQCRIeChpFVkVOVF9UWVBFX0RJU1RJTkNUX01BUktFRBAKEh4KGkVWRU5UX1RZUEVfRElTVElOQ1RfTElGVEVEEAtCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_entity_v1_entity, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChxlbnRpdHkvdjEvZW50aXR5X2V2ZW50LnByb3RvEgllbnRpdHkudjEi8AQKC0VudGl0eUV2ZW50EgoKAmlkGAEgASgJEhEKCWVudGl0eV9pZBgCIAEoCRIWCg5lbnRpdHlfdmVyc2lvbhgDIAEoAxIqCgtlbnRpdHlfdHlwZRgEIAEoDjIVLmVudGl0eS52MS5FbnRpdHlUeXBlEhMKC2V4dGVybmFsX2lkGAUgASgJEhQKDGV4dGVybmFsX2lkcxgGIAMoCRIiCgR0eXBlGAcgASgOMhQuZW50aXR5LnYxLkV2ZW50VHlwZRINCgVldmVudBgIIAEoCRIWCg51cGRhdGVkX2ZpZWxkcxgJIAMoCRIwCg9wcmV2aW91c192YWx1ZXMYCiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EisKCm5ld192YWx1ZXMYCyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg0KBWFjdG9yGAwgASgJEhEKCXByaW5jaXBhbBgNIAEoCRIOCgZzb3VyY2UYDiABKAkSDgoGcmVhc29uGA8gASgJEhIKCnJlcXVlc3RfaWQYECABKAkSKQoIbWV0YWRhdGEYESABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei8KC3JlY29yZGVkX2F0GBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgtvY2N1cnJlZF9hdBgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAIgBARIMCgRzYWx0GBQgASgMEhUKDXByZXZpb3VzX2hhc2gYFSABKAwSDAoEaGFzaBgWIAEoDEIOCgxfb2NjdXJyZWRfYXQq/wIKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASFgoSRVZFTlRfVFlQRV9DUkVBVEVEEAESIAocRVZFTlRfVFlQRV9BVFRSSUJVVEVfQ0hBTkdFRBACEiIKHkVWRU5UX1RZUEVfRVhURVJOQUxfSURfQ0hBTkdFRBADEhYKEkVWRU5UX1RZUEVfREVMRVRFRBAEEhgKFEVWRU5UX1RZUEVfVU5ERUxFVEVEEAUSFQoRRVZFTlRfVFlQRV9NRVJHRUQQBhIdChlFVkVOVF9UWVBFX01FUkdFX1JFQ0VJVkVEEAcSFwoTRVZFTlRfVFlQRV9VTk1FUkdFRBAIEh0KGUVWRU5UX1RZUEVfTUVSR0VfUkVUVVJORUQQCRIeChpFVkVOVF9UWVBFX0RJU1RJTkNUX01BUktFRBAKEh4KGkVWRU5UX1RZUEVfRElTVElOQ1RfTElGVEVEEAsSGAoURVZFTlRfVFlQRV9FVkFMVUFURUQQDEJBChdlbnRpdHlzZXJ2aWNlLmVudGl0eS52MVABWiRlbnRpdHlzZXJ2aWNlL2dlbi9lbnRpdHkvdjE7ZW50aXR5djFiBnByb3RvMw", [file_entity_v1_entity, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * One change of one entity: written in the transaction of the change, never
@@ -104,7 +104,7 @@ export type EntityEvent = Message<"entity.v1.EntityEvent"> & {
   /**
    * Top-level names of the fields that really changed, in camelCase
    * ("entityData", not a path inside it). Empty in DISTINCT_MARKED and
-   * DISTINCT_LIFTED.
+   * DISTINCT_LIFTED, and in EVALUATED where the risk score stayed.
    *
    * @generated from field: repeated string updated_fields = 9;
    */
@@ -165,7 +165,9 @@ export type EntityEvent = Message<"entity.v1.EntityEvent"> & {
   /**
    * More about the change, such as externalIdChangeReason and the number of
    * activity rows rewritten per table; of a merge and its undoing mergeId,
-   * primaryId, secondaryId and rows, of a mark distinctId, firstId and secondId.
+   * primaryId, secondaryId and rows, of a mark distinctId, firstId and secondId;
+   * of an analysis evaluationId, evaluationSha256, riskMatrixId, matrixVersion,
+   * incomplete and level ("HIGH"), which is null where incomplete.
    *
    * @generated from field: google.protobuf.Struct metadata = 17;
    */
@@ -316,6 +318,14 @@ export const EventType = {
    * @generated from enum value: EVENT_TYPE_DISTINCT_LIFTED = 11;
    */
   DISTINCT_LIFTED: 11,
+
+  /**
+   * It was analyzed by AnalyzeEntity; updated_fields has riskScore, or nothing.
+   * Event name: entity.evaluated.
+   *
+   * @generated from enum value: EVENT_TYPE_EVALUATED = 12;
+   */
+  EVALUATED: 12,
 } as const;
 
 /**

@@ -15,8 +15,8 @@ export const file_entity_v1_options: GenFile = /*@__PURE__*/
 
 /**
  * One of: entities:read, entities:write, external_ids:change,
- * entities:merge, activity:read, activity:write, audit:read, webhooks:admin,
- * admin, operator.
+ * entities:merge, activity:read, activity:write, audit:read, risk:admin,
+ * webhooks:admin, admin, operator.
  *
  * @generated from extension: string required_scope = 50301;
  */

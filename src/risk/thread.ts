@@ -1,0 +1,70 @@
+// The thread in which expressions are read and run. It does one thing after the other and says where it is in memory that
+// it shares with the process, which ends it where one of them takes too long (evaluator.ts).
+import { parentPort, workerData } from "node:worker_threads";
+import type { RuleAnswer } from "../domain/risk.ts";
+import { createExpressions, type ExpressionFacts, type Expressions, toInput } from "./expressions.ts";
+
+/** Where the thread is, in the shared memory. */
+export const PLACE = { isBusy: 0, turn: 1, job: 2, rule: 3 };
+
+export type Job =
+  | { kind: "check"; expression: string }
+  /** `entity` is JSON. */
+  | { kind: "run"; matrix: string; entity: string; today: string };
+
+/** Jobs in their order, with the expressions of matrices that they are the first to name, and matrices to forget before. */
+export interface Batch {
+  matrices: { key: string; expressions: string[] }[];
+  forget: string[];
+  jobs: Job[];
+}
+
+export type Done = ExpressionFacts | RuleAnswer[];
+
+/** Answers of jobs, from the one with the index `from` on. */
+export interface Answers {
+  from: number;
+  done: Done[];
+}
+
+/** What is done is told at least so often: nobody waits for a long job that comes behind. */
+const TELL_MS = 5;
+
+function serve(port: NonNullable<typeof parentPort>, place: Int32Array): void {
+  const expressions = createExpressions();
+  const matrices = new Map<string, ReturnType<Expressions["compile"]>>();
+  const enter = (job: number, rule: number) => {
+    Atomics.store(place, PLACE.job, job);
+    Atomics.store(place, PLACE.rule, rule);
+    Atomics.add(place, PLACE.turn, 1);
+  };
+  const doneOf = (job: Job): Done => {
+    if (job.kind === "check") return expressions.check(job.expression);
+    const run = matrices.get(job.matrix);
+    if (run === undefined) throw new Error("a matrix is not there");
+    const variables = { entity: toInput(JSON.parse(job.entity)), today: job.today };
+    return run(variables, (rule) => Atomics.store(place, PLACE.rule, rule));
+  };
+  port.on("message", (batch: Batch) => {
+    Atomics.store(place, PLACE.isBusy, 1);
+    for (const key of batch.forget) matrices.delete(key);
+    for (const { key, expressions: texts } of batch.matrices) {
+      enter(0, 0);
+      matrices.set(key, expressions.compile(texts));
+    }
+    let answers: Answers = { from: 0, done: [] };
+    let toldAt = performance.now();
+    batch.jobs.forEach((job, i) => {
+      enter(i, 0);
+      answers.done.push(doneOf(job));
+      if (performance.now() - toldAt < TELL_MS || i === batch.jobs.length - 1) return;
+      port.postMessage(answers);
+      [answers, toldAt] = [{ from: i + 1, done: [] }, performance.now()];
+    });
+    // Before the answers: whoever reads them may send the next batch.
+    Atomics.store(place, PLACE.isBusy, 0);
+    port.postMessage(answers);
+  });
+}
+
+if (parentPort !== null) serve(parentPort, new Int32Array(workerData as SharedArrayBuffer));

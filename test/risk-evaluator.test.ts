@@ -1,0 +1,121 @@
+// The thread that runs the rules: it is ended when a rule takes too long, and what waits for it is bounded and shared.
+import { performance } from "node:perf_hooks";
+import { afterEach, describe, expect, it } from "vitest";
+import { DomainError } from "../src/domain/errors.ts";
+import { createEvaluator, type Evaluator, QUEUE_BYTES, TooLong } from "../src/risk/evaluator.ts";
+
+let evaluator: Evaluator;
+afterEach(() => evaluator[Symbol.asyncDispose]());
+
+const entityWith = (attributes: object) =>
+  JSON.stringify({ entityData: { person: {}, company: {} }, attributes, metadata: {} });
+const EASY = { entity: entityWith({ n: 1 }), today: "2026-11-28" };
+const quick = { key: "quick", expressions: ["entity.attributes.n == 1"] };
+/** 10,000 steps, each of which compares with every item. */
+const slow = {
+  key: "slow",
+  expressions: ["true", "entity.attributes.list.exists(x, x + 0.5 in entity.attributes.list)"],
+};
+const HARD = { entity: entityWith({ list: Array.from({ length: 20_000 }, () => 1) }), today: "2026-11-28" };
+
+describe("a rule that takes too long", () => {
+  it("rule 145: is ended, by its number, and others have their answers from the next thread", async () => {
+    evaluator = createEvaluator({ clockMs: 300 });
+    const begun = performance.now();
+    const cut = evaluator.run("a", slow, HARD).catch((error: unknown) => error);
+    const others = Array.from({ length: 50 }, () => evaluator.run("b", quick, EASY));
+    const error = await cut;
+    expect(error).toBeInstanceOf(TooLong);
+    expect((error as TooLong).rule).toBe(1);
+    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect(await Promise.all(others)).toEqual(Array(50).fill([true]));
+    expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+  });
+
+  it("rule 145: the event loop goes on meanwhile", async () => {
+    evaluator = createEvaluator({ clockMs: 300 });
+    await evaluator.run("a", quick, EASY);
+    let longest = 0;
+    let last = performance.now();
+    const timer = setInterval(() => {
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }, 5);
+    await expect(evaluator.run("a", slow, HARD)).rejects.toThrow(TooLong);
+    clearInterval(timer);
+    expect(longest).toBeLessThan(200);
+  });
+
+  it("rule 145: its organization steps aside for the others", async () => {
+    evaluator = createEvaluator({ clockMs: 300 });
+    const cut = Array.from({ length: 3 }, () => evaluator.run("a", slow, HARD).catch((error: unknown) => error));
+    const order: string[] = [];
+    void cut[1]?.then(() => order.push("the second of the slow"));
+    await evaluator.run("b", quick, EASY).then(() => order.push("the first of the others"));
+    for (let i = 0; i < 10; i++) await evaluator.run("b", quick, EASY);
+    await Promise.all(cut);
+    expect(order[0]).toBe("the first of the others");
+    for (const error of await Promise.all(cut)) expect(error).toBeInstanceOf(TooLong);
+  });
+
+  it("rule 145: one that takes too much memory ends like one that takes too long", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    // Ropes take nothing until they are searched.
+    const text = Array.from({ length: 100 }, () => "entity.attributes.text").join(" + ");
+    const greedy = { key: "greedy", expressions: [`entity.attributes.list.map(x, ${text}).all(y, !y.contains('q'))`] };
+    const attributes = { text: "x".repeat(40_000), list: Array.from({ length: 4_000 }, () => 1) };
+    await expect(evaluator.run("a", greedy, { entity: entityWith(attributes), today: "" })).rejects.toThrow(TooLong);
+    expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+  });
+});
+
+describe("what waits", () => {
+  it("rule 145: is bounded in number for each organization: OVERLOADED", async () => {
+    evaluator = createEvaluator();
+    const runs = Array.from({ length: 1_100 }, () => evaluator.run("a", quick, EASY).catch((error: unknown) => error));
+    const other = evaluator.run("b", quick, EASY);
+    const answers = await Promise.all(runs);
+    const refused = answers.filter((answer) => answer instanceof DomainError && answer.reason === "OVERLOADED");
+    expect(refused.length).toBeGreaterThan(0);
+    expect(answers.length - refused.length).toBeGreaterThanOrEqual(1_000);
+    expect(await other).toEqual([true]);
+  });
+
+  it("rule 145: is bounded in bytes, in fair shares: one organization alone has half of them", async () => {
+    evaluator = createEvaluator();
+    const entity = entityWith({ text: "x".repeat(60_000) });
+    const held = Math.ceil(QUEUE_BYTES / 2 / (entity.length * 2));
+    const runs = Array.from({ length: held * 2 }, () =>
+      evaluator
+        .run("a", { key: "has", expressions: ["has(entity.attributes.text)"] }, { entity, today: "" })
+        .catch((error: unknown) => error),
+    );
+    const other = evaluator.run("b", quick, EASY);
+    const answers = await Promise.all(runs);
+    const refused = answers.filter((answer) => answer instanceof DomainError && answer.reason === "OVERLOADED");
+    expect(Math.abs(answers.length - refused.length - held)).toBeLessThan(40);
+    expect(await other).toEqual([true]);
+    // All of it is given back.
+    expect(await evaluator.run("a", quick, { entity, today: "" })).toEqual(["NO_SUCH_FIELD"]);
+  });
+
+  it("rule 145: whose caller has left is not run", async () => {
+    evaluator = createEvaluator();
+    const reason = new Error("left");
+    await expect(evaluator.run("a", quick, EASY, { aborted: true, reason })).rejects.toBe(reason);
+  });
+
+  it("rule 145: matrices that have no room in the thread are read anew", async () => {
+    evaluator = createEvaluator();
+    const large = (n: number) => ({
+      key: `large ${n}`,
+      expressions: Array.from({ length: 150 }, () =>
+        `entity.attributes.n == ${n} /*${"x".repeat(0)}*/`.replace("/**/", ""),
+      ),
+    });
+    for (let i = 0; i < 300; i++) {
+      const answers = await evaluator.run("a", large(i % 150), EASY);
+      expect(new Set(answers)).toEqual(new Set([i % 150 === 1]));
+    }
+  });
+});
