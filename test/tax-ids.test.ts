@@ -315,30 +315,52 @@ describe("rule 158: writes that commit together find by a form what those before
     expect((await current(home.client, be)).name).toBe("found by another form");
   });
 
+  const claimInBelgium = (name: string, taxId: string) => {
+    const command = toOneEntity({ ...creation(name, undefined, taxId), uniqueTaxIdKey: taxId });
+    return {
+      ...command,
+      decide: (...given: Parameters<typeof command.decide>) =>
+        command
+          .decide(...given)
+          .map((change) => change && { ...change, values: { ...change.values, countryCode: "BE" } }),
+    };
+  };
+
   test("creations that claim one number in two ways of writing: the second is refused", async () => {
     const home = await service.newOrganization();
-    const claim = (name: string, taxId: string) =>
-      toOneEntity({ ...creation(name, undefined, taxId), uniqueTaxIdKey: taxId });
-    const inBelgium = (name: string, taxId: string) => {
-      const command = claim(name, taxId);
-      return {
-        ...command,
-        decide: (...given: Parameters<typeof command.decide>) =>
-          command
-            .decide(...given)
-            .map((change) => change && { ...change, values: { ...change.values, countryCode: "BE" } }),
-      };
-    };
     const results = await writeGroup(orm, home.id, [
-      inBelgium("first", "0403019261"),
-      inBelgium("second", "403019261"),
-      inBelgium("third", "BE0403019261"),
+      claimInBelgium("first", "0403019261"),
+      claimInBelgium("second", "403019261"),
+      claimInBelgium("third", "BE0403019261"),
     ]);
     expect(results).toMatchObject([
       { kind: "done" },
       { kind: "refused", error: { reason: "DUPLICATE_TAX_ID" } },
       { kind: "refused", error: { reason: "DUPLICATE_TAX_ID" } },
     ]);
+  });
+
+  test("in transactions of several processes at once: one is done, the others are refused", async () => {
+    const home = await service.newOrganization();
+    for (let round = 0; round < 12; round++) {
+      const number = `04030192${String(61 + round)}`;
+      const ways = [number, number.slice(1), `BE${number}`];
+      const results = await Promise.all(ways.map((way) => writeGroup(orm, home.id, [claimInBelgium(way, way)])));
+      const ends = results.flat().map((result) => (typeof result === "object" ? result.kind : result));
+      expect(ends.sort()).toEqual(["done", "refused", "refused"]);
+    }
+  });
+
+  test("a claim beside it does not let the form name what the key itself does", async () => {
+    const home = await service.newOrganization();
+    const [exact, longer] = [await make(home, "BE", "403019261"), await make(home, "BE", "BE0403019261")];
+    const results = await writeGroup(orm, home.id, [
+      rename("403019261", "by its key"),
+      claimInBelgium("claims it", "403019261"),
+    ]);
+    expect(results).toMatchObject([{ kind: "done" }, { kind: "refused", error: { reason: "DUPLICATE_TAX_ID" } }]);
+    expect((await current(home.client, exact)).name).toBe("by its key");
+    expect((await current(home.client, longer)).name).toBe(longer.name);
   });
 });
 

@@ -2,7 +2,15 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { changedFields, changedValues } from "../../src/domain/changed-fields.ts";
-import { type EntityPatch, type NewEntity, newEntity, remove, undelete, update } from "../../src/domain/entity.ts";
+import {
+  type EntityPatch,
+  type NewEntity,
+  newEntity,
+  recheckTaxId,
+  remove,
+  undelete,
+  update,
+} from "../../src/domain/entity.ts";
 import { type Change, type EntityState, type EntityStatus, primaryOf } from "../../src/domain/entity-state.ts";
 import { DomainError } from "../../src/domain/errors.ts";
 import { addExternalIds, assignExternalId, changeExternalId, orderExternalIds } from "../../src/domain/external-ids.ts";
@@ -357,5 +365,18 @@ describe("random histories", () => {
       }),
       { numRuns: 300 },
     );
+  });
+});
+
+describe("rule 157: the check of a tax id anew", () => {
+  // As validators of another time have left it.
+  const checked = { ...person({ taxId: "20-12345678-6", countryCode: "AR" }), taxIdCheck: "unknown_format" as const };
+
+  it("is a change of a live entity alone, without a reason, and of nothing else", () => {
+    const { taxIdCheck: _, ...values } = checked;
+    expect(recheckTaxId(checked)).toMatchObject({ values, type: "ATTRIBUTE_CHANGED", source: "tax_ids_recheck" });
+    expect(recheckTaxId({ ...checked, deletedAt: NOW })).toBeNull();
+    expect(recheckTaxId({ ...checked, mergedInto: "00000000-0000-7000-8000-000000000001" })).toBeNull();
+    expect(recheckTaxId(person({ taxId: "20-12345678-6" }))).toBeNull();
   });
 });
