@@ -131,7 +131,7 @@ describe("CreateEntity", () => {
     ["externalId", "x".repeat(256), "entity.external_id"],
     ["taxId", "", "entity.tax_id"],
     ["taxId", "1".repeat(65), "entity.tax_id"],
-    ["taxId", "١٢٣٤", "entity.tax_id"],
+    ["taxId", "四二", "entity.tax_id"],
     ["nationality", "", "entity.nationality"],
     ["nationality", "Argentina", "entity.nationality"],
     ["riskMatrixId", "", "entity.risk_matrix_id"],
