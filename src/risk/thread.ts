@@ -1,5 +1,7 @@
 // The thread in which expressions are read and run. It does one thing after the other and says where it is in memory that
 // it shares with the process, which ends it where one of them takes too long (evaluator.ts).
+import { readlinkSync } from "node:fs";
+import { constants, setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import type { RuleAnswer } from "../domain/risk.ts";
 import { createExpressions, type ExpressionFacts, type Expressions, toInput } from "./expressions.ts";
@@ -67,4 +69,17 @@ function serve(port: NonNullable<typeof parentPort>, place: Int32Array): void {
   });
 }
 
-if (parentPort !== null) serve(parentPort, new Int32Array(workerData as SharedArrayBuffer));
+/** Calls come first where cores are few. Linux has priorities of threads; elsewhere it is as all others. */
+function giveWay(): void {
+  try {
+    const [, , thread] = readlinkSync("/proc/thread-self").split("/");
+    setPriority(Number(thread), constants.priority.PRIORITY_BELOW_NORMAL);
+  } catch {
+    // No such priorities, or none that may be set.
+  }
+}
+
+if (parentPort !== null) {
+  giveWay();
+  serve(parentPort, new Int32Array(workerData as SharedArrayBuffer));
+}
