@@ -143,7 +143,17 @@ const COLUMNS: Record<string, string[]> = {
   ],
   entity: [
     ...["organization_id", "id", "version", "type", "country_code", "external_id", "external_ids", "name", "tax_id"],
-    ...["tax_id_key", "tax_id_check", "status", "nationality", "risk_matrix_id", "risk_score", "entity_data"],
+    ...[
+      "tax_id_key",
+      "tax_id_canonical",
+      "tax_id_rules",
+      "tax_id_check",
+      "status",
+      "nationality",
+      "risk_matrix_id",
+      "risk_score",
+      "entity_data",
+    ],
     ...["attributes", "metadata", "etag", "created_at", "updated_at", "deleted_at", "audit_head"],
     ...["merged_into", "survivor_id", "layer"],
     ...["name_words", "name_date_key", "name_number_key"],
@@ -414,6 +424,8 @@ describe("an entity", () => {
     layer: { value: () => "'{}'", expected: () => [] },
     // Derived from tax_id and from the names, and not looked at.
     tax_id_key: { expected: () => [] },
+    tax_id_canonical: { value: () => "'X 1'", expected: () => [] },
+    tax_id_rules: { value: () => "7", expected: () => [] },
     name_words: { expected: () => [] },
     name_date_key: { value: () => "gen_random_uuid()", expected: () => [] },
     name_number_key: { value: () => "gen_random_uuid()", expected: () => [] },
