@@ -123,7 +123,7 @@ export function inItem(error: DomainError, list: string, index: number): DomainE
  * An error without its stack, for refusals that may come in floods: where they were made says nothing that the reason
  * does not, and to capture it costs more than all else that is done for such a call.
  */
-export function withoutStack<T extends Error>(make: () => T): T {
+export function withoutStack<T>(make: () => T): T {
   const { stackTraceLimit } = Error;
   Error.stackTraceLimit = 0;
   try {

@@ -1,5 +1,6 @@
 // Tax ids: the key that they match by (rules 7 to 11) and what their country's rules say of them (rule 19).
 import { entityValidators, personValidators, stdnum, type Validator } from "stdnum";
+import { withoutStack } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
 import { dateProblem } from "./text.ts";
 
@@ -79,8 +80,9 @@ export function taxIdForms(key: string): TaxIdForm[] {
   return [{ form: key, countryCode: null }, ...forms];
 }
 
-// Countries where a number has another compact form for its leading zeros, or for a prefix that is not their code (EL).
-const COMPLETING = ["BE", "CR", "GR", "LI", "NL", "SM", "TN"];
+// Countries where a number has another compact form for its leading zeros, or for a prefix that is not their code: EL of
+// Greece, UNP of Belarus, FR of Monaco.
+const COMPLETING = ["BE", "BY", "CR", "GR", "LI", "MC", "NL", "SM", "TN"];
 
 /**
  * What the country's rules say; never throws. Valid if any number that its tax authority knows people or companies by
@@ -129,7 +131,8 @@ function tryAll(validators: readonly Rule[], value: string, written: string): Ta
 
 function tryOne({ validate }: Rule, value: string, written: string): TaxIdCheck {
   try {
-    const { isValid, error } = validate(value, written);
+    // Most numbers are of another country: stdnum makes an error for each.
+    const { isValid, error } = withoutStack(() => validate(value, written));
     if (isValid) return "valid";
     // stdnum does not export its error classes.
     return error?.name === "InvalidChecksum" ? "checksum_failed" : "unknown_format";

@@ -11,7 +11,7 @@ import { Group, type GroupResult } from "./group.ts";
 import { keptMoving, keysOf, LookupMoved, lockNamed, MAX_LOCK_ROUNDS } from "./locked.ts";
 import { findHits } from "./lookups.ts";
 import { claimRequests, type RequestKey, rememberAnswers } from "./requests.ts";
-import { collision, MAX_COLLISIONS } from "./write-group.ts";
+import { collision, heldByOthers, MAX_COLLISIONS } from "./write-group.ts";
 
 /** Commands that are decided at once: so many entities are in memory, and so long the process does nothing else. */
 const PART = 50;
@@ -119,7 +119,11 @@ async function holdNamed(
       [organizationId, ids.slice(i * LOCKED_AT_ONCE, (i + 1) * LOCKED_AT_ONCE)],
     ),
   );
-  return new Set((await Promise.all(steps)).flat().map(({ id }) => id));
+  const locked = await Promise.all(steps).catch((error) => {
+    // Each lock came in time, and all of a statement did not.
+    throw error instanceof DomainError && error.reason === "DEADLINE_EXCEEDED" ? heldByOthers() : error;
+  });
+  return new Set(locked.flat().map(({ id }) => id));
 }
 
 function runIn(group: Group, command: Command, refusal: (error: DomainError) => DomainError) {

@@ -7,8 +7,8 @@ export class TaxIds extends Migration {
 
   override up(): void {
     // tax_id_canonical: null where it is no other text than the key, or the country's rules do not know the form.
-    // tax_id_rules: the version of the rules by which the row's key, form and check were made. A process of the release
-    // before writes 1, which is the default.
+    // tax_id_rules: the version of the rules by which the row's key and form were made. A process of the release before
+    // makes rows of version 1, which is the default; it changes a tax id and leaves the form and the version as they are.
     this.addSql(`
       alter table entity
         add column tax_id_canonical text collate "C",
@@ -20,6 +20,12 @@ export class TaxIds extends Migration {
     this.addSql(`
       create index entity_merged_tax_id_canonical on entity (organization_id, tax_id_canonical, survivor_id)
       where tax_id_canonical is not null and merged_into is not null`);
+    // Lists have deleted entities too.
+    for (const column of ["tax_id_key", "tax_id_canonical"]) {
+      this.addSql(`
+        create index entity_deleted_${column} on entity (organization_id, ${column}, id)
+        where ${column} is not null and deleted_at is not null and merged_into is null`);
+    }
     this.addSql(`
       create index entity_older_tax_id on entity (organization_id, id)
       where tax_id_key is not null and tax_id_rules < 2`);
