@@ -53,6 +53,9 @@ test.runIf(isOurs)("a stream that has closed holds nothing of its call, and no l
     const answers = [h2Call(session, GET, EMPTY), h2Call(session, GET, EMPTY)];
     await asked.promise;
     expect(seen.streams.map((stream) => callsOf(stream).length)).toEqual([1, 1]);
+    const [first, second] = seen.streams.map(listenersOf);
+    expect(first?.get("data")).toHaveLength(1);
+    for (const [name, listeners] of first ?? []) expect(listeners, name).toEqual(second?.get(name));
     answering.resolve({});
     for (const { trailers } of await Promise.all(answers)) expect(trailers["grpc-status"]).toBe("0");
     // One that fails at the gate, and one whose caller leaves.
@@ -65,11 +68,9 @@ test.runIf(isOurs)("a stream that has closed holds nothing of its call, and no l
     await expect.poll(() => seen.streams.every(({ destroyed }) => destroyed)).toBe(true);
   });
   expect(seen.streams.map((stream) => callsOf(stream).length)).toEqual([0, 0, 0, 0, 0]);
-  const [first, second] = seen.streams.map(listenersOf);
-  expect(first?.get("data")).toHaveLength(1);
-  for (const [name, listeners] of first ?? []) {
-    expect(listeners, name).toEqual(second?.get(name));
-  }
+  // V8 keeps it a while longer, for what is native of it.
+  const left = seen.streams.map((stream) => [...listenersOf(stream)].filter(([, listeners]) => listeners.length > 0));
+  for (const listeners of left) expect(listeners.map(([name]) => name)).toEqual(["error"]);
 });
 
 /** Calls and leaves, or is answered for by the deadline; what the implementation is told by whoever it asks. */

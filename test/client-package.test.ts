@@ -168,7 +168,7 @@ describe("the package @entity-service/client", () => {
 
   it("what the README shows compiles", async () => {
     const blocks = [...(await readFile(`${ROOT}README.md`, "utf8")).matchAll(/```ts\n([\s\S]*?)```/g)];
-    expect(blocks).toHaveLength(3);
+    expect(blocks).toHaveLength(4);
     const files = blocks.map(([, code = ""], i) => ({ name: `readme-${i}.ts`, text: AROUND_README(code) + code }));
     for (const { name, text } of files) await writeFile(`${folder.path}/${name}`, text);
     await writeFile(
