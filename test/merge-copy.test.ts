@@ -168,7 +168,9 @@ async function change(caller: number, people: readonly Entity[], merges: Set<str
       );
     },
     async unmerge() {
-      const mergeId = random.pick([...merges, randomUUID()]);
+      // Mostly the last one, which no later one is built upon.
+      const last = random.chance(0.7) ? [...merges].at(-1) : undefined;
+      const mergeId = last ?? random.pick([...merges, randomUUID()]);
       await entities.unmergeEntities({ mergeId, reason: "two after all" });
       merges.delete(mergeId);
     },
