@@ -1,7 +1,7 @@
 // All entities as they were at a position of the log, a page at a time: each is read as it is now, and what the position
 // does not have is taken back (domain/past.ts). No transaction stays open between two pages, and none sees more than one.
 
-import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
+import { type Bound, bytesOf, nextRows, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
@@ -84,14 +84,17 @@ export async function* exportEntities(
   const ids = await countIds(read, organizationId, after ?? NO_ID);
   let at = after ?? NO_ID;
   let { looked } = ids;
+  let rows = PAGE.rows;
   // What is made meanwhile lies behind the last id, so that there is an end.
   while (at < ids.last) {
     const stretch = await read((db) => readStretch(db, organizationId, at, STRETCH_IDS));
     if (stretch === undefined) break;
     while (at < stretch.last) {
-      const options = { ...asOf, after: at, upTo: stretch.last, changedSince, filter };
+      const options = { ...asOf, after: at, upTo: stretch.last, changedSince, filter, rows };
       const page = await read((db) => readPage(db, options));
-      at = page.isCut ? (page.rows.at(-1)?.entity.id ?? stretch.last) : stretch.last;
+      const isWhole = !page.isCut && page.rows.length < rows;
+      at = isWhole ? stretch.last : (page.rows.at(-1)?.entity.id ?? stretch.last);
+      rows = nextRows(rows, page, PAGE.rows);
       if (at === stretch.last) looked += stretch.count;
       const entities = (await takeBack(read, asOf, page.rows)).filter((entity) => fits(entity, filter));
       yield { entities, after: at, done: Math.min(looked / ids.count, ALMOST) };
@@ -191,8 +194,9 @@ async function readPage(
     upTo,
     changedSince,
     filter,
+    rows: limit,
     ...asOf
-  }: AsOf & { after: string; upTo: string; changedSince: string; filter: ExportFilter },
+  }: AsOf & { after: string; upTo: string; changedSince: string; filter: ExportFilter; rows: number },
 ): Promise<Part<ReadEntity>> {
   const values = seenValues(asOf);
   const value = (item: unknown) => `$${values.push(item)}`;
@@ -210,18 +214,14 @@ async function readPage(
        from entity e left join lateral (
          select ${SEEN} as is_seen from entity_event v
          where v.organization_id = $1 and v.entity_id = e.id and v.entity_version = e.version limit 1) last on true
-       where ${where.join(" and ")} order by e.id limit ${value(PAGE.rows)}`,
+       where ${where.join(" and ")} order by e.id limit ${value(limit)}`,
       PAGE.bytes,
       "id",
     ),
     values,
   );
   // Pruned, it is not behind the position.
-  const part = partOf(rows, (row: { is_seen: boolean | null }) => ({
-    entity: toState(row),
-    isSeen: row.is_seen !== false,
-  }));
-  return { ...part, isCut: part.isCut || part.rows.length === PAGE.rows };
+  return partOf(rows, (row: { is_seen: boolean | null }) => ({ entity: toState(row), isSeen: row.is_seen !== false }));
 }
 
 /** What the entity must be, beside the type and country that it has always had. */
@@ -234,21 +234,34 @@ const fits = (entity: PastEntity, { statuses, showDeleted }: ExportFilter): bool
 async function takeBack(read: Read, asOf: AsOf, rows: readonly ReadEntity[]): Promise<PastEntity[]> {
   let past = new Map<string, PastEntity | null>(rows.map(({ entity }) => [entity.id, asKnown(entity)]));
   let open = rows.filter(({ isSeen }) => !isSeen).map(({ entity }) => entity.id);
-  for (let limit = FIRST_EVENTS; open.length > 0; limit = Math.min(limit * 4, EVENTS.rows)) {
-    const from = open.map((id) => ({ id, version: past.get(id)?.version ?? 0 }));
-    const { rows: events, isCut } = await read((db) => readUnseen(db, asOf, from, limit));
+  let budget = EVENTS.rows;
+  let limit = FIRST_EVENTS;
+  while (open.length > 0) {
+    limit = Math.min(limit, budget);
+    // What a statement measures is bounded by the events that it may answer, not by what is open.
+    const asked = open.slice(0, Math.floor(budget / limit));
+    const from = asked.map((id) => ({ id, version: past.get(id)?.version ?? 0 }));
+    const part = await read((db) => readUnseen(db, asOf, from, limit));
     // An event that the position has ends it, whichever are before that: versions are made one after the other.
     const reached = new Set<string>();
     const given = new Map<string, number>();
-    const taken = events.filter(({ entityId, entityVersion, isSeen }) => {
+    const taken = part.rows.filter(({ entityId, entityVersion, isSeen }) => {
       given.set(entityId, (given.get(entityId) ?? 0) + 1);
       const isBehind = !reached.has(entityId);
       if (isSeen || entityVersion === 1) reached.add(entityId);
       return isBehind;
     });
     past = undo(past, taken, ({ isSeen }) => !isSeen);
+    const cutAt = part.isCut ? part.rows.at(-1)?.entityId : undefined;
     // Of one that has no more events the rest was pruned, and is not behind the position.
-    open = open.filter((id) => !reached.has(id) && (isCut || given.get(id) === limit));
+    const isOpen = (id: string) =>
+      !reached.has(id) && ((cutAt !== undefined && id >= cutAt) || given.get(id) === limit);
+    const still = asked.filter(isOpen);
+    open = [...still, ...open.slice(asked.length)];
+    budget = nextRows(budget, part, EVENTS.rows);
+    // Those that are next have few, until they are known to have many.
+    if (still.length === 0) limit = FIRST_EVENTS;
+    else if (!part.isCut) limit *= 4;
   }
   return [...past.values()].filter((entity) => entity !== null);
 }
@@ -257,7 +270,7 @@ interface SeenEvent extends PastEvent {
   isSeen: boolean;
 }
 
-/** The events that made these versions and the ones before, newest first, of one entity after the other. */
+/** The events that made these versions and the ones before, newest first, of one entity after the other; of each `limit`. */
 async function readUnseen(
   db: Statements,
   asOf: AsOf,
@@ -271,12 +284,11 @@ async function readUnseen(
          from entity_event v
          where v.organization_id = $1 and v.entity_id = p.id and v.entity_version <= p.version
          order by v.entity_version desc limit $9) v
-       order by v.entity_id, v.entity_version desc limit $10`,
+       order by v.entity_id, v.entity_version desc`,
       EVENTS.bytes,
       "entity_id, entity_version desc",
     ),
-    [...seenValues(asOf), from.map(({ id }) => id), from.map(({ version }) => version), limit, EVENTS.rows],
+    [...seenValues(asOf), from.map(({ id }) => id), from.map(({ version }) => version), limit],
   );
-  const part = partOf(rows, (row: { is_seen: boolean }) => ({ ...toPastEvent(row), isSeen: row.is_seen }));
-  return { ...part, isCut: part.isCut || part.rows.length === EVENTS.rows };
+  return partOf(rows, (row: { is_seen: boolean }) => ({ ...toPastEvent(row), isSeen: row.is_seen }));
 }
