@@ -127,6 +127,19 @@ describe("ExportEntities", () => {
     expect(names(companies.entities)).toEqual(["company"]);
   });
 
+  it("rule 153: what has changed since is taken back whatever its time is, also where the clock was set back", async () => {
+    const own = await service.newOrganization();
+    const lookup = byId(await newPerson(own.client, { name: "was pending" }));
+    await newPerson(own.client, { name: "another" });
+    const query = { statuses: [EntityStatus.PENDING] };
+    const before = await exported(own.client, query);
+    await own.client.entities.updateEntity({ lookup, entity: { status: EntityStatus.ACTIVE } });
+    const back = "- interval '5 minutes' where organization_id = $1";
+    await service.sql(`update entity set updated_at = updated_at ${back} and version = 2`, [own.id]);
+    await service.sql(`update entity_event set recorded_at = recorded_at ${back} and entity_version = 2`, [own.id]);
+    expect((await exported(own.client, { ...query, position: before.position })).entities).toEqual(before.entities);
+  });
+
   it("rule 153: many changes of one entity are taken back, a page at a time", async () => {
     const own = await service.newOrganization();
     const person = await newPerson(own.client, { attributes: { big: "x".repeat(4_000) } });

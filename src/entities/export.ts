@@ -7,7 +7,7 @@ import type { Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
 import type { EntityState } from "../domain/entity-state.ts";
 import { asKnown, type PastEntity, type PastEvent, undo } from "../domain/past.ts";
-import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
+import { instantToText } from "../domain/time.ts";
 import { PAST_COLUMNS, toPastEvent } from "../log/history.ts";
 import { readHorizon } from "../log/horizon.ts";
 import { assertHere, kept } from "../log/pages.ts";
@@ -53,8 +53,6 @@ const COUNTED_IDS = 50_000;
 /** Events of one entity that are taken back at once: few at first, since most have few. */
 const FIRST_EVENTS = 4;
 const EVENTS: Bound = { rows: 500, bytes: 256 * 1024 };
-/** What a position does not have was recorded no longer than this before the position was taken: transactions end within it. */
-const TRANSACTION: Instant = 60_000_000n;
 
 /** Throws POSITION_EXPIRED, at any page. */
 export async function* exportEntities(
@@ -79,7 +77,6 @@ export async function* exportEntities(
       return kept(head, position, { rows, horizon });
     });
   const asOf = { organizationId, position, epoch: head.epoch.number };
-  const changedSince = await read((db) => readStart(db, asOf));
 
   const ids = await countIds(read, organizationId, after ?? NO_ID);
   let at = after ?? NO_ID;
@@ -90,7 +87,7 @@ export async function* exportEntities(
     const stretch = await read((db) => readStretch(db, organizationId, at, STRETCH_IDS));
     if (stretch === undefined) break;
     while (at < stretch.last) {
-      const options = { ...asOf, after: at, upTo: stretch.last, changedSince, filter, rows };
+      const options = { ...asOf, after: at, upTo: stretch.last, filter, rows };
       const page = await read((db) => readPage(db, options));
       const isWhole = !page.isCut && page.rows.length < rows;
       at = isWhole ? stretch.last : (page.rows.at(-1)?.entity.id ?? stretch.last);
@@ -130,21 +127,6 @@ const seenValues = ({ organizationId, epoch, position: { from, within } }: AsOf)
   within === undefined ? null : instantToText(within.after.recordedAt),
   within === undefined ? null : within.after.id,
 ];
-
-/**
- * Every event that the position does not have was recorded at this time or later. Its own last event was there when it was
- * taken; one that it lacks was written by a transaction that was under way then, or began after that.
- */
-async function readStart(db: Statements, { organizationId, epoch, position: { from } }: AsOf): Promise<string> {
-  const [row] = await db.execute<{ recorded_at: string }[]>(
-    `select v.recorded_at from entity_event v
-     where v.organization_id = $1 and (v.epoch, v.xid) < ($2::int, $3::xid8) and (v.epoch < $2 or v.xid <> all($4::xid8[]))
-     order by v.epoch desc, v.xid desc limit 1`,
-    [organizationId, epoch, String(from.xmax), from.running.map(String)],
-  );
-  // Where it has none, or none that is left, all of them may lack in it.
-  return row === undefined ? "-infinity" : instantToText(parseInstant(row.recorded_at) - TRANSACTION);
-}
 
 /** The ids behind `after`: how many, at most `limit`, and the last of them. */
 async function readStretch(
@@ -186,17 +168,16 @@ interface ReadEntity {
   isSeen: boolean;
 }
 
-/** Entities that fit the filter, or that may have changed since the position was taken and have fitted it then. */
+/** Entities that fit the filter, or that have changed since and may have fitted it then. */
 async function readPage(
   db: Statements,
   {
     after,
     upTo,
-    changedSince,
     filter,
     rows: limit,
     ...asOf
-  }: AsOf & { after: string; upTo: string; changedSince: string; filter: ExportFilter; rows: number },
+  }: AsOf & { after: string; upTo: string; filter: ExportFilter; rows: number },
 ): Promise<Part<ReadEntity>> {
   const values = seenValues(asOf);
   const value = (item: unknown) => `$${values.push(item)}`;
@@ -207,7 +188,8 @@ async function readPage(
   const where = ["e.organization_id = $1", `e.id > ${value(after)}::uuid`, `e.id <= ${value(upTo)}::uuid`];
   if (filter.type !== undefined) where.push(`e.type = ${value(filter.type)}`);
   if (filter.countryCodes.length > 0) where.push(`e.country_code = any(${value(filter.countryCodes)}::text[])`);
-  where.push(`(${fitting.join(" and ")} or e.updated_at >= ${value(changedSince)}::timestamptz)`);
+  // By the event, not by a time: clocks step back, and transactions take as long as they are let.
+  where.push(`(${fitting.join(" and ")} or last.is_seen is false)`);
   const rows = await db.execute<{ is_seen: boolean }[]>(
     withinBytes(
       `select ${ENTITY_COLUMNS}, ${ENTITY_BYTES} as bytes, last.is_seen
