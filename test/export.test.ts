@@ -175,6 +175,24 @@ describe("ExportEntities", () => {
     60_000,
   );
 
+  it("rule 153: a page is bounded by what its entities were, not by what is left of them", async () => {
+    const own = await service.newOrganization();
+    const attributes = Object.fromEntries(Array.from({ length: 15 }, (_, i) => [`k${i}`, "x".repeat(4_000)]));
+    const people: Entity[] = [];
+    for (let i = 0; i < 60; i++) people.push(await newPerson(own.client, { attributes }));
+    const { position } = await exported(own.client);
+    for (const person of people)
+      await own.client.entities.updateEntity({ lookup: byId(person), updateMask: { paths: ["attributes"] } });
+    let [count, after] = [0, ""];
+    for await (const message of own.client.entities.exportEntities({ position })) {
+      expect(JSON.stringify(message.entities.map(({ attributes }) => attributes)).length).toBeLessThan(600_000);
+      expect(message.after >= after).toBe(true);
+      ({ after } = message);
+      count += message.entities.length;
+    }
+    expect(count).toBe(60);
+  });
+
   it("rule 153: where the log no longer tells, it is POSITION_EXPIRED; what the position has may be pruned", async () => {
     const own = await service.newOrganization();
     const lookup = byId(await newPerson(own.client, { name: "0" }));

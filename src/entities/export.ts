@@ -1,21 +1,18 @@
 // All entities as they were at a position of the log, a page at a time: each is read as it is now, and what the position
 // does not have is taken back (domain/past.ts). No transaction stays open between two pages, and none sees more than one.
 
-import { type Bound, bytesOf, nextRows, type Part, partOf, withinBytes } from "../db/bytes.ts";
+import { type Bound, nextRows, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
-import type { EntityState } from "../domain/entity-state.ts";
-import { asKnown, type PastEntity, type PastEvent, undo } from "../domain/past.ts";
-import { instantToText } from "../domain/time.ts";
-import { PAST_COLUMNS, toPastEvent } from "../log/history.ts";
+import type { PastEntity } from "../domain/past.ts";
 import { readHorizon } from "../log/horizon.ts";
 import { assertHere, kept } from "../log/pages.ts";
 import type { Position } from "../log/position.ts";
-import { snapshotToText } from "../log/snapshot.ts";
 import { NO_ID, organizationLog } from "../log/source.ts";
 import type { Slots } from "../slots.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState } from "./rows.ts";
+import { type AsOf, PART_BYTES, type Read, type ReadEntity, SEEN, seenValues, takeBack } from "./take-back.ts";
 
 /** Which entities, by what they were at the position; undefined or empty filters nothing. */
 export interface ExportFilter {
@@ -44,16 +41,12 @@ export interface ExportPage {
   done: number;
 }
 
-/** Entities that are read at once, and the bytes of them and of the events that are taken back. */
-const PAGE: Bound = { rows: 250, bytes: 256 * 1024 };
+/** Entities that are read at once, and their bytes as they are. */
+const PAGE: Bound = { rows: 250, bytes: PART_BYTES };
 /** Ids that a page is looked for among: a statement ends in time, however few of them fit the filter. */
 const STRETCH_IDS = 5_000;
 /** Ids that are counted at once. */
 const COUNTED_IDS = 50_000;
-/** Events of one entity that are taken back at once: few at first, since most have few. */
-const FIRST_EVENTS = 4;
-const EVENTS: Bound = { rows: 500, bytes: 256 * 1024 };
-
 /** Throws POSITION_EXPIRED, at any page. */
 export async function* exportEntities(
   orm: Orm,
@@ -92,9 +85,12 @@ export async function* exportEntities(
       const isWhole = !page.isCut && page.rows.length < rows;
       at = isWhole ? stretch.last : (page.rows.at(-1)?.entity.id ?? stretch.last);
       rows = nextRows(rows, page, PAGE.rows);
-      if (at === stretch.last) looked += stretch.count;
-      const entities = (await takeBack(read, asOf, page.rows)).filter((entity) => fits(entity, filter));
-      yield { entities, after: at, done: Math.min(looked / ids.count, ALMOST) };
+      for await (const { past, upTo } of takeBack(read, asOf, page.rows)) {
+        const isLast = upTo === undefined;
+        if (isLast && at === stretch.last) looked += stretch.count;
+        const entities = past.filter((entity) => fits(entity, filter));
+        yield { entities, after: isLast ? at : upTo, done: Math.min(looked / ids.count, ALMOST) };
+      }
     }
   }
   yield { entities: [], after: at, done: 1 };
@@ -102,31 +98,6 @@ export async function* exportEntities(
 
 /** Only the last page says that all is done. */
 const ALMOST = 0.999;
-
-type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
-
-interface AsOf {
-  organizationId: string;
-  position: Position;
-  /** The number of the log that the position is of. */
-  epoch: number;
-}
-
-/** Whether the position has the event `v`; the values of `seenValues` are at $2. */
-const SEEN = `case when v.epoch = $2
-  then pg_visible_in_snapshot(v.xid, $3::pg_snapshot)
-    or ($4::pg_snapshot is not null and pg_visible_in_snapshot(v.xid, $4::pg_snapshot)
-      and (v.recorded_at, v.id) <= ($5::timestamptz, $6::uuid))
-  else v.epoch < $2 end`;
-
-const seenValues = ({ organizationId, epoch, position: { from, within } }: AsOf): unknown[] => [
-  organizationId,
-  epoch,
-  snapshotToText(from),
-  within === undefined ? null : snapshotToText(within.to),
-  within === undefined ? null : instantToText(within.after.recordedAt),
-  within === undefined ? null : within.after.id,
-];
 
 /** The ids behind `after`: how many, at most `limit`, and the last of them. */
 async function readStretch(
@@ -160,12 +131,6 @@ async function countIds(
     // As good as it has to be.
     if (last <= after) looked = count;
   }
-}
-
-interface ReadEntity {
-  entity: EntityState;
-  /** Whether the position has the event that made this version. */
-  isSeen: boolean;
 }
 
 /** Entities that fit the filter, or that have changed since and may have fitted it then. */
@@ -211,66 +176,3 @@ const fits = (entity: PastEntity, { statuses, showDeleted }: ExportFilter): bool
   entity.mergedInto === null &&
   (showDeleted || entity.deletedAt === null) &&
   (statuses.length === 0 || statuses.includes(entity.status));
-
-/** The entities at the position, without those that were made later. */
-async function takeBack(read: Read, asOf: AsOf, rows: readonly ReadEntity[]): Promise<PastEntity[]> {
-  let past = new Map<string, PastEntity | null>(rows.map(({ entity }) => [entity.id, asKnown(entity)]));
-  let open = rows.filter(({ isSeen }) => !isSeen).map(({ entity }) => entity.id);
-  let budget = EVENTS.rows;
-  let limit = FIRST_EVENTS;
-  while (open.length > 0) {
-    limit = Math.min(limit, budget);
-    // What a statement measures is bounded by the events that it may answer, not by what is open.
-    const asked = open.slice(0, Math.floor(budget / limit));
-    const from = asked.map((id) => ({ id, version: past.get(id)?.version ?? 0 }));
-    const part = await read((db) => readUnseen(db, asOf, from, limit));
-    // An event that the position has ends it, whichever are before that: versions are made one after the other.
-    const reached = new Set<string>();
-    const given = new Map<string, number>();
-    const taken = part.rows.filter(({ entityId, entityVersion, isSeen }) => {
-      given.set(entityId, (given.get(entityId) ?? 0) + 1);
-      const isBehind = !reached.has(entityId);
-      if (isSeen || entityVersion === 1) reached.add(entityId);
-      return isBehind;
-    });
-    past = undo(past, taken, ({ isSeen }) => !isSeen);
-    const cutAt = part.isCut ? part.rows.at(-1)?.entityId : undefined;
-    // Of one that has no more events the rest was pruned, and is not behind the position.
-    const isOpen = (id: string) =>
-      !reached.has(id) && ((cutAt !== undefined && id >= cutAt) || given.get(id) === limit);
-    const still = asked.filter(isOpen);
-    open = [...still, ...open.slice(asked.length)];
-    budget = nextRows(budget, part, EVENTS.rows);
-    // Those that are next have few, until they are known to have many.
-    if (still.length === 0) limit = FIRST_EVENTS;
-    else if (!part.isCut) limit *= 4;
-  }
-  return [...past.values()].filter((entity) => entity !== null);
-}
-
-interface SeenEvent extends PastEvent {
-  isSeen: boolean;
-}
-
-/** The events that made these versions and the ones before, newest first, of one entity after the other; of each `limit`. */
-async function readUnseen(
-  db: Statements,
-  asOf: AsOf,
-  from: readonly { id: string; version: number }[],
-  limit: number,
-): Promise<Part<SeenEvent>> {
-  const rows = await db.execute<unknown[]>(
-    withinBytes(
-      `select v.* from unnest($7::uuid[], $8::bigint[]) as p(id, version) cross join lateral (
-         select ${PAST_COLUMNS}, ${bytesOf("v", ["updated_fields", "previous_values"])} as bytes, ${SEEN} as is_seen
-         from entity_event v
-         where v.organization_id = $1 and v.entity_id = p.id and v.entity_version <= p.version
-         order by v.entity_version desc limit $9) v
-       order by v.entity_id, v.entity_version desc`,
-      EVENTS.bytes,
-      "entity_id, entity_version desc",
-    ),
-    [...seenValues(asOf), from.map(({ id }) => id), from.map(({ version }) => version), limit],
-  );
-  return partOf(rows, (row: { is_seen: boolean }) => ({ ...toPastEvent(row), isSeen: row.is_seen }));
-}
