@@ -1,11 +1,12 @@
 // `entity-service export` and `import`: what one database exports makes the same state in another one, also where the
 // export was killed in the middle.
 import { existsSync } from "node:fs";
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { gunzipSync } from "node:zlib";
 import { fromJson } from "@bufbuild/protobuf";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type EntityClient, EntitySchema, EntityStatus, EntityType } from "../clients/typescript/index.ts";
+import { exportEntities } from "../src/cli/export.ts";
 import { cli, type Ended, startCli, temporaryFolder } from "./cli-process.ts";
 import { byId, newPerson } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
@@ -251,6 +252,31 @@ describe("an export that is interrupted", () => {
     },
     60_000,
   );
+
+  it("a disk that is full when the state is written ends it, and no row is written twice", async () => {
+    const file = `${folder.path}/full.ndjson`;
+    let calls = 0;
+    const { entities } = source.client;
+    const fills = async function* (request: Parameters<typeof entities.exportEntities>[0]) {
+      calls++;
+      for await (const message of entities.exportEntities(request)) {
+        yield message;
+        // Behind the first step the state's file is a disk that is full.
+        await symlink("/dev/full", `${file}.state.new`).catch(() => {});
+      }
+    };
+    const client = { ...source.client, entities: { ...entities, exportEntities: fills } } as EntityClient;
+    const options = { file, type: undefined, statuses: [], countryCodes: [], reason: undefined };
+    await expect(exportEntities(client, options)).rejects.toThrow("ENOSPC");
+    expect(calls).toBe(1);
+    await rm(`${file}.state.new`);
+    const { rows } = await exportEntities(source.client, options);
+    const lines = String(await readFile(file))
+      .trimEnd()
+      .split("\n");
+    expect(lines).toHaveLength(rows);
+    expect(new Set(lines).size).toBe(rows);
+  });
 
   it("what is there is never overwritten, and a state of other filters, or none, is refused", async () => {
     await writeFile(`${folder.path}/there.ndjson`, "mine");
