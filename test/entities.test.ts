@@ -1,5 +1,6 @@
 // Sections B and C of the rules: creating and updating an entity.
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -840,7 +841,15 @@ describe("UpdateEntity writes", () => {
       "created_at",
       "updated_at",
       "deleted_at",
+      "merged_into",
     ];
+    // All that the contract calls so, and external_id, which has its own RPCs.
+    const proto = readFileSync(new URL("../proto/entity/v1/entity.proto", import.meta.url), "utf8");
+    const [, message = ""] = /^message Entity \{\n(.*?)^\}/ms.exec(proto) ?? [];
+    const documented = [...message.matchAll(/^ {2}\/\/ Output only\.(?:.*\n {2}\/\/)*.*\n.* (\w+) = \d+/gm)];
+    expect(["external_id", ...documented.map(([, name]) => name).filter((name) => name !== "etag")].toSorted()).toEqual(
+      outputOnly.toSorted(),
+    );
     const sent: EntityInit = {
       id: randomUUID(),
       organizationId: randomUUID(),
@@ -851,6 +860,7 @@ describe("UpdateEntity writes", () => {
       createdAt: { seconds: 1n },
       updatedAt: { seconds: 1n },
       deletedAt: { seconds: 1n },
+      mergedInto: randomUUID(),
     };
     const bySending = await update(entity, sent);
     expect(bySending.ignoredFields.toSorted()).toEqual(outputOnly.toSorted());

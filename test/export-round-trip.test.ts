@@ -1,11 +1,12 @@
 // `entity-service export` and `import`: what one database exports makes the same state in another one, also where the
 // export was killed in the middle.
 import { existsSync } from "node:fs";
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { gunzipSync } from "node:zlib";
 import { fromJson } from "@bufbuild/protobuf";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type EntityClient, EntitySchema, EntityStatus, EntityType } from "../clients/typescript/index.ts";
+import { exportEntities } from "../src/cli/export.ts";
 import { cli, type Ended, startCli, temporaryFolder } from "./cli-process.ts";
 import { byId, newPerson } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
@@ -211,7 +212,7 @@ describe("an export that is interrupted", () => {
 
   const stateFile = async (file: string) => {
     try {
-      return JSON.parse(String(await read(`${file}.state`))) as { rows: number; rowBytes: number };
+      return JSON.parse(String(await read(`${file}.state`))) as { run: string; rows: number; rowBytes: number };
     } catch {
       return undefined;
     }
@@ -252,6 +253,73 @@ describe("an export that is interrupted", () => {
     60_000,
   );
 
+  it("a disk that is full when the state is written ends it, and no row is written twice", async () => {
+    const file = `${folder.path}/full.ndjson`;
+    let calls = 0;
+    const { entities } = source.client;
+    const fills = async function* (request: Parameters<typeof entities.exportEntities>[0]) {
+      calls++;
+      for await (const message of entities.exportEntities(request)) {
+        yield message;
+        // Behind the first step the state's file is a disk that is full.
+        const { run: own } = (await stateFile("full.ndjson")) ?? {};
+        await symlink("/dev/full", `${file}.state.${own}.new`).catch(() => {});
+      }
+    };
+    const client = { ...source.client, entities: { ...entities, exportEntities: fills } } as EntityClient;
+    const options = { file, type: undefined, statuses: [], countryCodes: [], reason: undefined };
+    await expect(exportEntities(client, options)).rejects.toThrow("ENOSPC");
+    expect(calls).toBe(1);
+    const { rows } = await exportEntities(source.client, options);
+    const lines = String(await readFile(file))
+      .trimEnd()
+      .split("\n");
+    expect(lines).toHaveLength(rows);
+    expect(new Set(lines).size).toBe(rows);
+  });
+
+  it("of two exports to one file the one that began first ends with an error, and the other is whole", async () => {
+    const args = ["export", "two.ndjson"];
+    const options = { env: envOf(source), cwd: folder.path };
+    const first = startCli(args, options);
+    await expect
+      .poll(async () => (await stateFile("two.ndjson"))?.rows ?? 0, { timeout: 30_000, interval: 2 })
+      .toBeGreaterThan(0);
+    first.kill("SIGSTOP");
+    const second = startCli(args, options);
+    const { run: begun } = (await stateFile("two.ndjson")) ?? {};
+    await expect
+      .poll(async () => (await stateFile("two.ndjson"))?.run, { timeout: 30_000, interval: 2 })
+      .not.toBe(begun);
+    first.kill("SIGCONT");
+    const [one, two] = await Promise.all([first.ended, second.ended]);
+    expect({ code: one.code, stdout: one.stdout }).toEqual({ code: 1, stdout: "" });
+    expect(one.stderr).toContain("another export writes to two.ndjson");
+    expect(two.code).toBe(0);
+    const lines = String(await read("two.ndjson"))
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line).externalId);
+    expect(two.stdout).toContain(`exported ${lines.length}, `);
+    expect(new Set(lines).size).toBe(lines.length);
+    expect(existsSync(`${folder.path}/two.ndjson.state`)).toBe(false);
+  });
+
+  it("a file of the same name that another has written is not gone on with", async () => {
+    const killed = startCli(["export", "same.ndjson"], { env: envOf(source), cwd: folder.path });
+    await expect
+      .poll(async () => (await stateFile("same.ndjson"))?.rows ?? 0, { timeout: 30_000, interval: 2 })
+      .toBeGreaterThan(0);
+    killed.kill("SIGKILL");
+    await killed.ended;
+    const mine = "mine\n".repeat(2_000_000);
+    await writeFile(`${folder.path}/same.ndjson`, mine);
+    expect(await run(source, "export", "same.ndjson")).toMatchObject({
+      ...{ code: 1, stderr: "entity-service: same.ndjson is there already: remove it, or give another name\n" },
+    });
+    expect(String(await read("same.ndjson")) === mine).toBe(true);
+  });
+
   it("what is there is never overwritten, and a state of other filters, or none, is refused", async () => {
     await writeFile(`${folder.path}/there.ndjson`, "mine");
     expect(await run(source, "export", "there.ndjson")).toMatchObject({
@@ -266,6 +334,10 @@ describe("an export that is interrupted", () => {
     expect((await run(source, "export", "f.ndjson")).stderr).toContain("is no state of an export");
     expect(await run(source, "export", "x.ndjson", "--status", "ASLEEP")).toMatchObject({ code: 2 });
     expect(String(await read("there.ndjson"))).toBe("mine");
+    // What has not begun leaves nothing.
+    const env = { ...envOf(source), ENTITY_SERVICE_API_KEY: "none" };
+    expect((await cli(["export", "none.ndjson"], { env, cwd: folder.path })).stderr).toContain("UNAUTHENTICATED");
+    expect(existsSync(`${folder.path}/none.ndjson.state`)).toBe(false);
   });
 
   it("filters, and standard output with nothing else in it", async () => {

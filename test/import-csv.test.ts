@@ -74,6 +74,23 @@ describe("import --columns", () => {
     expect(packed.stdout).toBe("created 0, updated 0, unchanged 1, failed 0\n");
   });
 
+  it("a key that every object has is a key as any other", async () => {
+    const keys = ["__proto__", "constructor", "plain"];
+    const paths = keys.flatMap((key) => [`attributes.${key}`, `entity_data.person.address.additional.${key}`]);
+    const columns = { ...COLUMNS.columns, ...Object.fromEntries(paths.map((path, i) => [`c${i}`, path])) };
+    const cells = paths.map((_, i) => `cell ${i}`);
+    const csv = `id,name,${Object.keys(paths).map((i) => `c${i}`)}\nk-1,Ana,${cells}\n`;
+    expect(await importCsv(csv, { ...COLUMNS, columns })).toMatchObject({ code: 0, stderr: "" });
+    const entity = await found("k-1");
+    expect(Object.entries(entity?.attributes ?? {}).toSorted()).toEqual([
+      ["__proto__", "cell 0"],
+      ["constructor", "cell 2"],
+      ["plain", "cell 4"],
+    ]);
+    const address = entity?.entityData?.kind.value?.address;
+    expect(Object.keys(address?.additional ?? {}).toSorted()).toEqual(keys);
+  });
+
   it("a row at fault fails alone, with its line and nothing of it", async () => {
     const { code, stdout } = await importCsv("id,name\nw-1,Ana\nw-2,Ana,secret\n,secret\nw-3,Eva\n");
     expect({ code, stdout }).toEqual({ code: 1, stdout: "created 2, updated 0, unchanged 0, failed 2\n" });

@@ -90,13 +90,16 @@ function otherScheme(code: string, url: string): string | undefined {
   return undefined;
 }
 
-/** Node's word for a connection that failed. */
-export function networkCode(error: unknown): string | undefined {
+/** Node's word for a connection that failed; undefined for any other error, such as one of the disk. */
+export const networkCode = (error: unknown): string | undefined =>
+  error instanceof ConnectError ? codeOf(error) : undefined;
+
+function codeOf(error: unknown): string | undefined {
   for (let e = error; e instanceof Error; e = e.cause) {
     const code = (e as Error & { code?: unknown }).code;
     if (typeof code === "string" && /^(E[A-Z]+|ERR_HTTP2_[A-Z_]+|ERR_SSL_[A-Z0-9_]+|[A-Z_]*CERT[A-Z_]*)$/.test(code))
       return code;
-    if (e instanceof AggregateError && e.errors.length > 0) return networkCode(e.errors[0]);
+    if (e instanceof AggregateError && e.errors.length > 0) return codeOf(e.errors[0]);
   }
   return undefined;
 }

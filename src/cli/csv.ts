@@ -176,7 +176,12 @@ function put(row: JsonObject, path: string, cell: string): void {
   const last = keys.pop() ?? "";
   const holder = keys.reduce<JsonObject>((object, key) => objectAt(object, key), row);
   if (path === "entity_data.company.trading_names") listAt(holder, last).push(cell);
-  else holder[last] = fieldValue(path, cell);
+  else define(holder, last, fieldValue(path, cell));
+}
+
+/** Assigned, a key such as `__proto__` would be none of the object's own. */
+function define(object: JsonObject, key: string, value: JsonValue): void {
+  Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true });
 }
 
 function fieldValue(path: string, cell: string): JsonValue {
@@ -197,7 +202,7 @@ function objectAt(object: JsonObject, key: string): JsonObject {
   const there = Object.hasOwn(object, key) ? object[key] : undefined;
   if (isObject(there)) return there;
   const made: JsonObject = {};
-  Object.defineProperty(object, key, { value: made, enumerable: true, configurable: true, writable: true });
+  define(object, key, made);
   return made;
 }
 

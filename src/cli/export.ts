@@ -1,5 +1,6 @@
 // `export`: all entities of one moment to a file of rows that `import` takes. Killed, it goes on where it was: a file beside
 // it says how far the rows go that are whole, and of which moment they are.
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -13,7 +14,7 @@ import { isObject } from "../domain/json.ts";
 import { networkCode } from "./connection.ts";
 import { exportRowOf, jsonOf } from "./export-row.ts";
 import { showProgress } from "./report.ts";
-import { exists, openRows, type RowsFile, readWhole, removeFile, writeWhole } from "./rows-file.ts";
+import { exists, openRows, type RowsFile, readWhole, removeFile, tailOf, writeWhole } from "./rows-file.ts";
 
 export interface ExportOptions {
   /** `-` for standard output, which cannot be gone on with. */
@@ -39,6 +40,8 @@ export interface Exported {
 interface Step {
   /** What was asked for. */
   query: string;
+  /** The one process whose the files are: the last that began, or went on. */
+  run: string;
   position: string;
   after: string;
   rows: number;
@@ -46,6 +49,9 @@ interface Step {
   /** How long the two files are. */
   rowBytes: number;
   otherBytes: number;
+  /** What the last of these bytes are: files of the same name may be others. */
+  rowTail: string;
+  otherTail: string;
 }
 
 /** Rows that are written at once, in characters. */
@@ -56,6 +62,8 @@ const RETRY_MS = 1_000;
 const MAX_ATTEMPTS = 30;
 
 const stateFileOf = (file: string): string => `${file}.state`;
+/** Where a run writes its state before it becomes that of the file. */
+const newStateOf = (file: string, run: string): string => `${stateFileOf(file)}.${run}.new`;
 
 /** Where entities without an external id go. */
 export function othersFileOf(file: string): string {
@@ -100,8 +108,9 @@ export async function exportEntities(client: EntityClient, options: ExportOption
     }
   } finally {
     await store.close();
+    // Of what is done or has not begun nothing is left.
+    if (done || step.position === "") await store.removeState();
   }
-  if (file !== "-") await removeFile(stateFileOf(file));
   return { rows: step.rows, others: step.others, othersFile, position: step.position };
 }
 
@@ -141,44 +150,64 @@ interface Store {
   step: Step;
   /** Writes the rows, then the step; answers the step with the length of the files. */
   write(written: Written): Promise<Step>;
+  /** Unless it is another's by now. */
+  removeState(): Promise<void>;
   close(): Promise<void>;
 }
 
 async function openStore(file: string, othersFile: string, query: string): Promise<Store> {
-  const begin: Step = { query, position: "", after: "", rows: 0, others: 0, rowBytes: 0, otherBytes: 0 };
+  const run = randomUUID();
   const isStored = file !== "-";
-  const stored = isStored ? await readStep(stateFileOf(file)) : undefined;
+  const stateFile = stateFileOf(file);
+  const stored = isStored ? await readStep(stateFile) : undefined;
   if (stored === undefined) {
-    for (const path of isStored ? [file, othersFile] : [othersFile]) {
-      if (await exists(path)) throw new Error(`${path} is there already: remove it, or give another name`);
-    }
+    for (const path of isStored ? [file, othersFile] : [othersFile]) if (await exists(path)) throw isThere(path);
   } else if (stored.query !== query) {
     throw new Error(
-      `${stateFileOf(file)} is of an export with other filters: run it with those, or remove it and ${file} to begin anew`,
+      `${stateFile} is of an export with other filters: run it with those, or remove it and ${file} to begin anew`,
     );
   }
-  let step = stored ?? begin;
+  let step: Step = { ...(stored ?? { ...BEGIN, query }), run };
+  const begun = [
+    { path: file, bytes: step.rowBytes, tail: step.rowTail },
+    { path: othersFile, bytes: step.otherBytes, tail: step.otherTail },
+  ];
+  for (const { path, bytes, tail } of begun) if (bytes > 0 && (await tailOf(path, bytes)) !== tail) throw isThere(path);
+  const isOurs = async () => (await readStep(stateFile))?.run === run;
+  const assertOurs = async () => {
+    if (!isStored || (await isOurs())) return;
+    throw new Error(`another export writes to ${file}, or ${stateFile} was removed: this one has ended`);
+  };
+  if (isStored) await writeWhole(stateFile, newStateOf(file, run), JSON.stringify(step));
+  // What the one before is about to put in its place would say that the files are its own.
+  if (stored !== undefined) await removeFile(newStateOf(file, stored.run));
+  await assertOurs();
   // With nothing of it in a step, what is there was cut off before its first.
-  for (const [path, bytes] of [[file, step.rowBytes] as const, [othersFile, step.otherBytes] as const]) {
-    if (stored !== undefined && bytes === 0) await removeFile(path);
-  }
+  for (const { path, bytes } of begun) if (stored !== undefined && bytes === 0) await removeFile(path);
   // Each file appears with the first of its rows.
   let rows = isStored ? await openBegun(file, step.rowBytes) : standardOutput();
   let others = await openBegun(othersFile, step.otherBytes);
   return {
     step,
     async write(written) {
-      step = { ...written.step, rowBytes: step.rowBytes, otherBytes: step.otherBytes };
+      await assertOurs();
+      const { rowBytes, otherBytes, rowTail, otherTail } = step;
+      step = { ...written.step, rowBytes, otherBytes, rowTail, otherTail };
       if (written.rows !== "" || written.done) {
         rows ??= await openRows(file, 0);
         step.rowBytes = await rows.append(written.rows);
+        if (isStored) step.rowTail = await tailOf(file, step.rowBytes);
       }
       if (written.others !== "") {
         others ??= await openRows(othersFile, 0);
         step.otherBytes = await others.append(written.others);
+        step.otherTail = await tailOf(othersFile, step.otherBytes);
       }
-      if (isStored) await writeWhole(stateFileOf(file), JSON.stringify(step));
+      if (isStored) await writeWhole(stateFile, newStateOf(file, run), JSON.stringify(step), assertOurs);
       return step;
+    },
+    async removeState() {
+      if (isStored && (await isOurs())) await removeFile(stateFile);
     },
     async close() {
       await rows?.close();
@@ -186,6 +215,10 @@ async function openStore(file: string, othersFile: string, query: string): Promi
     },
   };
 }
+
+const BEGIN = { position: "", after: "", rows: 0, others: 0, rowBytes: 0, otherBytes: 0, rowTail: "", otherTail: "" };
+
+const isThere = (path: string) => new Error(`${path} is there already: remove it, or give another name`);
 
 const openBegun = async (path: string, bytes: number): Promise<RowsFile | undefined> =>
   bytes === 0 ? undefined : openRows(path, bytes);
@@ -218,7 +251,9 @@ function parsed(text: string): Step | undefined {
     return undefined;
   }
   if (!isObject(value)) return undefined;
-  const isText = [value.query, value.position, value.after].every((one) => typeof one === "string");
+  const isText = [value.query, value.run, value.position, value.after, value.rowTail, value.otherTail].every(
+    (one) => typeof one === "string",
+  );
   const numbers = [value.rows, value.others, value.rowBytes, value.otherBytes];
   const isCounted = numbers.every((one) => Number.isSafeInteger(one) && (one as number) >= 0);
   return isText && isCounted ? (value as unknown as Step) : undefined;

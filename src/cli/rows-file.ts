@@ -1,5 +1,6 @@
 // Files of rows that grow in steps, each of which is there whole or not at all: what a process that was killed has left
 // behind the last step is cut off when the next one opens them.
+import { createHash } from "node:crypto";
 import { type FileHandle, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { gzipSync } from "node:zlib";
 
@@ -26,6 +27,23 @@ export async function openRows(path: string, bytes: number): Promise<RowsFile> {
   throw new Error(`${path} is shorter than when the export was interrupted: remove it to begin anew`);
 }
 
+/** Bytes that tell a file from another of the same name. */
+const TAIL = 4 * 1024;
+
+/** The SHA-256 of the last of the first `bytes` of the file; of what there is, where it is shorter or not there. */
+export async function tailOf(path: string, bytes: number): Promise<string> {
+  const hash = createHash("sha256");
+  const handle = await open(path, "r").catch(() => undefined);
+  if (handle === undefined) return "";
+  try {
+    const buffer = Buffer.alloc(Math.min(TAIL, bytes));
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, bytes - buffer.length);
+    return hash.update(buffer.subarray(0, bytesRead)).digest("hex");
+  } finally {
+    await handle.close();
+  }
+}
+
 function rowsIn(handle: FileHandle, path: string, start: number): RowsFile {
   let end = start;
   return {
@@ -42,16 +60,29 @@ function rowsIn(handle: FileHandle, path: string, start: number): RowsFile {
   };
 }
 
-/** Replaces the file in one step. */
-export async function writeWhole(path: string, text: string): Promise<void> {
-  const handle = await open(`${path}.new`, "w", MODE);
+/** Replaces the file in one step, by one that is written at `newPath`; `assertMay` is asked when that is there. */
+export async function writeWhole(
+  path: string,
+  newPath: string,
+  text: string,
+  assertMay: () => Promise<void> = async () => {},
+): Promise<void> {
   try {
-    await handle.writeFile(text);
-    await handle.datasync();
-  } finally {
-    await handle.close();
+    const handle = await open(newPath, "w", MODE);
+    try {
+      await handle.writeFile(text);
+      await handle.datasync();
+    } finally {
+      await handle.close();
+    }
+    await assertMay();
+    await rename(newPath, path);
+  } catch (error) {
+    await removeFile(newPath);
+    // Who may not any longer may find that another has removed it.
+    await assertMay();
+    throw error;
   }
-  await rename(`${path}.new`, path);
 }
 
 /** What is in the file; undefined where there is none. */

@@ -57,3 +57,10 @@ export function partOf<T>(rows: readonly unknown[], toRow: (row: never) => T): P
     bytes: measured.reduce((sum, { bytes }) => sum + Number(bytes), 0),
   };
 }
+
+/**
+ * How many rows to ask for behind a part of `asked`, at most `most`: where the bytes cut it, few more than they have room
+ * for, since the rest is measured for nothing.
+ */
+export const nextRows = (asked: number, { rows, isCut }: Part<unknown>, most: number): number =>
+  Math.min(isCut ? rows.length * 2 : asked * 4, most);

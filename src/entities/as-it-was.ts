@@ -1,5 +1,6 @@
 // One entity as it was at a time: found by a key that was its own then, and read backwards from its row (domain/past.ts).
 
+import { nextRows } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
@@ -155,10 +156,12 @@ async function goBack(read: Read, entity: EntityState, at: Instant): Promise<Pas
   const { id, organizationId } = entity;
   let past = asKnown(entity);
   let isThere = entity.updatedAt <= at;
-  for (let rows = FIRST_EVENTS; !isThere; rows = Math.min(rows * 4, MOST_EVENTS)) {
+  for (let rows = FIRST_EVENTS; !isThere; ) {
     const from = { entityId: id, version: past.version };
     const bound = { rows, bytes: EVENTS_BYTES };
-    const { rows: events } = await read((db) => readHistory(db, organizationId, from, bound));
+    const part = await read((db) => readHistory(db, organizationId, from, bound));
+    rows = nextRows(rows, part, MOST_EVENTS);
+    const events = part.rows;
     if (events.length === 0) {
       const horizon = await read((db) => readHorizon(db, organizationId));
       if (horizon === undefined) throw new Error("events are missing that were not pruned");

@@ -1,21 +1,18 @@
 // All entities as they were at a position of the log, a page at a time: each is read as it is now, and what the position
 // does not have is taken back (domain/past.ts). No transaction stays open between two pages, and none sees more than one.
 
-import { type Bound, bytesOf, type Part, partOf, withinBytes } from "../db/bytes.ts";
+import { type Bound, nextRows, type Part, partOf, withinBytes } from "../db/bytes.ts";
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
-import type { EntityState } from "../domain/entity-state.ts";
-import { asKnown, type PastEntity, type PastEvent, undo } from "../domain/past.ts";
-import { type Instant, instantToText, parseInstant } from "../domain/time.ts";
-import { PAST_COLUMNS, toPastEvent } from "../log/history.ts";
+import type { PastEntity } from "../domain/past.ts";
 import { readHorizon } from "../log/horizon.ts";
 import { assertHere, kept } from "../log/pages.ts";
 import type { Position } from "../log/position.ts";
-import { snapshotToText } from "../log/snapshot.ts";
 import { NO_ID, organizationLog } from "../log/source.ts";
 import type { Slots } from "../slots.ts";
 import { ENTITY_BYTES, ENTITY_COLUMNS, toState } from "./rows.ts";
+import { type AsOf, PART_BYTES, type Read, type ReadEntity, SEEN, seenValues, takeBack } from "./take-back.ts";
 
 /** Which entities, by what they were at the position; undefined or empty filters nothing. */
 export interface ExportFilter {
@@ -44,18 +41,12 @@ export interface ExportPage {
   done: number;
 }
 
-/** Entities that are read at once, and the bytes of them and of the events that are taken back. */
-const PAGE: Bound = { rows: 250, bytes: 256 * 1024 };
+/** Entities that are read at once, and their bytes as they are. */
+const PAGE: Bound = { rows: 250, bytes: PART_BYTES };
 /** Ids that a page is looked for among: a statement ends in time, however few of them fit the filter. */
 const STRETCH_IDS = 5_000;
 /** Ids that are counted at once. */
 const COUNTED_IDS = 50_000;
-/** Events of one entity that are taken back at once: few at first, since most have few. */
-const FIRST_EVENTS = 4;
-const EVENTS: Bound = { rows: 500, bytes: 256 * 1024 };
-/** What a position does not have was recorded no longer than this before the position was taken: transactions end within it. */
-const TRANSACTION: Instant = 60_000_000n;
-
 /** Throws POSITION_EXPIRED, at any page. */
 export async function* exportEntities(
   orm: Orm,
@@ -79,22 +70,27 @@ export async function* exportEntities(
       return kept(head, position, { rows, horizon });
     });
   const asOf = { organizationId, position, epoch: head.epoch.number };
-  const changedSince = await read((db) => readStart(db, asOf));
 
   const ids = await countIds(read, organizationId, after ?? NO_ID);
   let at = after ?? NO_ID;
   let { looked } = ids;
+  let rows = PAGE.rows;
   // What is made meanwhile lies behind the last id, so that there is an end.
   while (at < ids.last) {
     const stretch = await read((db) => readStretch(db, organizationId, at, STRETCH_IDS));
     if (stretch === undefined) break;
     while (at < stretch.last) {
-      const options = { ...asOf, after: at, upTo: stretch.last, changedSince, filter };
+      const options = { ...asOf, after: at, upTo: stretch.last, filter, rows };
       const page = await read((db) => readPage(db, options));
-      at = page.isCut ? (page.rows.at(-1)?.entity.id ?? stretch.last) : stretch.last;
-      if (at === stretch.last) looked += stretch.count;
-      const entities = (await takeBack(read, asOf, page.rows)).filter((entity) => fits(entity, filter));
-      yield { entities, after: at, done: Math.min(looked / ids.count, ALMOST) };
+      const isWhole = !page.isCut && page.rows.length < rows;
+      at = isWhole ? stretch.last : (page.rows.at(-1)?.entity.id ?? stretch.last);
+      rows = nextRows(rows, page, PAGE.rows);
+      for await (const { past, upTo } of takeBack(read, asOf, page.rows)) {
+        const isLast = upTo === undefined;
+        if (isLast && at === stretch.last) looked += stretch.count;
+        const entities = past.filter((entity) => fits(entity, filter));
+        yield { entities, after: isLast ? at : upTo, done: Math.min(looked / ids.count, ALMOST) };
+      }
     }
   }
   yield { entities: [], after: at, done: 1 };
@@ -102,46 +98,6 @@ export async function* exportEntities(
 
 /** Only the last page says that all is done. */
 const ALMOST = 0.999;
-
-type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
-
-interface AsOf {
-  organizationId: string;
-  position: Position;
-  /** The number of the log that the position is of. */
-  epoch: number;
-}
-
-/** Whether the position has the event `v`; the values of `seenValues` are at $2. */
-const SEEN = `case when v.epoch = $2
-  then pg_visible_in_snapshot(v.xid, $3::pg_snapshot)
-    or ($4::pg_snapshot is not null and pg_visible_in_snapshot(v.xid, $4::pg_snapshot)
-      and (v.recorded_at, v.id) <= ($5::timestamptz, $6::uuid))
-  else v.epoch < $2 end`;
-
-const seenValues = ({ organizationId, epoch, position: { from, within } }: AsOf): unknown[] => [
-  organizationId,
-  epoch,
-  snapshotToText(from),
-  within === undefined ? null : snapshotToText(within.to),
-  within === undefined ? null : instantToText(within.after.recordedAt),
-  within === undefined ? null : within.after.id,
-];
-
-/**
- * Every event that the position does not have was recorded at this time or later. Its own last event was there when it was
- * taken; one that it lacks was written by a transaction that was under way then, or began after that.
- */
-async function readStart(db: Statements, { organizationId, epoch, position: { from } }: AsOf): Promise<string> {
-  const [row] = await db.execute<{ recorded_at: string }[]>(
-    `select v.recorded_at from entity_event v
-     where v.organization_id = $1 and (v.epoch, v.xid) < ($2::int, $3::xid8) and (v.epoch < $2 or v.xid <> all($4::xid8[]))
-     order by v.epoch desc, v.xid desc limit 1`,
-    [organizationId, epoch, String(from.xmax), from.running.map(String)],
-  );
-  // Where it has none, or none that is left, all of them may lack in it.
-  return row === undefined ? "-infinity" : instantToText(parseInstant(row.recorded_at) - TRANSACTION);
-}
 
 /** The ids behind `after`: how many, at most `limit`, and the last of them. */
 async function readStretch(
@@ -177,22 +133,16 @@ async function countIds(
   }
 }
 
-interface ReadEntity {
-  entity: EntityState;
-  /** Whether the position has the event that made this version. */
-  isSeen: boolean;
-}
-
-/** Entities that fit the filter, or that may have changed since the position was taken and have fitted it then. */
+/** Entities that fit the filter, or that have changed since and may have fitted it then. */
 async function readPage(
   db: Statements,
   {
     after,
     upTo,
-    changedSince,
     filter,
+    rows: limit,
     ...asOf
-  }: AsOf & { after: string; upTo: string; changedSince: string; filter: ExportFilter },
+  }: AsOf & { after: string; upTo: string; filter: ExportFilter; rows: number },
 ): Promise<Part<ReadEntity>> {
   const values = seenValues(asOf);
   const value = (item: unknown) => `$${values.push(item)}`;
@@ -203,25 +153,22 @@ async function readPage(
   const where = ["e.organization_id = $1", `e.id > ${value(after)}::uuid`, `e.id <= ${value(upTo)}::uuid`];
   if (filter.type !== undefined) where.push(`e.type = ${value(filter.type)}`);
   if (filter.countryCodes.length > 0) where.push(`e.country_code = any(${value(filter.countryCodes)}::text[])`);
-  where.push(`(${fitting.join(" and ")} or e.updated_at >= ${value(changedSince)}::timestamptz)`);
+  // By the event, not by a time: clocks step back, and transactions take as long as they are let.
+  where.push(`(${fitting.join(" and ")} or last.is_seen is false)`);
   const rows = await db.execute<{ is_seen: boolean }[]>(
     withinBytes(
       `select ${ENTITY_COLUMNS}, ${ENTITY_BYTES} as bytes, last.is_seen
        from entity e left join lateral (
          select ${SEEN} as is_seen from entity_event v
          where v.organization_id = $1 and v.entity_id = e.id and v.entity_version = e.version limit 1) last on true
-       where ${where.join(" and ")} order by e.id limit ${value(PAGE.rows)}`,
+       where ${where.join(" and ")} order by e.id limit ${value(limit)}`,
       PAGE.bytes,
       "id",
     ),
     values,
   );
   // Pruned, it is not behind the position.
-  const part = partOf(rows, (row: { is_seen: boolean | null }) => ({
-    entity: toState(row),
-    isSeen: row.is_seen !== false,
-  }));
-  return { ...part, isCut: part.isCut || part.rows.length === PAGE.rows };
+  return partOf(rows, (row: { is_seen: boolean | null }) => ({ entity: toState(row), isSeen: row.is_seen !== false }));
 }
 
 /** What the entity must be, beside the type and country that it has always had. */
@@ -229,54 +176,3 @@ const fits = (entity: PastEntity, { statuses, showDeleted }: ExportFilter): bool
   entity.mergedInto === null &&
   (showDeleted || entity.deletedAt === null) &&
   (statuses.length === 0 || statuses.includes(entity.status));
-
-/** The entities at the position, without those that were made later. */
-async function takeBack(read: Read, asOf: AsOf, rows: readonly ReadEntity[]): Promise<PastEntity[]> {
-  let past = new Map<string, PastEntity | null>(rows.map(({ entity }) => [entity.id, asKnown(entity)]));
-  let open = rows.filter(({ isSeen }) => !isSeen).map(({ entity }) => entity.id);
-  for (let limit = FIRST_EVENTS; open.length > 0; limit = Math.min(limit * 4, EVENTS.rows)) {
-    const from = open.map((id) => ({ id, version: past.get(id)?.version ?? 0 }));
-    const { rows: events, isCut } = await read((db) => readUnseen(db, asOf, from, limit));
-    // An event that the position has ends it, whichever are before that: versions are made one after the other.
-    const reached = new Set<string>();
-    const given = new Map<string, number>();
-    const taken = events.filter(({ entityId, entityVersion, isSeen }) => {
-      given.set(entityId, (given.get(entityId) ?? 0) + 1);
-      const isBehind = !reached.has(entityId);
-      if (isSeen || entityVersion === 1) reached.add(entityId);
-      return isBehind;
-    });
-    past = undo(past, taken, ({ isSeen }) => !isSeen);
-    // Of one that has no more events the rest was pruned, and is not behind the position.
-    open = open.filter((id) => !reached.has(id) && (isCut || given.get(id) === limit));
-  }
-  return [...past.values()].filter((entity) => entity !== null);
-}
-
-interface SeenEvent extends PastEvent {
-  isSeen: boolean;
-}
-
-/** The events that made these versions and the ones before, newest first, of one entity after the other. */
-async function readUnseen(
-  db: Statements,
-  asOf: AsOf,
-  from: readonly { id: string; version: number }[],
-  limit: number,
-): Promise<Part<SeenEvent>> {
-  const rows = await db.execute<unknown[]>(
-    withinBytes(
-      `select v.* from unnest($7::uuid[], $8::bigint[]) as p(id, version) cross join lateral (
-         select ${PAST_COLUMNS}, ${bytesOf("v", ["updated_fields", "previous_values"])} as bytes, ${SEEN} as is_seen
-         from entity_event v
-         where v.organization_id = $1 and v.entity_id = p.id and v.entity_version <= p.version
-         order by v.entity_version desc limit $9) v
-       order by v.entity_id, v.entity_version desc limit $10`,
-      EVENTS.bytes,
-      "entity_id, entity_version desc",
-    ),
-    [...seenValues(asOf), from.map(({ id }) => id), from.map(({ version }) => version), limit, EVENTS.rows],
-  );
-  const part = partOf(rows, (row: { is_seen: boolean }) => ({ ...toPastEvent(row), isSeen: row.is_seen }));
-  return { ...part, isCut: part.isCut || part.rows.length === EVENTS.rows };
-}

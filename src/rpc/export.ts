@@ -75,17 +75,18 @@ export function exportRpcs(deps: Deps & ExportDeps) {
   } satisfies Partial<ServiceImpl<typeof EntityService>>;
 }
 
-/** A page as one message, or as several where it takes more than a message may. */
+/** A page as one message, or as several where it takes more than a message may. What was sent is not kept. */
 function* messagesOf({ entities: all, after, done }: ExportPage, position: string): Generator<Message> {
   let entities: MessageInitShape<typeof EntitySchema>[] = [];
   let bytes = 0;
   let last = "";
-  for (const entity of all) {
+  for (let entity = all.shift(); entity !== undefined; entity = all.shift()) {
     const message = toProto(entity);
     const size = wireBytes(EntitySchema, message);
     if (bytes > 0 && bytes + size > LIMITS.pageBytes) {
-      yield { position, entities, after: last, done };
+      const full = { position, entities, after: last, done };
       [entities, bytes] = [[], 0];
+      yield full;
     }
     entities.push(message);
     bytes += size;

@@ -32,6 +32,7 @@ const IGNORED_PATHS = [
   "created_at",
   "updated_at",
   "deleted_at",
+  "merged_into",
 ] as const;
 
 /** Paths that update_mask may name, beside those that are ignored. */

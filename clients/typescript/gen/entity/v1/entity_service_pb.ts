@@ -3408,7 +3408,8 @@ export const EntityService: GenService<{
    * far the export has come. No deadline is set for it; the caller's own ends it.
    * Errors: POSITION_INVALID; POSITION_EXPIRED, also in the middle: begin anew;
    * OVERLOADED when the organization has too many under way, DATABASE_UNAVAILABLE
-   * when the service shuts down: go on from the last message.
+   * when the service shuts down: go on from the last message. A caller that reads
+   * nothing for 30 s of what was sent is reset without a reason: go on likewise.
    *
    * @generated from rpc entity.v1.EntityService.ExportEntities
    */
