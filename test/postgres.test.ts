@@ -699,6 +699,14 @@ describe("a backup without a superuser", () => {
           await client.entities.markDistinct({
             ...{ first: lookupOf("x-1"), second: lookupOf("y-2"), reason: "another person" },
           });
+          const { matrix } = await client.riskMatrices.createRiskMatrix({
+            matrix: {
+              displayName: "x",
+              rules: [{ id: "all", displayName: "all", expression: "true", points: "1.00" }],
+            },
+          });
+          await client.entities.updateEntity({ lookup: lookupOf("y-2"), entity: { riskMatrixId: matrix?.id ?? "" } });
+          await client.entities.analyzeEntity({ lookup: lookupOf("y-2") });
           const { endpoint } = await client.webhooks.createWebhookEndpoint({
             endpoint: { url: "https://example.com/", displayName: "x", state: 2 },
           });
