@@ -69,6 +69,22 @@ describe("a rule that takes too long", () => {
   });
 });
 
+describe("a matrix that is new", () => {
+  /** Takes as long to read as anything within the bounds. */
+  const longToRead = (n: number) =>
+    `${Array.from({ length: 56 }, () => "((((((((((((((((1))))))))))))))))").join("+")}==${n}`;
+
+  it("rule 145: is read in its own turn: whoever was before it is not cut off, and each expression has the time", async () => {
+    evaluator = createEvaluator({ clockMs: 150 });
+    const heavy = { key: "heavy", expressions: Array.from({ length: 60 }, (_, n) => longToRead(1_000 + n)) };
+    const first = evaluator.run("c", quick, EASY);
+    const [before, read] = [evaluator.run("a", quick, EASY), evaluator.run("b", heavy, EASY)];
+    expect(await first).toEqual([true]);
+    expect(await before).toEqual([true]);
+    expect(await read).toEqual(Array(60).fill(false));
+  });
+});
+
 describe("what waits", () => {
   it("rule 145: is bounded in number for each organization: OVERLOADED", async () => {
     evaluator = createEvaluator();

@@ -51,8 +51,10 @@ export const QUEUE_BYTES = 32 * 1024 * 1024;
 const MAX_WAITING = 1_000;
 /** Jobs that are sent to the thread at once, and their bytes. */
 const MAX_BATCH = { jobs: 32, bytes: 1024 * 1024 };
-/** Characters of the matrices that the thread keeps: one of the largest in any case. */
-const KEPT_CHARACTERS = 400_000;
+/** Of the matrices that the thread keeps, and that one batch may name: one of the largest in any case. */
+const KEPT_CHARACTERS = 450_000;
+/** Charged for what a matrix and each of its rules take beside their characters. */
+const OVERHEAD = { matrix: 1_000, rule: 200 };
 /** So long an organization steps aside for the others after one of its jobs took too long. */
 const ASIDE_MS = 3_000;
 /** The heap of the thread: who needs more is cut off like who takes too long. */
@@ -109,6 +111,7 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
   /** One job of each organization in turn, as many as there is room for. */
   function next(): Waiting[] {
     const batch: Waiting[] = [];
+    const named = new Map<string, number>();
     let bytes = 0;
     const now = performance.now();
     for (const [organizationId, until] of aside) if (until <= now) aside.delete(organizationId);
@@ -118,6 +121,9 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
       const organizationId = names.find((name) => !isAside(name)) ?? (batch.length === 0 ? names[0] : undefined);
       if (organizationId === undefined) break;
       const queue = queueOf(organizationId);
+      const matrix = queue[0]?.matrix;
+      if (matrix !== undefined) named.set(matrix.key, sizeOf(matrix));
+      if (batch.length > 0 && sum(named.values()) > KEPT_CHARACTERS) break;
       const one = queue.shift();
       // To the end of the turns.
       queues.delete(organizationId);
@@ -161,6 +167,10 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
   };
 }
 
+const sum = (sizes: Iterable<number>) => [...sizes].reduce((total, size) => total + size, 0);
+const sizeOf = ({ expressions }: RunMatrix) =>
+  OVERHEAD.matrix + sum(expressions.map(({ length }) => OVERHEAD.rule + length));
+
 /** A thread that lives until it takes too long over a job. */
 interface Thread {
   isBusy: boolean;
@@ -182,7 +192,7 @@ function openThread(
   });
   // What waits for it keeps the process; it alone does not.
   worker.unref();
-  /** The characters of the matrices that it has, by their keys, the one that was used last at the end. */
+  /** The sizes of the matrices that it has, by their keys, the one that was used last at the end. */
   const kept = new Map<string, number>();
   let hasEnded = false;
   let running: { batch: Waiting[]; answered: number; settled: (one: Waiting) => void; idle: () => void } | undefined;
@@ -228,11 +238,10 @@ function openThread(
     for (const { matrix } of waiting) {
       if (matrix === undefined || named.has(matrix.key)) continue;
       named.add(matrix.key);
-      const characters = matrix.expressions.reduce((sum, { length }) => sum + length, 0);
       if (!kept.delete(matrix.key)) batch.matrices.push(matrix);
-      kept.set(matrix.key, characters);
+      kept.set(matrix.key, sizeOf(matrix));
     }
-    let total = [...kept.values()].reduce((sum, characters) => sum + characters, 0);
+    let total = sum(kept.values());
     for (const [key, characters] of kept) {
       if (total <= KEPT_CHARACTERS) break;
       if (named.has(key)) continue;

@@ -34,11 +34,15 @@ export interface Variables {
   today: string;
 }
 
+export type RunRules = (variables: Variables, begin: (rule: number) => void) => RuleAnswer[];
+
 export interface Expressions {
   /** Rule 144. */
   check(expression: string): ExpressionFacts;
-  /** Makes a matrix of its expressions, which were checked: it answers for each of them, and tells before each which it is. */
-  compile(expressions: readonly string[]): (variables: Variables, begin: (rule: number) => void) => RuleAnswer[];
+  /**
+   * Makes a matrix of its expressions, which were checked: it answers for each of them. Both tell before each which it is.
+   */
+  compile(expressions: readonly string[], begin?: (rule: number) => void): RunRules;
 }
 
 const STEP = "@step";
@@ -95,8 +99,9 @@ export function createExpressions(): Expressions {
       return refusedAt(expression, tree.sourceInfo?.positions[String(refused.id)] ?? 0, refused.description);
     },
 
-    compile(expressions) {
-      const plans = expressions.map((expression) => {
+    compile(expressions, begin) {
+      const plans = expressions.map((expression, rule) => {
+        begin?.(rule);
         const tree = parse(expression);
         countSteps(tree.expr);
         return plan(env, tree);

@@ -4,7 +4,7 @@ import { readlinkSync } from "node:fs";
 import { constants, setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import type { RuleAnswer } from "../domain/risk.ts";
-import { createExpressions, type ExpressionFacts, type Expressions, toInput } from "./expressions.ts";
+import { createExpressions, type ExpressionFacts, type RunRules, toInput } from "./expressions.ts";
 
 /** Where the thread is, in the shared memory. */
 export const PLACE = { isBusy: 0, turn: 1, job: 2, rule: 3 };
@@ -34,31 +34,34 @@ const TELL_MS = 5;
 
 function serve(port: NonNullable<typeof parentPort>, place: Int32Array): void {
   const expressions = createExpressions();
-  const matrices = new Map<string, ReturnType<Expressions["compile"]>>();
+  /** Those that nobody has asked for yet are not read: whose they are, is whose time that takes. */
+  const matrices = new Map<string, { expressions: string[]; run?: RunRules }>();
   const enter = (job: number, rule: number) => {
     Atomics.store(place, PLACE.job, job);
     Atomics.store(place, PLACE.rule, rule);
     Atomics.add(place, PLACE.turn, 1);
   };
-  const doneOf = (job: Job): Done => {
+  const doneOf = (job: Job, i: number): Done => {
+    enter(i, 0);
     if (job.kind === "check") return expressions.check(job.expression);
-    const run = matrices.get(job.matrix);
-    if (run === undefined) throw new Error("a matrix is not there");
+    const matrix = matrices.get(job.matrix);
+    if (matrix === undefined) throw new Error("a matrix is not there");
+    if (matrix.run === undefined) {
+      // Each by itself has the time: a matrix within its bounds can always be read.
+      matrix.run = expressions.compile(matrix.expressions, (rule) => enter(i, rule));
+      enter(i, 0);
+    }
     const variables = { entity: toInput(JSON.parse(job.entity)), today: job.today };
-    return run(variables, (rule) => Atomics.store(place, PLACE.rule, rule));
+    return matrix.run(variables, (rule) => Atomics.store(place, PLACE.rule, rule));
   };
   port.on("message", (batch: Batch) => {
     Atomics.store(place, PLACE.isBusy, 1);
     for (const key of batch.forget) matrices.delete(key);
-    for (const { key, expressions: texts } of batch.matrices) {
-      enter(0, 0);
-      matrices.set(key, expressions.compile(texts));
-    }
+    for (const { key, expressions } of batch.matrices) matrices.set(key, { expressions });
     let answers: Answers = { from: 0, done: [] };
     let toldAt = performance.now();
     batch.jobs.forEach((job, i) => {
-      enter(i, 0);
-      answers.done.push(doneOf(job));
+      answers.done.push(doneOf(job, i));
       if (performance.now() - toldAt < TELL_MS || i === batch.jobs.length - 1) return;
       port.postMessage(answers);
       [answers, toldAt] = [{ from: i + 1, done: [] }, performance.now()];
