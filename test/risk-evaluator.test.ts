@@ -18,6 +18,10 @@ const slow = {
 };
 const HARD = { entity: entityWith({ list: Array.from({ length: 20_000 }, () => 1) }), today: "2026-11-28" };
 
+/** Takes as long to read as anything within the bounds. */
+const longToRead = (n: number) =>
+  `${Array.from({ length: 56 }, () => "((((((((((((((((1))))))))))))))))").join("+")}==${n}`;
+
 describe("a rule that takes too long", () => {
   it("rule 145: is ended, by its number, and others have their answers from the next thread", async () => {
     evaluator = createEvaluator({ clockMs: 300 });
@@ -70,18 +74,63 @@ describe("a rule that takes too long", () => {
 });
 
 describe("a matrix that is new", () => {
-  /** Takes as long to read as anything within the bounds. */
-  const longToRead = (n: number) =>
-    `${Array.from({ length: 56 }, () => "((((((((((((((((1))))))))))))))))").join("+")}==${n}`;
-
   it("rule 145: is read in its own turn: whoever was before it is not cut off, and each expression has the time", async () => {
-    evaluator = createEvaluator({ clockMs: 150 });
+    evaluator = createEvaluator({ clockMs: 300 });
     const heavy = { key: "heavy", expressions: Array.from({ length: 60 }, (_, n) => longToRead(1_000 + n)) };
     const first = evaluator.run("c", quick, EASY);
     const [before, read] = [evaluator.run("a", quick, EASY), evaluator.run("b", heavy, EASY)];
     expect(await first).toEqual([true]);
     expect(await before).toEqual([true]);
     expect(await read).toEqual(Array(60).fill(false));
+  });
+});
+
+describe("turns", () => {
+  /** Takes about as long as a batch may, or longer. */
+  const LONG = { entity: entityWith({ list: Array.from({ length: 1_500 }, () => 1) }), today: "" };
+
+  it("rule 145: whoever comes later waits for one long job of another organization, not for a batch of them", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    await evaluator.run("a", slow, LONG);
+    const order: string[] = [];
+    const long = Array.from({ length: 12 }, (_, i) =>
+      evaluator.run("a", slow, LONG).then(() => {
+        order.push(`long ${i}`);
+        if (i === 0) void evaluator.run("b", quick, EASY).then(() => order.push("quick"));
+      }),
+    );
+    await Promise.all(long);
+    expect(order.indexOf("quick")).toBeLessThan(6);
+    expect(order.filter((one) => one !== "quick")).toEqual(Array.from({ length: 12 }, (_, i) => `long ${i}`));
+  });
+
+  it("rule 145: those that a batch leaves come first, in their order", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    await evaluator.run("a", slow, LONG);
+    const order: string[] = [];
+    const begin = (organization: string, name: string) =>
+      evaluator.run(organization, slow, LONG).then(() => order.push(name));
+    await Promise.all([begin("a", "a1"), begin("a", "a2"), begin("b", "b1"), begin("a", "a3")]);
+    expect(order).toEqual(["a1", "a2", "b1", "a3"]);
+  });
+
+  it("rule 145: expressions are not read where one was refused, and wait no more", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    const texts = Array.from({ length: 1_100 }, (_, n) => longToRead(n));
+    await expect(evaluator.check("a", texts)).rejects.toMatchObject({ reason: "OVERLOADED" });
+    const begun = performance.now();
+    expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+    expect(performance.now() - begun).toBeLessThan(5_000);
+  });
+
+  it("rule 145: expressions are not read for a caller who has left meanwhile", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    const texts = Array.from({ length: 900 }, (_, n) => longToRead(n));
+    const signal = { aborted: false, reason: new Error("left") };
+    const checked = evaluator.check("a", texts, signal).catch((error: unknown) => error);
+    await evaluator.run("b", quick, EASY);
+    signal.aborted = true;
+    expect(await checked).toBe(signal.reason);
   });
 });
 

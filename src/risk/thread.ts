@@ -1,5 +1,5 @@
 // The thread in which expressions are read and run. It does one thing after the other and says where it is in memory that
-// it shares with the process, which ends it where one of them takes too long (evaluator.ts).
+// it shares with the process, which ends it where one of them takes too long (supervisor.ts).
 import { readlinkSync } from "node:fs";
 import { constants, setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
@@ -27,10 +27,14 @@ export type Done = ExpressionFacts | RuleAnswer[];
 export interface Answers {
   from: number;
   done: Done[];
+  /** The thread is free: it gives back the jobs that have no answer. */
+  isLast: boolean;
 }
 
 /** What is done is told at least so often: nobody waits for a long job that comes behind. */
 const TELL_MS = 5;
+/** After so long it leaves the rest of a batch to later turns: those of whom has long jobs come one by one. */
+const WORK_MS = 50;
 
 function serve(port: NonNullable<typeof parentPort>, place: Int32Array): void {
   const expressions = createExpressions();
@@ -58,17 +62,20 @@ function serve(port: NonNullable<typeof parentPort>, place: Int32Array): void {
     Atomics.store(place, PLACE.isBusy, 1);
     for (const key of batch.forget) matrices.delete(key);
     for (const { key, expressions } of batch.matrices) matrices.set(key, { expressions });
-    let answers: Answers = { from: 0, done: [] };
-    let toldAt = performance.now();
-    batch.jobs.forEach((job, i) => {
+    let answers: Answers = { from: 0, done: [], isLast: false };
+    const begunAt = performance.now();
+    let toldAt = begunAt;
+    for (const [i, job] of batch.jobs.entries()) {
       answers.done.push(doneOf(job, i));
-      if (performance.now() - toldAt < TELL_MS || i === batch.jobs.length - 1) return;
+      const now = performance.now();
+      if (now - begunAt >= WORK_MS || i === batch.jobs.length - 1) break;
+      if (now - toldAt < TELL_MS) continue;
       port.postMessage(answers);
-      [answers, toldAt] = [{ from: i + 1, done: [] }, performance.now()];
-    });
+      [answers, toldAt] = [{ from: i + 1, done: [], isLast: false }, now];
+    }
     // Before the answers: whoever reads them may send the next batch.
     Atomics.store(place, PLACE.isBusy, 0);
-    port.postMessage(answers);
+    port.postMessage({ ...answers, isLast: true });
   });
 }
 

@@ -1,7 +1,7 @@
 // RiskMatrixService: the rules that AnalyzeEntity runs, with all of their versions.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { RiskMatrixService } from "../../clients/typescript/gen/entity/v1/risk_matrix_service_pb.ts";
 import {
   type RiskMatrix,
@@ -21,6 +21,7 @@ import {
   type RiskThresholds,
 } from "../domain/risk.ts";
 import { textProblem, trim } from "../domain/text.ts";
+import { departureOf } from "../interceptors/call.ts";
 import { type Evaluator, TooLong } from "../risk/evaluator.ts";
 import {
   addMatrix,
@@ -54,7 +55,7 @@ export function riskMatrixRpcs(deps: Deps & { evaluator: Evaluator }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const checked = await checkRules(deps.evaluator, organizationId, values.rules);
+      const checked = await checkRules(deps.evaluator, ctx, values.rules);
       return idempotent(
         deps,
         ctx,
@@ -109,7 +110,7 @@ export function riskMatrixRpcs(deps: Deps & { evaluator: Evaluator }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const checked = values.rules && (await checkRules(deps.evaluator, organizationId, values.rules));
+      const checked = values.rules && (await checkRules(deps.evaluator, ctx, values.rules));
       return idempotent(
         deps,
         ctx,
@@ -230,11 +231,12 @@ function parseDecimal(text: string, field: string, [least, most]: [number, numbe
 }
 
 /** Rule 144. Throws VALIDATION_ERROR for rules that cannot be run. */
-async function checkRules(evaluator: Evaluator, organizationId: string, rules: readonly RiskRule[]): Promise<Checked> {
+async function checkRules(evaluator: Evaluator, ctx: HandlerContext, rules: readonly RiskRule[]): Promise<Checked> {
   const facts = await evaluator
     .check(
-      organizationId,
+      organizationOf(ctx),
       rules.map(({ expression }) => expression),
+      departureOf(ctx),
     )
     .catch((error: unknown) => {
       if (!(error instanceof TooLong)) throw error;
