@@ -1,5 +1,8 @@
 // The thread that runs the rules: it is ended when a rule takes too long, and what waits for it is bounded and shared.
+import { spawn } from "node:child_process";
 import { performance } from "node:perf_hooks";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, it } from "vitest";
 import { DomainError } from "../src/domain/errors.ts";
 import { createEvaluator, type Evaluator, QUEUE_BYTES, TooLong } from "../src/risk/evaluator.ts";
@@ -70,6 +73,24 @@ describe("a rule that takes too long", () => {
     const attributes = { text: "x".repeat(40_000), list: Array.from({ length: 4_000 }, () => 1) };
     await expect(evaluator.run("a", greedy, { entity: entityWith(attributes), today: "" })).rejects.toThrow(TooLong);
     expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+  });
+});
+
+describe("time", () => {
+  it("rule 145: is the thread's own: a job that had none of it is not blamed", async () => {
+    const child = spawn(process.execPath, ["test/risk-paused.ts"], { stdio: ["ignore", "pipe", "inherit"] });
+    const told = createInterface(child.stdout)[Symbol.asyncIterator]();
+    try {
+      expect((await told.next()).value).toBe("begun");
+      await sleep(200);
+      child.kill("SIGSTOP");
+      // Longer than the 3 s of its clock.
+      await sleep(4_500);
+      child.kill("SIGCONT");
+      expect((await told.next()).value).toBe("answered, after the pause: true");
+    } finally {
+      child.kill("SIGKILL");
+    }
   });
 });
 

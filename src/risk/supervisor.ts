@@ -23,6 +23,8 @@ export interface Waiting {
 }
 
 const LOOK_MS = 50;
+/** A job may take so many times its own time where others have the cores. */
+const WALL_TIMES = 5;
 /** The heap of the thread: who needs more is cut off like who takes too long. */
 const HEAP_MB = 256;
 
@@ -117,6 +119,36 @@ export function openThread(
     return batch;
   }
 
+  /** The turn of the job at which the thread is; none where it has not begun, or nobody has read its answers yet. */
+  const turnNow = () => (Atomics.load(place, PLACE.isBusy) === 1 ? Atomics.load(place, PLACE.turn) : undefined);
+
+  /** Ends the thread where one turn takes too long, by the time that the thread itself has had. */
+  function look(): () => void {
+    let seen: { turn: number | undefined; since: number; had: number | undefined } | undefined;
+    return () => {
+      const turn = turnNow();
+      const now = performance.now();
+      if (turn === undefined || seen?.turn !== turn) {
+        seen = { turn, since: now, had: undefined };
+        return;
+      }
+      const at = seen;
+      if (now - at.since >= clockMs * WALL_TIMES) return fail(undefined);
+      worker.cpuUsage().then(
+        ({ user, system }) => {
+          // Of another turn already?
+          if (turnNow() !== turn || seen !== at) return;
+          const had = (user + system) / 1_000;
+          at.had ??= had;
+          if (had - at.had >= clockMs) fail(undefined);
+        },
+        () => {
+          // It has ended.
+        },
+      );
+    };
+  }
+
   return {
     get isBusy() {
       return running !== undefined;
@@ -124,13 +156,7 @@ export function openThread(
     run(batch, settled, left) {
       running = { batch, answered: 0, settled, left };
       worker.postMessage(batchOf(batch));
-      let [turn, since] = [Atomics.load(place, PLACE.turn), performance.now()];
-      clock = setInterval(() => {
-        const now = Atomics.load(place, PLACE.turn);
-        // It has not begun yet, or is done and nobody has read its answers.
-        if (now !== turn || Atomics.load(place, PLACE.isBusy) === 0) [turn, since] = [now, performance.now()];
-        else if (performance.now() - since >= clockMs) fail(undefined);
-      }, LOOK_MS);
+      clock = setInterval(look(), LOOK_MS);
     },
     end() {
       hasEnded = true;
