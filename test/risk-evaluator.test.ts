@@ -1,13 +1,14 @@
 // The thread that runs the rules: it is ended when a rule takes too long, and what waits for it is bounded and shared.
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { performance } from "node:perf_hooks";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { afterEach, describe, expect, it } from "vitest";
 import { DomainError } from "../src/domain/errors.ts";
-import { createEvaluator, type Evaluator, QUEUE_BYTES, TooLong } from "../src/risk/evaluator.ts";
+import { createEvaluator, QUEUE_BYTES, TooLong } from "../src/risk/evaluator.ts";
 
-let evaluator: Evaluator;
+let evaluator = createEvaluator();
 afterEach(() => evaluator[Symbol.asyncDispose]());
 
 const entityWith = (attributes: object) =>
@@ -91,6 +92,14 @@ describe("time", () => {
     } finally {
       child.kill("SIGKILL");
     }
+  });
+});
+
+describe("the zone", () => {
+  it("rule 143: times are in UTC, wherever the process is", async () => {
+    const env = { ...process.env, TZ: "Europe/Vienna" };
+    const { stdout } = await promisify(execFile)(process.execPath, ["test/risk-zone.ts", "--help"], { env });
+    expect(stdout).toContain("times: true,true,true");
   });
 });
 
