@@ -98,7 +98,8 @@ describe("time", () => {
 describe("the zone", () => {
   it("rule 143: times are in UTC, wherever the process is", async () => {
     const env = { ...process.env, TZ: "Europe/Vienna" };
-    const { stdout } = await promisify(execFile)(process.execPath, ["test/risk-zone.ts", "--help"], { env });
+    const args = ["--import", "./test/risk-zone.ts", "src/main.ts", "--help"];
+    const { stdout } = await promisify(execFile)(process.execPath, args, { env });
     expect(stdout).toContain("times: true,true,true");
   });
 });

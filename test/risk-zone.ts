@@ -1,12 +1,19 @@
-// The command line, and after it rules about times, in the zone that its test gives the process (risk-evaluator.test.ts).
-import "../src/main.ts";
+// Loaded before the process, in the zone that its test gives it (risk-evaluator.test.ts): after the command, rules about
+// times.
+import { isMainThread } from "node:worker_threads";
 import { createEvaluator } from "../src/risk/evaluator.ts";
 
-await using evaluator = createEvaluator();
-const expressions = [
+const EXPRESSIONS = [
   "timestamp('2026-03-29T02:30:00Z').getHours() == 2",
   "timestamp('2026-07-01T00:30:00Z').getDayOfYear() == 181",
   "timestamp('2026-07-01T00:30:00Z').getHours('Europe/Vienna') == 2",
 ];
-const answers = await evaluator.run("a", { key: "times", expressions }, { entity: "{}", today: "" });
-console.log(`times: ${answers.join()}`);
+
+async function tell(): Promise<void> {
+  await using evaluator = createEvaluator();
+  const matrix = { key: "times", expressions: EXPRESSIONS };
+  const answers = await evaluator.run("a", matrix, { entity: "{}", today: "" });
+  console.log(`times: ${answers.join()}`);
+}
+
+if (isMainThread) process.once("beforeExit", () => void tell());
