@@ -36,7 +36,7 @@ import { closePage, openPage } from "./page.ts";
 import { keyOf, parseDisplayName, parseOptionalUuid, requireUuid } from "./request.ts";
 import { parseMask } from "./update-mask.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf, readInTurn, recordAdministration } from "./write.ts";
+import { type Deps, idempotent, organizationOf, outcomeOf, readInTurn, recordAdministration } from "./write.ts";
 
 const STATES = {
   ACTIVE: RiskRuleState.ACTIVE,
@@ -55,13 +55,13 @@ export function riskMatrixRpcs(deps: Deps & { evaluator: Evaluator }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const checked = await checkRules(deps.evaluator, ctx, values.rules);
+      const checked = await outcomeOf(checkRules(deps.evaluator, ctx, values.rules));
       return idempotent(
         deps,
         ctx,
         { method: RiskMatrixService.method.createRiskMatrix, request, requestId },
         async (em) => {
-          const made = await addMatrix(em, organizationId, values, checked);
+          const made = await addMatrix(em, organizationId, values, checked());
           await recordAdministration(em, ctx, organizationId, {
             ...{ type: "RISK_MATRIX_CREATED", subjectId: made.row.id, requestId },
             ...{ before: {}, after: valuesOf(made) },
@@ -110,15 +110,16 @@ export function riskMatrixRpcs(deps: Deps & { evaluator: Evaluator }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const checked = values.rules && (await checkRules(deps.evaluator, ctx, values.rules));
+      const checked = values.rules && (await outcomeOf(checkRules(deps.evaluator, ctx, values.rules)));
       return idempotent(
         deps,
         ctx,
         { method: RiskMatrixService.method.updateRiskMatrix, request, requestId },
         async (em) => {
+          const facts = checked?.();
           const found = await getMatrix(em, organizationId, id, { lock: { etag: request.etag } });
           const [before, { etag }] = [valuesOf(found), found.row];
-          const after = await changeMatrix(em, found, values, checked ?? found.version);
+          const after = await changeMatrix(em, found, values, facts ?? found.version);
           if (after.row.etag !== etag) {
             await recordAdministration(em, ctx, organizationId, {
               ...{ type: "RISK_MATRIX_UPDATED", subjectId: id, requestId },
