@@ -131,7 +131,7 @@ describe("turns", () => {
       }),
     );
     await Promise.all(long);
-    expect(order.indexOf("quick")).toBeLessThan(6);
+    expect(order.slice(0, 6)).toContain("quick");
     expect(order.filter((one) => one !== "quick")).toEqual(Array.from({ length: 12 }, (_, i) => `long ${i}`));
   });
 
