@@ -1,10 +1,14 @@
 // The thread that runs the rules: it is ended when a rule takes too long, and what waits for it is bounded and shared.
+import { execFile, spawn } from "node:child_process";
 import { performance } from "node:perf_hooks";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { afterEach, describe, expect, it } from "vitest";
 import { DomainError } from "../src/domain/errors.ts";
-import { createEvaluator, type Evaluator, QUEUE_BYTES, TooLong } from "../src/risk/evaluator.ts";
+import { createEvaluator, QUEUE_BYTES, TooLong } from "../src/risk/evaluator.ts";
 
-let evaluator: Evaluator;
+let evaluator = createEvaluator();
 afterEach(() => evaluator[Symbol.asyncDispose]());
 
 const entityWith = (attributes: object) =>
@@ -17,6 +21,10 @@ const slow = {
   expressions: ["true", "entity.attributes.list.exists(x, x + 0.5 in entity.attributes.list)"],
 };
 const HARD = { entity: entityWith({ list: Array.from({ length: 20_000 }, () => 1) }), today: "2026-11-28" };
+
+/** Takes as long to read as anything within the bounds. */
+const longToRead = (n: number) =>
+  `${Array.from({ length: 56 }, () => "((((((((((((((((1))))))))))))))))").join("+")}==${n}`;
 
 describe("a rule that takes too long", () => {
   it("rule 145: is ended, by its number, and others have their answers from the next thread", async () => {
@@ -61,11 +69,99 @@ describe("a rule that takes too long", () => {
   it("rule 145: one that takes too much memory ends like one that takes too long", async () => {
     evaluator = createEvaluator({ clockMs: 20_000 });
     // Ropes take nothing until they are searched.
-    const text = Array.from({ length: 100 }, () => "entity.attributes.text").join(" + ");
+    const text = Array.from({ length: 24 }, () => "entity.attributes.text").join(" + ");
     const greedy = { key: "greedy", expressions: [`entity.attributes.list.map(x, ${text}).all(y, !y.contains('q'))`] };
     const attributes = { text: "x".repeat(40_000), list: Array.from({ length: 4_000 }, () => 1) };
     await expect(evaluator.run("a", greedy, { entity: entityWith(attributes), today: "" })).rejects.toThrow(TooLong);
     expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+  });
+});
+
+describe("time", () => {
+  it("rule 145: is the thread's own: a job that had none of it is not blamed", async () => {
+    const child = spawn(process.execPath, ["test/risk-paused.ts"], { stdio: ["ignore", "pipe", "inherit"] });
+    const told = createInterface(child.stdout)[Symbol.asyncIterator]();
+    try {
+      expect((await told.next()).value).toBe("begun");
+      await sleep(200);
+      child.kill("SIGSTOP");
+      // Longer than the 3 s of its clock.
+      await sleep(4_500);
+      child.kill("SIGCONT");
+      expect((await told.next()).value).toBe("answered, after the pause: true");
+    } finally {
+      child.kill("SIGKILL");
+    }
+  });
+});
+
+describe("the zone", () => {
+  it("rule 143: times are in UTC, wherever the process is", async () => {
+    const env = { ...process.env, TZ: "Europe/Vienna" };
+    const args = ["--import", "./test/risk-zone.ts", "src/main.ts", "--help"];
+    const { stdout } = await promisify(execFile)(process.execPath, args, { env });
+    expect(stdout).toContain("times: true,true,true");
+  });
+});
+
+describe("a matrix that is new", () => {
+  it("rule 145: is read in its own turn: whoever was before it is not cut off, and each expression has the time", async () => {
+    evaluator = createEvaluator({ clockMs: 300 });
+    const heavy = { key: "heavy", expressions: Array.from({ length: 60 }, (_, n) => longToRead(1_000 + n)) };
+    const first = evaluator.run("c", quick, EASY);
+    const [before, read] = [evaluator.run("a", quick, EASY), evaluator.run("b", heavy, EASY)];
+    expect(await first).toEqual([true]);
+    expect(await before).toEqual([true]);
+    expect(await read).toEqual(Array(60).fill(false));
+  });
+});
+
+describe("turns", () => {
+  /** Takes about as long as a batch may, or longer. */
+  const LONG = { entity: entityWith({ list: Array.from({ length: 1_500 }, () => 1) }), today: "" };
+
+  it("rule 145: whoever comes later waits for one long job of another organization, not for a batch of them", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    await evaluator.run("a", slow, LONG);
+    const order: string[] = [];
+    const long = Array.from({ length: 12 }, (_, i) =>
+      evaluator.run("a", slow, LONG).then(() => {
+        order.push(`long ${i}`);
+        if (i === 0) void evaluator.run("b", quick, EASY).then(() => order.push("quick"));
+      }),
+    );
+    await Promise.all(long);
+    expect(order.slice(0, 6)).toContain("quick");
+    expect(order.filter((one) => one !== "quick")).toEqual(Array.from({ length: 12 }, (_, i) => `long ${i}`));
+  });
+
+  it("rule 145: those that a batch leaves come first, in their order", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    await evaluator.run("a", slow, LONG);
+    const order: string[] = [];
+    const begin = (organization: string, name: string) =>
+      evaluator.run(organization, slow, LONG).then(() => order.push(name));
+    await Promise.all([begin("a", "a1"), begin("a", "a2"), begin("b", "b1"), begin("a", "a3")]);
+    expect(order).toEqual(["a1", "a2", "b1", "a3"]);
+  });
+
+  it("rule 145: expressions are not read where one was refused, and wait no more", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    const texts = Array.from({ length: 1_100 }, (_, n) => longToRead(n));
+    await expect(evaluator.check("a", texts)).rejects.toMatchObject({ reason: "OVERLOADED" });
+    const begun = performance.now();
+    expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+    expect(performance.now() - begun).toBeLessThan(5_000);
+  });
+
+  it("rule 145: expressions are not read for a caller who has left meanwhile", async () => {
+    evaluator = createEvaluator({ clockMs: 20_000 });
+    const texts = Array.from({ length: 900 }, (_, n) => longToRead(n));
+    const signal = { aborted: false, reason: new Error("left") };
+    const checked = evaluator.check("a", texts, signal).catch((error: unknown) => error);
+    await evaluator.run("b", quick, EASY);
+    signal.aborted = true;
+    expect(await checked).toBe(signal.reason);
   });
 });
 

@@ -1,7 +1,7 @@
 // The expressions of rules: what is refused when they are saved, and what they say when they are run.
 import { describe, expect, it } from "vitest";
 import type { JsonObject } from "../src/domain/json.ts";
-import { createExpressions, MAX_STEPS, toInput } from "../src/risk/expressions.ts";
+import { createExpressions, MAX_STEPS, MAX_TEXT, toInput } from "../src/risk/expressions.ts";
 
 const expressions = createExpressions();
 const EMPTY = { entityData: { person: {}, company: {} }, attributes: {}, metadata: {} };
@@ -29,6 +29,7 @@ describe("what is refused", () => {
     ["an unknown name", "nme == 'a'", "unknown name: nme"],
     ["an unknown function", "entity.name.substring(1) == 'a'", "unknown function: substring"],
     ["copies outside of the heap", "bytes(entity.name) == b'a'", "unknown function: bytes"],
+    ["a constant outside of the heap", "[b'a'].map(x, x + x).size() == 1", "constant of bytes"],
     ["an unknown field of entity", "entity.riskScore > 1", "unknown field of entity: riskScore"],
     ["a type of messages", "google.protobuf.Struct{} == 1", "unknown type"],
     ["a loop over a name that is taken", "[1].exists(entity, true)", "a name that is taken"],
@@ -134,6 +135,14 @@ describe("what has no answer", () => {
     const over = list(MAX_STEPS.rule + 1);
     expect(answer("entity.attributes.list.exists(x, x < 0) || true", over)).toBe("STEPS");
     expect(answer("!entity.attributes.list.all(x, x >= 0) && false", over)).toBe("STEPS");
+  });
+
+  it("rule 145: a text that is put together has at most 1,000,000 characters", () => {
+    const doubled = (times: number) => `['ab']${".map(x, x + x)".repeat(times)}.all(x, x.endsWith('b'))`;
+    const most = Math.floor(Math.log2(MAX_TEXT)) - 1;
+    expect(answer(doubled(most))).toBe(true);
+    expect(answer(doubled(most + 1))).toBe("OTHER");
+    expect(answer("'a' + 1 == 'a1'")).toBe("TYPE");
   });
 
   it("rule 145: all rules of a matrix have 50,000 steps together, and each entity anew", () => {

@@ -1,9 +1,10 @@
 // Risk over the wire: matrices and their versions, analyses and their receipts.
 import { createHash, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import canonicalize from "canonicalize";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { RiskMatrixService } from "../clients/typescript/gen/entity/v1/risk_matrix_service_pb.ts";
 import {
   type Entity,
   type EntitySchema,
@@ -17,6 +18,7 @@ import {
   RiskRuleState,
   timestampDate,
 } from "../clients/typescript/index.ts";
+import { requestHash } from "../src/rpc/request.ts";
 import { byExternalId, byId, byTaxId, current, eventsOf, lastEventOf, newPerson, unique } from "./given.ts";
 import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
@@ -230,7 +232,43 @@ describe("matrices", () => {
   });
 });
 
+describe("a repetition", () => {
+  it("rule 39: has the stored answer, although the same rules would be refused by now", async () => {
+    const [requestId, kept] = [randomUUID(), [rule({ expression: "true" })]];
+    const made = await client.riskMatrices.createRiskMatrix({ matrix: { displayName: "x", rules: kept }, requestId });
+    const created = { matrix: { displayName: "x", rules: [rule({ expression: "no.such" })] }, requestId };
+    const update = { riskMatrixId: made.matrix?.id ?? "", matrix: { rules: kept }, requestId };
+    const changed = await client.riskMatrices.updateRiskMatrix(update);
+    const updated = { ...update, matrix: { rules: [rule({ expression: "no.such" })] } };
+    // As if a later release refused what this one took.
+    const become = (method: string, hash: Buffer) =>
+      service.sql("update request_record set request_hash = $1 where request_id = $2 and method = $3", [
+        ...[hash, requestId, method],
+      ]);
+    const createOf = RiskMatrixService.method.createRiskMatrix;
+    const updateOf = RiskMatrixService.method.updateRiskMatrix;
+    await become(createOf.name, requestHash(createOf.input, create(createOf.input, created)));
+    await become(updateOf.name, requestHash(updateOf.input, create(updateOf.input, updated)));
+    expect(await client.riskMatrices.createRiskMatrix(created)).toEqual(made);
+    expect(await client.riskMatrices.updateRiskMatrix(updated)).toEqual(changed);
+    const fresh = client.riskMatrices.updateRiskMatrix({ ...updated, requestId: randomUUID() });
+    expect((await refusal(fresh)).reason).toBe("VALIDATION_ERROR");
+  });
+});
+
 describe("an analysis", () => {
+  it("rule 142: SHADOW rules take no steps from those that count, and are listed in their places", async () => {
+    const expression = "entity.attributes.list.all(x, x >= 0)";
+    const shadows = Array.from({ length: 9 }, () => ({ expression, state: RiskRuleState.SHADOW }));
+    const matrix = await newMatrix([...shadows, { id: "counts", expression, points: "7" }]);
+    const list = Array.from({ length: 9_000 }, () => 1);
+    const entity = await person({ riskMatrixId: matrix.id, attributes: { list } });
+    const { evaluation } = await analyze(entity);
+    expect(evaluation).toMatchObject({ incomplete: false, riskScore: "7.00" });
+    expect(evaluation?.rules.map(({ ruleId }) => ruleId)).toEqual(matrix.rules.map(({ id }) => id));
+    expect(evaluation?.rules.filter(({ error }) => error === RiskRuleError.STEPS)).toHaveLength(5);
+  });
+
   it("rule 142: sums the points of the rules that match, and gives the level", async () => {
     const matrix = await newMatrix([
       { id: "mexico", expression: "entity.countryCode == 'MX'", points: "25" },

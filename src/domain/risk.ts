@@ -50,8 +50,9 @@ export function hundredthsToText(hundredths: number): string {
   return `${hundredths < 0 ? "-" : ""}${digits.slice(0, -2)}.${digits.slice(-2)}`;
 }
 
-/** The rules that are run, in their order. */
-export const rulesToRun = (rules: readonly RiskRule[]): RiskRule[] => rules.filter(({ state }) => state !== "DISABLED");
+/** The rules that are run, in the order in which they are: a SHADOW rule takes no steps from those that count. */
+export const rulesToRun = (rules: readonly RiskRule[]): RiskRule[] =>
+  (["ACTIVE", "SHADOW"] as const).flatMap((wanted) => rules.filter(({ state }) => state === wanted));
 
 // --- What rules see -----------------------------------------------------------------------------
 
@@ -100,23 +101,27 @@ export interface Score {
   readonly results: readonly RiskRuleResult[];
 }
 
-/** Rules 142 and 146: `answers` are those of the rules that are run, in their order. */
+/** Rules 142 and 146: `answers` are those of rulesToRun, in its order. */
 export function scoreOf(
   { rules, thresholds }: { rules: readonly RiskRule[]; thresholds: RiskThresholds },
   answers: readonly RuleAnswer[],
 ): Score {
-  const results = rulesToRun(rules).map(({ id, state, points }, i): RiskRuleResult => {
-    const answer = answers[i];
-    if (answer === undefined) throw new Error("a rule that was to be run has no answer");
-    const isError = typeof answer === "string";
-    return {
-      ruleId: id,
-      state: state as RiskRuleResult["state"],
-      outcome: isError ? "ERROR" : answer ? "MATCHED" : "NOT_MATCHED",
-      error: isError ? answer : null,
-      points,
-    };
-  });
+  const answered = new Map(rulesToRun(rules).map((rule, i) => [rule, answers[i]]));
+  const results = rules
+    .filter((rule) => answered.has(rule))
+    .map((rule): RiskRuleResult => {
+      const { id, state, points } = rule;
+      const answer = answered.get(rule);
+      if (answer === undefined) throw new Error("a rule that was to be run has no answer");
+      const isError = typeof answer === "string";
+      return {
+        ruleId: id,
+        state: state as RiskRuleResult["state"],
+        outcome: isError ? "ERROR" : answer ? "MATCHED" : "NOT_MATCHED",
+        error: isError ? answer : null,
+        points,
+      };
+    });
   const counted = results.filter(({ state }) => state === "ACTIVE");
   // A sum without what could not be asked would make somebody look safer than anybody knows.
   if (counted.some(({ outcome }) => outcome === "ERROR")) {

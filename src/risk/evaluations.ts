@@ -86,8 +86,9 @@ export interface FactsReader {
 const MAX_JOINED = 128;
 /** Those of one organization that wait. */
 const MAX_WAITING = 1_000;
-/** Characters of the rules of matrices that are kept: a version never changes. */
+/** Characters of the rules of matrices that are kept, with what each takes beside: a version never changes. */
 const KEPT_CHARACTERS = 4_000_000;
+const OVERHEAD = { version: 1_000, rule: 200 };
 
 interface Waiting {
   entityId: string;
@@ -227,6 +228,9 @@ async function readVersion(db: Statements, organizationId: string, riskMatrixId:
   );
   if (row === undefined) throw new Error("a version of a matrix is not there");
   const found = toVersion(row);
-  const characters = found.rules.reduce((sum, rule) => sum + rule.expression.length + rule.displayName.length, 0);
+  const characters = found.rules.reduce(
+    (sum, { expression, displayName }) => sum + OVERHEAD.rule + expression.length + displayName.length,
+    OVERHEAD.version,
+  );
   return { version: found, characters };
 }

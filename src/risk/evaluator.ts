@@ -1,24 +1,24 @@
 // Expressions are read and run in one thread of the process, which can be ended: the library cannot be interrupted. What
 // waits for it is bounded in number and in bytes, in fair shares of the organizations, who take turns.
-import { Worker } from "node:worker_threads";
 import { overloaded } from "../domain/errors.ts";
 import type { RuleAnswer } from "../domain/risk.ts";
 import { createShares } from "../domain/shares.ts";
 import type { ExpressionFacts } from "./expressions.ts";
-import { type Answers, type Batch, type Done, type Job, PLACE } from "./thread.ts";
-
-/** A matrix as it is run. */
-export interface RunMatrix {
-  /** Names it and its version, among all organizations. */
-  key: string;
-  expressions: string[];
-}
-
-type Departure = Pick<AbortSignal, "aborted" | "reason">;
+import {
+  type Departure,
+  KEPT_CHARACTERS,
+  openThread,
+  type RunMatrix,
+  sizeOf,
+  sum,
+  type Thread,
+  type Waiting,
+} from "./supervisor.ts";
+import type { Done, Job } from "./thread.ts";
 
 export interface Evaluator extends AsyncDisposable {
   /** Rule 144: what is wrong with each expression. */
-  check(organizationId: string, expressions: readonly string[]): Promise<ExpressionFacts[]>;
+  check(organizationId: string, expressions: readonly string[], signal?: Departure): Promise<ExpressionFacts[]>;
   /**
    * The answers of the expressions about an entity, which is JSON. Rejects with TooLong where they took too long, and with
    * OVERLOADED where too much of the organization waits.
@@ -44,30 +44,14 @@ export class TooLong extends Error {
 
 /** The longest that all rules may take over one entity. */
 const CLOCK_MS = 1_000;
-const LOOK_MS = 50;
 /** Bytes of what waits or is run, of all organizations: entities as JSON, in UTF-16, and expressions to be checked. */
 export const QUEUE_BYTES = 32 * 1024 * 1024;
 /** Analyses and expressions of one organization that wait. */
 const MAX_WAITING = 1_000;
 /** Jobs that are sent to the thread at once, and their bytes. */
 const MAX_BATCH = { jobs: 32, bytes: 1024 * 1024 };
-/** Characters of the matrices that the thread keeps: one of the largest in any case. */
-const KEPT_CHARACTERS = 400_000;
 /** So long an organization steps aside for the others after one of its jobs took too long. */
 const ASIDE_MS = 3_000;
-/** The heap of the thread: who needs more is cut off like who takes too long. */
-const HEAP_MB = 256;
-
-interface Waiting {
-  organizationId: string;
-  job: Job;
-  matrix: RunMatrix | undefined;
-  bytes: number;
-  signal: Departure | undefined;
-  resolve: (done: Done) => void;
-  reject: (error: unknown) => void;
-}
-
 export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {}): Evaluator {
   const shares = createShares(QUEUE_BYTES);
   /** In the order of their turns. */
@@ -81,22 +65,35 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
     if (isClosed || queues.size === 0 || thread?.isBusy) return;
     thread ??= openThread(clockMs, failed);
     const batch = next();
-    if (batch.length > 0) thread.run(batch, settled, start);
+    if (batch.length > 0) thread.run(batch, settled, left);
   }
 
   const settled = (one: Waiting) => shares.give({ organization: one.organizationId }, one.bytes);
 
+  const leave = (one: Waiting) => {
+    settled(one);
+    one.reject(one.signal?.reason);
+  };
+
   /** The thread has ended: over `culprit`, unless it could not be started at all. */
   function failed(batch: readonly Waiting[], culprit: { index: number; rule: number } | Error): void {
     thread = undefined;
-    const left: Waiting[] = [];
+    const rest: Waiting[] = [];
     batch.forEach((one, i) => {
-      if (!(culprit instanceof Error) && i !== culprit.index) return left.push(one);
+      if (!(culprit instanceof Error) && i !== culprit.index) return rest.push(one);
       settled(one);
       one.reject(culprit instanceof Error ? culprit : new TooLong(culprit.rule));
       if (!(culprit instanceof Error)) aside.set(one.organizationId, performance.now() + ASIDE_MS);
     });
-    for (const one of left.reverse()) queueOf(one.organizationId).unshift(one);
+    left(rest);
+  }
+
+  /** Those of a batch that were not run have their turns before all others, in their order. */
+  function left(rest: readonly Waiting[]): void {
+    const behind = [...queues];
+    queues.clear();
+    for (const one of rest) queueOf(one.organizationId).push(one);
+    for (const [organizationId, queue] of behind) queueOf(organizationId).push(...queue);
     start();
   }
 
@@ -109,6 +106,7 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
   /** One job of each organization in turn, as many as there is room for. */
   function next(): Waiting[] {
     const batch: Waiting[] = [];
+    const named = new Map<string, number>();
     let bytes = 0;
     const now = performance.now();
     for (const [organizationId, until] of aside) if (until <= now) aside.delete(organizationId);
@@ -118,14 +116,16 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
       const organizationId = names.find((name) => !isAside(name)) ?? (batch.length === 0 ? names[0] : undefined);
       if (organizationId === undefined) break;
       const queue = queueOf(organizationId);
+      const matrix = queue[0]?.matrix;
+      if (matrix !== undefined) named.set(matrix.key, sizeOf(matrix));
+      if (batch.length > 0 && sum(named.values()) > KEPT_CHARACTERS) break;
       const one = queue.shift();
       // To the end of the turns.
       queues.delete(organizationId);
       if (queue.length > 0) queues.set(organizationId, queue);
       if (one === undefined) continue;
       if (one.signal?.aborted) {
-        settled(one);
-        one.reject(one.signal.reason);
+        leave(one);
         continue;
       }
       batch.push(one);
@@ -148,120 +148,37 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
   }
 
   return {
-    check: (organizationId, expressions) =>
-      Promise.all(
-        expressions.map((expression) => add(organizationId, { kind: "check", expression }, undefined)),
-      ) as Promise<ExpressionFacts[]>,
+    async check(organizationId, expressions, signal) {
+      let refusal: unknown;
+      // Of no use without the others.
+      const all: Departure = {
+        get aborted() {
+          return refusal !== undefined || signal?.aborted === true;
+        },
+        get reason() {
+          return refusal ?? signal?.reason;
+        },
+      };
+      try {
+        const facts = expressions.map((expression) =>
+          add(organizationId, { kind: "check", expression }, undefined, all),
+        );
+        return (await Promise.all(facts)) as ExpressionFacts[];
+      } catch (error) {
+        refusal = error;
+        const queue = queues.get(organizationId) ?? [];
+        for (const one of queue.splice(0)) {
+          if (one.signal === all) leave(one);
+          else queue.push(one);
+        }
+        throw error;
+      }
+    },
     run: (organizationId, matrix, variables, signal) =>
       add(organizationId, { kind: "run", matrix: matrix.key, ...variables }, matrix, signal) as Promise<RuleAnswer[]>,
     async [Symbol.asyncDispose]() {
       isClosed = true;
       await thread?.end();
-    },
-  };
-}
-
-/** A thread that lives until it takes too long over a job. */
-interface Thread {
-  isBusy: boolean;
-  /** Runs jobs while it is not busy; `settled` is told of each that has its answer, `idle` when all have. */
-  run(batch: Waiting[], settled: (one: Waiting) => void, idle: () => void): void;
-  end(): Promise<unknown>;
-}
-
-function openThread(
-  clockMs: number,
-  failed: (batch: readonly Waiting[], culprit: { index: number; rule: number } | Error) => void,
-): Thread {
-  const memory = new SharedArrayBuffer(Object.keys(PLACE).length * Int32Array.BYTES_PER_ELEMENT);
-  const place = new Int32Array(memory);
-  const worker = new Worker(new URL("./thread.ts", import.meta.url), {
-    workerData: memory,
-    name: "risk",
-    resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
-  });
-  // What waits for it keeps the process; it alone does not.
-  worker.unref();
-  /** The characters of the matrices that it has, by their keys, the one that was used last at the end. */
-  const kept = new Map<string, number>();
-  let hasEnded = false;
-  let running: { batch: Waiting[]; answered: number; settled: (one: Waiting) => void; idle: () => void } | undefined;
-  let clock: NodeJS.Timeout | undefined;
-
-  /** Ends it, and hands back the jobs without an answer. */
-  function fail(error: Error | undefined): void {
-    if (hasEnded) return;
-    hasEnded = true;
-    clearInterval(clock);
-    const { batch = [], answered = 0 } = running ?? {};
-    const index = Atomics.load(place, PLACE.job);
-    const isAtJob = Atomics.load(place, PLACE.isBusy) === 1 && index >= answered;
-    const culprit = isAtJob
-      ? { index: index - answered, rule: Atomics.load(place, PLACE.rule) }
-      : (error ?? new Error("the thread of the rules has ended"));
-    void worker.terminate();
-    failed(batch.slice(answered), culprit);
-  }
-
-  worker.on("error", (error) => fail(error as Error));
-  worker.on("exit", () => fail(undefined));
-  worker.on("message", ({ from, done }: Answers) => {
-    if (hasEnded || running === undefined) return;
-    const { batch, settled, idle } = running;
-    running.answered = from + done.length;
-    if (running.answered === batch.length) {
-      running = undefined;
-      clearInterval(clock);
-    }
-    done.forEach((one, i) => {
-      const waiting = batch[from + i] as Waiting;
-      settled(waiting);
-      waiting.resolve(one);
-    });
-    if (running === undefined) idle();
-  });
-
-  /** What the thread needs to know beside the jobs; the matrices that were used longest ago make room. */
-  function batchOf(waiting: readonly Waiting[]): Batch {
-    const batch: Batch = { matrices: [], forget: [], jobs: waiting.map(({ job }) => job) };
-    const named = new Set<string>();
-    for (const { matrix } of waiting) {
-      if (matrix === undefined || named.has(matrix.key)) continue;
-      named.add(matrix.key);
-      const characters = matrix.expressions.reduce((sum, { length }) => sum + length, 0);
-      if (!kept.delete(matrix.key)) batch.matrices.push(matrix);
-      kept.set(matrix.key, characters);
-    }
-    let total = [...kept.values()].reduce((sum, characters) => sum + characters, 0);
-    for (const [key, characters] of kept) {
-      if (total <= KEPT_CHARACTERS) break;
-      if (named.has(key)) continue;
-      kept.delete(key);
-      batch.forget.push(key);
-      total -= characters;
-    }
-    return batch;
-  }
-
-  return {
-    get isBusy() {
-      return running !== undefined;
-    },
-    run(batch, settled, idle) {
-      running = { batch, answered: 0, settled, idle };
-      worker.postMessage(batchOf(batch));
-      let [turn, since] = [Atomics.load(place, PLACE.turn), performance.now()];
-      clock = setInterval(() => {
-        const now = Atomics.load(place, PLACE.turn);
-        // It has not begun yet, or is done and nobody has read its answers.
-        if (now !== turn || Atomics.load(place, PLACE.isBusy) === 0) [turn, since] = [now, performance.now()];
-        else if (performance.now() - since >= clockMs) fail(undefined);
-      }, LOOK_MS);
-    },
-    end() {
-      hasEnded = true;
-      clearInterval(clock);
-      return worker.terminate();
     },
   };
 }

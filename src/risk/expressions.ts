@@ -5,6 +5,8 @@ import { ENTITY_VARIABLES, type RuleAnswer } from "../domain/risk.ts";
 
 /** Steps of loops: of one rule, and of all rules of a matrix over one entity. */
 export const MAX_STEPS = { rule: 10_000, matrix: 50_000 };
+/** UTF-16 units of a text that `+` makes: what is one only by name takes its room, at once, when it is searched. */
+export const MAX_TEXT = 1_000_000;
 /** Nested brackets, nodes of a tree, and loops in loops. */
 const MAX_DEPTH = 50;
 const MAX_NODES = 1_000;
@@ -32,15 +34,19 @@ export interface Variables {
   today: string;
 }
 
+export type RunRules = (variables: Variables, begin: (rule: number) => void) => RuleAnswer[];
+
 export interface Expressions {
   /** Rule 144. */
   check(expression: string): ExpressionFacts;
-  /** Makes a matrix of its expressions, which were checked: it answers for each of them, and tells before each which it is. */
-  compile(expressions: readonly string[]): (variables: Variables, begin: (rule: number) => void) => RuleAnswer[];
+  /**
+   * Makes a matrix of its expressions, which were checked: it answers for each of them. Both tell before each which it is.
+   */
+  compile(expressions: readonly string[], begin?: (rule: number) => void): RunRules;
 }
 
 const STEP = "@step";
-/** Refused: copies of long texts outside of the heap, which no bound of the thread counts. */
+/** Refused, like constants of this type: copies outside of the heap, which no bound of the thread counts. */
 const BYTES = "bytes";
 const VARIABLES = ["entity", "today"];
 const TYPES = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
@@ -58,6 +64,11 @@ export function createExpressions(): Expressions {
         steps.matrix += 1;
         if (isSpent()) throw new Error(STEP);
         return condition;
+      }),
+      // Instead of the library's.
+      celFunc("_+_", [CelScalar.STRING, CelScalar.STRING], CelScalar.STRING, (left, right) => {
+        if (left.length + right.length > MAX_TEXT) throw new Error("too long a text");
+        return left + right;
       }),
     ],
   });
@@ -88,8 +99,9 @@ export function createExpressions(): Expressions {
       return refusedAt(expression, tree.sourceInfo?.positions[String(refused.id)] ?? 0, refused.description);
     },
 
-    compile(expressions) {
-      const plans = expressions.map((expression) => {
+    compile(expressions, begin) {
+      const plans = expressions.map((expression, rule) => {
+        begin?.(rule);
         const tree = parse(expression);
         countSteps(tree.expr);
         return plan(env, tree);
@@ -223,6 +235,8 @@ function problemOf({ exprKind }: Node, { names, loops, forms }: Place): string |
         ? undefined
         : `has a function that is not called so${shown(name)}`;
     }
+    case "constExpr":
+      return exprKind.value.constantKind.case === "bytesValue" ? "has a constant of bytes" : undefined;
     case "structExpr":
       return exprKind.value.messageName === "" ? undefined : "has an unknown type";
     case "comprehensionExpr":

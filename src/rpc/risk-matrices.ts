@@ -1,7 +1,7 @@
 // RiskMatrixService: the rules that AnalyzeEntity runs, with all of their versions.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { RiskMatrixService } from "../../clients/typescript/gen/entity/v1/risk_matrix_service_pb.ts";
 import {
   type RiskMatrix,
@@ -21,6 +21,7 @@ import {
   type RiskThresholds,
 } from "../domain/risk.ts";
 import { textProblem, trim } from "../domain/text.ts";
+import { departureOf } from "../interceptors/call.ts";
 import { type Evaluator, TooLong } from "../risk/evaluator.ts";
 import {
   addMatrix,
@@ -35,7 +36,7 @@ import { closePage, openPage } from "./page.ts";
 import { keyOf, parseDisplayName, parseOptionalUuid, requireUuid } from "./request.ts";
 import { parseMask } from "./update-mask.ts";
 import { Violations } from "./violations.ts";
-import { type Deps, idempotent, organizationOf, readInTurn, recordAdministration } from "./write.ts";
+import { type Deps, idempotent, organizationOf, outcomeOf, readInTurn, recordAdministration } from "./write.ts";
 
 const STATES = {
   ACTIVE: RiskRuleState.ACTIVE,
@@ -54,13 +55,13 @@ export function riskMatrixRpcs(deps: Deps & { evaluator: Evaluator }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const checked = await checkRules(deps.evaluator, organizationId, values.rules);
+      const checked = await outcomeOf(checkRules(deps.evaluator, ctx, values.rules));
       return idempotent(
         deps,
         ctx,
         { method: RiskMatrixService.method.createRiskMatrix, request, requestId },
         async (em) => {
-          const made = await addMatrix(em, organizationId, values, checked);
+          const made = await addMatrix(em, organizationId, values, checked());
           await recordAdministration(em, ctx, organizationId, {
             ...{ type: "RISK_MATRIX_CREATED", subjectId: made.row.id, requestId },
             ...{ before: {}, after: valuesOf(made) },
@@ -109,15 +110,16 @@ export function riskMatrixRpcs(deps: Deps & { evaluator: Evaluator }) {
       const requestId = parseOptionalUuid(request.requestId, "request_id", violations);
       violations.throwIfAny();
       const organizationId = organizationOf(ctx);
-      const checked = values.rules && (await checkRules(deps.evaluator, organizationId, values.rules));
+      const checked = values.rules && (await outcomeOf(checkRules(deps.evaluator, ctx, values.rules)));
       return idempotent(
         deps,
         ctx,
         { method: RiskMatrixService.method.updateRiskMatrix, request, requestId },
         async (em) => {
+          const facts = checked?.();
           const found = await getMatrix(em, organizationId, id, { lock: { etag: request.etag } });
           const [before, { etag }] = [valuesOf(found), found.row];
-          const after = await changeMatrix(em, found, values, checked ?? found.version);
+          const after = await changeMatrix(em, found, values, facts ?? found.version);
           if (after.row.etag !== etag) {
             await recordAdministration(em, ctx, organizationId, {
               ...{ type: "RISK_MATRIX_UPDATED", subjectId: id, requestId },
@@ -230,11 +232,12 @@ function parseDecimal(text: string, field: string, [least, most]: [number, numbe
 }
 
 /** Rule 144. Throws VALIDATION_ERROR for rules that cannot be run. */
-async function checkRules(evaluator: Evaluator, organizationId: string, rules: readonly RiskRule[]): Promise<Checked> {
+async function checkRules(evaluator: Evaluator, ctx: HandlerContext, rules: readonly RiskRule[]): Promise<Checked> {
   const facts = await evaluator
     .check(
-      organizationId,
+      organizationOf(ctx),
       rules.map(({ expression }) => expression),
+      departureOf(ctx),
     )
     .catch((error: unknown) => {
       if (!(error instanceof TooLong)) throw error;

@@ -263,3 +263,15 @@ export async function idempotent<I extends DescMessage, O extends DescMessage>(
     return answer;
   });
 }
+
+/**
+ * What is found before an idempotent write: its work calls the result, which throws where that was refused. So a repetition
+ * has the answer that is stored (rule 39), whatever would be found now.
+ */
+export const outcomeOf = <T>(promised: Promise<T>): Promise<() => T> =>
+  promised.then(
+    (value) => () => value,
+    (error: unknown) => () => {
+      throw error;
+    },
+  );

@@ -7,6 +7,7 @@ import {
   parseHundredths,
   type RiskRule,
   type RuleAnswer,
+  rulesToRun,
   scoreOf,
   variablesOf,
 } from "../../src/domain/risk.ts";
@@ -62,6 +63,20 @@ describe("score", () => {
     ["80.00", "CRITICAL"],
   ])("rule 142: thresholds are lower bounds: %s is %s", (points, level) => {
     expect(score([rule(points)], [true]).level).toBe(level);
+  });
+
+  it("rule 142: SHADOW rules are run after the others, and listed in their places", () => {
+    const rules = [rule("1.00", "SHADOW", "a"), rule("2.00", "ACTIVE", "b"), rule("4.00", "ACTIVE", "c")];
+    expect(rulesToRun(rules).map(({ id }) => id)).toEqual(["b", "c", "a"]);
+    const { riskScore, results } = score(rules, [true, false, "STEPS"]);
+    expect(riskScore).toBe("2.00");
+    expect(results.map(({ ruleId, outcome }) => [ruleId, outcome])).toEqual([
+      ...[
+        ["a", "ERROR"],
+        ["b", "MATCHED"],
+        ["c", "NOT_MATCHED"],
+      ],
+    ]);
   });
 
   it("rule 142: SHADOW rules are listed and do not count, DISABLED ones are neither", () => {

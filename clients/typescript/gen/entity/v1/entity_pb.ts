@@ -178,8 +178,8 @@ export type Entity = Message<"entity.v1.Entity"> & {
   riskMatrixId?: string | undefined;
 
   /**
-   * Output only. A decimal with two places, such as "35.00". Set by risk
-   * analysis alone.
+   * Output only. A decimal with two places, such as "35.00". Set by
+   * AnalyzeEntity, and by a merge, which keeps the higher one.
    *
    * @generated from field: optional string risk_score = 13;
    */
