@@ -1,12 +1,13 @@
 // Rules 132 and 136, of risk: evaluations that are not what their events tell, and versions of matrices that are not what
 // their hashes and their evaluations say, are found and named. Each change is made by somebody who may write everything,
 // found, and taken back.
+import { randomBytes } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { RiskRuleState } from "../clients/typescript/index.ts";
 import { matrixHash } from "../src/risk/matrices.ts";
 import { auditOf, makeAll, nameOf, ormOf, saveTables, uncheckedBy } from "./audits.ts";
 import { reseal } from "./chains.ts";
-import { byId, newPerson } from "./given.ts";
+import { byId, newPerson, together } from "./given.ts";
 import { startService, type TestOrganization, type TestService } from "./harness.ts";
 
 let service: TestService;
@@ -269,6 +270,89 @@ describe("an evaluation", () => {
     ]);
     expect(found).toEqual(expect.arrayContaining([expect.objectContaining({ kind: "CHANGED", event: first.event })]));
   });
+});
+
+describe("many", () => {
+  test("rule 136: evaluations that were added are all named, a page after the other", async () => {
+    const count = 4_500;
+    await unchecked(
+      `insert into evaluation select (jsonb_populate_record(e, jsonb_build_object(
+         'id', md5(i::text)::uuid, 'entity_version', 1000 + i, 'evaluated_at', now() + i / 3 * interval '1 ms'))).*
+       from evaluation e, generate_series(1, ${count}) i where id = '${first.evaluation}'`,
+    );
+    for (const request of [{}, { lookup: byId(victim) }]) {
+      const found = await findings(request);
+      expect(new Set(found.map(({ evaluation }) => evaluation)).size).toBe(count);
+      expect(found).toHaveLength(count);
+    }
+    expect(await findings({ lookup: byId(other) })).toEqual([]);
+  });
+
+  test("rule 136: versions of more bytes and rows than a page has are all looked at", async () => {
+    const own = await service.newOrganization();
+    const id = crypto.randomUUID();
+    await service.sql(
+      `insert into risk_matrix (organization_id, id, display_name, description, version, etag)
+       values ($1, $2, 'M', '', 1203, $2)`,
+      [own.id, id],
+    );
+    const thresholds = { medium: "30.00", high: "60.00", critical: "80.00" };
+    const add = (from: number, to: number, expression: () => string) => {
+      const made = Array.from({ length: to - from + 1 }, (_, i) => {
+        const [one] = rules(expression());
+        const all = [{ ...one, points: "40.00", state: "ACTIVE" as const }] as Parameters<
+          typeof matrixHash
+        >[0]["rules"];
+        const sha256 = matrixHash({ id, version: from + i, rules: all, thresholds }).toString("hex");
+        return { version: from + i, rules: all, sha256 };
+      });
+      return service.sql(
+        `insert into risk_matrix_version (organization_id, risk_matrix_id, version, rules, thresholds, mentions_today, sha256)
+         select $1, $2, v.version, v.rules, $3, false, decode(v.sha256, 'hex')
+         from jsonb_to_recordset($4) as v(version int, rules jsonb, sha256 text)`,
+        [own.id, id, thresholds, JSON.stringify(made)],
+      );
+    };
+    await add(1, 1_200, () => "true");
+    await add(1_201, 1_203, () => randomBytes(600_000).toString("base64"));
+    expect(await findings({}, own)).toEqual([]);
+    expect((await auditOf(own)).counts.matrixVersions).toBe(1_203n);
+    await unchecked(
+      `update risk_matrix_version set rules = jsonb_set(rules, '{0,points}', '"9.00"')
+       where risk_matrix_id = '${id}' and version in (500, 501, 1000, 1202);
+       delete from risk_matrix_version where risk_matrix_id = '${id}' and version between 700 and 710`,
+    );
+    const found = (await findings({}, own)).map(({ matrixVersion, detail }) => `${matrixVersion} ${detail}`);
+    expect(found).toEqual([
+      ...[`500 ${NOT_ITS_HASH}`, `501 ${NOT_ITS_HASH}`, "700 it is not there, nor are those up to version 710"],
+      ...[`1000 ${NOT_ITS_HASH}`, `1202 ${NOT_ITS_HASH}`],
+    ]);
+  });
+
+  test("rule 132: evaluations of more bytes than a page has, and those that are written meanwhile, are right", async () => {
+    const own = await service.newOrganization();
+    const many = Array.from({ length: 200 }, (_, i) => ({
+      ...{ id: `r${randomBytes(31).toString("hex")}`, displayName: "R", expression: `${i} == ${i}`, points: "0.01" },
+    }));
+    const { matrix } = await own.client.riskMatrices.createRiskMatrix({ matrix: { displayName: "M", rules: many } });
+    let made = 0;
+    const analyze = async () => {
+      const person = await newPerson(own.client, { riskMatrixId: matrix?.id ?? "" });
+      await own.client.entities.analyzeEntity({ lookup: byId(person) });
+      made += 1;
+    };
+    await together(8, async () => {
+      while (made < 120) await analyze();
+    });
+    let isWriting = true;
+    const writing = together(4, async () => {
+      while (isWriting) await analyze();
+    });
+    for (let i = 0; i < 5; i++) expect(await findings({}, own)).toEqual([]);
+    isWriting = false;
+    for (const { reason } of await writing) expect(reason).toBeUndefined();
+    expect((await auditOf(own)).counts.evaluations).toBe(BigInt(made));
+  }, 30_000);
 });
 
 describe("a version of a matrix", () => {

@@ -88,7 +88,7 @@ function lineOf(finding: AuditFinding, json: boolean): string {
 }
 
 const countsLine = (counts: AuditCounts): string =>
-  `verified ${counts.verified} events of ${counts.entities} entities and ${counts.checkpoints} checkpoints` +
+  `verified ${counts.verified} events of ${counts.entities} entities, ${counts.checkpoints} checkpoints` +
   ` (${counts.unsignedCheckpoints} unsigned), ${counts.evaluations} evaluations and ${counts.matrixVersions} versions of` +
   ` risk matrices; unsealed ${counts.unsealed}, pruned ${counts.pruned}, erased ${counts.erased},` +
   ` not yet in a checkpoint ${counts.notInCheckpoint}`;
