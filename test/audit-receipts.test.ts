@@ -230,6 +230,10 @@ describe("an evaluation", () => {
     ["that names the event of another", {}],
     ["that names no event", { event_id: "gen_random_uuid()" }],
     ["of a time that the calendar lacks", { evaluated_at: "'infinity'" }],
+    [
+      "of a version behind which there is none",
+      { event_id: "gen_random_uuid()", entity_version: "9223372036854775807" },
+    ],
   ])("rule 136: one that was added, %s", async (_what, values) => {
     await add({ id: `'${ADDED}'`, entity_version: "77", ...values });
     for (const request of [{}, { lookup: byId(victim) }]) {
@@ -237,6 +241,13 @@ describe("an evaluation", () => {
         { kind: "EVALUATION_DIFFERS", entity: victim.id, evaluation: ADDED, detail: untold(first).detail },
       ]);
     }
+  });
+
+  test("rule 132: one that was added, of a time before that from which on is verified, is no finding", async () => {
+    await add({ id: `'${ADDED}'`, entity_version: "77" });
+    const from = { seconds: BigInt(Math.floor(Date.now() / 1_000) + 60) };
+    expect(await findings({ from })).toEqual([]);
+    expect(await findings({ from: { seconds: from.seconds - 3_600n } })).toHaveLength(1);
   });
 
   test("rules 132 and 135: one whose event was pruned is no finding, and one whose event was removed is", async () => {

@@ -84,24 +84,23 @@ export async function readTold(
   const [where, order] =
     entityId === undefined
       ? ["v.id > $2::uuid", "v.id"]
-      : ["v.entity_id = $4::uuid and (v.evaluated_at, v.id) > ($5::timestamptz, $2::uuid)", "v.evaluated_at, v.id"];
+      : ["v.entity_id = $3::uuid and (v.evaluated_at, v.id) > ($4::timestamptz, $2::uuid)", "v.evaluated_at, v.id"];
+  // Counted, which asks for all: whoever asks for any is given a plan that may look for it in the whole log.
   const told = (at: string) =>
-    `select true from entity_event e where e.organization_id = $1 and ${at} and e.type = 'EVALUATED'
-       and (e.metadata is null or e.metadata ->> 'evaluationId' = v.id::text) limit 1`;
-  // By its event, and by its place in the chain: of these one may have been changed, which is another finding. No version
-  // is so high that there is none behind it.
+    `(select count(*) from entity_event e where e.organization_id = $1 and ${at} and e.type = 'EVALUATED'
+       and (e.metadata is null or e.metadata ->> 'evaluationId' = v.id::text)) > 0`;
+  // By its event, and by its place in the chain: of these one may have been changed, which is another finding. No version is
+  // so high that there is none behind it. A plan for any limit might read all of the table for a page.
   const found = await db.execute<
     { id: string; entity_id: string; event_id: string; evaluated_at: string; is_told: boolean }[]
   >(
-    `select v.id, v.entity_id, v.event_id, v.evaluated_at, coalesce(
-       (${told("e.id = v.event_id")}),
-       (${told("e.entity_id = v.entity_id and e.entity_version = least(v.entity_version, 1000000000000000) + 1")}),
-       false) as is_told
+    `select v.id, v.entity_id, v.event_id, v.evaluated_at, (${told("e.id = v.event_id")}
+       or ${told("e.entity_id = v.entity_id and e.entity_version = least(v.entity_version, 1000000000000000) + 1")}) as is_told
      from (
        select v.id, v.entity_id, v.entity_version, v.event_id, v.evaluated_at from evaluation v
-       where v.organization_id = $1 and ${where} order by ${order} limit $3) v
+       where v.organization_id = $1 and ${where} order by ${order} limit ${rows}) v
      order by ${order}`,
-    [organizationId, after.id, rows, ...(entityId === undefined ? [] : [entityId, after.evaluatedAt])],
+    [organizationId, after.id, ...(entityId === undefined ? [] : [entityId, after.evaluatedAt])],
   );
   return found.map((row) => ({
     place: { evaluatedAt: row.evaluated_at, id: row.id },
