@@ -283,6 +283,14 @@ describe("an evaluation", () => {
   });
 });
 
+test("rule 136: an evaluation that cannot be hashed is not that of an event that was made anew without a hash", async () => {
+  await service.sql("update entity_event set metadata = metadata - 'evaluationSha256' where id = $1", [first.event]);
+  await reseal(service.sql, [victim.id]);
+  expect(await findings({ lookup: byId(victim) })).toContainEqual(differs(first, ANOTHER));
+  await service.sql("update evaluation set results = '7' where id = $1", [first.evaluation]);
+  expect(await findings({ lookup: byId(victim) })).toContainEqual(differs(first, ANOTHER));
+});
+
 describe("many", () => {
   test("rule 136: evaluations that were added are all named, a page after the other", async () => {
     const count = 4_500;

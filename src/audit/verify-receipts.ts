@@ -192,7 +192,10 @@ export function createReceipts(options: ReceiptsOptions): Receipts {
 function problemOf({ sha256, eventId }: ToldReceipt, row: ReceiptRow | null): string | undefined {
   if (row === null) return "its event tells of it, and it is not there";
   const { evaluation } = row;
-  if (evaluation === undefined || hashOf(evaluation) !== sha256) return "it is not what the hash in its event says";
+  const hash = evaluation && hashOf(evaluation);
+  if (evaluation === undefined || hash === undefined || hash !== sha256) {
+    return "it is not what the hash in its event says";
+  }
   return evaluation.eventId === eventId ? undefined : "it names another event than the one that tells of it";
 }
 
