@@ -169,9 +169,12 @@ export const DIRECTIONS: Record<string, Direction> = {
     message: "log imports db, domain and slots",
   },
   "src/audit/": {
-    imports: ["src/audit/", "src/entities/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+    imports: [
+      ...["src/audit/", "src/entities/", "src/log/", "src/db/", "src/domain/", "src/slots.ts"],
+      ...["evaluations", "matrices"].map((name) => `src/risk/${name}.ts`),
+    ],
     packages: [...node, "pino", "prom-client"],
-    message: "audit imports entities, log, db, domain and slots",
+    message: "audit imports entities, log, the receipts of risk, db, domain and slots",
   },
   "src/entities/": {
     imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],

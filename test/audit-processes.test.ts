@@ -181,7 +181,7 @@ describe("the command line", () => {
     const right = await run(...believing);
     expect(right).toMatchObject({ code: 0, stdout: "" });
     expect(right.stderr).toBe(
-      "verified 9 events of 5 entities and 4 checkpoints (0 unsigned); unsealed 0, pruned 0, erased 0, not yet in a checkpoint 1; findings: 0\n",
+      "verified 9 events of 5 entities, 4 checkpoints (0 unsigned), 0 evaluations and 0 versions of risk matrices; unsealed 0, pruned 0, erased 0, not yet in a checkpoint 1; findings: 0\n",
     );
     expect(await run("verify-audit", "--id", person.id)).toMatchObject({ code: 0, stdout: "" });
 

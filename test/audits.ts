@@ -74,14 +74,15 @@ export const uncheckedBy = ({ sql }: TestService, text: string) =>
 
 const TABLES = ["entity_event", "entity", "entity_word", "external_id", "audit_checkpoint"];
 
-/** Saves what is verified, as saved_TABLE, to be taken back after each change. */
-export async function saveTables(service: TestService) {
+/** Saves what is verified, and more, as saved_TABLE, to be taken back after each change. */
+export async function saveTables(service: TestService, more: readonly string[] = []) {
   const { sql } = service;
-  for (const table of TABLES) await sql(`create table saved_${table} as select * from ${table}`);
+  const tables = [...TABLES, ...more];
+  for (const table of tables) await sql(`create table saved_${table} as select * from ${table}`);
   return {
     async takeBack(): Promise<void> {
       const restore = await Promise.all(
-        TABLES.map(async (table) => {
+        tables.map(async (table) => {
           const columns = await sql<{ name: string }>(
             `select quote_ident(attname) as name from pg_attribute
              where attrelid = $1::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum`,
@@ -93,6 +94,6 @@ export async function saveTables(service: TestService) {
       );
       await uncheckedBy(service, restore.join("; "));
     },
-    drop: () => sql(`drop table ${TABLES.map((table) => `saved_${table}`).join(", ")}`),
+    drop: () => sql(`drop table ${tables.map((table) => `saved_${table}`).join(", ")}`),
   };
 }

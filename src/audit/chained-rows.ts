@@ -185,7 +185,7 @@ const ownIdOf = ([externalId, type, primary, attachedAt, homeId]: [
 });
 
 /** A time that the calendar does not have and the like: nobody but this service is known to have written the row. */
-function readable<T>(read: () => T): T | undefined {
+export function readable<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch {

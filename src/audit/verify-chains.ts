@@ -18,6 +18,7 @@ import {
   readWithoutEvents,
 } from "./chained-rows.ts";
 import type { ShortTurns } from "./short-turns.ts";
+import { receiptIn, type ToldReceipt } from "./verify-receipts.ts";
 
 /** A page: what is in memory of a log at once, twice. */
 const PAGE = { rows: 500, bytes: 1024 * 1024 };
@@ -49,11 +50,13 @@ export interface SeenEvent extends Pick<ChainedRow, "id" | "entityId" | "entityV
   hash: Buffer | null;
   /** Undefined where it cannot be read. */
   recordedAt: Instant | undefined;
+  /** What it says of the evaluation that it is of. */
+  receipt: ToldReceipt | undefined;
 }
 
 const toSeen = ({ id, entityId, entityVersion, epoch, xid, event }: ChainedRow): SeenEvent => ({
   ...{ id, entityId, entityVersion, epoch, xid },
-  ...{ hash: event?.hash ?? null, recordedAt: event?.recordedAt },
+  ...{ hash: event?.hash ?? null, recordedAt: event?.recordedAt, receipt: event && receiptIn(event) },
 });
 
 /** Verifies the chains, then that no entity is without one. */

@@ -1,5 +1,6 @@
-// Rule 132: verification of an organization's log: first the checkpoints, then the chains. It reads beside what goes on, a page
-// at a time: no transaction stays open, and memory does not grow with the log.
+// Rule 132: verification of an organization's log: first the checkpoints, then the chains, and with these what they tell of
+// evaluations. It reads beside what goes on, a page at a time: no transaction stays open, and memory does not grow with the
+// log.
 
 import type { Orm } from "../db/orm.ts";
 import type { Statements } from "../db/statements.ts";
@@ -25,6 +26,7 @@ import { readVerifyingKey, type VerifyingKey } from "./signing-key.ts";
 import { type SeenEvent, verifyChains } from "./verify-chains.ts";
 import { type Expected, verifyCheckpoints } from "./verify-checkpoints.ts";
 import { createLists } from "./verify-listed.ts";
+import { createReceipts, type Receipts } from "./verify-receipts.ts";
 
 /** A checkpoint that somebody kept. */
 export interface KeptCheckpoint {
@@ -58,6 +60,8 @@ export interface VerifyCounts {
   checkpoints: number;
   unsignedCheckpoints: number;
   entities: number;
+  evaluations: number;
+  matrixVersions: number;
 }
 
 export interface VerifyStep {
@@ -97,7 +101,7 @@ export async function* verifyTrail(orm: Orm, options: VerifyOptions): AsyncGener
     last,
     counts: {
       ...{ verified: 0, unsealed: 0, pruned: 0, erased: 0, notInCheckpoint: 0 },
-      ...{ checkpoints: 0, unsignedCheckpoints: 0, entities: 0 },
+      ...{ checkpoints: 0, unsignedCheckpoints: 0, entities: 0, evaluations: 0, matrixVersions: 0 },
     },
     expected: {
       start: await read((db) => startOfAll(db)),
@@ -111,7 +115,13 @@ export async function* verifyTrail(orm: Orm, options: VerifyOptions): AsyncGener
   yield stepOf(trail, await checkKept(trail, options.kept), 0);
   // For some entities the checkpoints of their events are enough.
   if (options.entityIds === undefined) yield* checkpointSteps(trail, options.since);
-  yield* chainSteps(trail, options);
+  const receipts = createReceipts({ ...options, read, horizon: trail.horizon });
+  yield* chainSteps(trail, options, receipts);
+  for await (const findings of receipts.untold()) yield stepOf(trail, findings, 1);
+  for await (const findings of receipts.versions()) {
+    trail.counts.matrixVersions = receipts.counts.matrixVersions;
+    yield stepOf(trail, findings, 1);
+  }
   const rest = [...trail.missing.values()].filter(({ isNamed }) => !isNamed);
   yield stepOf(trail, rest.map(missingEvent), 1);
 }
@@ -186,7 +196,7 @@ async function* checkpointSteps(trail: Trail, since: Instant | undefined): Async
 
 const ONE = { rows: 1, bytes: 1 };
 
-async function* chainSteps(trail: Trail, options: VerifyOptions): AsyncGenerator<VerifyStep, void> {
+async function* chainSteps(trail: Trail, options: VerifyOptions, receipts: Receipts): AsyncGenerator<VerifyStep, void> {
   const { organizationId, read, last, counts, missing, horizon, expected } = trail;
   const { entityIds, since } = options;
   const absent = async (): Promise<Absent> => ({
@@ -223,6 +233,8 @@ async function* chainSteps(trail: Trail, options: VerifyOptions): AsyncGenerator
         if (latest === undefined || isLater(event, latest)) latest = event;
       } else if (lists !== undefined) findings.push(...(await lists.check(event)));
     }
+    findings.push(...(await receipts.check(events.flatMap(({ receipt }) => receipt ?? []))));
+    Object.assign(counts, receipts.counts);
     if (lists !== undefined) {
       counts.checkpoints = lists.counts.checkpoints;
       counts.unsignedCheckpoints = lists.counts.unsigned;

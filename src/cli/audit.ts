@@ -73,21 +73,24 @@ const PROGRESS = 1_000;
 
 function lineOf(finding: AuditFinding, json: boolean): string {
   if (json) return JSON.stringify(toJson(AuditFindingSchema, finding));
-  const { entityId, entityVersion, eventId, checkpoint, detail } = finding;
+  const { entityId, entityVersion, eventId, checkpoint, evaluationId, riskMatrixId, matrixVersion, detail } = finding;
   const columns = [
     AuditFindingKindSchema.value[finding.kind]?.localName,
     entityId && `entity ${entityId}`,
     entityVersion > 0n && `version ${entityVersion}`,
     eventId && `event ${eventId}`,
     checkpoint > 0n && `checkpoint ${checkpoint}`,
+    evaluationId && `evaluation ${evaluationId}`,
+    riskMatrixId && `risk matrix ${riskMatrixId}${matrixVersion > 0 ? ` version ${matrixVersion}` : ""}`,
     detail,
   ];
   return columns.filter((column) => column).join("  ");
 }
 
 const countsLine = (counts: AuditCounts): string =>
-  `verified ${counts.verified} events of ${counts.entities} entities and ${counts.checkpoints} checkpoints` +
-  ` (${counts.unsignedCheckpoints} unsigned); unsealed ${counts.unsealed}, pruned ${counts.pruned}, erased ${counts.erased},` +
+  `verified ${counts.verified} events of ${counts.entities} entities, ${counts.checkpoints} checkpoints` +
+  ` (${counts.unsignedCheckpoints} unsigned), ${counts.evaluations} evaluations and ${counts.matrixVersions} versions of` +
+  ` risk matrices; unsealed ${counts.unsealed}, pruned ${counts.pruned}, erased ${counts.erased},` +
   ` not yet in a checkpoint ${counts.notInCheckpoint}`;
 
 async function readPublicKey(file: string): Promise<Uint8Array> {

@@ -9,6 +9,8 @@ export const FINDING_KINDS = [
   "ENTITY_DIFFERS",
   "CHECKPOINT_BROKEN",
   "SIGNATURE_INVALID",
+  "EVALUATION_DIFFERS",
+  "RISK_MATRIX_DIFFERS",
 ] as const;
 export type FindingKind = (typeof FINDING_KINDS)[number];
 
@@ -20,5 +22,8 @@ export interface Finding {
   readonly eventId?: string | undefined;
   /** The number of the checkpoint that tells. */
   readonly checkpoint?: number | undefined;
+  readonly evaluationId?: string | undefined;
+  readonly riskMatrixId?: string | undefined;
+  readonly matrixVersion?: number | undefined;
   readonly detail: string;
 }

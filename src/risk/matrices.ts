@@ -25,6 +25,12 @@ export interface Matrix {
   version: RiskMatrixVersionRow;
 }
 
+/** What evaluations have of a version. */
+export const matrixHash = (version: Parameters<typeof matrixDocument>[0]): Buffer =>
+  createHash("sha256")
+    .update(canonicalJson(matrixDocument(version)))
+    .digest();
+
 /** Whether the rules, which were checked, depend on the date. */
 export interface Checked {
   mentionsToday: boolean;
@@ -57,9 +63,7 @@ async function addVersion(
   { rules, thresholds }: Pick<MatrixValues, "rules" | "thresholds">,
   { mentionsToday }: Checked,
 ): Promise<RiskMatrixVersionRow> {
-  const sha256 = createHash("sha256")
-    .update(canonicalJson(matrixDocument({ id, version, rules, thresholds })))
-    .digest();
+  const sha256 = matrixHash({ id, version, rules, thresholds });
   const made = em.create(RiskMatrixVersionRow, {
     ...{ organizationId, riskMatrixId: id, version, rules, thresholds, mentionsToday, sha256 },
   });

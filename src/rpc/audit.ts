@@ -154,6 +154,9 @@ const toProto = ({
   entityVersion,
   eventId,
   checkpoint,
+  evaluationId,
+  riskMatrixId,
+  matrixVersion,
   detail,
 }: Finding): MessageInitShape<typeof AuditFindingSchema> => ({
   kind: AuditFindingKind[kind],
@@ -161,5 +164,8 @@ const toProto = ({
   entityVersion: BigInt(entityVersion ?? 0),
   eventId: eventId ?? "",
   checkpoint: BigInt(checkpoint ?? 0),
+  evaluationId: evaluationId ?? "",
+  riskMatrixId: riskMatrixId ?? "",
+  matrixVersion: matrixVersion ?? 0,
   detail,
 });

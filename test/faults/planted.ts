@@ -211,7 +211,11 @@ export const PLANTED: readonly Planted[] = [
   {
     name: "read without the lock",
     changes: [
-      { file: "src/entities/lock-entities.ts", from: "order by e.id for no key update", to: "order by e.id for key share" },
+      {
+        file: "src/entities/lock-entities.ts",
+        from: "order by e.id for no key update",
+        to: "order by e.id for key share",
+      },
       { file: "src/entities/lock-entities.ts", from: "for no key update of e", to: "for key share of e" },
       {
         file: "src/db/migrations/20261120120000_init.ts",

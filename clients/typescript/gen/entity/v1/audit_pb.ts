@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file entity/v1/audit.proto.
  */
 export const file_entity_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("ChVlbnRpdHkvdjEvYXVkaXQucHJvdG8SCWVudGl0eS52MSJSCg9BdWRpdENoZWNrcG9pbnQSDgoGbnVtYmVyGAEgASgDEgwKBGJvZHkYAiABKAkSEQoJc2lnbmF0dXJlGAMgASgMEg4KBmxlYXZlcxgEIAEoDCJhCghBdWRpdEtleRIOCgZrZXlfaWQYASABKAwSEgoKcHVibGljX2tleRgCIAEoDBIxCg1maXJzdF91c2VkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoMQXVkaXRGaW5kaW5nEikKBGtpbmQYASABKA4yGy5lbnRpdHkudjEuQXVkaXRGaW5kaW5nS2luZBIRCgllbnRpdHlfaWQYAiABKAkSFgoOZW50aXR5X3ZlcnNpb24YAyABKAMSEAoIZXZlbnRfaWQYBCABKAkSEgoKY2hlY2twb2ludBgFIAEoAxIOCgZkZXRhaWwYBiABKAkisQEKC0F1ZGl0Q291bnRzEhAKCHZlcmlmaWVkGAEgASgDEhAKCHVuc2VhbGVkGAIgASgDEg4KBnBydW5lZBgDIAEoAxIOCgZlcmFzZWQYBCABKAMSGQoRbm90X2luX2NoZWNrcG9pbnQYBSABKAMSEwoLY2hlY2twb2ludHMYBiABKAMSHAoUdW5zaWduZWRfY2hlY2twb2ludHMYByABKAMSEAoIZW50aXRpZXMYCCABKAMq2QIKEEF1ZGl0RmluZGluZ0tpbmQSIgoeQVVESVRfRklORElOR19LSU5EX1VOU1BFQ0lGSUVEEAASHgoaQVVESVRfRklORElOR19LSU5EX0NIQU5HRUQQARIeChpBVURJVF9GSU5ESU5HX0tJTkRfTUlTU0lORxACEiMKH0FVRElUX0ZJTkRJTkdfS0lORF9PVVRfT0ZfT1JERVIQAxIcChhBVURJVF9GSU5ESU5HX0tJTkRfRVhUUkEQBBIjCh9BVURJVF9GSU5ESU5HX0tJTkRfSEVBRF9ESUZGRVJTEAUSJQohQVVESVRfRklORElOR19LSU5EX0VOVElUWV9ESUZGRVJTEAYSKAokQVVESVRfRklORElOR19LSU5EX0NIRUNLUE9JTlRfQlJPS0VOEAcSKAokQVVESVRfRklORElOR19LSU5EX1NJR05BVFVSRV9JTlZBTElEEAhCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChVlbnRpdHkvdjEvYXVkaXQucHJvdG8SCWVudGl0eS52MSJSCg9BdWRpdENoZWNrcG9pbnQSDgoGbnVtYmVyGAEgASgDEgwKBGJvZHkYAiABKAkSEQoJc2lnbmF0dXJlGAMgASgMEg4KBmxlYXZlcxgEIAEoDCJhCghBdWRpdEtleRIOCgZrZXlfaWQYASABKAwSEgoKcHVibGljX2tleRgCIAEoDBIxCg1maXJzdF91c2VkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLhAQoMQXVkaXRGaW5kaW5nEikKBGtpbmQYASABKA4yGy5lbnRpdHkudjEuQXVkaXRGaW5kaW5nS2luZBIRCgllbnRpdHlfaWQYAiABKAkSFgoOZW50aXR5X3ZlcnNpb24YAyABKAMSEAoIZXZlbnRfaWQYBCABKAkSEgoKY2hlY2twb2ludBgFIAEoAxIOCgZkZXRhaWwYBiABKAkSFQoNZXZhbHVhdGlvbl9pZBgHIAEoCRIWCg5yaXNrX21hdHJpeF9pZBgIIAEoCRIWCg5tYXRyaXhfdmVyc2lvbhgJIAEoBSLfAQoLQXVkaXRDb3VudHMSEAoIdmVyaWZpZWQYASABKAMSEAoIdW5zZWFsZWQYAiABKAMSDgoGcHJ1bmVkGAMgASgDEg4KBmVyYXNlZBgEIAEoAxIZChFub3RfaW5fY2hlY2twb2ludBgFIAEoAxITCgtjaGVja3BvaW50cxgGIAEoAxIcChR1bnNpZ25lZF9jaGVja3BvaW50cxgHIAEoAxIQCghlbnRpdGllcxgIIAEoAxITCgtldmFsdWF0aW9ucxgJIAEoAxIXCg9tYXRyaXhfdmVyc2lvbnMYCiABKAMqsAMKEEF1ZGl0RmluZGluZ0tpbmQSIgoeQVVESVRfRklORElOR19LSU5EX1VOU1BFQ0lGSUVEEAASHgoaQVVESVRfRklORElOR19LSU5EX0NIQU5HRUQQARIeChpBVURJVF9GSU5ESU5HX0tJTkRfTUlTU0lORxACEiMKH0FVRElUX0ZJTkRJTkdfS0lORF9PVVRfT0ZfT1JERVIQAxIcChhBVURJVF9GSU5ESU5HX0tJTkRfRVhUUkEQBBIjCh9BVURJVF9GSU5ESU5HX0tJTkRfSEVBRF9ESUZGRVJTEAUSJQohQVVESVRfRklORElOR19LSU5EX0VOVElUWV9ESUZGRVJTEAYSKAokQVVESVRfRklORElOR19LSU5EX0NIRUNLUE9JTlRfQlJPS0VOEAcSKAokQVVESVRfRklORElOR19LSU5EX1NJR05BVFVSRV9JTlZBTElEEAgSKQolQVVESVRfRklORElOR19LSU5EX0VWQUxVQVRJT05fRElGRkVSUxAJEioKJkFVRElUX0ZJTkRJTkdfS0lORF9SSVNLX01BVFJJWF9ESUZGRVJTEApCQQoXZW50aXR5c2VydmljZS5lbnRpdHkudjFQAVokZW50aXR5c2VydmljZS9nZW4vZW50aXR5L3YxO2VudGl0eXYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A signed list of events that were in the log of the organization. A checkpoint
@@ -119,7 +119,8 @@ export const AuditKeySchema: GenMessage<AuditKey> = /*@__PURE__*/
   messageDesc(file_entity_v1_audit, 1);
 
 /**
- * Something that is wrong with an event, an entity or a checkpoint.
+ * Something that is wrong with an event, an entity, a checkpoint, an evaluation or
+ * a version of a risk matrix.
  *
  * @generated from message entity.v1.AuditFinding
  */
@@ -167,6 +168,28 @@ export type AuditFinding = Message<"entity.v1.AuditFinding"> & {
    * @generated from field: string detail = 6;
    */
   detail: string;
+
+  /**
+   * The evaluation; empty where none is concerned.
+   *
+   * @generated from field: string evaluation_id = 7;
+   */
+  evaluationId: string;
+
+  /**
+   * The risk matrix; empty where none is concerned. Each version is named once for
+   * the evaluations that were made by another one, with the first of them.
+   *
+   * @generated from field: string risk_matrix_id = 8;
+   */
+  riskMatrixId: string;
+
+  /**
+   * The version of the risk matrix; 0 where none is concerned, or all are.
+   *
+   * @generated from field: int32 matrix_version = 9;
+   */
+  matrixVersion: number;
 };
 
 /**
@@ -239,6 +262,20 @@ export type AuditCounts = Message<"entity.v1.AuditCounts"> & {
    * @generated from field: int64 entities = 8;
    */
   entities: bigint;
+
+  /**
+   * Evaluations that are what their events tell.
+   *
+   * @generated from field: int64 evaluations = 9;
+   */
+  evaluations: bigint;
+
+  /**
+   * Versions of risk matrices that are what their hashes say.
+   *
+   * @generated from field: int64 matrix_versions = 10;
+   */
+  matrixVersions: bigint;
 };
 
 /**
@@ -318,6 +355,22 @@ export const AuditFindingKind = {
    * @generated from enum value: AUDIT_FINDING_KIND_SIGNATURE_INVALID = 8;
    */
   SIGNATURE_INVALID: 8,
+
+  /**
+   * An evaluation is not the one that its event EVALUATED tells of, is not there
+   * any more, or is one of which no event tells.
+   *
+   * @generated from enum value: AUDIT_FINDING_KIND_EVALUATION_DIFFERS = 9;
+   */
+  EVALUATION_DIFFERS: 9,
+
+  /**
+   * A version of a risk matrix is not what its hash says, is not the one that an
+   * evaluation was made by, or is not there any more.
+   *
+   * @generated from enum value: AUDIT_FINDING_KIND_RISK_MATRIX_DIFFERS = 10;
+   */
+  RISK_MATRIX_DIFFERS: 10,
 } as const;
 
 /**

@@ -2770,16 +2770,17 @@ export const ListAuditCheckpointsResponseSchema: GenMessage<ListAuditCheckpoints
  */
 export type VerifyAuditTrailRequest = Message<"entity.v1.VerifyAuditTrailRequest"> & {
   /**
-   * Only the events of this entity and of all that is merged into it, and what
-   * checkpoints say of them. Absent: of the whole organization.
+   * Only the events of this entity and of all that is merged into it, what
+   * checkpoints say of them, and their evaluations with the versions of risk
+   * matrices by which these were made. Absent: of the whole organization.
    *
    * @generated from field: entity.v1.EntityLookup lookup = 1;
    */
   lookup?: EntityLookup | undefined;
 
   /**
-   * Only events that were recorded at this time or later, and the checkpoints
-   * that have some of them. What was before is taken as it is.
+   * Only events that were recorded at this time or later, and the checkpoints and
+   * evaluations of some of them. What was before is taken as it is.
    *
    * @generated from field: google.protobuf.Timestamp from = 2;
    */
@@ -3472,8 +3473,9 @@ export const EntityService: GenService<{
   },
   /**
    * Verifies the log: that no event was changed, removed, added or moved, that the
-   * entities are what their events make of them, and that the checkpoints are
-   * whole and signed. Findings come as they are found, and with or without them
+   * entities are what their events make of them, that the checkpoints are whole
+   * and signed, and that evaluations, and the versions of risk matrices by which
+   * they were made, are those that the events tell of. Findings come as they are found, and with or without them
    * how far it has come, about once a second; the last message has the counts of
    * all. Reads beside what goes on, whose changes are no findings, and in turn
    * with other calls: a million events take some 40 s. What is verified can be
