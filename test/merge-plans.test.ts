@@ -297,12 +297,7 @@ const AMONG_THEM: Record<string, RegExp[]> = {
   [FACTS]: [/from evaluation v/, /from risk_matrix_version r/],
   [MATRICES]: [/for update/, /insert into "risk_matrix_version"/, /update "risk_matrix"/, /"id" > \$/],
   [BATCH]: [/id = any\(\$2::uuid\[\]\) and e.merged_into is null\s+order by e.id for no key update/],
-  [EXPORT]: [
-    /as is_seen\s+from entity_event v/,
-    /last on true/,
-    /country_code = any/,
-    /order by v.epoch desc, v.xid desc/,
-  ],
+  [EXPORT]: [/as is_seen\s+from entity_event v/, /last on true/, /country_code = any/],
 };
 
 /**
