@@ -137,7 +137,7 @@ function columnsOf(text: string): string[] {
   const inserted = /^insert into \w+ \(organization_id, ([^)]*)\)/.exec(text)?.[1];
   if (inserted !== undefined) return inserted.split(",").map((name) => name.trim());
   const columns: string[] = [];
-  for (const [, name, position] of text.matchAll(/\b(\w+) = \$(\d+)::/g))
+  for (const [, name, position] of text.matchAll(/\b(\w+) = (?:case when t\.\w+ is not null then )?\$(\d+)::/g))
     columns[Number(position) - 2] = name as string;
   return columns;
 }
