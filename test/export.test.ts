@@ -10,13 +10,23 @@ import {
   EntityType,
 } from "../clients/typescript/index.ts";
 import { asThen, byId, newPerson, tally, together, unique } from "./given.ts";
-import { refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import { forget, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
 
 let service: TestService;
 beforeAll(async () => {
   service = await startService({ config: { pruneIntervalMs: 86_400_000 } });
 });
-afterAll(() => service[Symbol.asyncDispose]());
+afterAll(async () => {
+  const rows = await service.sql<{ id: string }>("select id from entity where organization_id = any($1)", [altered]);
+  await forget(
+    service,
+    rows.map(({ id }) => id),
+  );
+  await service[Symbol.asyncDispose]();
+});
+
+/** Organizations whose entities a test writes to past the service: their history does not tell of it. */
+const altered: string[] = [];
 
 type Query = Parameters<EntityClient["entities"]["exportEntities"]>[0];
 
@@ -37,8 +47,9 @@ async function exported(client: EntityClient, query: Query = {}) {
 }
 
 /** Changes every entity so many times, from and to attributes of this length: with events that nothing has sealed. */
-const editBySql = (organizationId: string, changes: number, length: number) =>
-  service.sql(
+const editBySql = (organizationId: string, changes: number, length: number) => {
+  altered.push(organizationId);
+  return service.sql(
     `with edited as (
        update entity set version = version + $2::int, etag = gen_random_uuid(), updated_at = clock_timestamp(),
          attributes = '{"a": "now"}'
@@ -52,6 +63,7 @@ const editBySql = (organizationId: string, changes: number, length: number) =>
      from edited e, generate_series(1, $2::int) n`,
     [organizationId, changes, length],
   );
+};
 
 /** Rows of the table that were read so far: a connection tells of them when it is used a second later. */
 async function tuplesRead(table: string): Promise<number> {
@@ -134,6 +146,7 @@ describe("ExportEntities", () => {
     const query = { statuses: [EntityStatus.PENDING] };
     const before = await exported(own.client, query);
     await own.client.entities.updateEntity({ lookup, entity: { status: EntityStatus.ACTIVE } });
+    altered.push(own.id);
     const back = "- interval '5 minutes' where organization_id = $1";
     await service.sql(`update entity set updated_at = updated_at ${back} and version = 2`, [own.id]);
     await service.sql(`update entity_event set recorded_at = recorded_at ${back} and entity_version = 2`, [own.id]);
