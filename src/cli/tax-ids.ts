@@ -6,6 +6,7 @@ import {
   type TaxIdChange,
   TaxIdCheckSchema,
 } from "../../clients/typescript/index.ts";
+import { LIMITS } from "../domain/limits.ts";
 import { CALL } from "./connection.ts";
 import { RECHECK_HELP } from "./help.ts";
 
@@ -70,9 +71,6 @@ const texts = (digests: readonly Uint8Array[]) => digests.map((digest) => Buffer
 const isSame = (first: readonly Uint8Array[], second: readonly Uint8Array[]) =>
   texts(first).join() === texts(second).join();
 
-/** Entities that the service names of those that share a tax id. */
-const MOST_HOLDERS = 20;
-
 interface Partners {
   /** By entity, those with which it comes to share a key, or has one no more. */
   sharing: Map<string, string[]>;
@@ -98,7 +96,7 @@ export function partnersOf(changes: readonly Difference[]): Partners {
     const now = others(after, keys, holders);
     const sharing = [...now.difference(old)].sort();
     // The service names so many: one more may have come between them.
-    const isCut = holders.length >= MOST_HOLDERS;
+    const isCut = holders.length >= LIMITS.candidates;
     const parting = isCut ? [] : [...old.difference(now)].sort();
     if (sharing.length > 0) partners.sharing.set(entityId, sharing);
     if (parting.length > 0) partners.parting.set(entityId, parting);

@@ -47,6 +47,7 @@ const PAGE: Bound = { rows: 250, bytes: PART_BYTES };
 const STRETCH_IDS = 5_000;
 /** Ids that are counted at once. */
 const COUNTED_IDS = 50_000;
+
 /** Throws POSITION_EXPIRED, at any page. */
 export async function* exportEntities(
   orm: Orm,

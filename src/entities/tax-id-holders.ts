@@ -45,8 +45,9 @@ function holdersBy(organizationId: string, matches: readonly Match[]): string {
     group by c.id order by c.id limit ${most}`;
 }
 
-/** Forms of the keys that were asked for last: a call asks for those of its keys several times. Some 300 bytes a key. */
+/** Forms of the keys that were asked for last: a call asks for those of its keys several times. */
 const lastForms = new Map<string, readonly TaxIdForm[]>();
+/** Keys; each has a dozen short forms at most. */
 const MAX_LAST = 4_000;
 
 /** Keys with the forms that each may stand for. */
