@@ -147,7 +147,12 @@ async function drive(command: readonly string[], config: Config): Promise<Report
 }
 
 /** What is wrong, by the report of the driver and by what is in the log. */
-async function problemsOf(postgres: Postgres, organizationId: string, config: Config, report: Report): Promise<string[]> {
+async function problemsOf(
+  postgres: Postgres,
+  organizationId: string,
+  config: Config,
+  report: Report,
+): Promise<string[]> {
   const problems: string[] = [];
   const { sent, writes, failed, errors } = report;
   if (failed !== 0) problems.push(`${failed} of ${sent} calls failed: ${JSON.stringify(errors)}`);

@@ -1,23 +1,26 @@
 // The driver of the TypeScript client: calls as an application would, at a fixed rate, and reports what it had to see.
 import { createInterface } from "node:readline/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Code, ConnectError, createEntityClient, errorInfo } from "../../clients/typescript/index.ts";
+import { Code, ConnectError, createEntityClient, errorInfo, lookup } from "../../clients/typescript/index.ts";
 import type { Config, Report } from "./restarts.ts";
 
-const [line = "{}"] = await Array.fromAsync(createInterface({ input: process.stdin }));
+const { value: line = "{}" } = await createInterface({ input: process.stdin })[Symbol.asyncIterator]().next();
 const { addresses, apiKey, seconds, rate, entities: externalIds } = JSON.parse(line) as Config;
-const clients = addresses.map((address) => createEntityClient({ baseUrl: `http://${address}`, apiKey }));
 
 const report: Required<Report> = { sent: 0, writes: 0, failed: 0, retried: 0, errors: {}, maxMs: 0 };
+const { entities } = createEntityClient({
+  baseUrl: addresses.map((address) => `http://${address}`),
+  apiKey,
+  retries: { onRetry: () => void report.retried++ },
+});
 
 async function call(index: number): Promise<void> {
-  const { entities } = clients[index % clients.length]!;
   const n = index >> 1;
-  const lookup = { by: { case: "externalId" as const, value: externalIds[n % externalIds.length] ?? "" } };
-  if (index % 2 === 1) return void (await entities.getEntity({ lookup }));
+  const which = lookup.externalId(externalIds[n % externalIds.length] ?? "");
+  if (index % 2 === 1) return void (await entities.getEntity({ lookup: which }));
   report.writes++;
   const entity = { attributes: { write: String(n) } };
-  await entities.updateEntity({ lookup, entity, requestId: crypto.randomUUID() });
+  await entities.updateEntity({ lookup: which, entity });
 }
 
 async function judged(index: number): Promise<void> {
