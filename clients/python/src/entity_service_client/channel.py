@@ -105,6 +105,7 @@ class UnaryUnary:
             request = with_request_id(request)
         common = self._settings.metadata(metadata)
         attempts = self._settings.attempts(self._method, self._kind, timeout)
+        before: grpc.RpcError | None = None
         while True:
             try:
                 answer = send(
@@ -113,7 +114,9 @@ class UnaryUnary:
             except grpc.RpcError as error:
                 pause = attempts.pause_after(error)
                 if pause is None:
-                    raise
+                    # A deadline that passes while there is no connection does not say so; what came before it does.
+                    raise error from before
+                before = error
                 sleep(pause)
             else:
                 attempts.succeeded()
