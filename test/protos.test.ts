@@ -75,6 +75,14 @@ describe("proto/", () => {
       }
     }
   });
+
+  it("is, for Go, the package of the Go client", async () => {
+    const [, module] = /^module (\S+)$/m.exec(await readFile(join(ROOT, "clients/go/go.mod"), "utf8")) ?? [];
+    for (const file of (await files()).filter((name) => name.startsWith("entity/"))) {
+      const text = await readFile(join(PROTO, file), "utf8");
+      expect(text, file).toContain(`option go_package = "${module}/gen/entity/v1;entityv1";`);
+    }
+  });
 });
 
 suiteOf(hasPython)("Python (needs grpcio-tools and googleapis-common-protos for `python`)", () => {
