@@ -1,6 +1,6 @@
 // The Python client against the real service: two processes of it on one PostgreSQL, which the tests may restart, and
-// pytest in a virtual environment. Arguments go to pytest.
-import { spawn } from "node:child_process";
+// pytest in a virtual environment; before that its types and its style. Arguments go to pytest, which then runs alone.
+import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
@@ -17,6 +17,11 @@ import { startCluster } from "../postgres-cluster.ts";
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const CLIENT = join(ROOT, "clients/python");
 const PASSWORD = "python";
+const STYLE = [
+  ["ruff", "check", "--no-cache", "--quiet"],
+  ["ruff", "format", "--no-cache", "--check", "--quiet"],
+  ["mypy", "--cache-dir", "/dev/null", "src", "tests", "examples"],
+];
 
 process.on("exit", killServices);
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
@@ -36,12 +41,17 @@ try {
     });
   const services = [await started("one"), await started("two")];
   await using control = await startControl(services);
-  process.exitCode = await pytest({
+  const given = process.argv.slice(2);
+  const styled = given.length === 0 ? STYLE.map(isFine) : [];
+  const ran = await pytest(given, {
     ENTITY_SERVICE_ADDRESSES: services.map(({ baseUrl }) => new URL(baseUrl).host).join(","),
     ENTITY_SERVICE_API_KEY: apiKey,
     ENTITY_SERVICE_CONTROL: control.url,
   });
   for (const service of services) await service.stop();
+  const [passed, failed] = [ran.passed + styled.filter(Boolean).length, ran.failed + styled.filter((is) => !is).length];
+  process.stdout.write(`python: ${passed} passed, ${failed} failed\n`);
+  process.exitCode = failed === 0 && passed > 0 ? 0 : 1;
 } finally {
   rmSync(work, { recursive: true, force: true });
 }
@@ -62,11 +72,21 @@ async function startControl(services: Service[]) {
   };
 }
 
-/** Runs the tests; the last line counts them. */
-async function pytest(more: Record<string, string>): Promise<number> {
-  const child = spawn(python, ["-m", "pytest", "-p", "no:cacheprovider", ...process.argv.slice(2)], {
+/** Whether a tool has nothing to say of the client. */
+function isFine(command: readonly string[]): boolean {
+  const { status, stdout } = spawnSync(python, ["-m", ...command], { cwd: CLIENT, encoding: "utf8" });
+  process.stdout.write(`${command[0]}: ${status === 0 ? "ok" : `FAILED\n${stdout}`}\n`);
+  return status === 0;
+}
+
+/** Runs the tests, and counts them. */
+async function pytest(
+  more: readonly string[],
+  env: Record<string, string>,
+): Promise<{ passed: number; failed: number }> {
+  const child = spawn(python, ["-m", "pytest", "-p", "no:cacheprovider", "--durations=5", ...more], {
     cwd: CLIENT,
-    env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1", ...more },
+    env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1", ...env },
     stdio: ["ignore", "pipe", "inherit"],
   });
   let output = "";
@@ -77,7 +97,6 @@ async function pytest(more: Record<string, string>): Promise<number> {
   const [code] = (await once(child, "close")) as [number | null];
   const summary = output.trimEnd().split("\n").at(-1) ?? "";
   const count = (what: string) => Number(new RegExp(`(\\d+) ${what}`).exec(summary)?.[1] ?? 0);
-  const [passed, failed] = [count("passed"), count("failed") + count("error")];
-  process.stdout.write(`python: ${passed} passed, ${code === 0 || failed > 0 ? failed : 1} failed\n`);
-  return code ?? 1;
+  const failed = count("failed") + count("error");
+  return { passed: count("passed"), failed: code === 0 ? failed : Math.max(1, failed) };
 }

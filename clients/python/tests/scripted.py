@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,12 +45,13 @@ def packed(message: Any) -> Packed:
     return detail
 
 
-Step = Refusal | Callable[[Any], Any] | Any
+# A refusal or an answer; for a watch, a list of both.
+Step = Any
 
 
 @dataclass
 class Scripted:
-    """`script` has an attempt's outcome each: a refusal or an answer; of a watch, a list of messages and of its end."""
+    """`script` has what becomes of each attempt, in their order."""
 
     address: str = ""
     script: list[Step] = field(default_factory=list)

@@ -60,9 +60,7 @@ def test_an_error_has_reason_metadata_and_the_fields_at_fault(client: Client, pe
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refusal.reason == "STATUS_REASON_REQUIRED"
     assert refusal.metadata == {"field": "reason", "status": "blocked"}
-    assert refusal.violations == (
-        FieldViolation("reason", "is required to change the status to blocked"),
-    )
+    assert refusal.violations == (FieldViolation("reason", "is required to change the status to blocked"),)
     assert is_reason(caught.value, "STATUS_REASON_REQUIRED")
     assert not is_reason(caught.value, "NOT_FOUND", "VALIDATION_ERROR")
 
@@ -110,9 +108,7 @@ def test_a_page_larger_than_what_grpc_takes_by_default_arrives(client: Client, e
         entity = new_person(f"{external_id}-{number}", f"{external_id} {number}")
         entity.attributes["notes"] = notes
         requests.append(
-            v1.UpdateEntityRequest(
-                lookup=lookup.external_id(entity.external_id), entity=entity, allow_missing=True
-            )
+            v1.UpdateEntityRequest(lookup=lookup.external_id(entity.external_id), entity=entity, allow_missing=True)
         )
     client.entities.BatchUpdateEntities(v1.BatchUpdateEntitiesRequest(requests=requests))
     request = v1.ListEntitiesRequest(name_prefix=external_id, page_size=1000)

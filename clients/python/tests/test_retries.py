@@ -48,10 +48,15 @@ def test_each_write_has_a_request_id_of_its_own_and_a_given_one_stays() -> None:
     assert service.seen[2].request_id == "given"
 
 
-@pytest.mark.parametrize("refusal", [MISMATCH, DEFECT, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED), Refusal(UNAVAILABLE, "NEW")])
+@pytest.mark.parametrize(
+    "refusal", [MISMATCH, DEFECT, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED), Refusal(UNAVAILABLE, "NEW")]
+)
 def test_other_refusals_of_writes_are_those_of_the_call(refusal: Refusal) -> None:
     is_again = refusal.code is UNAVAILABLE
-    with scripted_service(refusal, v1.DeleteEntityResponse()) as service, Client(service.address, api_key="x") as client:
+    with (
+        scripted_service(refusal, v1.DeleteEntityResponse()) as service,
+        Client(service.address, api_key="x") as client,
+    ):
         if is_again:
             client.entities.DeleteEntity(v1.DeleteEntityRequest())
         else:
@@ -134,7 +139,14 @@ def test_every_read_and_nothing_else_is_in_the_service_config() -> None:
     config = service_config()
     for name in ("GetEntity", "ListEntities", "ExportEntities", "ListTransactions", "GetOrganization"):
         assert f'"{name}"' in config
-    for name in ("CreateEntity", "UpdateEntity", "WatchEntities", "RecheckTaxIds", "CreateApiKey", "RotateWebhookSecret"):
+    for name in (
+        "CreateEntity",
+        "UpdateEntity",
+        "WatchEntities",
+        "RecheckTaxIds",
+        "CreateApiKey",
+        "RotateWebhookSecret",
+    ):
         assert f'"{name}"' not in config
 
 
@@ -184,7 +196,10 @@ def test_a_position_that_expired_is_an_error_of_its_own() -> None:
     assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
-@pytest.mark.parametrize("reason,code", [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")])
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")],
+)
 def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
     refused = Refusal(grpc.StatusCode[code], reason)
     with scripted_service([refused]) as service, Client(service.address, api_key="x") as client:

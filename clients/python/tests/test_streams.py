@@ -26,7 +26,7 @@ def watch_of(client: Client, entity: v1.Entity, position: str = "") -> Watch:
 def names(watch: Watch) -> Iterator[str]:
     for message in watch:
         if message.HasField("event"):
-            yield message.event.new_values["name"]
+            yield str(message.event.new_values["name"])
 
 
 def test_an_import_streams_rows_and_answers(client: Client, external_id: str) -> None:

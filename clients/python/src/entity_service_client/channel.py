@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -48,16 +49,16 @@ class Channel:
         return UnaryUnary(method, self._channel.unary_unary(method, *args, **more), self._settings)
 
     def unary_stream(self, method: str, *args: Any, **more: Any) -> Any:
-        return _with_metadata(self._channel.unary_stream(method, *args, **more), self._settings)
+        return streaming(self._channel.unary_stream(method, *args, **more), self._settings)
 
     def stream_unary(self, method: str, *args: Any, **more: Any) -> Any:
-        return _with_metadata(self._channel.stream_unary(method, *args, **more), self._settings)
+        return streaming(self._channel.stream_unary(method, *args, **more), self._settings)
 
     def stream_stream(self, method: str, *args: Any, **more: Any) -> Any:
-        return _with_metadata(self._channel.stream_stream(method, *args, **more), self._settings)
+        return streaming(self._channel.stream_stream(method, *args, **more), self._settings)
 
 
-def _with_metadata(call: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+def streaming(call: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
     """Streams: no deadline but their own, and not sent again, since nobody knows how far they came."""
 
     def stream(request: Any, timeout: float | None = None, metadata: Metadata | None = None) -> Any:
@@ -108,9 +109,7 @@ class UnaryUnary:
         before: grpc.RpcError | None = None
         while True:
             try:
-                answer = send(
-                    request, timeout=attempts.left, metadata=common, wait_for_ready=attempts.wait_for_ready
-                )
+                answer = send(request, timeout=attempts.left, metadata=common, wait_for_ready=attempts.wait_for_ready)
             except grpc.RpcError as error:
                 pause = attempts.pause_after(error)
                 if pause is None:
@@ -151,15 +150,11 @@ class _Future(concurrent.futures.Future[Any]):
             raise concurrent.futures.CancelledError
 
     def finish(self, run: Callable[[], Any]) -> None:
-        try:
-            answer = run()
-        except BaseException as error:
-            self._settle(lambda: self.set_exception(error))
-        else:
-            self._settle(lambda: self.set_result(answer))
-
-    def _settle(self, settle: Callable[[], None]) -> None:
-        try:
-            settle()
-        except concurrent.futures.InvalidStateError:
-            pass  # It was cancelled, and nobody waits for what came of it.
+        # Where it was cancelled, nobody waits for what comes of it.
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            try:
+                answer = run()
+            except BaseException as error:
+                self.set_exception(error)
+            else:
+                self.set_result(answer)

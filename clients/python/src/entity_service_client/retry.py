@@ -22,8 +22,13 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from .errors import error_of
-from .v1 import activity_service_pb2, entity_service_pb2, organization_service_pb2, risk_matrix_service_pb2
-from .v1 import webhook_service_pb2
+from .v1 import (
+    activity_service_pb2,
+    entity_service_pb2,
+    organization_service_pb2,
+    risk_matrix_service_pb2,
+    webhook_service_pb2,
+)
 
 _FILES = (
     entity_service_pb2,
