@@ -73,7 +73,6 @@ def main() -> None:
         "sent": len(threads),
         "writes": (len(threads) + 1) // 2,
         "failed": driver.errors.total(),
-        # Without the reads that gRPC sent again: it does not tell.
         "retried": driver.retries.total(),
         "errors": driver.errors,
         "retries": driver.retries,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import time
+from typing import Any
 
 import grpc
 import pytest
@@ -123,13 +124,34 @@ def test_a_deadline_ends_a_call(client: Client) -> None:
     assert error_of(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_without_a_service_a_call_ends_at_its_deadline_and_says_why() -> None:
+@pytest.mark.parametrize("method", ["GetEntity", "DeleteEntity", "RecheckTaxIds"])
+def test_without_a_service_a_call_ends_at_its_deadline_and_says_why(method: str) -> None:
     began = time.monotonic()
-    with Client("127.0.0.1:1", api_key="x", timeout=0.5) as client, pytest.raises(grpc.RpcError) as caught:
-        client.entities.DeleteEntity(v1.DeleteEntityRequest())
+    with Client("127.0.0.1:1", api_key="x", timeout=0.7) as client, pytest.raises(grpc.RpcError) as caught:
+        getattr(client.entities, method)(getattr(v1, f"{method}Request")())
     assert time.monotonic() - began < 1.5
-    told = [error_of(error).message for error in (caught.value, caught.value.__cause__) if error is not None]
-    assert "Connection refused" in " ".join(told)
+    assert error_of(caught.value).code is grpc.StatusCode.UNAVAILABLE
+    assert "Connection refused" in error_of(caught.value).message
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("api_key", {"api_key": ""}),
+        ("api_key", {"api_key": "a\nb"}),
+        ("actor", {"actor": "José"}),
+        ("source", {"source": " "}),
+        ("timeout", {"timeout": 0}),
+    ],
+)
+def test_what_no_call_could_have_is_refused_at_once(name: str, more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: must be"):
+        Client("127.0.0.1:1", **{"api_key": "x", **more})
+
+
+def test_a_key_may_end_as_its_file_does(addresses: list[str], api_key: str) -> None:
+    with Client(addresses, api_key=f"{api_key}\n") as client:
+        client.entities.ListEntities(v1.ListEntitiesRequest())
 
 
 def test_a_call_that_is_under_way_is_cancelled(client: Client, external_id: str) -> None:

@@ -38,7 +38,15 @@ def test_one_address_stays_and_several_are_taken_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    "addresses", [[], ["a:1", "b:2"], ["127.0.0.1:1", "[::1]:1"], ["http://127.0.0.1:1", "https://127.0.0.1:2"]]
+    "addresses",
+    [
+        [],
+        ["a:1", "b:2"],
+        ["127.0.0.1:1", "[::1]:1"],
+        ["http://127.0.0.1:1", "https://127.0.0.1:2"],
+        ["127.0.0.1"],
+        ["entities"],
+    ],
 )
 def test_what_cannot_be_one_destination_is_refused(addresses: list[str]) -> None:
     with pytest.raises(ValueError, match="address: "):

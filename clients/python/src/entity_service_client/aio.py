@@ -70,7 +70,7 @@ class AsyncClient:
             if to.credentials is None
             else grpc.aio.secure_channel(to.target, to.credentials, to.options, interceptors=interceptors)
         )
-        self._use(Settings(api_key, timeout, actor, source, Budget(), on_retry))
+        self._use(Settings(api_key.strip(), timeout, actor, source, Budget(), on_retry))
 
     def on_behalf_of(self, actor: str, *, source: str | None = None) -> AsyncClient:
         """The same client, connection included, whose calls are those of another actor."""
@@ -138,18 +138,13 @@ class _AsyncChannel:
                 request = with_request_id(request)
             common = settings.metadata(metadata)
             attempts = settings.attempts(method, kind, timeout)
-            before: grpc.RpcError | None = None
             while True:
                 try:
                     answer = await inner(
                         request, timeout=attempts.left, metadata=common, wait_for_ready=attempts.wait_for_ready
                     )
                 except grpc.RpcError as error:
-                    pause = attempts.pause_after(error)
-                    if pause is None:
-                        raise error from before
-                    before = error
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(attempts.pause_after(error))
                 else:
                     attempts.succeeded()
                     return answer

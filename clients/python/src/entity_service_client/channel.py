@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,14 @@ class Settings:
     source: str | None
     budget: Budget
     on_retry: Callable[[Retry], None] | None
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise ValueError("timeout: must be more than 0 seconds")
+        for name, value in (("api_key", self.api_key), ("actor", self.actor), ("source", self.source)):
+            # gRPC would say "Invalid metadata" of each call.
+            if value is not None and not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value):
+                raise ValueError(f"{name}: must be visible ASCII characters, at least one")
 
     def metadata(self, own: Iterable[tuple[str, Any]] | None) -> Metadata:
         """The metadata of a call; its own is not overridden."""
@@ -106,17 +115,11 @@ class UnaryUnary:
             request = with_request_id(request)
         common = self._settings.metadata(metadata)
         attempts = self._settings.attempts(self._method, self._kind, timeout)
-        before: grpc.RpcError | None = None
         while True:
             try:
                 answer = send(request, timeout=attempts.left, metadata=common, wait_for_ready=attempts.wait_for_ready)
             except grpc.RpcError as error:
-                pause = attempts.pause_after(error)
-                if pause is None:
-                    # A deadline that passes while there is no connection does not say so; what came before it does.
-                    raise error from before
-                before = error
-                sleep(pause)
+                sleep(attempts.pause_after(error))
             else:
                 attempts.succeeded()
                 return answer

@@ -64,7 +64,7 @@ class Client:
             else grpc.secure_channel(to.target, to.credentials, to.options)
         )
         self._channel = grpc.intercept_channel(channel, *interceptors)
-        self._use(Settings(api_key, timeout, actor, source, Budget(), on_retry))
+        self._use(Settings(api_key.strip(), timeout, actor, source, Budget(), on_retry))
 
     def on_behalf_of(self, actor: str, *, source: str | None = None) -> Client:
         """The same client, connection included, whose calls are those of another actor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     # After a restart, without the second that gRPC waits at first.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     # By its name the least pause; what it bounds is how long a connection may take to be made.
     ("grpc.min_reconnect_backoff_ms", 5_000),
     # A page ends before about 3 MiB, unless a single item is larger.
@@ -50,6 +51,9 @@ def destination(
     if len(schemes) > 1:
         raise ValueError("address: either http:// or https://")
     places = [one.removeprefix("http://").removeprefix("https://").rstrip("/") for one in given]
+    for one in given:
+        if "://" not in one and not re.search(r":\d+$|^[a-z]+:|\]:", one):
+            raise ValueError("address: needs a port, such as 127.0.0.1:50051")
     if tls is None:
         tls = schemes == {"https"} or (not schemes and not all(map(_is_of_this_machine, places)))
     credentials = (grpc.ssl_channel_credentials() if tls else None) if isinstance(tls, bool) else tls
