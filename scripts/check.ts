@@ -15,7 +15,7 @@ const PARTS: { name: string; cure?: string; commands: string[] }[] = [
       "oxlint --deny-warnings .",
     ],
   },
-  { name: "types", commands: ["tsc"] },
+  { name: "types", commands: ["tsc", "tsc -p clients/console", "tsc -p docs/.vitepress"] },
   {
     name: "contract",
     commands: [
@@ -25,7 +25,11 @@ const PARTS: { name: string; cure?: string; commands: string[] }[] = [
       "node scripts/check-contract.ts",
     ],
   },
-  { name: "generated code", cure: "npm run generate", commands: ["node scripts/check-generated.ts"] },
+  {
+    name: "generated code",
+    cure: "npm run generate",
+    commands: ["node scripts/check-generated.ts", "node scripts/reference.ts --check"],
+  },
   { name: "import directions", commands: ["node scripts/check-imports.ts"] },
   { name: "lock file", cure: "npm run lock", commands: ["node scripts/lock-file.ts"] },
   { name: "habits", commands: ["node scripts/check-habits.ts"] },

@@ -32,6 +32,7 @@ def test_plaintext_must_be_asked_for_and_credentials_may_be_given() -> None:
 def test_one_address_stays_and_several_are_taken_in_turn() -> None:
     assert destination("https://entities:443/").target == "entities:443"
     several = destination(["127.0.0.1:1", "127.0.0.1:2"])
+    assert destination("http://127.0.0.1:1,127.0.0.1:2") == several
     assert several.target == "ipv4:127.0.0.1:1,127.0.0.1:2"
     assert ("grpc.default_authority", "127.0.0.1:1") in several.options
     assert destination(["[::1]:1", "[::1]:2"]).target == "ipv6:[::1]:1,[::1]:2"

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import grpc
 import pytest
 from driver import Driver
+from google.protobuf.json_format import MessageToDict
 from scripted import Refusal, scripted_service
 
-from entity_service_client import Client, PositionExpired, Retry, error_of, v1
+from entity_service_client import Client, PositionExpired, Retry, error_of, lookup, v1
 from entity_service_client.retry import Budget, Kind, kind_of, pause_of, service_config
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -227,32 +228,45 @@ def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
     assert len(service.seen) == 1
 
 
-def test_no_call_fails_during_a_rolling_restart(
-    addresses: list[str], api_key: str, external_id: str, restart: Callable[[int], None]
+def test_no_call_fails_while_processes_restart(
+    addresses: list[str], api_key: str, person: v1.Entity, restart: Callable[[], None]
 ) -> None:
-    with Client(addresses, api_key=api_key) as client:
-        entity = v1.Entity(external_id=external_id, type=v1.ENTITY_TYPE_PERSON, name="Ana", country_code="AR")
-        client.entities.CreateEntity(v1.CreateEntityRequest(entity=entity))
-    driver = Driver(addresses, api_key, [external_id])
+    assert_no_call_fails(Driver(addresses, api_key, [person.external_id]), restart)
+
+
+def test_no_call_fails_and_no_write_is_done_twice_while_the_database_cuts_connections(
+    client: Client, addresses: list[str], api_key: str, person: v1.Entity, cut: Callable[[], None]
+) -> None:
+    def cuts() -> None:
+        for _ in range(8):
+            time.sleep(0.3)
+            cut()
+
+    driver = Driver(addresses, api_key, [person.external_id])
+    written = assert_no_call_fails(driver, cuts)
+    assert driver.retries, "no call was cut"
+    events = client.list_entity_events(v1.ListEntityEventsRequest(lookup=lookup.entity_id(person.id)))
+    values = [MessageToDict(event.new_values) for event in events if "attributes" in event.updated_fields]
+    assert sorted(int(value["attributes"]["write"]) for value in values) == list(range(written))
+
+
+def assert_no_call_fails(driver: Driver, disturb: Callable[[], None]) -> int:
+    """Calls at 100 a second until `disturb` has ended; answers how many of them were writes."""
     over = threading.Event()
-    threads = []
+    calls: list[threading.Thread] = []
 
-    def calls() -> None:
-        for index in range(1_000_000):
-            if over.wait(0.01):
-                return
-            threads.append(threading.Thread(target=driver.call, args=[index]))
-            threads[-1].start()
+    def begin_calls() -> None:
+        while not over.wait(0.01):
+            calls.append(threading.Thread(target=driver.call, args=[len(calls)]))
+            calls[-1].start()
 
-    caller = threading.Thread(target=calls)
+    caller = threading.Thread(target=begin_calls)
     caller.start()
-    for index in range(len(addresses)):
-        restart(index)
-        time.sleep(0.3)
+    disturb()
     over.set()
-    caller.join()
-    for thread in threads:
+    for thread in (caller, *calls):
         thread.join()
-    assert len(threads) > 100
-    assert driver.errors == {}
     driver.client.close()
+    assert len(calls) > 100
+    assert driver.errors == {}
+    return (len(calls) + 1) // 2

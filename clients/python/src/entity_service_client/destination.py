@@ -44,7 +44,7 @@ def destination(
     tls: bool | grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Destination:
-    given = [address] if isinstance(address, str) else list(address)
+    given = address.split(",") if isinstance(address, str) else list(address)
     if not given:
         raise ValueError("address: at least one, such as 127.0.0.1:50051")
     schemes = {one.partition("://")[0] for one in given if one.startswith(("http://", "https://"))}
@@ -52,7 +52,7 @@ def destination(
         raise ValueError("address: either http:// or https://")
     places = [one.removeprefix("http://").removeprefix("https://").rstrip("/") for one in given]
     for one in given:
-        if "://" not in one and not re.search(r":\d+$|^[a-z]+:|\]:", one):
+        if "://" not in one and not re.search(r":\d+$|^(dns|unix|ipv[46]|xds):", one):
             raise ValueError("address: needs a port, such as 127.0.0.1:50051")
     if tls is None:
         tls = schemes == {"https"} or (not schemes and not all(map(_is_of_this_machine, places)))
