@@ -97,7 +97,8 @@ def package_init(files: list[FileDescriptorProto]) -> str:
                 imports.append(f"from .{module} import (\n" + "".join(f"    {name},\n" for name in names) + ")\n")
                 exported += names
     listed = "".join(f'    "{name}",\n' for name in sorted(exported))
-    return f'"""Every message, enum and stub of entity.v1. Generated: do not edit."""\n\n{"".join(imports)}\n__all__ = [\n{listed}]\n'
+    comment = '"""Every message, enum and stub of entity.v1. Generated: do not edit."""'
+    return f"{comment}\n\n{''.join(imports)}\n__all__ = [\n{listed}]\n"
 
 
 def reasons(files: list[FileDescriptorProto]) -> str:

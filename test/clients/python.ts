@@ -1,74 +1,58 @@
-// The Python client against the real service: two processes of it on one PostgreSQL, which the tests may restart, and
-// pytest in a virtual environment. Arguments go to pytest.
-import { spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
+// The Python client against the real service: its types and its style, and then its tests, in a virtual environment.
+// The last line counts them.
+//
+//   npm run test:python                    all of it; needs python3 with venv
+//   npm run test:python -- -k watch        arguments of pytest, which then runs alone
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { pythonWith } from "../../scripts/generate-python.ts";
-import { freePort } from "../../scripts/service-process.ts";
-import { killServices, type Service, startService } from "../faults/service.ts";
-import { startCluster } from "../postgres-cluster.ts";
+import { startStage } from "./stage.ts";
 
-const ROOT = fileURLToPath(new URL("../..", import.meta.url));
-const CLIENT = join(ROOT, "clients/python");
-const PASSWORD = "python";
+const CLIENT = fileURLToPath(new URL("../../clients/python/", import.meta.url));
+const STYLE = [
+  ["ruff", "check", "--no-cache", "--quiet"],
+  ["ruff", "format", "--no-cache", "--check", "--quiet"],
+  ["mypy", "--cache-dir", "/dev/null", "src", "tests", "examples"],
+];
 
-process.on("exit", killServices);
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
-
-const python = pythonWith("test", ["--editable", CLIENT]);
-const work = mkdtempSync(join(tmpdir(), "entity-service-python-"));
-chmodSync(work, 0o755);
+const given = process.argv.slice(2);
+let passed = 0;
+let failed = 0;
 try {
-  await using cluster = await startCluster();
-  await cluster.sql(`create role es_owner login createrole password '${PASSWORD}'`);
-  await cluster.sql("create database es owner es_owner");
-  const apiKey = randomBytes(24).toString("hex");
-  const started = async (name: string) =>
-    startService({
-      ...{ name, work, source: ROOT, port: await freePort(), bootstrapKey: apiKey, secrets: [] },
-      databaseUrl: cluster.url("es_owner", PASSWORD, "es"),
-    });
-  const services = [await started("one"), await started("two")];
-  await using control = await startControl(services);
-  process.exitCode = await pytest({
-    ENTITY_SERVICE_ADDRESSES: services.map(({ baseUrl }) => new URL(baseUrl).host).join(","),
-    ENTITY_SERVICE_API_KEY: apiKey,
-    ENTITY_SERVICE_CONTROL: control.url,
-  });
-  for (const service of services) await service.stop();
-} finally {
-  rmSync(work, { recursive: true, force: true });
+  const python = pythonWith("test", ["--editable", CLIENT]);
+  if (given.length === 0) for (const command of STYLE) style(python, command);
+  const stage = await startStage();
+  await test(python, stage.env);
+  judge("the service", stage.problems().join("; "));
+  await stage.end();
+} catch (error) {
+  judge("the run", error instanceof Error ? (error.stack ?? error.message) : String(error));
+}
+process.stdout.write(`python: ${passed} passed, ${failed} failed\n`);
+process.exit(failed === 0 && passed > 0 ? 0 : 1);
+
+function judge(name: string, problem: string): void {
+  if (problem === "") passed++;
+  else failed++;
+  process.stdout.write(problem === "" ? `  ok      ${name}\n` : `  FAILED  ${name}: ${problem}\n`);
 }
 
-/** `POST /restart/0` ends a process by SIGTERM; the answer comes when it serves again. */
-async function startControl(services: Service[]) {
-  const server = createServer(async (request, response) => {
-    const service = services[Number(request.url?.split("/").at(-1))];
-    if (request.method !== "POST" || service === undefined) return void response.writeHead(404).end();
-    await service.terminate();
-    while (!service.isUp()) await new Promise((resolve) => setTimeout(resolve, 50));
-    response.end();
-  }).listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    [Symbol.asyncDispose]: async () => void server.close(),
-  };
+/** Whether a tool has nothing to say of the client. */
+function style(python: string, command: readonly string[]): void {
+  const { status, stdout, stderr } = spawnSync(python, ["-m", ...command], { cwd: CLIENT, encoding: "utf8" });
+  judge(command.slice(0, 2).join(" "), status === 0 ? "" : `${stdout}${stderr}`);
 }
 
-/** Runs the tests; the last line counts them. */
-async function pytest(more: Record<string, string>): Promise<number> {
-  const child = spawn(python, ["-m", "pytest", "-p", "no:cacheprovider", ...process.argv.slice(2)], {
+/** Runs the tests, and counts them. */
+async function test(python: string, env: Record<string, string>): Promise<void> {
+  const child = spawn(python, ["-m", "pytest", "-p", "no:cacheprovider", "--durations=5", ...given], {
     cwd: CLIENT,
-    env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1", ...more },
+    env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1", ...env },
     stdio: ["ignore", "pipe", "inherit"],
   });
+  process.once("exit", () => child.kill("SIGKILL"));
   let output = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     output += text;
@@ -77,7 +61,8 @@ async function pytest(more: Record<string, string>): Promise<number> {
   const [code] = (await once(child, "close")) as [number | null];
   const summary = output.trimEnd().split("\n").at(-1) ?? "";
   const count = (what: string) => Number(new RegExp(`(\\d+) ${what}`).exec(summary)?.[1] ?? 0);
-  const [passed, failed] = [count("passed"), count("failed") + count("error")];
-  process.stdout.write(`python: ${passed} passed, ${code === 0 || failed > 0 ? failed : 1} failed\n`);
-  return code ?? 1;
+  // One that is skipped has not been run, which is a failure here.
+  const notPassed = count("failed") + count("error") + count("skipped");
+  passed += count("passed");
+  failed += code === 0 ? notPassed : Math.max(1, notPassed);
 }

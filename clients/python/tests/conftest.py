@@ -14,7 +14,7 @@ from entity_service_client import Client, v1
 
 @pytest.fixture(scope="session")
 def addresses() -> list[str]:
-    return os.environ["ENTITY_SERVICE_ADDRESSES"].split(",")
+    return os.environ["ENTITY_SERVICE_TARGET"].removeprefix("http://").split(",")
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +29,20 @@ def client(addresses: list[str], api_key: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def restart() -> Callable[[int], None]:
-    """Restarts a process of the service; comes back when it serves again."""
+def restart() -> Callable[[], None]:
+    """Restarts the processes of the service, one after the other; comes back when all serve again."""
+    return lambda: _control("restart")
 
-    def run(index: int) -> None:
-        url = f"{os.environ['ENTITY_SERVICE_CONTROL']}/restart/{index}"
-        urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=60).close()
 
-    return run
+@pytest.fixture
+def cut() -> Callable[[], None]:
+    """Cuts the service's connections to its database."""
+    return lambda: _control("cut")
+
+
+def _control(act: str) -> None:
+    url = f"{os.environ['ENTITY_SERVICE_CONTROL']}/{act}"
+    urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=90).close()
 
 
 @pytest.fixture

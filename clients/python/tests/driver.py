@@ -1,5 +1,7 @@
-"""The driver of the Python client for test/clients/restarts.ts, whose protocol is described there: calls as an application
-would, at a fixed rate, and reports what it had to see."""
+"""The driver of the Python client for test/clients/restarts.ts, whose protocol is described there.
+
+Calls as an application would, at a fixed rate, and reports what it had to see.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,6 @@ def main() -> None:
         "sent": len(threads),
         "writes": (len(threads) + 1) // 2,
         "failed": driver.errors.total(),
-        # Without the reads that gRPC sent again: it does not tell.
         "retried": driver.retries.total(),
         "errors": driver.errors,
         "retries": driver.retries,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -45,23 +46,24 @@ def packed(message: Any) -> Packed:
     return detail
 
 
-Step = Refusal | Callable[[Any], Any] | Any
+# A refusal or an answer, None an empty one; for a watch, a list of both.
+Step = Any
 
 
 @dataclass
 class Scripted:
-    """`script` has an attempt's outcome each: a refusal or an answer; of a watch, a list of messages and of its end."""
+    """`script` has what becomes of each attempt, in their order."""
 
     address: str = ""
     script: list[Step] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
 
-    def unary(self, request: Any, context: Any) -> Any:
+    def unary(self, response: Any, request: Any, context: Any) -> Any:
         step = self._next(request, context)
         if isinstance(step, Refusal):
             step.end(context)
-        return step
+        return response() if step is None else step
 
     def watch(self, request: Any, context: Any) -> Iterator[Any]:
         for step in self._next(request, context):
@@ -76,7 +78,7 @@ class Scripted:
 
 
 @contextmanager
-def scripted_service(*script: Step) -> Iterator[Scripted]:
+def scripted_service(*script: Step, port: int = 0) -> Iterator[Scripted]:
     served = Scripted(script=list(script))
     handlers: dict[str, Any] = {}
     for method in v1.entity_service_pb2.DESCRIPTOR.services_by_name["EntityService"].methods:
@@ -84,13 +86,13 @@ def scripted_service(*script: Step) -> Iterator[Scripted]:
         made, behaviour = (
             (grpc.unary_stream_rpc_method_handler, served.watch)
             if method.server_streaming
-            else (grpc.unary_unary_rpc_method_handler, served.unary)
+            else (grpc.unary_unary_rpc_method_handler, partial(served.unary, response))
         )
         if not method.client_streaming:
             handlers[method.name] = made(behaviour, request.FromString, response.SerializeToString)
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
-    served.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    served.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield served

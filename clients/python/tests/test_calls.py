@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import time
+from typing import Any
 
 import grpc
 import pytest
@@ -60,9 +61,7 @@ def test_an_error_has_reason_metadata_and_the_fields_at_fault(client: Client, pe
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refusal.reason == "STATUS_REASON_REQUIRED"
     assert refusal.metadata == {"field": "reason", "status": "blocked"}
-    assert refusal.violations == (
-        FieldViolation("reason", "is required to change the status to blocked"),
-    )
+    assert refusal.violations == (FieldViolation("reason", "is required to change the status to blocked"),)
     assert is_reason(caught.value, "STATUS_REASON_REQUIRED")
     assert not is_reason(caught.value, "NOT_FOUND", "VALIDATION_ERROR")
 
@@ -110,9 +109,7 @@ def test_a_page_larger_than_what_grpc_takes_by_default_arrives(client: Client, e
         entity = new_person(f"{external_id}-{number}", f"{external_id} {number}")
         entity.attributes["notes"] = notes
         requests.append(
-            v1.UpdateEntityRequest(
-                lookup=lookup.external_id(entity.external_id), entity=entity, allow_missing=True
-            )
+            v1.UpdateEntityRequest(lookup=lookup.external_id(entity.external_id), entity=entity, allow_missing=True)
         )
     client.entities.BatchUpdateEntities(v1.BatchUpdateEntitiesRequest(requests=requests))
     request = v1.ListEntitiesRequest(name_prefix=external_id, page_size=1000)
@@ -127,13 +124,34 @@ def test_a_deadline_ends_a_call(client: Client) -> None:
     assert error_of(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_without_a_service_a_call_ends_at_its_deadline_and_says_why() -> None:
+@pytest.mark.parametrize("method", ["GetEntity", "DeleteEntity", "RecheckTaxIds"])
+def test_without_a_service_a_call_ends_at_its_deadline_and_says_why(method: str) -> None:
     began = time.monotonic()
-    with Client("127.0.0.1:1", api_key="x", timeout=0.5) as client, pytest.raises(grpc.RpcError) as caught:
-        client.entities.DeleteEntity(v1.DeleteEntityRequest())
+    with Client("127.0.0.1:1", api_key="x", timeout=0.7) as client, pytest.raises(grpc.RpcError) as caught:
+        getattr(client.entities, method)(getattr(v1, f"{method}Request")())
     assert time.monotonic() - began < 1.5
-    told = [error_of(error).message for error in (caught.value, caught.value.__cause__) if error is not None]
-    assert "Connection refused" in " ".join(told)
+    assert error_of(caught.value).code is grpc.StatusCode.UNAVAILABLE
+    assert "Connection refused" in error_of(caught.value).message
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("api_key", {"api_key": ""}),
+        ("api_key", {"api_key": "a\nb"}),
+        ("actor", {"actor": "José"}),
+        ("source", {"source": " "}),
+        ("timeout", {"timeout": 0}),
+    ],
+)
+def test_what_no_call_could_have_is_refused_at_once(name: str, more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: must be"):
+        Client("127.0.0.1:1", **{"api_key": "x", **more})
+
+
+def test_a_key_may_end_as_its_file_does(addresses: list[str], api_key: str) -> None:
+    with Client(addresses, api_key=f"{api_key}\n") as client:
+        client.entities.ListEntities(v1.ListEntitiesRequest())
 
 
 def test_a_call_that_is_under_way_is_cancelled(client: Client, external_id: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 import time
 import uuid
@@ -10,9 +12,10 @@ from collections.abc import Callable
 import grpc
 import pytest
 from driver import Driver
+from google.protobuf.json_format import MessageToDict
 from scripted import Refusal, scripted_service
 
-from entity_service_client import Client, PositionExpired, Retry, error_of, v1
+from entity_service_client import Client, PositionExpired, Retry, error_of, lookup, v1
 from entity_service_client.retry import Budget, Kind, kind_of, pause_of, service_config
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -48,10 +51,15 @@ def test_each_write_has_a_request_id_of_its_own_and_a_given_one_stays() -> None:
     assert service.seen[2].request_id == "given"
 
 
-@pytest.mark.parametrize("refusal", [MISMATCH, DEFECT, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED), Refusal(UNAVAILABLE, "NEW")])
+@pytest.mark.parametrize(
+    "refusal", [MISMATCH, DEFECT, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED), Refusal(UNAVAILABLE, "NEW")]
+)
 def test_other_refusals_of_writes_are_those_of_the_call(refusal: Refusal) -> None:
     is_again = refusal.code is UNAVAILABLE
-    with scripted_service(refusal, v1.DeleteEntityResponse()) as service, Client(service.address, api_key="x") as client:
+    with (
+        scripted_service(refusal, v1.DeleteEntityResponse()) as service,
+        Client(service.address, api_key="x") as client,
+    ):
         if is_again:
             client.entities.DeleteEntity(v1.DeleteEntityRequest())
         else:
@@ -72,17 +80,22 @@ def test_a_write_without_a_request_id_is_sent_again_only_where_nothing_was_done(
         assert len(service.seen) == 1
 
 
-def test_a_read_is_sent_again_by_grpc_and_on_a_conflict_by_the_client() -> None:
+def test_a_read_is_sent_again() -> None:
     answer = v1.GetEntityResponse(redirected_from="x")
-    with scripted_service(LOST, LOST, CONFLICT, answer) as service, Client(service.address, api_key="x") as client:
+    script = [LOST, OVERLOADED, CONFLICT, answer]
+    with scripted_service(*script) as service, Client(service.address, api_key="x") as client:
         assert client.entities.GetEntity(v1.GetEntityRequest()) == answer
     assert len(service.seen) == 4
 
 
-def test_attempts_of_a_read_are_bounded_and_not_multiplied() -> None:
-    with scripted_service(*[LOST] * 30) as service, Client(service.address, api_key="x", timeout=20) as client:
+def test_a_stream_that_reads_is_opened_again_and_attempts_are_bounded() -> None:
+    done = v1.ExportEntitiesResponse(done=1)
+    with scripted_service([LOST], [LOST], [done]) as service, Client(service.address, api_key="x") as client:
+        assert list(client.entities.ExportEntities(v1.ExportEntitiesRequest())) == [done]
+    assert len(service.seen) == 3
+    with scripted_service(*[[LOST]] * 30) as service, Client(service.address, api_key="x") as client:
         with pytest.raises(grpc.RpcError):
-            client.entities.GetEntity(v1.GetEntityRequest())
+            list(client.entities.ExportEntities(v1.ExportEntitiesRequest()))
     assert len(service.seen) == 5
 
 
@@ -106,7 +119,7 @@ def test_no_attempt_begins_before_the_hint_or_after_the_deadline() -> None:
 
 def test_a_service_that_refuses_everything_gets_little_more_than_what_is_called() -> None:
     calls = 400
-    with scripted_service(*[CONFLICT] * 10_000) as service, Client(service.address, api_key="x", timeout=0.3) as client:
+    with scripted_service(*[CONFLICT] * 10_000) as service, Client(service.address, api_key="x") as client:
         futures = [client.entities.DeleteEntity.future(v1.DeleteEntityRequest()) for _ in range(calls)]
         assert all(isinstance(future.exception(timeout=20), grpc.RpcError) for future in futures)
     assert calls < len(service.seen) <= calls + 100
@@ -130,12 +143,31 @@ def test_pauses_have_full_jitter_below_a_bound_that_doubles() -> None:
         assert bound * 0.95 < max(pauses) <= bound
 
 
-def test_every_read_and_nothing_else_is_in_the_service_config() -> None:
-    config = service_config()
-    for name in ("GetEntity", "ListEntities", "ExportEntities", "ListTransactions", "GetOrganization"):
-        assert f'"{name}"' in config
-    for name in ("CreateEntity", "UpdateEntity", "WatchEntities", "RecheckTaxIds", "CreateApiKey", "RotateWebhookSecret"):
-        assert f'"{name}"' not in config
+def test_the_service_config_has_the_streams_that_read_and_nothing_else() -> None:
+    (methods,) = json.loads(service_config())["methodConfig"]
+    assert {one["method"] for one in methods["name"]} == {"ExportEntities", "VerifyAuditTrail"}
+
+
+def test_calls_that_find_no_connection_wait_for_one_free_of_charge() -> None:
+    calls = 250
+    port = free_port()
+    retries: list[Retry] = []
+    with Client(f"127.0.0.1:{port}", api_key="x", on_retry=retries.append) as client:
+        reads = [client.entities.GetEntity.future(v1.GetEntityRequest()) for _ in range(calls)]
+        writes = [client.entities.RecheckTaxIds.future(v1.RecheckTaxIdsRequest()) for _ in range(calls)]
+        time.sleep(1)
+        with scripted_service(port=port) as service:
+            service.script = [None] * 2 * calls
+            assert all(isinstance(future.result(timeout=10), v1.GetEntityResponse) for future in reads)
+            assert all(isinstance(future.result(timeout=10), v1.RecheckTaxIdsResponse) for future in writes)
+    assert len(service.seen) == 2 * calls, "nobody is asked twice"
+    assert calls <= len(retries) <= 2 * calls, "they wait, and do not ask again and again"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def test_a_future_that_waits_for_its_next_attempt_is_cancelled() -> None:
@@ -184,7 +216,10 @@ def test_a_position_that_expired_is_an_error_of_its_own() -> None:
     assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
-@pytest.mark.parametrize("reason,code", [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")])
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")],
+)
 def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
     refused = Refusal(grpc.StatusCode[code], reason)
     with scripted_service([refused]) as service, Client(service.address, api_key="x") as client:
@@ -193,32 +228,45 @@ def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
     assert len(service.seen) == 1
 
 
-def test_no_call_fails_during_a_rolling_restart(
-    addresses: list[str], api_key: str, external_id: str, restart: Callable[[int], None]
+def test_no_call_fails_while_processes_restart(
+    addresses: list[str], api_key: str, person: v1.Entity, restart: Callable[[], None]
 ) -> None:
-    with Client(addresses, api_key=api_key) as client:
-        entity = v1.Entity(external_id=external_id, type=v1.ENTITY_TYPE_PERSON, name="Ana", country_code="AR")
-        client.entities.CreateEntity(v1.CreateEntityRequest(entity=entity))
-    driver = Driver(addresses, api_key, [external_id])
+    assert_no_call_fails(Driver(addresses, api_key, [person.external_id]), restart)
+
+
+def test_no_call_fails_and_no_write_is_done_twice_while_the_database_cuts_connections(
+    client: Client, addresses: list[str], api_key: str, person: v1.Entity, cut: Callable[[], None]
+) -> None:
+    def cuts() -> None:
+        for _ in range(8):
+            time.sleep(0.3)
+            cut()
+
+    driver = Driver(addresses, api_key, [person.external_id])
+    written = assert_no_call_fails(driver, cuts)
+    assert driver.retries, "no call was cut"
+    events = client.list_entity_events(v1.ListEntityEventsRequest(lookup=lookup.entity_id(person.id)))
+    values = [MessageToDict(event.new_values) for event in events if "attributes" in event.updated_fields]
+    assert sorted(int(value["attributes"]["write"]) for value in values) == list(range(written))
+
+
+def assert_no_call_fails(driver: Driver, disturb: Callable[[], None]) -> int:
+    """Calls at 100 a second until `disturb` has ended; answers how many of them were writes."""
     over = threading.Event()
-    threads = []
+    calls: list[threading.Thread] = []
 
-    def calls() -> None:
-        for index in range(1_000_000):
-            if over.wait(0.01):
-                return
-            threads.append(threading.Thread(target=driver.call, args=[index]))
-            threads[-1].start()
+    def begin_calls() -> None:
+        while not over.wait(0.01):
+            calls.append(threading.Thread(target=driver.call, args=[len(calls)]))
+            calls[-1].start()
 
-    caller = threading.Thread(target=calls)
+    caller = threading.Thread(target=begin_calls)
     caller.start()
-    for index in range(len(addresses)):
-        restart(index)
-        time.sleep(0.3)
+    disturb()
     over.set()
-    caller.join()
-    for thread in threads:
+    for thread in (caller, *calls):
         thread.join()
-    assert len(threads) > 100
-    assert driver.errors == {}
     driver.client.close()
+    assert len(calls) > 100
+    assert driver.errors == {}
+    return (len(calls) + 1) // 2

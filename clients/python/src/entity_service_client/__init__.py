@@ -1,6 +1,7 @@
 """The client of EntityService: persons and companies over gRPC."""
 
 from . import lookup, v1
+from .aio import AsyncClient, AsyncWatch, async_pages
 from .client import Client
 from .errors import EntityError, FieldViolation, PositionExpired, error_of, is_reason
 from .pages import pages
@@ -9,6 +10,8 @@ from .v1.reasons import Reason
 from .watch import Watch
 
 __all__ = [
+    "AsyncClient",
+    "AsyncWatch",
     "Client",
     "EntityError",
     "FieldViolation",
@@ -16,6 +19,7 @@ __all__ = [
     "Reason",
     "Retry",
     "Watch",
+    "async_pages",
     "error_of",
     "is_reason",
     "lookup",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, Union
+from typing import Any, Protocol, TypeVar
 
 Request = TypeVar("Request", contravariant=True)
 Response = TypeVar("Response", covariant=True)
 
-Metadata = Sequence[tuple[str, Union[str, bytes]]]
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Stream(Protocol[Response]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +28,14 @@ class Settings:
     budget: Budget
     on_retry: Callable[[Retry], None] | None
 
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise ValueError("timeout: must be more than 0 seconds")
+        for name, value in (("api_key", self.api_key), ("actor", self.actor), ("source", self.source)):
+            # gRPC would say "Invalid metadata" of each call.
+            if value is not None and not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value):
+                raise ValueError(f"{name}: must be visible ASCII characters, at least one")
+
     def metadata(self, own: Iterable[tuple[str, Any]] | None) -> Metadata:
         """The metadata of a call; its own is not overridden."""
         given = list(own or ())
@@ -48,16 +58,16 @@ class Channel:
         return UnaryUnary(method, self._channel.unary_unary(method, *args, **more), self._settings)
 
     def unary_stream(self, method: str, *args: Any, **more: Any) -> Any:
-        return _with_metadata(self._channel.unary_stream(method, *args, **more), self._settings)
+        return streaming(self._channel.unary_stream(method, *args, **more), self._settings)
 
     def stream_unary(self, method: str, *args: Any, **more: Any) -> Any:
-        return _with_metadata(self._channel.stream_unary(method, *args, **more), self._settings)
+        return streaming(self._channel.stream_unary(method, *args, **more), self._settings)
 
     def stream_stream(self, method: str, *args: Any, **more: Any) -> Any:
-        return _with_metadata(self._channel.stream_stream(method, *args, **more), self._settings)
+        return streaming(self._channel.stream_stream(method, *args, **more), self._settings)
 
 
-def _with_metadata(call: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+def streaming(call: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
     """Streams: no deadline but their own, and not sent again, since nobody knows how far they came."""
 
     def stream(request: Any, timeout: float | None = None, metadata: Metadata | None = None) -> Any:
@@ -105,19 +115,11 @@ class UnaryUnary:
             request = with_request_id(request)
         common = self._settings.metadata(metadata)
         attempts = self._settings.attempts(self._method, self._kind, timeout)
-        before: grpc.RpcError | None = None
         while True:
             try:
-                answer = send(
-                    request, timeout=attempts.left, metadata=common, wait_for_ready=attempts.wait_for_ready
-                )
+                answer = send(request, timeout=attempts.left, metadata=common, wait_for_ready=attempts.wait_for_ready)
             except grpc.RpcError as error:
-                pause = attempts.pause_after(error)
-                if pause is None:
-                    # A deadline that passes while there is no connection does not say so; what came before it does.
-                    raise error from before
-                before = error
-                sleep(pause)
+                sleep(attempts.pause_after(error))
             else:
                 attempts.succeeded()
                 return answer
@@ -151,15 +153,11 @@ class _Future(concurrent.futures.Future[Any]):
             raise concurrent.futures.CancelledError
 
     def finish(self, run: Callable[[], Any]) -> None:
-        try:
-            answer = run()
-        except BaseException as error:
-            self._settle(lambda: self.set_exception(error))
-        else:
-            self._settle(lambda: self.set_result(answer))
-
-    def _settle(self, settle: Callable[[], None]) -> None:
-        try:
-            settle()
-        except concurrent.futures.InvalidStateError:
-            pass  # It was cancelled, and nobody waits for what came of it.
+        # Where it was cancelled, nobody waits for what comes of it.
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            try:
+                answer = run()
+            except BaseException as error:
+                self.set_exception(error)
+            else:
+                self.set_result(answer)

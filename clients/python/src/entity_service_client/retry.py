@@ -1,8 +1,11 @@
 """Which calls are sent again, and when: rules without I/O, for the client of threads and for that of asyncio.
 
-Reads are sent again by gRPC itself, as the service config says. A write is sent again with its request_id, which makes
-it safe: the service answers what it answered first. A write without a field for one is sent again only where the
-service says that it did nothing.
+Reads are sent again, and writes with their request_id, which makes it safe: the service answers what it answered first.
+A write without a field for one is sent again only where the service says that it did nothing. What never left this
+machine, whatever it is, waits for a connection and is sent then. All calls of a client share one budget.
+
+gRPC could do it for reads by itself, but neither with the same budget nor without counting what was never sent: a
+restart of two seconds would use up all that it may have. It does it for streams, until their first message.
 """
 
 from __future__ import annotations
@@ -21,9 +24,14 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from .errors import error_of
-from .v1 import activity_service_pb2, entity_service_pb2, organization_service_pb2, risk_matrix_service_pb2
-from .v1 import webhook_service_pb2
+from .errors import EntityError, error_of
+from .v1 import (
+    activity_service_pb2,
+    entity_service_pb2,
+    organization_service_pb2,
+    risk_matrix_service_pb2,
+    webhook_service_pb2,
+)
 
 _FILES = (
     entity_service_pb2,
@@ -35,6 +43,9 @@ _FILES = (
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
+# How gRPC says that there was no connection for a call; it has no status for that. Where a version says so
+# in other words, the call is taken for one that was sent, which is safe too.
+_NEVER_SENT = ("connections to all backends failing", "failed to connect to all addresses", "errors resolving ")
 # The service did nothing, whatever the call is.
 _NOTHING_DONE = ("OVERLOADED", "DATABASE_UNAVAILABLE", "WRITE_CONFLICT")
 
@@ -79,9 +90,8 @@ def with_request_id(request: Any) -> Any:
 
 
 def service_config() -> str:
-    """For every channel: calls go to all addresses in turn, and reads that ended as UNAVAILABLE are sent again.
+    """For every channel: calls go to all addresses in turn, and streams that read are opened again.
 
-    gRPC keeps a budget of its own for them, and keeps to the delay that an overloaded service asks for.
     WatchEntities is not among them: a watch goes on from its position.
     """
     reads = [
@@ -89,13 +99,15 @@ def service_config() -> str:
         for file in _FILES
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
-        if kind_of(f"/{service.full_name}/{method.name}") is Kind.READ and method.name != "WatchEntities"
+        if method.server_streaming
+        and kind_of(f"/{service.full_name}/{method.name}") is Kind.READ
+        and method.name != "WatchEntities"
     ]
     policy = {
         "maxAttempts": 5,
         "initialBackoff": "0.1s",
-        "maxBackoff": "3s",
-        "backoffMultiplier": 3,
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
     return json.dumps(
@@ -140,6 +152,7 @@ class Attempts:
         self._budget = budget
         self._on_retry = on_retry
         self._failed = 0
+        self._last: grpc.RpcError | None = None
 
     @property
     def left(self) -> float:
@@ -151,29 +164,37 @@ class Attempts:
         """The first attempt fails at once without a connection; another one waits for it, and asks nobody meanwhile."""
         return True if self._failed > 0 else None
 
-    def pause_after(self, error: grpc.RpcError) -> float | None:
-        """How long to wait before the call is sent again; None if this error is that of the call."""
+    def pause_after(self, error: grpc.RpcError) -> float:
+        """How long to wait before the call is sent again; raises where this error is that of the call."""
+        refusal = error_of(error)
+        before, self._last = self._last, error
         self._failed += 1
-        after = self._pause(error)
-        if after is None or after >= self.left or not self._budget.spend():
-            return None
+        if before is not None and _is_never_sent(error_of(before)) and _is_deadline_of_client(refusal):
+            # It has waited for a connection until its deadline: what kept it from one tells more.
+            raise before from error
+        is_free = _is_never_sent(refusal)
+        pause = (refusal.retry_after or 0) + pause_of(self._failed)
+        if not (is_free or self._is_safe(refusal)) or pause >= self.left or not (is_free or self._budget.spend()):
+            raise error from before
         if self._on_retry is not None:
-            self._on_retry(Retry(self._method, self._failed, after, error))
-        return after
+            self._on_retry(Retry(self._method, self._failed, pause, error))
+        return pause
 
     def succeeded(self) -> None:
         self._budget.earn()
 
-    def _pause(self, error: grpc.RpcError) -> float | None:
-        refusal = error_of(error)
-        if refusal.reason in _NOTHING_DONE:
-            # gRPC has done it for reads, as often as it may.
-            is_safe = self._kind is not Kind.READ or refusal.code is not grpc.StatusCode.UNAVAILABLE
-        else:
-            is_safe = self._kind is Kind.KEYED_WRITE and refusal.code is grpc.StatusCode.UNAVAILABLE
-        if not is_safe:
-            return None
-        return (refusal.retry_after or 0) + pause_of(self._failed)
+    def _is_safe(self, refusal: EntityError) -> bool:
+        is_unavailable = refusal.code is grpc.StatusCode.UNAVAILABLE
+        return refusal.reason in _NOTHING_DONE or (is_unavailable and self._kind is not Kind.PLAIN_WRITE)
+
+
+def _is_never_sent(refusal: EntityError) -> bool:
+    is_unavailable = refusal.code is grpc.StatusCode.UNAVAILABLE and not refusal.reason
+    return is_unavailable and refusal.message.startswith(_NEVER_SENT)
+
+
+def _is_deadline_of_client(refusal: EntityError) -> bool:
+    return refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED and not refusal.reason
 
 
 def pause_of(failed: int) -> float:

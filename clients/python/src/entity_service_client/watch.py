@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
 
 import grpc
 
@@ -20,21 +19,18 @@ _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.I
 _AGAIN = ("DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "CANCELLED")
 
 
-def is_lost(error: grpc.RpcError) -> bool:
-    """Whether a watch that ended so goes on from its position."""
+def pause_after(error: grpc.RpcError | None, position: str, failed: int) -> float:
+    """How long to wait before a watch that ended so goes on; raises where it cannot. Without an error it just ended."""
     refusal = error_of(error)
-    if refusal.reason:
-        return refusal.reason in _AGAIN
-    return refusal.code in _LOST
-
-
-def pause_before(failed: int, error: grpc.RpcError | None) -> float:
-    hint = error_of(error).retry_after if error is not None else None
-    return (hint or 0) + pause_of(failed)
-
-
-def expired(error: grpc.RpcError, position: str) -> PositionExpired | None:
-    return PositionExpired(position) if error_of(error).reason == "POSITION_EXPIRED" else None
+    if error is not None:
+        if refusal.reason == "POSITION_EXPIRED":
+            raise PositionExpired(position) from error
+        if refusal.reason not in _AGAIN if refusal.reason else refusal.code not in _LOST:
+            raise error
+    pause = (refusal.retry_after or 0) + pause_of(failed)
+    why = "the service ended it" if error is None else refusal.reason or f"{refusal.code.name} {refusal.message}"
+    _log.warning("the watch was lost (%s) and goes on from its position in %.1f s", why, pause)
+    return pause
 
 
 class Watch:
@@ -74,23 +70,21 @@ class Watch:
 
     def __next__(self) -> WatchEntitiesResponse:
         while not self._closed.is_set():
+            ended: grpc.RpcError | None = None
             try:
                 message = next(self._open())
             except StopIteration:
-                self._pause(None)
+                pass
             except grpc.RpcError as error:
-                if self._closed.is_set():
-                    break
-                gone: Any = expired(error, self.position)
-                if gone is not None:
-                    raise gone from error
-                if not is_lost(error):
-                    raise
-                self._pause(error)
+                ended = error
             else:
                 self._failed = 0
                 self._request.position = message.position
                 return message
+            if not self._closed.is_set():
+                self._stream = None
+                self._failed += 1
+                self._closed.wait(pause_after(ended, self.position, self._failed))
         raise StopIteration
 
     def _open(self) -> Stream[WatchEntitiesResponse]:
@@ -100,11 +94,3 @@ class Watch:
             if self._closed.is_set():
                 self._stream.cancel()
         return self._stream
-
-    def _pause(self, error: grpc.RpcError | None) -> None:
-        self._stream = None
-        self._failed += 1
-        pause = pause_before(self._failed, error)
-        why = "the service ended it" if error is None else f"{error_of(error).code.name} {error_of(error).message}"
-        _log.warning("the watch was lost (%s) and goes on from its position in %.1f s", why, pause)
-        self._closed.wait(pause)
