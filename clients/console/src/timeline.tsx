@@ -57,7 +57,7 @@ export function Timeline({ entityId, onEvent }: { entityId?: string; onEvent?: (
       <FilterForm filter={filter} onChange={setFilter} state={state} />
       {daysOf(events).map(([day, ofDay]) => (
         <section key={day} aria-label={day}>
-          <h3 class="day">{day}</h3>
+          <h2 class="day">{day}</h2>
           <ol>
             {ofDay.map((event) => (
               <Entry key={event.id} event={event} isOfAll={entityId === undefined} owner={entityId} />
