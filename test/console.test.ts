@@ -192,10 +192,10 @@ describe.skipIf(!hasBrowser)("the console in Chromium", () => {
     await page.getByText("Moved to the new CRM").waitFor();
     await inspect(page, "timeline");
 
-    await page.getByLabel("What", { exact: true }).selectOption({ label: "Created" });
+    await page.getByRole("combobox", { name: "What" }).selectOption({ label: "Created" });
     await page.getByText("Moved to the new CRM").waitFor({ state: "detached" });
     await page.getByText("Created", { exact: true }).last().waitFor();
-    await page.getByLabel("What", { exact: true }).selectOption({ label: "everything" });
+    await page.getByRole("combobox", { name: "What" }).selectOption({ label: "everything" });
     await page.getByLabel("Who", { exact: true }).fill("somebody else");
     await page.keyboard.press("Enter");
     await page.getByText("Nothing happened that fits.").waitFor();
