@@ -6,7 +6,7 @@ export interface Config {
   databaseUrl: string | undefined;
   /** Owner role, for migrations; defaults to databaseUrl. */
   migrationDatabaseUrl: string | undefined;
-  /** Folder of the embedded server and of the bootstrap key. */
+  /** Folder of the embedded server, of the bootstrap key and of the console once it is built. */
   dataDir: string;
   host: string;
   port: number;
