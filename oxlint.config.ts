@@ -112,6 +112,7 @@ export const DIRECTIONS: Record<string, Direction> = {
         "src/signals.ts",
         "src/bell.ts",
         "src/slots.ts",
+        "src/console/",
         "src/db/",
         "src/entities/",
         "src/log/",
@@ -180,6 +181,11 @@ export const DIRECTIONS: Record<string, Direction> = {
     imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
     packages: [...node, "@mikro-orm/postgresql"],
     message: "entities imports log, db, domain and slots",
+  },
+  "src/console/": {
+    imports: ["src/console/", "src/transport/pages.ts", "src/logger.ts"],
+    packages: [...node, "pino"],
+    message: "console imports the pages of the transport and the log: its data comes by the public API",
   },
   "src/nats/": {
     imports: ["src/nats/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/logger.ts"],

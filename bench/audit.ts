@@ -126,7 +126,7 @@ async function main(count: number): Promise<void> {
   while ((await listed()).total !== count) await sleep(200);
   print(`${(await listed()).checkpoints} checkpoints, the last of them after ${seconds(began)} s`);
 
-  const client = createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const client = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const before = memoryOf(service.pid);
   let peak = before;
   let isOver = false;

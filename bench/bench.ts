@@ -302,7 +302,7 @@ export function startEndpoint(): Consumer {
   return {
     pid: receiver.pid,
     async begin({ port }, apiKey) {
-      const { webhooks } = createEntityClient({ baseUrl: `http://127.0.0.1:${port}`, apiKey });
+      const { webhooks } = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${port}`, apiKey });
       const before = await receiver.run({});
       const { endpoint } = await webhooks.createWebhookEndpoint({
         endpoint: { url: `http://127.0.0.1:${before.port}/`, displayName: "bench" },

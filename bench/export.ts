@@ -17,7 +17,7 @@ const WARM_UP = 3_000;
 async function main(entities: number): Promise<void> {
   await using service = await startService();
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: entities });
-  const client = createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const client = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const { entities: first } = await client.entities.listEntities({ pageSize: 1000 });
   const someId = () => first[Math.floor(Math.random() * first.length)]?.id ?? "";
   const lookup = () => ({ by: { case: "entityId" as const, value: someId() } });

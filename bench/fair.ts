@@ -132,7 +132,7 @@ async function startReceiver(afterMs: number) {
 }
 
 async function sideOf(port: number, apiKey: string, { slow = false } = {}): Promise<Organization> {
-  const client = createEntityClient({ baseUrl: `http://127.0.0.1:${port}`, apiKey });
+  const client = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${port}`, apiKey });
   const { entities } = await client.entities.listEntities({ pageSize: ENTITIES });
   const receiver = await startReceiver(slow ? 14_000 : 0);
   return { client, ids: entities.map(({ id }) => id), ...receiver };

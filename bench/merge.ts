@@ -111,7 +111,7 @@ async function main(): Promise<number> {
   const service = all.use(await startService());
   const apiKeys = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
   const [apiKey = ""] = apiKeys;
-  const client = createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const client = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const pair = await fillPair(client, service, rows);
   const load = all.use(startLoad());
   const others = (operation: (typeof OPERATIONS)[number]) =>

@@ -44,7 +44,7 @@ async function main(): Promise<void> {
   process.stdout.write(
     `${entitiesEach.toLocaleString("en-US")} entities made in ${((performance.now() - start) / 1000).toFixed(0)} s\n`,
   );
-  const { entities } = createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const { entities } = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const some = await service.sql("select e.id, e.name from entity e order by md5(e.id::text) limit 1000");
   const wordsOf = (i: number) =>
     String(some[i % some.length]?.name)

@@ -110,7 +110,7 @@ async function main(): Promise<number> {
   const service = all.use(await startService());
   const apiKeys = await fill(service, { organizations: 1, entitiesEach: count, people: true });
   const [apiKey = ""] = apiKeys;
-  const client = createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const client = createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const { matrix } = await client.riskMatrices.createRiskMatrix({ matrix: MATRIX });
   await service.sql(`update entity set risk_matrix_id = '${matrix?.id}', attributes = attributes || case when random() < 0.1
     then '{"pep": true, "adverseMedia": ["a", "b"]}'::jsonb else jsonb_build_object('monthlyVolume', floor(random() * 200000)) end`);

@@ -26,7 +26,8 @@ export async function verify(
   const updated: unknown[] = [];
   const written: unknown[] = [];
   const clientOf = (contender: Contender, apiKey = DEFAULT_ORGANIZATION.apiKey) =>
-    createEntityClient({ baseUrl: `http://127.0.0.1:${contender.port}`, apiKey, actorId: "bench" }).entities;
+    createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${contender.port}`, apiKey, actorId: "bench" })
+      .entities;
   for (const { contender } of twins) {
     const { entity } = await clientOf(contender).getEntity({ lookup });
     if (entity === undefined) throw new Error(`${contender.name} answers no entity`);

@@ -56,7 +56,7 @@ function watch(client: EntityClient, position = "", seen: (ageMs: number) => voi
 }
 
 async function idleMemory(service: Service, apiKey: string): Promise<void> {
-  const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const connect = () => createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   // What the first calls bring with them is not the watchers'.
   const first = watch(connect());
   await first.live;
@@ -175,7 +175,7 @@ async function main(only: string | undefined): Promise<void> {
   // One key holds all of the idle watchers: more than its share of the default.
   await using service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1", MAX_WATCHES: "4000" } });
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
-  const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const connect = () => createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const parts = {
     idle: () => idleMemory(service, apiKey),
     latency: () => latency(connect),

@@ -45,7 +45,7 @@ async function main(): Promise<void> {
   const receiver = await startReceiver();
   await using service = await startService({ env: { WEBHOOK_ALLOW: "127.0.0.1" } });
   const [apiKey = ""] = await fill(service, { organizations: 1, entitiesEach: ENTITIES });
-  const connect = () => createEntityClient({ baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
+  const connect = () => createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${service.port}`, apiKey });
   const client = connect();
   await using load = startLoad();
   const job = {

@@ -15,7 +15,7 @@ const PARTS: { name: string; cure?: string; commands: string[] }[] = [
       "oxlint --deny-warnings .",
     ],
   },
-  { name: "types", commands: ["tsc"] },
+  { name: "types", commands: ["tsc", "tsc -p clients/console", "tsc -p docs/.vitepress"] },
   {
     name: "contract",
     commands: [

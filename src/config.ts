@@ -27,6 +27,8 @@ export interface Config {
       }
     | undefined;
   logLevel: string;
+  /** Serve the console at /console. */
+  console: boolean;
   /** Serve unary calls and server streams of gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
   unaryPath: boolean;
   /** Connections to the database, per process. */
@@ -204,6 +206,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     bootstrapApiKey,
     nats: nats(),
     logLevel,
+    console: flag("CONSOLE", databaseUrl === undefined),
     unaryPath: flag("UNARY_PATH", true),
     poolSize,
     maxInFlight: integer("MAX_IN_FLIGHT", 512, 1, 100_000),

@@ -7,6 +7,7 @@ import { startMaker } from "./audit/maker.ts";
 import { makeSigningKey, signingKey, warnIfUnsigned } from "./audit-key.ts";
 import { createBell } from "./bell.ts";
 import { type Config, ConfigError } from "./config.ts";
+import { createConsole } from "./console/console.ts";
 import { DEFAULT_ORGANIZATION_ID, managerAcross } from "./db/across.ts";
 import { bootstrap, findApiKeys } from "./db/api-keys.ts";
 import { type Database, openDatabase } from "./db/database.ts";
@@ -196,6 +197,7 @@ export async function listenOn(
   const shutdown = new AbortController();
   const tls = config.tls && (await readTls(config.tls));
   const tally = createTally({ log, registry: metrics.registry });
+  const pages = createConsole({ isOn: config.console, dataDir: config.dataDir, version: VERSION, log });
   const { inFlight, ...adapter } = createAdapter({
     services: (router) => routes(router, deps),
     check: assertWellFormed,
@@ -208,6 +210,7 @@ export async function listenOn(
     metrics,
     tally,
     log,
+    findPage: pages.find,
   });
   const { host, port } = config;
   const listener = await whilePortIsTaken(log, port, () => listen({ host, port, tls, tally, log, ...adapter }));
@@ -231,16 +234,12 @@ export async function listenOn(
     log,
     describe,
   });
-
   const { pruneIntervalMs, pruneRows: rows, webhookLogDays } = config;
   const pruner = startPruner(orm, { intervalMs: pruneIntervalMs, rows, webhookLogDays, log });
-
   const filler = startNameFiller(orm, { log, describe });
   await tellOfOlderTaxIds(orm, { log, describe });
-
   const making = { everySeconds: config.auditCheckpointSeconds, key: await signingKey(config) };
   const maker = startMaker(orm, { ...making, registry: metrics.registry, log, describe });
-
   let checks: NodeJS.Timeout | undefined;
   let sink: AsyncDisposable | undefined;
   let checking: Promise<void> | undefined;
@@ -270,6 +269,7 @@ export async function listenOn(
     async [Symbol.asyncDispose]() {
       clearInterval(checks);
       certificates?.[Symbol.dispose]();
+      pages[Symbol.dispose]();
       readiness.set(false);
       // Periodic health checks learn of it before the port is closed.
       await sleep(config.lameDuckMs);

@@ -27,6 +27,7 @@ beforeAll(async () => {
   other = await startOther(service, { config });
   clients = Array.from({ length: 8 }, (_, i) =>
     createEntityClient({
+      retries: false,
       baseUrl: i % 2 === 0 ? service.baseUrl : other.baseUrl,
       apiKey: service.organization.apiKey,
       defaultTimeoutMs: 60_000,

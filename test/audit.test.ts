@@ -346,7 +346,7 @@ describe("VerifyAuditTrail", () => {
     const a = await service.newOrganization();
     await copyEvents(await newPerson(a.client), 150_000);
     const { secret, apiKey } = await a.client.organizations.createApiKey({ displayName: "x", scopes: ["audit:read"] });
-    const { entities } = createEntityClient({ baseUrl: service.baseUrl, apiKey: secret });
+    const { entities } = createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: secret });
     let revoked: Promise<unknown> | undefined;
     const verify = async () => {
       for await (const _ of entities.verifyAuditTrail({})) {

@@ -303,6 +303,7 @@ describe("rule 39: safe to retry", () => {
     const headers = captureHeaders();
     const { baseUrl } = service;
     const own = createEntityClient({
+      retries: false,
       baseUrl,
       apiKey: service.organization.apiKey,
       interceptors: [headers.interceptor],
@@ -525,7 +526,7 @@ describe("rule 151: failures in the middle", () => {
       await using proxy = await startProxy();
       await using other = await startOther(service, { address: proxy });
       const [person] = (await people(1)) as [Entity];
-      const own = createEntityClient({ baseUrl: other.baseUrl, apiKey: service.organization.apiKey });
+      const own = createEntityClient({ retries: false, baseUrl: other.baseUrl, apiKey: service.organization.apiKey });
       const requestId = randomUUID();
       const items = [rename(person, "A"), rename(person, "B")];
       await own.entities.getEntity({ lookup: byId(person) });

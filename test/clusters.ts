@@ -43,7 +43,7 @@ export async function serve(address: DatabaseAddress): Promise<ServiceOn> {
   });
   return {
     orm,
-    client: createEntityClient({ baseUrl: `http://127.0.0.1:${running.port}`, apiKey: API_KEY }),
+    client: createEntityClient({ retries: false, baseUrl: `http://127.0.0.1:${running.port}`, apiKey: API_KEY }),
     async [Symbol.asyncDispose]() {
       await running[Symbol.asyncDispose]();
       await orm.close(true);

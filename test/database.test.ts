@@ -1228,6 +1228,7 @@ describe("the connection is lost", () => {
       await using other = await startOther(service, { address: proxy, log });
       const headers = captureHeaders();
       const client = createEntityClient({
+        retries: false,
         baseUrl: other.baseUrl,
         apiKey: a.apiKey,
         interceptors: [headers.interceptor],

@@ -89,7 +89,7 @@ describe("a process", { timeout: 120_000 }, () => {
     await locker.connect();
     onTestFinished(() => locker.end());
     await locker.query("begin; lock table entity in access exclusive mode");
-    const client = createEntityClient(service);
+    const client = createEntityClient({ ...service, retries: false });
     const call = client.entities.listEntities({}).catch((error: unknown) => error);
     await sleep(1_000);
     return { service, call };
@@ -141,7 +141,7 @@ describe("a process", { timeout: 120_000 }, () => {
     await expect.poll(health).toMatchObject({ status: "NOT_SERVING" });
     for (let i = 0; i < 5; i++) {
       // A separate client has a separate connection.
-      await createEntityClient(service).entities.listEntities({ pageSize: 1 });
+      await createEntityClient({ ...service, retries: false }).entities.listEntities({ pageSize: 1 });
       const refused = await post("entity.v1.EntityService/GetEntity", '{"lookup":{"externalId":"nobody"}}');
       expect(refused).toMatchObject({ code: "not_found" });
     }

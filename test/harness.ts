@@ -31,8 +31,8 @@ import { RUNTIME_PASSWORD } from "./database-server.ts";
 import { externalIdProblems } from "./external-id-periods.ts";
 import { brokenMerges } from "./merge-invariants.ts";
 
-/** Options of the tests' clients: the deadline is the service's default, which some tests shorten. */
-export const NO_DEADLINE = { defaultTimeoutMs: 0 };
+/** Options of the tests' clients: the deadline is the service's default, which some tests shorten, and what fails is seen. */
+export const NO_DEADLINE = { defaultTimeoutMs: 0, retries: false } as const;
 
 export interface TestOrganization {
   id: string;

@@ -554,7 +554,7 @@ describe.skipIf(!existsSync(OFAC))(
       const answered = new Map<string, string>();
       {
         const service = await startServiceProcess(folder.path);
-        const client = createEntityClient({ baseUrl: service.baseUrl, apiKey: service.apiKey });
+        const client = createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: service.apiKey });
         const rows = rowsOf(lines);
         const call = async () => {
           for await (const { results } of client.entities.importEntities(
@@ -570,7 +570,7 @@ describe.skipIf(!existsSync(OFAC))(
       }
       expect(answered.size).toBeLessThan(8293);
       await using service = await startServiceProcess(folder.path);
-      const client = createEntityClient({ baseUrl: service.baseUrl, apiKey: service.apiKey });
+      const client = createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: service.apiKey });
       const there = await listAll(client);
       for (const [externalId, id] of answered) expect(there.get(externalId)?.id).toBe(id);
 

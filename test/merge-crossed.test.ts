@@ -49,7 +49,9 @@ beforeAll(async () => {
   service = await startService({ config: { defaultTimeoutMs: 60_000 } });
   const { baseUrl } = service;
   const { apiKey } = service.organization;
-  clients = Array.from({ length: 8 }, () => createEntityClient({ baseUrl, apiKey, defaultTimeoutMs: 60_000 }));
+  clients = Array.from({ length: 8 }, () =>
+    createEntityClient({ retries: false, baseUrl, apiKey, defaultTimeoutMs: 60_000 }),
+  );
   people = [];
   for (let i = 0; i < ENTITIES; i++)
     people.push(

@@ -19,6 +19,7 @@ import { suggestDuplicates, suggestDuplicatesOf } from "../src/entities/duplicat
 import { type ExportFilter, exportEntities } from "../src/entities/export.ts";
 import { listPeriods } from "../src/entities/external-id-past.ts";
 import { listEntities } from "../src/entities/list.ts";
+import { lockEntities } from "../src/entities/lock-entities.ts";
 import { findEntities, findHits } from "../src/entities/lookups.ts";
 import {
   findMerge,
@@ -33,6 +34,7 @@ import {
   toRecord,
 } from "../src/entities/merges.ts";
 import { rewriteCopies } from "../src/entities/references.ts";
+import { createWriter } from "../src/entities/writer.ts";
 import { listEvents } from "../src/log/events.ts";
 import { decodePosition } from "../src/log/position.ts";
 import {
@@ -56,8 +58,8 @@ let service: TestService;
 let orm: Orm;
 let client: pg.Client;
 let organizationId: string;
-/** A survivor, what is merged into it, and how. */
-let ids: { primary: string; secondary: string; merge: Merge };
+/** A survivor, what is merged into it, and how; and one that is written to. */
+let ids: { primary: string; secondary: string; merge: Merge; written: string };
 /** By which both were analyzed before. */
 let riskMatrixId: string;
 /** The evaluation of the survivor. */
@@ -90,7 +92,8 @@ beforeAll(async () => {
   const reason = "the same person";
   const { mergeId } = await entities.mergeEntities({ primary: byId(a), secondary: byId(b), reason });
   const merge = await pipelined(orm, organizationId, (db) => findMerge(db, organizationId, mergeId));
-  ids = { primary: a.id, secondary: b.id, merge: merge as Merge };
+  const written = await newPerson(service.client, { externalId: "written" });
+  ids = { primary: a.id, secondary: b.id, merge: merge as Merge, written: written.id };
   const found = await pipelined(orm, organizationId, (db) => findEntities(db, organizationId, keysOf(b.id)));
   const state = found.entities.get(a.id) as EntityState;
   const { rows } = await pipelined(orm, organizationId, (db) =>
@@ -127,6 +130,9 @@ const EXPORT = "a page of an export, of which much is taken back";
 const VERIFICATION = "what verification reads of evaluations and matrices";
 const BATCH = "a batch";
 const BY_TAX_ID = "a tax id that nothing has but by a form";
+
+const LOCKS = "the locks of a write";
+const WRITES = "writes of one entity, one at a time";
 
 const NO_FILTER = {
   ...{ after: undefined, bound, type: undefined, statuses: [], countryCodes: [], taxIdKey: undefined },
@@ -188,9 +194,19 @@ const WORK: Record<string, (db: Pipeline) => unknown> = {
     for (const before of [undefined, last])
       await listEvents(db, organizationId, { ...none, entityId: ids.primary, types: [], before, bound });
   },
+  [LOCKS]: async (db) => {
+    const keys = keysOf(ids.secondary);
+    const byExternalId = { ...keysOf("x9"), entityIds: [], externalIds: ["x9"] };
+    for (const one of [keys, byExternalId, { ...keys, entityIds: [ids.primary, ids.secondary] }])
+      for (const isAttaching of [false, true])
+        for (const skipLocked of [false, true])
+          await lockEntities(db, organizationId, one, { skipLocked, isAttaching });
+    await lockEntities(db, organizationId, keys, { skipLocked: true, isAttaching: false, rows: [ids.primary] });
+  },
   [BY_TAX_ID]: async (db) => {
     const keys = { entityIds: [], externalIds: [], taxIdKeys: ["ESB58378431"] };
     await findEntities(db, organizationId, keys);
+    await lockEntities(db, organizationId, keys, { skipLocked: true, isAttaching: false });
     await findHits(db, organizationId, keys, ["403019261"]);
     await listEntities(db, organizationId, { ...NO_FILTER, taxIdKey: "BE403019261" });
   },
@@ -253,6 +269,20 @@ const OWN_WORK: Record<string, () => Promise<unknown>> = {
     for (const after of [undefined, cursor.id])
       await read(orm, organizationId, (em) =>
         listMatrices(em, organizationId, { after, bound: { ...bound, rows: 3 } }),
+      );
+  },
+  [WRITES]: async () => {
+    const writer = createWriter(orm);
+    for (const lookup of [
+      { by: "entity_id", key: ids.written },
+      { by: "external_id", key: "written" },
+    ] as const)
+      await writer.write(
+        organizationId,
+        toOneEntity({
+          ...{ author, lookup },
+          decide: (entity) => update(entity as EntityState, { name: `Zoe ${crypto.randomUUID()}` }, ""),
+        }),
       );
   },
   [BATCH]: () => {

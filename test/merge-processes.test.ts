@@ -39,7 +39,7 @@ const start = () =>
     ...{ BOOTSTRAP_API_KEY: database.organization.apiKey, LOG_LEVEL: "info" },
   });
 const clientOf = ({ baseUrl, apiKey }: ServiceProcess) =>
-  createEntityClient({ baseUrl, apiKey, defaultTimeoutMs: 5_000 });
+  createEntityClient({ retries: false, baseUrl, apiKey, defaultTimeoutMs: 5_000 });
 
 /** After these, and where no reason came, a caller sends its request again. */
 const AGAIN = ["DATABASE_UNAVAILABLE", "COMMIT_UNKNOWN", "OVERLOADED", "WRITE_CONFLICT", "DEADLINE_EXCEEDED"];

@@ -34,7 +34,7 @@ afterAll(() => service[Symbol.asyncDispose]());
 async function keyOf(...scopes: string[]): Promise<string> {
   return (await operator.organizations.createApiKey({ displayName: "k", scopes })).secret;
 }
-const clientOf = (apiKey: string) => createEntityClient({ baseUrl: service.baseUrl, apiKey });
+const clientOf = (apiKey: string) => createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey });
 const read = (client: EntityClient) => client.organizations.getOrganization({});
 
 describe("scopes", () => {
@@ -327,6 +327,7 @@ describe("organizations", () => {
   test("a request_id makes creation, update and revocation safe to retry", async () => {
     const headers = captureHeaders();
     const client = createEntityClient({
+      retries: false,
       baseUrl: service.baseUrl,
       apiKey: service.organization.apiKey,
       interceptors: [headers.interceptor],

@@ -55,7 +55,7 @@ async function serve(env: Record<string, string>): Promise<Served> {
   return {
     baseUrl,
     lines,
-    client: createEntityClient({ baseUrl, apiKey: KEY }),
+    client: createEntityClient({ retries: false, baseUrl, apiKey: KEY }),
     async [Symbol.asyncDispose]() {
       await server[Symbol.asyncDispose]();
       await remove();
@@ -291,7 +291,7 @@ describe("the first key", () => {
       const file = join(folder, "bootstrap-key");
       expect((await stat(file)).mode & 0o777).toBe(0o600);
       const apiKey = (await readFile(file, "utf8")).trim();
-      const { entities } = createEntityClient({ baseUrl: served.baseUrl, apiKey });
+      const { entities } = createEntityClient({ retries: false, baseUrl: served.baseUrl, apiKey });
       expect((await entities.createEntity({ entity: person })).entity?.name).toBe("Ana");
     } finally {
       await rm(folder, { recursive: true, force: true });

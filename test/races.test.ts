@@ -26,7 +26,7 @@ beforeAll(async () => {
     config: { poolSize: 80, lockTimeoutMs: 20_000, statementTimeoutMs: 20_000, defaultTimeoutMs: 60_000 },
   });
   clients = Array.from({ length: 8 }, () =>
-    createEntityClient({ baseUrl: service.baseUrl, apiKey: service.organization.apiKey }),
+    createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: service.organization.apiKey }),
   );
 });
 afterAll(() => service[Symbol.asyncDispose]());

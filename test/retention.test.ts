@@ -570,7 +570,12 @@ describe("request ids", () => {
     const other = await service.newOrganization();
     const headers = captureHeaders();
     const { createEntityClient } = await import("../clients/typescript/index.ts");
-    const caller = createEntityClient({ baseUrl: service.baseUrl, apiKey, interceptors: [headers.interceptor] });
+    const caller = createEntityClient({
+      retries: false,
+      baseUrl: service.baseUrl,
+      apiKey,
+      interceptors: [headers.interceptor],
+    });
     const request = (requestId: string) => ({
       entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR" },
       requestId,

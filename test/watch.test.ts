@@ -436,7 +436,7 @@ describe("the end of a watch", () => {
       scopes: ["entities:read"],
     });
     await using other = await startOther(service);
-    await using here = watching(createEntityClient({ baseUrl: service.baseUrl, apiKey: key.secret }));
+    await using here = watching(createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: key.secret }));
     await using there = watching(other.client(key.secret));
     await Promise.all([here.started(), there.started()]);
     const from = performance.now();
@@ -474,7 +474,7 @@ describe("the end of a watch", () => {
     const { client } = organization;
     const position = await now(client);
     // A separate connection, as another process would have.
-    const sleeper = createEntityClient({ baseUrl: service.baseUrl, apiKey: organization.apiKey });
+    const sleeper = createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: organization.apiKey });
     const stream = sleeper.entities.watchEntities({ position })[Symbol.asyncIterator]();
     const isCheckpoint = (await stream.next()).value?.event === undefined;
     expect(isCheckpoint).toBe(true);

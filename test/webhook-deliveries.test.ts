@@ -310,7 +310,7 @@ describe("order, and each once", () => {
     await using folder = await temporaryFolder();
     const start = () => startServiceProcess(folder.path, { WEBHOOK_ALLOW: "127.0.0.1" });
     const first = await start();
-    const client = createEntityClient({ baseUrl: first.baseUrl, apiKey: first.apiKey });
+    const client = createEntityClient({ retries: false, baseUrl: first.baseUrl, apiKey: first.apiKey });
     const endpoint = await newEndpoint(client, receiver.url());
     const events = await manyChanges(client, 40, 3);
     await receiver.count(20);
@@ -318,7 +318,7 @@ describe("order, and each once", () => {
     const sent = receiver.requests.length;
     expect(sent).toBeLessThan(events);
     await using second = await start();
-    const survivor = createEntityClient({ baseUrl: second.baseUrl, apiKey: second.apiKey });
+    const survivor = createEntityClient({ retries: false, baseUrl: second.baseUrl, apiKey: second.apiKey });
     await eventually(async () => {
       const done = (await deliveriesOf(survivor, endpoint)).filter(
         ({ state }) => state === WebhookDeliveryState.DELIVERED,
@@ -338,14 +338,14 @@ describe("order, and each once", () => {
     await using folder = await temporaryFolder();
     const start = () => startServiceProcess(folder.path, { WEBHOOK_ALLOW: "127.0.0.1" });
     const first = await start();
-    const client = createEntityClient({ baseUrl: first.baseUrl, apiKey: first.apiKey });
+    const client = createEntityClient({ retries: false, baseUrl: first.baseUrl, apiKey: first.apiKey });
     const endpoint = await newEndpoint(client, receiver.url());
     await rename(client, await newPerson(client), "Ana Lima");
     await receiver.count(1);
     await first[Symbol.asyncDispose]();
     await using second = await start();
     await receiver.count(2);
-    const survivor = createEntityClient({ baseUrl: second.baseUrl, apiKey: second.apiKey });
+    const survivor = createEntityClient({ retries: false, baseUrl: second.baseUrl, apiKey: second.apiKey });
     await eventually(async () =>
       (await deliveriesOf(survivor, endpoint)).every((one) => one.state === WebhookDeliveryState.DELIVERED),
     );

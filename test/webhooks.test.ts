@@ -596,7 +596,7 @@ describe("the end of an endpoint", () => {
     });
     const at = path();
     const { secret } = await newEndpoint(
-      createEntityClient({ baseUrl: service.baseUrl, apiKey: key }),
+      createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: key }),
       receiver.url(at),
     );
     await organization.client.organizations.revokeApiKey({ apiKeyId: apiKey?.id ?? "" });

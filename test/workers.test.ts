@@ -86,7 +86,7 @@ async function connections(service: ServiceProcess, count: number): Promise<Conn
   const opened = await Promise.all(
     Array.from({ length: count }, async () => {
       const headers = captureHeaders();
-      const client = createEntityClient({ ...service, interceptors: [headers.interceptor] });
+      const client = createEntityClient({ retries: false, ...service, interceptors: [headers.interceptor] });
       await client.entities.listEntities({ pageSize: 1 });
       return { client, requestId: headers.last.get("x-request-id") };
     }),
@@ -265,7 +265,9 @@ describe("three workers", () => {
     const counted = await readCounted();
     const [pid] = childrenOf(service.pid) as [number];
     process.kill(pid, "SIGSTOP");
-    const calls = together(6, () => createEntityClient(service).entities.listEntities({ pageSize: 1 }));
+    const calls = together(6, () =>
+      createEntityClient({ ...service, retries: false }).entities.listEntities({ pageSize: 1 }),
+    );
     const settled = () => Promise.race([calls.then(() => true), sleep(500, false)]);
     // All workers are asked: the others answer.
     expect(await settled()).toBe(false);
@@ -455,7 +457,7 @@ describe("the start", () => {
 
   it.each<Record<string, string>>([{}, { WORKERS: "1" }])("of one process is that of one process: %o", async (env) => {
     const service = await serve(folder.path, onDatabase(env));
-    const client = createEntityClient(service);
+    const client = createEntityClient({ ...service, retries: false });
     const person = await newPerson(client);
     const before = await countOf(service, "GetEntity");
     await client.entities.getEntity({ lookup: byId(person) });

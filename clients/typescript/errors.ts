@@ -2,13 +2,17 @@
 import { type DescMessage, isMessage, type MessageShape } from "@bufbuild/protobuf";
 import { anyUnpack, durationMs } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
+import type { ErrorReason } from "./gen/entity/v1/error_pb.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "./gen/google/rpc/status_pb.ts";
+
+/** The reasons that this version of the client knows; a newer service may have more. */
+export type Reason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED">;
 
 /** A refusal as the contract describes it. Holds no value of the request. */
 export interface EntityErrorInfo {
   /** A stable word to branch on, such as "DUPLICATE_EXTERNAL_ID". */
-  reason: string;
+  reason: Reason | (string & {});
   /** What to do about it, such as the current etag or the missing scope. */
   metadata: Record<string, string>;
   /** The fields at fault, as paths of the request; empty when no field is. */
@@ -35,6 +39,12 @@ export function errorInfo(error: unknown): EntityErrorInfo | undefined {
     ),
     ...(Number.isFinite(retryAfterMs) && { retryAfterMs }),
   };
+}
+
+/** Whether the service refused the call, or the item, for one of these reasons. */
+export function isReason(error: unknown, ...reasons: [Reason, ...Reason[]]): boolean {
+  const reason = errorInfo(error)?.reason;
+  return reason !== undefined && (reasons as string[]).includes(reason);
 }
 
 /** Finds the details of a kind, in an error or in the status of an item. */

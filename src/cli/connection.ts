@@ -34,7 +34,7 @@ export function connect(env: Env): EntityClient {
   }
   if (!/^[\x21-\x7e]+$/.test(apiKey))
     throw new ConfigError("ENTITY_SERVICE_API_KEY must be the secret of an API key alone");
-  return createEntityClient({ baseUrl, apiKey, source: "cli" });
+  return createEntityClient({ retries: false, baseUrl, apiKey, source: "cli" });
 }
 
 /** One line for the user: reason, message, and what to do about it. Holds no value of a request. */

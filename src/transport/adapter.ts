@@ -14,6 +14,7 @@ import { callTelemetry, outcomeOf } from "./call-telemetry.ts";
 import { grpcPath } from "./grpc-path.ts";
 import { createHandlers, type HandlerOptions } from "./handlers.ts";
 import { libraryPath, type NodeRequest } from "./library-path.ts";
+import { type FindPage, servePage } from "./pages.ts";
 import type { NodeResponse } from "./refusal.ts";
 import { createTally } from "./tally.ts";
 
@@ -33,9 +34,9 @@ const ANSWER_BYTES = { perConnection: 32 * 1024 * 1024, total: 96 * 1024 * 1024 
 const ANSWER_TIMEOUT_MS = 30_000;
 const SHUTDOWN_LINGER_MS = 1_000;
 
-/** Serves the services with health, reflection and GET /metrics, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
-export function createAdapter(options: HandlerOptions): Adapter {
-  const { limits, log, metrics, present = presentable } = options;
+/** Serves the services with health, reflection, GET /metrics and pages, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
+export function createAdapter(options: HandlerOptions & { findPage?: FindPage }): Adapter {
+  const { limits, log, metrics, present = presentable, findPage = () => undefined } = options;
   const { admit, release, inFlight } = admission(limits);
   const watch = telemetry({ log, metrics });
   const served = createHandlers(options, admit);
@@ -87,7 +88,7 @@ export function createAdapter(options: HandlerOptions): Adapter {
     if (path === "/metrics" && request.method === "GET") {
       serveMetrics(watch, response);
       takenInTime(response, answers);
-    } else serveCall(path, request, response);
+    } else if (!servePage(findPage, path, { request, response, answers })) serveCall(path, request, response);
   };
   return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };
 }

@@ -1,14 +1,9 @@
 // An organization of the run: its key, its clients for each process, and the words that must never leave it.
 import { randomBytes, randomUUID } from "node:crypto";
 import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import { ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import {
-  ActivityService,
-  createEntityClient,
-  type EntityClient,
-  EntityService,
-} from "../../clients/typescript/index.ts";
+import { createEntityClient, type EntityClient, entityClientOver } from "../../clients/typescript/index.ts";
 import type { Check } from "./checks.ts";
 
 export interface Organization {
@@ -105,10 +100,11 @@ export async function createOrganization(
     apiKey: secret,
     ...words,
     client(baseUrl, protocol = "grpc") {
-      const client = createEntityClient({
-        ...{ baseUrl, apiKey: secret, defaultTimeoutMs: 8_000, interceptors: [inspecting] },
-      });
-      if (protocol === "grpc") return client;
+      if (protocol === "grpc") {
+        return createEntityClient({
+          ...{ baseUrl, apiKey: secret, defaultTimeoutMs: 8_000, retries: false, interceptors: [inspecting] },
+        });
+      }
       const authorizing: Interceptor = (next) => (request) => {
         request.header.set("authorization", `Bearer ${secret}`);
         return next(request);
@@ -116,11 +112,7 @@ export async function createOrganization(
       const transport = createConnectTransport({
         ...{ baseUrl, httpVersion: "1.1", defaultTimeoutMs: 8_000, interceptors: [inspecting, authorizing] },
       });
-      return {
-        ...client,
-        entities: createClient(EntityService, transport),
-        activity: createClient(ActivityService, transport),
-      };
+      return entityClientOver(transport, { defaultTimeoutMs: 8_000, retries: false });
     },
     inspect,
   };

@@ -124,7 +124,7 @@ async function faults(): Promise<number> {
     });
   const [one, two] = [await service("one"), await service("two")];
   const services = [one, two];
-  const operator = createEntityClient({ baseUrl: one.baseUrl, apiKey: bootstrapKey });
+  const operator = createEntityClient({ retries: false, baseUrl: one.baseUrl, apiKey: bootstrapKey });
   const organizations: Organization[] = [];
   for (const [index, name] of (["A", "B"] as const).entries()) {
     const own = words[index] as (typeof words)[number];

@@ -127,10 +127,11 @@ export function startWatcher(world: World, organization: Organization, filter: F
     const name = `a watch (${filter.name}) on ${service.name}, during ${world.fault()}`;
     if (info === undefined) {
       const { code, rawMessage } = ConnectError.from(error);
-      // A slow reader gets no reason behind what it has not read: after a while the service resets such a stream. CANCEL is
-      // what Node's client reports for a closed connection, which a slow reader notices long afterwards.
-      if (filter.isSlow && /ENHANCE_YOUR_CALM|error code CANCEL/.test(rawMessage)) return;
-      const isDown = service.down.some(({ from, to }) => from <= now + SLACK_MS && to >= now - SLACK_MS);
+      // A slow reader gets no reason behind what it has not read: after a while the service resets such a stream.
+      if (filter.isSlow && /ENHANCE_YOUR_CALM/.test(rawMessage)) return;
+      // It notices a closed connection long afterwards, once it has read what had come.
+      const since = filter.isSlow ? began : now - SLACK_MS;
+      const isDown = service.down.some(({ from, to }) => from <= now + SLACK_MS && to >= since);
       // The client's own clock, for the list: a watch has no deadline.
       if (now - began >= LIST_MS && code === Code.DeadlineExceeded) return;
       if (!isDown) checks.typed.fail(`${name} ended untyped: ${Code[code]} ${rawMessage}`);

@@ -1,0 +1,224 @@
+"""What is sent again, how often, when and with what: against a service that refuses as it is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+import grpc
+import pytest
+from driver import Driver
+from scripted import Refusal, scripted_service
+
+from entity_service_client import Client, PositionExpired, Retry, error_of, v1
+from entity_service_client.retry import Budget, Kind, kind_of, pause_of, service_config
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+LOST = Refusal(UNAVAILABLE)
+OVERLOADED = Refusal(UNAVAILABLE, "OVERLOADED", retry_after_ms=120)
+CONFLICT = Refusal(grpc.StatusCode.ABORTED, "WRITE_CONFLICT", retry_after_ms=10)
+UNKNOWN_COMMIT = Refusal(UNAVAILABLE, "COMMIT_UNKNOWN")
+MISMATCH = Refusal(grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+DEFECT = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL")
+
+
+def test_a_write_keeps_its_request_id_over_the_attempts() -> None:
+    retries: list[Retry] = []
+    request = v1.UpdateEntityRequest(reason="x")
+    with scripted_service(LOST, OVERLOADED, CONFLICT, UNKNOWN_COMMIT, v1.UpdateEntityResponse(created=True)) as service:
+        with Client(service.address, api_key="x", on_retry=retries.append) as client:
+            assert client.entities.UpdateEntity(request).created
+    assert len(service.seen) == 5
+    assert len({one.request_id for one in service.seen}) == 1
+    assert uuid.UUID(service.seen[0].request_id).version == 4
+    assert request == v1.UpdateEntityRequest(reason="x"), "the caller's message is not touched"
+    assert [error_of(one.error).reason for one in retries] == ["", "OVERLOADED", "WRITE_CONFLICT", "COMMIT_UNKNOWN"]
+    assert [one.attempts for one in retries] == [1, 2, 3, 4]
+    assert retries[1].pause >= 0.12, "the hint of the service is the least"
+
+
+def test_each_write_has_a_request_id_of_its_own_and_a_given_one_stays() -> None:
+    answers = [v1.UpdateEntityResponse() for _ in range(3)]
+    with scripted_service(*answers) as service, Client(service.address, api_key="x") as client:
+        for request_id in ("", "", "given"):
+            client.entities.UpdateEntity(v1.UpdateEntityRequest(request_id=request_id))
+    assert len({one.request_id for one in service.seen}) == 3
+    assert service.seen[2].request_id == "given"
+
+
+@pytest.mark.parametrize("refusal", [MISMATCH, DEFECT, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED), Refusal(UNAVAILABLE, "NEW")])
+def test_other_refusals_of_writes_are_those_of_the_call(refusal: Refusal) -> None:
+    is_again = refusal.code is UNAVAILABLE
+    with scripted_service(refusal, v1.DeleteEntityResponse()) as service, Client(service.address, api_key="x") as client:
+        if is_again:
+            client.entities.DeleteEntity(v1.DeleteEntityRequest())
+        else:
+            with pytest.raises(grpc.RpcError):
+                client.entities.DeleteEntity(v1.DeleteEntityRequest())
+    assert len(service.seen) == (2 if is_again else 1)
+
+
+def test_a_write_without_a_request_id_is_sent_again_only_where_nothing_was_done() -> None:
+    assert kind_of("/entity.v1.EntityService/RecheckTaxIds") is Kind.PLAIN_WRITE
+    with scripted_service(OVERLOADED, CONFLICT, v1.RecheckTaxIdsResponse(entities=3)) as service:
+        with Client(service.address, api_key="x") as client:
+            assert client.entities.RecheckTaxIds(v1.RecheckTaxIdsRequest()).entities == 3
+    for refusal in (LOST, UNKNOWN_COMMIT):
+        with scripted_service(refusal) as service, Client(service.address, api_key="x") as client:
+            with pytest.raises(grpc.RpcError):
+                client.entities.RecheckTaxIds(v1.RecheckTaxIdsRequest())
+        assert len(service.seen) == 1
+
+
+def test_a_read_is_sent_again_by_grpc_and_on_a_conflict_by_the_client() -> None:
+    answer = v1.GetEntityResponse(redirected_from="x")
+    with scripted_service(LOST, LOST, CONFLICT, answer) as service, Client(service.address, api_key="x") as client:
+        assert client.entities.GetEntity(v1.GetEntityRequest()) == answer
+    assert len(service.seen) == 4
+
+
+def test_attempts_of_a_read_are_bounded_and_not_multiplied() -> None:
+    with scripted_service(*[LOST] * 30) as service, Client(service.address, api_key="x", timeout=20) as client:
+        with pytest.raises(grpc.RpcError):
+            client.entities.GetEntity(v1.GetEntityRequest())
+    assert len(service.seen) == 5
+
+
+def test_the_deadline_is_that_of_all_attempts() -> None:
+    with scripted_service(*[LOST] * 100) as service, Client(service.address, api_key="x", timeout=0.6) as client:
+        began = time.monotonic()
+        with pytest.raises(grpc.RpcError):
+            client.entities.DeleteEntity(v1.DeleteEntityRequest())
+    assert time.monotonic() - began < 0.9
+    assert len(service.seen) > 2
+
+
+def test_no_attempt_begins_before_the_hint_or_after_the_deadline() -> None:
+    late = Refusal(UNAVAILABLE, "OVERLOADED", retry_after_ms=900)
+    with scripted_service(late) as service, Client(service.address, api_key="x", timeout=0.5) as client:
+        with pytest.raises(grpc.RpcError) as caught:
+            client.entities.DeleteEntity(v1.DeleteEntityRequest())
+    assert error_of(caught.value).reason == "OVERLOADED"
+    assert len(service.seen) == 1
+
+
+def test_a_service_that_refuses_everything_gets_little_more_than_what_is_called() -> None:
+    calls = 400
+    with scripted_service(*[CONFLICT] * 10_000) as service, Client(service.address, api_key="x", timeout=0.3) as client:
+        futures = [client.entities.DeleteEntity.future(v1.DeleteEntityRequest()) for _ in range(calls)]
+        assert all(isinstance(future.exception(timeout=20), grpc.RpcError) for future in futures)
+    assert calls < len(service.seen) <= calls + 100
+
+
+def test_the_budget_is_a_tenth_of_what_succeeds() -> None:
+    budget = Budget(reserve=2)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    for _ in range(11):
+        budget.earn()
+    assert [budget.spend() for _ in range(2)] == [True, False]
+    for _ in range(1000):
+        budget.earn()
+    assert [budget.spend() for _ in range(3)] == [True, True, False], "no more than the reserve is saved"
+
+
+def test_pauses_have_full_jitter_below_a_bound_that_doubles() -> None:
+    for failed, bound in ((1, 0.1), (2, 0.2), (3, 0.4), (50, 2.0)):
+        pauses = [pause_of(failed) for _ in range(2_000)]
+        assert 0 <= min(pauses) < bound * 0.05
+        assert bound * 0.95 < max(pauses) <= bound
+
+
+def test_every_read_and_nothing_else_is_in_the_service_config() -> None:
+    config = service_config()
+    for name in ("GetEntity", "ListEntities", "ExportEntities", "ListTransactions", "GetOrganization"):
+        assert f'"{name}"' in config
+    for name in ("CreateEntity", "UpdateEntity", "WatchEntities", "RecheckTaxIds", "CreateApiKey", "RotateWebhookSecret"):
+        assert f'"{name}"' not in config
+
+
+def test_a_future_that_waits_for_its_next_attempt_is_cancelled() -> None:
+    late = Refusal(UNAVAILABLE, "OVERLOADED", retry_after_ms=900)
+    with scripted_service(late, v1.DeleteEntityResponse()) as service, Client(service.address, api_key="x") as client:
+        future = client.entities.DeleteEntity.future(v1.DeleteEntityRequest())
+        time.sleep(0.3)
+        assert future.cancel()
+        time.sleep(1)
+    assert len(service.seen) == 1
+
+
+def test_every_call_has_the_key() -> None:
+    script = [v1.GetEntityResponse(), [v1.WatchEntitiesResponse(position="a")]]
+    with scripted_service(*script) as service:
+        with Client(service.address, api_key="secret", actor="ana", source="crm") as client:
+            client.entities.GetEntity(v1.GetEntityRequest(), metadata=[("traceparent", "00-1-2-01")])
+            with client.watch() as watch:
+                next(watch)
+    for metadata in service.metadata:
+        assert metadata["authorization"] == "Bearer secret"
+        assert (metadata["x-actor-id"], metadata["x-source"]) == ("ana", "crm")
+    assert service.metadata[0]["traceparent"] == "00-1-2-01"
+
+
+def messages(*positions: str) -> list[v1.WatchEntitiesResponse]:
+    return [v1.WatchEntitiesResponse(position=position) for position in positions]
+
+
+def test_a_watch_goes_on_from_its_position_whatever_ended_it() -> None:
+    slow = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCH_TOO_SLOW")
+    script = [[*messages("a", "b"), LOST], [OVERLOADED], messages("c"), [*messages("d"), slow], messages("e")]
+    with scripted_service(*script) as service, Client(service.address, api_key="x") as client:
+        with client.watch(position="start") as watch:
+            assert [next(watch).position for _ in range(5)] == ["a", "b", "c", "d", "e"]
+            assert watch.position == "e"
+    assert [one.position for one in service.seen] == ["start", "b", "b", "c", "d"]
+
+
+def test_a_position_that_expired_is_an_error_of_its_own() -> None:
+    expired = Refusal(grpc.StatusCode.OUT_OF_RANGE, "POSITION_EXPIRED")
+    with scripted_service([*messages("a"), LOST], [expired]) as service, Client(service.address, api_key="x") as client:
+        with client.watch(position="start") as watch, pytest.raises(PositionExpired) as caught:
+            list(watch)
+    assert caught.value.position == "a"
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+@pytest.mark.parametrize("reason,code", [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")])
+def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
+    refused = Refusal(grpc.StatusCode[code], reason)
+    with scripted_service([refused]) as service, Client(service.address, api_key="x") as client:
+        with client.watch() as watch, pytest.raises(grpc.RpcError):
+            next(watch)
+    assert len(service.seen) == 1
+
+
+def test_no_call_fails_during_a_rolling_restart(
+    addresses: list[str], api_key: str, external_id: str, restart: Callable[[int], None]
+) -> None:
+    with Client(addresses, api_key=api_key) as client:
+        entity = v1.Entity(external_id=external_id, type=v1.ENTITY_TYPE_PERSON, name="Ana", country_code="AR")
+        client.entities.CreateEntity(v1.CreateEntityRequest(entity=entity))
+    driver = Driver(addresses, api_key, [external_id])
+    over = threading.Event()
+    threads = []
+
+    def calls() -> None:
+        for index in range(1_000_000):
+            if over.wait(0.01):
+                return
+            threads.append(threading.Thread(target=driver.call, args=[index]))
+            threads[-1].start()
+
+    caller = threading.Thread(target=calls)
+    caller.start()
+    for index in range(len(addresses)):
+        restart(index)
+        time.sleep(0.3)
+    over.set()
+    caller.join()
+    for thread in threads:
+        thread.join()
+    assert len(threads) > 100
+    assert driver.errors == {}
+    driver.client.close()

@@ -1,0 +1,30 @@
+// What both entries export: the messages, the helpers, and what is needed beside them of the libraries, so that nobody has to
+// install the same versions.
+export { create, fromJson, isMessage, toJson } from "@bufbuild/protobuf";
+export { timestampDate, timestampFromDate, timestampNow } from "@bufbuild/protobuf/wkt";
+export { Code, ConnectError } from "@connectrpc/connect";
+export type { CallContext, EntityCallOptions, Paged, ServiceClient } from "./calls.ts";
+export { type ClientOptions, type EntityClient, entityClientOver } from "./client.ts";
+export type { CopyOptions, CopyStore, EntityChange } from "./copy.ts";
+export { type EntityErrorInfo, errorInfo, isReason, type Reason } from "./errors.ts";
+export * from "./gen/entity/v1/activity_pb.ts";
+export * from "./gen/entity/v1/activity_service_pb.ts";
+export * from "./gen/entity/v1/administration_event_pb.ts";
+export * from "./gen/entity/v1/audit_pb.ts";
+export * from "./gen/entity/v1/duplicate_pb.ts";
+export * from "./gen/entity/v1/entity_event_pb.ts";
+export * from "./gen/entity/v1/entity_pb.ts";
+export * from "./gen/entity/v1/entity_service_pb.ts";
+export * from "./gen/entity/v1/error_pb.ts";
+export * from "./gen/entity/v1/merge_pb.ts";
+export * from "./gen/entity/v1/organization_pb.ts";
+export * from "./gen/entity/v1/organization_service_pb.ts";
+export * from "./gen/entity/v1/risk_matrix_service_pb.ts";
+export * from "./gen/entity/v1/risk_pb.ts";
+export * from "./gen/entity/v1/webhook_pb.ts";
+export * from "./gen/entity/v1/webhook_service_pb.ts";
+export { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.ts";
+export { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
+export { lookup } from "./lookup.ts";
+export type { Retry, RetryOptions } from "./retries.ts";
+export type { WatchOptions } from "./watch.ts";
