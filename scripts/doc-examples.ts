@@ -8,7 +8,7 @@ import { openWorkshop } from "./documents/workshop.ts";
 const { ENTITY_SERVICE_URL: baseUrl = "http://127.0.0.1:50051", ENTITY_SERVICE_API_KEY: apiKey = "" } = process.env;
 const files = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 let [failed, tried] = [0, 0];
-await using workshop = await openWorkshop({ baseUrl, apiKey });
+await using workshop = await openWorkshop({ baseUrl, apiKey, auditSigningKey: process.env.AUDIT_SIGNING_KEY });
 for (const file of files) {
   const text = readFileSync(file, "utf8");
   const blocks = trialsOf(file, text).flatMap(({ block }) => (block.language === "ts" ? [block] : []));

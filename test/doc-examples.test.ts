@@ -1,14 +1,16 @@
 // Every block of code in the documents is run: those of a page one after the other, in an organization of its own, against
 // a real service. scripts/documents/blocks.ts says what a block has to say of itself; one that nothing runs fails here.
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ErrorReasonSchema } from "../clients/typescript/index.ts";
-import { blockProblem, blocksOf, isAnswer, isRun, NO_RUN } from "../scripts/documents/blocks.ts";
+import { blockProblem, blocksOf, isAnswer, isRun, NO_RUN, RUN_ELSEWHERE } from "../scripts/documents/blocks.ts";
 import { toolsOf, trialsOf, tryPage, tsName } from "../scripts/documents/page.ts";
 import { openWorkshop, type Workshop } from "../scripts/documents/workshop.ts";
+import { newSigningKey } from "../src/audit/signing-key.ts";
 import { startService, type TestService } from "./harness.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -21,7 +23,7 @@ const PAGES = [
     .map((name) => join("docs", name)),
   ...readdirSync(join(root, "clients"))
     .map((name) => join("clients", name, "README.md"))
-    .filter((path) => existsSync(join(root, path))),
+    .filter((path) => existsSync(join(root, path)) && RUN_ELSEWHERE[path] === undefined),
 ].toSorted();
 /** Pages for who has just started the service, or administers all of it. */
 const OF_NEWCOMER = ["README.md", "docs/guide/keys.md"];
@@ -38,15 +40,18 @@ const isThere = (tool: string) => {
 const missing = (page: string) =>
   process.env.CI === undefined ? toolsOf(page, read(page)).filter((tool) => !isThere(tool)) : [];
 
+const auditSigningKey = join(mkdtempSync(join(tmpdir(), "documents-key-")), "audit-key");
 let workshop: Workshop;
 let service: TestService;
 beforeAll(async () => {
-  service = await startService({ config: { auditCheckpointSeconds: 60 } });
-  workshop = await openWorkshop({ baseUrl: service.baseUrl, apiKey: service.organization.apiKey });
+  writeFileSync(auditSigningKey, newSigningKey(), { mode: 0o600 });
+  service = await startService({ config: { auditCheckpointSeconds: 1, auditSigningKey } });
+  workshop = await openWorkshop({ baseUrl: service.baseUrl, apiKey: service.organization.apiKey, auditSigningKey });
 }, 120_000);
 afterAll(async () => {
   await workshop[Symbol.asyncDispose]();
   await service[Symbol.asyncDispose]();
+  rmSync(dirname(auditSigningKey), { recursive: true });
 });
 
 describe("the documents", () => {
@@ -55,6 +60,8 @@ describe("the documents", () => {
     expect(blocks.flatMap((block) => blockProblem(block, read) ?? [])).toEqual([]);
     const given = blocks.filter((block) => !isRun(block)).map(({ words }) => words[1]);
     expect(Object.keys(NO_RUN).filter((reason) => !given.includes(reason))).toEqual([]);
+    const elsewhere = Object.entries(RUN_ELSEWHERE).filter(([page]) => blocksOf(page, read(page)).length > 0);
+    expect(elsewhere.filter(([, test]) => !existsSync(join(root, test)))).toEqual([]);
     expect(blocks.filter(isRun).length).toBeGreaterThan(80);
   });
 

@@ -101,7 +101,7 @@ function celTrial(block: Block): Trial {
   const rules: JsonValue = block.text
     .split("\n")
     .filter((one) => one.trim() !== "")
-    .map((expression, index) => ({ id: `rule-${index + 1}`, displayName: "Example", expression, points: 10 }));
+    .map((expression, index) => ({ id: `rule-${index + 1}`, displayName: "Example", expression, points: "10" }));
   const method = METHODS.find(({ name }) => name === "CreateRiskMatrix");
   if (method === undefined) throw new Error("the contract has no CreateRiskMatrix");
   const request = JSON.stringify({ matrix: { displayName: "Examples", rules }, validateOnly: true });
@@ -146,7 +146,7 @@ export function toolsOf(file: string, text: string): string[] {
   const blocks = blocksOf(file, text).filter(isRun);
   const shell = blocks.filter(({ language }) => language === "console" || language === "sh");
   const commands = shell.map(({ text: source }) => source).join("\n");
-  const called = ["grpcurl", "curl", "jq", "openssl"].filter((name) =>
+  const called = ["grpcurl", "curl", "jq", "openssl", "python3"].filter((name) =>
     new RegExp(String.raw`(?:^|[|$(&]\s*)${name}\s`, "m").test(commands),
   );
   const sent = blocks.some(

@@ -4,6 +4,7 @@ import { execFile, spawn } from "node:child_process";
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { create, createEntityClient, EntityType, RiskRuleSchema } from "../../clients/typescript/index.ts";
@@ -18,7 +19,7 @@ const PAGE_LIMIT_MS = 240_000;
 /** What a page says where a reader has something of their own. */
 const PLACEHOLDERS = {
   address: "127.0.0.1:50051",
-  receiver: "127.0.0.1:8484",
+  receiver: "8484",
   entityId: "550e8400-e29b-41d4-a716-446655440000",
   matrixId: "660e8400-e29b-41d4-a716-446655440000",
 };
@@ -96,8 +97,16 @@ export interface PageOptions {
   isEmpty?: boolean;
 }
 
-/** A workshop beside a running service; the key is one of an operator. */
-export async function openWorkshop(service: { baseUrl: string; apiKey: string }): Promise<Workshop> {
+export interface Service {
+  baseUrl: string;
+  /** The key of an operator. */
+  apiKey: string;
+  /** The file of the key that signs its checkpoints. */
+  auditSigningKey: string | undefined;
+}
+
+/** A workshop beside a running service. */
+export async function openWorkshop(service: Service): Promise<Workshop> {
   const folder = await mkdtemp(join(tmpdir(), "documents-"));
   const ts = join(folder, "ts");
   await makePackage(join(ts, "node_modules"));
@@ -132,10 +141,13 @@ export async function openWorkshop(service: { baseUrl: string; apiKey: string })
         ENTITY_SERVICE_URL: service.baseUrl,
         ENTITY_SERVICE_API_KEY: apiKey,
         TS: ts,
+        ...(service.auditSigningKey === undefined ? {} : { AUDIT_SIGNING_KEY: service.auditSigningKey }),
         npm_config_loglevel: "silent",
         NO_COLOR: "1",
       };
       if (!isEmpty) await exec("entity-service", ["import", "examples/entities.ndjson"], { cwd: page, env });
+      if (steps.some(({ source }) => source.includes("audit-checkpoints")))
+        await firstCheckpoint(service.baseUrl, apiKey);
       const ids = await placeholders({ baseUrl: service.baseUrl, apiKey }, steps);
       const own = (text: string) => ids.reduce((result, [from, to]) => result.replaceAll(from, to), text);
       for (const { file } of steps) {
@@ -187,6 +199,16 @@ async function newOrganization({ baseUrl, apiKey }: { baseUrl: string; apiKey: s
   return (await organizations.createApiKey(made)).secret;
 }
 
+/** Waits for the first checkpoint of the log, which readers of the page have had for long. */
+async function firstCheckpoint(baseUrl: string, apiKey: string): Promise<void> {
+  const { entities } = createEntityClient({ baseUrl, apiKey });
+  const limit = performance.now() + 90_000;
+  while ((await entities.listAuditCheckpoints({})).checkpoints.length === 0) {
+    if (performance.now() > limit) throw new Error("no checkpoint was made");
+    await sleep(200);
+  }
+}
+
 /** What stands for the placeholders that the steps use. */
 async function placeholders(
   { baseUrl, apiKey }: { baseUrl: string; apiKey: string },
@@ -195,7 +217,7 @@ async function placeholders(
   const { entities, riskMatrices } = createEntityClient({ baseUrl, apiKey });
   const text = steps.map(({ source, file }) => `${source}\n${file?.text}`).join("\n");
   const found: [string, string][] = [[PLACEHOLDERS.address, new URL(baseUrl).host]];
-  if (text.includes(PLACEHOLDERS.receiver)) found.push([PLACEHOLDERS.receiver, `127.0.0.1:${await freePort()}`]);
+  if (text.includes(PLACEHOLDERS.receiver)) found.push([PLACEHOLDERS.receiver, String(await freePort())]);
   if (text.includes(PLACEHOLDERS.entityId)) {
     const entity = { type: EntityType.PERSON, name: "María Sosa", countryCode: "AR" };
     found.push([PLACEHOLDERS.entityId, (await entities.createEntity({ entity })).entity?.id ?? ""]);
@@ -211,7 +233,7 @@ async function placeholders(
 
 /** An answer with the addresses that the page has. */
 const theirs = (said: string, own: readonly [string, string][]) =>
-  own.reduce((text, [from, to]) => (from.includes(":") ? text.replaceAll(to, from) : text), said);
+  own.reduce((text, [from, to]) => (from.includes("-") ? text : text.replaceAll(to, from)), said);
 
 /** A step, whose output and exit code are kept. Fails where any of its commands did. */
 const shellOf = (source: string, index: number) => `
