@@ -35,7 +35,8 @@ export const NO_RUN: Record<string, { why: string; runBy?: string }> = {
   docker: { why: "needs a container engine" },
   kubernetes: { why: "needs a cluster of Kubernetes" },
   proxy: { why: "is the configuration of a proxy or a pooler that is not installed here" },
-  owner: { why: "changes a row as the owner of the database", runBy: "test/audit-tampering.test.ts" },
+  owner: { why: "changes a row as the owner of the database, as test/audit-tampering.test.ts does" },
+  superuser: { why: "makes an owner as a superuser, as test/postgres.test.ts does under names of its own" },
 };
 
 /** Documents whose blocks are those of another language, and the test that runs them all. */
