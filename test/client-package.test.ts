@@ -52,18 +52,6 @@ console.log(JSON.stringify({
 }));
 `;
 
-/** What the reader has: a key, a user, a place to store; and, where the code does not make them, the clients. */
-const AROUND_README = (code: string) => `
-import * as theClient from "@entity-service/client";
-declare const apiKey: string;
-declare const user: { id: string };
-declare function store(entities: theClient.Entity[]): Promise<void>;
-declare function storePosition(position: string): Promise<void>;
-declare function apply(event: theClient.EntityEvent): Promise<void>;
-${code.includes("createEntityClient(") ? "" : 'const { entities, webhooks } = theClient.createEntityClient({ baseUrl: "", apiKey });'}
-export { apiKey, apply, store, storePosition, theClient, user };
-`;
-
 const COMPILER = {
   target: "es2022",
   // Connect's declarations name HeadersInit, a type of the browser.
@@ -165,21 +153,6 @@ describe("the package @entity-service/client", () => {
       none: true,
     });
   }, 120_000);
-
-  it("what the README shows compiles", async () => {
-    const blocks = [...(await readFile(`${ROOT}README.md`, "utf8")).matchAll(/```ts\n([\s\S]*?)```/g)];
-    expect(blocks).toHaveLength(4);
-    const files = blocks.map(([, code = ""], i) => ({ name: `readme-${i}.ts`, text: AROUND_README(code) + code }));
-    for (const { name, text } of files) await writeFile(`${folder.path}/${name}`, text);
-    await writeFile(
-      `${folder.path}/tsconfig.readme.json`,
-      JSON.stringify({ compilerOptions: { ...COMPILER, noEmit: true }, files: files.map(({ name }) => name) }),
-    );
-    const tsc = `${ROOT}node_modules/typescript/bin/tsc`;
-    await exec(process.execPath, [tsc, "-p", `${folder.path}/tsconfig.readme.json`]).catch(
-      (error: { stdout: string }) => expect(error.stdout).toBe(""),
-    );
-  });
 
   it("a wrong field name does not compile", async () => {
     await writeFile(`${folder.path}/wrong.ts`, CONSUMER.replace('name: "Ana"', 'nam: "Ana"'));

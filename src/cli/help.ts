@@ -1,7 +1,7 @@
 // What the command line says behind the list of its options.
 
 export const HELP = `
-Environment of serve and migrate: see the README. The other commands talk to the service at
+Environment of serve and migrate: see docs/operate/configuration.md. The other commands talk to the service at
 ENTITY_SERVICE_URL (default http://127.0.0.1:50051) with the API key ENTITY_SERVICE_API_KEY.
 
 Examples:
