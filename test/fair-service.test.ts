@@ -153,7 +153,8 @@ describe("work whose caller has left", () => {
 });
 
 describe("guessed keys", () => {
-  const guess = (own: TestService) => createEntityClient({ retries: false, baseUrl: own.baseUrl, apiKey: unique("guess") });
+  const guess = (own: TestService) =>
+    createEntityClient({ retries: false, baseUrl: own.baseUrl, apiKey: unique("guess") });
 
   test("use connections of their own: with the whole pool held, keys are looked up and the service is ready", async () => {
     await using own = await startService({
