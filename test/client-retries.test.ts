@@ -8,6 +8,7 @@ import {
   EntityType,
   errorInfo,
   isReason,
+  ListEntityEventsRequestSchema,
   lookup,
   type Retry,
   UpdateEntityRequestSchema,
@@ -105,6 +106,12 @@ describe("client 2: a write gets a request_id", () => {
     await server.client().entities.updateEntity({ ...WRITE, requestId });
     expect(requestIds(server)).toEqual([requestId, requestId]);
   });
+});
+
+it("client 2: a read gets none: what is called so in ListEntityEvents is a filter", async () => {
+  await using server = await serving((stream) => answer(stream, ENTITY));
+  await server.client().entities.listEntityEvents({ lookup: lookup.externalId("nobody") });
+  expect(fromBinary(ListEntityEventsRequestSchema, (server.requests[0] as Buffer).subarray(5)).requestId).toBe("");
 });
 
 describe("client 3: a method without a request_id", () => {
