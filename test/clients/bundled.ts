@@ -18,7 +18,7 @@ export async function bundled(folder: string, entry: string): Promise<{ code: st
       },
     ],
   });
-  const { output } = await bundle.generate({ minify: true, format: "esm", inlineDynamicImports: true });
+  const { output } = await bundle.generate({ minify: true, format: "esm", codeSplitting: false });
   await bundle.close();
   const [{ code }] = output;
   return { code, gzipped: gzipSync(code, { level: 9 }).length };
