@@ -217,7 +217,7 @@ describe.each(Object.entries(WAYS))("over %s", (_, get) => {
   });
 });
 
-test("a request line with the whole URL, and two requests in one packet, are answered", async () => {
+test("two requests in one packet are answered on one connection", async () => {
   const received = await rawCall(
     service.port,
     "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /pages.css HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
