@@ -108,6 +108,12 @@ const SIDEBAR: DefaultTheme.SidebarItem[] = [
   },
 ];
 
+/** The page that shows two bodies side by side has the room of the outline too. */
+const WIDE = "migrate-from-rest.md";
+const STYLE = `.vp-doc td { vertical-align: top }
+.wide .VPDoc .container .content, .wide .VPDoc .content-container { max-width: 1200px !important }
+.wide .vp-doc div[class*="language-"] { margin: 8px 0 }`;
+
 export default defineConfig({
   title: "EntityService",
   description: "The system of record for persons and companies: guide, reference and operation",
@@ -115,6 +121,10 @@ export default defineConfig({
   base,
   outDir: ".vitepress/dist",
   cacheDir: ".vitepress/cache",
+  head: [["style", {}, STYLE]],
+  transformPageData(page) {
+    if (page.relativePath === WIDE) Object.assign(page.frontmatter, { aside: false, pageClass: "wide" });
+  },
   markdown: { anchor: { slugify }, config: withFiles },
   themeConfig: {
     search: { provider: "local" },
