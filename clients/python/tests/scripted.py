@@ -75,7 +75,8 @@ class Scripted:
 
     def _next(self, request: Any, context: Any) -> Step:
         self.seen.append(request)
-        self.metadata.append(dict(context.invocation_metadata()))
+        pairs = context.invocation_metadata()
+        self.metadata.append({key: ",".join(str(value) for name, value in pairs if name == key) for key, _ in pairs})
         return self.script.pop(0)
 
 
