@@ -14,6 +14,14 @@ COPY package.json package-lock.json ./
 # The install scripts link the libraries of the embedded PostgreSQL.
 RUN npm ci --omit=dev --no-audit --no-fund && npm cache clean --force
 
+# The console, by packages that do not run in the end.
+FROM $IMAGE AS console
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN npm ci --no-audit --no-fund && npm cache clean --force
+COPY clients clients
+RUN node_modules/.bin/node clients/console/build.ts clients/console/dist
+
 FROM $IMAGE
 ENV PATH=/app/node_modules/.bin:$PATH
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=50051 DATA_DIR=/data MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=131072
@@ -22,6 +30,7 @@ COPY --from=packages /app/node_modules node_modules
 COPY package.json LICENSE ./
 COPY proto proto
 COPY clients/typescript clients/typescript
+COPY --from=console /app/clients/console/dist clients/console/dist
 COPY src src
 RUN install -d -o node -g node /data
 USER node

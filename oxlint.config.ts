@@ -60,7 +60,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/cli/": {
     imports: [
-      ...["src/cli/", "src/config.ts", "src/domain/", client, generated],
+      ...["src/cli/", "src/config.ts", "src/file-lock.ts", "src/domain/", client, generated],
       ...["src/interceptors/json-problem.ts", "src/rpc/well-formed.ts"],
     ],
     packages: [
@@ -68,13 +68,14 @@ export const DIRECTIONS: Record<string, Direction> = {
       ...[...protobuf, "@connectrpc/connect"],
     ],
     message:
-      "a command imports other commands, config, domain, json-problem, well-formed and clients: it is a caller, not the service",
+      "a command imports other commands, config, file-lock, domain, json-problem, well-formed and clients: it is a caller, not the service",
     refusedNames: nameOfCode,
   },
   "src/config.ts": { imports: [], message: "config imports nothing" },
   "src/signals.ts": { imports: [], packages: node, message: "signals imports nothing" },
   "src/logger.ts": { imports: [], packages: ["pino"], message: "logger imports pino" },
   "src/paged.ts": { imports: [], message: "paged imports nothing" },
+  "src/file-lock.ts": { imports: [], packages: node, message: "file-lock imports nothing" },
   "src/secret-file.ts": { imports: [], packages: node, message: "secret-file imports nothing" },
   "src/audit-key.ts": {
     imports: ["src/audit/", "src/config.ts", "src/secret-file.ts"],
@@ -163,7 +164,11 @@ export const DIRECTIONS: Record<string, Direction> = {
     packages: ["@mikro-orm/migrations"],
     message: "a migration imports nothing of ours: it never changes with the code",
   },
-  "src/postgres/": { imports: ["src/postgres/"], packages: node, message: "the embedded server imports nothing" },
+  "src/postgres/": {
+    imports: ["src/postgres/", "src/file-lock.ts"],
+    packages: node,
+    message: "the embedded server imports file-lock alone",
+  },
   "src/log/": {
     imports: ["src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
     packages: node,

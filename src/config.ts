@@ -1,12 +1,12 @@
-// Every setting with its default and bound, in one place. Pure: the environment comes in as an argument. The README's
-// table has those that an operator should know. The limits of values are in domain/limits.ts, beside the rules.
+// Every setting with its default and bound, in one place. Pure: the environment comes in as an argument. docs/operate/configuration.md has
+// those that an operator should know. The limits of values are in domain/limits.ts, beside the rules.
 
 export interface Config {
   /** Run-time role. Undefined: the embedded server. */
   databaseUrl: string | undefined;
   /** Owner role, for migrations; defaults to databaseUrl. */
   migrationDatabaseUrl: string | undefined;
-  /** Folder of the embedded server and of the bootstrap key. */
+  /** Folder of the embedded server, of the bootstrap key and of the console once it is built. */
   dataDir: string;
   host: string;
   port: number;

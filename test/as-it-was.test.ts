@@ -402,7 +402,7 @@ describe("GetEntity with read_time", () => {
     const slots: Slots = (_, work) => work();
     const uses: string[] = [];
     const reader = createPastReader(own.orm, {
-      ...{ slots, readSlots: slots, lockTimeoutMs: 1_000, statementTimeoutMs: 5_000 },
+      ...{ slots, readSlots: slots, lockTimeoutMs: 1_000 },
       named: (_, { key }, { id }) => uses.push(`${key} of ${id}`),
     });
     const { signal } = new AbortController();
@@ -535,12 +535,7 @@ describe("a pruned log", () => {
         if (++turns === 3) await service.sql("select prune_events(1000)");
         return work();
       };
-      const reader = createPastReader(own.orm, {
-        slots: readSlots,
-        readSlots,
-        lockTimeoutMs: 1_000,
-        statementTimeoutMs: 5_000,
-      });
+      const reader = createPastReader(own.orm, { slots: readSlots, readSlots, lockTimeoutMs: 1_000 });
       const lookup = { by: "entity_id" as const, key: entity.id };
       const past = reader.find(organization.id, lookup, micros, new AbortController().signal);
       const outcome = await past.then(({ entity: { name } }) => name).catch((error: DomainError) => error.reason);

@@ -153,7 +153,8 @@ it("rules 83, 113, 151: batches crossed with merges and unmerges of their entiti
     `TEST_SEED=${SEED}: batches beside merges: ${JSON.stringify(reasons)}, ${(await deadlocks()) - before} deadlocks`,
   );
   expect(Object.keys(reasons).filter((reason) => !["OK", "WRITE_CONFLICT"].includes(reason))).toEqual([]);
-  expect(reasons.OK).toBeGreaterThan(WRITERS);
+  expect(reasons.OK).toBeGreaterThan(0.9 * WRITERS * ROUNDS);
+  expect(await deadlocks()).toBe(before);
   // An etag is the id of the event that made it.
   const events = await service.sql("select id from entity_event where id = any($1)", [[...etags]]);
   expect(events).toHaveLength(etags.size);

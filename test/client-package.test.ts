@@ -4,6 +4,8 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { temporaryFolder } from "./cli-process.ts";
+import { bundled } from "./clients/bundled.ts";
+import { newPerson } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
 
 const exec = promisify(execFile);
@@ -52,16 +54,26 @@ console.log(JSON.stringify({
 }));
 `;
 
-/** What the reader has: a key, a user, a place to store; and, where the code does not make them, the clients. */
-const AROUND_README = (code: string) => `
-import * as theClient from "@entity-service/client";
-declare const apiKey: string;
-declare const user: { id: string };
-declare function store(entities: theClient.Entity[]): Promise<void>;
-declare function storePosition(position: string): Promise<void>;
-declare function apply(event: theClient.EntityEvent): Promise<void>;
-${code.includes("createEntityClient(") ? "" : 'const { entities, webhooks } = theClient.createEntityClient({ baseUrl: "", apiKey });'}
-export { apiKey, apply, store, storePosition, theClient, user };
+/** What the reader has beside the blocks of the package's own README; streams that last end here after what they show. */
+const AROUND_PACKAGE_README = (code: string) => `
+${code.includes("type Entity") ? "" : 'import type { Entity } from "@entity-service/client";'}
+${/createEntityClient\(/.test(code) ? "" : 'import { createEntityClient as connect } from "@entity-service/client";'}
+const apiKey = process.env["KEY"] ?? "";
+const user = { id: "ana" };
+const request = { headers: { traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" } };
+const signal = AbortSignal.timeout(2_000);
+const store = {
+  load: async () => "",
+  apply: async (_: object) => {},
+  async save(_: string) {
+    console.log("saved");
+    process.exit();
+  },
+};
+${/const client = /.test(code) ? "" : /createEntityClient\(/.test(code) ? "" : 'const client = connect({ baseUrl: process.env["URL"] ?? "", apiKey });'}
+${code.replaceAll('"http://127.0.0.1:50051"', 'process.env["URL"] ?? ""')}
+export type { Entity };
+export { apiKey, request, signal, store, user };
 `;
 
 const COMPILER = {
@@ -95,7 +107,8 @@ describe("the package @entity-service/client", () => {
     tarball = (await readdir(folder.path)).find((name) => name.endsWith(".tgz")) ?? "";
     await writeFile(`${folder.path}/package.json`, JSON.stringify({ name: "consumer", private: true, type: "module" }));
     const quiet = ["--no-audit", "--no-fund", "--prefer-offline", "--ignore-scripts"];
-    await exec("npm", ["install", ...quiet, `./${tarball}`], { cwd: folder.path });
+    // What its README has beside it.
+    await exec("npm", ["install", ...quiet, `./${tarball}`, "@opentelemetry/api@1.9.0"], { cwd: folder.path });
   }, 180_000);
   afterAll(async () => {
     await service[Symbol.asyncDispose]();
@@ -112,8 +125,7 @@ describe("the package @entity-service/client", () => {
       `${entry.parentPath.slice(installed().length + 1)}/${entry.name}`.replace(/^\//, ""),
     );
     const other = names.filter(
-      (name) =>
-        !/^dist\/((index|errors|leavable|unseen)|gen\/(entity\/v1|google\/rpc)\/\w+_pb)\.(js|d\.ts)$/.test(name),
+      (name) => !/^dist\/([a-z]+|gen\/(entity\/v1|google\/rpc)\/\w+_pb)\.(js|d\.ts)$/.test(name),
     );
     expect(other.toSorted()).toEqual(["LICENSE", "README.md", "package.json"]);
     expect(await readFile(`${installed()}/LICENSE`, "utf8")).toBe(await readFile(`${ROOT}LICENSE`, "utf8"));
@@ -126,11 +138,15 @@ describe("the package @entity-service/client", () => {
   it("depends on the very versions that the service is tested with", async () => {
     const [own, root] = await Promise.all(
       [`${installed()}/package.json`, `${ROOT}package.json`].map(
-        async (path) => JSON.parse(await readFile(path, "utf8")) as { dependencies: Record<string, string> },
+        async (path) =>
+          JSON.parse(await readFile(path, "utf8")) as {
+            dependencies: Record<string, string>;
+            devDependencies?: Record<string, string>;
+          },
       ),
     );
-    expect(Object.keys(own?.dependencies ?? {})).toHaveLength(3);
-    expect(root?.dependencies).toMatchObject(own?.dependencies ?? {});
+    expect(Object.keys(own?.dependencies ?? {})).toHaveLength(4);
+    expect({ ...root?.devDependencies, ...root?.dependencies }).toMatchObject(own?.dependencies ?? {});
   });
 
   it("type-checks in a strict project, its declarations included, and calls the service without any TypeScript at run time", async () => {
@@ -166,19 +182,54 @@ describe("the package @entity-service/client", () => {
     });
   }, 120_000);
 
-  it("what the README shows compiles", async () => {
-    const blocks = [...(await readFile(`${ROOT}README.md`, "utf8")).matchAll(/```ts\n([\s\S]*?)```/g)];
-    expect(blocks).toHaveLength(4);
-    const files = blocks.map(([, code = ""], i) => ({ name: `readme-${i}.ts`, text: AROUND_README(code) + code }));
-    for (const { name, text } of files) await writeFile(`${folder.path}/${name}`, text);
+  it("client 15: an application bundles under 60 kB of it, compressed; the entry for the web has no import of Node", async () => {
+    for (const entry of ["", "/web"] as const) {
+      const { code, gzipped } = await bundled(folder.path, `@entity-service/client${entry}`);
+      expect(gzipped).toBeLessThan(60_000);
+      expect(gzipped).toBeGreaterThan(30_000);
+      expect(/["'](node:)?(http2?|https|zlib|util|stream|buffer|fs)["']/.test(code)).toBe(entry === "");
+    }
+  });
+
+  it("what the README of the package shows compiles, and runs against the service", async () => {
+    await newPerson(service.client, { name: "Ana Gil", externalId: "crm-0", taxId: "27-98765432-1" });
+    const text = await readFile(`${PACKAGE}/README.md`, "utf8");
+    const blocks = [...text.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code = ""]) => code);
+    expect(blocks).toHaveLength(8);
+    const files = blocks.map((code, i) => ({ name: `shown-${i}.ts`, text: AROUND_PACKAGE_README(code) }));
+    for (const { name, text: code } of files) await writeFile(`${folder.path}/${name}`, code);
     await writeFile(
-      `${folder.path}/tsconfig.readme.json`,
-      JSON.stringify({ compilerOptions: { ...COMPILER, noEmit: true }, files: files.map(({ name }) => name) }),
+      `${folder.path}/tsconfig.shown.json`,
+      JSON.stringify({ compilerOptions: COMPILER, files: files.map(({ name }) => name) }),
     );
     const tsc = `${ROOT}node_modules/typescript/bin/tsc`;
-    await exec(process.execPath, [tsc, "-p", `${folder.path}/tsconfig.readme.json`]).catch(
-      (error: { stdout: string }) => expect(error.stdout).toBe(""),
+    await exec(process.execPath, [tsc, "-p", `${folder.path}/tsconfig.shown.json`]).catch((error: { stdout: string }) =>
+      expect(error.stdout).toBe(""),
     );
+    const env = { PATH: process.env.PATH, URL: service.baseUrl, KEY: service.organization.apiKey };
+    const said: string[] = [];
+    for (const { name } of files) {
+      const { stdout } = await exec(process.execPath, [`${folder.path}/${name.replace(/ts$/, "js")}`], {
+        ...{ env, timeout: 30_000 },
+      });
+      said.push(stdout);
+    }
+    expect(said[0]).toMatch(/^true \S+ \S+\n$/);
+    expect(said[1]).toMatch(/^Ana Gil true\nAna Gil\nAna Gil\n3 \n$/);
+    expect(said[2]).toMatch(/^changed meanwhile, now \S+\n$/);
+    expect(said[5]).toBe("saved\n");
+    expect(said[6]).toBe("");
+    expect(said[7]).toBe("1\n");
+  }, 180_000);
+
+  it("the README of the package promises what tests of its numbers show", async () => {
+    const promised = [...(await readFile(`${PACKAGE}/README.md`, "utf8")).matchAll(/^(\d+)\. /gm)].map(([, n]) => n);
+    expect(promised).toEqual(Array.from({ length: 15 }, (_, i) => String(i + 1)));
+    const tests = ["client-retries", "client-copy", "client-package"].map((name) =>
+      readFile(`${ROOT}test/${name}.test.ts`, "utf8"),
+    );
+    const shown = [...(await Promise.all(tests)).join("").matchAll(/\b(?:describe|it)\(\s*"client (\d+): /g)];
+    expect([...new Set(shown.map(([, n]) => n))].sort((a, b) => Number(a) - Number(b))).toEqual(promised);
   });
 
   it("a wrong field name does not compile", async () => {

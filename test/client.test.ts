@@ -1,7 +1,7 @@
 // The TypeScript client when things go wrong: streams that are left early; servers that refuse, go away, or do not answer.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { constants, createServer, type Http2Server, type ServerHttp2Stream } from "node:http2";
+import { constants } from "node:http2";
 import { type AddressInfo, createServer as createNetServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { create, toBinary } from "@bufbuild/protobuf";
@@ -10,16 +10,15 @@ import {
   Code,
   ConnectError,
   createEntityClient,
-  type EntityClientOptions,
   EntityService,
   EntityType,
   ErrorInfoSchema,
   errorInfo,
-  GetEntityResponseSchema,
   ImportEntitiesRequestSchema,
   ImportEntitiesResponseSchema,
   RetryInfoSchema,
 } from "../clients/typescript/index.ts";
+import { answer, ENTITY, leave, refuse, serving } from "./clients/scripted-server.ts";
 import { envelope } from "./frames.ts";
 import { unique } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
@@ -121,49 +120,12 @@ describe("a stream that is left", () => {
   });
 });
 
-/** A server that hands each stream to `answer`, numbered from 0. */
-async function serving(answer: (stream: ServerHttp2Stream, index: number) => void) {
-  const server: Http2Server = createServer();
-  let [streams, connections] = [0, 0];
-  const paths: string[] = [];
-  server.on("session", (session) => {
-    connections++;
-    session.on("error", () => {});
-  });
-  server.on("stream", (stream, headers) => {
-    stream.on("error", () => {});
-    paths.push(String(headers[":path"]).split("/").at(-1) ?? "");
-    answer(stream, streams++);
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  return {
-    client: (options: Partial<EntityClientOptions> = {}) => createEntityClient({ baseUrl, apiKey: "k", ...options }),
-    seen: () => ({ streams, connections }),
-    paths,
-    [Symbol.asyncDispose]: async () => {
-      server.close();
-    },
-  };
-}
-
-function respond(stream: ServerHttp2Stream, message: Uint8Array): void {
-  stream.respond({ ":status": 200, "content-type": "application/grpc+proto" }, { waitForTrailers: true });
-  stream.on("wantTrailers", () => stream.sendTrailers({ "grpc-status": "0" }));
-  stream.end(envelope(message));
-}
-const ENTITY = toBinary(GetEntityResponseSchema, create(GetEntityResponseSchema, { entity: { id: "1" } }));
-const refuse = (stream: ServerHttp2Stream) => stream.close(constants.NGHTTP2_REFUSED_STREAM);
-/** Sends a GOAWAY that says that only the first stream was processed. */
-const leave = (stream: ServerHttp2Stream) => stream.session?.goaway(constants.NGHTTP2_NO_ERROR, 1);
-
 describe("a call that nobody has seen", () => {
   it.each([
     ["a refused stream", refuse],
     ["a stream after the last that a GOAWAY names", leave],
   ])("%s is sent again, whatever the method", async (_, unseen) => {
-    await using server = await serving((stream, index) => (index === 1 ? unseen(stream) : respond(stream, ENTITY)));
+    await using server = await serving((stream, index) => (index === 1 ? unseen(stream) : answer(stream, ENTITY)));
     const { entities } = server.client();
     expect((await entities.getEntity(NOBODY)).entity?.id).toBe("1");
     expect((await entities.createEntity({ entity: {} })).entity?.id).toBe("1");
@@ -176,7 +138,7 @@ describe("a call that nobody has seen", () => {
       if (index === 0) return void setTimeout(refuse, 100, stream);
       stream.on("data", (chunk: Buffer) => received.push(chunk));
       stream.on("end", () =>
-        respond(stream, toBinary(ImportEntitiesResponseSchema, create(ImportEntitiesResponseSchema))),
+        answer(stream, toBinary(ImportEntitiesResponseSchema, create(ImportEntitiesResponseSchema))),
       );
     });
     const rows = ["a", "b", "c"].map((name) => ({ entity: { name } }));
@@ -197,9 +159,9 @@ describe("a call that nobody has seen", () => {
     expect(Buffer.concat(received)).toEqual(Buffer.concat(sent));
   });
 
-  it("is given up after three times, as UNAVAILABLE", async () => {
+  it("is given up after three times where there are no retries, as UNAVAILABLE", async () => {
     await using server = await serving(refuse);
-    const failed = server.client().entities.getEntity(NOBODY);
+    const failed = server.client({ retries: false }).entities.getEntity(NOBODY);
     await expect(failed).rejects.toMatchObject({ code: Code.Unavailable });
     expect(server.seen().streams).toBe(3);
   });
@@ -207,7 +169,7 @@ describe("a call that nobody has seen", () => {
   it("is one that was refused, not one that was reset: that may have been done", async () => {
     for (const code of [constants.NGHTTP2_INTERNAL_ERROR, constants.NGHTTP2_CANCEL]) {
       await using server = await serving((stream) => stream.close(code));
-      await expect(server.client().entities.createEntity({ entity: {} })).rejects.toBeInstanceOf(ConnectError);
+      await expect(server.client().entities.recheckTaxIds({})).rejects.toBeInstanceOf(ConnectError);
       expect(server.seen().streams).toBe(1);
     }
   });

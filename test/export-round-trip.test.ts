@@ -26,6 +26,11 @@ const envOf = (service: TestService) => ({
 });
 const run = (service: TestService, ...args: string[]): Promise<Ended> =>
   cli(args, { env: envOf(service), cwd: folder.path });
+const idsIn = async (file: string): Promise<string[]> =>
+  String(await read(file))
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line).externalId);
 const read = (file: string) => readFile(`${folder.path}/${file}`);
 
 /** Rule 154: what the two databases must have in common, by the primary external id. */
@@ -262,8 +267,7 @@ describe("an export that is interrupted", () => {
       for await (const message of entities.exportEntities(request)) {
         yield message;
         // Behind the first step the state's file is a disk that is full.
-        const { run: own } = (await stateFile("full.ndjson")) ?? {};
-        await symlink("/dev/full", `${file}.state.${own}.new`).catch(() => {});
+        await symlink("/dev/full", `${file}.state.new`).catch(() => {});
       }
     };
     const client = { ...source.client, entities: { ...entities, exportEntities: fills } } as EntityClient;
@@ -278,7 +282,7 @@ describe("an export that is interrupted", () => {
     expect(new Set(lines).size).toBe(rows);
   });
 
-  it("of two exports to one file the one that began first ends with an error, and the other is whole", async () => {
+  it("of two exports to one file the second ends with an error, also while the first one hangs, and the first is whole", async () => {
     const args = ["export", "two.ndjson"];
     const options = { env: envOf(source), cwd: folder.path };
     const first = startCli(args, options);
@@ -286,23 +290,39 @@ describe("an export that is interrupted", () => {
       .poll(async () => (await stateFile("two.ndjson"))?.rows ?? 0, { timeout: 30_000, interval: 2 })
       .toBeGreaterThan(0);
     first.kill("SIGSTOP");
-    const second = startCli(args, options);
-    const { run: begun } = (await stateFile("two.ndjson")) ?? {};
-    await expect
-      .poll(async () => (await stateFile("two.ndjson"))?.run, { timeout: 30_000, interval: 2 })
-      .not.toBe(begun);
+    const two = await cli(args, options);
     first.kill("SIGCONT");
-    const [one, two] = await Promise.all([first.ended, second.ended]);
-    expect({ code: one.code, stdout: one.stdout }).toEqual({ code: 1, stdout: "" });
-    expect(one.stderr).toContain("another export writes to two.ndjson");
-    expect(two.code).toBe(0);
-    const lines = String(await read("two.ndjson"))
-      .trimEnd()
-      .split("\n")
-      .map((line) => JSON.parse(line).externalId);
-    expect(two.stdout).toContain(`exported ${lines.length}, `);
+    const one = await first.ended;
+    expect(two).toEqual({
+      ...{ code: 1, stdout: "" },
+      stderr: "entity-service: another export writes to two.ndjson: let it end, or stop it\n",
+    });
+    expect(one.code).toBe(0);
+    const lines = await idsIn("two.ndjson");
+    expect(one.stdout).toContain(`exported ${lines.length}, `);
     expect(new Set(lines).size).toBe(lines.length);
-    expect(existsSync(`${folder.path}/two.ndjson.state`)).toBe(false);
+    for (const left of ["state", "state.new", "lock"])
+      expect(existsSync(`${folder.path}/two.ndjson.${left}`)).toBe(false);
+  });
+
+  it("of exports to one file that begin at once, or go on with it at once, one writes", async () => {
+    const options = { env: envOf(source), cwd: folder.path };
+    const begin = () => Array.from({ length: 4 }, () => startCli(["export", "race.ndjson"], options));
+    const begun = begin();
+    await expect.poll(() => begun.filter(({ exitCode }) => exitCode === 1).length, { timeout: 60_000 }).toBe(3);
+    const ahead = begun.find(({ exitCode }) => exitCode === null);
+    expect(ahead, "the one that has the file").toBeDefined();
+    ahead?.kill("SIGKILL");
+    await ahead?.ended;
+    const endings = await Promise.all(begin().map(({ ended }) => ended));
+    expect(endings.filter(({ code }) => code === 0)).toHaveLength(1);
+    for (const { code, stderr } of endings) {
+      if (code !== 0) expect(stderr).toMatch(/another export writes to race\.ndjson|race\.ndjson is there already/);
+    }
+    const lines = await idsIn("race.ndjson");
+    expect(endings.find(({ code }) => code === 0)?.stdout).toContain(`exported ${lines.length}, `);
+    expect(new Set(lines).size).toBe(lines.length);
+    expect(existsSync(`${folder.path}/race.ndjson.lock`)).toBe(false);
   });
 
   it("a file of the same name that another has written is not gone on with", async () => {

@@ -61,7 +61,7 @@ export interface TestService extends AsyncDisposable {
 
 /** Starts the service on a separate database. */
 export async function startService(
-  options: { config?: Partial<Config>; log?: Logger; webhookClock?: () => number } = {},
+  options: { config?: Partial<Config>; log?: Logger; webhookClock?: () => number; longestWriteMs?: number } = {},
 ): Promise<TestService> {
   const server = inject("databaseServer");
   const name = `test_${randomUUID().replaceAll("-", "")}`;
@@ -92,7 +92,7 @@ export async function startService(
   };
   const orm = createOrm(
     { host: server.host, port: server.port, user: "entity_service", password: RUNTIME_PASSWORD, database: name },
-    config,
+    { ...config, ...(options.longestWriteMs !== undefined && { longestWriteMs: options.longestWriteMs }) },
   );
   const running = await startServer(config, options.log ?? createLogger("silent"), {
     database: { orm, lost: new Promise(() => {}), [Symbol.asyncDispose]: async () => {} },

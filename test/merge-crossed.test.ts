@@ -272,19 +272,6 @@ async function allMerges() {
 
 it("rule 81: the id of a merged entity that is parted while a write waits for its survivor is that entity's own then", async () => {
   const { entities } = client(0);
-  const [primary, secondary, third] = [
-    await newPerson(client(0)),
-    await newPerson(client(0)),
-    await newPerson(client(0)),
-  ];
-  const { mergeId } = await entities.mergeEntities({
-    ...{ primary: byId(primary), secondary: byId(secondary), reason: REASON },
-  });
-  const holder = new pg.Client(service.database);
-  await holder.connect();
-  onTestFinished(() => holder.end());
-  await holder.query("begin");
-  await holder.query("select from entity where id = $1 for update", [primary.id]);
   const waiting = async (count: number) =>
     vi.waitFor(async () => {
       const rows = await service.sql(
@@ -292,17 +279,34 @@ it("rule 81: the id of a merged entity that is parted while a write waits for it
       );
       expect(rows).toHaveLength(count);
     });
-  // Those that wait for a row get it in the order in which they came.
-  const parting = entities.unmergeEntities({ mergeId, reason: "two after all" });
-  await waiting(1);
-  const updating = entities.updateEntity({ lookup: byId(secondary), entity: { name: "parted" } });
-  await waiting(2);
-  const merging = entities.mergeEntities({ primary: byId(third), secondary: byId(secondary), reason: REASON });
-  await waiting(3);
-  await holder.query("rollback");
-  await parting;
-  expect(await updating).toMatchObject({ entity: { id: secondary.id, name: "parted" }, redirectedFrom: "" });
-  expect((await merging).secondary).toMatchObject({ id: secondary.id, mergedInto: third.id });
+  const third = await newPerson(client(0));
+  /** Those that wait for a row get it in the order in which they came. */
+  const beside = async <T>(write: (secondary: Entity) => Promise<T>) => {
+    const [primary, secondary] = [await newPerson(client(0)), await newPerson(client(0))];
+    const { mergeId } = await entities.mergeEntities({
+      ...{ primary: byId(primary), secondary: byId(secondary), reason: REASON },
+    });
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    onTestFinished(() => holder.end());
+    await holder.query("begin");
+    await holder.query("select from entity where id = $1 for update", [primary.id]);
+    const parting = entities.unmergeEntities({ mergeId, reason: "two after all" });
+    await waiting(1);
+    const written = write(secondary);
+    await waiting(2);
+    await holder.query("rollback");
+    await parting;
+    return { secondary, answer: await written };
+  };
+  const updated = await beside((secondary) =>
+    entities.updateEntity({ lookup: byId(secondary), entity: { name: "parted" } }),
+  );
+  expect(updated.answer).toMatchObject({ entity: { id: updated.secondary.id, name: "parted" }, redirectedFrom: "" });
+  const merged = await beside((secondary) =>
+    entities.mergeEntities({ primary: byId(third), secondary: byId(secondary), reason: REASON }),
+  );
+  expect(merged.answer.secondary).toMatchObject({ id: merged.secondary.id, mergedInto: third.id });
 });
 
 it(`rules 78, 81, 92, 113: no cycle, no acknowledged write lost, no lookup without an answer (TEST_SEED=${SEED})`, async () => {

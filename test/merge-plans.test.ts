@@ -19,7 +19,7 @@ import { suggestDuplicates, suggestDuplicatesOf } from "../src/entities/duplicat
 import { type ExportFilter, exportEntities } from "../src/entities/export.ts";
 import { listPeriods } from "../src/entities/external-id-past.ts";
 import { listEntities } from "../src/entities/list.ts";
-import { lockEntities } from "../src/entities/lock-entities.ts";
+import { findInOrder, lockEntities, lockInOrder } from "../src/entities/lock-entities.ts";
 import { findEntities, findHits } from "../src/entities/lookups.ts";
 import {
   findMerge,
@@ -143,6 +143,10 @@ const NO_FILTER = {
 const WORK: Record<string, (db: Pipeline) => unknown> = {
   "a merge": async (db) => {
     const { primary, secondary, merge } = ids;
+    const keys = { entityIds: [primary, secondary], externalIds: ["a"], taxIdKeys: [] };
+    for (const lock of [lockInOrder, findInOrder]) {
+      await lock(db, organizationId, keys, { rows: [primary], withGroups: true });
+    }
     await readMergeFacts(db, organizationId, { primaryId: primary, secondaryId: secondary });
     const { undoneAt, undoneReason, undoneActor, undonePrincipal, undoneSource, ...made } = merge;
     recordMerge(db, organizationId, { ...made, id: crypto.randomUUID(), secondaryId: primary, primaryId: secondary });
@@ -240,6 +244,7 @@ async function sentBy(work: (db: Pipeline) => unknown): Promise<Sent[]> {
         },
         // That its values are right is for other tests; it is planned all the same.
         send: (text, values) => void sent.push([text, values]),
+        stamp: db.stamp,
       });
     },
     { validateOnly: true },
@@ -326,7 +331,7 @@ const CHECKED = { mentionsToday: false };
 const AMONG_THEM: Record<string, RegExp[]> = {
   [FACTS]: [/from evaluation v/, /from risk_matrix_version r/],
   [MATRICES]: [/for update/, /insert into "risk_matrix_version"/, /update "risk_matrix"/, /"id" > \$/],
-  [BATCH]: [/id = any\(\$2::uuid\[\]\) and e.merged_into is null\s+order by e.id for no key update/],
+  [BATCH]: [/id = any\(\$2::uuid\[\]\)\s+order by e.id for no key update/],
   [EXPORT]: [/as is_seen\s+from entity_event v/, /last on true/, /country_code = any/],
 };
 

@@ -681,9 +681,10 @@ describe("rule 2: organizations in one transaction", () => {
 
   test("were their settings swapped, or one there twice, nothing would be read or written that is not as one by one", async () => {
     const [one, two] = (await withOne(2)) as [string, string];
-    const { take } = pooled(orm);
+    const { take, writeTimes } = pooled(orm);
     /** A plant: the setting of the one travels before the statements of the other. */
     const swapped: Connections = {
+      writeTimes,
       async take() {
         const taken = await take();
         const { client } = taken;

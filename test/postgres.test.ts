@@ -111,9 +111,9 @@ describe("an owner who is no superuser", () => {
     }
   });
 
-  test("with the roles that the administrator made by the SQL of the README", async () => {
-    const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
-    const [, sql = ""] = /<!-- roles -->\n+```sql\n([\s\S]*?)```/.exec(readme) ?? [];
+  test("with the roles that the administrator made by the SQL of docs/operate/postgresql.md", async () => {
+    const page = await readFile(new URL("../docs/operate/postgresql.md", import.meta.url), "utf8");
+    const [, sql = ""] = /<!-- roles -->\n+```sql no-run postgres\n([\s\S]*?)```/.exec(page) ?? [];
     expect(sql).toContain("create role");
     try {
       for (const statement of sql
@@ -639,11 +639,11 @@ describe("TLS", () => {
 describe("a backup without a superuser", () => {
   const bin = process.env.POSTGRES_BIN ?? "";
   test.skipIf(!existsSync(join(bin, "pg_dump")))(
-    "by the README's commands: every row of every table comes back, and the service serves from it",
+    "by the commands of docs/operate/backup.md: every row of every table comes back, and the service serves from it",
     async () => {
-      const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+      const page = await readFile(new URL("../docs/operate/backup.md", import.meta.url), "utf8");
       const commands = (name: string) =>
-        new RegExp(`<!-- ${name} -->\\n+\`\`\`sh\\n([\\s\\S]*?)\`\`\``).exec(readme)?.[1] ?? "";
+        new RegExp(`<!-- ${name} -->\\n+\`\`\`sh no-run postgres\\n([\\s\\S]*?)\`\`\``).exec(page)?.[1] ?? "";
       const folder = await mkdtemp(join(tmpdir(), "dump-"));
       const shell = (script: string, env: Record<string, string>) =>
         execFileSync("bash", ["-euc", script], {

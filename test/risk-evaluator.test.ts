@@ -154,6 +154,26 @@ describe("turns", () => {
     expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
+  it("rules 144, 145: a matrix whose expressions take too long all together is not read to its end", async () => {
+    evaluator = createEvaluator({ readMs: 50 });
+    const texts = Array.from({ length: 200 }, (_, n) => longToRead(n));
+    const [, more] = await Promise.all([
+      expect(evaluator.check("a", texts)).rejects.toBeInstanceOf(TooLong),
+      // Others are as they were.
+      evaluator.check("b", ["true"]),
+    ]);
+    expect(more).toMatchObject([{ problem: null }]);
+    const begun = performance.now();
+    expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
+    expect(performance.now() - begun).toBeLessThan(500);
+  });
+
+  it("rules 144, 145: two hundred of the longest to read are within the time of a matrix", async () => {
+    evaluator = createEvaluator();
+    const texts = Array.from({ length: 200 }, (_, n) => longToRead(n));
+    expect(await evaluator.check("a", texts)).toHaveLength(200);
+  });
+
   it("rule 145: expressions are not read for a caller who has left meanwhile", async () => {
     evaluator = createEvaluator({ clockMs: 20_000 });
     const texts = Array.from({ length: 900 }, (_, n) => longToRead(n));

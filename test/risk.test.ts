@@ -193,6 +193,10 @@ describe("matrices", () => {
     const { matrices, nextPageToken } = await own.riskMatrices.listRiskMatrices({ pageSize: 60 });
     const rest = await own.riskMatrices.listRiskMatrices({ pageSize: 60, pageToken: nextPageToken });
     expect(new Set([...matrices, ...rest.matrices].map(({ id }) => id)).size).toBe(100);
+    // What is deleted makes room, and is none of those that may not be.
+    await own.riskMatrices.deleteRiskMatrix({ riskMatrixId: matrix.id });
+    await newMatrix([{ expression: "true" }], own);
+    expect((await refusal(newMatrix([{ expression: "true" }], own))).metadata).toMatchObject({ field: "matrix" });
   });
 
   it.each<[string, object, string]>([

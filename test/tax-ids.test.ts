@@ -431,6 +431,21 @@ describe("rules 155 to 157: what is stored of tax ids, of this version and of on
     expect(other.updatedFields).toEqual(["taxId", "taxIdCheck"]);
   });
 
+  it("rules 157, 158: a form that a release before has left behind, with the rules of this one, is told and healed", async () => {
+    const home = await service.newOrganization();
+    const entity = await make(home, "ES", "ESB58378431");
+    altered.push(entity.id);
+    // It has written the tax id and its key, and knows of neither the form nor the rules.
+    await service.sql("update entity set tax_id_canonical = 'A00000000' where id = $1", [entity.id]);
+    expect(await idOf(home, "A00000000")).toBe(entity.id);
+    expect((await recheck(home, false)).map(({ entityId }) => entityId)).toEqual([entity.id]);
+    await recheck(home, true);
+    expect(await stored(entity.id)).toMatchObject([{ form: "B58378431", rules: TAX_ID_RULES }]);
+    expect(await idOf(home, "A00000000")).toBe("NOT_FOUND");
+    expect(await idOf(home, "B58378431")).toBe(entity.id);
+    expect(await recheck(home, true)).toEqual([]);
+  });
+
   it("rule 157: tells by ids what would be, writes nothing; then keys without an event, checks as updates", async () => {
     const home = await service.newOrganization();
     const short = await make(home, "ES", "B58378431");

@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	_ "embed"
 	"errors"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,6 +55,7 @@ type Client struct {
 	Organizations entityv1.OrganizationServiceClient
 
 	connection *grpc.ClientConn
+	log        *slog.Logger
 }
 
 // New makes a client. It connects at the first call.
@@ -72,7 +74,7 @@ func New(target, apiKey string, options ...Option) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings := settings{timeout: defaultTimeout}
+	settings := settings{timeout: defaultTimeout, log: slog.New(slog.DiscardHandler)}
 	for _, option := range options {
 		option(&settings)
 	}
@@ -87,7 +89,7 @@ func New(target, apiKey string, options ...Option) (*Client, error) {
 		grpc.WithConnectParams(reconnect),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingLimit, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
-		grpc.WithChainUnaryInterceptor(deadline(settings.timeout), newWrites().sendAgain),
+		grpc.WithChainUnaryInterceptor(deadline(settings.timeout), newWrites(settings.log).sendAgain),
 		grpc.WithResolvers(at.resolvers...),
 	}, settings.dial...)
 	connection, err := grpc.NewClient(at.name, dial...)
@@ -101,6 +103,7 @@ func New(target, apiKey string, options ...Option) (*Client, error) {
 		Webhooks:      entityv1.NewWebhookServiceClient(connection),
 		Organizations: entityv1.NewOrganizationServiceClient(connection),
 		connection:    connection,
+		log:           settings.log,
 	}, nil
 }
 
@@ -111,6 +114,7 @@ type settings struct {
 	timeout time.Duration
 	source  string
 	tls     *tls.Config
+	log     *slog.Logger
 	dial    []grpc.DialOption
 }
 
@@ -126,6 +130,10 @@ func WithSource(source string) Option { return func(s *settings) { s.source = so
 
 // WithTLS sets the certificates to present and to believe, for an https target. By default those of the system are believed.
 func WithTLS(config *tls.Config) Option { return func(s *settings) { s.tls = config } }
+
+// WithLogger has it told, at level Warn, whenever a write is sent again or a watch goes on after its stream has ended: with the
+// error, and without any value of the request. By default nobody is told.
+func WithLogger(logger *slog.Logger) Option { return func(s *settings) { s.log = logger } }
 
 // WithDialOptions passes options to gRPC, after those of the client: a handler of statistics that traces, for instance.
 func WithDialOptions(options ...grpc.DialOption) Option {

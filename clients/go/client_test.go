@@ -1,12 +1,18 @@
 package entityservice_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"entityservice"
@@ -46,6 +52,43 @@ func TestSeveralHostsShareTheCalls(t *testing.T) {
 		if one.attempts()+two.attempts() > 1_000 {
 			t.Fatalf("%d and %d calls", one.attempts(), two.attempts())
 		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	lender := httptest.NewTLSServer(nil)
+	defer lender.Close()
+	server := &scripted{}
+	address := server.serve(t, grpc.Creds(credentials.NewServerTLSFromCert(&lender.TLS.Certificates[0])))
+	believed := x509.NewCertPool()
+	believed.AddCert(lender.Certificate())
+	for _, target := range []string{"https://" + address, "https://" + address + "," + address} {
+		client := newClient(t, target, entityservice.WithTLS(&tls.Config{RootCAs: believed}))
+		if _, err := client.Entities.GetEntity(t.Context(), &entityv1.GetEntityRequest{}); err != nil {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	stranger := newClient(t, "https://"+address, entityservice.WithTimeout(time.Second))
+	_, err := stranger.Entities.GetEntity(t.Context(), &entityv1.GetEntityRequest{})
+	if err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate that nobody believes: %v", err)
+	}
+	if server.attempts() != 2 {
+		t.Errorf("%d calls came", server.attempts())
+	}
+}
+
+func TestTheLoggerIsToldOfAttempts(t *testing.T) {
+	var said strings.Builder
+	logger := slog.New(slog.NewTextHandler(&said, nil))
+	server := &scripted{script: []error{writeConflict}}
+	client := newClient(t, "http://"+server.serve(t), entityservice.WithLogger(logger))
+	request := &entityv1.UpdateEntityRequest{Lookup: entityservice.ByExternalID("crm-1"), Reason: "nobody's business"}
+	if _, err := client.Entities.UpdateEntity(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	if text := said.String(); !strings.Contains(text, "/entity.v1.EntityService/UpdateEntity") || strings.Contains(text, "crm-1") || strings.Contains(text, "business") {
+		t.Error(text)
 	}
 }
 

@@ -2,6 +2,7 @@ package entityservice
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -22,9 +23,12 @@ const (
 )
 
 // writes sends writes again. Reads after UNAVAILABLE are not its business: gRPC does it, by the service config.
-type writes struct{ budget budget }
+type writes struct {
+	budget budget
+	log    *slog.Logger
+}
 
-func newWrites() *writes { return &writes{budget: budget{tokens: maxTokens}} }
+func newWrites(log *slog.Logger) *writes { return &writes{budget: budget{tokens: maxTokens}, log: log} }
 
 func (w *writes) sendAgain(ctx context.Context, name string, request, reply any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	about := methods[name]
@@ -35,7 +39,12 @@ func (w *writes) sendAgain(ctx context.Context, name string, request, reply any,
 			w.budget.succeed()
 			return nil
 		}
-		if attempt == maxAttempts || !maySendAgain(about, err) || !w.budget.take() || !wait(ctx, pauseOf(attempt, err)) {
+		if attempt == maxAttempts || !maySendAgain(about, err) || !w.budget.take() {
+			return err
+		}
+		pause := pauseOf(attempt, err)
+		w.log.WarnContext(ctx, "call is sent again", "method", name, "attempt", attempt, "pause", pause, "error", err)
+		if !wait(ctx, pause) {
 			return err
 		}
 	}

@@ -85,13 +85,13 @@ func (s *scripted) attempts() int {
 }
 
 // serve runs it on a port, until the test ends.
-func (s *scripted) serve(t *testing.T) (address string) {
+func (s *scripted) serve(t *testing.T, options ...grpc.ServerOption) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(options...)
 	entityv1.RegisterEntityServiceServer(server, s)
 	entityv1.RegisterOrganizationServiceServer(server, s)
 	go func() { _ = server.Serve(listener) }()

@@ -40,20 +40,28 @@ func (c *Client) Watch(ctx context.Context, request *entityv1.WatchEntitiesReque
 				return
 			}
 			failures++
-			switch {
-			case ctx.Err() != nil:
-				err = ctx.Err()
-			case IsReason(err, entityv1.ErrorReason_ERROR_REASON_POSITION_EXPIRED):
-				err = fmt.Errorf("%w: %w", ErrPositionExpired, err)
-			case goesOn(err) && wait(ctx, pauseOf(min(failures, maxAttempts), err)):
-				continue
-			case ctx.Err() != nil:
-				err = ctx.Err()
+			if ctx.Err() == nil && goesOn(err) {
+				pause := pauseOf(min(failures, maxAttempts), err)
+				c.log.WarnContext(ctx, "watch goes on", "failures", failures, "pause", pause, "error", err)
+				if wait(ctx, pause) {
+					continue
+				}
 			}
-			yield(nil, err)
+			yield(nil, ending(ctx, err))
 			return
 		}
 	}
+}
+
+// ending is the error that a watch ends with.
+func ending(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case IsReason(err, entityv1.ErrorReason_ERROR_REASON_POSITION_EXPIRED):
+		return fmt.Errorf("%w: %w", ErrPositionExpired, err)
+	}
+	return err
 }
 
 // watchOnce reads one stream to its end. isLeft: the reader wants no more.

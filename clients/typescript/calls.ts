@@ -32,7 +32,10 @@ export interface Paged<Page, Item> extends Promise<Page>, AsyncIterable<Item> {
   pages(): AsyncIterable<Page>;
 }
 
-type ItemOf<Page> = { [K in keyof Page]: Page[K] extends (infer Item)[] ? Item : never }[keyof Page];
+/** With every page of ListAuditCheckpoints come the keys that signed them, which are no items. */
+const BESIDE = "keys";
+type FieldOf<Page> = Exclude<keyof Page, `$${string}` | typeof BESIDE>;
+type ItemOf<Page> = { [K in FieldOf<Page>]: Page[K] extends (infer Item)[] ? Item : never }[FieldOf<Page>];
 
 type Answer<I, O> = I extends { pageToken: string }
   ? O extends { nextPageToken: string }
@@ -91,7 +94,7 @@ function withHeaders(options: CallOptions | undefined, context: CallContext): Ca
 /** The field of a page that has its items; undefined where the method has no pages. */
 function itemsOf(input: DescMessage, output: DescMessage): string | undefined {
   if (!("pageToken" in input.field && "nextPageToken" in output.field)) return undefined;
-  return output.fields.find(({ fieldKind }) => fieldKind === "list")?.localName;
+  return output.fields.find(({ fieldKind, localName }) => fieldKind === "list" && localName !== BESIDE)?.localName;
 }
 
 function paged(list: ListCall, items: string) {

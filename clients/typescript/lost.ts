@@ -3,6 +3,8 @@ import { Code, ConnectError } from "@connectrpc/connect";
 
 /** Of a stream that was refused, or came after the last that a GOAWAY names: Node and the library tell in words alone. */
 const REFUSED = /^(Stream|http\/2 stream) closed with error code (NGHTTP2_)?REFUSED_STREAM\b/;
+/** What the library says of a stream whose connection has ended; a caller that leaves is told in other words. */
+const CUT = /^http\/2 stream closed with error code CANCEL\b/;
 const UNSEEN = ["ECONNREFUSED", "ERR_HTTP2_GOAWAY_SESSION"];
 const LOST = [
   ...["ECONNRESET", "EPIPE", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "EAI_AGAIN"],
@@ -17,7 +19,7 @@ export const isUnseen = (error: unknown): boolean =>
 /** A connection that could not be had or was lost is UNAVAILABLE, which Node, browsers and the library call by many names. */
 export function withoutAnswer(error: unknown): unknown {
   if (!(error instanceof ConnectError) || error.code === Code.Unavailable) return error;
-  const isLost = chainOf(error).some((one) => LOST.includes(codeOf(one)) || isOfFetch(one));
+  const isLost = chainOf(error).some((one) => LOST.includes(codeOf(one)) || CUT.test(messageOf(one)) || isOfFetch(one));
   if (!isLost && !isUnseen(error)) return error;
   return new ConnectError(error.rawMessage, Code.Unavailable, undefined, undefined, error);
 }

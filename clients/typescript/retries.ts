@@ -147,7 +147,8 @@ function withRequestId<I extends DescMessage>(
   input: MessageInitShape<I>,
 ): MessageInitShape<I> {
   const { $typeName: _, ...fields } = input as { $typeName?: string; requestId?: string };
-  if (requestIdOf(method) === undefined || fields.requestId) return input;
+  // That of a read, as ListEntityEvents, asks for what another call did.
+  if (isRead(method) || requestIdOf(method) === undefined || fields.requestId) return input;
   return create(method.input as DescMessage, { ...fields, requestId: newRequestId() }) as MessageInitShape<I>;
 }
 

@@ -24,9 +24,10 @@ export interface WatchOptions
   relist?: () => Promise<string>;
   /** Told why the watch begins anew: for logs and metrics. */
   onReconnect?: (error: ConnectError) => void;
+  /** A connection that brings nothing for so long is given up, in milliseconds: a checkpoint comes every 5 s. Default: 20 s. */
+  silenceMs?: number;
 }
 
-/** A checkpoint comes every 5 s: a connection that brings nothing for so long is dead. */
 const SILENCE_MS = 20_000;
 const PAUSE_MS = 100;
 const MAX_PAUSE_MS = 5_000;
@@ -36,7 +37,17 @@ const PASSING = ["DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "DEADLI
 
 export async function* watch(
   entities: ServiceClient<typeof EntityService>,
-  { position = "", relist, onReconnect, types, entityTypes, lookup, signal, ...options }: WatchOptions = {},
+  {
+    position = "",
+    relist,
+    onReconnect,
+    silenceMs = SILENCE_MS,
+    types,
+    entityTypes,
+    lookup,
+    signal,
+    ...options
+  }: WatchOptions = {},
 ): AsyncGenerator<WatchEntitiesResponse, void> {
   const filters = { ...(types && { types }), ...(entityTypes && { entityTypes }), ...(lookup && { lookup }) };
   let failures = 0;
@@ -71,7 +82,7 @@ export async function* watch(
     const silent = new AbortController();
     const until = signal === undefined ? silent.signal : AbortSignal.any([signal, silent.signal]);
     const hear = () =>
-      setTimeout(() => silent.abort(new ConnectError("nothing comes any more", Code.Unavailable)), SILENCE_MS);
+      setTimeout(() => silent.abort(new ConnectError("nothing comes any more", Code.Unavailable)), silenceMs);
     let timer = hear();
     try {
       for await (const message of entities.watchEntities(request, { ...options, signal: until })) {

@@ -33,11 +33,16 @@ export const NO_RUN: Record<string, { why: string; runBy?: string }> = {
   postgres: { why: "needs a superuser, and roles that are not there yet", runBy: "test/postgres.test.ts" },
   languages: { why: "needs the compilers of another language", runBy: "test/protos.test.ts" },
   docker: { why: "needs a container engine" },
-  systemd: { why: "needs systemd" },
   kubernetes: { why: "needs a cluster of Kubernetes" },
   proxy: { why: "is the configuration of a proxy or a pooler that is not installed here" },
-  auditor: { why: "needs Python and openssl 3, and the files of an hour", runBy: "test/audit-processes.test.ts" },
-  owner: { why: "changes a row as the owner of the database", runBy: "test/audit-tampering.test.ts" },
+  owner: { why: "changes a row as the owner of the database, as test/audit-tampering.test.ts does" },
+  superuser: { why: "makes an owner as a superuser, as test/postgres.test.ts does under names of its own" },
+};
+
+/** Documents whose blocks are those of another language, and the test that runs them all. */
+export const RUN_ELSEWHERE: Record<string, string> = {
+  "clients/go/README.md": "clients/go/readme_test.go",
+  "clients/python/README.md": "clients/python/tests/test_readme.py",
 };
 
 /** Every fenced block of a document. */
@@ -74,6 +79,7 @@ export function blockProblem(block: Block, testText: (path: string) => string): 
     return undefined;
   }
   if (!RUN.has(block.language)) return `${at}: nothing runs a block of ${block.language}`;
+  if (/^(?:\$ )?npm (?:ci|install|i|start)\b/m.test(block.text)) return `${at}: installs or starts something: no-run`;
   if (block.language === "json" && word === undefined) return `${at}: json needs the name of its message, or plain`;
   if (block.language !== "json" && word !== undefined) return `${at}: nothing knows the word ${word}`;
   return undefined;
@@ -115,7 +121,8 @@ export const masked = (text: string): string =>
       '"$1":"TEXT"',
     )
     .replaceAll(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "TIME")
-    .replaceAll(/\bwhsec_[\w+/=]+/g, "SECRET")
+    .replaceAll(/\b(?:whsec|es)_[\w+/=-]{30,}/g, "SECRET")
+    .replaceAll(/\bcreated \d{4}-\d\d-\d\d/g, "created DATE")
     .replaceAll(/(?<=": ?"?)\d{4}-\d\d-\d\d(?=")/g, "DATE")
     .replaceAll(/\s+/g, " ")
     .trim();

@@ -1,6 +1,5 @@
 // `export`: all entities of one moment to a file of rows that `import` takes. Killed, it goes on where it was: a file beside
 // it says how far the rows go that are whole, and of which moment they are.
-import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -14,7 +13,7 @@ import { isObject } from "../domain/json.ts";
 import { networkCode } from "./connection.ts";
 import { exportRowOf, jsonOf } from "./export-row.ts";
 import { showProgress } from "./report.ts";
-import { exists, openRows, type RowsFile, readWhole, removeFile, tailOf, writeWhole } from "./rows-file.ts";
+import { exists, openRows, type RowsFile, readWhole, removeFile, tailOf, takeFile, writeWhole } from "./rows-file.ts";
 
 export interface ExportOptions {
   /** `-` for standard output, which cannot be gone on with. */
@@ -40,8 +39,6 @@ export interface Exported {
 interface Step {
   /** What was asked for. */
   query: string;
-  /** The one process whose the files are: the last that began, or went on. */
-  run: string;
   position: string;
   after: string;
   rows: number;
@@ -62,8 +59,6 @@ const RETRY_MS = 1_000;
 const MAX_ATTEMPTS = 30;
 
 const stateFileOf = (file: string): string => `${file}.state`;
-/** Where a run writes its state before it becomes that of the file. */
-const newStateOf = (file: string, run: string): string => `${stateFileOf(file)}.${run}.new`;
 
 /** Where entities without an external id go. */
 export function othersFileOf(file: string): string {
@@ -77,6 +72,8 @@ export async function exportEntities(client: EntityClient, options: ExportOption
   const { file } = options;
   const query = JSON.stringify([options.type ?? 0, options.statuses, options.countryCodes]);
   const othersFile = othersFileOf(file);
+  // Before anything is looked at: until it ends, nobody else looks, or writes.
+  await using _ = file === "-" ? undefined : await takeFile(file);
   const store = await openStore(file, othersFile, query);
   using progress = showProgress(process.stderr, PROGRESS, "entities");
   let { step } = store;
@@ -150,13 +147,11 @@ interface Store {
   step: Step;
   /** Writes the rows, then the step; answers the step with the length of the files. */
   write(written: Written): Promise<Step>;
-  /** Unless it is another's by now. */
   removeState(): Promise<void>;
   close(): Promise<void>;
 }
 
 async function openStore(file: string, othersFile: string, query: string): Promise<Store> {
-  const run = randomUUID();
   const isStored = file !== "-";
   const stateFile = stateFileOf(file);
   const stored = isStored ? await readStep(stateFile) : undefined;
@@ -167,21 +162,13 @@ async function openStore(file: string, othersFile: string, query: string): Promi
       `${stateFile} is of an export with other filters: run it with those, or remove it and ${file} to begin anew`,
     );
   }
-  let step: Step = { ...(stored ?? { ...BEGIN, query }), run };
+  let step: Step = stored ?? { ...BEGIN, query };
   const begun = [
     { path: file, bytes: step.rowBytes, tail: step.rowTail },
     { path: othersFile, bytes: step.otherBytes, tail: step.otherTail },
   ];
   for (const { path, bytes, tail } of begun) if (bytes > 0 && (await tailOf(path, bytes)) !== tail) throw isThere(path);
-  const isOurs = async () => (await readStep(stateFile))?.run === run;
-  const assertOurs = async () => {
-    if (!isStored || (await isOurs())) return;
-    throw new Error(`another export writes to ${file}, or ${stateFile} was removed: this one has ended`);
-  };
-  if (isStored) await writeWhole(stateFile, newStateOf(file, run), JSON.stringify(step));
-  // What the one before is about to put in its place would say that the files are its own.
-  if (stored !== undefined) await removeFile(newStateOf(file, stored.run));
-  await assertOurs();
+  if (isStored) await writeWhole(stateFile, JSON.stringify(step));
   // With nothing of it in a step, what is there was cut off before its first.
   for (const { path, bytes } of begun) if (stored !== undefined && bytes === 0) await removeFile(path);
   // Each file appears with the first of its rows.
@@ -190,24 +177,24 @@ async function openStore(file: string, othersFile: string, query: string): Promi
   return {
     step,
     async write(written) {
-      await assertOurs();
       const { rowBytes, otherBytes, rowTail, otherTail } = step;
       step = { ...written.step, rowBytes, otherBytes, rowTail, otherTail };
       if (written.rows !== "" || written.done) {
         rows ??= await openRows(file, 0);
         step.rowBytes = await rows.append(written.rows);
         if (isStored) step.rowTail = await tailOf(file, step.rowBytes);
+        if (isStored && step.rowTail === "") throw new Error(`${file} was removed while it was written: begin anew`);
       }
       if (written.others !== "") {
         others ??= await openRows(othersFile, 0);
         step.otherBytes = await others.append(written.others);
         step.otherTail = await tailOf(othersFile, step.otherBytes);
       }
-      if (isStored) await writeWhole(stateFile, newStateOf(file, run), JSON.stringify(step), assertOurs);
+      if (isStored) await writeWhole(stateFile, JSON.stringify(step));
       return step;
     },
     async removeState() {
-      if (isStored && (await isOurs())) await removeFile(stateFile);
+      if (isStored) await removeFile(stateFile);
     },
     async close() {
       await rows?.close();
@@ -251,7 +238,7 @@ function parsed(text: string): Step | undefined {
     return undefined;
   }
   if (!isObject(value)) return undefined;
-  const isText = [value.query, value.run, value.position, value.after, value.rowTail, value.otherTail].every(
+  const isText = [value.query, value.position, value.after, value.rowTail, value.otherTail].every(
     (one) => typeof one === "string",
   );
   const numbers = [value.rows, value.others, value.rowBytes, value.otherBytes];

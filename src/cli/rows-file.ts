@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import { type FileHandle, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { gzipSync } from "node:zlib";
+import { lockFile } from "../file-lock.ts";
 
 /** A file of rows, opened at the end of a step. */
 export interface RowsFile {
@@ -60,13 +61,31 @@ function rowsIn(handle: FileHandle, path: string, start: number): RowsFile {
   };
 }
 
-/** Replaces the file in one step, by one that is written at `newPath`; `assertMay` is asked when that is there. */
-export async function writeWhole(
-  path: string,
-  newPath: string,
-  text: string,
-  assertMay: () => Promise<void> = async () => {},
-): Promise<void> {
+/** The file is for this process alone until it lets go; throws where another one has it. */
+export async function takeFile(path: string): Promise<AsyncDisposable> {
+  const lockPath = `${path}.lock`;
+  const inode = async () => (await stat(lockPath).catch(() => undefined))?.ino;
+  for (;;) {
+    await (await open(lockPath, "a", MODE)).close();
+    const before = await inode();
+    const held = lockFile(lockPath);
+    if (held === undefined) throw new Error(`another export writes to ${path}: let it end, or stop it`);
+    // Whoever had it may have removed it, and somebody made another: this one is nobody's then.
+    if (before !== undefined && (await inode()) === before) {
+      return {
+        async [Symbol.asyncDispose]() {
+          await removeFile(lockPath);
+          held[Symbol.dispose]();
+        },
+      };
+    }
+    held[Symbol.dispose]();
+  }
+}
+
+/** Replaces the file in one step. */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const newPath = `${path}.new`;
   try {
     const handle = await open(newPath, "w", MODE);
     try {
@@ -75,12 +94,9 @@ export async function writeWhole(
     } finally {
       await handle.close();
     }
-    await assertMay();
     await rename(newPath, path);
   } catch (error) {
     await removeFile(newPath);
-    // Who may not any longer may find that another has removed it.
-    await assertMay();
     throw error;
   }
 }

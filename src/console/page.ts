@@ -30,6 +30,8 @@ const POLICY = [
   "trusted-types 'none'",
 ].join("; ");
 
+const FOR_EVER = "public, max-age=31536000, immutable";
+
 const HEADERS = {
   "content-security-policy": POLICY,
   "x-content-type-options": "nosniff",
@@ -47,7 +49,7 @@ export function answerOf(file: KeptFile): (headers: IncomingHttpHeaders) => Page
   const headers = {
     ...HEADERS,
     "content-type": file.type,
-    "cache-control": file.isImmutable ? "public, max-age=31536000, immutable" : "no-cache",
+    "cache-control": status !== 200 ? "no-store" : file.isImmutable ? FOR_EVER : "no-cache",
     vary: "accept-encoding",
     ...(status === 200 && { etag }),
     ...file.headers,

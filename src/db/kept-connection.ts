@@ -2,11 +2,12 @@
 // functions, as much as a read by itself.
 import type { PoolClient } from "pg";
 import type { NamedStatementClient } from "./named-statements.ts";
-import { type Orm, poolOf } from "./orm.ts";
+import { type Orm, poolOf, type WriteTimes } from "./orm.ts";
 
 /** Where a transaction gets its connection. */
 export interface Connections {
   take(): Promise<TakenConnection>;
+  writeTimes: WriteTimes;
 }
 
 export interface TakenConnection {
@@ -17,6 +18,7 @@ export interface TakenConnection {
 
 /** Those of the pool. */
 export const pooled = (orm: Orm): Connections => ({
+  writeTimes: orm.writeTimes,
   async take() {
     const client = await (await poolOf(orm)).connect();
     return { client, release: (isBroken) => client.release(isBroken) };
@@ -86,6 +88,7 @@ export function keptConnection(orm: Orm): Connections {
   }
 
   return {
+    writeTimes: orm.writeTimes,
     async take() {
       isTaken = true;
       isUsed = true;

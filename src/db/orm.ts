@@ -21,11 +21,29 @@ export interface OrmOptions {
   poolSize: number;
   statementTimeoutMs: number;
   lockTimeoutMs: number;
+  /** By default as many statements as a write has at most. */
+  longestWriteMs?: number;
 }
+
+/** How far apart the time of a write and its commit may be, in milliseconds. */
+export interface WriteTimes {
+  /** The longest that a statement may take. */
+  statementMs: number;
+  /** The longest from the reading of the clock to the last look before COMMIT. */
+  longestMs: number;
+  /** Writes of a time longer ago have ended, whatever has become of them. */
+  settledMs: number;
+}
+
+/** Statements of the longest time that a write may take behind the reading of its clock. */
+const WRITE_STATEMENTS = 9;
+/** The longest that a session waits for the next statement of its transaction. */
+const IDLE_MS = 10_000;
 
 export type Orm = MikroORM<BoundPostgreSqlDriver> & {
   /** Connections beside the pool, for what must not wait behind calls: the lookup of keys, and readiness. */
   aside: pg.Pool;
+  writeTimes: WriteTimes;
 };
 
 /** Connections of `aside`: two lookups of unknown keys at once, one of known ones, and the look for readiness. */
@@ -52,7 +70,7 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     timezone: "UTC",
     statement_timeout: String(options.statementTimeoutMs),
     lock_timeout: String(options.lockTimeoutMs),
-    idle_in_transaction_session_timeout: "10000",
+    idle_in_transaction_session_timeout: String(IDLE_MS),
     // Compiling a statement whose cost is overestimated takes longer than its reads: 400 ms for a look for webhooks.
     jit: "off",
     role: RUNTIME_ROLE,
@@ -122,8 +140,11 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     logger: () => {},
   } as never) as unknown as MikroORM<BoundPostgreSqlDriver>;
   const close = orm.close.bind(orm);
+  const { statementTimeoutMs: statementMs, longestWriteMs: longestMs = WRITE_STATEMENTS * statementMs } = options;
   return Object.assign(orm, {
     aside,
+    // COMMIT may be late behind the look, and is a statement itself.
+    writeTimes: { statementMs, longestMs, settledMs: longestMs + IDLE_MS + statementMs },
     async close(force?: boolean) {
       if (!aside.ended) await aside.end();
       await close(force);

@@ -2,12 +2,12 @@
 // and every failure of the database turned into a reason of the contract.
 import type { EntityManager } from "@mikro-orm/postgresql";
 import { DomainError } from "../domain/errors.ts";
-import type { StatementResult } from "./batch.ts";
 import { type Access, causeOf, isStatementError, toReason, whatHappened } from "./failures.ts";
 import { type Connections, pooled } from "./kept-connection.ts";
 import type { NamedStatementClient } from "./named-statements.ts";
 import { forOrganization, type Orm } from "./orm.ts";
 import { PLAN_CHANGED } from "./sqlstate.ts";
+import { createStamps } from "./stamps.ts";
 import type { Pipeline, Statements } from "./statements.ts";
 import { setOrganization, setOrganizationAndPlans, setPlans, setPlansAndLimits } from "./tenant.ts";
 
@@ -137,6 +137,7 @@ export function pipelinedTogether<T>(
             enter();
             pipeline.send(text, values, failed);
           },
+          stamp: pipeline.stamp,
         };
       };
       // Whoever fails, the others have nothing more to send before the transaction is over.
@@ -169,26 +170,22 @@ async function begun<T>(
   let broken = true;
   /** In the order of the statements. */
   const failures: unknown[] = [];
+  const { post, stamp, look, refuseLate } = createStamps(client, failures, connections.writeTimes);
   const pipeline: WatchedPipeline = {
     execute<R>(text: string, values: readonly unknown[], failed = ignore) {
       const executed = new Promise<R>((resolve, reject) => {
-        const answered = ({ rows }: StatementResult) => resolve(rows as R);
-        client.post(text, values, answered, (error) => {
-          failures.push(error);
+        const fail = (error: Error) => {
           failed();
           reject(error);
-        });
+        };
+        post(text, values, fail, (rows) => resolve(rows as R));
       });
       // The failure is kept, also where `work` has ended before it waits for this.
       executed.catch(ignore);
       return executed;
     },
-    send(text, values, failed = ignore) {
-      client.post(text, values, ignore, (error) => {
-        failures.push(error);
-        failed();
-      });
-    },
+    send: (text, values, failed = ignore) => post(text, values, failed),
+    stamp,
   };
   try {
     // Not plain "begin", which the driver treats as Kysely's; nor "read write", which would overrule an administrator
@@ -196,10 +193,12 @@ async function begun<T>(
     pipeline.send("begin isolation level read committed", []);
     const value = await work(pipeline);
     if (validateOnly) pipeline.send("set constraints all immediate", []);
+    else look();
     // Behind a statement that failed it fails too.
     await client.send(validateOnly ? "rollback" : "commit").catch((error: unknown) => {
       failures.push(error);
     });
+    refuseLate();
     if (failures.length > 0) throw failures[0];
     broken = false;
     return value;

@@ -1,5 +1,5 @@
 /**
- * Limits of values, in code points unless said otherwise. README.md shows the same table, and the proto says each at its
+ * Limits of values, in code points unless said otherwise. docs/operate/limits.md shows the same table, and the proto says each at its
  * field. Lists of a request are limited by `max_items` in the proto.
  */
 export const LIMITS = {

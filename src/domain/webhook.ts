@@ -116,7 +116,7 @@ const MINUTE = 60 * SECOND;
 const HOUR = 60 * MINUTE;
 
 /**
- * When attempts are made, in milliseconds after the first one. Told to readers in README.md (Webhooks), in the comment of
+ * When attempts are made, in milliseconds after the first one. Told to readers in docs/guide/webhooks.md, in the comment of
  * WebhookEndpoint in webhook.proto and in docs/flow.svg. The last one must come within
  * LIMITS.retentionDaysMin: an event that was pruned is not sent any more.
  */

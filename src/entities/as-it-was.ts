@@ -36,14 +36,10 @@ export interface PastAnswer {
 type Read = <T>(work: (db: Statements) => Promise<T>) => Promise<T>;
 
 export interface PastReaderOptions extends SettlerOptions {
-  /** How long a statement of a write may take. */
-  statementTimeoutMs: number;
   /** Told of each entity that an external id named. */
   named?: AliasUse["named"];
 }
 
-/** A write has not more statements than this behind the reading of its clock, its commit among them. */
-const WRITE_STATEMENTS = 12;
 /** Each time the key has another entity than the one that was waited for. */
 const MAX_ROUNDS = 5;
 /** The events that are read at once: few, for a time not long ago, then more. */
@@ -54,8 +50,8 @@ const EVENTS_BYTES = 1024 * 1024;
 /** `readSlots` bounds the reads, a page of events at a time; `slots` what may wait for a lock. */
 export function createPastReader(orm: Orm, { named = () => {}, ...options }: PastReaderOptions): PastReader {
   const settler = createSettler(orm, options);
-  /** Writes of a time longer ago have ended: a minute, by default. */
-  const inFlight: Instant = BigInt(WRITE_STATEMENTS * options.statementTimeoutMs) * 1_000n;
+  /** Writes of a time longer ago have ended (db/transaction.ts): a minute, by default. */
+  const inFlight: Instant = BigInt(orm.writeTimes.settledMs) * 1_000n;
 
   /** The entity of the key itself, merged or not. */
   async function findHad(

@@ -77,7 +77,7 @@ async function runBatch<T>(
     const part = commands.slice(begun, begun + PART);
     const group = new Group(organizationId, await lockNamed(db, organizationId, part, { skipLocked: false, held }), {
       skipLocked: false,
-      mayRewriteCopies: true,
+      mayRewriteCopies: false,
     });
     for (const command of part) {
       const index = results.length;
@@ -89,7 +89,7 @@ async function runBatch<T>(
       results.push(present(outcome, index));
     }
     if (results.length === begun) throw new Error("a command of a batch cannot be decided");
-    await group.write(db, { isShort: false });
+    group.write(db);
   }
   if (request !== undefined) {
     // Sent, not awaited: if it fails, the transaction does.
@@ -99,8 +99,8 @@ async function runBatch<T>(
 }
 
 /**
- * Locks what the commands name now, in the order of ids, and waits for it. Not what was merged meanwhile: a merge of its
- * survivor writes its row, and may wait for a lock here while it has the next one.
+ * Locks what the commands name now, in the order of ids, and waits for it; of `alsoLocked` also what is merged, and what is
+ * merged into it: nobody moves it then.
  */
 async function holdNamed(
   db: Pipeline,
@@ -111,10 +111,11 @@ async function holdNamed(
   const { keys } = keysOf(commands);
   const { survivors, present, externalIds, taxIdKeys } = await findHits(db, organizationId, keys);
   const named = [...survivors.values(), ...present, ...externalIds.values(), ...[...taxIdKeys.values()].flat()];
-  const ids = [...new Set([...named, ...alsoLocked])].sort();
+  const members = await membersOf(db, organizationId, [...alsoLocked]);
+  const ids = [...new Set([...named, ...alsoLocked, ...members])].sort();
   const steps = Array.from({ length: Math.ceil(ids.length / LOCKED_AT_ONCE) }, (_, i) =>
     db.execute<{ id: string }[]>(
-      `select e.id from entity e where e.organization_id = $1 and e.id = any($2::uuid[]) and e.merged_into is null
+      `select e.id from entity e where e.organization_id = $1 and e.id = any($2::uuid[])
        order by e.id for no key update`,
       [organizationId, ids.slice(i * LOCKED_AT_ONCE, (i + 1) * LOCKED_AT_ONCE)],
     ),
@@ -124,6 +125,15 @@ async function holdNamed(
     throw error instanceof DomainError && error.reason === "DEADLINE_EXCEEDED" ? heldByOthers() : error;
   });
   return new Set(locked.flat().map(({ id }) => id));
+}
+
+async function membersOf(db: Pipeline, organizationId: string, survivorIds: readonly string[]): Promise<string[]> {
+  if (survivorIds.length === 0) return [];
+  const rows = await db.execute<{ id: string }[]>(
+    "select e.id from entity e where e.organization_id = $1 and e.survivor_id = any($2::uuid[])",
+    [organizationId, survivorIds],
+  );
+  return rows.map(({ id }) => id);
 }
 
 function runIn(group: Group, command: Command, refusal: (error: DomainError) => DomainError) {

@@ -3,7 +3,7 @@
 
 import type { Pipeline } from "../db/statements.ts";
 import { newId } from "../db/uuid.ts";
-import { changedFields, changedValues } from "../domain/changed-fields.ts";
+import { changedFields } from "../domain/changed-fields.ts";
 import { type Change, type EntityState, type ExternalIdState, type Layer, primaryOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
 import { carry } from "../domain/layer.ts";
@@ -11,12 +11,13 @@ import { resolve } from "../domain/lookup.ts";
 import type { Instant } from "../domain/time.ts";
 import { insertEvents } from "../log/events.ts";
 import { sealEvents, type UnsealedEvent } from "../log/sealing.ts";
+import { eventOf } from "./change-event.ts";
 import type { Command, Move, Outcome, Result } from "./command.ts";
 import { endedPeriods, insertPast, type PastExternalId } from "./external-id-past.ts";
 import { type Locked, lockNamed, moveHits, redirectOf, targetsIn } from "./locked.ts";
-import { rewriteCopies } from "./references.ts";
+import { addRewritten, type RewrittenOf, rewriteCopies } from "./references.ts";
 import { refuseTaken, refuseUnlessAsNamed } from "./refusals.ts";
-import { claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
+import { type Claim, claimRequests, forgetRequests, type RequestKey, rememberAnswers } from "./requests.ts";
 import { insertEntities, updateEntities, writeExternalIds } from "./rows.ts";
 
 export interface GroupOptions {
@@ -26,6 +27,8 @@ export interface GroupOptions {
   isAtomic?: boolean;
   /** Other organizations share the transaction: what would take long is "later". */
   isShared?: boolean;
+  /** Entities to lock beside those that are named. */
+  also?: ReadonlySet<string>;
   /** Others wait for its end: throws ManyCopies for a command that would take very long. */
   isShort?: boolean;
 }
@@ -37,45 +40,33 @@ export async function runGroup(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked = false, isAtomic = false, isShared = false, isShort = false }: GroupOptions,
+  { skipLocked = false, isAtomic = false, isShared = false, isShort = false, also }: GroupOptions,
 ): Promise<GroupResult[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
-  const [claims, locked] = await Promise.all([
+  let [claims, locked] = await Promise.all([
     claimRequests(db, organizationId, requests),
-    lockNamed(db, organizationId, commands, { skipLocked }),
+    lockNamed(db, organizationId, commands, { skipLocked, ...(also && { also }) }),
   ]);
   const live = claims.filter((claim) => claim === "claimed").length;
-  const [first] = commands;
-  if (first?.alone !== undefined && live === 1) {
-    await first.alone.prepare(db, organizationId, targetsIn(locked, first));
+  const mayRewriteCopies = isAtomic || (live === 1 && !isShared);
+  const rewritten: RewrittenOf = new Map();
+  let group: Group;
+  let results: GroupResult[];
+  for (;;) {
+    const [first] = commands;
+    if (first?.alone !== undefined && live === 1) {
+      await first.alone.prepare(db, organizationId, targetsIn(locked, first));
+    }
+    group = new Group(organizationId, locked, { skipLocked, mayRewriteCopies });
+    results = decide(group, commands, claims);
+    if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
+    if (!(await group.rewriteCopies(db, rewritten, { isShort }))) break;
+    // That may have taken minutes: decided once more, it has a time that is not long before its commit.
+    locked = await lockNamed(db, organizationId, commands, { skipLocked, ...(also && { also }) });
   }
-  const group = new Group(organizationId, locked, {
-    skipLocked,
-    mayRewriteCopies: isAtomic || (live === 1 && !isShared),
-  });
 
-  // What comes after a command that has to wait waits too: the order of the commands is kept.
-  let stopped = false;
-  const results = commands.map((command, i): GroupResult => {
-    const claim = claims[i] ?? "later";
-    if (claim === "later") stopped = true;
-    else if (claim !== "claimed") {
-      return "answer" in claim ? { kind: "replayed", answer: claim.answer } : { kind: "refused", error: claim.refused };
-    }
-    if (stopped) return "later";
-    try {
-      const result = group.run(command);
-      stopped = result === "later";
-      return result;
-    } catch (error) {
-      if (!(error instanceof DomainError)) throw error;
-      return { kind: "refused", error };
-    }
-  });
-  if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
-
-  await group.write(db, { isShort });
+  group.write(db);
   results.forEach((result, i) => {
     if (typeof result === "object" && result.kind === "done")
       commands[i]?.record?.(db, organizationId, result.outcomes);
@@ -93,6 +84,27 @@ export async function runGroup(
   rememberAnswers(db, organizationId, answers).catch(() => {});
   forgetRequests(db, organizationId, undone).catch(() => {});
   return results;
+}
+
+function decide(group: Group, commands: readonly Command[], claims: readonly Claim[]): GroupResult[] {
+  // What comes after a command that has to wait waits too: the order of the commands is kept.
+  let stopped = false;
+  return commands.map((command, i): GroupResult => {
+    const claim = claims[i] ?? "later";
+    if (claim === "later") stopped = true;
+    else if (claim !== "claimed") {
+      return "answer" in claim ? { kind: "replayed", answer: claim.answer } : { kind: "refused", error: claim.refused };
+    }
+    if (stopped) return "later";
+    try {
+      const result = group.run(command);
+      stopped = result === "later";
+      return result;
+    } catch (error) {
+      if (!(error instanceof DomainError)) throw error;
+      return { kind: "refused", error };
+    }
+  });
 }
 
 const isRefused = (result: GroupResult) => typeof result === "object" && result.kind === "refused";
@@ -119,7 +131,7 @@ export class Group {
     this.#options = options;
     this.#original = new Map(locked.states);
     this.#originalLayers = new Map(locked.layers);
-    this.#time = locked.now - 1n;
+    this.#time = locked.clock.now - 1n;
   }
 
   /** Throws the command's refusal, which leaves nothing of it behind. */
@@ -217,22 +229,39 @@ export class Group {
     return { before, after, change };
   }
 
-  /** Sends the statements; the transaction waits for them. */
-  async write(db: Pipeline, { isShort }: { isShort: boolean }): Promise<void> {
-    const organizationId = this.#organizationId;
-    const changed = [...this.#locked.states.values()]
+  get #changed() {
+    return [...this.#locked.states.values()]
       .map((after) => ({ before: this.#original.get(after.id) ?? null, after }))
       .filter(({ before, after }) => before !== after);
-    for (const { before, after } of changed) {
+  }
+
+  /**
+   * Rewrites the copies of the primaries that have changed, before anything else is written. Events count them together
+   * with those that the transaction has `rewritten` before. Answers whether there were many.
+   */
+  async rewriteCopies(db: Pipeline, rewritten: RewrittenOf, { isShort }: { isShort: boolean }): Promise<boolean> {
+    let areMany = false;
+    for (const { before, after } of this.#changed) {
       const copied = this.#copied.get(after.id);
       const previous = copied === undefined ? before && primaryOf(before)?.externalId : copied;
       const next = primaryOf(after)?.externalId ?? null;
       if (previous == null || previous === next) continue;
-      const rewritten = await rewriteCopies(db, organizationId, { entityId: after.id, previous, next }, { isShort });
+      const move = { entityId: after.id, previous, next };
+      const done = await rewriteCopies(db, this.#organizationId, move, { isShort });
+      areMany ||= done.areMany;
+      const all = addRewritten(rewritten, after.id, done);
       for (const event of this.#events) {
-        if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...rewritten } };
+        if (event.entityId === after.id) event.metadata = { ...event.metadata, rewrittenRows: { ...all } };
       }
     }
+    return areMany;
+  }
+
+  /** Sends the statements; the transaction waits for them. */
+  write(db: Pipeline): void {
+    const organizationId = this.#organizationId;
+    const changed = this.#changed;
+    if (changed.length > 0) db.stamp(this.#locked.clock);
     // Only now is all of the events known.
     const heads = new Map(this.#locked.heads);
     const events = sealEvents(this.#events, heads);
@@ -265,33 +294,3 @@ const changesPrimary = ({ before, after }: Move): boolean => {
   const old = before === null ? undefined : primaryOf(before);
   return old !== undefined && old.externalId !== primaryOf(after)?.externalId;
 };
-
-/** What the log keeps of a change. Its external ids are those after it. */
-function eventOf(
-  { author, request, requestId = request?.requestId, occurredAt }: Command,
-  change: Change,
-  before: EntityState | null,
-  after: EntityState,
-  updatedFields: ReturnType<typeof changedFields>,
-): UnsealedEvent {
-  return {
-    organizationId: after.organizationId,
-    id: after.etag,
-    entityId: after.id,
-    entityVersion: after.version,
-    entityType: after.type,
-    type: change.type,
-    externalId: primaryOf(after)?.externalId ?? null,
-    externalIds: after.externalIds.map(({ externalId }) => externalId),
-    updatedFields,
-    ...changedValues(before, change.values, updatedFields),
-    actor: author.actor,
-    principal: author.principal,
-    source: change.source ?? author.source,
-    reason: change.reason === "" ? null : change.reason,
-    requestId: requestId ?? null,
-    metadata: change.metadata ?? {},
-    recordedAt: after.updatedAt,
-    occurredAt: occurredAt ?? null,
-  };
-}

@@ -45,26 +45,80 @@ export async function lockEntities(
       ? { entities: [], now: await readClock(db) }
       : { entities: [toLocked(row)], now: parseInstant(row.now) };
   }
-  const values: unknown[] = [organizationId];
-  const bind: Bind = (value) => `$${values.push(value)}`;
-  const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
-  if (keys.entityIds.length > 0) {
-    parts.push(`select ${SURVIVOR_OF_M} from entity m
-      where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
-  }
-  if (rowIds.length > 0) parts.push(`select u.id from unnest(${bind(rowIds)}::uuid[]) as u(id)`);
+  const { ids, values } = named(organizationId, keys, rowIds);
   const [rows, now] = await Promise.all([
-    parts.length === 0
+    ids === ""
       ? []
       : db.execute<LockedRow[]>(
-          `select ${LOCKED_COLUMNS} from entity e
-           where e.organization_id = $1 and e.id = any(array(${parts.join(" union all ")}))
+          `select ${LOCKED_COLUMNS} from entity e where e.organization_id = $1 and e.id = any(array(${ids}))
            order by e.id for no key update${skipLocked ? " skip locked" : ""}`,
           values,
         ),
     isAttaching ? readClockAttaching(db, organizationId) : readClock(db),
   ]);
   return { entities: rows.map(toLocked), now };
+}
+
+/** A select of the ids that the keys name, and `rowIds`; empty where nothing is asked for. */
+function named(organizationId: string, keys: Keys, rowIds: readonly string[]): { ids: string; values: unknown[] } {
+  const values: unknown[] = [organizationId];
+  const bind: Bind = (value) => `$${values.push(value)}`;
+  const parts = hitsOf(keys, bind).map((hits) => `select h.id from (${hits}) h`);
+  if (keys.entityIds.length > 0) {
+    parts.push(`select ${SURVIVOR_OF_M} as id from entity m
+      where m.organization_id = $1 and m.id = any(${bind(keys.entityIds)}::uuid[])`);
+  }
+  if (rowIds.length > 0) parts.push(`select u.id from unnest(${bind(rowIds)}::uuid[]) as u(id)`);
+  return { ids: parts.join(" union all "), values };
+}
+
+interface InOrder {
+  rows: readonly string[];
+  /** With all that is merged into them. */
+  withGroups: boolean;
+}
+
+function inOrder(organizationId: string, keys: Keys, { rows, withGroups }: InOrder) {
+  const { ids, values } = named(organizationId, keys, rows);
+  const all = `with named as materialized (${ids})
+    select n.id from named n
+    union all
+    select g.id from named n cross join lateral (
+      select g.id from entity g where g.organization_id = $1 and g.survivor_id = n.id offset 0) g`;
+  return { ids: ids === "" || !withGroups ? ids : all, values };
+}
+
+/** Locks what is named now, and waits for it, in the order of ids: so does everybody who waits for more than one. */
+export async function lockInOrder(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  what: InOrder,
+): Promise<Set<string>> {
+  const { ids, values } = inOrder(organizationId, keys, what);
+  if (ids === "") return new Set();
+  const rows = await db.execute<{ id: string }[]>(
+    `select e.id from entity e where e.organization_id = $1 and e.id = any(array(${ids}))
+     order by e.id for no key update`,
+    values,
+  );
+  return new Set(rows.map(({ id }) => id));
+}
+
+/** What `lockInOrder` would lock now. */
+export async function findInOrder(
+  db: Statements,
+  organizationId: string,
+  keys: Keys,
+  what: InOrder,
+): Promise<string[]> {
+  const { ids, values } = inOrder(organizationId, keys, what);
+  if (ids === "") return [];
+  const rows = await db.execute<{ id: string }[]>(
+    `select e.id from entity e where e.organization_id = $1 and e.id = any(array(${ids}))`,
+    values,
+  );
+  return rows.map(({ id }) => id);
 }
 
 type LockedRow = { audit_head: Buffer | null; layer: Layer | null };

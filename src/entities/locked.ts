@@ -1,16 +1,15 @@
 // What the commands of a group name, locked and read: the entities as the commands so far have left them, and which of them
 // each key names now.
 import { lockTaxIdKeys } from "../db/locks.ts";
-import type { Pipeline, Statements } from "../db/statements.ts";
+import type { Clock, Pipeline, Statements } from "../db/statements.ts";
 import { type EntityState, type Layer, taxIdKeyOf } from "../domain/entity-state.ts";
 import { DomainError } from "../domain/errors.ts";
 import type { ExternalIdPolicy } from "../domain/external-ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, lookupKeys, redirectedFrom, resolve, tieOf } from "../domain/lookup.ts";
-import type { Instant } from "../domain/time.ts";
 import type { Heads } from "../log/sealing.ts";
 import type { Command, LockedTargets, Target } from "./command.ts";
-import { type LockedEntity, lockEntities } from "./lock-entities.ts";
+import { findInOrder, type LockedEntity, lockEntities, lockInOrder } from "./lock-entities.ts";
 import { type FoundHits, findHits, type Keys, noHits } from "./lookups.ts";
 import { claimedTexts, formIndex } from "./tax-id-holders.ts";
 
@@ -25,8 +24,8 @@ export interface Locked {
   /** Ids whose entities are locked, and those that are known not to be there. */
   known: Set<string>;
   hits: MovingHits;
-  /** The database's clock once the locks are held. */
-  now: Instant;
+  /** As read once the locks are held. */
+  clock: Clock;
   /** Read where a command needs it. */
   policy: ExternalIdPolicy | undefined;
 }
@@ -41,7 +40,7 @@ interface MovingHits extends FoundHits {
   isCut: boolean;
 }
 
-/** What is named is not what was locked for it: these entities are to be locked too. */
+/** What is named is not what was locked for it: these entities are to be locked, with those that were, so that they stay. */
 export class LookupMoved extends Error {
   readonly ids: readonly string[];
 
@@ -56,13 +55,20 @@ interface LockOptions {
   skipLocked: boolean;
   /** Those that the transaction has locked already: it waits for no others, and throws LookupMoved where they are named. */
   held?: ReadonlySet<string>;
+  /** To be locked beside what is named, where it waits. */
+  also?: ReadonlySet<string>;
 }
 
+/**
+ * Locks what the commands name, and reads it. Where it waits, it waits once, in the order of ids; what was named meanwhile
+ * and is not locked then is told by LookupMoved, for a transaction that begins anew with it. For those that merge, or undo
+ * that, all that is merged into what they name is locked too: they write those rows.
+ */
 export async function lockNamed(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked, held }: LockOptions,
+  { skipLocked, held, also = new Set() }: LockOptions,
 ): Promise<Locked> {
   const { keys, rows } = keysOf(commands);
   const claimed: string[] = [];
@@ -86,15 +92,23 @@ export async function lockNamed(
   const states = new Map<string, EntityState>();
   const heads: Heads = new Map();
   const layers = new Map<string, Layer>();
-  const isAttaching = claimed.length > 0 || commands.some(({ alone }) => alone !== undefined);
+  const withGroups = commands.some(({ alone }) => alone !== undefined);
+  const isAttaching = claimed.length > 0 || withGroups;
   const known = new Set(skipLocked ? [] : rows);
+  /** What is locked and was waited for. */
+  const mine = new Set(held);
   for (let round = 1; ; round++) {
+    const askedAt = performance.now();
+    const all = { rows: [...rows, ...also], withGroups };
     // Under the lock, look again: while we waited, a key may have moved to another entity.
-    const [{ entities: locked, now }, found, policy] = await Promise.all([
-      lockEntities(db, organizationId, keys, { skipLocked: !waits, isAttaching, rows }),
+    const [ordered, { entities: locked, now }, found, policy, group] = await Promise.all([
+      waits && round === 1 ? lockInOrder(db, organizationId, keys, all) : undefined,
+      lockEntities(db, organizationId, keys, { skipLocked: true, isAttaching, rows }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted, uniqueKeys),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
+      waits && withGroups ? findInOrder(db, organizationId, keys, all) : [],
     ]);
+    for (const id of ordered ?? []) mine.add(id);
     for (const { state, auditHead, layer } of locked) {
       states.set(state.id, state);
       if (layer !== null) layers.set(state.id, layer);
@@ -114,14 +128,19 @@ export async function lockNamed(
     );
     // What a tax id names by its canonical form alone is known only now: the statement that locks goes by keys.
     const byForm = namedByForm(commands, hits).filter((id) => !known.has(id) && !rows.includes(id));
+    if (waits) {
+      const moved = [...missing, ...byForm, ...group].filter((id) => !mine.has(id));
+      if (moved.length > 0) throw new LookupMoved([...moved, ...mine]);
+    }
     if (byForm.length === 0) {
       if (held !== undefined) {
         missing.push(...[...states.keys()].filter((id) => !held.has(id)));
-        if (missing.length > 0) throw new LookupMoved(missing);
+        if (missing.length > 0) throw new LookupMoved([...missing, ...held]);
       }
       if (missing.length === 0 || skipLocked) {
         const askedBy = formIndex(wanted.taxIdKeys);
-        return { states, heads, layers, known, hits: { ...hits, askedBy, cut: new Set(), isCut: false }, now, policy };
+        const moving = { ...hits, askedBy, cut: new Set<string>(), isCut: false };
+        return { states, heads, layers, known, hits: moving, clock: { now, askedAt }, policy };
       }
     }
     if (round === MAX_LOCK_ROUNDS) throw keptMoving();

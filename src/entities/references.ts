@@ -63,16 +63,34 @@ export class ManyCopies extends Error {
   }
 }
 
+/** Rows of each table. */
+export interface Rewritten {
+  transactions: number;
+  userEvents: number;
+}
+
+/** Copies that a transaction has rewritten, by the ids of their entities. */
+export type RewrittenOf = Map<string, Rewritten>;
+
+/** Adds rows of an entity, and answers all of it. */
+export function addRewritten(all: RewrittenOf, entityId: string, { transactions, userEvents }: Rewritten): Rewritten {
+  const before = all.get(entityId) ?? { transactions: 0, userEvents: 0 };
+  const sum = { transactions: before.transactions + transactions, userEvents: before.userEvents + userEvents };
+  all.set(entityId, sum);
+  return sum;
+}
+
 /**
  * Rules 49, 99: rewrites the copies of a primary that moved, or removes those of one without a next. Returns the number of
- * rows per table. Where others wait for the transaction it is `isShort`, and throws ManyCopies if one step is not enough.
+ * rows per table, and whether they are more than one step. Where others wait for the transaction it is `isShort`, and
+ * throws ManyCopies then.
  */
 export async function rewriteCopies(
   db: Statements,
   organizationId: string,
   { entityId, previous, next }: CopyMove,
   { isShort }: { isShort: boolean },
-): Promise<{ transactions: number; userEvents: number }> {
+): Promise<Rewritten & { areMany: boolean }> {
   const [transactions = 0, userEvents = 0] = await Promise.all(
     STEPS.map(async ({ first, further }) => {
       let rows = 0;
@@ -90,5 +108,5 @@ export async function rewriteCopies(
       }
     }),
   );
-  return { transactions, userEvents };
+  return { transactions, userEvents, areMany: transactions > STEP || userEvents > STEP };
 }

@@ -9,6 +9,7 @@ import { pipelined, pipelinedTogether, type TransactionOptions } from "../db/tra
 import { DomainError, type Reason } from "../domain/errors.ts";
 import type { Command, Result } from "./command.ts";
 import { type GroupOptions, type GroupResult, runGroup } from "./group.ts";
+import { keptMoving, LookupMoved, MAX_LOCK_ROUNDS } from "./locked.ts";
 import { ManyCopies } from "./references.ts";
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
@@ -99,6 +100,7 @@ async function writeCommands(
     return result;
   };
   let skip = skipLocked;
+  const moves = lockRounds();
   let waiting = commands.map((_, index) => index);
   while (waiting.length > 0) {
     waiting = waiting.filter((index) => {
@@ -118,10 +120,11 @@ async function writeCommands(
       attempt = await pipelined(
         orm,
         organizationId,
-        (db) => runThoseWaitedFor(db, organizationId, group, { skipLocked: skip }),
+        (db) => runThoseWaitedFor(db, organizationId, group, { skipLocked: skip, also: moves.also }),
         options,
       );
     } catch (error) {
+      if (moves.add(error)) continue;
       if (isFailureOfAll(error)) {
         for (const index of waiting) results[index] = { kind: "failed", error };
         break;
@@ -165,24 +168,43 @@ async function writeAlone(
   command: Command,
   { isShort, ...options }: TransactionOptions & { isShort: boolean },
 ): Promise<Result | "long"> {
-  for (let collisions = 1; ; collisions++) {
+  const moves = lockRounds();
+  let collisions = 0;
+  for (;;) {
     if (command.signal?.aborted) return { kind: "failed", error: command.signal.reason };
     try {
       const [result] = await pipelined(
         orm,
         organizationId,
-        (db) => runGroup(db, organizationId, [command], { isAtomic: true, isShort }),
+        (db) => runGroup(db, organizationId, [command], { isAtomic: true, isShort, also: moves.also }),
         options,
       );
       if (result === undefined || result === "later" || result === "busy") throw new Error("a command has no result");
       return result;
     } catch (error) {
       if (error instanceof ManyCopies) return "long";
-      if (error instanceof UniqueViolation && collisions <= MAX_COLLISIONS) continue;
+      if (moves.add(error)) continue;
+      if (error instanceof LookupMoved) return { kind: "refused", error: keptMoving() };
+      if (error instanceof UniqueViolation && ++collisions <= MAX_COLLISIONS) continue;
       if (error instanceof UniqueViolation) return { kind: "refused", error: collision(error) };
       return isRefusal(error) || isConflict(error) ? { kind: "refused", error } : { kind: "failed", error };
     }
   }
+}
+
+/** What a transaction that begins anew is to lock from the beginning, a few times. */
+function lockRounds() {
+  const also = new Set<string>();
+  let rounds = 0;
+  return {
+    also,
+    /** Whether the error says that more is to be locked, and it may still be tried. */
+    add(error: unknown): boolean {
+      if (!(error instanceof LookupMoved) || ++rounds >= MAX_LOCK_ROUNDS) return false;
+      for (const id of error.ids) also.add(id);
+      return true;
+    },
+  };
 }
 
 /** For commands whose turn had not come: nothing of theirs was sent, whatever happened to the one before. */

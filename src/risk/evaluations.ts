@@ -8,9 +8,10 @@ import type { Pipeline, Statements } from "../db/statements.ts";
 import { readStatements } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { canonicalJson } from "../domain/json.ts";
-import { type Evaluation, evaluationDocument, RISK_ENGINE } from "../domain/risk.ts";
+import { type Evaluation, evaluationDocument, RISK_ENGINE, type RiskRule } from "../domain/risk.ts";
 import { type Instant, instantToText } from "../domain/time.ts";
 import type { Slots } from "../slots.ts";
+import { createKept, type Kept } from "./kept.ts";
 
 export type StoredEvaluation = RowOf<typeof EvaluationRow>;
 export type MatrixVersion = RowOf<typeof RiskMatrixVersionRow>;
@@ -87,7 +88,7 @@ const MAX_JOINED = 128;
 /** Those of one organization that wait. */
 const MAX_WAITING = 1_000;
 /** Characters of the rules of matrices that are kept, with what each takes beside: a version never changes. */
-const KEPT_CHARACTERS = 4_000_000;
+export const KEPT_CHARACTERS = 4_000_000;
 const OVERHEAD = { version: 1_000, rule: 200 };
 
 interface Waiting {
@@ -100,7 +101,7 @@ interface Waiting {
 /** Reads that meet are one statement. */
 export function createFactsReader(orm: Orm, slots: Slots): FactsReader {
   const queues = new Map<string, Waiting[]>();
-  const versions = keptVersions();
+  const versions = createKept<MatrixVersion>(KEPT_CHARACTERS);
 
   async function run(organizationId: string, queue: Waiting[]): Promise<void> {
     while (queue.length > 0) {
@@ -143,7 +144,7 @@ async function readFacts(
   db: Statements,
   organizationId: string,
   asked: readonly Pick<Waiting, "entityId" | "riskMatrixId">[],
-  versions: KeptVersions,
+  versions: Kept<MatrixVersion>,
 ): Promise<(Facts | undefined)[]> {
   const rows = await db.execute<Record<string, unknown>[]>(
     `select u.at, e.version as current_version, e.audit_head, m.version as last_version, ${EVALUATION_COLUMNS},
@@ -166,7 +167,7 @@ async function readFacts(
     const row = byPlace.get(i + 1);
     const matrix =
       typeof row?.last_version === "number"
-        ? await versions.get(db, organizationId, riskMatrixId, row.last_version)
+        ? await versionOf(db, organizationId, riskMatrixId, row.last_version, versions)
         : undefined;
     facts.push(row === undefined ? undefined : factsOf(row, matrix));
   }
@@ -194,31 +195,16 @@ function factsOf(row: Record<string, unknown>, matrix: MatrixVersion | undefined
   };
 }
 
-interface KeptVersions {
-  get(db: Statements, organizationId: string, riskMatrixId: string, version: number): Promise<MatrixVersion>;
-}
-
-function keptVersions(): KeptVersions {
-  /** The one that was used last at the end. */
-  const kept = new Map<string, { version: MatrixVersion; characters: number }>();
-  let total = 0;
-  return {
-    async get(db, organizationId, riskMatrixId, version) {
-      const key = `${organizationId} ${riskMatrixId} ${version}`;
-      const known = kept.get(key) ?? (await readVersion(db, organizationId, riskMatrixId, version));
-      total -= kept.get(key)?.characters ?? 0;
-      kept.delete(key);
-      kept.set(key, known);
-      total += known.characters;
-      for (const [oldest, { characters }] of kept) {
-        if (total <= KEPT_CHARACTERS || oldest === key) break;
-        kept.delete(oldest);
-        total -= characters;
-      }
-      return known.version;
-    },
-  };
-}
+const versionOf = (
+  db: Statements,
+  organizationId: string,
+  riskMatrixId: string,
+  version: number,
+  versions: Kept<MatrixVersion>,
+) =>
+  versions.get(`${organizationId} ${riskMatrixId} ${version}`, () =>
+    readVersion(db, organizationId, riskMatrixId, version),
+  );
 
 async function readVersion(db: Statements, organizationId: string, riskMatrixId: string, version: number) {
   const [row] = await db.execute<unknown[]>(
@@ -227,10 +213,13 @@ async function readVersion(db: Statements, organizationId: string, riskMatrixId:
     [organizationId, riskMatrixId, version],
   );
   if (row === undefined) throw new Error("a version of a matrix is not there");
-  const found = toVersion(row);
-  const characters = found.rules.reduce(
+  const value = toVersion(row);
+  return { value, charge: chargeOf(value.rules) };
+}
+
+/** What a version takes, in characters. */
+export const chargeOf = (rules: readonly Pick<RiskRule, "expression" | "displayName">[]): number =>
+  rules.reduce(
     (sum, { expression, displayName }) => sum + OVERHEAD.rule + expression.length + displayName.length,
     OVERHEAD.version,
   );
-  return { version: found, characters };
-}

@@ -14,10 +14,10 @@ import {
   type Thread,
   type Waiting,
 } from "./supervisor.ts";
-import type { Done, Job } from "./thread.ts";
+import type { Checked, Done, Job } from "./thread.ts";
 
 export interface Evaluator extends AsyncDisposable {
-  /** Rule 144: what is wrong with each expression. */
+  /** Rule 144: what is wrong with each expression. Rejects with TooLong where one of them, or all together, take too long. */
   check(organizationId: string, expressions: readonly string[], signal?: Departure): Promise<ExpressionFacts[]>;
   /**
    * The answers of the expressions about an entity, which is JSON. Rejects with TooLong where they took too long, and with
@@ -44,6 +44,8 @@ export class TooLong extends Error {
 
 /** The longest that all rules may take over one entity. */
 const CLOCK_MS = 1_000;
+/** The longest that the expressions of a matrix may take to read, all together. */
+const READ_MS = 8_000;
 /** Bytes of what waits or is run, of all organizations: entities as JSON, in UTF-16, and expressions to be checked. */
 export const QUEUE_BYTES = 32 * 1024 * 1024;
 /** Analyses and expressions of one organization that wait. */
@@ -52,7 +54,8 @@ const MAX_WAITING = 1_000;
 const MAX_BATCH = { jobs: 32, bytes: 1024 * 1024 };
 /** So long an organization steps aside for the others after one of its jobs took too long. */
 const ASIDE_MS = 3_000;
-export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {}): Evaluator {
+
+export function createEvaluator({ clockMs = CLOCK_MS, readMs = READ_MS } = {}): Evaluator {
   const shares = createShares(QUEUE_BYTES);
   /** In the order of their turns. */
   const queues = new Map<string, Waiting[]>();
@@ -150,6 +153,7 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
   return {
     async check(organizationId, expressions, signal) {
       let refusal: unknown;
+      let took = 0;
       // Of no use without the others.
       const all: Departure = {
         get aborted() {
@@ -160,10 +164,18 @@ export function createEvaluator({ clockMs = CLOCK_MS }: { clockMs?: number } = {
         },
       };
       try {
-        const facts = expressions.map((expression) =>
-          add(organizationId, { kind: "check", expression }, undefined, all),
-        );
-        return (await Promise.all(facts)) as ExpressionFacts[];
+        const checked = expressions.map(async (expression, i) => {
+          const { facts, tookMs } = (await add(
+            organizationId,
+            { kind: "check", expression },
+            undefined,
+            all,
+          )) as Checked;
+          took += tookMs;
+          if (took > readMs) throw new TooLong(i);
+          return facts;
+        });
+        return await Promise.all(checked);
       } catch (error) {
         refusal = error;
         const queue = queues.get(organizationId) ?? [];

@@ -241,7 +241,7 @@ async function checkRules(evaluator: Evaluator, ctx: HandlerContext, rules: read
     )
     .catch((error: unknown) => {
       if (!(error instanceof TooLong)) throw error;
-      throw new DomainError("VALIDATION_ERROR", "matrix.rules: an expression takes too long to read", {
+      throw new DomainError("VALIDATION_ERROR", "matrix.rules: the expressions take too long to read", {
         field: "matrix.rules",
       });
     });

@@ -26,6 +26,13 @@ export function servePage(
   if (request.method !== "GET" && request.method !== "HEAD") return false;
   const page = find(path, request.headers);
   if (page === undefined) return false;
+  // HTTP/1.1 calls before it has seen that the request has no body: answered at once, its connection would be closed.
+  if ("stream" in response) answer(page, request, response, answers);
+  else process.nextTick(answer, page, request, response, answers);
+  return true;
+}
+
+function answer(page: Page, request: NodeRequest, response: NodeResponse, answers: AnswerLimits): void {
   const size = request.method === "HEAD" ? 0 : page.body.length;
   const connection = ("stream" in response ? response.stream.session : response.socket) ?? response;
   if (size > SMALL_BYTES && answers.budget.isSpent(connection)) {
@@ -39,7 +46,6 @@ export function servePage(
     write(response, page, size);
   }
   takenInTime(response, answers);
-  return true;
 }
 
 const BUSY: Page = {

@@ -6,17 +6,21 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 export interface Balancer {
   /** host:port */
   address: string;
+  /** Ends every connection, in the middle of whatever it carries. */
+  cut(): void;
 }
 
 export async function startBalancer(ports: readonly number[]): Promise<Balancer> {
   let turn = 0;
+  const clients = new Set<Socket>();
   const server = createServer({ noDelay: true, allowHalfOpen: true }, async (client) => {
     client.on("error", () => {});
+    clients.add(client.once("close", () => clients.delete(client)));
     for (let tries = 0; tries < ports.length; tries++) {
       const backend = await connected(ports[turn++ % ports.length] as number);
       if (backend === undefined) continue;
       backend.on("error", () => client.destroy());
-      client.on("error", () => backend.destroy());
+      client.on("close", () => backend.destroy());
       client.pipe(backend).pipe(client);
       return;
     }
@@ -25,7 +29,12 @@ export async function startBalancer(ports: readonly number[]): Promise<Balancer>
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   server.unref();
-  return { address: `127.0.0.1:${(server.address() as AddressInfo).port}` };
+  return {
+    address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    cut() {
+      for (const client of clients) client.destroy();
+    },
+  };
 }
 
 async function connected(port: number): Promise<Socket | undefined> {

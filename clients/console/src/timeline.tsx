@@ -57,7 +57,7 @@ export function Timeline({ entityId, onEvent }: { entityId?: string; onEvent?: (
       <FilterForm filter={filter} onChange={setFilter} state={state} />
       {daysOf(events).map(([day, ofDay]) => (
         <section key={day} aria-label={day}>
-          <h3 class="day">{day}</h3>
+          <h2 class="day">{day}</h2>
           <ol>
             {ofDay.map((event) => (
               <Entry key={event.id} event={event} isOfAll={entityId === undefined} owner={entityId} />
@@ -215,7 +215,6 @@ function Entry({ event, isOfAll, owner }: { event: EntityEvent; isOfAll: boolean
           <Fields changes={changes} />
           <span class="who">
             by <b>{event.actor}</b>
-            {event.actor === event.principal ? null : <> with key {event.principal}</>} from {event.source}
           </span>
         </p>
         {event.reason === "" ? null : <p class="why">{event.reason}</p>}
@@ -255,6 +254,8 @@ function Footnotes({ event }: { event: EntityEvent }) {
   return (
     <p class="hint footnotes">
       <span>version {String(event.entityVersion)}</span>
+      <span>from {event.source}</span>
+      {event.actor === event.principal ? null : <span>with key {event.principal}</span>}
       {event.recordedAt === undefined ? null : (
         <a href={entityPath(event.entityId, "overview", exactTime(event.recordedAt))}>as it was then</a>
       )}

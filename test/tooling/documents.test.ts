@@ -1,9 +1,13 @@
 // What the documents say that can be looked up: defaults, limits, figures in sentences, links, commands, names. Whatever is
 // behaviour has its tests elsewhere.
+
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { DescEnum } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
+import * as client from "../../clients/typescript/index.ts";
 import { readConfig } from "../../src/config.ts";
 import { ASIDE_CONNECTIONS } from "../../src/db/orm.ts";
 import { LIMITS } from "../../src/domain/limits.ts";
@@ -18,20 +22,22 @@ const read = (path: string) => readFileSync(join(root, path), "utf8");
 const DOCUMENTS = [
   "README.md",
   "CONTRIBUTING.md",
-  "docs/merging.md",
-  "docs/positions.md",
-  "docs/rules.md",
-  "clients/typescript/README.md",
+  ...readdirSync(join(root, "docs"), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".md") && !name.startsWith(".vitepress"))
+    .map((name) => join("docs", name)),
+  ...readdirSync(join(root, "clients"))
+    .map((name) => join("clients", name, "README.md"))
+    .filter((path) => existsSync(join(root, path))),
 ];
 const readme = read("README.md");
 /** A text in which a sentence is found wherever its lines end. */
 const inOneLine = (text: string) => text.replaceAll(/\s+/g, " ");
 const prose = (text: string) => text.replaceAll(/```[\s\S]*?```/g, "");
 
-/** The rows of the first table behind a heading, without its head. */
-function tableOf(heading: string): string[][] {
-  const [, section = ""] = readme.split(`\n## ${heading}\n`);
-  const lines = (section.split("\n## ")[0] as string).split("\n").filter((line) => line.startsWith("| "));
+/** The rows of the first table of a document, without its head. */
+function tableOf(document: string): string[][] {
+  const [table = ""] = /^\|[^]*?\n\n/m.exec(read(document)) ?? [];
+  const lines = table.split("\n").filter((line) => line.startsWith("| "));
   return lines.slice(1).map((line) =>
     line
       .slice(2, -2)
@@ -59,8 +65,8 @@ const watch = (name: string) => constantOf("src/log/watch.ts", name);
 const live = (name: string) => constantOf("src/log/live.ts", name);
 const sending = (name: string) => constantOf("src/webhooks/sending.ts", name);
 
-describe("the README's settings", () => {
-  const rows = tableOf("Configuration").map(([names = "", values = ""]) => ({
+describe("the settings of docs/operate/configuration.md", () => {
+  const rows = tableOf("docs/operate/configuration.md").map(([names = "", values = ""]) => ({
     names: quoted(names),
     values: quoted(values),
   }));
@@ -84,7 +90,7 @@ describe("the README's settings", () => {
     expect(rows.flatMap(({ names }) => names).length).toBeGreaterThan(25);
   });
 
-  it("have no default where the README says none", () => {
+  it("have no default where the page says none", () => {
     expect(defaults).toMatchObject({
       ...{ databaseUrl: undefined, migrationDatabaseUrl: undefined, tls: undefined, bootstrapApiKey: undefined },
       ...{ nats: undefined, webhookAllow: "", metricsPort: undefined },
@@ -94,7 +100,7 @@ describe("the README's settings", () => {
   });
 });
 
-it("the README's limits are those of the code, row by row", () => {
+it("the limits of docs/operate/limits.md are those of the code, row by row", () => {
   const { mandatoryReasonMin, structBytes, structKeys, structDepth } = LIMITS;
   const expected: Record<string, number[]> = {
     name: [LIMITS.name],
@@ -140,9 +146,9 @@ it("the README's limits are those of the code, row by row", () => {
     "`event_retention_days`": [LIMITS.retentionDaysMax, LIMITS.retentionDaysMin],
   };
   expect(LIMITS.pageSize).toBe(LIMITS.batch);
-  expect(Object.fromEntries(tableOf("Limits").map(([what = "", most = ""]) => [what, numbersIn(most)]))).toEqual(
-    expected,
-  );
+  expect(
+    Object.fromEntries(tableOf("docs/operate/limits.md").map(([what = "", most = ""]) => [what, numbersIn(most)])),
+  ).toEqual(expected);
 });
 
 /** Numbers that sentences spell. */
@@ -151,18 +157,18 @@ const numberOf = (text: string) => WORDS[text] ?? Number(text.replaceAll(",", ""
 
 it.each<[document: string, sentence: RegExp, numbers: () => number[]]>([
   [
-    "README.md",
+    "docs/guide/watch.md",
     /usually within some (\d+) ms, and (\d+) while very many come/,
     () => [live("FIRST_MS"), live("LONGEST_MS")],
   ],
   [
-    "README.md",
+    "docs/guide/webhooks.md",
     /shows every attempt, or the last (\d+) of a delivery/,
     () => [constantOf("src/webhooks/queue.ts", "KEPT_ATTEMPTS")],
   ],
-  ["README.md", /A checkpoint every (\d+) s brings/, () => [watch("CHECKPOINT_MS") / 1_000]],
+  ["docs/guide/watch.md", /A checkpoint every (\d+) s brings/, () => [watch("CHECKPOINT_MS") / 1_000]],
   [
-    "README.md",
+    "docs/guide/webhooks.md",
     /after (\d+) s, (\d+) and (\d+) minutes, (\d+), (\d+), (\d+) and (\d+) hours/,
     () =>
       Array.from({ length: 7 }, (_, i) => {
@@ -170,37 +176,41 @@ it.each<[document: string, sentence: RegExp, numbers: () => number[]]>([
         return Number(nextAttempt(failed, 0)) / 1e6 / (i === 0 ? 1 : i < 3 ? 60 : 3_600);
       }),
   ],
-  ["README.md", /Answer 2xx within (\d+) s/, () => [defaults.webhookTimeoutMs / 1_000]],
+  ["docs/guide/webhooks.md", /Answer 2xx within (\d+) s/, () => [defaults.webhookTimeoutMs / 1_000]],
   [
-    "README.md",
+    "docs/operate/nats.md",
     /no limits, a window of (\w+) minutes/,
     () => [constantOf("src/nats/jetstream.ts", "DUPLICATE_WINDOW_MS") / 60_000],
   ],
-  ["README.md", /says for how many days, at least (\d+)/, () => [LIMITS.retentionDaysMin]],
-  ["README.md", /bytes of requests in hand \((\d+) MiB\)/, () => [admission("MAX_REQUEST_BYTES") / MIB]],
+  ["docs/guide/keys.md", /says for how many days, at least (\d+)/, () => [LIMITS.retentionDaysMin]],
+  ["docs/operate/limits.md", /bytes of requests in hand \((\d+) MiB\)/, () => [admission("MAX_REQUEST_BYTES") / MIB]],
   [
-    "README.md",
+    "docs/operate/limits.md",
     /places of the sender of webhooks \((\d+)\)/,
     () => [constantOf("src/webhooks/dispatcher.ts", "CONCURRENCY")],
   ],
-  ["README.md", /refused \(`WRITE_CONFLICT`\) after (\d+) s in all/, () => [defaults.lockTimeoutMs / 1_000]],
   [
-    "README.md",
+    "docs/operate/limits.md",
+    /refused \(`WRITE_CONFLICT`\) after (\d+) s in all/,
+    () => [defaults.lockTimeoutMs / 1_000],
+  ],
+  [
+    "docs/operate/limits.md",
     /at most (\d+) requests under way; one whose answers take (\d+) s or more has (\d+)/,
     () => [sending("CONCURRENCY"), sending("SLOW_MS") / 1_000, sending("SLOW_CONCURRENCY")],
   ],
   [
-    "README.md",
+    "docs/operate/limits.md",
     /(\d+) calls and (\d+) streams, shared out/,
     () => [admission("KEYLESS_CALLS"), admission("KEYLESS_STREAMS")],
   ],
   [
-    "README.md",
+    "docs/operate/limits.md",
     /such a stream ends after (\w+) an hour/,
     () => [constantOf("src/transport/handlers.ts", "KEYLESS_STREAM_MS") / 3_600_000],
   ],
   [
-    "README.md",
+    "docs/operate/limits.md",
     /looked up (\w+) at a time, on connections of their own; (\d+) wait.* good within (\w+) minutes/,
     () => [
       constantOf("src/interceptors/cached-callers.ts", "unknownLookups"),
@@ -209,31 +219,35 @@ it.each<[document: string, sentence: RegExp, numbers: () => number[]]>([
     ],
   ],
   [
-    "README.md",
+    "docs/operate/configuration.md",
     /\((\w+) an hour, give or take\)/,
     () => [constantOf("src/transport/listener.ts", "maxConnectionAgeMs") / 3_600_000],
   ],
-  ["README.md", /of each process; and at most (\w+) more/, () => [ASIDE_CONNECTIONS]],
-  ["README.md", /`WORKERS` times \(`POOL_SIZE` \+ (\d+)\) connections/, () => [ASIDE_CONNECTIONS]],
-  ["README.md", /Read again within (\d+) s when they change/, () => [defaults.tlsReloadMs / 1_000]],
-  ["README.md", /say so and wait, up to (\w+) minutes/, () => [constantOf("src/db/orm.ts", "waitMs") / 60_000]],
+  ["docs/operate/configuration.md", /of each process; and at most (\w+) more/, () => [ASIDE_CONNECTIONS]],
+  ["docs/operate/configuration.md", /`WORKERS` times \(`POOL_SIZE` \+ (\d+)\) connections/, () => [ASIDE_CONNECTIONS]],
+  ["docs/operate/configuration.md", /Read again within (\d+) s when they change/, () => [defaults.tlsReloadMs / 1_000]],
   [
-    "README.md",
+    "docs/operate/postgresql.md",
+    /say so and wait, up to (\w+) minutes/,
+    () => [constantOf("src/db/orm.ts", "waitMs") / 60_000],
+  ],
+  [
+    "docs/design.md",
     /after (\d+) ms without an answer another begins/,
     () => [constantOf("src/entities/reader.ts", "HELD_UP_MS")],
   ],
   [
-    "README.md",
+    "docs/design.md",
     /more than (\d+) writes of one organization/,
     () => [constantOf("src/entities/writer.ts", "MAX_SHARE")],
   ],
   [
-    "README.md",
+    "docs/design.md",
     /waits for a lock for (\d+) ms and for a statement for (\w+) second at most/,
     () => [constantOf("src/db/transaction.ts", "lockMs"), constantOf("src/db/transaction.ts", "statementMs") / 1_000],
   ],
   [
-    "README.md",
+    "docs/design.md",
     /shares none until its own attempt has ended, and for (\w+) second after/,
     () => [constantOf("src/entities/writer.ts", "ALONE_MS") / 1_000],
   ],
@@ -243,13 +257,17 @@ it.each<[document: string, sentence: RegExp, numbers: () => number[]]>([
   expect(said.map(numberOf)).toEqual(numbers());
 });
 
+const ENUMS = Object.values(client as Record<string, unknown>).filter(
+  (value): value is DescEnum => typeof value === "object" && value !== null && "kind" in value && value.kind === "enum",
+);
+
 describe("names", () => {
   it.each(DOCUMENTS)("%s: links lead to files and headings that there are", (document) => {
     const anchorsOf = (path: string) =>
       [...prose(read(path)).matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) =>
         heading
           .toLowerCase()
-          .replaceAll(/[^\p{L}\p{N}\s-]/gu, "")
+          .replaceAll(/[^\p{L}\p{N}\s_-]/gu, "")
           .replaceAll(" ", "-"),
       );
     const broken = [...prose(read(document)).matchAll(/\]\(([^)\s]+)\)/g)]
@@ -270,21 +288,31 @@ describe("names", () => {
     expect(commands.filter((name) => scripts[name] === undefined)).toEqual([]);
     const paths = quoted(prose(text))
       .filter((word) => /^(?:src|test|bench|scripts|proto|docs|clients|examples|\.ci)\/[\w./-]*$/.test(word))
-      .map((word) => word.replace(/\/$/, ""));
+      .map((word) => word.replace(/\/$/, ""))
+      // A tag of git, as Go wants it.
+      .filter((path) => !/^clients\/go\/v\d/.test(path));
     expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([]);
   });
 
-  it("errors, RPCs and services in the README's text are those of the contract", () => {
-    const words = new Set(quoted(prose(readme)));
-    const settings = [...read("src/config.ts").matchAll(/"([A-Z_]+)"/g)].map(([, name]) => name as string);
+  it("errors, RPCs and services in the documents are those of the contract", () => {
+    const pages = DOCUMENTS.filter((document) => /^README|^docs\/(?!reference)/.test(document));
+    const words = new Set(pages.flatMap((document) => quoted(prose(read(document)))));
+    const quotedWords = (path: string) => [...read(path).matchAll(/"([A-Z_]+)"/g)].map(([, name]) => name as string);
+    const settings = quotedWords("src/config.ts");
     // A stream of NATS, the status of health, a code of HTTP/2, the command line's own.
+    const enums = ENUMS.flatMap(({ values, sharedPrefix = "" }) =>
+      values.flatMap(({ name }) => [name, name.slice(sharedPrefix.length), name.replace(/^[A-Z_]*?CAUSE_/, "")]),
+    );
     const others = [
+      ...enums,
+      ...quotedWords("src/domain/errors.ts"),
+      ...Object.keys(Code).map((code) => code.replaceAll(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase()),
       "ENTITY_EVENTS",
       "NOT_SERVING",
       "ENHANCE_YOUR_CALM",
       "ENTITY_SERVICE_URL",
       "ENTITY_SERVICE_API_KEY",
-    ];
+    ].filter((word) => !(word in CODE));
     const reasons = [...words].filter(
       (word) => /^[A-Z]+(?:_[A-Z]+)+$/.test(word) && !settings.includes(word) && !others.includes(word),
     );
@@ -301,7 +329,7 @@ describe("names", () => {
   });
 
   it("the README's map has every file and folder of src, and names nothing else", () => {
-    const [, map = ""] = /\n## Map\n[\s\S]*?```\n([\s\S]*?)```/.exec(readme) ?? [];
+    const [, map = ""] = /\n## Map\n[\s\S]*?```text\n([\s\S]*?)```/.exec(readme) ?? [];
     const named = [...map.matchAll(/^( {0,2})(\S+(?:, \S+)*) {2,}/gm)].flatMap(([, indent, names = ""]) =>
       names.split(", ").map((name) => join(indent === "" ? "" : "src", name)),
     );
