@@ -46,7 +46,7 @@ def packed(message: Any) -> Packed:
     return detail
 
 
-# A refusal or an answer, None an empty one; for a watch, a list of both.
+# A refusal or an answer, None an empty one, or what is done before that; for a watch, a list of refusals and answers.
 Step = Any
 
 
@@ -63,7 +63,9 @@ class Scripted:
         step = self._next(request, context)
         if isinstance(step, Refusal):
             step.end(context)
-        return response() if step is None else step
+        if callable(step):
+            step(context)
+        return response() if step is None or callable(step) else step
 
     def watch(self, request: Any, context: Any) -> Iterator[Any]:
         for step in self._next(request, context):
@@ -73,12 +75,15 @@ class Scripted:
 
     def _next(self, request: Any, context: Any) -> Step:
         self.seen.append(request)
-        self.metadata.append(dict(context.invocation_metadata()))
+        pairs = context.invocation_metadata()
+        self.metadata.append({key: ",".join(str(value) for name, value in pairs if name == key) for key, _ in pairs})
         return self.script.pop(0)
 
 
 @contextmanager
-def scripted_service(*script: Step, port: int = 0) -> Iterator[Scripted]:
+def scripted_service(
+    *script: Step, port: int = 0, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[Scripted]:
     served = Scripted(script=list(script))
     handlers: dict[str, Any] = {}
     for method in v1.entity_service_pb2.DESCRIPTOR.services_by_name["EntityService"].methods:
@@ -92,7 +97,9 @@ def scripted_service(*script: Step, port: int = 0) -> Iterator[Scripted]:
             handlers[method.name] = made(behaviour, request.FromString, response.SerializeToString)
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
-    served.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    place = f"127.0.0.1:{port}"
+    bound = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
+    served.address = f"127.0.0.1:{bound}"
     server.start()
     try:
         yield served

@@ -150,14 +150,16 @@ def test_a_cancelled_task_ends_its_watch(addresses: list[str], api_key: str) -> 
 def test_a_position_that_expired_is_an_error_of_its_own() -> None:
     async def run(client: AsyncClient) -> None:
         async with client.watch(position="start") as watch:
+            assert (await anext(watch)).position == "a"
             with pytest.raises(PositionExpired) as caught:
                 await anext(watch)
-        assert caught.value.position == "start"
+        assert caught.value.position == "a"
 
     expired = Refusal(grpc.StatusCode.OUT_OF_RANGE, "POSITION_EXPIRED")
-    with scripted_service([Refusal(UNAVAILABLE)], [expired]) as service:
+    script = [[Refusal(UNAVAILABLE)], [v1.WatchEntitiesResponse(position="a"), Refusal(UNAVAILABLE)], [expired]]
+    with scripted_service(*script) as service:
         with_client(service.address, "x", run)
-    assert [one.position for one in service.seen] == ["start", "start"]
+    assert [one.position for one in service.seen] == ["start", "start", "a"]
 
 
 def test_a_deadline_ends_a_call(addresses: list[str], api_key: str) -> None:

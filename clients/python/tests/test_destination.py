@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import grpc
 import pytest
+from scripted import scripted_service
 
+from entity_service_client import Client, v1
 from entity_service_client.destination import destination
 
 
@@ -21,6 +26,22 @@ def test_this_machine_and_http_are_plaintext(address: str) -> None:
 )
 def test_a_key_goes_through_a_network_encrypted(address: str) -> None:
     assert destination(address).credentials is not None
+
+
+def test_a_call_over_tls_is_answered_where_its_authority_is_trusted(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=entities"]
+    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    pem = certificate.read_bytes()
+    served = grpc.ssl_server_credentials([(key.read_bytes(), pem)])
+    with scripted_service(None, credentials=served) as service:
+        with Client(service.address, api_key="x", tls=grpc.ssl_channel_credentials(pem)) as client:
+            client.entities.DeleteEntity(v1.DeleteEntityRequest())
+        with Client(f"https://{service.address}", api_key="x", timeout=0.5) as client:
+            with pytest.raises(grpc.RpcError, match="CERTIFICATE_VERIFY_FAILED"):
+                client.entities.DeleteEntity(v1.DeleteEntityRequest())
+    assert len(service.seen) == 1
 
 
 def test_plaintext_must_be_asked_for_and_credentials_may_be_given() -> None:

@@ -180,16 +180,35 @@ def test_a_future_that_waits_for_its_next_attempt_is_cancelled() -> None:
     assert len(service.seen) == 1
 
 
+def test_the_service_hears_of_a_future_that_is_cancelled() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def wait_for_the_end(context: grpc.ServicerContext) -> None:
+        context.add_callback(ended.set)
+        begun.set()
+        ended.wait(5)
+
+    with scripted_service(wait_for_the_end) as service, Client(service.address, api_key="x") as client:
+        future = client.entities.DeleteEntity.future(v1.DeleteEntityRequest())
+        assert begun.wait(5)
+        began = time.monotonic()
+        assert future.cancel()
+        assert ended.wait(4)
+    assert time.monotonic() - began < 4
+    assert future.cancelled()
+
+
 def test_every_call_has_the_key() -> None:
-    script = [v1.GetEntityResponse(), [v1.WatchEntitiesResponse(position="a")]]
+    script = [None, None, [v1.WatchEntitiesResponse(position="a")]]
     with scripted_service(*script) as service:
         with Client(service.address, api_key="secret", actor="ana", source="crm") as client:
             client.entities.GetEntity(v1.GetEntityRequest(), metadata=[("traceparent", "00-1-2-01")])
+            client.entities.GetEntity(v1.GetEntityRequest(), metadata=[("x-actor-id", "eva")])
             with client.watch() as watch:
                 next(watch)
-    for metadata in service.metadata:
-        assert metadata["authorization"] == "Bearer secret"
-        assert (metadata["x-actor-id"], metadata["x-source"]) == ("ana", "crm")
+    assert [one["authorization"] for one in service.metadata] == ["Bearer secret"] * 3
+    assert [one["x-actor-id"] for one in service.metadata] == ["ana", "eva", "ana"]
+    assert [one["x-source"] for one in service.metadata] == ["crm"] * 3
     assert service.metadata[0]["traceparent"] == "00-1-2-01"
 
 

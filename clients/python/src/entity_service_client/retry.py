@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import json
+import logging
 import random
 import threading
 import time
@@ -32,6 +33,8 @@ from .v1 import (
     risk_matrix_service_pb2,
     webhook_service_pb2,
 )
+
+_log = logging.getLogger("entity_service_client")
 
 _FILES = (
     entity_service_pb2,
@@ -176,6 +179,7 @@ class Attempts:
         pause = (refusal.retry_after or 0) + pause_of(self._failed)
         if not (is_free or self._is_safe(refusal)) or pause >= self.left or not (is_free or self._budget.spend()):
             raise error from before
+        _log.info("%s again in %.2f s: %s", self._method, pause, refusal.reason or refusal.message)
         if self._on_retry is not None:
             self._on_retry(Retry(self._method, self._failed, pause, error))
         return pause
