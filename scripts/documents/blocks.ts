@@ -39,8 +39,9 @@ export const NO_RUN: Record<string, { why: string; runBy?: string }> = {
   superuser: { why: "makes an owner as a superuser, as test/postgres.test.ts does under names of its own" },
 };
 
-/** Documents whose blocks are those of another language, and the test that runs them all. */
+/** Documents whose blocks a test of their own runs: they need another language, or the package as it is packed. */
 export const RUN_ELSEWHERE: Record<string, string> = {
+  "clients/typescript/README.md": "test/client-package.test.ts",
   "clients/go/README.md": "clients/go/readme_test.go",
   "clients/python/README.md": "clients/python/tests/test_readme.py",
 };
