@@ -24,9 +24,18 @@ import { watchEntities } from "./cli/watch.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
 import { endWithin, FORCED_EXIT_CODE, heedSignals } from "./signals.ts";
 
+/** The exit code of a command whose output nobody reads to the end, such as `| head`: as shells show SIGPIPE. */
+const READER_GONE = 141;
+
+function endWithReader(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(READER_GONE);
+}
+
 /** Exit codes: 0 done, 1 failed or some rows failed, 2 the command or the environment cannot be used, 3 a service ended by force. */
 export async function run(args: string[], env: Env): Promise<number> {
   const { program, exitCode } = createProgram(env);
+  process.stdout.on("error", endWithReader);
   try {
     await program.parseAsync(args, { from: "user" });
     return exitCode();

@@ -29,6 +29,8 @@ export interface Config {
   logLevel: string;
   /** Serve the console at /console. */
   console: boolean;
+  /** Where the documents are, which GET / links to. */
+  docsUrl: string | undefined;
   /** Serve unary calls and server streams of gRPC straight from the HTTP/2 stream; off, by the library like everything else. */
   unaryPath: boolean;
   /** Connections to the database, per process. */
@@ -194,6 +196,15 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     );
   }
 
+  function docsUrl(): string | undefined {
+    const value = text("DOCS_URL");
+    if (value === undefined) return undefined;
+    const url = URL.parse(value);
+    if (url === null || !/^https?:$/.test(url.protocol))
+      throw new ConfigError("DOCS_URL must be a URL of http or https");
+    return url.href;
+  }
+
   return {
     databaseUrl,
     migrationDatabaseUrl,
@@ -207,6 +218,7 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     nats: nats(),
     logLevel,
     console: flag("CONSOLE", databaseUrl === undefined),
+    docsUrl: docsUrl(),
     unaryPath: flag("UNARY_PATH", true),
     poolSize,
     maxInFlight: integer("MAX_IN_FLIGHT", 512, 1, 100_000),

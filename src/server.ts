@@ -197,7 +197,7 @@ export async function listenOn(
   const shutdown = new AbortController();
   const tls = config.tls && (await readTls(config.tls));
   const tally = createTally({ log, registry: metrics.registry });
-  const pages = createConsole({ isOn: config.console, dataDir: config.dataDir, version: VERSION, log });
+  const pages = createConsole({ ...config, isOn: config.console, version: VERSION, log });
   const { inFlight, ...adapter } = createAdapter({
     services: (router) => routes(router, deps),
     check: assertWellFormed,

@@ -12,6 +12,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { type Entity, EntityType, EventType, TaxIdCheck } from "../clients/typescript/index.ts";
 import { showProgress } from "../src/cli/report.ts";
 import { type CliOptions, cli, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
+import { newPerson } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
 import { startOther } from "./wall-harness.ts";
 
@@ -362,6 +363,18 @@ describe("the command line", () => {
     expect(code).toBe(1);
     expect(stderr).toMatch(/^entity-service: UNAUTHENTICATED: .*ENTITY_SERVICE_API_KEY.*\n$/);
     expect(stderr).not.toContain("not-a-key");
+  });
+});
+
+describe("whose output nobody reads to the end", () => {
+  it.each([["get"], ["events"], ["export", "-"]])("%s ends as others do there, without a trace", async (...args) => {
+    const { externalId } = await newPerson(service.client, { externalId: `unread-${randomUUID()}` });
+    const child = startCli([...args, ...(args[0] === "export" ? [] : ["--external-id", externalId])], {
+      env: env(),
+      cwd: folder.path,
+    });
+    child.stdout?.destroy();
+    expect(await child.ended).toEqual({ code: 141, stdout: "", stderr: "" });
   });
 });
 

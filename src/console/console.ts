@@ -12,6 +12,8 @@ export interface ConsoleOptions {
   /** Where what is built may be kept. */
   dataDir: string;
   version: string;
+  /** Where the documents are; undefined: in the repository alone. */
+  docsUrl: string | undefined;
   log: Logger;
 }
 
@@ -21,9 +23,20 @@ type Answer = ReturnType<typeof answerOf>;
 const RETRY_MS = 30_000;
 const HTML = "text/html; charset=utf-8";
 
-export function createConsole({ isOn, dataDir, version, log }: ConsoleOptions): { find: FindPage } & Disposable {
+/** `url` is one that the URL parser has written: it has no quotes and no brackets. */
+const linkTo = (url: string, text: string) => `<a href="${url.replaceAll("&", "&amp;")}">${text}</a>`;
+
+export function createConsole({
+  isOn,
+  dataDir,
+  version,
+  docsUrl,
+  log,
+}: ConsoleOptions): { find: FindPage } & Disposable {
   const ended = new AbortController();
-  const front = textFile(isOn ? "front.html" : "front-without-console.html").replace("{version}", version);
+  const front = textFile(isOn ? "front.html" : "front-without-console.html")
+    .replace("{version}", version)
+    .replace("{documentation}", () => (docsUrl === undefined ? "Documentation" : linkTo(docsUrl, "Documentation")));
   const pages = new Map<string, Answer>([
     ["/", answerOf({ type: HTML, body: Buffer.from(front) })],
     ["/pages.css", answerOf({ type: "text/css; charset=utf-8", body: Buffer.from(textFile("pages.css")) })],
