@@ -18,10 +18,11 @@ const target = join(resolve(folder), await digestOfSources());
 if (!existsSync(target)) await build();
 process.stdout.write(`${target}\n`);
 
-/** Everything that the result depends on: the sources, the generated messages and the versions of the packages. */
+/** Everything that the result depends on: the sources, what they take of the client and the versions of the packages. */
 async function digestOfSources(): Promise<string> {
   const root = resolve(here, "../..");
-  const hash = createHash("sha256").update(await readFile(join(root, "package-lock.json")));
+  const hash = createHash("sha256");
+  for (const file of ["package-lock.json", "clients/typescript/errors.ts"]) hash.update(await readFile(join(root, file)));
   for (const place of ["clients/console", "clients/typescript/gen"]) {
     const names = await readdir(join(root, place), { recursive: true, withFileTypes: true });
     const files = names.flatMap((one) => (one.isFile() ? [join(one.parentPath, one.name)] : []));
