@@ -22,7 +22,8 @@ process.stdout.write(`${target}\n`);
 async function digestOfSources(): Promise<string> {
   const root = resolve(here, "../..");
   const hash = createHash("sha256");
-  for (const file of ["package-lock.json", "clients/typescript/errors.ts"]) hash.update(await readFile(join(root, file)));
+  for (const file of ["package-lock.json", "clients/typescript/errors.ts"])
+    hash.update(await readFile(join(root, file)));
   for (const place of ["clients/console", "clients/typescript/gen"]) {
     const names = await readdir(join(root, place), { recursive: true, withFileTypes: true });
     const files = names.flatMap((one) => (one.isFile() ? [join(one.parentPath, one.name)] : []));
