@@ -249,6 +249,8 @@ test("callers who do not read their answers hold no copies of them, and take not
     expect(new Set(statuses)).toEqual(new Set([200, 503]));
     expect(process.memoryUsage().rss - before).toBeLessThan(100 * 1024 * 1024);
     expect((await overHttp1("/")).status).toBe(200);
+    // What strangers hold is that of pages, not of calls.
+    await service.client.entities.listEntities({ pageSize: 1 });
   } finally {
     for (const session of sessions) session.destroy();
   }

@@ -120,6 +120,9 @@ describe.skipIf(!hasBrowser)("the console in Chromium", () => {
     await search(person.id.toUpperCase(), "Anything", "id");
     await search("20 28471953 1", "Anything", "tax id");
     await search("ferr luc", "Anything", "name");
+    // No tax id, and too long for any id.
+    await search("Lucía", "Anything", "name");
+    await search(`ferreyra${" ".repeat(80)}lucía`, "Anything", "name");
     await search("ferreyra", "Name", "name");
     await search("customer-1001", "External id", "external id");
     await search("20284719531", "Tax id", "tax id");

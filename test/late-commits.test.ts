@@ -107,15 +107,18 @@ describe("no write commits long after its time", () => {
   }
 });
 
+const fillEvents = ({ organizationId, id, externalId }: Entity, rows: number) =>
+  service.sql(
+    `insert into user_event (organization_id, id, entity_id, entity_external_id, event_type, occurred_at)
+     select $1, gen_random_uuid(), $2, $3, 'login', '2026-01-01Z'::timestamptz + n * interval '1 second'
+     from generate_series(1, ${rows}) n`,
+    [organizationId, id, externalId],
+  );
+
 it("rules 49, 115: an external id whose copies take long to rewrite is changed all the same, with the time of the end", async () => {
   const one = await person();
   const ROWS = 6_000;
-  await service.sql(
-    `insert into user_event (organization_id, id, entity_id, entity_external_id, event_type, occurred_at)
-     select $1, gen_random_uuid(), $2, $3, 'login', '2026-01-01Z'::timestamptz + n * interval '1 second'
-     from generate_series(1, ${ROWS}) n`,
-    [one.organizationId, one.id, one.externalId],
-  );
+  await fillEvents(one, ROWS);
   const { ended, givenBackAt, times } = await held(
     () => client.entities.changeExternalId({ lookup: byId(one), newExternalId: unique("n"), reason: REASON }),
     `select from user_event where entity_id = $1 order by occurred_at desc limit 1 for update`,
@@ -126,4 +129,31 @@ it("rules 49, 115: an external id whose copies take long to rewrite is changed a
   for (const at of times) expect(at).toBeGreaterThanOrEqual(givenBackAt);
   const { metadata } = await lastEventOf(client, one);
   expect(metadata).toMatchObject({ rewrittenRows: { transactions: 0, userEvents: ROWS } });
+});
+
+it("rules 38, 49: an id that another entity got while copies were rewritten is refused, and the copies are as they were", async () => {
+  const one = await person();
+  const ROWS = 6_000;
+  await fillEvents(one, ROWS);
+  const next = unique("n");
+  const copies = async (externalId: string) => {
+    const [row] = await service.sql<{ count: number }>(
+      "select count(*)::int as count from user_event where entity_id = $1 and entity_external_id = $2",
+      [one.id, externalId],
+    );
+    return row?.count;
+  };
+  const taken: Promise<unknown>[] = [];
+  const { ended } = await held(
+    () => {
+      // Once the steps are under way, and wait for the row.
+      taken.push(sleep(LONGEST_MS / 2).then(() => newPerson(client, { externalId: next })));
+      return client.entities.changeExternalId({ lookup: byId(one), newExternalId: next, reason: REASON });
+    },
+    "select from user_event where entity_id = $1 order by occurred_at desc limit 1 for update",
+    [one.id],
+  );
+  await Promise.all(taken);
+  expect(ended).toBe("DUPLICATE_EXTERNAL_ID");
+  expect([await copies(next), await copies(one.externalId)]).toEqual([0, ROWS]);
 });

@@ -15,7 +15,11 @@ setPriority(19);
 const here = fileURLToPath(new URL(".", import.meta.url));
 const [folder = join(here, "dist")] = process.argv.slice(2);
 const target = join(resolve(folder), await digestOfSources());
-if (!existsSync(target)) await build();
+if (!existsSync(join(target, "index.html.gz"))) {
+  // What is there without it is left of a removal that was cut short.
+  await rm(target, { recursive: true, force: true });
+  await build();
+}
 process.stdout.write(`${target}\n`);
 
 /** Everything that the result depends on: the sources, what they take of the client and the versions of the packages. */

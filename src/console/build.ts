@@ -24,9 +24,12 @@ const TYPES: Record<string, string> = {
   ".svg": "image/svg+xml",
 };
 
+/** Whether it has been built with the program, as in an image. */
+export const isPrebuilt = (): boolean => !existsSync(BUILDER);
+
 /** The files of the console by their path below /console/, built where they are not. Rejects with what the build said. */
 export async function consoleFiles(dataDir: string, signal: AbortSignal): Promise<Map<string, KeptFile>> {
-  if (!existsSync(BUILDER)) return filesIn(await onlyFolderIn(PREBUILT));
+  if (isPrebuilt()) return filesIn(await onlyFolderIn(PREBUILT));
   return filesIn(await build(resolve(dataDir, "console"), signal));
 }
 
@@ -42,22 +45,24 @@ function build(folder: string, signal: AbortSignal): Promise<string> {
     timeout: BUILD_LIMIT_MS,
     stdio: ["ignore", "pipe", "pipe"],
   });
+  // Where there is no descriptor left there are no pipes either: the error is all that comes.
+  const failed = new Promise<never>((_, reject) => child.once("error", reject));
   let said = "";
   let complaints = "";
-  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+  child.stdout?.setEncoding("utf8").on("data", (text: string) => {
     said = (said + text).slice(-MAX_SAID);
   });
-  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
     complaints = (complaints + text).slice(-MAX_SAID);
   });
-  return new Promise((settle, reject) => {
-    child.once("error", reject);
+  const ended = new Promise<string>((settle, reject) => {
     child.once("close", (code, how) => {
       const built = said.trimEnd().split("\n").at(-1);
       if (code === 0 && built) settle(built);
       else reject(new Error(complaints.trim() || `the build ended with ${code ?? how}`));
     });
   });
+  return Promise.race([failed, ended]);
 }
 
 async function onlyFolderIn(folder: string): Promise<string> {

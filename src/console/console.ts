@@ -1,9 +1,10 @@
 // The pages of the service: GET / says what this is, and /console is the console, which uses the public API with the key
 // of whoever signs in. Nothing of a request's path is ever part of a file's: all that can be asked for is in a map.
+import cluster from "node:cluster";
 import { readFileSync } from "node:fs";
 import type { Logger } from "pino";
 import type { FindPage } from "../transport/pages.ts";
-import { consoleFiles } from "./build.ts";
+import { consoleFiles, isPrebuilt } from "./build.ts";
 import { answerOf, type KeptFile } from "./page.ts";
 
 export interface ConsoleOptions {
@@ -65,6 +66,9 @@ export function createConsole({
         }, RETRY_MS).unref();
       });
   };
+
+  // Of several processes one would be asked for the scripts of the page that another has answered.
+  if (isOn && (isPrebuilt() || cluster.isWorker)) start();
 
   return {
     find(path, headers) {

@@ -59,7 +59,9 @@ export function answerOf(file: KeptFile): (headers: IncomingHttpHeaders) => Page
   const unchanged: Page = { status: 304, headers, body: Buffer.alloc(0) };
   return (request) => {
     if (status === 200 && names(request["if-none-match"], etag)) return unchanged;
-    return compressed !== undefined && /\bgzip\b/i.test(request["accept-encoding"] ?? "") ? compressed : plain;
+    return compressed !== undefined && /\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))/i.test(request["accept-encoding"] ?? "")
+      ? compressed
+      : plain;
   };
 }
 

@@ -10,8 +10,9 @@ import { type Command, type Outcome, onlyOutcome } from "./command.ts";
 import { Group, type GroupResult } from "./group.ts";
 import { keptMoving, keysOf, LookupMoved, lockNamed, MAX_LOCK_ROUNDS } from "./locked.ts";
 import { findHits } from "./lookups.ts";
+import { heldTooLong } from "./refusals.ts";
 import { claimRequests, type RequestKey, rememberAnswers } from "./requests.ts";
-import { collision, heldByOthers, MAX_COLLISIONS } from "./write-group.ts";
+import { collision, MAX_COLLISIONS } from "./write-group.ts";
 
 /** Commands that are decided at once: so many entities are in memory, and so long the process does nothing else. */
 const PART = 50;
@@ -120,10 +121,7 @@ async function holdNamed(
       [organizationId, ids.slice(i * LOCKED_AT_ONCE, (i + 1) * LOCKED_AT_ONCE)],
     ),
   );
-  const locked = await Promise.all(steps).catch((error) => {
-    // Each lock came in time, and all of a statement did not.
-    throw error instanceof DomainError && error.reason === "DEADLINE_EXCEEDED" ? heldByOthers() : error;
-  });
+  const locked = await Promise.all(steps).catch(heldTooLong);
   return new Set(locked.flat().map(({ id }) => id));
 }
 

@@ -61,7 +61,8 @@ export async function runGroup(
     group = new Group(organizationId, locked, { skipLocked, mayRewriteCopies });
     results = decide(group, commands, claims);
     if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
-    if (!(await group.rewriteCopies(db, rewritten, { isShort }))) break;
+    // Only what is atomic is decided once more behind its copies: a refusal has to undo these.
+    if (!(await group.rewriteCopies(db, rewritten, { isShort: isShort || !isAtomic }))) break;
     // That may have taken minutes: decided once more, it has a time that is not long before its commit.
     locked = await lockNamed(db, organizationId, commands, { skipLocked, ...(also && { also }) });
   }

@@ -5,6 +5,7 @@ import type { Statements } from "../db/statements.ts";
 import type { EntityState, Layer } from "../domain/entity-state.ts";
 import { type Instant, parseInstant } from "../domain/time.ts";
 import { type Bind, hitsOf, type Keys, SURVIVOR_OF_M } from "./lookups.ts";
+import { heldTooLong } from "./refusals.ts";
 import { ENTITY_COLUMNS, toState } from "./rows.ts";
 
 /** An entity that nobody else can change before the transaction ends. */
@@ -97,11 +98,13 @@ export async function lockInOrder(
 ): Promise<Set<string>> {
   const { ids, values } = inOrder(organizationId, keys, what);
   if (ids === "") return new Set();
-  const rows = await db.execute<{ id: string }[]>(
-    `select e.id from entity e where e.organization_id = $1 and e.id = any(array(${ids}))
-     order by e.id for no key update`,
-    values,
-  );
+  const rows = await db
+    .execute<{ id: string }[]>(
+      `select e.id from entity e where e.organization_id = $1 and e.id = any(array(${ids}))
+       order by e.id for no key update`,
+      values,
+    )
+    .catch(heldTooLong);
   return new Set(rows.map(({ id }) => id));
 }
 

@@ -1,5 +1,6 @@
 // What a group refuses of a command whatever its rule says: an entity that is not as it was named, an id that is taken.
 
+import { whatHappened } from "../db/failures.ts";
 import { type EntityState, hasTaxId } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { Command, Move, Target } from "./command.ts";
@@ -52,4 +53,12 @@ export function refuseTaken({ claimField, uniqueTaxIdKey }: Command, moves: read
       ]);
     }
   }
+}
+
+export const heldByOthers = () =>
+  new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", { retry_after_ms: "100" });
+
+/** Of a statement that waits for several locks: each came in time, and all of them together did not. */
+export function heldTooLong(error: unknown): never {
+  throw whatHappened(error)?.write === "DEADLINE_EXCEEDED" ? heldByOthers() : error;
 }

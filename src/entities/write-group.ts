@@ -11,6 +11,7 @@ import type { Command, Result } from "./command.ts";
 import { type GroupOptions, type GroupResult, runGroup } from "./group.ts";
 import { keptMoving, LookupMoved, MAX_LOCK_ROUNDS } from "./locked.ts";
 import { ManyCopies } from "./references.ts";
+import { heldByOthers } from "./refusals.ts";
 
 /** How often a single command is tried again after another write took an id that was free a moment ago. */
 export const MAX_COLLISIONS = 3;
@@ -228,9 +229,6 @@ const isRefusal = (error: unknown): error is DomainError =>
 
 const isConflict = (error: unknown): error is DomainError =>
   error instanceof DomainError && error.reason === "WRITE_CONFLICT";
-
-export const heldByOthers = () =>
-  new DomainError("WRITE_CONFLICT", "Another write held the rows for too long: retry", { retry_after_ms: "100" });
 
 /** One by one it would be no better: the database is away, or what was sent may be there already. */
 const isFailureOfAll = (error: unknown): boolean =>

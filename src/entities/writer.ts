@@ -10,14 +10,9 @@ import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
+import { heldByOthers } from "./refusals.ts";
 import { type Answered, dropAborted, type Told, tell, together, type Waiting } from "./waiting.ts";
-import {
-  heldByOthers,
-  writeGroup,
-  writeGroupsUnlessBusy,
-  writeGroupUnlessBusy,
-  writeGroupWaiting,
-} from "./write-group.ts";
+import { writeGroup, writeGroupsUnlessBusy, writeGroupUnlessBusy, writeGroupWaiting } from "./write-group.ts";
 
 export interface Writer {
   /** What became of the command. Rejects for failures of the service or the database, with OVERLOADED where too many of the organization wait, and when the signal is aborted before its turn. */

@@ -31,6 +31,8 @@ export interface Adapter {
 const MIN_REQUEST_BYTES = 16 * 1024 * 1024;
 /** Limits for answers that their callers have not read yet. */
 const ANSWER_BYTES = { perConnection: 32 * 1024 * 1024, total: 96 * 1024 * 1024 };
+/** Of pages, which need no key: those who do not read them take it from nobody who calls. */
+const PAGE_BYTES = { perConnection: 4 * 1024 * 1024, total: 32 * 1024 * 1024 };
 const ANSWER_TIMEOUT_MS = 30_000;
 const SHUTDOWN_LINGER_MS = 1_000;
 
@@ -48,6 +50,8 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     budget: byteBudget(ANSWER_BYTES),
     tally: options.tally ?? createTally({ log }),
   };
+
+  const pageAnswers: AnswerLimits = { ...answers, budget: byteBudget(PAGE_BYTES) };
 
   /** Admits a call whose request is complete. Throws OVERLOADED, also where unread answers use up the memory for its own. */
   const enterComplete = (method: DescMethod, values: ContextValues, connection: object) => {
@@ -88,7 +92,8 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     if (path === "/metrics" && request.method === "GET") {
       serveMetrics(watch, response);
       takenInTime(response, answers);
-    } else if (!servePage(findPage, path, { request, response, answers })) serveCall(path, request, response);
+    } else if (!servePage(findPage, path, { request, response, answers: pageAnswers }))
+      serveCall(path, request, response);
   };
   return limits.unaryPath ? { request, stream, inFlight } : { request, inFlight };
 }

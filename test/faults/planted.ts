@@ -154,8 +154,8 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/group.ts",
-        from: "await rewriteCopies(db, organizationId, { entityId: after.id, previous, next }, { isShort })",
-        to: "{}",
+        from: "await rewriteCopies(db, this.#organizationId, move, { isShort })",
+        to: "{ transactions: 0, userEvents: 0, areMany: false }",
       },
     ],
     faults: "kill",
@@ -213,8 +213,13 @@ export const PLANTED: readonly Planted[] = [
     changes: [
       {
         file: "src/entities/lock-entities.ts",
-        from: "order by e.id for no key update",
-        to: "order by e.id for key share",
+        from: "order by e.id for no key update$",
+        to: "order by e.id for key share$",
+      },
+      {
+        file: "src/entities/lock-entities.ts",
+        from: "order by e.id for no key update`",
+        to: "order by e.id for key share`",
       },
       { file: "src/entities/lock-entities.ts", from: "for no key update of e", to: "for key share of e" },
       {

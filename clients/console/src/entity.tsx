@@ -3,6 +3,7 @@ import { Tab, TabList, TabPanel, TabProvider } from "@ariakit/react";
 import { type JsonObject, toJson } from "@bufbuild/protobuf";
 import { useState } from "preact/hooks";
 import { Designation, type Entity, EntityDataSchema } from "../../typescript/gen/entity/v1/entity_pb.ts";
+import { leavesOf } from "./changes.ts";
 import { Identity } from "./identity.tsx";
 import { useLoad } from "./load.ts";
 import { Copyable, Status } from "./parts.tsx";
@@ -10,7 +11,7 @@ import { Problem, reasonIs } from "./problem.tsx";
 import { ENTITY_TABS, type EntityTab, entityPath, goTo, type Route } from "./route.ts";
 import { useSession } from "./session.ts";
 import { Timeline } from "./timeline.tsx";
-import { Facts, leavesOf } from "./values.tsx";
+import { Facts } from "./values.tsx";
 import { checkWord, dayText, endOfDay, timestampOf, timeText, today, typeWord } from "./words.ts";
 
 type EntityRoute = Extract<Route, { page: "entity" }>;
@@ -21,15 +22,17 @@ export function EntityPage({ route }: { route: EntityRoute }) {
   const { entities } = useSession();
   const { id, at } = route;
   const loaded = useLoad(
-    (signal) =>
-      entities.getEntity(
-        { lookup: { by: { case: "entityId", value: id } }, ...(at !== undefined && { readTime: timestampOf(at) }) },
-        { signal },
-      ),
+    async (signal) => {
+      const lookup = { by: { case: "entityId" as const, value: id } };
+      const readTime = at === undefined ? {} : { readTime: timestampOf(at) };
+      return { at, answer: await entities.getEntity({ lookup, ...readTime }, { signal }) };
+    },
     [id, at],
   );
-  const entity = loaded.value?.entity;
-  const redirectedFrom = loaded.value?.redirectedFrom ?? "";
+  // The answer for another moment is not shown as that of this one.
+  const answer = loaded.value?.at === at ? loaded.value?.answer : undefined;
+  const entity = answer?.entity;
+  const redirectedFrom = answer?.redirectedFrom ?? "";
   return (
     <section>
       {entity === undefined ? null : <Head entity={entity} />}
@@ -58,6 +61,11 @@ export function EntityPage({ route }: { route: EntityRoute }) {
             <>
               <AsItWas id={id} at={at} />
               <Missing error={loaded.error} again={loaded.again} />
+              {answer === undefined && loaded.isLoading ? (
+                <p class="hint" role="status">
+                  Loading
+                </p>
+              ) : null}
               {entity === undefined ? null : <Overview entity={entity} />}
             </>
           ) : null}

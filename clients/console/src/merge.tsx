@@ -7,12 +7,13 @@ import { useState } from "preact/hooks";
 import type { MergeEntitiesResponse } from "../../typescript/gen/entity/v1/entity_service_pb.ts";
 import { type MergeConflict, MergeKept } from "../../typescript/gen/entity/v1/merge_pb.ts";
 import { Ask, type Question } from "./ask.tsx";
+import { leavesOf } from "./changes.ts";
 import { useLoad } from "./load.ts";
 import { Status, Wide } from "./parts.tsx";
 import { Problem } from "./problem.tsx";
 import { entityPath, goTo, pathOf } from "./route.ts";
 import { useSession } from "./session.ts";
-import { leavesOf, Path } from "./values.tsx";
+import { Path } from "./values.tsx";
 
 const byId = (value: string) => ({ by: { case: "entityId" as const, value } });
 

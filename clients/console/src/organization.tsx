@@ -5,7 +5,7 @@ import { type ApiKey, ExternalIdPolicySchema } from "../../typescript/gen/entity
 import { Ask, type Question } from "./ask.tsx";
 import { useAct, useList, useLoad } from "./load.ts";
 import { Copyable, ListEnd } from "./parts.tsx";
-import { Problem } from "./problem.tsx";
+import { Problem, reasonIs } from "./problem.tsx";
 import { useSession } from "./session.ts";
 import { Facts } from "./values.tsx";
 import { dayText, timestampOf, timeText, today, wordOf } from "./words.ts";
@@ -101,7 +101,7 @@ function Keys() {
         ))}
       </ul>
       <ListEnd list={list} what="read API keys" empty="There is no key." />
-      {list.error === undefined ? <NewKey onMade={list.again} /> : null}
+      {reasonIs(list.error, "PERMISSION_DENIED") ? null : <NewKey onMade={list.again} />}
       <Ask question={question} onEnd={() => setQuestion(undefined)} />
     </>
   );

@@ -208,12 +208,22 @@ async function lookUp(session: Session, by: By, text: string, signal: AbortSigna
       : []),
     ...(by === "taxId" || by === "anything" ? [{ case: "taxId" as const, value: text, word: "tax id" }] : []),
   ];
-  const { results } = await session.entities.batchGetEntities(
-    { lookups: keys.map((key) => ({ by: key })) },
-    { signal },
+  // What cannot be a tax id or an external id is none: as anything it is still looked for as a name.
+  const isNone = (error: unknown) =>
+    by === "anything" && ["VALIDATION_ERROR", "INVALID_LOOKUP"].includes(errorInfo(error)?.reason ?? "");
+  const answers = await Promise.all(
+    keys.map((key) =>
+      session.entities.batchGetEntities({ lookups: [{ by: key }] }, { signal }).catch((error: unknown) => {
+        if (isNone(error)) return undefined;
+        throw error;
+      }),
+    ),
   );
   const hits: Hit[] = [];
-  for (const [index, { result, redirectedFrom }] of results.entries()) {
+  for (const [index, answer] of answers.entries()) {
+    const [found] = answer?.results ?? [];
+    if (found === undefined) continue;
+    const { result, redirectedFrom } = found;
     const word = keys[index]?.word ?? "";
     if (result.case === "entity")
       add(hits, { entity: result.value, by: redirectedFrom === "" ? word : `${word}, merged` });

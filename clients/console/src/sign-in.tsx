@@ -62,7 +62,7 @@ export function SignIn({
           <span>
             Your user id <span class="hint">shown as who did it; empty: the key</span>
           </span>
-          <input ref={actor} type="text" autocomplete="off" spellcheck={false} maxLength={128} />
+          <input ref={actor} type="text" autocomplete="off" spellcheck={false} maxLength={255} />
         </label>
         {reasonIs(error, "UNAUTHENTICATED") ? (
           <p class="notice bad" role="alert">

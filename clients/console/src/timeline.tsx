@@ -1,14 +1,15 @@
 // What happened, newest first: when, what, who and why at a glance, with the values before and after side by side.
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { type EntityEvent, EventType } from "../../typescript/gen/entity/v1/entity_event_pb.ts";
 import type { ListEntityEventsRequestSchema } from "../../typescript/gen/entity/v1/entity_service_pb.ts";
+import { type Change, changesOf } from "./changes.ts";
 import { useList } from "./load.ts";
 import { ListEnd } from "./parts.tsx";
 import { entityPath } from "./route.ts";
 import { useSession } from "./session.ts";
-import { type Change, ChangeTable, changesOf, Path } from "./values.tsx";
+import { ChangeTable, Path } from "./values.tsx";
 import { useWatch, type WatchState } from "./watch.ts";
 import { clockText, dayText, EVENT_TYPES, eventWord, exactTime, timestampOf } from "./words.ts";
 
@@ -24,6 +25,7 @@ const NO_FILTER: Filter = { type: EventType.UNSPECIFIED, actor: "", from: "", to
 const PAGE_SIZE = 40;
 /** What is kept of what came live, at most: a page that stays open for days must not grow. */
 const MAX_FRESH = 500;
+const TELL_MS = 500;
 /** Changes that are shown without being asked for. */
 const SHOWN_CHANGES = 6;
 
@@ -43,11 +45,23 @@ export function Timeline({ entityId, onEvent }: { entityId?: string; onEvent?: (
     },
     [filter, entityId],
   );
+  const isToldSoon = useRef(false);
+  /** Once for all that happens together: each would end what the one before has asked for. */
+  const tellSoon = () => {
+    if (onEvent === undefined || isToldSoon.current) return;
+    isToldSoon.current = true;
+    setTimeout(() => {
+      isToldSoon.current = false;
+      onEvent();
+    }, TELL_MS);
+  };
   const state = useWatch(entityId, true, {
     onBegin: list.again,
     onEvent(event) {
       if (fits(event, filter)) setFresh((before) => [event, ...before].slice(0, MAX_FRESH));
-      onEvent?.();
+      // What is cut off would be in neither list: from the beginning, with all that the service has.
+      if (fresh.length >= MAX_FRESH && !list.isLoading) list.again();
+      tellSoon();
     },
   });
   const known = new Set(list.items.map(({ id }) => id));

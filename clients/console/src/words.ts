@@ -1,7 +1,7 @@
 // The contract's words as people read them, and times.
 import type { DescEnum } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { DuplicateRule, DuplicateRuleSchema } from "../../typescript/gen/entity/v1/duplicate_pb.ts";
 import { EventType, EventTypeSchema } from "../../typescript/gen/entity/v1/entity_event_pb.ts";
 import {
@@ -55,10 +55,13 @@ export const fieldWord = (name: string): string =>
 
 const two = (number: number) => String(number).padStart(2, "0");
 
+/** Cut off and not rounded, as `timestampDate` does, up into the next one. */
+const secondOf = (time: Timestamp) => new Date(Number(time.seconds) * 1_000).toISOString().slice(0, 19);
+
 /** "2026-11-28 04:42:54", in UTC: the same for everybody who talks about it. */
 export function timeText(time: Timestamp | undefined): string {
   if (time === undefined) return "";
-  return timestampDate(time).toISOString().slice(0, 19).replace("T", " ");
+  return secondOf(time).replace("T", " ");
 }
 
 export const dayText = (time: Timestamp | undefined): string => timeText(time).slice(0, 10);
@@ -67,7 +70,7 @@ export const clockText = (time: Timestamp | undefined): string => timeText(time)
 /** With all digits, as it stands in a URL and is given back by `timestampOf`. */
 export function exactTime(time: Timestamp): string {
   const micros = String(Math.floor(time.nanos / 1_000)).padStart(6, "0");
-  return `${timestampDate(time).toISOString().slice(0, 19)}.${micros}Z`;
+  return `${secondOf(time)}.${micros}Z`;
 }
 
 export function timestampOf(exact: string): Timestamp {
