@@ -1,5 +1,6 @@
 // What the TypeScript client promises of retries, deadlines and the context of calls; the numbers are those of its README.
 import { constants, type ServerHttp2Stream } from "node:http2";
+import { inspect } from "node:util";
 import { fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -38,6 +39,12 @@ const refusing =
 /** Acts so on the first streams, and answers all others. */
 const first = (count: number, act: Act) => (stream: ServerHttp2Stream, index: number) =>
   index < count ? act(stream) : answer(stream, ENTITY);
+
+/** What each call answered or threw. */
+async function outcomesOf(calls: Record<string, Promise<unknown>>): Promise<Record<string, unknown>> {
+  const outcomes = Object.entries(calls).map(async ([kind, call]) => [kind, await call.catch((error: unknown) => error)]);
+  return Object.fromEntries(await Promise.all(outcomes));
+}
 
 /** The request_ids that have arrived. */
 const requestIds = ({ requests }: { requests: Buffer[] }) =>
@@ -310,6 +317,53 @@ describe("client 9: who and which trace", () => {
     let asked = 0;
     await server.client({ apiKey: async () => `key-${++asked}` }).entities.getEntity(NOBODY);
     expect(server.headers.map(({ authorization }) => authorization)).toEqual(["Bearer key-1", "Bearer key-2"]);
+  });
+
+  it("a key is sent without the white space around it", async () => {
+    await using server = await serving((stream) => answer(stream, ENTITY));
+    await server.client({ apiKey: " es_secret\r\n" }).entities.getEntity(NOBODY);
+    expect(server.headers.map(({ authorization }) => authorization)).toEqual(["Bearer es_secret"]);
+  });
+
+  it.each(["es_se\ncret", "es_se cret", "es_secrét", "", "\n"])(
+    "a key that cannot be one is UNAUTHENTICATED, in a watch too, and is not quoted: %j",
+    async (apiKey) => {
+      await using server = await serving((stream) => answer(stream, ENTITY));
+      const client = server.client({ apiKey: () => apiKey });
+      const reconnects: unknown[] = [];
+      const watching = client.watch({ onReconnect: (error) => reconnects.push(error) })[Symbol.asyncIterator]();
+      for (const call of [client.entities.getEntity(NOBODY), watching.next()]) {
+        const error = await call.catch((thrown: unknown) => thrown);
+        expect(error).toMatchObject({ code: Code.Unauthenticated });
+        expect(inspect(error, { depth: 10 })).not.toContain("es_se");
+      }
+      expect(reconnects).toEqual([]);
+      expect(server.seen().streams).toBe(0);
+    },
+  );
+
+  it("a context that no header can have is refused where the answer is waited for, without its value", async () => {
+    await using server = await serving((stream) => answer(stream, ENTITY));
+    const { entities, watch } = server.client({ actorId: "Ana\nGil" });
+    const rows = (async function* () {
+      yield { entity: { name: "Eva" } };
+    })();
+    const calls = {
+      unary: entities.getEntity(NOBODY),
+      list: entities.listEntities({}),
+      items: entities.listEntities({})[Symbol.asyncIterator]().next(),
+      export: entities.exportEntities({})[Symbol.asyncIterator]().next(),
+      import: entities.importEntities(rows)[Symbol.asyncIterator]().next(),
+      watch: watch()[Symbol.asyncIterator]().next(),
+    };
+    for (const [kind, outcome] of Object.entries(await outcomesOf(calls))) {
+      expect({ kind, outcome }).toMatchObject({ outcome: { code: Code.InvalidArgument } });
+      expect(String(outcome)).toContain("actorId");
+      expect(inspect(outcome, { depth: 10 })).not.toContain("Gil");
+    }
+    const source = server.client().entities.getEntity(NOBODY, { source: "c\u2028rm" });
+    await expect(source).rejects.toThrow("source has characters");
+    expect(server.seen().streams).toBe(0);
   });
 });
 
