@@ -1,13 +1,15 @@
 // What the TypeScript client promises of retries, deadlines and the context of calls; the numbers are those of its README.
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { inspect } from "node:util";
-import { fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   Code,
+  ConnectError,
   createEntityClient,
   EntityType,
   errorInfo,
+  ImportEntitiesResponseSchema,
   isReason,
   ListEntityEventsRequestSchema,
   lookup,
@@ -135,6 +137,29 @@ describe("client 3: a method without a request_id", () => {
     const call = server.client().entities.recheckTaxIds({ apply: true });
     await (expected === 1 ? expect(call).rejects.toMatchObject({ code: Code.Unavailable }) : call);
     expect(server.seen().streams).toBe(expected);
+  });
+});
+
+describe("client 3: an import, of which rows may have been written before its first answer", () => {
+  it.each<[string, Act, number]>([
+    ["DATABASE_UNAVAILABLE", refusing(UNAVAILABLE), 1],
+    ["WRITE_CONFLICT", refusing(CONFLICT), 1],
+    ["COMMIT_UNKNOWN", refusing(UNKNOWN), 1],
+    ["UNAVAILABLE of a proxy", refusing(PROXY), 1],
+    ["a lost connection", lost, 1],
+    ["OVERLOADED", refusing(OVERLOADED), 2],
+    ["a refused stream", refuse, 2],
+  ])("is sent again where it was not let in alone: after %s", async (_, act, expected) => {
+    const done = toBinary(ImportEntitiesResponseSchema, create(ImportEntitiesResponseSchema));
+    await using server = await serving((stream, index) => (index === 0 ? act(stream) : answer(stream, done)));
+    const rows = (async function* () {
+      yield { entity: { name: "Ana" } };
+    })();
+    const answers = server.client().entities.importEntities(rows)[Symbol.asyncIterator]();
+    const call = answers.next();
+    await (expected === 1 ? expect(call).rejects.toBeInstanceOf(ConnectError) : call);
+    expect(server.seen().streams).toBe(expected);
+    await answers.return?.();
   });
 });
 
