@@ -3,9 +3,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { keepCopy } from "../clients/typescript/copy.ts";
 import {
   Code,
-  type ConnectError,
+  ConnectError,
   type CopyStore,
   createEntityClient,
   type Entity,
@@ -336,6 +337,38 @@ describe("client 13: a copy", () => {
     await expect(keepCopy({ store: { ...store, load: async () => "", replace: async () => {} } })).rejects.toThrow(
       "has not read all",
     );
+  });
+});
+
+/** A service whose exports and watches are these. */
+const scripted = (calls: Record<"exportEntities" | "watchEntities", () => AsyncIterable<object>>) =>
+  calls as unknown as EntityClient["entities"];
+
+describe("client 13: a copy of a service that does what a test says", () => {
+  it("hands on what ends its watch while a full batch is applied, and to its caller alone", async () => {
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => void unhandled.push(reason);
+    process.on("unhandledRejection", note);
+    const entities = scripted({
+      exportEntities: async function* () {},
+      async *watchEntities() {
+        for (let i = 1; i <= 200; i++) yield { position: `${i}` };
+        throw new ConnectError("revoked", Code.Unauthenticated);
+      },
+    });
+    const applied: string[] = [];
+    const store: CopyStore = {
+      load: async () => "0",
+      replace: async () => {},
+      async apply(_, position) {
+        await sleep(20);
+        applied.push(position);
+      },
+    };
+    await expect(keepCopy(entities, { store })).rejects.toMatchObject({ code: Code.Unauthenticated });
+    process.off("unhandledRejection", note);
+    expect(applied).toEqual(["200"]);
+    expect(unhandled).toEqual([]);
   });
 });
 

@@ -141,13 +141,19 @@ export async function keepCopy(entities: Entities, { store, type, signal, onReco
 /** What has arrived, together: while one batch is worked on, the next one gathers. */
 async function* batches<T>(source: AsyncIterable<T>, size: number): AsyncGenerator<T[]> {
   const items = source[Symbol.asyncIterator]();
-  let next = items.next();
+  // It may fail while a batch is worked on and nobody waits for it, or after nobody wants it any more.
+  const ask = () => {
+    const asked = items.next();
+    asked.catch(() => {});
+    return asked;
+  };
+  let next = ask();
   try {
     for (;;) {
       const first = await next;
       if (first.done) return;
       const batch = [first.value];
-      next = items.next();
+      next = ask();
       while (batch.length < size) {
         const more = await Promise.race([
           next,
@@ -155,13 +161,11 @@ async function* batches<T>(source: AsyncIterable<T>, size: number): AsyncGenerat
         ]);
         if (more === undefined || more.done) break;
         batch.push(more.value);
-        next = items.next();
+        next = ask();
       }
       yield batch;
     }
   } finally {
-    // What was asked for and is not wanted any more may fail for nobody.
-    next.catch(() => {});
     void items.return?.();
   }
 }
