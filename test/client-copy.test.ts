@@ -226,6 +226,11 @@ describe("client 12: a watch", () => {
   });
 });
 
+async function callsInFlight(): Promise<number> {
+  const text = await (await fetch(`${service.baseUrl}/metrics`)).text();
+  return Number(/^entity_service_rpc_in_flight (\d+)/m.exec(text)?.[1]);
+}
+
 /** A copy in memory, as an application would have it in its database. */
 function memory() {
   const rows = new Map<string, Entity>();
@@ -327,16 +332,18 @@ describe("client 13: a copy", () => {
     expect(shown(rows.values())).toEqual(await all(organization));
   });
 
-  it("throws what its store throws, and says where a store has not read all", async () => {
+  it("throws what its store throws, says where a store has not read all, and leaves no call behind", async () => {
     const organization = await service.newOrganization();
     await newPerson(organization.client);
     const { keepCopy } = clientOf(organization);
     const { store } = memory();
-    const broken = { ...store, apply: () => Promise.reject(new Error("disk full")) };
-    await expect(keepCopy({ store: broken })).rejects.toThrow("disk full");
+    const diskFull = () => Promise.reject(new Error("disk full"));
+    await expect(keepCopy({ store: { ...store, apply: diskFull } })).rejects.toThrow("disk full");
+    await expect(keepCopy({ store: { ...store, load: async () => "", replace: diskFull } })).rejects.toThrow("disk full");
     await expect(keepCopy({ store: { ...store, load: async () => "", replace: async () => {} } })).rejects.toThrow(
       "has not read all",
     );
+    await expect.poll(callsInFlight, { timeout: 5_000 }).toBe(0);
   });
 });
 

@@ -51,10 +51,22 @@ type Entities = ServiceClient<typeof EntityService>;
 /** Changes that are applied at once, at most. */
 const BATCH = 200;
 
-export async function keepCopy(entities: Entities, { store, type, signal, onReconnect }: CopyOptions): Promise<void> {
-  const options = signal === undefined ? {} : { signal };
+export async function keepCopy(entities: Entities, copyOptions: CopyOptions): Promise<void> {
+  const over = new AbortController();
+  const signals = [over.signal, ...(copyOptions.signal === undefined ? [] : [copyOptions.signal])];
+  try {
+    await keepUntil(AbortSignal.any(signals), entities, copyOptions);
+  } finally {
+    // Where the store has thrown, its export or its watch would go on.
+    over.abort();
+  }
+}
+
+async function keepUntil(signal: AbortSignal, entities: Entities, copyOptions: CopyOptions): Promise<void> {
+  const { store, type, onReconnect } = copyOptions;
+  const options = { signal };
   let position = (await store.load()) ?? "";
-  while (!signal?.aborted) {
+  while (!signal.aborted) {
     try {
       position ||= await replaceAll();
       const filters = { position, ...(type && { entityTypes: [type] }), ...(onReconnect && { onReconnect }) };
@@ -63,7 +75,7 @@ export async function keepCopy(entities: Entities, { store, type, signal, onReco
         await store.apply(await changesOf(messages), position);
       }
     } catch (error) {
-      if (signal?.aborted) return;
+      if (signal.aborted) return;
       if (!isReason(error, "POSITION_EXPIRED")) throw error;
       onReconnect?.(error as ConnectError);
       position = "";
@@ -132,7 +144,7 @@ export async function keepCopy(entities: Entities, { store, type, signal, onReco
   /** Waits for what passes: a copy is kept however long the service is away. */
   async function unlessFinal(thrown: unknown, failures: number): Promise<void> {
     const error = withoutAnswer(thrown);
-    if (signal?.aborted || !(error instanceof ConnectError && passes(error))) throw error;
+    if (signal.aborted || !(error instanceof ConnectError && passes(error))) throw error;
     onReconnect?.(error);
     await comeAgain(error, failures, signal);
   }
