@@ -2,7 +2,7 @@
 // fetch. The numbers are those of its README.
 import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { keepCopy } from "../clients/typescript/copy.ts";
 import {
   Code,
@@ -13,6 +13,7 @@ import {
   type EntityClient,
   EntityStatus,
   EntityType,
+  ErrorInfoSchema,
   errorInfo,
   isReason,
   lookup,
@@ -351,13 +352,18 @@ describe("client 13: a copy", () => {
 const scripted = (calls: Record<"exportEntities" | "watchEntities", () => AsyncIterable<object>>) =>
   calls as unknown as EntityClient["entities"];
 
+/** A stream that fails before its first message. */
+const failing = (error: Error): AsyncIterable<object> => ({
+  [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(error) }),
+});
+
 describe("client 13: a copy of a service that does what a test says", () => {
   it("hands on what ends its watch while a full batch is applied, and to its caller alone", async () => {
     const unhandled: unknown[] = [];
     const note = (reason: unknown) => void unhandled.push(reason);
     process.on("unhandledRejection", note);
     const entities = scripted({
-      exportEntities: async function* () {},
+      exportEntities: () => failing(new Error("nobody asks for an export")),
       async *watchEntities() {
         for (let i = 1; i <= 200; i++) yield { position: `${i}` };
         throw new ConnectError("revoked", Code.Unauthenticated);
@@ -376,6 +382,30 @@ describe("client 13: a copy of a service that does what a test says", () => {
     process.off("unhandledRejection", note);
     expect(applied).toEqual(["200"]);
     expect(unhandled).toEqual([]);
+  });
+
+  it("begins anew at once where its position has expired, and after ever longer pauses where the new one has too", async () => {
+    using random = vi.spyOn(Math, "random");
+    random.mockReturnValue(0.999);
+    const over = new AbortController();
+    const times = [performance.now()];
+    const info = { desc: ErrorInfoSchema, value: { reason: "POSITION_EXPIRED", domain: "entity.v1" } };
+    const entities = scripted({
+      async *exportEntities() {
+        times.push(performance.now());
+        yield { position: "1", after: "", done: 1, entities: [] };
+      },
+      watchEntities() {
+        if (times.length === 5) over.abort();
+        return failing(new ConnectError("expired", Code.OutOfRange, undefined, [info]));
+      },
+    });
+    const { store } = memory();
+    await keepCopy(entities, { store: { ...store, load: async () => "0" }, signal: over.signal });
+    const pauses = times.slice(1).map((at, i) => at - (times[i] as number));
+    expect(pauses).toHaveLength(4);
+    expect(pauses[0]).toBeLessThan(150);
+    for (const [i, least] of [190, 390, 790].entries()) expect(pauses[i + 1]).toBeGreaterThan(least);
   });
 });
 

@@ -66,6 +66,8 @@ async function keepUntil(signal: AbortSignal, entities: Entities, copyOptions: C
   const { store, type, onReconnect } = copyOptions;
   const options = { signal };
   let position = (await store.load()) ?? "";
+  /** How often it has begun anew since anything was applied. */
+  let renewals = 0;
   while (!signal.aborted) {
     try {
       position ||= await replaceAll();
@@ -73,12 +75,16 @@ async function keepUntil(signal: AbortSignal, entities: Entities, copyOptions: C
       for await (const messages of batches(watch(entities, { ...filters, ...options }), BATCH)) {
         position = messages.at(-1)?.position ?? position;
         await store.apply(await changesOf(messages), position);
+        renewals = 0;
       }
     } catch (error) {
       if (signal.aborted) return;
       if (!isReason(error, "POSITION_EXPIRED")) throw error;
       onReconnect?.(error as ConnectError);
       position = "";
+      // The first time at once; but copies that expire as soon as they are made are not made as fast as the service can.
+      if (renewals > 0) await comeAgain(error, renewals, signal);
+      renewals++;
     }
   }
 
