@@ -340,7 +340,9 @@ describe("client 13: a copy", () => {
     const { store } = memory();
     const diskFull = () => Promise.reject(new Error("disk full"));
     await expect(keepCopy({ store: { ...store, apply: diskFull } })).rejects.toThrow("disk full");
-    await expect(keepCopy({ store: { ...store, load: async () => "", replace: diskFull } })).rejects.toThrow("disk full");
+    await expect(keepCopy({ store: { ...store, load: async () => "", replace: diskFull } })).rejects.toThrow(
+      "disk full",
+    );
     await expect(keepCopy({ store: { ...store, load: async () => "", replace: async () => {} } })).rejects.toThrow(
       "has not read all",
     );

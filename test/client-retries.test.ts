@@ -44,7 +44,10 @@ const first = (count: number, act: Act) => (stream: ServerHttp2Stream, index: nu
 
 /** What each call answered or threw. */
 async function outcomesOf(calls: Record<string, Promise<unknown>>): Promise<Record<string, unknown>> {
-  const outcomes = Object.entries(calls).map(async ([kind, call]) => [kind, await call.catch((error: unknown) => error)]);
+  const outcomes = Object.entries(calls).map(async ([kind, call]) => [
+    kind,
+    await call.catch((error: unknown) => error),
+  ]);
   return Object.fromEntries(await Promise.all(outcomes));
 }
 

@@ -62,9 +62,8 @@ export function retrying(
   return {
     unary(method, signal, timeoutMs = defaultTimeoutMs, header, input, contextValues) {
       const request = retries === false ? input : withRequestId(method, input);
-      return repeat(
-        { method, signal, timeoutMs, repeated: () => (isIdempotent(method) ? "all" : "undone") },
-        (left) => transport.unary(method, signal, left, header, request, contextValues),
+      return repeat({ method, signal, timeoutMs, repeated: () => (isIdempotent(method) ? "all" : "undone") }, (left) =>
+        transport.unary(method, signal, left, header, request, contextValues),
       );
     },
     // An import takes as long as it takes, and so does a watch; 0 is no deadline.
