@@ -2,16 +2,18 @@
 // fetch. The numbers are those of its README.
 import { setTimeout as sleep } from "node:timers/promises";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { keepCopy } from "../clients/typescript/copy.ts";
 import {
   Code,
-  type ConnectError,
+  ConnectError,
   type CopyStore,
   createEntityClient,
   type Entity,
   type EntityClient,
   EntityStatus,
   EntityType,
+  ErrorInfoSchema,
   errorInfo,
   isReason,
   lookup,
@@ -225,6 +227,11 @@ describe("client 12: a watch", () => {
   });
 });
 
+async function callsInFlight(): Promise<number> {
+  const text = await (await fetch(`${service.baseUrl}/metrics`)).text();
+  return Number(/^entity_service_rpc_in_flight (\d+)/m.exec(text)?.[1]);
+}
+
 /** A copy in memory, as an application would have it in its database. */
 function memory() {
   const rows = new Map<string, Entity>();
@@ -326,16 +333,81 @@ describe("client 13: a copy", () => {
     expect(shown(rows.values())).toEqual(await all(organization));
   });
 
-  it("throws what its store throws, and says where a store has not read all", async () => {
+  it("throws what its store throws, says where a store has not read all, and leaves no call behind", async () => {
     const organization = await service.newOrganization();
     await newPerson(organization.client);
     const { keepCopy } = clientOf(organization);
     const { store } = memory();
-    const broken = { ...store, apply: () => Promise.reject(new Error("disk full")) };
-    await expect(keepCopy({ store: broken })).rejects.toThrow("disk full");
+    const diskFull = () => Promise.reject(new Error("disk full"));
+    await expect(keepCopy({ store: { ...store, apply: diskFull } })).rejects.toThrow("disk full");
+    await expect(keepCopy({ store: { ...store, load: async () => "", replace: diskFull } })).rejects.toThrow(
+      "disk full",
+    );
     await expect(keepCopy({ store: { ...store, load: async () => "", replace: async () => {} } })).rejects.toThrow(
       "has not read all",
     );
+    await expect.poll(callsInFlight, { timeout: 5_000 }).toBe(0);
+  });
+});
+
+/** A service whose exports and watches are these. */
+const scripted = (calls: Record<"exportEntities" | "watchEntities", () => AsyncIterable<object>>) =>
+  calls as unknown as EntityClient["entities"];
+
+/** A stream that fails before its first message. */
+const failing = (error: Error): AsyncIterable<object> => ({
+  [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(error) }),
+});
+
+describe("client 13: a copy of a service that does what a test says", () => {
+  it("hands on what ends its watch while a full batch is applied, and to its caller alone", async () => {
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => void unhandled.push(reason);
+    process.on("unhandledRejection", note);
+    const entities = scripted({
+      exportEntities: () => failing(new Error("nobody asks for an export")),
+      async *watchEntities() {
+        for (let i = 1; i <= 200; i++) yield { position: `${i}` };
+        throw new ConnectError("revoked", Code.Unauthenticated);
+      },
+    });
+    const applied: string[] = [];
+    const store: CopyStore = {
+      load: async () => "0",
+      replace: async () => {},
+      async apply(_, position) {
+        await sleep(20);
+        applied.push(position);
+      },
+    };
+    await expect(keepCopy(entities, { store })).rejects.toMatchObject({ code: Code.Unauthenticated });
+    process.off("unhandledRejection", note);
+    expect(applied).toEqual(["200"]);
+    expect(unhandled).toEqual([]);
+  });
+
+  it("begins anew at once where its position has expired, and after ever longer pauses where the new one has too", async () => {
+    using random = vi.spyOn(Math, "random");
+    random.mockReturnValue(0.999);
+    const over = new AbortController();
+    const times = [performance.now()];
+    const info = { desc: ErrorInfoSchema, value: { reason: "POSITION_EXPIRED", domain: "entity.v1" } };
+    const entities = scripted({
+      async *exportEntities() {
+        times.push(performance.now());
+        yield { position: "1", after: "", done: 1, entities: [] };
+      },
+      watchEntities() {
+        if (times.length === 5) over.abort();
+        return failing(new ConnectError("expired", Code.OutOfRange, undefined, [info]));
+      },
+    });
+    const { store } = memory();
+    await keepCopy(entities, { store: { ...store, load: async () => "0" }, signal: over.signal });
+    const pauses = times.slice(1).map((at, i) => at - (times[i] as number));
+    expect(pauses).toHaveLength(4);
+    expect(pauses[0]).toBeLessThan(150);
+    for (const [i, least] of [190, 390, 790].entries()) expect(pauses[i + 1]).toBeGreaterThan(least);
   });
 });
 

@@ -1,12 +1,15 @@
 // What the TypeScript client promises of retries, deadlines and the context of calls; the numbers are those of its README.
 import { constants, type ServerHttp2Stream } from "node:http2";
-import { fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
+import { inspect } from "node:util";
+import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   Code,
+  ConnectError,
   createEntityClient,
   EntityType,
   errorInfo,
+  ImportEntitiesResponseSchema,
   isReason,
   ListEntityEventsRequestSchema,
   lookup,
@@ -38,6 +41,15 @@ const refusing =
 /** Acts so on the first streams, and answers all others. */
 const first = (count: number, act: Act) => (stream: ServerHttp2Stream, index: number) =>
   index < count ? act(stream) : answer(stream, ENTITY);
+
+/** What each call answered or threw. */
+async function outcomesOf(calls: Record<string, Promise<unknown>>): Promise<Record<string, unknown>> {
+  const outcomes = Object.entries(calls).map(async ([kind, call]) => [
+    kind,
+    await call.catch((error: unknown) => error),
+  ]);
+  return Object.fromEntries(await Promise.all(outcomes));
+}
 
 /** The request_ids that have arrived. */
 const requestIds = ({ requests }: { requests: Buffer[] }) =>
@@ -128,6 +140,29 @@ describe("client 3: a method without a request_id", () => {
     const call = server.client().entities.recheckTaxIds({ apply: true });
     await (expected === 1 ? expect(call).rejects.toMatchObject({ code: Code.Unavailable }) : call);
     expect(server.seen().streams).toBe(expected);
+  });
+});
+
+describe("client 3: an import, of which rows may have been written before its first answer", () => {
+  it.each<[string, Act, number]>([
+    ["DATABASE_UNAVAILABLE", refusing(UNAVAILABLE), 1],
+    ["WRITE_CONFLICT", refusing(CONFLICT), 1],
+    ["COMMIT_UNKNOWN", refusing(UNKNOWN), 1],
+    ["UNAVAILABLE of a proxy", refusing(PROXY), 1],
+    ["a lost connection", lost, 1],
+    ["OVERLOADED", refusing(OVERLOADED), 2],
+    ["a refused stream", refuse, 2],
+  ])("is sent again where it was not let in alone: after %s", async (_, act, expected) => {
+    const done = toBinary(ImportEntitiesResponseSchema, create(ImportEntitiesResponseSchema));
+    await using server = await serving((stream, index) => (index === 0 ? act(stream) : answer(stream, done)));
+    const rows = (async function* () {
+      yield { entity: { name: "Ana" } };
+    })();
+    const answers = server.client().entities.importEntities(rows)[Symbol.asyncIterator]();
+    const call = answers.next();
+    await (expected === 1 ? expect(call).rejects.toBeInstanceOf(ConnectError) : call);
+    expect(server.seen().streams).toBe(expected);
+    await answers.return?.();
   });
 });
 
@@ -310,6 +345,53 @@ describe("client 9: who and which trace", () => {
     let asked = 0;
     await server.client({ apiKey: async () => `key-${++asked}` }).entities.getEntity(NOBODY);
     expect(server.headers.map(({ authorization }) => authorization)).toEqual(["Bearer key-1", "Bearer key-2"]);
+  });
+
+  it("a key is sent without the white space around it", async () => {
+    await using server = await serving((stream) => answer(stream, ENTITY));
+    await server.client({ apiKey: " es_secret\r\n" }).entities.getEntity(NOBODY);
+    expect(server.headers.map(({ authorization }) => authorization)).toEqual(["Bearer es_secret"]);
+  });
+
+  it.each(["es_se\ncret", "es_se cret", "es_secrét", "", "\n"])(
+    "a key that cannot be one is UNAUTHENTICATED, in a watch too, and is not quoted: %j",
+    async (apiKey) => {
+      await using server = await serving((stream) => answer(stream, ENTITY));
+      const client = server.client({ apiKey: () => apiKey });
+      const reconnects: unknown[] = [];
+      const watching = client.watch({ onReconnect: (error) => reconnects.push(error) })[Symbol.asyncIterator]();
+      for (const call of [client.entities.getEntity(NOBODY), watching.next()]) {
+        const error = await call.catch((thrown: unknown) => thrown);
+        expect(error).toMatchObject({ code: Code.Unauthenticated });
+        expect(inspect(error, { depth: 10 })).not.toContain("es_se");
+      }
+      expect(reconnects).toEqual([]);
+      expect(server.seen().streams).toBe(0);
+    },
+  );
+
+  it("a context that no header can have is refused where the answer is waited for, without its value", async () => {
+    await using server = await serving((stream) => answer(stream, ENTITY));
+    const { entities, watch } = server.client({ actorId: "Ana\nGil" });
+    const rows = (async function* () {
+      yield { entity: { name: "Eva" } };
+    })();
+    const calls = {
+      unary: entities.getEntity(NOBODY),
+      list: entities.listEntities({}),
+      items: entities.listEntities({})[Symbol.asyncIterator]().next(),
+      export: entities.exportEntities({})[Symbol.asyncIterator]().next(),
+      import: entities.importEntities(rows)[Symbol.asyncIterator]().next(),
+      watch: watch()[Symbol.asyncIterator]().next(),
+    };
+    for (const [kind, outcome] of Object.entries(await outcomesOf(calls))) {
+      expect({ kind, outcome }).toMatchObject({ outcome: { code: Code.InvalidArgument } });
+      expect(String(outcome)).toContain("actorId");
+      expect(inspect(outcome, { depth: 10 })).not.toContain("Gil");
+    }
+    const source = server.client().entities.getEntity(NOBODY, { source: "c\u2028rm" });
+    await expect(source).rejects.toThrow("source has characters");
+    expect(server.seen().streams).toBe(0);
   });
 });
 

@@ -2,6 +2,7 @@
 // their next page, and with streams that end when they are left.
 import type {
   DescMessage,
+  DescMethod,
   DescMethodBiDiStreaming,
   DescMethodServerStreaming,
   DescMethodUnary,
@@ -9,7 +10,7 @@ import type {
   MessageInitShape,
   MessageShape,
 } from "@bufbuild/protobuf";
-import { type CallOptions, createClient, type Transport } from "@connectrpc/connect";
+import { type CallOptions, Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 import { leavable } from "./leavable.ts";
 
 /** What the service is told of a call beside its request. */
@@ -64,7 +65,10 @@ export function serviceClient<Service extends DescService>(
   const calls = leavable(service, createClient(service, transport)) as Record<string, Call>;
   for (const { localName, methodKind, input, output } of service.methods) {
     const call = calls[localName] as Call;
-    const withContext: Call = (request, options) => call(request, withHeaders(options, contextOf(options ?? {})));
+    const withContext: Call = (request, options) => {
+      const headers = headersOf(options, contextOf(options ?? {}));
+      return headers instanceof ConnectError ? failed(methodKind, headers) : call(request, { ...options, headers });
+    };
     const items = methodKind === "unary" ? itemsOf(input, output) : undefined;
     calls[localName] = items === undefined ? withContext : paged(withContext as ListCall, items);
   }
@@ -82,13 +86,25 @@ const HEADERS = {
   tracestate: "tracestate",
 } as const satisfies Record<keyof CallContext, string>;
 
-function withHeaders(options: CallOptions | undefined, context: CallContext): CallOptions {
+/** The headers of a call, or why it cannot be made: the platform's own error would quote the value. */
+function headersOf(options: CallOptions | undefined, context: CallContext): Headers | ConnectError {
   const headers = new Headers(options?.headers);
   for (const [name, header] of Object.entries(HEADERS)) {
     const value = context[name as keyof CallContext];
-    if (value !== undefined && !headers.has(header)) headers.set(header, value);
+    if (value === undefined || headers.has(header)) continue;
+    try {
+      headers.set(header, value);
+    } catch {
+      return new ConnectError(`${name} has characters that no header can have`, Code.InvalidArgument);
+    }
   }
-  return { ...options, headers };
+  return headers;
+}
+
+/** A call that has failed before it was made, which tells so where its answer is waited for. */
+function failed(methodKind: DescMethod["methodKind"], error: ConnectError): unknown {
+  if (methodKind === "unary") return Promise.reject(error);
+  return { [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(error) }) };
 }
 
 /** The field of a page that has its items; undefined where the method has no pages. */

@@ -1,6 +1,6 @@
 // The client, whatever brings its calls to the service.
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Interceptor, Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { type CallContext, type EntityCallOptions, type ServiceClient, serviceClient } from "./calls.ts";
 import { type CopyOptions, keepCopy } from "./copy.ts";
 import { ActivityService } from "./gen/entity/v1/activity_service_pb.ts";
@@ -62,9 +62,20 @@ export interface EntityClient {
 /** Sets the key of each attempt. */
 export function authorization(apiKey: ClientOptions["apiKey"]): Interceptor {
   return (next) => async (request) => {
-    request.header.set("authorization", `Bearer ${typeof apiKey === "function" ? await apiKey() : apiKey}`);
+    request.header.set("authorization", `Bearer ${sendable(typeof apiKey === "function" ? await apiKey() : apiKey)}`);
     return next(request);
   };
+}
+
+/** The key without the white space around it, which files and variables end with. */
+function sendable(apiKey: string): string {
+  // Without types it may be undefined, as of a variable that is not set.
+  const key = String(apiKey ?? "").trim();
+  // Headers would throw an error that quotes the key, and that nobody takes for a wrong key.
+  if (!/^[\x21-\x7e]+$/.test(key)) {
+    throw new ConnectError("the API key is empty or has characters that no key has", Code.Unauthenticated);
+  }
+  return key;
 }
 
 /** A client over a transport that authorizes its calls. */

@@ -51,22 +51,40 @@ type Entities = ServiceClient<typeof EntityService>;
 /** Changes that are applied at once, at most. */
 const BATCH = 200;
 
-export async function keepCopy(entities: Entities, { store, type, signal, onReconnect }: CopyOptions): Promise<void> {
-  const options = signal === undefined ? {} : { signal };
+export async function keepCopy(entities: Entities, copyOptions: CopyOptions): Promise<void> {
+  const over = new AbortController();
+  const signals = [over.signal, ...(copyOptions.signal === undefined ? [] : [copyOptions.signal])];
+  try {
+    await keepUntil(AbortSignal.any(signals), entities, copyOptions);
+  } finally {
+    // Where the store has thrown, its export or its watch would go on.
+    over.abort();
+  }
+}
+
+async function keepUntil(signal: AbortSignal, entities: Entities, copyOptions: CopyOptions): Promise<void> {
+  const { store, type, onReconnect } = copyOptions;
+  const options = { signal };
   let position = (await store.load()) ?? "";
-  while (!signal?.aborted) {
+  /** How often it has begun anew since anything was applied. */
+  let renewals = 0;
+  while (!signal.aborted) {
     try {
       position ||= await replaceAll();
       const filters = { position, ...(type && { entityTypes: [type] }), ...(onReconnect && { onReconnect }) };
       for await (const messages of batches(watch(entities, { ...filters, ...options }), BATCH)) {
         position = messages.at(-1)?.position ?? position;
         await store.apply(await changesOf(messages), position);
+        renewals = 0;
       }
     } catch (error) {
-      if (signal?.aborted) return;
+      if (signal.aborted) return;
       if (!isReason(error, "POSITION_EXPIRED")) throw error;
       onReconnect?.(error as ConnectError);
       position = "";
+      // The first time at once; but copies that expire as soon as they are made are not made as fast as the service can.
+      if (renewals > 0) await comeAgain(error, renewals, signal);
+      renewals++;
     }
   }
 
@@ -132,7 +150,7 @@ export async function keepCopy(entities: Entities, { store, type, signal, onReco
   /** Waits for what passes: a copy is kept however long the service is away. */
   async function unlessFinal(thrown: unknown, failures: number): Promise<void> {
     const error = withoutAnswer(thrown);
-    if (signal?.aborted || !(error instanceof ConnectError && passes(error))) throw error;
+    if (signal.aborted || !(error instanceof ConnectError && passes(error))) throw error;
     onReconnect?.(error);
     await comeAgain(error, failures, signal);
   }
@@ -141,13 +159,19 @@ export async function keepCopy(entities: Entities, { store, type, signal, onReco
 /** What has arrived, together: while one batch is worked on, the next one gathers. */
 async function* batches<T>(source: AsyncIterable<T>, size: number): AsyncGenerator<T[]> {
   const items = source[Symbol.asyncIterator]();
-  let next = items.next();
+  // It may fail while a batch is worked on and nobody waits for it, or after nobody wants it any more.
+  const ask = () => {
+    const asked = items.next();
+    asked.catch(() => {});
+    return asked;
+  };
+  let next = ask();
   try {
     for (;;) {
       const first = await next;
       if (first.done) return;
       const batch = [first.value];
-      next = items.next();
+      next = ask();
       while (batch.length < size) {
         const more = await Promise.race([
           next,
@@ -155,13 +179,11 @@ async function* batches<T>(source: AsyncIterable<T>, size: number): AsyncGenerat
         ]);
         if (more === undefined || more.done) break;
         batch.push(more.value);
-        next = items.next();
+        next = ask();
       }
       yield batch;
     }
   } finally {
-    // What was asked for and is not wanted any more may fail for nobody.
-    next.catch(() => {});
     void items.return?.();
   }
 }

@@ -47,8 +47,11 @@ const EARNED_BY_SUCCESS = 0.1;
 const PAUSE_MS = 50;
 const MAX_PAUSE_MS = 2_000;
 
-/** These say that nothing was done, whatever the method. */
-const NOT_DONE: ReadonlySet<string> = new Set(["OVERLOADED", "DATABASE_UNAVAILABLE", "WRITE_CONFLICT"]);
+/** These say that nothing was done, as OVERLOADED does; but in an import, of one group of its rows alone. */
+const NOT_DONE: ReadonlySet<string> = new Set(["DATABASE_UNAVAILABLE", "WRITE_CONFLICT"]);
+
+/** After what a call is sent again: what nobody has seen, or what was not let in too, or not done, or may have been done. */
+type Repeated = "unseen" | "refused" | "undone" | "all";
 
 /** A transport that retries on `transport`, within the deadline of the call. `false`: only what nobody has seen. */
 export function retrying(
@@ -59,9 +62,8 @@ export function retrying(
   return {
     unary(method, signal, timeoutMs = defaultTimeoutMs, header, input, contextValues) {
       const request = retries === false ? input : withRequestId(method, input);
-      return repeat(
-        { method, signal, timeoutMs, isRepeatable: () => isRead(method) || requestIdOf(method) !== undefined },
-        (left) => transport.unary(method, signal, left, header, request, contextValues),
+      return repeat({ method, signal, timeoutMs, repeated: () => (isIdempotent(method) ? "all" : "undone") }, (left) =>
+        transport.unary(method, signal, left, header, request, contextValues),
       );
     },
     // An import takes as long as it takes, and so does a watch; 0 is no deadline.
@@ -69,7 +71,8 @@ export function retrying(
       const requests = replayable(input);
       const waits = method.methodKind === "server_streaming" && isRead(method);
       return repeat(
-        { method, signal, timeoutMs, isRepeatable: () => waits, mayRepeat: requests.isWhole },
+        // Before the first answer of an import some of its rows may have been written.
+        { method, signal, timeoutMs, repeated: () => (waits ? "all" : "refused"), mayRepeat: requests.isWhole },
         async (left) => {
           const response = await transport.stream(method, signal, left, header, requests.fromTheStart(), contextValues);
           if (waits && retries !== false) await begun(response);
@@ -86,8 +89,8 @@ interface Call {
   signal: AbortSignal | undefined;
   /** 0: none. */
   timeoutMs: number;
-  /** Whether it may have been done and be sent again all the same. */
-  isRepeatable(): boolean;
+  /** After what it is sent again. */
+  repeated(): Repeated;
   /** Whether it still can be sent again. */
   mayRepeat?(): boolean;
 }
@@ -111,7 +114,7 @@ function repeater(options: RetryOptions | false) {
         return answer;
       } catch (thrown) {
         const error = withoutAnswer(thrown);
-        const afterMs = retryAfter(error, options === false ? "unseen" : call.isRepeatable() ? "all" : "undone");
+        const afterMs = retryAfter(error, options === false ? "unseen" : call.repeated());
         if (afterMs === undefined || sent >= attempts || signal?.aborted || call.mayRepeat?.() === false) throw error;
         const pauseMs = afterMs + Math.random() * Math.min(MAX_PAUSE_MS, PAUSE_MS * 2 ** sent);
         if (pauseMs >= leftMs() || budget < 1) throw error;
@@ -124,20 +127,23 @@ function repeater(options: RetryOptions | false) {
 }
 
 /** After how many milliseconds a retry makes sense, which is safe for calls of that kind; undefined: it does not, or is not. */
-function retryAfter(error: unknown, retried: "unseen" | "undone" | "all"): number | undefined {
+function retryAfter(error: unknown, repeated: Repeated): number | undefined {
   if (!(error instanceof ConnectError)) return undefined;
   if (isUnseen(error)) return 0;
-  if (retried === "unseen") return undefined;
+  if (repeated === "unseen") return undefined;
   const info = errorInfo(error);
-  if (info !== undefined) {
-    // Only OVERLOADED means its delay: the others are over as soon as they are over, which no service can know.
-    if (NOT_DONE.has(info.reason)) return info.reason === "OVERLOADED" ? (info.retryAfterMs ?? 0) : 0;
-    return info.reason === "COMMIT_UNKNOWN" && retried === "all" ? 0 : undefined;
-  }
-  return error.code === Code.Unavailable && retried === "all" ? 0 : undefined;
+  // Only OVERLOADED means its delay: the others are over as soon as they are over, which no service can know.
+  if (info?.reason === "OVERLOADED") return info.retryAfterMs ?? 0;
+  if (repeated === "refused") return undefined;
+  if (info !== undefined && NOT_DONE.has(info.reason)) return 0;
+  const isUnknown = info === undefined ? error.code === Code.Unavailable : info.reason === "COMMIT_UNKNOWN";
+  return isUnknown && repeated === "all" ? 0 : undefined;
 }
 
 export const isRead = (method: DescMethod): boolean => method.idempotency === Idempotency.NO_SIDE_EFFECTS;
+
+/** Whether doing it once more changes nothing. */
+const isIdempotent = (method: DescMethod): boolean => isRead(method) || requestIdOf(method) !== undefined;
 
 const requestIdOf = (method: DescMethod) => method.input.fields.find(({ name }) => name === "request_id");
 
