@@ -180,6 +180,21 @@ def test_a_future_that_waits_for_its_next_attempt_is_cancelled() -> None:
     assert len(service.seen) == 1
 
 
+def test_a_future_sends_the_message_as_it_was_at_the_call() -> None:
+    rows = [str(row) for row in range(20)]
+    # Most rows are sent twice, the second time after the message was changed.
+    with scripted_service(*[CONFLICT] * 20, *[None] * 20) as service, Client(service.address, api_key="x") as client:
+        request = v1.ListEntitiesRequest()
+        futures = []
+        for row in rows:
+            request.name_query = row
+            futures.append(client.entities.ListEntities.future(request))
+        request.name_query = "of no call"
+        for future in futures:
+            future.result(timeout=5)
+    assert {one.name_query for one in service.seen} == set(rows)
+
+
 def test_the_service_hears_of_a_future_that_is_cancelled() -> None:
     begun, ended = threading.Event(), threading.Event()
 
