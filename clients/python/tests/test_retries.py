@@ -13,6 +13,7 @@ import grpc
 import pytest
 from driver import Driver
 from google.protobuf.json_format import MessageToDict
+from resetting import resetting_service
 from scripted import Refusal, scripted_service
 
 from entity_service_client import Client, PositionExpired, Retry, error_of, lookup, v1
@@ -241,6 +242,13 @@ def test_a_watch_goes_on_from_its_position_whatever_ended_it() -> None:
     assert [one.position for one in service.seen] == ["start", "b", "b", "c", "d"]
 
 
+def test_a_watch_that_is_reset_without_a_reason_goes_on() -> None:
+    with resetting_service() as (address, requests), Client(address, api_key="x") as client:
+        with client.watch(position="start") as watch:
+            assert next(watch).position == "a"
+    assert [one.position for one in requests] == ["start", "start"]
+
+
 def test_a_position_that_expired_is_an_error_of_its_own() -> None:
     expired = Refusal(grpc.StatusCode.OUT_OF_RANGE, "POSITION_EXPIRED")
     with scripted_service([*messages("a"), LOST], [expired]) as service, Client(service.address, api_key="x") as client:
@@ -252,7 +260,12 @@ def test_a_position_that_expired_is_an_error_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "code"),
-    [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")],
+    [
+        ("UNAUTHENTICATED", "UNAUTHENTICATED"),
+        ("INTERNAL", "INTERNAL"),
+        ("VALIDATION_ERROR", "INVALID_ARGUMENT"),
+        ("", "RESOURCE_EXHAUSTED"),
+    ],
 )
 def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
     refused = Refusal(grpc.StatusCode[code], reason)
