@@ -234,12 +234,13 @@ def messages(*positions: str) -> list[v1.WatchEntitiesResponse]:
 
 def test_a_watch_goes_on_from_its_position_whatever_ended_it() -> None:
     slow = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCH_TOO_SLOW")
-    script = [[*messages("a", "b"), LOST], [OVERLOADED], messages("c"), [*messages("d"), slow], messages("e")]
+    late = Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    script = [[*messages("a", "b"), LOST], [OVERLOADED], messages("c"), [*messages("d"), slow], [late], messages("e")]
     with scripted_service(*script) as service, Client(service.address, api_key="x") as client:
         with client.watch(position="start") as watch:
             assert [next(watch).position for _ in range(5)] == ["a", "b", "c", "d", "e"]
             assert watch.position == "e"
-    assert [one.position for one in service.seen] == ["start", "b", "b", "c", "d"]
+    assert [one.position for one in service.seen] == ["start", "b", "b", "c", "d", "d"]
 
 
 def test_a_watch_that_is_reset_without_a_reason_goes_on() -> None:

@@ -16,7 +16,7 @@ _log = logging.getLogger("entity_service_client")
 
 # No answer of the service, or one that says to watch again.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
-_AGAIN = ("DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "CANCELLED")
+_AGAIN = ("DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "CANCELLED", "DEADLINE_EXCEEDED")
 
 
 def pause_after(error: grpc.RpcError | None, position: str, failed: int) -> float:
