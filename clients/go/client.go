@@ -121,8 +121,9 @@ type settings struct {
 // Option changes how a [Client] calls.
 type Option func(*settings)
 
-// WithTimeout sets how long a unary call may take, all attempts together, where its context has no deadline; 0: as long as
-// the service lets it, which is 10 s for most. Streams have no deadline but that of their context.
+// WithTimeout sets how long a unary call may take, all attempts together, where its context has no deadline. With 0 the service
+// alone ends it, most calls after 10 s, and a call that finds no connection waits for one for ever. Streams have no deadline
+// but that of their context.
 func WithTimeout(timeout time.Duration) Option { return func(s *settings) { s.timeout = timeout } }
 
 // WithSource names the system that calls, which becomes the `source` of events. By default it is "api".

@@ -83,10 +83,14 @@ func (c *Client) watchOnce(ctx context.Context, request *entityv1.WatchEntitiesR
 	}
 }
 
-// goesOn tells whether a stream that ended so can be had again from where it was.
+// goesOn tells whether a stream that ended so, while its context has not, can be had again from where it was.
 func goesOn(err error) bool {
 	if refusal, found := RefusalOf(err); found {
-		return refusal.Code == codes.Unavailable || refusal.Reason == "WATCH_TOO_SLOW"
+		switch refusal.Reason {
+		case "WATCH_TOO_SLOW", "CANCELLED", "DEADLINE_EXCEEDED":
+			return true
+		}
+		return refusal.Code == codes.Unavailable
 	}
 	switch status.Code(err) {
 	case codes.Unavailable:

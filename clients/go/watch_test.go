@@ -32,8 +32,11 @@ func sends(end error, positions ...string) func(watchStream) error {
 func TestWatchGoesOnFromItsPosition(t *testing.T) {
 	expired := refusal(codes.OutOfRange, "POSITION_EXPIRED", 0)
 	tooSlow := refusal(codes.ResourceExhausted, "WATCH_TOO_SLOW", 0)
+	cancelled := refusal(codes.Canceled, "CANCELLED", 0)
+	tooLate := refusal(codes.DeadlineExceeded, "DEADLINE_EXCEEDED", 0)
 	server := &scripted{streams: []func(watchStream) error{
-		sends(noDatabase, "1", "2"), sends(lost), sends(tooSlow, "3"), sends(overloaded(time.Millisecond)), sends(nil, "4"), sends(expired, "5"),
+		sends(noDatabase, "1", "2"), sends(lost), sends(tooSlow, "3"), sends(overloaded(time.Millisecond)), sends(nil, "4"),
+		sends(cancelled, "5"), sends(tooLate, "6"), sends(expired, "7"),
 	}}
 	client := newClient(t, "http://"+server.serve(t))
 	var seen []string
@@ -46,10 +49,10 @@ func TestWatchGoesOnFromItsPosition(t *testing.T) {
 		}
 		seen = append(seen, message.GetPosition())
 	}
-	if want := []string{"1", "2", "3", "4", "5"}; !slices.Equal(seen, want) {
+	if want := []string{"1", "2", "3", "4", "5", "6", "7"}; !slices.Equal(seen, want) {
 		t.Errorf("seen: %q", seen)
 	}
-	if from := server.watches; !slices.Equal(from, []string{"0", "2", "2", "3", "3", "4"}) {
+	if from := server.watches; !slices.Equal(from, []string{"0", "2", "2", "3", "3", "4", "5", "6"}) {
 		t.Errorf("watched from: %q", from)
 	}
 	if !errors.Is(last, entityservice.ErrPositionExpired) || !entityservice.IsReason(last, entityv1.ErrorReason_ERROR_REASON_POSITION_EXPIRED) {

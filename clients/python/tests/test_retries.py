@@ -13,6 +13,7 @@ import grpc
 import pytest
 from driver import Driver
 from google.protobuf.json_format import MessageToDict
+from resetting import resetting_service
 from scripted import Refusal, scripted_service
 
 from entity_service_client import Client, PositionExpired, Retry, error_of, lookup, v1
@@ -180,6 +181,21 @@ def test_a_future_that_waits_for_its_next_attempt_is_cancelled() -> None:
     assert len(service.seen) == 1
 
 
+def test_a_future_sends_the_message_as_it_was_at_the_call() -> None:
+    rows = [str(row) for row in range(20)]
+    # Most rows are sent twice, the second time after the message was changed.
+    with scripted_service(*[CONFLICT] * 20, *[None] * 20) as service, Client(service.address, api_key="x") as client:
+        request = v1.ListEntitiesRequest()
+        futures = []
+        for row in rows:
+            request.name_query = row
+            futures.append(client.entities.ListEntities.future(request))
+        request.name_query = "of no call"
+        for future in futures:
+            future.result(timeout=5)
+    assert {one.name_query for one in service.seen} == set(rows)
+
+
 def test_the_service_hears_of_a_future_that_is_cancelled() -> None:
     begun, ended = threading.Event(), threading.Event()
 
@@ -218,12 +234,20 @@ def messages(*positions: str) -> list[v1.WatchEntitiesResponse]:
 
 def test_a_watch_goes_on_from_its_position_whatever_ended_it() -> None:
     slow = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCH_TOO_SLOW")
-    script = [[*messages("a", "b"), LOST], [OVERLOADED], messages("c"), [*messages("d"), slow], messages("e")]
+    late = Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    script = [[*messages("a", "b"), LOST], [OVERLOADED], messages("c"), [*messages("d"), slow], [late], messages("e")]
     with scripted_service(*script) as service, Client(service.address, api_key="x") as client:
         with client.watch(position="start") as watch:
             assert [next(watch).position for _ in range(5)] == ["a", "b", "c", "d", "e"]
             assert watch.position == "e"
-    assert [one.position for one in service.seen] == ["start", "b", "b", "c", "d"]
+    assert [one.position for one in service.seen] == ["start", "b", "b", "c", "d", "d"]
+
+
+def test_a_watch_that_is_reset_without_a_reason_goes_on() -> None:
+    with resetting_service() as (address, requests), Client(address, api_key="x") as client:
+        with client.watch(position="start") as watch:
+            assert next(watch).position == "a"
+    assert [one.position for one in requests] == ["start", "start"]
 
 
 def test_a_position_that_expired_is_an_error_of_its_own() -> None:
@@ -237,7 +261,12 @@ def test_a_position_that_expired_is_an_error_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "code"),
-    [("UNAUTHENTICATED", "UNAUTHENTICATED"), ("INTERNAL", "INTERNAL"), ("VALIDATION_ERROR", "INVALID_ARGUMENT")],
+    [
+        ("UNAUTHENTICATED", "UNAUTHENTICATED"),
+        ("INTERNAL", "INTERNAL"),
+        ("VALIDATION_ERROR", "INVALID_ARGUMENT"),
+        ("", "RESOURCE_EXHAUSTED"),
+    ],
 )
 def test_a_watch_that_is_refused_ends(reason: str, code: str) -> None:
     refused = Refusal(grpc.StatusCode[code], reason)

@@ -93,12 +93,15 @@ class UnaryUnary:
 
     def future(self, request: Any, timeout: float | None = None, metadata: Metadata | None = None) -> Any:
         future = _Future()
+        # The thread reads it later, and the caller may have changed its message by then.
+        asked = type(request)()
+        asked.CopyFrom(request)
 
         def attempt(*args: Any, **more: Any) -> Any:
             return future.wait_for(self._inner.future(*args, **more))
 
         def run() -> None:
-            future.finish(lambda: self._send(attempt, request, timeout, metadata, future.sleep))
+            future.finish(lambda: self._send(attempt, asked, timeout, metadata, future.sleep))
 
         threading.Thread(target=run, name=self._method, daemon=True).start()
         return future

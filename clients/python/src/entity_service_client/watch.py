@@ -8,7 +8,7 @@ import threading
 import grpc
 
 from .calls import Stream, UnaryStream
-from .errors import PositionExpired, error_of
+from .errors import EntityError, PositionExpired, error_of
 from .retry import pause_of
 from .v1 import WatchEntitiesRequest, WatchEntitiesResponse
 
@@ -16,7 +16,7 @@ _log = logging.getLogger("entity_service_client")
 
 # No answer of the service, or one that says to watch again.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
-_AGAIN = ("DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "CANCELLED")
+_AGAIN = ("DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "CANCELLED", "DEADLINE_EXCEEDED")
 
 
 def pause_after(error: grpc.RpcError | None, position: str, failed: int) -> float:
@@ -25,12 +25,21 @@ def pause_after(error: grpc.RpcError | None, position: str, failed: int) -> floa
     if error is not None:
         if refusal.reason == "POSITION_EXPIRED":
             raise PositionExpired(position) from error
-        if refusal.reason not in _AGAIN if refusal.reason else refusal.code not in _LOST:
+        if not _passes(refusal):
             raise error
     pause = (refusal.retry_after or 0) + pause_of(failed)
     why = "the service ended it" if error is None else refusal.reason or f"{refusal.code.name} {refusal.message}"
     _log.warning("the watch was lost (%s) and goes on from its position in %.1f s", why, pause)
     return pause
+
+
+def _passes(refusal: EntityError) -> bool:
+    if refusal.reason:
+        return refusal.reason in _AGAIN
+    # The service resets the stream of a slow reader: behind what is not read it can send no reason. A message that is
+    # too large for this client has the same code, but in other words, and would be too large again.
+    is_reset = refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED and "RST_STREAM" in refusal.message
+    return is_reset or refusal.code in _LOST
 
 
 class Watch:
