@@ -382,14 +382,13 @@ describe("rule 151: locks", () => {
   it("rules 113, 151: locks that come in time, but not within that of their statement, are WRITE_CONFLICT too", async () => {
     await using own = await startService({ config: { lockTimeoutMs: 5_000, statementTimeoutMs: 500 } });
     const [first, second] = [await newPerson(own.client), await newPerson(own.client)];
-    const held = await hold(second, own);
+    await using held = await hold(second, own);
     await held.taken;
     const { entities } = own.client;
     const batched = entities.batchUpdateEntities({ requests: [rename(first, "A"), rename(second, "B")] });
     expect(await refusal(batched)).toMatchObject({ reason: "WRITE_CONFLICT" });
     const merged = entities.mergeEntities({ primary: byId(first), secondary: byId(second), reason: "one person" });
     expect(await refusal(merged)).toMatchObject({ reason: "WRITE_CONFLICT" });
-    await held[Symbol.asyncDispose]();
     expect((await current(own.client, first)).name).toBe(first.name);
   });
 

@@ -101,13 +101,18 @@ export async function lockNamed(
     const askedAt = performance.now();
     const all = { rows: [...rows, ...also], withGroups };
     // Under the lock, look again: while we waited, a key may have moved to another entity.
+    const inOrder = waits && round === 1 ? lockInOrder(db, organizationId, keys, all) : undefined;
     const [ordered, { entities: locked, now }, found, policy, group] = await Promise.all([
-      waits && round === 1 ? lockInOrder(db, organizationId, keys, all) : undefined,
+      inOrder,
       lockEntities(db, organizationId, keys, { skipLocked: true, isAttaching, rows }),
       mayTellItself ? undefined : findHits(db, organizationId, wanted, uniqueKeys),
       needsPolicy ? readPolicy(db, organizationId) : undefined,
       waits && withGroups ? findInOrder(db, organizationId, keys, all) : [],
-    ]);
+    ]).catch(async (error) => {
+      // Those behind a lock that failed say no more than that.
+      await inOrder;
+      throw error;
+    });
     for (const id of ordered ?? []) mine.add(id);
     for (const { state, auditHead, layer } of locked) {
       states.set(state.id, state);

@@ -197,18 +197,25 @@ async function search(session: Session, question: Question, pageToken: string, s
   }
 }
 
+/** In characters. */
+const LONGEST = { externalId: 255, taxId: 64 };
+/** Of such scripts that any tax id is of. */
+const MAY_BE_TAX_ID = /^[\p{ASCII}\p{Nd}Ññ]*$/u;
+
 /** What the text names as a key, one or all of them. */
 async function lookUp(session: Session, by: By, text: string, signal: AbortSignal): Promise<Hit[]> {
   const keys = [
     ...(by === "id" || (by === "anything" && isUuid(text.toLowerCase()))
       ? [{ case: "entityId" as const, value: text.toLowerCase(), word: "id" }]
       : []),
-    ...(by === "externalId" || by === "anything"
+    ...(by === "externalId" || (by === "anything" && text.length <= LONGEST.externalId)
       ? [{ case: "externalId" as const, value: text, word: "external id" }]
       : []),
-    ...(by === "taxId" || by === "anything" ? [{ case: "taxId" as const, value: text, word: "tax id" }] : []),
+    ...(by === "taxId" || (by === "anything" && text.length <= LONGEST.taxId && MAY_BE_TAX_ID.test(text))
+      ? [{ case: "taxId" as const, value: text, word: "tax id" }]
+      : []),
   ];
-  // What cannot be a tax id or an external id is none: as anything it is still looked for as a name.
+  // What the service takes for no key is none: as anything it is still looked for as a name.
   const isNone = (error: unknown) =>
     by === "anything" && ["VALIDATION_ERROR", "INVALID_LOOKUP"].includes(errorInfo(error)?.reason ?? "");
   const answers = await Promise.all(
