@@ -1,5 +1,5 @@
-// Every setting with its default and bound, in one place. Pure: the environment comes in as an argument. docs/operate/configuration.md has
-// those that an operator should know. The limits of values are in domain/limits.ts, beside the rules.
+// Every setting with its default and bound, in one place. Pure: the environment comes in as an argument.
+// docs/operate/configuration.md has those that an operator should know. The limits of values are in domain/limits.ts, beside the rules.
 
 export interface Config {
   /** Run-time role. Undefined: the embedded server. */

@@ -48,7 +48,8 @@ would come of it and writes nothing. It may be stopped and run again at any time
 export const EXPORT_HELP = `
 The rows have all that callers set, and make the same entities where there are none. Deleted and merged entities are
 not in it. Entities without an external id go to FILE with .without-external-id in its name. While it runs,
-FILE.state says how far it has come, and FILE.lock keeps other exports away from it. At the end it prints the position of the moment: a watch from it misses nothing.
+FILE.state says how far it has come, and FILE.lock keeps other exports away from it. At the end it prints the position
+of the moment: a watch from it misses nothing.
 
 Examples:
   entity-service export entities.ndjson.gz

@@ -1,5 +1,6 @@
 // How the console gets into memory. An image has it built already; in a checkout a child process of low priority builds
-// it when somebody first asks for it, which takes it a second or two, and does nothing where that was done before.
+// it when somebody first asks for it, or at the start of a worker, which takes it a second or two, and does nothing where
+// that was done before.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";

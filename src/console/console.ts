@@ -24,6 +24,13 @@ type Answer = ReturnType<typeof answerOf>;
 const RETRY_MS = 30_000;
 const HTML = "text/html; charset=utf-8";
 
+/** What GET / says of the console. */
+const CONSOLE_ON = `<dt><a href="/console">Console</a></dt>
+          <dd>Find an entity, read what happened to it and who did it, merge duplicates, watch webhooks. Sign in with an
+            API key.</dd>`;
+const CONSOLE_OFF = `<dt>Console</dt>
+          <dd>Off here. <code>CONSOLE=on</code> serves it at <code>/console</code>.</dd>`;
+
 /** `url` is one that the URL parser has written: it has no quotes and no brackets. */
 const linkTo = (url: string, text: string) => `<a href="${url.replaceAll("&", "&amp;")}">${text}</a>`;
 
@@ -35,8 +42,9 @@ export function createConsole({
   log,
 }: ConsoleOptions): { find: FindPage } & Disposable {
   const ended = new AbortController();
-  const front = textFile(isOn ? "front.html" : "front-without-console.html")
+  const front = textFile("front.html")
     .replace("{version}", version)
+    .replace("{console}", isOn ? CONSOLE_ON : CONSOLE_OFF)
     .replace("{documentation}", () => (docsUrl === undefined ? "Documentation" : linkTo(docsUrl, "Documentation")));
   const pages = new Map<string, Answer>([
     ["/", answerOf({ type: HTML, body: Buffer.from(front) })],

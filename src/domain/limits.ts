@@ -1,6 +1,6 @@
 /**
- * Limits of values, in code points unless said otherwise. docs/operate/limits.md shows the same table, and the proto says each at its
- * field. Lists of a request are limited by `max_items` in the proto.
+ * Limits of values, in code points unless said otherwise. docs/operate/limits.md shows the same table, and the proto says
+ * each at its field. Lists of a request are limited by `max_items` in the proto.
  */
 export const LIMITS = {
   name: 512,
