@@ -39,6 +39,9 @@ export function causeOf(failures: readonly unknown[]): unknown {
 /** The SQLSTATE of a failure, if the database reported it. */
 export const sqlState = (error: unknown): string | undefined => serverErrorOf(error)?.code;
 
+/** One statement took too long; its transaction and its connection are there yet. */
+export const isStatementTimeout = (error: unknown): boolean => sqlState(error) === "57014";
+
 /** What a failure of the database means to the caller. Anything unknown stays as it is and ends as INTERNAL. */
 export function toReason(error: unknown, access: Access): unknown {
   if (!(error instanceof Error) || error instanceof DomainError) return error;

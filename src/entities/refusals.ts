@@ -1,6 +1,6 @@
 // What a group refuses of a command whatever its rule says: an entity that is not as it was named, an id that is taken.
 
-import { whatHappened } from "../db/failures.ts";
+import { isStatementTimeout } from "../db/failures.ts";
 import { type EntityState, hasTaxId } from "../domain/entity-state.ts";
 import { DomainError, notFound } from "../domain/errors.ts";
 import type { Command, Move, Target } from "./command.ts";
@@ -60,5 +60,5 @@ export const heldByOthers = () =>
 
 /** Of a statement that waits for several locks: each came in time, and all of them together did not. */
 export function heldTooLong(error: unknown): never {
-  throw whatHappened(error)?.write === "DEADLINE_EXCEEDED" ? heldByOthers() : error;
+  throw isStatementTimeout(error) ? heldByOthers() : error;
 }
