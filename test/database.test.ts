@@ -14,10 +14,11 @@ import {
   EntityType,
   WebhookEndpointState,
 } from "../clients/typescript/index.ts";
+import { managerAcross } from "../src/db/across.ts";
 import { columnsOf, hydrator, selected } from "../src/db/columns.ts";
 import { MIGRATIONS } from "../src/db/migrations/index.ts";
 import { CommitUnknownError } from "../src/db/named-statements.ts";
-import { createOrm, forOrganization, migrate, type Orm, pendingMigrations } from "../src/db/orm.ts";
+import { createOrm, forOrganization, migrate, type Orm, pendingMigrations, poolOf } from "../src/db/orm.ts";
 import { assertSafeRole } from "../src/db/roles.ts";
 import {
   EntityEventRow,
@@ -669,6 +670,26 @@ test("closing ends the connections too where every statement was pipelined", asy
   expect(await connections()).toHaveLength(1);
   await orm.close(true);
   await expect.poll(connections, { timeout: 5_000 }).toEqual([]);
+});
+
+test("closing ends while MikroORM opens a connection: what was asked on it is answered, and it is closed", async () => {
+  const { host, port, database } = service.database;
+  for (let round = 0; round < 5; round++) {
+    const orm = createOrm(
+      { host, port, user: "entity_service", password: RUNTIME_PASSWORD, database },
+      { poolSize: 2, statementTimeoutMs: 20_000, lockTimeoutMs: 2_000 },
+    );
+    // Kysely is there, and has one connection.
+    const held = managerAcross(orm).execute("select pg_sleep(0.2)");
+    const pool = await poolOf(orm);
+    await expect.poll(() => pool.totalCount, { interval: 1 }).toBe(1);
+    const asked = managerAcross(orm).execute<{ one: number }[]>("select 1 as one");
+    await expect.poll(() => pool.totalCount, { interval: 0 }).toBe(2);
+    await orm.close(true);
+    expect(await asked).toEqual([{ one: 1 }]);
+    await held;
+    expect(pool.totalCount).toBe(0);
+  }
 });
 
 describe("the run-time role, by hand", () => {

@@ -505,7 +505,7 @@ async function problemsOfAll(sent: readonly Sent[]): Promise<string[]> {
 }
 
 /** With conditions of lists of keys. A table that grows is analysed, and then its statements are planned anew. */
-const BY_LISTS = new Set([VERIFICATION, BATCH, "a merge", "the undoing of one", "the copies of an external id"]);
+const BY_LISTS = new Set([LOCKS, VERIFICATION, BATCH, "a merge", "the undoing of one", "the copies of an external id"]);
 
 /** What joins by a key of which a nearly empty table has one row: any of its indexes gives that. */
 const OF_FEW_ROWS = /^delete from entity_word | as is_told| as is_seen/;

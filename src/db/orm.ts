@@ -106,6 +106,10 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
       ...driverOptions,
       onPoolCreated: (made: pg.Pool) => {
         pool = made;
+        // Kysely ends it once more, which pg refuses.
+        const end = made.end.bind(made);
+        let ending: Promise<void> | undefined;
+        Object.assign(made, { end: () => (ending ??= end()) });
       },
       Client: NamedStatementClient,
       max: options.poolSize,
@@ -147,9 +151,10 @@ export function createOrm(address: DatabaseAddress, options: OrmOptions): Orm {
     writeTimes: { statementMs, longestMs, settledMs: longestMs + IDLE_MS + statementMs },
     async close(force?: boolean) {
       if (!aside.ended) await aside.end();
+      // Kysely ends it only where a statement went through Kysely, which those that pipeline do not; and forgets it before
+      // its last connection is open, which is then never given back, so that the pool never ends.
+      await pool?.end();
       await close(force);
-      // Kysely ends it only where a statement went through Kysely: those that pipeline do not.
-      if (pool?.ending === false) await pool.end();
     },
   });
 }
