@@ -1,6 +1,7 @@
 // Calls that arrive at once begin over several turns of the event loop, one connection after the other.
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { createQueue } from "../src/interceptors/in-turn.ts";
 import { createTurns } from "../src/transport/turns.ts";
 
 /** Each call takes 4 of the 15 ms that a turn has. */
@@ -42,6 +43,29 @@ test("a flood of one connection is spread over turns, and the call of another is
   for (let i = 0; i < 4; i++) await nextTurn();
   expect(begun.filter((name) => name.startsWith("f"))).toEqual(Array.from({ length: 20 }, (_, i) => `f${i + 1}`));
   expect(begun).toHaveLength(22);
+});
+
+test("those that are told the same go on one behind the other, and no more in a turn than it has time for", async () => {
+  let time = 0;
+  const done: string[] = [];
+  const inTurn = createQueue(15, () => time);
+  const told = Promise.resolve();
+  const goOn = async (name: string) => {
+    await told.finally(inTurn);
+    await undefined;
+    time += 4;
+    await undefined;
+    done.push(name);
+  };
+  const all = Promise.all(Array.from({ length: 9 }, (_, i) => goOn(`${i}`)));
+  await nextTurn();
+  expect(done).toEqual(["0", "1", "2", "3"]);
+  await nextTurn();
+  expect(done).toEqual(["0", "1", "2", "3", "4", "5", "6", "7"]);
+  await all;
+  // And whoever comes later waits for nobody.
+  await goOn("later");
+  expect(done.slice(8)).toEqual(["8", "later"]);
 });
 
 test("without a budget one begins in each turn", async () => {

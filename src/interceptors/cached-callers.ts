@@ -4,6 +4,7 @@ import { hash } from "node:crypto";
 import { callerLeft, overloaded } from "../domain/errors.ts";
 import type { Caller } from "./call.ts";
 import type { FindCaller } from "./credentials.ts";
+import { createQueue } from "./in-turn.ts";
 
 interface Known {
   caller: Caller;
@@ -35,6 +36,8 @@ interface Lane {
 
 /** Known keys that are looked up together: with thousands of them in use one grows old every millisecond. */
 const TOGETHER = 128;
+/** For so long callers that have waited for an answer go on in one turn of the event loop. */
+const TOLD_MS = 10;
 /** Between two looks for disconnected callers, while the queue is full: each goes through all of it. */
 const SWEEP_MS = 20;
 
@@ -62,6 +65,8 @@ export function cachedCallers(
   /** Until when the key is known to be invalid. */
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
+  /** One answer is for many, and they would all go on at once. */
+  const inTurn = createQueue(TOLD_MS);
   const lanes = {
     known: { waiting: [], running: 0, max: 1, together: TOGETHER, maxWaiting: max, sweptAt: 0 } as Lane,
     unknown: { waiting: [], running: 0, max: unknownLookups, together: 1, maxWaiting, sweptAt: 0 } as Lane,
@@ -116,7 +121,7 @@ export function cachedCallers(
     const joined = pending.get(key);
     if (joined !== undefined) {
       joined.callers.push(hasLeft);
-      return joined.answer.promise;
+      return joined.answer.promise.finally(inTurn);
     }
     const since = known.get(key)?.checkedAt;
     const lane = since !== undefined && performance.now() - since < recentMs ? lanes.known : lanes.unknown;
@@ -140,7 +145,7 @@ export function cachedCallers(
     pending.set(key, lookup);
     lane.waiting.push(lookup);
     if (lane.running < lane.max) void run(lane);
-    return lookup.answer.promise;
+    return lookup.answer.promise.finally(inTurn);
   }
 
   /** The caller where the answer is fresh; one that grows old is asked for again meanwhile. */

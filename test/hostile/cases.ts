@@ -436,6 +436,21 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
     await sleep(5_000);
     for (const connection of made) connection[Symbol.dispose]();
   },
+  async "very many calls whose connections end at once"(one) {
+    const made = await Promise.all(Array.from({ length: 400 }, () => open(one.port)));
+    for (const connection of made) await connection.send(Buffer.concat([PREFACE, settings()]));
+    await sleep(1_000);
+    const head = callHead(GET, one.party.keys.read);
+    const calls = Buffer.concat(
+      Array.from({ length: 100 }, (_, i) => frame(FRAME.HEADERS, FLAG.END_HEADERS, 1 + 2 * i, head)),
+    );
+    await Promise.all(made.map((connection) => connection.send(calls)));
+    one.sent(made.length * 100);
+    // Their bodies never come: all of them are open.
+    await sleep(2_000);
+    for (const connection of made) connection[Symbol.dispose]();
+    await sleep(2_000);
+  },
   async "guesses on very many connections"(one) {
     const made = await Promise.all(Array.from({ length: 200 }, () => open(one.port)));
     for (const connection of made) await connection.send(Buffer.concat([PREFACE, settings()]));

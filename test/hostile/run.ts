@@ -290,7 +290,9 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
     const problems: string[] = [];
     const [crash] = service.crashes.slice(crashes);
     if (crash !== undefined) problems.push(`the process ended (${crash.how}) ${crash.said.join(" ").slice(0, 300)}`);
-    const stalls = crash === undefined ? stallsOf(await service.turns(), from, to) : [];
+    const turns = crash === undefined ? within(await service.turns(), from, to) : [];
+    const longest = Math.max(0, ...turns.map(({ busyMs }) => busyMs));
+    const stalls = stallsOf(turns, from, to);
     const worst = stalls.toSorted((a, b) => b.busyMs - a.busyMs)[0];
     if (worst !== undefined)
       problems.push(`${stalls.length} stalls of up to ${ms(worst.busyMs)} ms (${ms(worst.gcMs)} of it GC)`);
@@ -311,7 +313,7 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
     check(
       name,
       problems.length === 0 ? undefined : problems.join("; "),
-      `${((to - from) / 1000).toFixed(1)} s, +${grown} MiB, good p99 ${ms(share.p99)} max ${ms(share.max)} ms, ${share.retries} retries`,
+      `${((to - from) / 1000).toFixed(1)} s, +${grown} MiB, longest turn ${longest > 0 ? ms(longest) : "under 50"} ms, good p99 ${ms(share.p99)} max ${ms(share.max)} ms, ${share.retries} retries`,
     );
     await revive(service);
   }
