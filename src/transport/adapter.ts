@@ -9,6 +9,7 @@ import { presentable } from "../interceptors/errors.ts";
 import { type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { createAlarms } from "./alarms.ts";
 import { type AnswerLimits, noteUnread, takenInTime } from "./answer-limits.ts";
+import { createArrivals } from "./arrivals.ts";
 import { type ByteBudget, byteBudget } from "./byte-budget.ts";
 import { callTelemetry, outcomeOf } from "./call-telemetry.ts";
 import { grpcPath } from "./grpc-path.ts";
@@ -44,6 +45,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
   const served = createHandlers(options, admit);
   const { begin, beginGrpc } = callTelemetry(watch, (method) => served.limitsOf(method).shutdownSignal !== undefined);
   const requestBytes = requestBudget(limits);
+  const arrivals = createArrivals();
   const answers: AnswerLimits = {
     timeoutMs: options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS,
     shutdownLingerMs: SHUTDOWN_LINGER_MS,
@@ -64,6 +66,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     enter: enterComplete,
     release,
     requestBytes,
+    arrivals,
     answers,
     begin: beginGrpc,
     present: (error, { method, requestId }) => present(error, { method, requestId, log }),
@@ -76,6 +79,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     enterComplete,
     release,
     requestBytes,
+    arrivals,
     answers,
     begin,
     present,

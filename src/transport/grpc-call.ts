@@ -22,6 +22,7 @@ import { requestBytesKey } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Alarm } from "./alarms.ts";
+import type { Arrivals, Arriving } from "./arrivals.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type AnswerOptions, GrpcAnswer } from "./grpc-answer.ts";
 import { GrpcContext } from "./grpc-context.ts";
@@ -51,6 +52,7 @@ export interface GrpcOptions extends AnswerOptions {
   enter: (method: DescMethod, values: ContextValues, connection: object) => void;
   /** The budget of incomplete requests. */
   requestBytes: ByteBudget;
+  arrivals: Arrivals;
   begin: (call: {
     method: DescMethod;
     headers: IncomingHttpHeaders;
@@ -63,12 +65,12 @@ export interface GrpcOptions extends AnswerOptions {
   alarm: (call: GrpcCall) => Alarm;
 }
 
-export class GrpcCall extends GrpcContext implements StreamUser {
+export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   readonly #options: GrpcOptions;
   readonly #route: GrpcRoute;
   readonly #stream: ServerHttp2Stream;
   /** The owner of the bytes in the budgets. */
-  readonly #connection: object;
+  readonly connection: object;
   readonly #finish: (outcome: CallOutcome) => void;
   readonly #deadline: GrpcDeadline;
   readonly #answer: GrpcAnswer;
@@ -84,9 +86,9 @@ export class GrpcCall extends GrpcContext implements StreamUser {
     this.#options = options;
     this.#route = route;
     this.#stream = stream;
-    this.#connection = stream.session ?? stream;
+    this.connection = stream.session ?? stream;
     this.#deadline = new GrpcDeadline(options.alarm(this));
-    this.#answer = new GrpcAnswer(this, stream, this.#connection, options);
+    this.#answer = new GrpcAnswer(this, stream, this.connection, options);
     this.#finish = options.begin({ method: route.method, headers, values: this.values });
   }
 
@@ -137,7 +139,8 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   #read(): void {
     // The caller may have disconnected, or its time run out, during the lookup of its key.
     if (this.#over) return;
-    this.#request = new RequestBytes(this.#options.requestBytes, this.#connection);
+    this.#request = new RequestBytes(this.#options.requestBytes, this.connection);
+    this.#options.arrivals.add(this);
     readRequest(this.#stream);
   }
 
@@ -153,11 +156,12 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   requestEnded(): void {
     if (this.#over || this.#request === undefined) return;
     this.#hasArrived = true;
+    this.#options.arrivals.delete(this);
     this.#deadline.requestArrived();
     const body = this.#request.take();
     this.values.set(requestBytesKey, body.length);
     try {
-      this.#options.enter(this.method, this.values, this.#connection);
+      this.#options.enter(this.method, this.values, this.connection);
       this.#route.answer(this, messageIn(body, this.method)).catch((error: unknown) => this.fail(error));
     } catch (error) {
       this.fail(error);
@@ -183,6 +187,10 @@ export class GrpcCall extends GrpcContext implements StreamUser {
 
   fail(error: unknown): void {
     if (!this.#over) this.#conclude(this.#options.present(error, this), undefined);
+  }
+
+  giveUp(error: DomainError): void {
+    this.fail(error);
   }
 
   /** Ends the call with an error, and tells the implementation to stop. */
@@ -233,6 +241,7 @@ export class GrpcCall extends GrpcContext implements StreamUser {
   #leave(): void {
     this.#over = true;
     this.#deadline.pause();
+    this.#options.arrivals.delete(this);
     this.#request?.release();
     this.#whenOver?.();
     this.#answer.stopWaiting();

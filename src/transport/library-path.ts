@@ -17,6 +17,7 @@ import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interc
 import type { Present } from "../interceptors/errors.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
+import type { Arrivals, Arriving } from "./arrivals.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type CallTelemetry, outcomeOf } from "./call-telemetry.ts";
 import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
@@ -45,6 +46,7 @@ export interface LibraryOptions {
   release: (values: ContextValues) => void;
   /** Where the bytes of incomplete requests are counted. */
   requestBytes: ByteBudget;
+  arrivals: Arrivals;
   answers: AnswerLimits;
   begin: CallTelemetry["begin"];
   present: Present;
@@ -61,11 +63,12 @@ export function libraryPath(
   return (path, request, response) => new LibraryCall(options, path, request, response).serve();
 }
 
-class LibraryCall {
+class LibraryCall implements Arriving {
   readonly #options: LibraryOptions;
   readonly #path: string;
   readonly #request: NodeRequest;
   readonly #response: NodeResponse;
+  readonly connection: object;
   readonly #handler: UniversalHandler | undefined;
   readonly #contentType: string;
   /** Undefined where none is named that is served. */
@@ -75,12 +78,14 @@ class LibraryCall {
   readonly #limit: BodyLimit;
   /** Notes how the call ends. */
   readonly #end: (outcome: CallOutcome) => void;
+  #isGivenUp = false;
 
   constructor(options: LibraryOptions, path: string, request: NodeRequest, response: NodeResponse) {
     this.#options = options;
     this.#path = path;
     this.#request = request;
     this.#response = response;
+    this.connection = connectionOf(response);
     this.#handler = options.served.handlers.get(path);
     this.#contentType = request.headers["content-type"] ?? "";
     this.#limit = { expiresAt: performance.now() + options.bodyTimeoutMs };
@@ -163,14 +168,17 @@ class LibraryCall {
 
   /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */
   #bodyOf(call: UniversalServerRequest, method: DescMethod): AsyncIterable<Uint8Array> {
-    const { served, enterComplete, requestBytes } = this.#options;
+    const { served, enterComplete, requestBytes, arrivals } = this.#options;
     const chunks = call.body as AsyncIterable<Uint8Array>;
-    const connection = connectionOf(this.#response);
+    const { connection } = this;
     const { readMaxBytes } = served.limitsOf(method);
     const reading = { readMaxBytes, enveloped: this.#protocol !== "connect", budget: requestBytes, connection };
+    arrivals.add(this);
+    this.#response.once("close", () => arrivals.delete(this));
     const whole = isStreamOfRequests(method)
-      ? wholeMessages(bodyUntilAnswered(chunks, this.#response), reading)
+      ? each(wholeMessages(bodyUntilAnswered(chunks, this.#response), reading), () => arrivals.delete(this))
       : wholeBody(chunks, this.#limit, reading, (bytes) => {
+          arrivals.delete(this);
           this.#values.set(requestBytesKey, bytes);
           enterComplete(method, this.#values, connection);
         });
@@ -180,6 +188,13 @@ class LibraryCall {
       encoding: call.header.get("content-encoding"),
       readMaxBytes,
     });
+  }
+
+  giveUp(error: DomainError): void {
+    if (this.#handler === undefined || this.#isGivenUp) return;
+    this.#fail(error, this.#handler.method);
+    // What the library throws when it finds no more of the request is no news.
+    this.#isGivenUp = true;
   }
 
   /** Without a protocol the refusal is plain JSON. */
@@ -199,6 +214,7 @@ class LibraryCall {
 
   /** What the library or a body throws, once the call is under way. */
   #fail(error: unknown, method: DescMethod): void {
+    if (this.#isGivenUp) return;
     const response = this.#response;
     const { present, log, answers } = this.#options;
     // What is written to a caller who has gone fails, and is nobody's fault.
@@ -231,5 +247,12 @@ const callerGone = () => toConnectError(new DomainError("CANCELLED", "The caller
 /** What of a connection stays the same for all its calls. */
 const connectionOf = (response: NodeResponse): object =>
   ("stream" in response ? response.stream.session : response.socket) ?? response;
+
+async function* each<T>(items: AsyncIterable<T>, came: () => void): AsyncGenerator<T> {
+  for await (const item of items) {
+    came();
+    yield item;
+  }
+}
 
 async function* nothing(): AsyncGenerator<Uint8Array> {}

@@ -16,7 +16,7 @@ const UNHEARD_MS = 5_000;
 const HELD_UP_MS = 30_000;
 
 /** Streams that wait for their caller at once; a flood of refused calls would hold some 4 KiB for each. */
-const MAX_WAITING = 2_048;
+const MAX_WAITING = 1_024;
 
 /**
  * The returned function is to be called with each new stream: it drops the rest of its request once the answer has left.
