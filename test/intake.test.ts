@@ -30,6 +30,40 @@ function given(count: number) {
   return { clock, intake, open, connections, first, read: () => connections.map(({ isRead }) => isRead) };
 }
 
+describe("connections that end", () => {
+  const ending = (calls: number) => {
+    const { intake, connections, read } = given(3);
+    const handle = { ...(connections[0] as object), readStart: () => 0, readStop: () => 0, onread: vi.fn() };
+    intake.track(handle, { _handle: handle, once: () => {} } as never, () => calls);
+    return {
+      handle,
+      read,
+      told: handle.onread,
+      end: () => (handle.onread as (bytes?: ArrayBuffer) => void)(undefined),
+    };
+  };
+
+  test("with few calls stop nothing; Node learns of the end", async () => {
+    const { told, read, end } = ending(99);
+    const nodes = told;
+    end();
+    expect(read()).toEqual([true, true, true]);
+    expect(nodes).toHaveBeenCalledWith(undefined);
+  });
+
+  test("with many calls end the reading of the others until the next turns", async () => {
+    const { read, end } = ending(50);
+    end();
+    expect(read()).toEqual([true, true, true]);
+    end();
+    expect(read()).toEqual([false, false, false]);
+    for (let next = 0; next < 3; next++) await nextTurn();
+    expect(read()).toEqual([true, true, true]);
+    end();
+    expect(read()).toEqual([true, true, true]);
+  });
+});
+
 describe("requests that come", () => {
   test("within the time of a turn stop nothing", async () => {
     const { clock, intake, first, read } = given(3);

@@ -2,12 +2,16 @@
 // anything of ours runs: a flood over very many connections would be one turn of seconds, and memory for each of its
 // streams. So reading ends, on every connection, once a turn has had requests for some milliseconds. In the turns behind it
 // connections are read again: at once those that had few requests when they were read last, the others some at a time.
+// So it is with what ends: a connection's end ends all its calls, and is noticed by reading.
 import type { Socket } from "node:net";
-import { isHeldUp, type ReadHandle, readHandle } from "./read-handle.ts";
+import { isHeldUp, type ReadHandle, readHandle, whenEnded } from "./read-handle.ts";
 
 export interface Intake {
-  /** A connection that speaks HTTP: the session or the socket that its requests name, and the socket. */
-  track(connection: object, socket: Pick<Socket, "once">): void;
+  /**
+   * A connection that speaks HTTP: the session or the socket that its requests name, and the socket. `open` says how many
+   * calls end with it.
+   */
+  track(connection: object, socket: Pick<Socket, "once">, open?: () => number): void;
   /** To be called with each request, when it has come. */
   came(connection: object): void;
 }
@@ -29,6 +33,8 @@ const FEW = 8;
 /** Of the connections that wait, so many are read in one turn: a part of them, and a number at least. */
 const PART = 4;
 const LEAST = 16;
+/** After the ends of so many calls no other connection is read in the same turn. */
+const MOST_ENDED = 100;
 /** Until it is looked again whether those that took no answers do. */
 const HELD_UP_MS = 50;
 
@@ -42,6 +48,8 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
   let isUnderWay = false;
   let isStopped = false;
   let endsAt = Number.POSITIVE_INFINITY;
+  /** Calls that end in this turn with their connections. */
+  let ended = 0;
   let turn = 0;
   let tracks = 0;
   let willLook = false;
@@ -68,6 +76,7 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
   function nextTurn(): void {
     isUnderWay = false;
     isStopped = false;
+    ended = 0;
     read.clear();
     turn += 1;
     if (waiting.size === 0) return;
@@ -109,10 +118,17 @@ export function createIntake(budgetMs: number, now: () => number = performance.n
     if (connection.handle.reading !== false) connection.handle.readStart();
   }
 
+  function end(calls: number): void {
+    begin();
+    ended += calls;
+    if (!isStopped && ended >= MOST_ENDED) stop();
+  }
+
   return {
-    track(connection, socket) {
+    track(connection, socket, open) {
       const handle = readHandle(socket);
       if (handle === undefined) return;
+      if (open !== undefined) whenEnded(handle, () => end(open()));
       const tracked = { handle, number: ++tracks, requests: 0, before: Number.POSITIVE_INFINITY, turn: -1, alone: 0 };
       connections.set(connection, tracked);
       socket.once("close", () => {

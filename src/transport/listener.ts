@@ -142,7 +142,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const onSession = guard(
     (session: ServerHttp2Session) => {
       sessions.track(session);
-      intake.track(session, session.socket);
+      intake.track(session, session.socket, () => sessions.calls(session));
     },
     (session) => session.destroy(),
   );

@@ -7,6 +7,8 @@ export interface ReadHandle {
   writeQueueSize?: number;
   readStart(): number;
   readStop(): number;
+  /** Node's, for what nobody below it has taken: of an HTTP/2 connection that is its end alone, which has no bytes. */
+  onread?: (bytes?: ArrayBuffer) => unknown;
 }
 
 /** Undefined where the socket has none (any more), or where Node has changed what it is. */
@@ -21,4 +23,14 @@ export function readHandle(socket: object): ReadHandle | undefined {
  */
 export function isHeldUp(handle: ReadHandle): boolean {
   return (handle.writeQueueSize ?? 0) > 0;
+}
+
+/** Calls back when the other side has ended the connection, or it broke: before Node closes what it has carried. */
+export function whenEnded(handle: ReadHandle, ended: () => void): void {
+  const { onread } = handle;
+  if (onread === undefined) return;
+  handle.onread = function (this: unknown, bytes) {
+    if (bytes === undefined) ended();
+    return onread.call(this, bytes);
+  };
 }

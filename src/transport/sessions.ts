@@ -75,6 +75,8 @@ export interface Sessions {
   destroyAll(): void;
   /** Streams that are open. */
   streams(): number;
+  /** Those of one connection. */
+  calls(session: ServerHttp2Session): number;
 }
 
 export function createSessions(options: {
@@ -184,6 +186,7 @@ export function createSessions(options: {
       for (const session of sessions.keys()) session.destroy();
     },
     streams: () => streams.size,
+    calls: (session) => sessions.get(session)?.calls ?? 0,
   };
 }
 

@@ -18,6 +18,8 @@ import { type Crash, type Memory, type Service, startService, type Turn } from "
 
 const STALL_MS = 100;
 const GOOD_P99_MS = 500;
+/** What took longer than it may, but not so many times as long, is tried once more: the machine may have been another's. */
+const AGAIN = 2;
 const MEMORY_LEFT_MIB = 50;
 const WARM_UP_SECONDS = 5;
 /** What one of the attacks that once succeeded may take at its peak. */
@@ -273,8 +275,8 @@ async function isCalm(good: Good): Promise<void> {
 async function runCases(service: Service, ground: Ground, good: Good): Promise<void> {
   print(`\nAttacks that once succeeded, one by one`);
   const attack = startAttack();
-  for (const { name } of CASES) {
-    if (!isWanted(name)) continue;
+  /** What was wrong, how long it took on a machine that is not ours alone, and what was measured. */
+  const run = async (name: string) => {
     // What the former case left behind does not count for this one.
     if (service.rss() > RENEWED_FROM_MIB * 1_048_576) await service.restart();
     await isCalm(good);
@@ -288,6 +290,7 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
     const to = Date.now();
     const grown = mib(peak() - before);
     const problems: string[] = [];
+    const slow: string[] = [];
     const [crash] = service.crashes.slice(crashes);
     if (crash !== undefined) problems.push(`the process ended (${crash.how}) ${crash.said.join(" ").slice(0, 300)}`);
     const turns = crash === undefined ? within(await service.turns(), from, to) : [];
@@ -295,7 +298,9 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
     const stalls = stallsOf(turns, from, to);
     const worst = stalls.toSorted((a, b) => b.busyMs - a.busyMs)[0];
     if (worst !== undefined)
-      problems.push(`${stalls.length} stalls of up to ${ms(worst.busyMs)} ms (${ms(worst.gcMs)} of it GC)`);
+      (worst.busyMs > AGAIN * STALL_MS ? problems : slow).push(
+        `${stalls.length} stalls of up to ${ms(worst.busyMs)} ms (${ms(worst.gcMs)} of it GC)`,
+      );
     if (grown > CASE_MEMORY_MIB) problems.push(`memory grew by ${grown} MiB`);
     // A call that was due meanwhile may still be under way.
     const share = goodBetween(good, from, to);
@@ -306,16 +311,25 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
           .join("; ")
           .slice(0, 200)}`,
       );
-    if (share.p99 > GOOD_P99_MS) problems.push(`good p99 ${ms(share.p99)} ms`);
+    if (share.p99 > GOOD_P99_MS)
+      (share.p99 > AGAIN * GOOD_P99_MS ? problems : slow).push(`good p99 ${ms(share.p99)} ms`);
     if (share.calls === 0 && to - from > 500) problems.push("good: no call ended");
     for (const { kind, count } of kindsOf(attack.failures.slice(failures)))
       problems.push(`${kind.slice(name.length + 2)}${count > 1 ? ` (${count})` : ""}`);
-    check(
-      name,
-      problems.length === 0 ? undefined : problems.join("; "),
-      `${((to - from) / 1000).toFixed(1)} s, +${grown} MiB, longest turn ${longest > 0 ? ms(longest) : "under 50"} ms, good p99 ${ms(share.p99)} max ${ms(share.max)} ms, ${share.retries} retries`,
-    );
     await revive(service);
+    const measured = `${((to - from) / 1000).toFixed(1)} s, +${grown} MiB, longest turn ${longest > 0 ? ms(longest) : "under 50"} ms, good p99 ${ms(share.p99)} max ${ms(share.max)} ms, ${share.retries} retries`;
+    return { problems, slow, measured };
+  };
+  for (const { name } of CASES) {
+    if (!isWanted(name)) continue;
+    let result = await run(name);
+    if (result.problems.length === 0 && result.slow.length > 0) {
+      print(`  once    ${name} (${result.measured}): ${result.slow.join("; ")}`);
+      result = await run(name);
+    }
+    const { problems, slow, measured } = result;
+    const all = [...problems, ...slow];
+    check(name, all.length === 0 ? undefined : all.join("; "), measured);
   }
   attack.child.disconnect();
 }
