@@ -36,12 +36,7 @@ describe("connections that end", () => {
     const told = vi.fn();
     const handle = { readStart: () => 0, readStop: () => 0, onread: told };
     intake.track(handle, { _handle: handle, once: () => {} } as never, () => calls);
-    return {
-      handle,
-      read,
-      told: handle.onread,
-      end: () => (handle.onread as (bytes?: ArrayBuffer) => void)(undefined),
-    };
+    return { read, told, end: () => (handle.onread as (bytes?: ArrayBuffer) => void)(undefined) };
   };
 
   test("with few calls stop nothing; Node learns of the end", async () => {
