@@ -1,10 +1,11 @@
 // One PostgreSQL for the whole run: the embedded one, or that of TEST_DATABASE_URL (an owner's URL). A migrated
 // template gives every test file a separate database within milliseconds.
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
 import type { TestProject } from "vitest/node";
+import { newSigningKey } from "../src/audit/signing-key.ts";
 import { migrate } from "../src/db/orm.ts";
 import { startEmbeddedPostgres } from "../src/postgres/embedded.ts";
 
@@ -21,6 +22,8 @@ export interface DatabaseServer {
   user: string;
   password: string;
   template: string;
+  /** With the audit signing key of all services of the run. */
+  keyFile: string;
 }
 
 /** The password of the run-time role where the server asks for one. */
@@ -49,12 +52,16 @@ export default async function setup(project: TestProject): Promise<() => Promise
   await client.query(`create database ${template}`);
   await migrate({ ...address, database: template });
   await client.query(`alter role entity_service login password '${RUNTIME_PASSWORD}'`);
-  project.provide("databaseServer", { ...address, template });
+  const keys = await mkdtemp(join(tmpdir(), "audit-key-"));
+  const keyFile = join(keys, "key.pem");
+  await writeFile(keyFile, newSigningKey(), { mode: 0o600 });
+  project.provide("databaseServer", { ...address, template, keyFile });
 
   return async () => {
     await client.query(`drop database if exists ${template} with (force)`);
     await client.end();
     await embedded?.stop();
+    await rm(keys, { recursive: true, force: true });
     if (folder !== undefined) await rm(folder, { recursive: true, force: true });
   };
 }

@@ -1,8 +1,5 @@
 // Lends a running service: a separate database from the migrated template, a real port, the generated client.
 import { randomUUID } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import pg from "pg";
@@ -14,7 +11,6 @@ import {
   type EntityClientOptions,
   ErrorInfoSchema,
 } from "../clients/typescript/index.ts";
-import { newSigningKey } from "../src/audit/signing-key.ts";
 import { type Config, readConfig } from "../src/config.ts";
 import { DEFAULT_ORGANIZATION_ID } from "../src/db/across.ts";
 import { SCOPES } from "../src/db/api-keys.ts";
@@ -85,7 +81,7 @@ export async function startService(
     poolSize: 10,
     // Receivers of tests are on this machine.
     webhookAllow: "127.0.0.1",
-    auditSigningKey: signingKeyFile(),
+    auditSigningKey: server.keyFile,
     // Most tests compare what is there before and after.
     auditCheckpointSeconds: undefined,
     ...options.config,
@@ -149,17 +145,6 @@ export async function startService(
       await owner.end();
     },
   };
-}
-
-let keyFile: string | undefined;
-
-/** The key of all services of this process of tests. */
-function signingKeyFile(): string {
-  if (keyFile === undefined) {
-    keyFile = join(mkdtempSync(join(tmpdir(), "audit-key-")), "key.pem");
-    writeFileSync(keyFile, newSigningKey(), { mode: 0o600 });
-  }
-  return keyFile;
 }
 
 /** For a process that serves the same database: it logs in as the run-time role and migrates as the owner. */

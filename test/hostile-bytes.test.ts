@@ -1,7 +1,7 @@
 // Whatever bytes arrive, the process survives, no ended call stays counted, and no caller's fault is logged as a defect.
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect as connectHttp2 } from "node:http2";
 import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -116,6 +116,7 @@ afterAll(async () => {
   process.off("uncaughtException", catchIt);
   process.off("unhandledRejection", catchIt);
   await Promise.all([cleartext[Symbol.asyncDispose](), secure[Symbol.asyncDispose]()]);
+  rmSync(folder, { recursive: true });
 });
 
 /** Sends the bytes on a separate connection, and closes it a moment later. */
