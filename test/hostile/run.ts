@@ -18,8 +18,9 @@ import { type Crash, type Memory, type Service, startService, type Turn } from "
 
 const STALL_MS = 100;
 const GOOD_P99_MS = 500;
-/** What took longer than it may, but not so many times as long, is tried once more: the machine may have been another's. */
-const AGAIN = 2;
+/** What took longer than it may, but not so many times as long, is tried again: the machine may have been another's. */
+const AGAIN = 3;
+const TRIES = 3;
 const MEMORY_LEFT_MIB = 50;
 const WARM_UP_SECONDS = 5;
 /** What one of the attacks that once succeeded may take at its peak. */
@@ -323,8 +324,8 @@ async function runCases(service: Service, ground: Ground, good: Good): Promise<v
   for (const { name } of CASES) {
     if (!isWanted(name)) continue;
     let result = await run(name);
-    if (result.problems.length === 0 && result.slow.length > 0) {
-      print(`  once    ${name} (${result.measured}): ${result.slow.join("; ")}`);
+    for (let i = 1; i < TRIES && result.problems.length === 0 && result.slow.length > 0; i++) {
+      print(`  slow    ${name} (${result.measured}): ${result.slow.join("; ")}`);
       result = await run(name);
     }
     const { problems, slow, measured } = result;
