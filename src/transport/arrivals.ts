@@ -7,7 +7,7 @@ export interface Arriving {
   /** What it came by. */
   readonly connection: object;
   /** Ends the call: its request took too long to come. */
-  giveUp(error: DomainError): void;
+  fail(error: DomainError): void;
 }
 
 export interface Arrivals {
@@ -52,7 +52,7 @@ export function createArrivals(max = MAX_ARRIVING): Arrivals {
       if (arriving.size <= max) return;
       const late = chosen() as Arriving;
       forget(late);
-      late.giveUp(overloaded("Too many requests are on their way at once"));
+      late.fail(overloaded("Too many requests are on their way at once"));
     },
     delete: forget,
   };

@@ -189,10 +189,6 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     if (!this.#over) this.#conclude(this.#options.present(error, this), undefined);
   }
 
-  giveUp(error: DomainError): void {
-    this.fail(error);
-  }
-
   /** Ends the call with an error, and tells the implementation to stop. */
   stop(error: unknown): void {
     if (this.#over) return;

@@ -78,7 +78,7 @@ class LibraryCall implements Arriving {
   readonly #limit: BodyLimit;
   /** Notes how the call ends. */
   readonly #end: (outcome: CallOutcome) => void;
-  #isGivenUp = false;
+  #isRefused = false;
 
   constructor(options: LibraryOptions, path: string, request: NodeRequest, response: NodeResponse) {
     this.#options = options;
@@ -155,7 +155,7 @@ class LibraryCall implements Arriving {
     if (!isStreamOfRequests(method) && "stream" in response) endWithLastFrame(response.stream, presented);
     const taken = inTime(presented.body ?? nothing(), {
       limits: this.#options.answers,
-      connection: connectionOf(response),
+      connection: this.connection,
       shutdownSignal: served.limitsOf(method).shutdownSignal,
       whenOver: (listener) => response.once("close", listener),
       giveUp: () => {
@@ -190,11 +190,11 @@ class LibraryCall implements Arriving {
     });
   }
 
-  giveUp(error: DomainError): void {
-    if (this.#handler === undefined || this.#isGivenUp) return;
+  fail(error: DomainError): void {
+    if (this.#handler === undefined || this.#isRefused) return;
     this.#fail(error, this.#handler.method);
     // What the library throws when it finds no more of the request is no news.
-    this.#isGivenUp = true;
+    this.#isRefused = true;
   }
 
   /** Without a protocol the refusal is plain JSON. */
@@ -214,7 +214,7 @@ class LibraryCall implements Arriving {
 
   /** What the library or a body throws, once the call is under way. */
   #fail(error: unknown, method: DescMethod): void {
-    if (this.#isGivenUp) return;
+    if (this.#isRefused) return;
     const response = this.#response;
     const { present, log, answers } = this.#options;
     // What is written to a caller who has gone fails, and is nobody's fault.
