@@ -9,7 +9,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { freePort, isListening } from "./service-process.ts";
 
-const READY_WITHIN_MS = 20_000;
+const READY_WITHIN_MS = 5_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "smoke-"));
 const dataDir = process.env.DATA_DIR ?? join(scratch, "data");
@@ -140,7 +140,7 @@ const logTail = () => readFileSync(logFile, "utf8").split("\n").slice(-15).join(
 const began = performance.now();
 let service = start();
 try {
-  await step("npm start serves on an empty folder", () => isServing(service, began));
+  await step("npm start serves within 5 s on an empty folder", () => isServing(service, began));
   await step("the API key of the new database is in bootstrap-key, for its owner alone", async () => {
     const file = join(dataDir, "bootstrap-key");
     key = readFileSync(file, "utf8").trim();
@@ -254,7 +254,7 @@ try {
   await end(service);
   const again = performance.now();
   service = start();
-  await step("it starts again on the same folder", () => isServing(service, again));
+  await step("it starts again on the same folder within 5 s", () => isServing(service, again));
   await step("and still has the entity", async () =>
     expect(await bufCurl("grpc", "GetEntity", { lookup: { externalId: "smoke-1" } }), /"ENTITY_STATUS_BLOCKED"/),
   );
