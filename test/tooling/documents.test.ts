@@ -125,6 +125,10 @@ it("the limits of docs/operate/limits.md are those of the code, row by row", () 
     "requests of an HTTP/1.1 connection that wait for the answer to the one before": [
       constantOf("src/transport/listener.ts", "MAX_PIPELINED"),
     ],
+    "requests that have begun and are not complete, in one process": [
+      constantOf("src/transport/arrivals.ts", "MAX_ARRIVING"),
+      constantOf("src/transport/arrivals.ts", "MANY"),
+    ],
     deadline: [
       defaults.defaultTimeoutMs / 1_000,
       defaults.maxTimeoutMs / 1_000,
