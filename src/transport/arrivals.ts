@@ -10,10 +10,18 @@ export interface Arriving {
   fail(error: DomainError): void;
 }
 
-export interface Arrivals {
-  add(one: Arriving): void;
+export interface Arrival {
   /** It is complete, or over. */
-  delete(one: Arriving): void;
+  end(): void;
+}
+
+export interface Arrivals {
+  add(one: Arriving): Arrival;
+}
+
+/** How many of a connection are on their way. */
+interface Count {
+  arriving: number;
 }
 
 const MAX_ARRIVING = 1_000;
@@ -22,38 +30,83 @@ const MANY = 16;
 /** Of those that have waited longest, so many are looked at. */
 const LOOKED_AT = 64;
 
-export function createArrivals(max = MAX_ARRIVING): Arrivals {
-  /** In the order in which they began. */
-  const arriving = new Set<Arriving>();
-  const counts = new Map<object, number>();
+/** In a list, since each call comes and goes: a Set would be made anew all the time. */
+class Place implements Arrival {
+  older: Place | undefined;
+  newer: Place | undefined;
+  isHeld = true;
+  readonly one: Arriving;
+  readonly count: Count;
+  readonly #leave: (place: Place) => void;
 
-  function forget(one: Arriving): void {
-    if (!arriving.delete(one)) return;
-    const left = (counts.get(one.connection) ?? 0) - 1;
-    if (left > 0) counts.set(one.connection, left);
-    else counts.delete(one.connection);
+  constructor(one: Arriving, count: Count, leave: (place: Place) => void) {
+    this.one = one;
+    this.count = count;
+    this.#leave = leave;
   }
 
-  function chosen(): Arriving | undefined {
-    let oldest: Arriving | undefined;
-    let looked = 0;
-    for (const one of arriving) {
-      oldest ??= one;
-      if ((counts.get(one.connection) ?? 0) >= MANY) return one;
-      if (++looked === LOOKED_AT) break;
+  end(): void {
+    this.#leave(this);
+  }
+}
+
+export function createArrivals(max = MAX_ARRIVING): Arrivals {
+  const counts = new WeakMap<object, Count>();
+  let oldest: Place | undefined;
+  let newest: Place | undefined;
+  let size = 0;
+
+  function countOf(connection: object): Count {
+    let count = counts.get(connection);
+    if (count === undefined) {
+      count = { arriving: 0 };
+      counts.set(connection, count);
+    }
+    return count;
+  }
+
+  function enter(place: Place): void {
+    place.older = newest;
+    if (newest === undefined) oldest = place;
+    else newest.newer = place;
+    newest = place;
+    place.count.arriving += 1;
+    size += 1;
+  }
+
+  function leave(place: Place): void {
+    if (!place.isHeld) return;
+    place.isHeld = false;
+    const { older, newer } = place;
+    if (older === undefined) oldest = newer;
+    else older.newer = newer;
+    if (newer === undefined) newest = older;
+    else newer.older = older;
+    place.older = undefined;
+    place.newer = undefined;
+    place.count.arriving -= 1;
+    size -= 1;
+  }
+
+  function chosen(): Place | undefined {
+    let place = oldest;
+    for (let looked = 0; place !== undefined && looked < LOOKED_AT; looked++) {
+      if (place.count.arriving >= MANY) return place;
+      place = place.newer;
     }
     return oldest;
   }
 
   return {
     add(one) {
-      arriving.add(one);
-      counts.set(one.connection, (counts.get(one.connection) ?? 0) + 1);
-      if (arriving.size <= max) return;
-      const late = chosen() as Arriving;
-      forget(late);
-      late.fail(overloaded("Too many requests are on their way at once"));
+      const place = new Place(one, countOf(one.connection), leave);
+      enter(place);
+      if (size > max) {
+        const late = chosen() as Place;
+        leave(late);
+        late.one.fail(overloaded("Too many requests are on their way at once"));
+      }
+      return place;
     },
-    delete: forget,
   };
 }

@@ -22,7 +22,7 @@ import { requestBytesKey } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Alarm } from "./alarms.ts";
-import type { Arrivals, Arriving } from "./arrivals.ts";
+import type { Arrival, Arrivals, Arriving } from "./arrivals.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type AnswerOptions, GrpcAnswer } from "./grpc-answer.ts";
 import { GrpcContext } from "./grpc-context.ts";
@@ -76,6 +76,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   readonly #answer: GrpcAnswer;
   #namesDeadline = false;
   #request: RequestBytes | undefined;
+  #arrival: Arrival | undefined;
   #hasArrived = false;
   #over = false;
   #whenOver: (() => void) | undefined;
@@ -140,7 +141,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     // The caller may have disconnected, or its time run out, during the lookup of its key.
     if (this.#over) return;
     this.#request = new RequestBytes(this.#options.requestBytes, this.connection);
-    this.#options.arrivals.add(this);
+    this.#arrival = this.#options.arrivals.add(this);
     readRequest(this.#stream);
   }
 
@@ -156,7 +157,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   requestEnded(): void {
     if (this.#over || this.#request === undefined) return;
     this.#hasArrived = true;
-    this.#options.arrivals.delete(this);
+    this.#arrival?.end();
     this.#deadline.requestArrived();
     const body = this.#request.take();
     this.values.set(requestBytesKey, body.length);
@@ -237,7 +238,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   #leave(): void {
     this.#over = true;
     this.#deadline.pause();
-    this.#options.arrivals.delete(this);
+    this.#arrival?.end();
     this.#request?.release();
     this.#whenOver?.();
     this.#answer.stopWaiting();

@@ -173,12 +173,12 @@ class LibraryCall implements Arriving {
     const { connection } = this;
     const { readMaxBytes } = served.limitsOf(method);
     const reading = { readMaxBytes, enveloped: this.#protocol !== "connect", budget: requestBytes, connection };
-    arrivals.add(this);
-    this.#response.once("close", () => arrivals.delete(this));
+    const arrival = arrivals.add(this);
+    this.#response.once("close", () => arrival.end());
     const whole = isStreamOfRequests(method)
-      ? each(wholeMessages(bodyUntilAnswered(chunks, this.#response), reading), () => arrivals.delete(this))
+      ? each(wholeMessages(bodyUntilAnswered(chunks, this.#response), reading), () => arrival.end())
       : wholeBody(chunks, this.#limit, reading, (bytes) => {
-          arrivals.delete(this);
+          arrival.end();
           this.#values.set(requestBytesKey, bytes);
           enterComplete(method, this.#values, connection);
         });
