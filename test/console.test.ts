@@ -286,6 +286,14 @@ describe.skipIf(!hasBrowser)("the console in Chromium", () => {
 
     await page.getByRole("button", { name: "Undo" }).click();
     await dialog.getByText("is an entity of its own again").waitFor();
+    await service.client.entities.updateEntity({ lookup: byId(first), entity: { name: "Molinos del Norte" } });
+    await dialog.getByLabel("Why").fill("They are two after all");
+    await dialog.getByRole("button", { name: "Undo the merge" }).click();
+    await dialog.getByText("ETAG_MISMATCH").waitFor();
+    await page.keyboard.press("Escape");
+
+    await page.getByRole("button", { name: "Undo" }).click();
+    await dialog.getByText("is an entity of its own again").waitFor();
     await dialog.getByLabel("Why").fill("They are two after all");
     await dialog.getByRole("button", { name: "Undo the merge" }).click();
     await page.getByText("ana@example.com: They are two after all").waitFor();

@@ -1,5 +1,5 @@
 // What one caller can make the process hold: bytes that arrive, answers that are not read, streams that are cancelled.
-import { EventEmitter } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { connect } from "node:http2";
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -209,7 +209,7 @@ describe("a request that is refused before it was read", () => {
     socket.destroy();
   });
 
-  test("waits for its caller only among so many: one more is reset at once", () => {
+  test("waits for its caller only among so many: one more ends the wait of the longest", () => {
     vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
     try {
       const drop = unreadRests(2);
@@ -224,13 +224,53 @@ describe("a request that is refused before it was read", () => {
         this.destroyed = true;
       }
       const isReset = Array.from({ length: 4 }, answered).map(({ destroyed }) => destroyed);
-      expect(isReset).toEqual([false, false, true, true]);
+      expect(isReset).toEqual([true, true, false, false]);
       vi.advanceTimersByTime(1_000);
-      expect([answered(), answered(), answered()].map(({ destroyed }) => destroyed)).toEqual([false, false, true]);
+      expect([answered(), answered(), answered()].map(({ destroyed }) => destroyed)).toEqual([true, false, false]);
     } finally {
       vi.useRealTimers();
     }
   });
+
+  test.each([
+    { how: "its key is unknown", path: GET, key: "unknown-0123456789-0123456789-0123456789", status: "16" },
+    { how: "its rows are none", path: "/entity.v1.EntityService/ImportEntities", key: KEY, status: "3" },
+  ])(
+    "beside a flood of those who wait, a refused caller who is still sending learns why: $how",
+    async ({ path, key, status }) => {
+      await using own = await startServer();
+      const flood = Array.from({ length: 11 }, () => createConnection(own.port, "127.0.0.1"));
+      let answered = 0;
+      for (const socket of flood) {
+        socket.on("error", () => {});
+        socket.on("data", (bytes) => {
+          for (let at = 0; at + 9 <= bytes.length; at += 9 + bytes.readUIntBE(at, 3)) {
+            if (bytes[at + 3] === FRAME.HEADERS) answered += 1;
+          }
+        });
+        const calls = Array.from({ length: 100 }, (_, i) =>
+          frame(FRAME.HEADERS, FLAG.END_HEADERS, 1 + 2 * i, headersOf(LATE_KEY)),
+        );
+        socket.write(Buffer.concat([PREFACE, settings(), ...calls]));
+      }
+      await expect.poll(() => answered).toBeGreaterThan(1_024);
+      await withSession(own.url, async (session) => {
+        const stream = session.request({
+          ...{ ...head("application/grpc+json"), ":path": path, te: "trailers" },
+          authorization: `Bearer ${key}`,
+        });
+        stream.on("error", () => {});
+        stream.write(envelope(Buffer.from("[]")));
+        const told: unknown[] = [];
+        stream.on("response", (headers) => told.push(headers["grpc-status"]));
+        stream.on("trailers", (headers) => told.push(headers["grpc-status"]));
+        stream.resume();
+        await once(stream, "close");
+        expect(told).toContain(status);
+      });
+      for (const socket of flood) socket.destroy();
+    },
+  );
 
   const LATE_KEY = "late-0123456789-0123456789-0123456789";
   const refusals = {

@@ -22,13 +22,14 @@ import { requestBytesKey } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Alarm } from "./alarms.ts";
-import type { Arrival, Arrivals, Arriving } from "./arrivals.ts";
+import type { Arrivals, Arriving } from "./arrivals.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import { type AnswerOptions, GrpcAnswer } from "./grpc-answer.ts";
 import { GrpcContext } from "./grpc-context.ts";
 import { GrpcDeadline, namedTimeout } from "./grpc-deadline.ts";
 import { addChunk, messageIn } from "./grpc-request.ts";
 import { link, readRequest, type StreamUser } from "./grpc-stream.ts";
+import type { Place } from "./places.ts";
 import { RequestBytes } from "./request-bytes.ts";
 
 /** An RPC as this path serves it. */
@@ -76,7 +77,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   readonly #answer: GrpcAnswer;
   #namesDeadline = false;
   #request: RequestBytes | undefined;
-  #arrival: Arrival | undefined;
+  #arrival: Place | undefined;
   #hasArrived = false;
   #over = false;
   #whenOver: (() => void) | undefined;
@@ -141,7 +142,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     // The caller may have disconnected, or its time run out, during the lookup of its key.
     if (this.#over) return;
     this.#request = new RequestBytes(this.#options.requestBytes, this.connection);
-    this.#arrival = this.#options.arrivals.add(this);
+    this.#arrival = this.#options.arrivals.enter(this);
     readRequest(this.#stream);
   }
 
@@ -157,7 +158,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   requestEnded(): void {
     if (this.#over || this.#request === undefined) return;
     this.#hasArrived = true;
-    this.#arrival?.end();
+    this.#arrival?.leave();
     this.#deadline.requestArrived();
     const body = this.#request.take();
     this.values.set(requestBytesKey, body.length);
@@ -238,7 +239,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   #leave(): void {
     this.#over = true;
     this.#deadline.pause();
-    this.#arrival?.end();
+    this.#arrival?.leave();
     this.#request?.release();
     this.#whenOver?.();
     this.#answer.stopWaiting();

@@ -173,12 +173,12 @@ class LibraryCall implements Arriving {
     const { connection } = this;
     const { readMaxBytes } = served.limitsOf(method);
     const reading = { readMaxBytes, enveloped: this.#protocol !== "connect", budget: requestBytes, connection };
-    const arrival = arrivals.add(this);
-    this.#response.once("close", () => arrival.end());
+    const arrival = arrivals.enter(this);
+    this.#response.once("close", () => arrival.leave());
     const whole = isStreamOfRequests(method)
-      ? each(wholeMessages(bodyUntilAnswered(chunks, this.#response), reading), () => arrival.end())
+      ? each(wholeMessages(bodyUntilAnswered(chunks, this.#response), reading), () => arrival.leave())
       : wholeBody(chunks, this.#limit, reading, (bytes) => {
-          arrival.end();
+          arrival.leave();
           this.#values.set(requestBytesKey, bytes);
           enterComplete(method, this.#values, connection);
         });

@@ -3,6 +3,7 @@
 // connection, including the status: the caller would not learn the reason.
 import type { ServerHttp2Session, ServerHttp2Stream } from "node:http2";
 import { Duplex } from "node:stream";
+import { createPlaces, type Waiting } from "./places.ts";
 import { whenRead } from "./when-read.ts";
 
 /**
@@ -18,20 +19,22 @@ const HELD_UP_MS = 30_000;
 /** Streams that wait for their caller at once; a flood of refused calls would hold some 4 KiB for each. */
 const MAX_WAITING = 1_024;
 
+interface Rest extends Waiting {
+  stream: ServerHttp2Stream;
+}
+
 /**
  * The returned function is to be called with each new stream: it drops the rest of its request once the answer has left.
- * At most `maxWaiting` streams wait for their caller to have read it; one more is reset at once.
+ * At most `maxWaiting` streams wait for their caller to have read it; one more ends the wait of another.
  */
 export function unreadRests(maxWaiting = MAX_WAITING): (stream: ServerHttp2Stream) => void {
-  let waiting = 0;
+  // One that has just been answered is not: its status may not have left.
+  const places = createPlaces<Rest>(maxWaiting, ({ stream }) => stream.destroy());
   function giveUpRest(this: ServerHttp2Stream): void {
     // Most requests are complete; a timer for each would keep its stream in memory.
     if (this.readableEnded || this.destroyed) return;
-    if (waiting >= maxWaiting) return void this.destroy();
-    waiting += 1;
-    waitUntilRead(this, () => {
-      waiting -= 1;
-    });
+    const place = places.enter({ connection: this.session ?? this, stream: this });
+    waitUntilRead(this, () => place.leave());
   }
   return (stream) => {
     stream.end = endAndDrop;

@@ -127,7 +127,7 @@ it("the limits of docs/operate/limits.md are those of the code, row by row", () 
     ],
     "requests that have begun and are not complete, in one process": [
       constantOf("src/transport/arrivals.ts", "MAX_ARRIVING"),
-      constantOf("src/transport/arrivals.ts", "MANY"),
+      constantOf("src/transport/places.ts", "MANY"),
     ],
     deadline: [
       defaults.defaultTimeoutMs / 1_000,

@@ -42,19 +42,23 @@ function Merges({ id, onChange }: { id: string; onChange: () => void }) {
     },
     [id],
   );
-  const undo = (merge: EntityMerge) =>
+  const undo = (merge: EntityMerge) => {
+    // As it was before the preview: whatever becomes of it since, nobody has seen what undoing would do.
+    const survivor = entities.getEntity({ lookup: byId(merge.primaryId) }).then(({ entity }) => entity);
     setQuestion({
       title: "Undo this merge?",
       button: "Undo the merge",
       what: "undo merges",
       needsReason: true,
-      children: <UndoPreview merge={merge} />,
+      children: <UndoPreview merge={merge} survivor={survivor} />,
       async write({ reason, requestId }) {
-        await entities.unmergeEntities({ mergeId: merge.id, reason, requestId });
+        const { etag = "" } = (await survivor) ?? {};
+        await entities.unmergeEntities({ mergeId: merge.id, reason, requestId, etag });
         list.again();
         onChange();
       },
     });
+  };
   return (
     <>
       <ul class="plain">
@@ -88,11 +92,14 @@ function Merges({ id, onChange }: { id: string; onChange: () => void }) {
 }
 
 /** What undoing would do, as the service says without doing it. */
-function UndoPreview({ merge }: { merge: EntityMerge }) {
+function UndoPreview({ merge, survivor }: { merge: EntityMerge; survivor: Promise<unknown> }) {
   const { entities } = useSession();
   const { value, error } = useLoad(
-    (signal) =>
-      entities.unmergeEntities({ mergeId: merge.id, reason: "Preview in the console", validateOnly: true }, { signal }),
+    async (signal) => {
+      await survivor;
+      const trial = { mergeId: merge.id, reason: "Preview in the console", validateOnly: true };
+      return entities.unmergeEntities(trial, { signal });
+    },
     [merge.id],
   );
   if (error !== undefined) return <Problem error={error} what="undo merges" />;
