@@ -1,7 +1,7 @@
 // Calls that arrive at once begin over several turns of the event loop, one connection after the other.
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect, test } from "vitest";
-import { createQueue } from "../src/interceptors/in-turn.ts";
+import { createInTurn } from "../src/interceptors/in-turn.ts";
 import { createTurns } from "../src/transport/turns.ts";
 
 /** Each call takes 4 of the 15 ms that a turn has. */
@@ -48,10 +48,10 @@ test("a flood of one connection is spread over turns, and the call of another is
 test("those that are told the same go on one behind the other, and no more in a turn than it has time for", async () => {
   let time = 0;
   const done: string[] = [];
-  const inTurn = createQueue(15, () => time);
+  const inTurn = createInTurn(15, () => time);
   const told = Promise.resolve();
   const goOn = async (name: string) => {
-    await told.finally(inTurn);
+    await told.finally(() => inTurn.enter("key"));
     await undefined;
     time += 4;
     await undefined;

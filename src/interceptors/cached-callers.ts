@@ -4,7 +4,7 @@ import { hash } from "node:crypto";
 import { callerLeft, overloaded } from "../domain/errors.ts";
 import type { Caller } from "./call.ts";
 import type { FindCaller } from "./credentials.ts";
-import { createQueue } from "./in-turn.ts";
+import { createInTurn } from "./in-turn.ts";
 
 interface Known {
   caller: Caller;
@@ -66,7 +66,7 @@ export function cachedCallers(
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
   /** One answer is for many, and they would all go on at once. */
-  const inTurn = createQueue(TOLD_MS);
+  const inTurn = createInTurn(TOLD_MS);
   const lanes = {
     known: { waiting: [], running: 0, max: 1, together: TOGETHER, maxWaiting: max, sweptAt: 0 } as Lane,
     unknown: { waiting: [], running: 0, max: unknownLookups, together: 1, maxWaiting, sweptAt: 0 } as Lane,
@@ -121,7 +121,7 @@ export function cachedCallers(
     const joined = pending.get(key);
     if (joined !== undefined) {
       joined.callers.push(hasLeft);
-      return joined.answer.promise.finally(inTurn);
+      return joined.answer.promise.finally(() => inTurn.enter(key));
     }
     const since = known.get(key)?.checkedAt;
     const lane = since !== undefined && performance.now() - since < recentMs ? lanes.known : lanes.unknown;
@@ -145,7 +145,7 @@ export function cachedCallers(
     pending.set(key, lookup);
     lane.waiting.push(lookup);
     if (lane.running < lane.max) void run(lane);
-    return lookup.answer.promise.finally(inTurn);
+    return lookup.answer.promise.finally(() => inTurn.enter(key));
   }
 
   /** The caller where the answer is fresh; one that grows old is asked for again meanwhile. */

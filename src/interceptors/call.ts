@@ -50,3 +50,7 @@ export const connectionKey = createContextKey<object | undefined>(undefined, { d
 
 /** Bytes of the request, where it has arrived as a whole. */
 export const requestBytesKey = createContextKey(0, { description: "requestBytes" });
+
+/** Whose work a call is: its organization's; without a key, its connection's. */
+export const workOwnerOf = (call: ContextValues): unknown =>
+  call.get(callContext)?.caller.organizationId ?? call.get(connectionKey);

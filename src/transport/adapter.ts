@@ -6,6 +6,7 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import type { ContextValues } from "@connectrpc/connect";
 import { admission } from "../interceptors/admission.ts";
 import { presentable } from "../interceptors/errors.ts";
+import { createInTurn } from "../interceptors/in-turn.ts";
 import { type Telemetry, telemetry } from "../interceptors/telemetry.ts";
 import { createAlarms } from "./alarms.ts";
 import { type AnswerLimits, noteUnread, takenInTime } from "./answer-limits.ts";
@@ -35,6 +36,8 @@ const ANSWER_BYTES = { perConnection: 32 * 1024 * 1024, total: 96 * 1024 * 1024 
 /** Of pages, which need no key: those who do not read them take it from nobody who calls. */
 const PAGE_BYTES = { perConnection: 4 * 1024 * 1024, total: 32 * 1024 * 1024 };
 const ANSWER_TIMEOUT_MS = 30_000;
+/** For so long a turn of the event loop decodes requests: one may take over 30 ms, and very many are complete at once. */
+const DECODING_MS = 10;
 const SHUTDOWN_LINGER_MS = 1_000;
 
 /** Serves the services with health, reflection, GET /metrics and pages, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
@@ -46,6 +49,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
   const { begin, beginGrpc } = callTelemetry(watch, (method) => served.limitsOf(method).shutdownSignal !== undefined);
   const requestBytes = requestBudget(limits);
   const arrivals = createArrivals();
+  const inTurn = createInTurn(DECODING_MS);
   const answers: AnswerLimits = {
     timeoutMs: options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS,
     shutdownLingerMs: SHUTDOWN_LINGER_MS,
@@ -67,6 +71,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     release,
     requestBytes,
     arrivals,
+    inTurn,
     answers,
     begin: beginGrpc,
     present: (error, { method, requestId }) => present(error, { method, requestId, log }),
@@ -80,6 +85,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     release,
     requestBytes,
     arrivals,
+    inTurn,
     answers,
     begin,
     present,

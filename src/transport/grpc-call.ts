@@ -18,8 +18,9 @@ import type { DescMethod, DescMethodServerStreaming, DescMethodUnary, Message } 
 import type { ConnectError, ContextValues } from "@connectrpc/connect";
 import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { requestBytesKey } from "../interceptors/call.ts";
+import { requestBytesKey, workOwnerOf } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
+import type { InTurn } from "../interceptors/in-turn.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Alarm } from "./alarms.ts";
 import type { Arrivals, Arriving } from "./arrivals.ts";
@@ -54,6 +55,8 @@ export interface GrpcOptions extends AnswerOptions {
   /** The budget of incomplete requests. */
   requestBytes: ByteBudget;
   arrivals: Arrivals;
+  /** When complete requests are decoded. */
+  inTurn: InTurn;
   begin: (call: {
     method: DescMethod;
     headers: IncomingHttpHeaders;
@@ -160,6 +163,12 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     this.#hasArrived = true;
     this.#arrival?.leave();
     this.#deadline.requestArrived();
+    this.#options.inTurn.run(workOwnerOf(this.values), () => this.#answerRequest());
+  }
+
+  /** Decodes it, which may take some milliseconds. */
+  #answerRequest(): void {
+    if (this.#over || this.#request === undefined) return;
     const body = this.#request.take();
     this.values.set(requestBytesKey, body.length);
     try {

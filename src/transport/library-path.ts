@@ -13,8 +13,9 @@ import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from
 import type { Logger } from "pino";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import { connectionKey, peerKey, requestBytesKey, requestIdKey } from "../interceptors/call.ts";
+import { connectionKey, peerKey, requestBytesKey, requestIdKey, workOwnerOf } from "../interceptors/call.ts";
 import type { Present } from "../interceptors/errors.ts";
+import type { InTurn } from "../interceptors/in-turn.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
 import type { Arrivals, Arriving } from "./arrivals.ts";
@@ -47,6 +48,8 @@ export interface LibraryOptions {
   /** Where the bytes of incomplete requests are counted. */
   requestBytes: ByteBudget;
   arrivals: Arrivals;
+  /** When complete messages are decoded. */
+  inTurn: InTurn;
   answers: AnswerLimits;
   begin: CallTelemetry["begin"];
   present: Present;
@@ -168,7 +171,7 @@ class LibraryCall implements Arriving {
 
   /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */
   #bodyOf(call: UniversalServerRequest, method: DescMethod): AsyncIterable<Uint8Array> {
-    const { served, enterComplete, requestBytes, arrivals } = this.#options;
+    const { served, enterComplete, requestBytes, arrivals, inTurn } = this.#options;
     const chunks = call.body as AsyncIterable<Uint8Array>;
     const { connection } = this;
     const { readMaxBytes } = served.limitsOf(method);
@@ -176,13 +179,16 @@ class LibraryCall implements Arriving {
     const arrival = arrivals.enter(this);
     this.#response.once("close", () => arrival.leave());
     const whole = isStreamOfRequests(method)
-      ? each(wholeMessages(bodyUntilAnswered(chunks, this.#response), reading), () => arrival.leave())
+      ? wholeMessages(bodyUntilAnswered(chunks, this.#response), reading)
       : wholeBody(chunks, this.#limit, reading, (bytes) => {
-          arrival.leave();
           this.#values.set(requestBytesKey, bytes);
           enterComplete(method, this.#values, connection);
         });
-    return withFewValues(whole, {
+    const inItsTurn = each(whole, () => {
+      arrival.leave();
+      return inTurn.enter(workOwnerOf(this.#values));
+    });
+    return withFewValues(inItsTurn, {
       input: method.input,
       contentType: call.header.get("content-type") ?? "",
       encoding: call.header.get("content-encoding"),
@@ -248,9 +254,9 @@ const callerGone = () => toConnectError(new DomainError("CANCELLED", "The caller
 const connectionOf = (response: NodeResponse): object =>
   ("stream" in response ? response.stream.session : response.socket) ?? response;
 
-async function* each<T>(items: AsyncIterable<T>, came: () => void): AsyncGenerator<T> {
+async function* each<T>(items: AsyncIterable<T>, came: () => Promise<void> | undefined): AsyncGenerator<T> {
   for await (const item of items) {
-    came();
+    await came();
     yield item;
   }
 }
