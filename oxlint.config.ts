@@ -251,10 +251,10 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/transport/": {
     imports: [
       ...["src/transport/", "src/interceptors/", "src/domain/"],
-      ...["src/errors.ts", "src/config.ts", "src/paged.ts", generated],
+      ...["src/errors.ts", "src/config.ts", "src/paged.ts", "src/slots.ts", generated],
     ],
     packages: [...node, "pino", "prom-client", ...protobuf, ...connect, "@connectrpc/connect-node"],
-    message: "transport imports interceptors, domain, errors, config, paged and the generated code",
+    message: "transport imports interceptors, domain, errors, config, paged, slots and the generated code",
   },
 };
 

@@ -52,5 +52,7 @@ export const connectionKey = createContextKey<object | undefined>(undefined, { d
 export const requestBytesKey = createContextKey(0, { description: "requestBytes" });
 
 /** Whose work a call is: its organization's; without a key, its connection's. */
-export const workOwnerOf = (call: ContextValues): unknown =>
-  call.get(callContext)?.caller.organizationId ?? call.get(connectionKey);
+export const workOwnerOf = (call: ContextValues): string | object =>
+  call.get(callContext)?.caller.organizationId ?? call.get(connectionKey) ?? NOBODY;
+
+const NOBODY = {};

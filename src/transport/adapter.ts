@@ -8,6 +8,7 @@ import { admission } from "../interceptors/admission.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { createInTurn } from "../interceptors/in-turn.ts";
 import { type Telemetry, telemetry } from "../interceptors/telemetry.ts";
+import { createSlots } from "../slots.ts";
 import { createAlarms } from "./alarms.ts";
 import { type AnswerLimits, noteUnread, takenInTime } from "./answer-limits.ts";
 import { createArrivals } from "./arrivals.ts";
@@ -38,6 +39,8 @@ const PAGE_BYTES = { perConnection: 4 * 1024 * 1024, total: 32 * 1024 * 1024 };
 const ANSWER_TIMEOUT_MS = 30_000;
 /** For so long a turn of the event loop decodes requests: one may take over 30 ms, and very many are complete at once. */
 const DECODING_MS = 10;
+/** Compressed messages that are unpacked at once. */
+const UNPACKED = 2;
 const SHUTDOWN_LINGER_MS = 1_000;
 
 /** Serves the services with health, reflection, GET /metrics and pages, in gRPC, gRPC-Web and Connect, over HTTP/1.1 and HTTP/2. Never throws. */
@@ -50,6 +53,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
   const requestBytes = requestBudget(limits);
   const arrivals = createArrivals();
   const inTurn = createInTurn(DECODING_MS);
+  const unpacking = createSlots(UNPACKED);
   const answers: AnswerLimits = {
     timeoutMs: options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS,
     shutdownLingerMs: SHUTDOWN_LINGER_MS,
@@ -86,6 +90,7 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     requestBytes,
     arrivals,
     inTurn,
+    unpacking,
     answers,
     begin,
     present,

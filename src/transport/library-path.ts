@@ -17,6 +17,7 @@ import { connectionKey, peerKey, requestBytesKey, requestIdKey, workOwnerOf } fr
 import type { Present } from "../interceptors/errors.ts";
 import type { InTurn } from "../interceptors/in-turn.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
+import type { Slots } from "../slots.ts";
 import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
 import type { Arrivals, Arriving } from "./arrivals.ts";
 import type { ByteBudget } from "./byte-budget.ts";
@@ -24,7 +25,7 @@ import { type CallTelemetry, outcomeOf } from "./call-telemetry.ts";
 import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { isStreamOfRequests, type Served } from "./handlers.ts";
 import { endWithLastFrame } from "./last-frame.ts";
-import { withFewValues } from "./message-bytes.ts";
+import { plainMessages } from "./message-bytes.ts";
 import { peerOf } from "./peer.ts";
 import {
   type NodeResponse,
@@ -50,6 +51,8 @@ export interface LibraryOptions {
   arrivals: Arrivals;
   /** When complete messages are decoded. */
   inTurn: InTurn;
+  /** Where compressed messages wait to be unpacked. */
+  unpacking: Slots;
   answers: AnswerLimits;
   begin: CallTelemetry["begin"];
   present: Present;
@@ -171,7 +174,7 @@ class LibraryCall implements Arriving {
 
   /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */
   #bodyOf(call: UniversalServerRequest, method: DescMethod): AsyncIterable<Uint8Array> {
-    const { served, enterComplete, requestBytes, arrivals, inTurn } = this.#options;
+    const { served, enterComplete, requestBytes, arrivals, inTurn, unpacking } = this.#options;
     const chunks = call.body as AsyncIterable<Uint8Array>;
     const { connection } = this;
     const { readMaxBytes } = served.limitsOf(method);
@@ -181,18 +184,18 @@ class LibraryCall implements Arriving {
     const whole = isStreamOfRequests(method)
       ? wholeMessages(bodyUntilAnswered(chunks, this.#response), reading)
       : wholeBody(chunks, this.#limit, reading, (bytes) => {
+          arrival.leave();
           this.#values.set(requestBytesKey, bytes);
           enterComplete(method, this.#values, connection);
         });
-    const inItsTurn = each(whole, () => {
-      arrival.leave();
-      return inTurn.enter(workOwnerOf(this.#values));
-    });
-    return withFewValues(inItsTurn, {
+    const complete = isStreamOfRequests(method) ? each(whole, () => arrival.leave()) : whole;
+    return plainMessages(complete, {
       input: method.input,
       contentType: call.header.get("content-type") ?? "",
-      encoding: call.header.get("content-encoding"),
+      isGzip: isGzipped(call.header, this.#protocol),
       readMaxBytes,
+      turn: () => inTurn.enter(workOwnerOf(this.#values)),
+      unpacking: (work) => unpacking({ organization: workOwnerOf(this.#values) }, work),
     });
   }
 
@@ -250,13 +253,25 @@ const isGone = (response: NodeResponse): boolean =>
 
 const callerGone = () => toConnectError(new DomainError("CANCELLED", "The caller went away before the answer"));
 
+/** Whether messages are compressed with gzip. A body that is one is unpacked before the library reads of it. */
+function isGzipped(header: Headers, protocol: Protocol | undefined): boolean {
+  if (protocol === "grpc" || protocol === "grpc-web") return header.get("grpc-encoding") === "gzip";
+  if (protocol === "connect-stream") return header.get("connect-content-encoding") === "gzip";
+  if (header.get("content-encoding") !== "gzip") return false;
+  header.delete("content-encoding");
+  header.delete("content-length");
+  // Who says nothing else takes the answer as the request was.
+  if (!header.has("accept-encoding")) header.set("accept-encoding", "gzip");
+  return true;
+}
+
 /** What of a connection stays the same for all its calls. */
 const connectionOf = (response: NodeResponse): object =>
   ("stream" in response ? response.stream.session : response.socket) ?? response;
 
-async function* each<T>(items: AsyncIterable<T>, came: () => Promise<void> | undefined): AsyncGenerator<T> {
+async function* each<T>(items: AsyncIterable<T>, came: () => void): AsyncGenerator<T> {
   for await (const item of items) {
-    await came();
+    came();
     yield item;
   }
 }
