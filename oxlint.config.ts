@@ -154,6 +154,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/bell.ts": { imports: [], message: "bell imports nothing" },
   "src/slots.ts": { imports: ["src/domain/"], message: "slots imports domain" },
+  "src/in-turn.ts": { imports: [], message: "in-turn imports nothing" },
   "src/db/": {
     imports: ["src/domain/", "src/db/", "src/db/migrations/index.ts", "src/postgres/embedded.ts"],
     packages: [...node, "@mikro-orm/*", "kysely", "pg", "pg-protocol", "prom-client"],
@@ -183,9 +184,9 @@ export const DIRECTIONS: Record<string, Direction> = {
     message: "audit imports entities, log, the receipts of risk, db, domain and slots",
   },
   "src/entities/": {
-    imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts"],
+    imports: ["src/entities/", "src/log/", "src/db/", "src/domain/", "src/bell.ts", "src/slots.ts", "src/in-turn.ts"],
     packages: [...node, "@mikro-orm/postgresql"],
-    message: "entities imports log, db, domain and slots",
+    message: "entities imports log, db, domain, slots and in-turn",
   },
   "src/console/": {
     imports: ["src/console/", "src/transport/pages.ts", "src/logger.ts"],
@@ -244,17 +245,17 @@ export const DIRECTIONS: Record<string, Direction> = {
     refusedNames: buildingErrors,
   },
   "src/interceptors/": {
-    imports: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", generated],
+    imports: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", "src/in-turn.ts", generated],
     packages: [...node, "pino", "prom-client", ...protobuf, ...connect],
-    message: "interceptors import domain, errors, config and the generated code",
+    message: "interceptors import domain, errors, config, in-turn and the generated code",
   },
   "src/transport/": {
     imports: [
       ...["src/transport/", "src/interceptors/", "src/domain/"],
-      ...["src/errors.ts", "src/config.ts", "src/paged.ts", "src/slots.ts", generated],
+      ...["src/errors.ts", "src/config.ts", "src/paged.ts", "src/slots.ts", "src/in-turn.ts", generated],
     ],
     packages: [...node, "pino", "prom-client", ...protobuf, ...connect, "@connectrpc/connect-node"],
-    message: "transport imports interceptors, domain, errors, config, paged, slots and the generated code",
+    message: "transport imports interceptors, domain, errors, config, paged, slots, in-turn and the generated code",
   },
 };
 

@@ -1,7 +1,7 @@
 // Calls that arrive at once begin over several turns of the event loop, one connection after the other.
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect, test } from "vitest";
-import { createInTurn } from "../src/interceptors/in-turn.ts";
+import { createInTurn } from "../src/in-turn.ts";
 import { createTurns } from "../src/transport/turns.ts";
 
 /** Each call takes 4 of the 15 ms that a turn has. */

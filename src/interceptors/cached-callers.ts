@@ -2,9 +2,9 @@
 // a budget of their own: few lookups at once behind a short queue, so that those whose keys are known wait for none.
 import { hash } from "node:crypto";
 import { callerLeft, overloaded } from "../domain/errors.ts";
+import { createInTurn } from "../in-turn.ts";
 import type { Caller } from "./call.ts";
 import type { FindCaller } from "./credentials.ts";
-import { createInTurn } from "./in-turn.ts";
 
 interface Known {
   caller: Caller;

@@ -18,9 +18,9 @@ import type { DescMethod, DescMethodServerStreaming, DescMethodUnary, Message } 
 import type { ConnectError, ContextValues } from "@connectrpc/connect";
 import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
+import type { InTurn } from "../in-turn.ts";
 import { requestBytesKey, workOwnerOf } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
-import type { InTurn } from "../interceptors/in-turn.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Alarm } from "./alarms.ts";
 import type { Arrivals, Arriving } from "./arrivals.ts";

@@ -13,9 +13,9 @@ import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from
 import type { Logger } from "pino";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
+import type { InTurn } from "../in-turn.ts";
 import { connectionKey, peerKey, requestBytesKey, requestIdKey, workOwnerOf } from "../interceptors/call.ts";
 import type { Present } from "../interceptors/errors.ts";
-import type { InTurn } from "../interceptors/in-turn.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Slots } from "../slots.ts";
 import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
