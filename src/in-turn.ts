@@ -10,6 +10,9 @@ export interface InTurn {
   enter(owner: unknown): Promise<void> | undefined;
 }
 
+/** For so long a turn of the event loop does of it; the last of it may take some 30 ms more. */
+const BUDGET_MS = 10;
+
 export function createInTurn(budgetMs: number, now: () => number = performance.now.bind(performance)): InTurn {
   /** In the order in which the owners are next. */
   const waiting = new Map<unknown, (() => void)[]>();
@@ -77,3 +80,6 @@ export function createInTurn(budgetMs: number, now: () => number = performance.n
     },
   };
 }
+
+/** That of the process: requests that are complete, and answers that have come, share the time of a turn. */
+export const inTurn: InTurn = createInTurn(BUDGET_MS);

@@ -86,6 +86,8 @@ export interface Command {
   request?: (Omit<RequestKey, "principal"> & { answer: (outcomes: readonly Outcome[]) => Uint8Array }) | undefined;
   /** Told of each target that is there, whatever becomes of the command; more than once if it runs again. */
   named?: ((lookup: Lookup, entity: EntityState) => void) | undefined;
+  /** Of its request: what is much shares a transaction with little else. */
+  bytes?: number | undefined;
   /** Aborted, the command takes part in no transaction that begins after that. */
   signal?: Pick<AbortSignal, "aborted" | "reason"> | undefined;
   /**

@@ -8,7 +8,7 @@ import { ORGANIZATIONS_MEET } from "../db/tenant.ts";
 import { readJoined, readStatements } from "../db/transaction.ts";
 import { DomainError, overloaded } from "../domain/errors.ts";
 import { type Lookup, lookupKeys } from "../domain/lookup.ts";
-import { createInTurn } from "../in-turn.ts";
+import { inTurn } from "../in-turn.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { AliasUse } from "./alias-use.ts";
 import { findJoined } from "./joined-lookups.ts";
@@ -47,8 +47,6 @@ const MAX_WAITING = 1_000;
 
 /** So many callers go on together with what was found: each may have an answer of 600 kB to make of it. */
 const TOLD_TOGETHER = 4;
-/** For so long they go on in one turn of the event loop. */
-const TOLD_MS = 10;
 
 interface Waiting {
   organizationId: string;
@@ -87,7 +85,6 @@ export function createReader(
       return readStatements(orm, organizationId, work);
     });
   const lanes = Array.from({ length: READS }, (): Lane => ({ connections: keptConnection(orm), since: undefined }));
-  const inTurn = createInTurn(TOLD_MS);
   let isWatching = false;
 
   /** To be called where lookups wait. */

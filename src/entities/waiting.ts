@@ -1,5 +1,6 @@
 // Commands whose callers wait for their results, and what tells these.
 
+import { inTurn } from "../in-turn.ts";
 import type { Command, Result } from "./command.ts";
 import type { Undone } from "./write-group.ts";
 
@@ -13,6 +14,24 @@ export interface Waiting {
   resolve: (result: Answered) => void;
   reject: (error: unknown) => void;
 }
+
+/** Bytes of the requests of one group, but for one that has more: what they decide is decided in one turn of the event loop. */
+const GROUP_BYTES = 128 * 1024;
+
+/** The first of the list that one transaction may have: `max` of them, and GROUP_BYTES less those that it has `taken`. */
+export function takeGroup(list: Waiting[], max: number, taken = 0): Waiting[] {
+  let bytes = taken;
+  let count = 0;
+  for (const { command } of list.slice(0, max)) {
+    bytes += command.bytes ?? 0;
+    if (bytes > GROUP_BYTES && (count > 0 || taken > 0)) break;
+    count += 1;
+  }
+  return list.splice(0, count);
+}
+
+export const bytesOf = (group: readonly Waiting[]): number =>
+  group.reduce((bytes, { command }) => bytes + (command.bytes ?? 0), 0);
 
 /** Removes those whose callers have disconnected. */
 export function dropAborted(list: Waiting[]): void {
@@ -46,12 +65,21 @@ export interface Told {
 /** Tells each caller its result. */
 export function tell(group: readonly Waiting[], results: readonly (Result | Undone | undefined)[]): Told {
   const told: Told = { busy: [], long: [], undone: [] };
+  const answered: (() => void)[] = [];
   group.forEach((one, i) => {
     const result = results[i];
     if (result === undefined) told.undone.push(one);
     else if (typeof result === "string") told[result].push(one);
     else if (result.kind === "failed") one.reject(result.error);
-    else one.resolve(result);
+    else answered.push(() => one.resolve(result));
   });
+  void inTheirTurn(answered);
   return told;
+}
+
+async function inTheirTurn(answered: readonly (() => void)[]): Promise<void> {
+  for (const goOn of answered) {
+    await inTurn.enter(answered);
+    goOn();
+  }
 }

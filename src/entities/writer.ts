@@ -11,7 +11,7 @@ import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
 import { heldByOthers } from "./refusals.ts";
-import { type Answered, dropAborted, type Told, tell, together, type Waiting } from "./waiting.ts";
+import { type Answered, bytesOf, dropAborted, type Told, takeGroup, tell, together, type Waiting } from "./waiting.ts";
 import { writeGroup, writeGroupsUnlessBusy, writeGroupUnlessBusy, writeGroupWaiting } from "./write-group.ts";
 
 export interface Writer {
@@ -131,7 +131,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   async function runAlone(queue: Queue): Promise<void> {
     const { organizationId } = queue;
     while (queue.waiting.length > 0) {
-      const told = await together(queue.waiting.splice(0, MAX_GROUP), (commands) =>
+      const told = await together(takeGroup(queue.waiting, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       );
       settle(queue, told);
@@ -161,7 +161,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
     const { organizationId } = queue;
     while (queue.busy.length > 0) {
       await busySlots(organizationId, async () => {
-        const group = queue.busy.splice(0, MAX_GROUP);
+        const group = takeGroup(queue.busy, MAX_GROUP);
         const oldest = Math.min(...group.map(({ since }) => since));
         const { busy, long } = await together(group, (commands) =>
           writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
@@ -240,6 +240,7 @@ function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: S
   const ready = [...turns].filter(({ running }) => running < OWN_GROUPS);
   const isOnly = ready.length === 1;
   let room = MAX_GROUP;
+  let taken = 0;
   for (const queue of ready) {
     turns.delete(queue);
     // One to blame goes alone even where no other waits: whoever comes meanwhile would wait for its lane.
@@ -247,7 +248,8 @@ function takeShares(turns: Set<Queue>, joinsOrganizations: boolean): { shares: S
       alone.push(queue);
       continue;
     }
-    const group = queue.waiting.splice(0, isOnly ? MAX_GROUP : MAX_SHARE);
+    const group = takeGroup(queue.waiting, isOnly ? MAX_GROUP : MAX_SHARE, taken);
+    taken += bytesOf(group);
     // For the next transaction: twice in one it would decide on states that it has changed itself.
     if (queue.waiting.length > 0) turns.add(queue);
     if (group.length === 0) continue;

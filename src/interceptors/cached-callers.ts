@@ -2,7 +2,7 @@
 // a budget of their own: few lookups at once behind a short queue, so that those whose keys are known wait for none.
 import { hash } from "node:crypto";
 import { callerLeft, overloaded } from "../domain/errors.ts";
-import { createInTurn } from "../in-turn.ts";
+import { inTurn } from "../in-turn.ts";
 import type { Caller } from "./call.ts";
 import type { FindCaller } from "./credentials.ts";
 
@@ -36,8 +36,6 @@ interface Lane {
 
 /** Known keys that are looked up together: with thousands of them in use one grows old every millisecond. */
 const TOGETHER = 128;
-/** For so long callers that have waited for an answer go on in one turn of the event loop. */
-const TOLD_MS = 10;
 /** Between two looks for disconnected callers, while the queue is full: each goes through all of it. */
 const SWEEP_MS = 20;
 
@@ -65,8 +63,6 @@ export function cachedCallers(
   /** Until when the key is known to be invalid. */
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
-  /** One answer is for many, and they would all go on at once. */
-  const inTurn = createInTurn(TOLD_MS);
   const lanes = {
     known: { waiting: [], running: 0, max: 1, together: TOGETHER, maxWaiting: max, sweptAt: 0 } as Lane,
     unknown: { waiting: [], running: 0, max: unknownLookups, together: 1, maxWaiting, sweptAt: 0 } as Lane,

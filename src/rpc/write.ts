@@ -34,7 +34,7 @@ import {
 import type { Reader } from "../entities/reader.ts";
 import { claimRequests, rememberAnswers } from "../entities/requests.ts";
 import type { Writer } from "../entities/writer.ts";
-import { callOf, departureOf } from "../interceptors/call.ts";
+import { callOf, departureOf, requestBytesKey } from "../interceptors/call.ts";
 import type { Feed } from "../log/watch.ts";
 import type { Slots } from "../slots.ts";
 import { fromTimestamp, parseOptionalUuid, requestHash } from "./request.ts";
@@ -208,6 +208,7 @@ export async function writeSeveral<I extends DescMessage, O extends DescMessage>
       named: command.named ?? ((lookup, entity) => aliasUse.named(organizationId, lookup, entity)),
       author: authorOf(ctx),
       signal: departureOf(ctx),
+      bytes: ctx.values.get(requestBytesKey),
       request:
         requestId === undefined
           ? undefined

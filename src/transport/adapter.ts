@@ -4,7 +4,6 @@ import type { ServerResponse } from "node:http";
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { ContextValues } from "@connectrpc/connect";
-import { createInTurn } from "../in-turn.ts";
 import { admission } from "../interceptors/admission.ts";
 import { presentable } from "../interceptors/errors.ts";
 import { type Telemetry, telemetry } from "../interceptors/telemetry.ts";
@@ -37,8 +36,6 @@ const ANSWER_BYTES = { perConnection: 32 * 1024 * 1024, total: 96 * 1024 * 1024 
 /** Of pages, which need no key: those who do not read them take it from nobody who calls. */
 const PAGE_BYTES = { perConnection: 4 * 1024 * 1024, total: 32 * 1024 * 1024 };
 const ANSWER_TIMEOUT_MS = 30_000;
-/** For so long a turn of the event loop decodes requests: one may take over 30 ms, and very many are complete at once. */
-const DECODING_MS = 10;
 /** Compressed messages that are unpacked at once. */
 const UNPACKED = 2;
 const SHUTDOWN_LINGER_MS = 1_000;
@@ -52,7 +49,6 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
   const { begin, beginGrpc } = callTelemetry(watch, (method) => served.limitsOf(method).shutdownSignal !== undefined);
   const requestBytes = requestBudget(limits);
   const arrivals = createArrivals();
-  const inTurn = createInTurn(DECODING_MS);
   const unpacking = createSlots(UNPACKED);
   const answers: AnswerLimits = {
     timeoutMs: options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS,
@@ -75,7 +71,6 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     release,
     requestBytes,
     arrivals,
-    inTurn,
     answers,
     begin: beginGrpc,
     present: (error, { method, requestId }) => present(error, { method, requestId, log }),
@@ -89,7 +84,6 @@ export function createAdapter(options: HandlerOptions & { findPage?: FindPage })
     release,
     requestBytes,
     arrivals,
-    inTurn,
     unpacking,
     answers,
     begin,

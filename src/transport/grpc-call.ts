@@ -18,7 +18,7 @@ import type { DescMethod, DescMethodServerStreaming, DescMethodUnary, Message } 
 import type { ConnectError, ContextValues } from "@connectrpc/connect";
 import { callerLeft, DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import type { InTurn } from "../in-turn.ts";
+import { inTurn } from "../in-turn.ts";
 import { requestBytesKey, workOwnerOf } from "../interceptors/call.ts";
 import type { CallHead } from "../interceptors/credentials.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
@@ -55,8 +55,6 @@ export interface GrpcOptions extends AnswerOptions {
   /** The budget of incomplete requests. */
   requestBytes: ByteBudget;
   arrivals: Arrivals;
-  /** When complete requests are decoded. */
-  inTurn: InTurn;
   begin: (call: {
     method: DescMethod;
     headers: IncomingHttpHeaders;
@@ -163,7 +161,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     this.#hasArrived = true;
     this.#arrival?.leave();
     this.#deadline.requestArrived();
-    this.#options.inTurn.run(workOwnerOf(this.values), () => this.#answerRequest());
+    inTurn.run(workOwnerOf(this.values), () => this.#answerRequest());
   }
 
   /** Decodes it, which may take some milliseconds. */

@@ -13,7 +13,7 @@ import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from
 import type { Logger } from "pino";
 import { DomainError } from "../domain/errors.ts";
 import { toConnectError } from "../errors.ts";
-import type { InTurn } from "../in-turn.ts";
+import { inTurn } from "../in-turn.ts";
 import { connectionKey, peerKey, requestBytesKey, requestIdKey, workOwnerOf } from "../interceptors/call.ts";
 import type { Present } from "../interceptors/errors.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
@@ -49,8 +49,6 @@ export interface LibraryOptions {
   /** Where the bytes of incomplete requests are counted. */
   requestBytes: ByteBudget;
   arrivals: Arrivals;
-  /** When complete messages are decoded. */
-  inTurn: InTurn;
   /** Where compressed messages wait to be unpacked. */
   unpacking: Slots;
   answers: AnswerLimits;
@@ -174,7 +172,7 @@ class LibraryCall implements Arriving {
 
   /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */
   #bodyOf(call: UniversalServerRequest, method: DescMethod): AsyncIterable<Uint8Array> {
-    const { served, enterComplete, requestBytes, arrivals, inTurn, unpacking } = this.#options;
+    const { served, enterComplete, requestBytes, arrivals, unpacking } = this.#options;
     const chunks = call.body as AsyncIterable<Uint8Array>;
     const { connection } = this;
     const { readMaxBytes } = served.limitsOf(method);
