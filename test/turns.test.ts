@@ -68,6 +68,52 @@ test("those that are told the same go on one behind the other, and no more in a 
   expect(done.slice(8)).toEqual(["8", "later"]);
 });
 
+test("work that is done when it returns shares the turn with it; another owner's is among the first of the next", async () => {
+  let time = 0;
+  const done: string[] = [];
+  const inTurn = createInTurn(15, () => time);
+  const work = (owner: string, name: string) =>
+    inTurn.run(owner, () => {
+      done.push(name);
+      time += 6;
+    });
+  for (let i = 1; i <= 6; i++) work("flood", `f${i}`);
+  work("other", "o1");
+  const entered = inTurn.enter("third")?.then(() => done.push("t1"));
+  expect(done).toEqual(["f1", "f2", "f3"]);
+  await nextTurn();
+  expect(done).toEqual(["f1", "f2", "f3", "f4", "o1", "t1", "f5"]);
+  await entered;
+  await nextTurn();
+  expect(done.slice(7)).toEqual(["f6"]);
+  // Nothing waits any more.
+  work("flood", "later");
+  expect(done.at(-1)).toBe("later");
+  await nextTurn();
+  expect(inTurn.enter("flood")).toBeUndefined();
+});
+
+test("what arrives one by one in a turn has the same budget as what arrives together", async () => {
+  let time = 0;
+  const done: number[] = [];
+  const inTurn = createInTurn(15, () => time);
+  const arrive = async (name: number) => {
+    await inTurn.enter("one");
+    time += 10;
+    done.push(name);
+  };
+  const all: Promise<void>[] = [];
+  for (let i = 1; i <= 4; i++) {
+    all.push(arrive(i));
+    // As the event loop does between two sockets that it reads.
+    await new Promise<void>((resolve) => process.nextTick(resolve));
+  }
+  expect(done).toEqual([1, 2]);
+  await nextTurn();
+  expect(done).toEqual([1, 2, 3, 4]);
+  await Promise.all(all);
+});
+
 test("without a budget one begins in each turn", async () => {
   const begun: number[] = [];
   const turns = createTurns(0);

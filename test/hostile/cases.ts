@@ -12,6 +12,7 @@ import {
 } from "../../clients/typescript/index.ts";
 import { CANCEL, callHead, envelope, FLAG, FRAME, frame, headerBlock, PREFACE, settings, uint32 } from "../frames.ts";
 import { CANARY, problemOf } from "./answers.ts";
+import { atOnceCases } from "./at-once.ts";
 import type { Attacker, Case } from "./attacker.ts";
 import { open } from "./raw-connection.ts";
 
@@ -436,6 +437,7 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
     await sleep(5_000);
     for (const connection of made) connection[Symbol.dispose]();
   },
+  ...atOnceCases,
   async "very many calls whose connections end at once"(one) {
     const made = await Promise.all(Array.from({ length: 400 }, () => open(one.port)));
     for (const connection of made) await connection.send(Buffer.concat([PREFACE, settings()]));

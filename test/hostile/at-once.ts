@@ -1,0 +1,74 @@
+// Requests that are large, legal and complete in one moment: each costs some milliseconds, and all of them must not cost
+// them in one turn of the event loop.
+import { type ClientHttp2Session, connect } from "node:http2";
+import { setTimeout as sleep } from "node:timers/promises";
+import { gzipSync } from "node:zlib";
+import { create, toBinary, toJsonString } from "@bufbuild/protobuf";
+import {
+  CreateEntityRequestSchema,
+  GetEntityRequestSchema,
+} from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { envelope } from "../frames.ts";
+import type { Case } from "./attacker.ts";
+
+interface AtOnce {
+  method: string;
+  type: "application/grpc" | "application/json";
+  message: Buffer;
+  isGzip?: boolean;
+}
+
+/** Sends all but the last byte of each request on a connection of its own, and then the last bytes. */
+async function atOnce(
+  one: Case,
+  connections: number,
+  { method, type, message, isGzip = false }: AtOnce,
+): Promise<void> {
+  const packed = isGzip ? gzipSync(message) : message;
+  const body = type === "application/grpc" ? envelope(packed, isGzip ? 1 : 0) : packed;
+  const encoding = { "application/grpc": "grpc-encoding", "application/json": "content-encoding" }[type];
+  const sessions: ClientHttp2Session[] = [];
+  const streams = Array.from({ length: connections }, () => {
+    const session = connect(`http://127.0.0.1:${one.port}`);
+    session.on("error", () => {});
+    sessions.push(session);
+    const stream = session.request({
+      ":method": "POST",
+      ":path": `/entity.v1.EntityService/${method}`,
+      "content-type": type,
+      te: "trailers",
+      authorization: `Bearer ${one.party.keys.all}`,
+      ...(isGzip && { [encoding]: "gzip" }),
+    });
+    stream.on("error", () => {});
+    stream.resume();
+    stream.write(body.subarray(0, -1));
+    return stream;
+  });
+  await sleep(2_000);
+  for (const stream of streams) stream.end(body.subarray(-1));
+  one.sent(connections);
+  await sleep(4_000);
+  for (const session of sessions) session.destroy();
+}
+
+const numbers = Array.from({ length: 45_000 }, (_, i) => i % 10);
+/** Of more values than an entity may have: refused when all of it is decoded. */
+const large = create(CreateEntityRequestSchema, { entity: { attributes: { numbers } } });
+const largeBytes = Buffer.from(toBinary(CreateEntityRequestSchema, large));
+const largeText = Buffer.from(toJsonString(CreateEntityRequestSchema, large));
+const CREATE = "CreateEntity";
+
+export const atOnceCases: Record<string, (one: Case) => Promise<void>> = {
+  "large requests complete at once": (one) =>
+    atOnce(one, 60, { method: CREATE, type: "application/grpc", message: largeBytes }),
+  "large JSON complete at once": (one) =>
+    atOnce(one, 60, { method: CREATE, type: "application/json", message: largeText }),
+  "large compressed requests complete at once": (one) =>
+    atOnce(one, 60, { method: CREATE, type: "application/grpc", message: largeBytes, isGzip: true }),
+  "large answers at once": (one) => {
+    const lookup = { by: { case: "externalId" as const, value: "big-0" } };
+    const message = toBinary(GetEntityRequestSchema, create(GetEntityRequestSchema, { lookup }));
+    return atOnce(one, 100, { method: "GetEntity", type: "application/grpc", message: Buffer.from(message) });
+  },
+};
