@@ -1,6 +1,6 @@
 // What goes on at once where something has come, an answer that many wait for or the last byte of a request, comes to many
 // in the same turn of the event loop, in which nobody else is served. So each turn has some milliseconds for it; the rest
-// goes on in the next ones, each owner's in turn.
+// goes on in the next ones, first that of the owner who has had the least time.
 
 /** Work of many owners, of which a turn of the event loop does so much. An owner is what it is called by. */
 export interface InTurn {
@@ -13,9 +13,16 @@ export interface InTurn {
 /** For so long a turn of the event loop does of it; the last of it may take some 30 ms more. */
 const BUDGET_MS = 10;
 
+interface Queue {
+  works: (() => void)[];
+  /** Time that it has had, in the time of those that wait: whoever has had least is next. */
+  had: number;
+}
+
 export function createInTurn(budgetMs: number, now: () => number = performance.now.bind(performance)): InTurn {
-  /** In the order in which the owners are next. */
-  const waiting = new Map<unknown, (() => void)[]>();
+  const waiting = new Map<unknown, Queue>();
+  /** What the owner had who was served last: whoever comes has had as much. */
+  let hadByNow = 0;
   let endsAt = 0;
   /** There is a next turn to go on in. */
   let isUnderWay = false;
@@ -37,32 +44,33 @@ export function createInTurn(budgetMs: number, now: () => number = performance.n
   }
 
   function goOn(): void {
-    const [next] = waiting;
+    const next = leastServed(waiting);
     if (next === undefined) return;
-    const [owner, works] = next;
-    const work = works.shift();
-    // Behind the others, until it has no more.
-    waiting.delete(owner);
-    if (works.length > 0) waiting.set(owner, works);
-    busy();
+    const [owner, queue] = next;
+    hadByNow = queue.had;
+    const work = queue.works.shift();
+    if (queue.works.length === 0) waiting.delete(owner);
+    busy(queue);
     work?.();
   }
 
-  function busy(): void {
+  function busy(queue?: Queue): void {
     isBusy = true;
+    const beganAt = now();
+    const done = () => {
+      isBusy = false;
+      const time = now();
+      if (queue !== undefined) queue.had += time - beganAt;
+      if (time < endsAt) goOn();
+    };
     // Behind all that promises go on with at once.
     queueMicrotask(() => process.nextTick(done));
   }
 
-  function done(): void {
-    isBusy = false;
-    if (now() < endsAt) goOn();
-  }
-
   function wait(owner: unknown, work: () => void): void {
-    const works = waiting.get(owner);
-    if (works === undefined) waiting.set(owner, [work]);
-    else works.push(work);
+    const queue = waiting.get(owner);
+    if (queue === undefined) waiting.set(owner, { works: [work], had: hadByNow });
+    else queue.works.push(work);
   }
 
   return {
@@ -79,6 +87,13 @@ export function createInTurn(budgetMs: number, now: () => number = performance.n
       return undefined;
     },
   };
+}
+
+/** Of several that have had the least, the one that has waited longest. */
+function leastServed(waiting: ReadonlyMap<unknown, Queue>): [owner: unknown, queue: Queue] | undefined {
+  let least: [unknown, Queue] | undefined;
+  for (const one of waiting) if (least === undefined || one[1].had < least[1].had) least = one;
+  return least;
 }
 
 /** That of the process: requests that are complete, and answers that have come, share the time of a turn. */

@@ -93,6 +93,21 @@ test("work that is done when it returns shares the turn with it; another owner's
   expect(inTurn.enter("flood")).toBeUndefined();
 });
 
+test("an owner of much small work does not wait behind each piece of another's large work", async () => {
+  let time = 0;
+  const done: string[] = [];
+  const inTurn = createInTurn(15, () => time);
+  const work = (owner: string, ms: number) =>
+    inTurn.run(owner, () => {
+      done.push(owner);
+      time += ms;
+    });
+  for (let i = 0; i < 4; i++) work("large", 40);
+  for (let i = 0; i < 6; i++) work("small", 1);
+  for (let i = 0; i < 3; i++) await nextTurn();
+  expect(done.slice(0, 9)).toEqual(["large", "large", ...Array<string>(6).fill("small"), "large"]);
+});
+
 test("what arrives one by one in a turn has the same budget as what arrives together", async () => {
   let time = 0;
   const done: number[] = [];
