@@ -187,6 +187,27 @@ describe("ImportEntities", () => {
     expect(entity).toMatchObject({ id: first.results[1]?.entityId, name: "Eva María" });
   });
 
+  it("rows with much in them are written few at a time, small ones together", async () => {
+    const rowsOfAnswers = async (rows: Row[]) => {
+      const counts: number[] = [];
+      const answers = service.client.entities.importEntities(
+        (async function* () {
+          yield* rows;
+        })(),
+      );
+      for await (const { results } of answers) counts.push(results.length);
+      return counts;
+    };
+    const rows = (prefix: string, attributes: Record<string, string>) =>
+      Array.from({ length: 40 }, (_, i) => person(`${prefix}-${i}`, { attributes }));
+    const large = await rowsOfAnswers(rows("much", { text: "x".repeat(60_000) }));
+    expect(large.reduce((a, b) => a + b)).toBe(40);
+    expect(Math.max(...large)).toBeLessThanOrEqual(2);
+    const small = await rowsOfAnswers(rows("little", { text: "x" }));
+    expect(small.reduce((a, b) => a + b)).toBe(40);
+    expect(Math.max(...small)).toBeGreaterThan(2);
+  });
+
   it("a quarter of MAX_IN_FLIGHT may be open; one organization leaves room to others", async () => {
     await using own = await startService({ config: { maxInFlight: 32 } });
     const other = await own.newOrganization();

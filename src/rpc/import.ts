@@ -38,6 +38,9 @@ export interface ImportDeps {
   importSlots: Slots;
 }
 
+/** Of the JSON of a group's rows, but for a single one: what is decided of them is decided in one turn of the event loop. */
+const GROUP_BYTES = 128 * 1024;
+
 /** Any organization may have this many open while there is a place: few places are not divided. */
 const LEAST_IMPORTS = 2;
 
@@ -51,7 +54,7 @@ export function importRpcs(deps: Deps & ImportDeps) {
       const named: Command["named"] = (lookup, entity) => deps.aliasUse.named(organizationId, lookup, entity);
       const progress = create(ImportProgressSchema);
       let row = 0n;
-      for await (const group of groupsOf(requests, GROUP_ROWS)) {
+      for await (const group of groupsOf(requests)) {
         const today = latestDate(deps.clock());
         const rows = group.map((request) => ({
           row: row++,
@@ -183,22 +186,45 @@ function runsOf<T>(items: readonly T[], key: (item: T) => unknown): T[][] {
   return runs;
 }
 
+/** What of a row may be large. */
+function sizeOf({ entity }: ImportEntitiesRequest): number {
+  const data = entity?.entityData?.kind.value;
+  let size = 0;
+  for (const json of [entity?.attributes, entity?.metadata, data?.additional, data?.address?.additional]) {
+    if (json !== undefined) size += JSON.stringify(json).length;
+  }
+  return size;
+}
+
 /**
- * Groups of what has arrived, at most `max`: reads on while a group is worked on, but no further than one
- * group ahead. A failure of the source is thrown after what came before it.
+ * Groups of what has arrived, of rows and bytes as many as one may have: reads on while a group is worked on, but no
+ * further than one group ahead. A failure of the source is thrown after what came before it.
  */
-async function* groupsOf<T>(source: AsyncIterable<T>, max: number): AsyncGenerator<T[]> {
-  const waiting: T[] = [];
+async function* groupsOf(source: AsyncIterable<ImportEntitiesRequest>): AsyncGenerator<ImportEntitiesRequest[]> {
+  const waiting: { item: ImportEntitiesRequest; size: number }[] = [];
+  let bytes = 0;
   let ended = false;
   let failure: unknown;
   let wakeReader = Promise.withResolvers<void>();
   let wakeWorker = Promise.withResolvers<void>();
+  const take = () => {
+    let taken = 0;
+    const count = waiting.findIndex(({ size }, i) => {
+      taken += size;
+      return i === GROUP_ROWS || (i > 0 && taken > GROUP_BYTES);
+    });
+    const group = waiting.splice(0, count === -1 ? waiting.length : count);
+    for (const { size } of group) bytes -= size;
+    return group.map(({ item }) => item);
+  };
   const reading = (async () => {
     try {
       for await (const item of source) {
-        waiting.push(item);
+        const size = sizeOf(item);
+        waiting.push({ item, size });
+        bytes += size;
         wakeWorker.resolve();
-        if (waiting.length >= max) await wakeReader.promise;
+        while (!ended && (waiting.length >= GROUP_ROWS || bytes >= GROUP_BYTES)) await wakeReader.promise;
         if (ended) return;
       }
     } catch (error) {
@@ -212,7 +238,7 @@ async function* groupsOf<T>(source: AsyncIterable<T>, max: number): AsyncGenerat
     for (;;) {
       if (waiting.length === 0 && !ended) await wakeWorker.promise;
       wakeWorker = Promise.withResolvers<void>();
-      const group = waiting.splice(0, max);
+      const group = take();
       wakeReader.resolve();
       wakeReader = Promise.withResolvers<void>();
       if (group.length > 0) yield group;
