@@ -26,6 +26,7 @@ export const SHARED_RPC = [
   "entity-filter",
   "entity-message",
   "entity-update",
+  "import-groups",
   "message",
   "page",
   "read-mask",
