@@ -63,6 +63,8 @@ export function cachedCallers(
   /** Until when the key is known to be invalid. */
   const unknown = new Map<string, number>();
   const pending = new Map<string, Lookup>();
+  /** Of keys that nobody knows there are as many as somebody makes up. */
+  const ownerOf = (key: string) => (known.has(key) ? key : unknown);
   const lanes = {
     known: { waiting: [], running: 0, max: 1, together: TOGETHER, maxWaiting: max, sweptAt: 0 } as Lane,
     unknown: { waiting: [], running: 0, max: unknownLookups, together: 1, maxWaiting, sweptAt: 0 } as Lane,
@@ -117,7 +119,7 @@ export function cachedCallers(
     const joined = pending.get(key);
     if (joined !== undefined) {
       joined.callers.push(hasLeft);
-      return joined.answer.promise.finally(() => inTurn.enter(key));
+      return joined.answer.promise.finally(() => inTurn.enter(ownerOf(key)));
     }
     const since = known.get(key)?.checkedAt;
     const lane = since !== undefined && performance.now() - since < recentMs ? lanes.known : lanes.unknown;
@@ -141,7 +143,7 @@ export function cachedCallers(
     pending.set(key, lookup);
     lane.waiting.push(lookup);
     if (lane.running < lane.max) void run(lane);
-    return lookup.answer.promise.finally(() => inTurn.enter(key));
+    return lookup.answer.promise.finally(() => inTurn.enter(ownerOf(key)));
   }
 
   /** The caller where the answer is fresh; one that grows old is asked for again meanwhile. */
