@@ -79,7 +79,8 @@ export function tell(group: readonly Waiting[], results: readonly (Result | Undo
 
 async function inTheirTurn(answered: readonly (() => void)[]): Promise<void> {
   for (const goOn of answered) {
-    await inTurn.enter(answered);
+    const turn = inTurn.enter(answered);
+    if (turn !== undefined) await turn;
     goOn();
   }
 }
