@@ -44,11 +44,12 @@ export function dropAborted(list: Waiting[]): void {
 
 /** Writes a group and tells each caller its result; those that have none are returned. */
 export async function together(
+  organizationId: string,
   group: readonly Waiting[],
   work: (commands: Command[]) => Promise<(Result | Undone)[]>,
 ): Promise<Told> {
   try {
-    return tell(group, await work(group.map(({ command }) => command)));
+    return tell(organizationId, group, await work(group.map(({ command }) => command)));
   } catch (error) {
     for (const { reject } of group) reject(error);
     return { busy: [], long: [], undone: [] };
@@ -63,7 +64,11 @@ export interface Told {
 }
 
 /** Tells each caller its result. */
-export function tell(group: readonly Waiting[], results: readonly (Result | Undone | undefined)[]): Told {
+export function tell(
+  organizationId: string,
+  group: readonly Waiting[],
+  results: readonly (Result | Undone | undefined)[],
+): Told {
   const told: Told = { busy: [], long: [], undone: [] };
   const answered: (() => void)[] = [];
   group.forEach((one, i) => {
@@ -73,13 +78,13 @@ export function tell(group: readonly Waiting[], results: readonly (Result | Undo
     else if (result.kind === "failed") one.reject(result.error);
     else answered.push(() => one.resolve(result));
   });
-  void inTheirTurn(answered);
+  void inTheirTurn(organizationId, answered);
   return told;
 }
 
-async function inTheirTurn(answered: readonly (() => void)[]): Promise<void> {
+async function inTheirTurn(organizationId: string, answered: readonly (() => void)[]): Promise<void> {
   for (const goOn of answered) {
-    const turn = inTurn.enter(answered);
+    const turn = inTurn.enter(organizationId);
     if (turn !== undefined) await turn;
     goOn();
   }

@@ -105,7 +105,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
         },
       );
       shares.forEach(({ queue, group }, i) => {
-        const told = tell(group, results[i] ?? []);
+        const told = tell(queue.organizationId, group, results[i] ?? []);
         queue.waiting.unshift(...told.undone);
         // Not awaited: the lane goes on for the others.
         if (told.undone.length > 0) startAlone(queue, queue.organizationId === blamed);
@@ -131,7 +131,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   async function runAlone(queue: Queue): Promise<void> {
     const { organizationId } = queue;
     while (queue.waiting.length > 0) {
-      const told = await together(takeGroup(queue.waiting, MAX_GROUP), (commands) =>
+      const told = await together(organizationId, takeGroup(queue.waiting, MAX_GROUP), (commands) =>
         writeGroupUnlessBusy(orm, organizationId, commands),
       );
       settle(queue, told);
@@ -163,7 +163,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       await busySlots(organizationId, async () => {
         const group = takeGroup(queue.busy, MAX_GROUP);
         const oldest = Math.min(...group.map(({ since }) => since));
-        const { busy, long } = await together(group, (commands) =>
+        const { busy, long } = await together(organizationId, group, (commands) =>
           writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
         );
         for (const one of long) void runLong(orm, slots, bell, organizationId, one);
