@@ -133,6 +133,9 @@ export async function startService(
     async [Symbol.asyncDispose]() {
       await running[Symbol.asyncDispose]();
       await orm.close(true);
+      using _ = tellsWhenSlow(owner, name);
+      // What autovacuum last counted may be of another time: a plan for ten rows takes a minute over ten thousand.
+      await sql("analyze entity, entity_event, entity_word, external_id, external_id_past, entity_merge");
       await assertInvariants(sql);
       await admin.end();
       // The pool does not wait for its connections to close; one that the drop ends would throw after all.
@@ -145,6 +148,17 @@ export async function startService(
       await owner.end();
     },
   };
+}
+
+/** Prints what the database does for a service that takes long to end: all that a hook's time limit tells is that it did. */
+function tellsWhenSlow(owner: pg.Client, database: string): Disposable {
+  const timer = setInterval(async () => {
+    const query = `select state, wait_event_type, wait_event, now() - query_start as since, left(query, 300) as query
+      from pg_stat_activity where datname = $1`;
+    const seen = await owner.query(query, [database]).catch((error: unknown) => ({ rows: error }));
+    console.error(`${database} takes long to end`, seen.rows);
+  }, 20_000);
+  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 /** For a process that serves the same database: it logs in as the run-time role and migrates as the owner. */
