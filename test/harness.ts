@@ -131,9 +131,9 @@ export async function startService(
       return organization(id, key.secret, key.apiKey?.id ?? "", operator);
     },
     async [Symbol.asyncDispose]() {
+      using _ = tellsWhenSlow(owner, name);
       await running[Symbol.asyncDispose]();
       await orm.close(true);
-      using _ = tellsWhenSlow(owner, name);
       // What autovacuum last counted may be of another time: a plan for ten rows takes a minute over ten thousand.
       await sql("analyze entity, entity_event, entity_word, external_id, external_id_past, entity_merge");
       await assertInvariants(sql);
