@@ -116,46 +116,47 @@ const KEY_MAX = 128;
 /** A google.protobuf.Struct as JSON. From the binary wire it may hold what JSON cannot: NaN, Infinity, lone surrogates. */
 export function structProblem(value: JsonObject, limits: StructLimits = LIMITS): StructProblem | null {
   let bytes = 0;
-  return objectProblem(value, "", 1) ?? sizeProblem();
+  const tooLarge = { path: "", description: `must not be larger than ${limits.structBytes} bytes as JSON` };
+  return objectProblem(value, 1) ?? sizeProblem();
 
-  // Recursive, but never deeper than the limit: `level` is that of the values inside.
-  function objectProblem(object: JsonObject, path: string, level: number): StructProblem | null {
+  // Recursive, but never deeper than the limit: `level` is that of the values inside. The path of a problem is put together on
+  // the way back: there is none nearly always.
+  function objectProblem(object: JsonObject, level: number): StructProblem | null {
     const keys = Object.keys(object);
     if (keys.length > limits.structKeys)
-      return { path, description: `must not have more than ${limits.structKeys} keys` };
+      return { path: "", description: `must not have more than ${limits.structKeys} keys` };
     bytes += 2 + Math.max(0, keys.length - 1); // braces and commas
     for (const key of keys) {
-      const at = path === "" ? pathOfKey(key) : `${path}.${pathOfKey(key)}`;
       const description = keyProblem(key);
-      if (description) return { path: at, description };
+      if (description) return { path: pathOfKey(key), description };
       bytes += jsonBytes(key) + 1;
-      const problem = valueProblem(object[key]!, at, level);
-      if (problem) return problem;
+      const problem = valueProblem(object[key]!, level);
+      if (problem) return inside(pathOfKey(key), problem);
     }
     return null;
   }
 
-  function arrayProblem(array: readonly JsonValue[], path: string, level: number): StructProblem | null {
+  function arrayProblem(array: readonly JsonValue[], level: number): StructProblem | null {
     bytes += 2 + Math.max(0, array.length - 1); // brackets and commas
-    for (const [index, item] of array.entries()) {
-      const problem = valueProblem(item, `${path}[${index}]`, level);
-      if (problem) return problem;
+    for (let index = 0; index < array.length; index++) {
+      const problem = valueProblem(array[index]!, level);
+      if (problem) return inside(`[${index}]`, problem);
     }
     return null;
   }
 
-  function valueProblem(item: JsonValue, path: string, level: number): StructProblem | null {
+  function valueProblem(item: JsonValue, level: number): StructProblem | null {
     if (level > limits.structDepth)
-      return { path, description: `must not be nested deeper than ${limits.structDepth} levels` };
-    if (Array.isArray(item)) return arrayProblem(item, path, level + 1) ?? sizeProblem();
-    if (item !== null && typeof item === "object") return objectProblem(item, path, level + 1) ?? sizeProblem();
+      return { path: "", description: `must not be nested deeper than ${limits.structDepth} levels` };
+    if (Array.isArray(item)) return arrayProblem(item, level + 1) ?? sizeProblem();
+    if (item !== null && typeof item === "object") return objectProblem(item, level + 1) ?? sizeProblem();
     if (typeof item === "string") {
       const description = textProblem(item, { max: limits.string, multiline: true });
-      if (description) return { path, description };
+      if (description) return { path: "", description };
       bytes += jsonBytes(item);
     } else if (typeof item === "number") {
       const description = numberProblem(item);
-      if (description) return { path, description };
+      if (description) return { path: "", description };
       bytes += String(item).length;
     } else {
       bytes += item === false ? 5 : 4;
@@ -164,8 +165,15 @@ export function structProblem(value: JsonObject, limits: StructLimits = LIMITS):
   }
 
   function sizeProblem(): StructProblem | null {
-    if (bytes <= limits.structBytes) return null;
-    return { path: "", description: `must not be larger than ${limits.structBytes} bytes as JSON` };
+    return bytes <= limits.structBytes ? null : tooLarge;
+  }
+
+  /** The problem of what is at `step`. */
+  function inside(step: string, problem: StructProblem): StructProblem {
+    const { path, description } = problem;
+    // That of the whole is nowhere in it.
+    if (problem === tooLarge) return problem;
+    return { path: path === "" || path.startsWith("[") ? `${step}${path}` : `${step}.${path}`, description };
   }
 }
 

@@ -3,6 +3,7 @@ import { type DescMessage, type DescMethod, fromBinary, type Message } from "@bu
 import { Code, ConnectError } from "@connectrpc/connect";
 import { PREFIX_BYTES } from "./encode.ts";
 import { assertKinds } from "./kindless.ts";
+import { plainMessage } from "./plain-message.ts";
 import type { RequestBytes } from "./request-bytes.ts";
 import { assertFewValues } from "./values.ts";
 
@@ -44,6 +45,8 @@ function envelope(body: Buffer, { methodKind }: DescMethod): Buffer {
 
 function decode(input: DescMessage, bytes: Uint8Array): Message {
   assertFewValues(input, bytes);
+  const plain = plainMessage(input, bytes);
+  if (plain !== undefined) return plain;
   assertKinds(input, bytes);
   try {
     return fromBinary(input, bytes, BINARY);

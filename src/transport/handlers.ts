@@ -33,6 +33,7 @@ import type { MetricsSource } from "../interceptors/telemetry.ts";
 import { keyWatch, whileAllowed } from "../interceptors/while-allowed.ts";
 import type { GrpcRoute } from "./grpc-call.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
+import { preparePlain } from "./plain-message.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
 import { serverStreamingAnswer } from "./server-streaming.ts";
@@ -215,6 +216,7 @@ export function createHandlers(
       const serve = typeof rpc === "function" ? rpc.bind(implementation) : notServed;
       router.rpc(method, serve as MethodImpl<DescMethod>, { ...limitsOf(method), jsonOptions: jsonOptions(method) });
       const path = `/${service.typeName}/${method.name}`;
+      preparePlain(method.input);
       if (method.methodKind === "unary") {
         grpc.set(path, {
           ...limitsOf(method),

@@ -1,0 +1,177 @@
+// Requests with free values in them are decoded by our own reader where their bytes are as writers write them: it must say
+// what the library says, byte for byte, or leave them to it.
+import { isDeepStrictEqual } from "node:util";
+import { create, type DescMessage, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import {
+  ActivityService,
+  RecordTransactionsRequestSchema,
+} from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
+import { EntityService, UpdateEntityRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
+import { RiskMatrixService } from "../clients/typescript/gen/entity/v1/risk_matrix_service_pb.ts";
+import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
+import { assertKinds } from "../src/transport/kindless.ts";
+import { plainMessage } from "../src/transport/plain-message.ts";
+
+type Free = Record<string, never>;
+
+const update = (attributes: unknown, metadata: unknown = undefined) =>
+  create(UpdateEntityRequestSchema, {
+    lookup: { by: { case: "externalId", value: "crm-1" } },
+    entity: {
+      name: "María Núñez",
+      attributes: attributes as Free,
+      ...(metadata !== undefined && { metadata: metadata as Free }),
+      entityData: {
+        kind: {
+          case: "person",
+          value: { firstName: "María", additional: attributes as Free, address: { additional: attributes as Free } },
+        },
+      },
+    },
+    updateMask: { paths: ["attributes", "metadata"] },
+    reason: "a reason",
+  });
+const record = (all: unknown[]) =>
+  create(RecordTransactionsRequestSchema, {
+    transactions: all.map((details, i) => ({ id: `t-${i}`, details: details as Free })),
+  });
+
+/** What the library reads, as the service lets it; undefined where it is refused. */
+function libraryMessage(desc: DescMessage, bytes: Uint8Array): Message | undefined {
+  try {
+    assertKinds(desc, bytes);
+    return fromBinary(desc, bytes, { readUnknownFields: false });
+  } catch {
+    return undefined;
+  }
+}
+
+/** Texts of every script, and keys that JavaScript has its own ideas of. */
+const key = fc
+  .oneof(
+    fc.string({ unit: "binary" }),
+    fc.string({ unit: "grapheme" }),
+    fc.constantFrom("constructor", "toString", "1", "01", "hasOwnProperty", ""),
+  )
+  // The one that is left to the library.
+  .filter((one) => one !== "__proto__");
+const value = fc.letrec((tie) => ({
+  any: fc.oneof(
+    { maxDepth: 4 },
+    fc.constant(null),
+    fc.boolean(),
+    fc.double(),
+    fc.string({ unit: "binary" }),
+    fc.array(tie("any"), { maxLength: 6 }),
+    fc.dictionary(key, tie("any"), { maxKeys: 6 }),
+  ),
+})).any;
+const free = fc.dictionary(key, value, { maxKeys: 8 });
+
+test("a plain message is what the library reads, in entities and in lists", () => {
+  fc.assert(
+    fc.property(free, free, (a, b) => {
+      for (const message of [update(a, b), record([a, b, {}])]) {
+        const desc = message.$typeName.includes("Update") ? UpdateEntityRequestSchema : RecordTransactionsRequestSchema;
+        const bytes = toBinary(desc as DescMessage, message);
+        const read = plainMessage(desc, bytes);
+        if (read === undefined) throw new Error("left to the library");
+        expect(isDeepStrictEqual(read, libraryMessage(desc, bytes))).toBe(true);
+      }
+    }),
+    { numRuns: 1_500 },
+  );
+});
+
+test("of bytes that were changed it reads what the library reads, or leaves them to it", () => {
+  let read = 0;
+  const change = fc.record({
+    at: fc.nat(400),
+    byte: fc.oneof(fc.integer({ min: 0, max: 255 }), fc.constantFrom(0x0a, 0x12, 0x1a, 0x2a, 0x32, 0x80, 0x11)),
+    how: fc.constantFrom("set", "insert", "remove", "repeat"),
+  });
+  fc.assert(
+    fc.property(free, fc.array(change, { minLength: 1, maxLength: 2 }), (a, changes) => {
+      let bytes = Buffer.from(toBinary(UpdateEntityRequestSchema, update(a)));
+      for (const { at, byte, how } of changes) {
+        const place = at % (bytes.length + 1);
+        const [before, behind] = [bytes.subarray(0, place), bytes.subarray(place)];
+        if (how === "set") bytes = Buffer.concat([before, Buffer.of(byte), behind.subarray(1)]);
+        if (how === "insert") bytes = Buffer.concat([before, Buffer.of(byte), behind]);
+        if (how === "remove") bytes = Buffer.concat([before, behind.subarray(1)]);
+        if (how === "repeat") bytes = Buffer.concat([before, behind, behind]);
+      }
+      const plain = plainMessage(UpdateEntityRequestSchema, bytes);
+      if (plain === undefined) return;
+      read += 1;
+      expect(isDeepStrictEqual(plain, libraryMessage(UpdateEntityRequestSchema, bytes))).toBe(true);
+    }),
+    { numRuns: 30_000 },
+  );
+  // Else nothing was compared.
+  expect(read).toBeGreaterThan(500);
+});
+
+/** A length-delimited field. */
+const field = (number: number, ...inside: Uint8Array[]) => {
+  const bytes = Buffer.concat(inside);
+  return Buffer.concat([varint((number << 3) | 2), varint(bytes.length), bytes]);
+};
+const varint = (number: number): Buffer =>
+  number < 0x80 ? Buffer.of(number) : Buffer.concat([Buffer.of((number & 0x7f) | 0x80), varint(number >>> 7)]);
+const numberOf = (desc: DescMessage, name: string) => desc.fields.find((one) => one.name === name)?.number ?? 0;
+const ENTITY = numberOf(UpdateEntityRequestSchema, "entity");
+const ATTRIBUTES = numberOf(UpdateEntityRequestSchema.field.entity.message as DescMessage, "attributes");
+const note = field(1, Buffer.from("note"));
+const TRUE = Buffer.of(0x20, 1);
+const entry = (...inside: Uint8Array[]) => field(1, ...inside);
+const attributes = (...inside: Uint8Array[]) => field(ENTITY, field(ATTRIBUTES, ...inside));
+let deep: Uint8Array = TRUE;
+for (let i = 0; i < 30; i++) deep = field(6, field(1, deep));
+
+describe.each<[string, Uint8Array]>([
+  ["an entity in two parts", Buffer.concat([attributes(entry(note, field(2, TRUE))), attributes(entry(note))])],
+  [
+    "attributes in two parts",
+    field(ENTITY, field(ATTRIBUTES, entry(note, field(2, TRUE))), field(ATTRIBUTES, entry(field(2, TRUE)))),
+  ],
+  ["a key twice", attributes(entry(note, field(2, TRUE)), entry(note, field(2, Buffer.of(0x20, 0))))],
+  ["a value twice", attributes(entry(note, field(2, TRUE), field(2, Buffer.of(0x20, 0))))],
+  ["two kinds in a value", attributes(entry(note, field(2, TRUE, field(3, Buffer.from("x")))))],
+  ["a list in two parts", attributes(entry(note, field(2, field(6, field(1, TRUE)), field(6, field(1, TRUE)))))],
+  ["a value before its key", attributes(entry(field(2, TRUE), note))],
+  ["no key", attributes(entry(field(2, TRUE)))],
+  ["the key __proto__", attributes(entry(field(1, Buffer.from("__proto__")), field(2, TRUE)))],
+  ["a long varint", attributes(entry(note, field(2, Buffer.of(0x20, 0x81, 0x00))))],
+  ["an unknown field", attributes(entry(note, field(2, TRUE)), field(99, TRUE))],
+  ["an unknown field of the request", Buffer.concat([attributes(entry(note, field(2, TRUE))), field(999, TRUE)])],
+  ["a value without a kind", attributes(entry(note, field(2)))],
+  ["no value", attributes(entry(note))],
+  ["a text that is no UTF-8", attributes(entry(note, field(2, field(3, Buffer.of(0xff)))))],
+  ["more levels than are kept", attributes(entry(note, field(2, deep)))],
+  [
+    "an item that goes on behind its list",
+    attributes(entry(note, field(2, Buffer.of(0x32, 2, 0x0a, 9))), Buffer.of(0x11, 0, 0, 0, 0, 0, 0, 0, 0)),
+  ],
+  ["a byte too few", attributes(entry(note, field(2, TRUE))).subarray(0, -1)],
+])("%s", (_, bytes) => {
+  test("is left to the library", () => {
+    expect(plainMessage(UpdateEntityRequestSchema, bytes)).toBeUndefined();
+  });
+});
+
+test("no request with free values is left out, and none without is looked at", () => {
+  const inputs = [EntityService, ActivityService, RiskMatrixService, OrganizationService, WebhookService]
+    .flatMap(({ methods }) => methods)
+    .map(({ input }) => input);
+  const plain = inputs.filter((input) => plainMessage(input, new Uint8Array()) !== undefined);
+  const holdsStructs = (desc: DescMessage, seen: DescMessage[] = []): boolean =>
+    desc.typeName === "google.protobuf.Struct" ||
+    (!seen.includes(desc) &&
+      desc.fields.some(({ message }) => message !== undefined && holdsStructs(message, [...seen, desc])));
+  expect(plain.map(({ name }) => name)).toEqual(inputs.filter((one) => holdsStructs(one)).map(({ name }) => name));
+  expect(plain.length).toBeGreaterThan(5);
+});
