@@ -33,13 +33,18 @@ export function canonicalJson(value: JsonValue): string {
 function sortedCopy(value: JsonValue): JsonValue | undefined {
   if (value === null || typeof value !== "object") return value;
   if (Array.isArray(value)) {
-    const items: JsonValue[] = [];
-    for (const item of value) {
-      const sorted = sortedCopy(item);
-      if (sorted === undefined) return undefined;
-      items.push(sorted);
+    // A list of texts and numbers is its own copy.
+    let items: JsonValue[] | undefined;
+    for (let i = 0; i < value.length; i++) {
+      const item = value[i]!;
+      if (item !== null && typeof item === "object") {
+        const sorted = sortedCopy(item);
+        if (sorted === undefined) return undefined;
+        items ??= value.slice(0, i);
+        items.push(sorted);
+      } else items?.push(item);
     }
-    return items;
+    return items ?? value;
   }
   const copy: JsonObject = {};
   for (const key of sortedKeys(value)) {
