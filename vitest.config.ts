@@ -5,7 +5,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     globalSetup: ["test/database-server.ts"],
     testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Twice: a suite that writes much ends while the disk is still at it.
+    hookTimeout: 120_000,
     // Two cores share the tests, the service and PostgreSQL.
     maxWorkers: 2,
     // Races and time limits are tested for real. Where other work shares the machine, one may be late once.
