@@ -7,8 +7,13 @@ import { describe, expect, test } from "vitest";
 import {
   ActivityService,
   RecordTransactionsRequestSchema,
+  RecordUserEventsRequestSchema,
 } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
-import { EntityService, UpdateEntityRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import {
+  CreateEntityRequestSchema,
+  EntityService,
+  UpdateEntityRequestSchema,
+} from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { OrganizationService } from "../clients/typescript/gen/entity/v1/organization_service_pb.ts";
 import { RiskMatrixService } from "../clients/typescript/gen/entity/v1/risk_matrix_service_pb.ts";
 import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_service_pb.ts";
@@ -130,7 +135,7 @@ const TRUE = Buffer.of(0x20, 1);
 const entry = (...inside: Uint8Array[]) => field(1, ...inside);
 const attributes = (...inside: Uint8Array[]) => field(ENTITY, field(ATTRIBUTES, ...inside));
 let deep: Uint8Array = TRUE;
-for (let i = 0; i < 30; i++) deep = field(6, field(1, deep));
+for (let i = 0; i < 45; i++) deep = field(6, field(1, deep));
 
 describe.each<[string, Uint8Array]>([
   ["an entity in two parts", Buffer.concat([attributes(entry(note, field(2, TRUE))), attributes(entry(note))])],
@@ -160,6 +165,32 @@ describe.each<[string, Uint8Array]>([
 ])("%s", (_, bytes) => {
   test("is left to the library", () => {
     expect(plainMessage(UpdateEntityRequestSchema, bytes)).toBeUndefined();
+  });
+});
+
+describe.each<[string, DescMessage, string]>([
+  ["a person who is replaced by a company, malformed", CreateEntityRequestSchema, "0a0972070a034a01ff1200"],
+  ["a company that is replaced by a person, malformed", CreateEntityRequestSchema, "0a09720712034a01ff0a00"],
+  ["a person who is replaced, with a value without a kind", CreateEntityRequestSchema, "0a0a72080a044a020a001200"],
+  ["an address that is replaced, malformed", CreateEntityRequestSchema, "0a0b72090a0542033201ff1200"],
+  [
+    "a path that goes on behind the end of its mask, another value",
+    UpdateEntityRequestSchema,
+    "1a010a0a15000000000000000000120a7a080a060a001202200112027a00",
+  ],
+  [
+    "a path that goes on behind the end of its mask, a value without a kind",
+    UpdateEntityRequestSchema,
+    "1a010a12117a0f0a0d0a096162636465666768691200",
+  ],
+  [
+    "what goes on behind the end of a time",
+    RecordUserEventsRequestSchema,
+    "0a173201312202c3b132003a0c0a0a0a06f09d92b312021a000a023a00",
+  ],
+])("%s: what the library reads, or forgets, is not what is there", (_, desc, hex) => {
+  test("is left to the library", () => {
+    expect(plainMessage(desc, Buffer.from(hex, "hex"))).toBeUndefined();
   });
 });
 

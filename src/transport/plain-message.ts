@@ -4,6 +4,7 @@ import {
   clone,
   create,
   createFileRegistry,
+  type DescField,
   type DescFile,
   type DescMessage,
   fromBinary,
@@ -16,65 +17,82 @@ import {
   FileDescriptorProtoSchema,
   FileDescriptorSetSchema,
 } from "@bufbuild/protobuf/wkt";
+import type { JsonObject } from "../domain/json.ts";
 import { readStruct } from "./struct-bytes.ts";
 import { wireOf } from "./values.ts";
 import { MALFORMED, readVarint } from "./varint.ts";
 
 const STRUCT = "google.protobuf.Struct";
 const VALUES = [STRUCT, "google.protobuf.Value", "google.protobuf.ListValue"];
+/** Of a number of 32. */
+const MAX_BITS = 31;
 const [FIXED64_WIRE, LENGTH_WIRE, FIXED32_WIRE] = [1, 2, 5];
 
 /** How a message of this type is read. */
 interface Plan {
   /** The same with Structs as bytes. */
   form: DescMessage;
-  /** The fields on the way to Structs. */
-  parts: Map<number, Part>;
-  /** The wire types of all fields. */
-  wires: Map<number, number>;
+  fields: Map<number, Part>;
+  /** Those on the way to Structs. */
+  parts: Part[];
 }
 
 interface Part {
   localName: string;
   oneof: string | undefined;
+  /** The wire type that it must have: a field is read by its declaration, whatever its tag says. */
+  wire: number;
   isList: boolean;
-  /** Of the message in it; undefined: it is a Struct. */
+  isStruct: boolean;
+  /** Of the message in it. */
   inside: Plan | undefined;
+  /** A bit of its own, which those of one oneof share, where it may be there once; else 0. */
+  once: number;
 }
 
-/** To be called at the start: the first plan of a file takes some 20 ms, which are no caller's. */
+/** To be called at the start: to make the plans takes some 50 ms, which are no caller's. */
 export const preparePlain = (desc: DescMessage): void => void planOf(desc);
 
 /** The message; undefined where the library is to read the bytes as they are. */
 export function plainMessage(desc: DescMessage, bytes: Uint8Array): Message | undefined {
   const plan = planOf(desc);
-  if (plan === undefined || !isPlain(plan, bytes, { at: 0 }, bytes.length)) return undefined;
+  if (plan === undefined) return undefined;
+  const structs = new Map<number, JsonObject>();
   try {
+    if (!readStructs(plan, bytes, { at: 0 }, bytes.length, structs)) return undefined;
     const message = fromBinary(plan.form, bytes, { readUnknownFields: false });
-    return readStructs(plan, message as unknown as Values) ? message : undefined;
+    putStructs(plan, message as unknown as Values, structs);
+    return message;
   } catch {
     return undefined;
   }
 }
 
 /**
- * Whether each field on the way to a Struct is there once, where it is no list: given twice, the library would merge what is
- * in it. And every field is of its own wire type.
+ * Reads the Structs, by where their bytes are. False where a field on the way to one is there twice, since the library would
+ * merge both or forget the first; where anything does not end where it says; and for fields that we do not know.
  */
-function isPlain({ parts, wires }: Plan, bytes: Uint8Array, place: { at: number }, end: number): boolean {
-  const seen = new Set<Part>();
+function readStructs(
+  { fields }: Plan,
+  bytes: Uint8Array,
+  place: { at: number },
+  end: number,
+  structs: Map<number, JsonObject>,
+): boolean {
+  let seen = 0;
   while (place.at < end) {
     const tag = readVarint(bytes, place, end);
-    if (tag === MALFORMED || wires.get(tag >>> 3) !== (tag & 7)) return false;
-    const part = parts.get(tag >>> 3);
-    if (part !== undefined && !part.isList) {
-      if (seen.has(part)) return false;
-      seen.add(part);
-    }
-    const length = lengthOf(tag & 7, bytes, place, end);
+    const part = tag === MALFORMED ? undefined : fields.get(tag >>> 3);
+    if (part === undefined || part.wire !== (tag & 7) || (seen & part.once) !== 0) return false;
+    seen |= part.once;
+    const length = lengthOf(part.wire, bytes, place, end);
     if (length === MALFORMED || length > end - place.at) return false;
     const behind = place.at + length;
-    if (part?.inside !== undefined && !isPlain(part.inside, bytes, place, behind)) return false;
+    if (part.isStruct) {
+      const struct = readStruct(bytes.subarray(place.at, behind));
+      if (struct === undefined) return false;
+      structs.set(bytes.byteOffset + place.at, struct);
+    } else if (part.inside !== undefined && !readStructs(part.inside, bytes, place, behind, structs)) return false;
     place.at = behind;
   }
   return place.at === end;
@@ -90,23 +108,23 @@ function lengthOf(wire: number, bytes: Uint8Array, place: { at: number }, end: n
 
 type Values = Record<string, unknown>;
 
-/** Puts what they hold in the place of their bytes. */
-function readStructs({ parts }: Plan, message: Values): boolean {
-  for (const { localName, oneof, isList, inside } of parts.values()) {
+/** Puts them in the place of their bytes. */
+function putStructs({ parts }: Plan, message: Values, structs: ReadonlyMap<number, JsonObject>): void {
+  for (const { localName, oneof, isList, inside } of parts) {
     const [holder, name] = oneof === undefined ? [message, localName] : [message[oneof] as Values, "value"];
     if (oneof !== undefined && holder["case"] !== localName) continue;
     const value = holder[name];
     if (value === undefined) continue;
-    if (inside !== undefined) {
-      const all = isList ? (value as Values[]) : [value as Values];
-      if (!all.every((one) => readStructs(inside, one))) return false;
-      continue;
-    }
-    const struct = readStruct(value as Uint8Array);
-    if (struct === undefined) return false;
-    holder[name] = struct;
+    if (inside === undefined) holder[name] = structOf(value as Uint8Array, structs);
+    else for (const one of isList ? (value as Values[]) : [value as Values]) putStructs(inside, one, structs);
   }
-  return true;
+}
+
+function structOf(bytes: Uint8Array, structs: ReadonlyMap<number, JsonObject>): JsonObject {
+  if (bytes.length === 0) return {};
+  const struct = structs.get(bytes.byteOffset);
+  if (struct === undefined) throw new Error("a Struct was not read");
+  return struct;
 }
 
 // --- Plans --------------------------------------------------------------------------------------
@@ -117,34 +135,33 @@ const plans = new WeakMap<DescMessage, { plan: Plan | undefined }>();
 function planOf(desc: DescMessage): Plan | undefined {
   const known = plans.get(desc);
   if (known !== undefined) return known.plan;
-  const plan = mayBePlain(desc, new Set()) ? makePlan(desc, formsOf(desc.file), new Map()) : undefined;
+  const plan = mayBePlain(desc) ? makePlan(desc, formsOf(desc.file), new Map()) : undefined;
   plans.set(desc, { plan });
   return plan;
 }
 
-/** There are Structs in it, once or in lists, and no other free values. */
-function mayBePlain(desc: DescMessage, above: Set<DescMessage>): boolean {
-  let hasStructs = false;
-  for (const { message, fieldKind, oneof } of desc.fields) {
-    if (message === undefined) continue;
-    if (message.typeName === STRUCT) {
-      if (fieldKind !== "message" || oneof !== undefined) return false;
-      hasStructs = true;
-    } else if (VALUES.includes(message.typeName)) return false;
-    else if (holdsValues(message, new Set())) {
-      if (fieldKind === "map" || above.has(message)) return false;
-      if (!mayBePlain(message, new Set([...above, message]))) return false;
-      hasStructs = true;
-    }
-  }
-  return hasStructs;
+/** There are Structs in it, in fields of their own, and no other free values and no maps. */
+function mayBePlain(desc: DescMessage): boolean {
+  const fields = [...messagesIn(desc)].flatMap((one) => one.fields);
+  return (
+    fields.some(isStruct) &&
+    fields.every((field) =>
+      isStruct(field)
+        ? field.fieldKind === "message" && field.oneof === undefined
+        : field.fieldKind !== "map" && !VALUES.includes(field.message?.typeName ?? ""),
+    )
+  );
 }
 
-function holdsValues(desc: DescMessage, seen: Set<DescMessage>): boolean {
-  if (VALUES.includes(desc.typeName)) return true;
-  if (seen.has(desc)) return false;
-  seen.add(desc);
-  return desc.fields.some(({ message }) => message !== undefined && holdsValues(message, seen));
+const hasStruct = (desc: DescMessage) => desc.fields.some(isStruct);
+const isStruct = ({ message }: DescField) => message?.typeName === STRUCT;
+
+/** It and what it is made of, without what is in free values. */
+function messagesIn(desc: DescMessage, found = new Set<DescMessage>()): Set<DescMessage> {
+  if (found.has(desc) || VALUES.includes(desc.typeName)) return found;
+  found.add(desc);
+  for (const { message } of desc.fields) if (message !== undefined) messagesIn(message, found);
+  return found;
 }
 
 type Forms = (typeName: string) => DescMessage;
@@ -152,16 +169,25 @@ type Forms = (typeName: string) => DescMessage;
 function makePlan(desc: DescMessage, formOf: Forms, made: Map<DescMessage, Plan>): Plan {
   const known = made.get(desc);
   if (known !== undefined) return known;
-  const plan: Plan = { form: formOf(desc.typeName), parts: new Map(), wires: new Map() };
+  const plan: Plan = { form: formOf(desc.typeName), fields: new Map(), parts: [] };
   made.set(desc, plan);
+  const bits = new Map<string, number>();
   for (const field of desc.fields) {
-    plan.wires.set(field.number, wireOf(field));
     const { message, localName } = field;
-    if (message === undefined || !holdsValues(message, new Set())) continue;
-    const inside = message.typeName === STRUCT ? undefined : makePlan(message, formOf, made);
-    const part = { localName, oneof: field.oneof?.localName, isList: field.fieldKind === "list", inside };
-    plan.parts.set(field.number, part);
+    const oneof = field.oneof?.localName;
+    const inside = message === undefined || isStruct(field) ? undefined : makePlan(message, formOf, made);
+    const isList = field.fieldKind === "list";
+    const part = { localName, oneof, wire: wireOf(field), isList, isStruct: isStruct(field), inside, once: 0 };
+    plan.fields.set(field.number, part);
+    const isOnTheWay = isStruct(field) || (message !== undefined && [...messagesIn(message)].some(hasStruct));
+    if (!isOnTheWay) continue;
+    plan.parts.push(part);
+    if (isList) continue;
+    const name = oneof ?? localName;
+    if (!bits.has(name)) bits.set(name, 1 << bits.size);
+    part.once = bits.get(name) ?? 0;
   }
+  if (bits.size > MAX_BITS) throw new Error(`${desc.typeName} has too many fields on the way to Structs`);
   return plan;
 }
 

@@ -7,8 +7,10 @@ import { MALFORMED, readVarint } from "./varint.ts";
 /** Only as writers write it: bytes that are malformed, or in a rarer form, are for the library to read or to refuse. */
 const [ENTRY, KEY, VALUE_OF_KEY, ITEM] = [0x0a, 0x0a, 0x12, 0x0a];
 const [NULL, NUMBER, TEXT, BOOL, STRUCT, LIST] = [0x08, 0x11, 0x1a, 0x20, 0x2a, 0x32];
-/** More than any that is kept, and less than the library reads. */
-const MAX_DEPTH = 24;
+/** More levels than any has that is kept, and fewer than the library reads. */
+const MAX_DEPTH = 40;
+/** A longer text is decoded at once: to look at each of its bytes takes longer. */
+const SHORT_TEXT = 128;
 const NUMBER_BYTES = 8;
 
 /** The Struct in these bytes; undefined where the library is to look at them. */
@@ -96,6 +98,7 @@ class StructReader {
     const from = this.at;
     if (end < from) return undefined;
     this.at = end;
+    if (end - from > SHORT_TEXT) return decoded(this.#bytes, from, end);
     for (let i = from; i < end; i++) if ((this.#bytes[i] as number) > 0x7f) return decoded(this.#bytes, from, end);
     return this.#bytes.toString("latin1", from, end);
   }
