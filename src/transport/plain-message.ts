@@ -46,7 +46,7 @@ interface Part {
   isStruct: boolean;
   /** Of the message in it. */
   inside: Plan | undefined;
-  /** A bit of its own, which those of one oneof share, where it may be there once; else 0. */
+  /** A bit of its own where it may be there once; else 0. */
   once: number;
 }
 
@@ -171,7 +171,6 @@ function makePlan(desc: DescMessage, formOf: Forms, made: Map<DescMessage, Plan>
   if (known !== undefined) return known;
   const plan: Plan = { form: formOf(desc.typeName), fields: new Map(), parts: [] };
   made.set(desc, plan);
-  const bits = new Map<string, number>();
   for (const field of desc.fields) {
     const { message, localName } = field;
     const oneof = field.oneof?.localName;
@@ -181,13 +180,10 @@ function makePlan(desc: DescMessage, formOf: Forms, made: Map<DescMessage, Plan>
     plan.fields.set(field.number, part);
     const isOnTheWay = isStruct(field) || (message !== undefined && [...messagesIn(message)].some(hasStruct));
     if (!isOnTheWay) continue;
+    if (!isList) part.once = 1 << plan.parts.length;
     plan.parts.push(part);
-    if (isList) continue;
-    const name = oneof ?? localName;
-    if (!bits.has(name)) bits.set(name, 1 << bits.size);
-    part.once = bits.get(name) ?? 0;
   }
-  if (bits.size > MAX_BITS) throw new Error(`${desc.typeName} has too many fields on the way to Structs`);
+  if (plan.parts.length > MAX_BITS) throw new Error(`${desc.typeName} has too many fields on the way to Structs`);
   return plan;
 }
 
