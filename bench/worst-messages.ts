@@ -8,7 +8,6 @@ import {
   GetEntityRequestSchema,
   ListEntitiesRequestSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-
 import { messageIn } from "../src/transport/grpc-request.ts";
 import { median } from "./report.ts";
 

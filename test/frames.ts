@@ -89,3 +89,13 @@ export function envelope(message: Uint8Array, flags = 0, length = message.length
   head.writeUInt32BE(length >>> 0, 1);
   return Buffer.concat([head, message]);
 }
+
+/** A number in protobuf's binary form. */
+export const varint = (value: number): Buffer =>
+  value < 0x80 ? Buffer.of(value) : Buffer.concat([Buffer.of((value & 0x7f) | 0x80), varint(value >>> 7)]);
+
+/** A length-delimited field. */
+export const lengthDelimited = (number: number, ...inside: Uint8Array[]): Buffer => {
+  const bytes = Buffer.concat(inside);
+  return Buffer.concat([varint((number << 3) | 2), varint(bytes.length), bytes]);
+};

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { RecordTransactionsRequestSchema } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import { EntityService, UpdateEntityRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { assertKinds } from "../src/transport/kindless.ts";
-import { envelope } from "./frames.ts";
+import { envelope, lengthDelimited as field } from "./frames.ts";
 import { startService, type TestService } from "./harness.ts";
 import { grpcRefusal, h2Call, refusalOf, withSession } from "./transport-harness.ts";
 
@@ -18,11 +18,6 @@ beforeAll(async () => {
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
-/** A length-delimited field. */
-const field = (number: number, inside: Uint8Array) =>
-  Buffer.concat([varint((number << 3) | 2), varint(inside.length), inside]);
-const varint = (value: number): Buffer =>
-  value < 0x80 ? Buffer.of(value) : Buffer.concat([Buffer.of((value & 0x7f) | 0x80), varint(value >>> 7)]);
 const nothing = new Uint8Array();
 const key = field(1, Buffer.from("note"));
 /** Values as they are on the wire, in `attributes` (field 15 of Entity) under the key "note". */

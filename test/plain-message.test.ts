@@ -20,6 +20,7 @@ import { WebhookService } from "../clients/typescript/gen/entity/v1/webhook_serv
 import { assertKinds } from "../src/transport/kindless.ts";
 import { plainMessage } from "../src/transport/plain-message.ts";
 import { wireOf } from "../src/transport/values.ts";
+import { lengthDelimited as field, varint } from "./frames.ts";
 import { type Random, randomOf } from "./hostile/random.ts";
 
 const SEED = process.env.TEST_SEED ?? String(Date.now() % 2 ** 31);
@@ -175,13 +176,6 @@ test("of any bytes for any request it reads what the library reads, or leaves th
   expect(read).toBeGreaterThan(3_000);
 });
 
-/** A length-delimited field. */
-const field = (number: number, ...inside: Uint8Array[]) => {
-  const bytes = Buffer.concat(inside);
-  return Buffer.concat([varint((number << 3) | 2), varint(bytes.length), bytes]);
-};
-const varint = (number: number): Buffer =>
-  number < 0x80 ? Buffer.of(number) : Buffer.concat([Buffer.of((number & 0x7f) | 0x80), varint(number >>> 7)]);
 const numberOf = (desc: DescMessage, name: string) => desc.fields.find((one) => one.name === name)?.number ?? 0;
 const ENTITY = numberOf(UpdateEntityRequestSchema, "entity");
 const ATTRIBUTES = numberOf(UpdateEntityRequestSchema.field.entity.message as DescMessage, "attributes");
