@@ -294,6 +294,20 @@ describe("ImportEntities", () => {
     expect(names.map(({ name }) => name)).toEqual(Array.from({ length: 500 }, (_, i) => `Ana ${i}`));
   });
 
+  it("what it creates is listed in the order of its rows, and so are the events", async () => {
+    const { client, id } = await service.newOrganization();
+    const rows = Array.from({ length: 900 }, (_, i) => person(`row-${i}`));
+    const { results } = await importAll(client, rows);
+    const made = results.map(({ entityId }) => entityId);
+    const { entities } = await client.entities.listEntities({ pageSize: 1000 });
+    expect(entities.map((entity) => entity.id)).toEqual(made);
+    const events = await service.sql<{ entity_id: string }>(
+      "select entity_id from entity_event where organization_id = $1 order by id",
+      [id],
+    );
+    expect(events.map((event) => event.entity_id)).toEqual(made);
+  });
+
   it("two imports of the same rows at once: each entity once, and no row is lost", async () => {
     const rows = Array.from({ length: 600 }, (_, i) => person(`both-${i}`));
     const answers = await Promise.all([importAll(service.client, rows), importAll(service.client, rows.toReversed())]);

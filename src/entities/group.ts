@@ -161,7 +161,7 @@ export class Group {
     const redirects = targets.map((target, i) => redirectOf(target, entities[i] ?? null, hits));
     const decided = command.decide(entities, { now, policy, redirectedFrom: redirects });
     // Ids of events in their order.
-    const eventIds = decided.flatMap((change) => (change === null ? [] : [newId()])).sort();
+    const eventIds = decided.flatMap((change) => (change === null ? [] : [newId()]));
     if (command.isReversed) eventIds.reverse();
     const moves = Array.from({ length: Math.max(entities.length, decided.length) }, (_, i) =>
       this.#moveOf(entities[i] ?? null, decided[i] ?? null, now, eventIds),
