@@ -223,6 +223,50 @@ describe("updates", () => {
     expect((await waiting).entity?.name).toBe("Held");
   });
 
+  it("rule 36: an update that found its entity locked does not wait for another entity that is held for longer", async () => {
+    const [held, free] = [await newPerson(service.client), await newPerson(service.client)];
+    const rename = (entity: { id: string }, name: string) =>
+      service.client.entities.updateEntity({ lookup: byId(entity), entity: { name } });
+    await using longer = await hold(held);
+    const first = rename(held, "Held");
+    await longer.waiting(1);
+    await using shorter = await hold(free);
+    const second = Array.from({ length: 3 }, () => rename(free, "Free"));
+    // Long enough for each to have found it locked, and to have tried again.
+    await sleep(300);
+    expect((await current(service.client, free)).name).toBe("Ana Souza");
+    await shorter.giveBack();
+    for (const { entity } of await Promise.all(second)) expect(entity?.name).toBe("Free");
+    expect((await current(service.client, held)).name).toBe("Ana Souza");
+    await longer.giveBack();
+    expect((await first).entity?.name).toBe("Held");
+  });
+
+  it("rule 36: an update that waits for its entity locks no other one meanwhile", async () => {
+    const entities = [
+      await newPerson(service.client),
+      await newPerson(service.client),
+      await newPerson(service.client),
+    ];
+    await using held = new AsyncDisposableStack();
+    const holders: Awaited<ReturnType<typeof hold>>[] = [];
+    for (const entity of entities) holders.push(held.use(await hold(entity)));
+    // At once, so that they are one group.
+    const renamed = entities.map((entity, i) =>
+      service.client.entities.updateEntity({ lookup: byId(entity), entity: { name: `Eva ${i}` } }),
+    );
+    await holders[0]?.waiting(1);
+    // In the reverse order of ids: whoever waits for the first of them, and has locked the others, would hold them.
+    for (const i of [2, 1, 0]) {
+      await holders[i]?.giveBack();
+      expect((await renamed[i])?.entity?.name).toBe(`Eva ${i}`);
+      for (const [j, other] of entities.entries()) {
+        const { name } = await current(service.client, other);
+        expect(name).toBe(j < i ? "Ana Souza" : `Eva ${j}`);
+      }
+    }
+  });
+
   it("rule 36: a reader does not wait for a writer", async () => {
     const person = await newPerson(service.client, { externalId: unique("x") });
     await using _holder = await hold(person);

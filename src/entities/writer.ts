@@ -10,7 +10,7 @@ import type { TransactionOptions } from "../db/transaction.ts";
 import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
-import { heldByOthers } from "./refusals.ts";
+import { createLockQueue, type LockQueue } from "./lock-queue.ts";
 import { type Answered, bytesOf, dropAborted, type Told, takeGroup, tell, together, type Waiting } from "./waiting.ts";
 import { writeGroup, writeGroupsUnlessBusy, writeGroupUnlessBusy, writeGroupWaiting } from "./write-group.ts";
 
@@ -56,9 +56,7 @@ interface Queue {
   alone: number;
   /** Until then, by performance.now(), it goes alone. */
   aloneUntil: number;
-  /** Commands on locked entities: these wait, and delay no others. */
-  busy: Waiting[];
-  isWaiting: boolean;
+  locked: LockQueue;
 }
 
 interface Share {
@@ -143,43 +141,32 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   }
 
   /** A group has ended; what was locked waits for its locks. */
-  function settle(queue: Queue, { busy, long }: Told): void {
-    for (const one of long) void runLong(orm, slots, bell, queue.organizationId, one);
-    queue.busy.push(...busy);
-    bell.ring(queue.organizationId);
-    if (queue.busy.length > 0 && !queue.isWaiting) {
-      queue.isWaiting = true;
-      void runBusy(queue);
-    }
+  function settle({ organizationId, locked }: Queue, { busy, long }: Told): void {
+    for (const one of long) void runLong(orm, slots, bell, organizationId, one);
+    locked.add(busy);
+    bell.ring(organizationId);
   }
 
-  /**
-   * One group of an organization waits for locks at a time, with one connection, however many there are. It waits for
-   * no longer than its oldest command may; those that came later wait on with the next group.
-   */
-  async function runBusy(queue: Queue): Promise<void> {
-    const { organizationId } = queue;
-    while (queue.busy.length > 0) {
-      await busySlots(organizationId, async () => {
-        const group = takeGroup(queue.busy, MAX_GROUP);
-        const oldest = Math.min(...group.map(({ since }) => since));
-        const { busy, long } = await together(organizationId, group, (commands) =>
-          writeGroupWaiting(orm, organizationId, commands, { waitedMs: performance.now() - oldest }),
-        );
+  function newQueue(organizationId: string): Queue {
+    const locked = createLockQueue({
+      ...{ organizationId, slots: busySlots, lockTimeoutMs },
+      write: (commands, waited) => writeGroupWaiting(orm, organizationId, commands, waited),
+      tryAgain(commands) {
+        queue.waiting.push(...commands);
+        start(queue);
+      },
+      ended({ long }) {
         for (const one of long) void runLong(orm, slots, bell, organizationId, one);
-        for (const one of busy) {
-          if (performance.now() - one.since < lockTimeoutMs) queue.busy.push(one);
-          else one.resolve({ kind: "refused", error: heldByOthers() });
-        }
-      });
-      bell.ring(organizationId);
-    }
-    queue.isWaiting = false;
-    forget(queue);
+        bell.ring(organizationId);
+        forget(queue);
+      },
+    });
+    const queue: Queue = { organizationId, waiting: [], running: 0, alone: 0, aloneUntil: 0, locked };
+    return queue;
   }
 
   function forget(queue: Queue): void {
-    const isIdle = queue.running === 0 && !queue.isWaiting && queue.waiting.length === 0;
+    const isIdle = queue.running === 0 && queue.locked.isIdle() && queue.waiting.length === 0;
     if (isIdle && queue.aloneUntil <= performance.now()) queues.delete(queue.organizationId);
   }
 
@@ -198,13 +185,14 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
       }
       let queue = queues.get(organizationId);
       if (queue === undefined) {
-        queue = { organizationId, waiting: [], running: 0, alone: 0, aloneUntil: 0, busy: [], isWaiting: false };
+        queue = newQueue(organizationId);
         queues.set(organizationId, queue);
       }
-      const { waiting, busy } = queue;
-      if (waiting.length + busy.length >= MAX_WAITING) {
-        for (const list of [waiting, busy]) dropAborted(list);
-        if (waiting.length + busy.length >= MAX_WAITING) throw overloaded("Too many writes of the organization wait");
+      const { waiting, locked } = queue;
+      if (waiting.length + locked.size() >= MAX_WAITING) {
+        dropAborted(waiting);
+        locked.dropAborted();
+        if (waiting.length + locked.size() >= MAX_WAITING) throw overloaded("Too many writes of the organization wait");
       }
       const written = new Promise<Answered>((resolve, reject) =>
         waiting.push({ command, since: performance.now(), resolve, reject }),

@@ -1,0 +1,133 @@
+// Commands of one organization whose entities others have locked: they wait for the locks, and delay no others.
+import type { Slots } from "../slots.ts";
+import type { Command } from "./command.ts";
+import { heldByOthers } from "./refusals.ts";
+import { dropAborted, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
+import type { writeGroupWaiting } from "./write-group.ts";
+
+/** How often locked entities are looked at again; for each command less often the longer it waits. */
+const TICK_MS = 5;
+const LONGEST_PAUSE_MS = 100;
+/** Commands in one transaction. */
+const MAX_GROUP = 128;
+
+export interface LockQueue {
+  /** Commands that wait, but for those of the group that waits for locks. */
+  size(): number;
+  /** Whether nothing waits. */
+  isIdle(): boolean;
+  /** Commands whose entities were locked. Those that have waited for the lock time are refused. */
+  add(busy: readonly Waiting[]): void;
+  dropAborted(): void;
+}
+
+export interface LockQueueOptions {
+  organizationId: string;
+  /** Writes what waits for its locks, for the lock time less what it has waited. */
+  write: (commands: readonly Command[], options: { waitedMs: number }) => ReturnType<typeof writeGroupWaiting>;
+  /** Bounds the groups of all organizations that wait for locks. */
+  slots: Slots;
+  lockTimeoutMs: number;
+  /** Tries commands without waiting; what is still locked is added again. */
+  tryAgain: (commands: readonly Waiting[]) => void;
+  /** A group that has waited has ended. */
+  ended: (told: Told) => void;
+}
+
+interface Entry {
+  one: Waiting;
+  /** Equal for commands that name the same entities by the same keys. */
+  targets: string;
+  /** By performance.now(). */
+  retryAt: number;
+}
+
+/**
+ * One group waits for locks at a time, with one connection, however many there are: what has waited longest, and what
+ * names the same. Nothing else: what it had locked would be locked for as long as it waits. It waits for no longer than
+ * its oldest command may; those that came later wait on with the next group. What names other entities is tried again
+ * meanwhile: these may be free by now.
+ */
+export function createLockQueue(options: LockQueueOptions): LockQueue {
+  const { organizationId, write, slots, lockTimeoutMs, tryAgain, ended } = options;
+  let entries: Entry[] = [];
+  let isWaiting = false;
+  /** Of the group that waits for locks. */
+  let targets: string | undefined;
+  let retry: NodeJS.Timeout | undefined;
+
+  function add(busy: readonly Waiting[]): void {
+    const now = performance.now();
+    for (const one of busy) {
+      const waitedMs = now - one.since;
+      if (waitedMs >= lockTimeoutMs) one.resolve({ kind: "refused", error: heldByOthers() });
+      else
+        entries.push({ one, targets: targetsOf(one.command), retryAt: now + Math.min(waitedMs / 4, LONGEST_PAUSE_MS) });
+    }
+    retrySoon();
+    if (isWaiting || entries.length === 0) return;
+    isWaiting = true;
+    void waitForLocks();
+  }
+
+  async function waitForLocks(): Promise<void> {
+    for (;;) {
+      let told: Told = { busy: [], long: [], undone: [] };
+      await slots(organizationId, async () => {
+        const group = takeOldest();
+        const [oldest] = group;
+        if (oldest === undefined) return;
+        told = await together(organizationId, group, (commands) =>
+          write(commands, { waitedMs: performance.now() - oldest.since }),
+        );
+        targets = undefined;
+      });
+      add(told.busy);
+      const isLast = entries.length === 0;
+      isWaiting = !isLast;
+      ended(told);
+      if (isLast) return;
+    }
+  }
+
+  /** What has waited longest, and what names the same. */
+  function takeOldest(): Waiting[] {
+    const byAge = entries.toSorted((a, b) => a.one.since - b.one.since);
+    targets = byAge[0]?.targets;
+    const same = byAge.flatMap((entry) => (entry.targets === targets ? [entry.one] : []));
+    const group = takeGroup(same, MAX_GROUP);
+    const taken = new Set(group);
+    entries = entries.filter(({ one }) => !taken.has(one));
+    return group;
+  }
+
+  function retrySoon(): void {
+    const isNeeded = entries.some((entry) => entry.targets !== targets);
+    if (isNeeded && retry === undefined) retry = setTimeout(retryOthers, TICK_MS);
+  }
+
+  function retryOthers(): void {
+    retry = undefined;
+    const now = performance.now();
+    const due = entries.filter((entry) => entry.targets !== targets && entry.retryAt <= now);
+    const isDue = new Set(due);
+    entries = entries.filter((entry) => !isDue.has(entry));
+    retrySoon();
+    if (due.length > 0) tryAgain(due.map(({ one }) => one));
+  }
+
+  return {
+    size: () => entries.length,
+    isIdle: () => !isWaiting && entries.length === 0,
+    add,
+    dropAborted() {
+      const live = entries.map(({ one }) => one);
+      dropAborted(live);
+      const isLive = new Set(live);
+      entries = entries.filter(({ one }) => isLive.has(one));
+    },
+  };
+}
+
+const targetsOf = ({ targets }: Command): string =>
+  JSON.stringify(targets.map(({ lookup }) => [lookup.by, lookup.key]));
