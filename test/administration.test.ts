@@ -408,7 +408,9 @@ describe("the log", () => {
       headers: { "content-type": "application/json", "x-forwarded-for": "192.0.2.7" },
       body: "{}",
     });
-    const calls = lines.map((line) => JSON.parse(line)).filter((line) => line.msg === "call");
+    const callsOf = () => lines.map((line) => JSON.parse(line)).filter((line) => line.msg === "call");
+    await expect.poll(() => callsOf().length).toBe(2);
+    const calls = callsOf();
     expect(new Set(calls.map(({ protocol }) => protocol))).toEqual(new Set(["grpc", "connect"]));
     expect(new Set(calls.map(({ peer }) => peer))).toEqual(new Set(["127.0.0.1"]));
   });

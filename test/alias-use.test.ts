@@ -49,8 +49,7 @@ const daysOf = (alias: string, of = service) =>
     [alias],
   );
 const today = () => new Date().toISOString().slice(0, 10);
-const isUsed = (alias: string) =>
-  expect.poll(() => daysOf(alias), { timeout: 5_000 }).toEqual([{ stored: today(), copied: today() }]);
+const isUsed = (alias: string) => expect.poll(() => daysOf(alias)).toEqual([{ stored: today(), copied: today() }]);
 
 /** A tracker by itself, whose writes the test begins. */
 async function tracker(options: { orm?: Orm } = {}) {
@@ -322,7 +321,8 @@ describe("an alias that is another's by the time it is written", () => {
       await holder.query("select from entity where id = $1 for no key update", [held.person.id]);
       const from = performance.now();
       await use.write();
-      expect(performance.now() - from).toBeLessThan(1_000);
+      // Short of the time for locks, which is 2 s.
+      expect(performance.now() - from).toBeLessThan(1_500);
       expect(await daysOf(free.alias)).toEqual([{ stored: today(), copied: today() }]);
       expect(await daysOf(held.alias)).toEqual([{ stored: null, copied: null }]);
       expect(use.waiting().names).toBe(1);
@@ -452,7 +452,8 @@ describe("a database that does not answer", () => {
     await holder.query("lock table external_id in access exclusive mode");
     const from = performance.now();
     await use.drain(300);
-    expect(performance.now() - from).toBeLessThan(800);
+    // Short of the time for locks, which is 2 s.
+    expect(performance.now() - from).toBeLessThan(1_500);
     await holder.query("rollback");
   });
 });

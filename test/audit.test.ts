@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type AuditCheckpoint, createEntityClient, errorInfo } from "../clients/typescript/index.ts";
+import { type AuditCheckpoint, errorInfo } from "../clients/typescript/index.ts";
 import { createShortTurns } from "../src/audit/short-turns.ts";
 import { newSigningKey, readSigningKey, type SigningKey } from "../src/audit/signing-key.ts";
 import { type VerifyStep, verifyTrail } from "../src/audit/verify.ts";
@@ -14,6 +14,7 @@ import { auditOf, checkpointsOf, type Found, kindsOf, makeAll, makeNext, nameOf,
 import { reseal } from "./chains.ts";
 import { byId, newPerson, together } from "./given.ts";
 import { forget, refusal, startService, type TestOrganization, type TestService } from "./harness.ts";
+import { startOther } from "./wall-harness.ts";
 
 /** Checkpoints of its organizations are made by hand. */
 let service: TestService;
@@ -87,7 +88,7 @@ describe("checkpoints", () => {
       while (isWriting) await newPerson(a.client);
     });
     const making = together(4, async (i) => {
-      for (let n = 0; n < 10; n++) await makeNext(i % 2 === 0 ? orm : other, a.id, key);
+      for (let made = 0; made < 5; ) if ((await makeNext(i % 2 === 0 ? orm : other, a.id, key)).isMade) made++;
     });
     for (const { reason } of await making) expect(reason).toBeUndefined();
     isWriting = false;
@@ -102,7 +103,7 @@ describe("checkpoints", () => {
       [a.id],
     );
     expect(sums).toMatchObject({ listed: Number(counts.verified), total: Number(counts.verified) });
-    expect(sums?.made).toBeGreaterThan(5);
+    expect(sums?.made).toBeGreaterThanOrEqual(4 * 5);
   });
 
   test("rule 128: a backlog makes several, of whole transactions", async () => {
@@ -344,19 +345,19 @@ describe("VerifyAuditTrail", () => {
 
   test("rule 132: a revoked key ends a verification", async () => {
     const a = await service.newOrganization();
-    await copyEvents(await newPerson(a.client), 150_000);
+    await newPerson(a.client);
     const { secret, apiKey } = await a.client.organizations.createApiKey({ displayName: "x", scopes: ["audit:read"] });
-    const { entities } = createEntityClient({ retries: false, baseUrl: service.baseUrl, apiKey: secret });
-    let revoked: Promise<unknown> | undefined;
-    const verify = async () => {
-      for await (const _ of entities.verifyAuditTrail({})) {
-        revoked ??= a.client.organizations.revokeApiKey({ apiKeyId: apiKey?.id ?? "" });
-      }
-    };
-    const error = ConnectError.from(await verify().catch((refusal: unknown) => refusal));
-    expect(errorInfo(error)?.reason).toBe("UNAUTHENTICATED");
-    await revoked;
-  }, 120_000);
+    await using other = await startOther(service, { config: { lockTimeoutMs: 60_000, statementTimeoutMs: 60_000 } });
+    // However fast the machine is, it is not at its end when the key is looked at again.
+    await using holder = await connection();
+    await holder.query("begin; lock table entity_event in access exclusive mode");
+    const verifying = refusal(auditOf({ client: other.client(secret) }));
+    const waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    await expect.poll(() => service.sql(waiting)).not.toEqual([]);
+    await a.client.organizations.revokeApiKey({ apiKeyId: apiKey?.id ?? "" });
+    expect((await verifying).reason).toBe("UNAUTHENTICATED");
+    await holder.query("rollback");
+  });
 
   const READING =
     "select 1 from pg_stat_activity where state = 'active' and query like '%entity_event v%' and pid <> pg_backend_pid()";

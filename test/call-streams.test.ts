@@ -76,19 +76,19 @@ test.runIf(isOurs)("a stream that has closed holds nothing of its call, and no l
 /** Calls and leaves, or is answered for by the deadline; what the implementation is told by whoever it asks. */
 test.each([
   ["gRPC", "leaves", GET, EMPTY],
-  ["gRPC", "has a deadline", { ...GET, "grpc-timeout": "150m" }, EMPTY],
+  ["gRPC", "has a deadline", { ...GET, "grpc-timeout": "1S" }, EMPTY],
   ["Connect", "leaves", JSON_GET, Buffer.from("{}")],
-  ["Connect", "has a deadline", { ...JSON_GET, "connect-timeout-ms": "150" }, Buffer.from("{}")],
+  ["Connect", "has a deadline", { ...JSON_GET, "connect-timeout-ms": "1000" }, Buffer.from("{}")],
 ])("an implementation that polls learns that its caller is gone, over %s: it %s", async (_, how, headers, body) => {
   let departure: Departure | undefined;
   const before: boolean[] = [];
+  const answering = Promise.withResolvers<object>();
   await using own = await startServer({
     handlers: {
-      getEntity: async (_: never, context) => {
+      getEntity: (_: never, context) => {
         departure = departureOf(context);
         before.push(departure.aborted);
-        await sleep(400);
-        return {};
+        return answering.promise;
       },
     },
   });
@@ -99,6 +99,7 @@ test.each([
     await expect.poll(() => departure).toBeDefined();
     if (how === "leaves") stream.close(8);
     await expect.poll(() => departure?.aborted).toBe(true);
+    answering.resolve({});
   });
   expect(before).toEqual([false]);
   expect(departure?.reason).toBeInstanceOf(Error);
@@ -133,7 +134,7 @@ test("the answer of an implementation whose caller has left is dropped, and the 
 
 test("each call has its own deadline, whatever those before it on the connection had", async () => {
   await using own = await startServer({
-    limits: { defaultTimeoutMs: 700, bodyTimeoutMs: 200 },
+    limits: { defaultTimeoutMs: 1_500, bodyTimeoutMs: 1_000 },
     handlers: { getEntity: (_: never, { requestHeader }) => sleep(Number(requestHeader.get("x-ms")), {}) },
   });
   await withSession(own.url, async (session) => {
@@ -144,16 +145,16 @@ test("each call has its own deadline, whatever those before it on the connection
     };
     for (const { answer } of [await call(0), await call(1, { "grpc-timeout": "5S" })])
       expect(answer.trailers["grpc-status"]).toBe("0");
-    const short = await call(2_000, { "grpc-timeout": "100m" });
+    const short = await call(4_000, { "grpc-timeout": "100m" });
     expect(grpcRefusal(short.answer).code).toBe(Code.DeadlineExceeded);
-    expect(short.ms).toBeLessThan(400);
+    expect(short.ms).toBeLessThan(1_500);
     // Past the deadline of the one before, and not its own.
     expect((await call(400)).answer.trailers["grpc-status"]).toBe("0");
-    const default_ = await call(2_000);
+    const default_ = await call(4_000);
     expect(grpcRefusal(default_.answer).code).toBe(Code.DeadlineExceeded);
-    expect(default_.ms).toBeGreaterThan(650);
-    expect(default_.ms).toBeLessThan(1_300);
-    expect((await call(600, { "grpc-timeout": "5S" })).answer.trailers["grpc-status"]).toBe("0");
+    expect(default_.ms).toBeGreaterThan(1_450);
+    expect(default_.ms).toBeLessThan(4_000);
+    expect((await call(1_800, { "grpc-timeout": "8S" })).answer.trailers["grpc-status"]).toBe("0");
   });
 });
 
@@ -172,9 +173,16 @@ test.runIf(isOurs)(
 
 test("a connection is idle from the end of its last call on, however long that took", async () => {
   const idleTimeoutMs = 300;
+  let idleSince = 0;
   await using own = await startServer({
     listener: { idleTimeoutMs },
-    handlers: { getEntity: (_: never, { requestHeader }) => sleep(Number(requestHeader.get("x-ms")), {}) },
+    handlers: {
+      async getEntity(_: never, { requestHeader }) {
+        await sleep(Number(requestHeader.get("x-ms")));
+        idleSince = performance.now();
+        return {};
+      },
+    },
   });
   const session = connect(own.url);
   session.on("error", () => {});
@@ -187,9 +195,6 @@ test("a connection is idle from the end of its last call on, however long that t
     const { trailers } = await h2Call(session, { ...GET, "x-ms": String(ms) }, EMPTY);
     expect(trailers["grpc-status"]).toBe("0");
   }
-  const idleSince = performance.now();
   await expect.poll(() => closedAt, { timeout: 3_000 }).toBeDefined();
-  const idleMs = (closedAt ?? 0) - idleSince;
-  expect(idleMs).toBeGreaterThan(idleTimeoutMs - 50);
-  expect(idleMs).toBeLessThan(idleTimeoutMs + 700);
+  expect((closedAt ?? 0) - idleSince).toBeGreaterThan(idleTimeoutMs - 50);
 });

@@ -207,13 +207,13 @@ describe("client 5: OVERLOADED is waited for as long as it says", () => {
   });
 
   it("or told at once, where the deadline is before", async () => {
-    await using server = await serving(refusing({ ...OVERLOADED, retryAfterMs: 3_000 }));
+    await using server = await serving(refusing({ ...OVERLOADED, retryAfterMs: 20_000 }));
     const began = performance.now();
-    const call = server.client({ defaultTimeoutMs: 2_000 }).entities.getEntity(NOBODY);
+    const call = server.client({ defaultTimeoutMs: 10_000 }).entities.getEntity(NOBODY);
     expect(errorInfo(await call.catch((error: unknown) => error))).toMatchObject({
-      ...{ reason: "OVERLOADED", retryAfterMs: 3_000 },
+      ...{ reason: "OVERLOADED", retryAfterMs: 20_000 },
     });
-    expect(performance.now() - began).toBeLessThan(1_000);
+    expect(performance.now() - began).toBeLessThan(5_000);
   });
 });
 
@@ -305,13 +305,15 @@ describe("client 8: a call ends by its deadline, with all its attempts", () => {
       if (index < 2) setTimeout(() => say(stream, PROXY), 150);
       else stream.on("close", () => {});
     });
-    await expect(server.client({ defaultTimeoutMs: 1_000 }).entities.getEntity(NOBODY)).rejects.toMatchObject({
+    await expect(server.client({ defaultTimeoutMs: 2_000 }).entities.getEntity(NOBODY)).rejects.toMatchObject({
       code: Code.DeadlineExceeded,
     });
     const timeouts = server.headers.map((headers) => Number.parseInt(String(headers["grpc-timeout"]), 10));
-    expect(timeouts[0]).toBeGreaterThan(990);
-    expect(timeouts[1]).toBeLessThanOrEqual(850);
-    expect(timeouts[2]).toBeLessThanOrEqual(700);
+    // All but what it took to send it.
+    expect(timeouts[0]).toBeGreaterThan(1_850);
+    expect(timeouts[0]).toBeLessThanOrEqual(2_000);
+    expect(timeouts[1]).toBeLessThanOrEqual(1_850);
+    expect(timeouts[2]).toBeLessThanOrEqual(1_700);
     await using other = await serving((stream) => answer(stream, ENTITY));
     await other.client().entities.getEntity(NOBODY);
     expect(Number.parseInt(String(other.headers[0]?.["grpc-timeout"]), 10)).toBeGreaterThan(9_900);

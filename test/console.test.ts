@@ -324,7 +324,9 @@ describe.skipIf(!hasBrowser)("the console in Chromium", () => {
 
   test("webhooks: endpoints, deliveries with their attempts, and sending one again", async () => {
     let status = 500;
-    await using receiver = await httpReceiver((_, response) => response.writeHead(status).end());
+    // The next attempt would come by itself while the first is looked at.
+    const later = { "retry-after": "3600" };
+    await using receiver = await httpReceiver((_, response) => response.writeHead(status, later).end());
     const person = await newPerson(service.client);
     const { endpoint } = await service.client.webhooks.createWebhookEndpoint({
       endpoint: { url: `http://127.0.0.1:${receiver.port}/hook`, displayName: "The ledger" },

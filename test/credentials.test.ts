@@ -184,18 +184,26 @@ describe("admission", () => {
   });
 
   test("a call too many is OVERLOADED, health is answered all the while", async () => {
+    const answering = Promise.withResolvers<object>();
+    let asked = 0;
     await using own = await startServer({
       limits: { maxInFlight: 2 },
-      handlers: { getEntity: () => sleep(500, {}) },
+      handlers: {
+        getEntity: () => {
+          asked += 1;
+          return answering.promise;
+        },
+      },
     });
     await withSession(own.url, async (session) => {
       const busy = [1, 2].map(() => h2Call(session, path("GetEntity"), EMPTY));
-      await sleep(100);
+      await expect.poll(() => asked).toBe(2);
       const refused = await h2Call(session, path("GetEntity"), EMPTY);
       expect(grpcRefusal(refused)).toMatchObject({ code: Code.Unavailable, reason: "OVERLOADED" });
       expect(Number(grpcRefusal(refused).metadata.retry_after_ms)).toBeGreaterThan(0);
       const health = createClient(Health, createGrpcTransport({ baseUrl: own.url }));
       expect((await health.check({})).status).toBe(1);
+      answering.resolve({});
       for (const answer of await Promise.all(busy)) expect(answer.trailers["grpc-status"]).toBe("0");
       expect((await h2Call(session, path("ListEntities"), EMPTY)).trailers["grpc-status"]).toBe("0");
     });
@@ -350,17 +358,17 @@ describe("cached callers", () => {
       await sleep(10);
       return secret === "good" ? someone : null;
     };
-    const find = cachedCallers(each(lookUp), { positiveMs: 100, negativeMs: 30 });
+    const find = cachedCallers(each(lookUp), { positiveMs: 1_500, negativeMs: 500 });
     await Promise.all([find("good"), find("good"), find("good")]);
     expect(await find("good")).toBe(someone);
     expect(lookups).toBe(1);
     await find("bad");
     await find("bad");
     expect(lookups).toBe(2);
-    await sleep(40);
+    await sleep(510);
     await find("bad");
     expect(lookups).toBe(3);
-    await sleep(80);
+    await sleep(1_010);
     await find("good");
     expect(lookups).toBe(4);
   });

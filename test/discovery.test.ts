@@ -64,7 +64,7 @@ describe("health", () => {
     expect(seen).toEqual([Status.SERVING, Status.NOT_SERVING, Status.SERVING, Status.NOT_SERVING]);
     const start = performance.now();
     await own.drain(5_000);
-    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(performance.now() - start).toBeLessThan(4_000);
   });
 });
 
@@ -78,7 +78,7 @@ test("reflection that a tool left open does not hold up the drain", async () => 
   own.shutdown.abort();
   const start = performance.now();
   await own.drain(5_000);
-  expect(performance.now() - start).toBeLessThan(1_000);
+  expect(performance.now() - start).toBeLessThan(4_000);
   expect(grpcRefusal(await left).reason).toBe("DATABASE_UNAVAILABLE");
 });
 
@@ -313,7 +313,7 @@ describe("TLS", () => {
     await h2Call(idle, get, envelope(new Uint8Array()));
     const start = performance.now();
     await own.drain(5_000);
-    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(performance.now() - start).toBeLessThan(4_000);
   });
 
   test("with a client authority, lets in its certificates alone", async () => {

@@ -91,7 +91,9 @@ describe("a process", { timeout: 120_000 }, () => {
     await locker.query("begin; lock table entity in access exclusive mode");
     const client = createEntityClient({ ...service, retries: false });
     const call = client.entities.listEntities({}).catch((error: unknown) => error);
-    await sleep(1_000);
+    const waiting = () =>
+      database.sql("select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'");
+    await expect.poll(waiting, { timeout: 30_000 }).not.toEqual([]);
     return { service, call };
   }
 

@@ -237,7 +237,8 @@ test("what a crash in the middle of initdb left is cleared", { timeout: 60_000 }
   child.kill("SIGKILL");
   await until(async () => child.signalCode !== null);
   expect(await readdir(directory)).not.toContain("postgres");
-  await sleep(1500); // the initdb that lost its service ends
+  // The initdb that lost its service ends, in its own time.
+  await until(async () => !isNamedByProcess(directory));
   await using server = await startEmbeddedPostgres({ directory, settings });
   expect(await query(server, "select 1 as one")).toEqual([{ one: 1 }]);
   expect((await readdir(directory)).filter((name) => name.startsWith("initdb-"))).toEqual([]);
@@ -595,6 +596,12 @@ function isAlive(pid: number) {
   }
 }
 
+/** Whether a process has the folder in its command line. */
+const isNamedByProcess = (folder: string) =>
+  execFileSync("ps", ["-A", "-ww", "-o", "stat=,args="], { encoding: "utf8" })
+    .split("\n")
+    .some((line) => line.includes(folder) && !line.startsWith("Z"));
+
 async function socketInodes(pid: number) {
   const found = new Set<string>();
   for (const fd of await readdir(`/proc/${pid}/fd`)) {
@@ -605,9 +612,8 @@ async function socketInodes(pid: number) {
 }
 
 async function until(condition: () => Promise<boolean>) {
-  for (let tries = 0; tries < 2000; tries++) {
+  for (const limit = performance.now() + 30_000; performance.now() < limit; await sleep(5)) {
     if (await condition()) return;
-    await sleep(5);
   }
   throw new Error("never came true");
 }

@@ -3,7 +3,6 @@
 
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
 import pg from "pg";
 import { pino } from "pino";
@@ -125,6 +124,14 @@ async function whileLocked<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Resolves when a call of the service waits for the lock. */
+const waiting = () =>
+  expect
+    .poll(() =>
+      service.sql("select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"),
+    )
+    .not.toEqual([]);
+
 /** How to provoke each reason, with canaries in all that is sent. Each throws the refusal. */
 const PROVOKE: Record<Reason, () => Promise<unknown>> = {
   VALIDATION_ERROR: async () =>
@@ -223,7 +230,7 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
       await client.entities.listEntities({});
       return whileLocked(async () => {
         const first = client.entities.createEntity({ entity: full({ externalId: "" }) }).catch(() => {});
-        await sleep(200);
+        await waiting();
         try {
           return await client.entities.createEntity({ entity: full({ externalId: "" }) });
         } finally {
@@ -260,7 +267,7 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
       proxy,
     ),
   DEADLINE_EXCEEDED: () =>
-    on({ defaultTimeoutMs: 300, lockTimeoutMs: 2_000 }, async (client) => {
+    on({ defaultTimeoutMs: 1_000, lockTimeoutMs: 4_000 }, async (client) => {
       await client.entities.listEntities({});
       return whileLocked(() => client.entities.createEntity({ entity: full({ externalId: "" }) }));
     }),
@@ -294,7 +301,7 @@ const PROVOKE: Record<Reason, () => Promise<unknown>> = {
         { signal: leaving.signal },
       );
       call.catch(() => {});
-      await sleep(200);
+      await waiting();
       leaving.abort();
       await expect.poll(() => lines.slice(before).some((line) => JSON.parse(line).reason === "CANCELLED")).toBe(true);
     });

@@ -231,9 +231,11 @@ async function placeholders(
   return found;
 }
 
-/** An answer with the addresses that the page has. */
+/** An answer with the addresses that the page has. The digits of a port are also within ids. */
 const theirs = (said: string, own: readonly [string, string][]) =>
-  own.reduce((text, [from, to]) => (from.includes("-") ? text : text.replaceAll(to, from)), said);
+  own
+    .filter(([from]) => !from.includes("-"))
+    .reduce((text, [from, to]) => text.replaceAll(new RegExp(`(?<!\\w)${to}(?!\\w)`, "g"), from), said);
 
 /** A step, whose output and exit code are kept. Fails where any of its commands did. */
 const shellOf = (source: string, index: number) => `
