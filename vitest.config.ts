@@ -7,6 +7,9 @@ export default defineConfig({
     testTimeout: 60_000,
     // Twice: a suite that writes much ends while the disk is still at it.
     hookTimeout: 120_000,
+    // What is waited for comes when it comes: one second, the default, is short beside other work. What may not take longer
+    // has its own limit.
+    expect: { poll: { timeout: 20_000 } },
     // Two cores share the tests, the service and PostgreSQL.
     maxWorkers: 2,
     // Races and time limits are tested for real. Where other work shares the machine, one may be late once.
