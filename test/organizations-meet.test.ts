@@ -524,7 +524,7 @@ describe("reads that meet", () => {
     expect(await findAll()).toEqual(organizations);
   });
 
-  test("a thousand lookups of one organization that wait: another's lone one is in the next statement that is sent", async () => {
+  test("a thousand lookups of one organization that wait: another's lone one is in the next statement that is made", async () => {
     const reader = createReader(orm);
     const send = vi.spyOn(NamedStatementClient.prototype, "sendBehind");
     const many = Array.from({ length: 1_000 }, (_, i) => reader.find(a, [{ by: "external_id", key: `nobody ${i}` }]));
@@ -533,7 +533,8 @@ describe("reads that meet", () => {
     const lone = reader.find(b, [{ by: "external_id", key: "same" }]);
     expect((await lone).entities.size).toBe(1);
     const sent = send.mock.calls.slice(before).map(([, , values]) => JSON.stringify(values));
-    expect(sent[0]).toContain(b);
+    // Each of the two lanes may have taken before it what it is about to send.
+    expect(sent.slice(0, 3).join()).toContain(b);
     await Promise.all(many);
     send.mockRestore();
   });
@@ -817,6 +818,12 @@ describe("rule 2: organizations in one transaction", () => {
   });
 });
 
+/** By which the service measures how long something takes; it moves where a test says so. */
+function standingClock(): Disposable & { passes(ms: number): void } {
+  vi.useFakeTimers({ toFake: ["performance"] });
+  return { passes: (ms) => void vi.advanceTimersByTime(ms), [Symbol.dispose]: () => void vi.useRealTimers() };
+}
+
 describe("what fails or waits for one organization", () => {
   /** One command of the first, beside one of each other, which are done while that of the first is not. */
   async function besideOthers(ids: readonly string[], writer: Writer, command: OneEntityCommand) {
@@ -841,6 +848,7 @@ describe("what fails or waits for one organization", () => {
   });
 
   test("a rule with a defect: the others are done, it fails, and for a second its organization goes alone", async () => {
+    using clock = standingClock();
     const ids = await withOne(6);
     const [first, ...others] = ids as [string, ...string[]];
     const writer = createWriter(orm);
@@ -859,11 +867,14 @@ describe("what fails or waits for one organization", () => {
       return transactions.get(first) === transactions.get(others[0] as string);
     };
     expect(await round()).toBe(false);
-    await sleep(1_050);
+    clock.passes(999);
+    expect(await round()).toBe(false);
+    clock.passes(1);
     expect(await round()).toBe(true);
   });
 
   test("one that is to blame shares no transaction for a second, even where it is the only one: others may come meanwhile", async () => {
+    using _ = standingClock();
     const [first, second] = (await withOne(2)) as [string, string];
     const writer = createWriter(orm);
     const broken = rename("one", "x", {
