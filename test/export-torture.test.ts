@@ -138,8 +138,7 @@ it(`rule 153: ${WRITERS} writers and ${EXPORTERS} slow readers: every export is 
   // On a machine on which one takes as long as all may: until there are some that began beside writes.
   const isOver = () => performance.now() > end && exports.length > EXPORTERS;
   const exporter = async () => {
-    for (let i = below(3); !isOver(); i++)
-      exports.push(await exportSlowly(queries[i % 3] as Export["query"]));
+    for (let i = below(3); !isOver(); i++) exports.push(await exportSlowly(queries[i % 3] as Export["query"]));
   };
   await Promise.all([
     ...Array.from({ length: WRITERS }, () => writeUntil(isOver, merges)),
