@@ -1,5 +1,6 @@
 // What every script, test and measurement needs that runs the service as a process of its own.
 import type { ChildProcess } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
@@ -21,14 +22,24 @@ export function settingsOfStart(main = fileURLToPath(new URL("../src/main.ts", i
   return { flags: words.filter((word) => word.startsWith("--")), env: Object.fromEntries(assignments) };
 }
 
-/** A port of 127.0.0.1 that nobody listened on a moment ago. */
+/**
+ * A port of 127.0.0.1 that nobody listened on a moment ago. None of those that systems give to whoever asks for any (from
+ * 32768 on, or above): what starts on it, ends and starts again would find another there, as tests ask for many.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = randomInt(16_384, 32_768);
+    const server = createServer().listen(port, "127.0.0.1");
+    try {
+      await once(server, "listening");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "EADDRINUSE") continue;
+      throw error;
+    }
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 export async function isListening(port: number): Promise<boolean> {

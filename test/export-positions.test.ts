@@ -139,7 +139,8 @@ describe(`random transactions, TEST_SEED=${SEED}`, () => {
     const [{ events }] = (await service.sql("select count(*)::int as events from entity_event")) as [
       { events: number },
     ];
-    expect(events).toBeGreaterThan(STEPS / 2);
+    // Some 300; chance may roll back half of them.
+    expect(events).toBeGreaterThan(STEPS / 4);
 
     for (const { position, rows } of truths) {
       expect(shown(await exported({ position, showDeleted: true }))).toEqual(picked(rows));

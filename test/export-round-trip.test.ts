@@ -2,6 +2,7 @@
 // export was killed in the middle.
 import { existsSync } from "node:fs";
 import { readFile, stat, symlink, writeFile } from "node:fs/promises";
+import { type AddressInfo, createServer, connect as netConnect } from "node:net";
 import { gunzipSync } from "node:zlib";
 import { fromJson } from "@bufbuild/protobuf";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -305,16 +306,44 @@ describe("an export that is interrupted", () => {
       expect(existsSync(`${folder.path}/two.ndjson.${left}`)).toBe(false);
   });
 
+  /** Stands before the source, and lets so many bytes of an answer through: who reads it is still at it then. */
+  async function stoppedAfter(bytes: number) {
+    const server = createServer((near) => {
+      const far = netConnect(source.port, "127.0.0.1");
+      let passed = 0;
+      near.pipe(far);
+      far.on("data", (chunk) => {
+        passed += chunk.length;
+        near.write(chunk);
+        if (passed > bytes) far.pause();
+      });
+      for (const socket of [near, far]) {
+        socket.on("error", () => {});
+        socket.on("close", () => void (near.destroy(), far.destroy()));
+      }
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { port } = server.address() as AddressInfo;
+    return {
+      env: { ...envOf(source), ENTITY_SERVICE_URL: `http://127.0.0.1:${port}` },
+      async [Symbol.asyncDispose]() {
+        await new Promise((resolve) => server.close(resolve));
+      },
+    };
+  }
+
   it("of exports to one file that begin at once, or go on with it at once, one writes", async () => {
-    const options = { env: envOf(source), cwd: folder.path };
-    const begin = () => Array.from({ length: 4 }, () => startCli(["export", "race.ndjson"], options));
-    const begun = begin();
+    const begin = (env: ReturnType<typeof envOf>) =>
+      Array.from({ length: 4 }, () => startCli(["export", "race.ndjson"], { env, cwd: folder.path }));
+    await using slow = await stoppedAfter(8_000_000);
+    const begun = begin(slow.env);
     await expect.poll(() => begun.filter(({ exitCode }) => exitCode === 1).length, { timeout: 60_000 }).toBe(3);
     const ahead = begun.find(({ exitCode }) => exitCode === null);
     expect(ahead, "the one that has the file").toBeDefined();
+    await expect.poll(async () => (await stateFile("race.ndjson"))?.rows ?? 0, { timeout: 30_000 }).toBeGreaterThan(0);
     ahead?.kill("SIGKILL");
     await ahead?.ended;
-    const endings = await Promise.all(begin().map(({ ended }) => ended));
+    const endings = await Promise.all(begin(envOf(source)).map(({ ended }) => ended));
     expect(endings.filter(({ code }) => code === 0)).toHaveLength(1);
     for (const { code, stderr } of endings) {
       if (code !== 0) expect(stderr).toMatch(/another export writes to race\.ndjson|race\.ndjson is there already/);

@@ -74,12 +74,13 @@ describe("the past of an external id", () => {
     const externalId = unique("left");
     // As if it had left in the meantime, by a clock that is ahead.
     await service.sql(
-      `insert into external_id_past select organization_id, $2, updated_at, now() + interval '700 milliseconds', id, null, 'CHANGED', $1
+      `insert into external_id_past select organization_id, $2, updated_at, now() + interval '1 hour', id, null, 'CHANGED', $1
        from entity where id = $1`,
       [other.id, externalId],
     );
     expect(await refusal(newPerson(service.client, { externalId }))).toMatchObject({ reason: "WRITE_CONFLICT" });
-    await new Promise((resolve) => setTimeout(resolve, 750));
+    // The time has come.
+    await service.sql("update external_id_past set detached_at = now() where external_id = $1", [externalId]);
     expect((await newPerson(service.client, { externalId })).externalId).toBe(externalId);
     await service.sql("delete from external_id_past where external_id = $1", [externalId]);
   });

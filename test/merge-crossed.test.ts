@@ -273,12 +273,15 @@ async function allMerges() {
 it("rule 81: the id of a merged entity that is parted while a write waits for its survivor is that entity's own then", async () => {
   const { entities } = client(0);
   const waiting = async (count: number) =>
-    vi.waitFor(async () => {
-      const rows = await service.sql(
-        "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-      );
-      expect(rows).toHaveLength(count);
-    });
+    vi.waitFor(
+      async () => {
+        const rows = await service.sql(
+          "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        );
+        expect(rows).toHaveLength(count);
+      },
+      { timeout: 10_000 },
+    );
   const third = await newPerson(client(0));
   /** Those that wait for a row get it in the order in which they came. */
   const beside = async <T>(write: (secondary: Entity) => Promise<T>) => {

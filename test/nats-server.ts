@@ -1,12 +1,13 @@
 // Lends a nats-server with JetStream on a free loopback port; it may be killed and started again.
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { jetstream, jetstreamManager, type StreamConfig } from "@nats-io/jetstream";
 import { connect, type NatsConnection } from "@nats-io/transport-node";
+import { freePort } from "../scripts/service-process.ts";
 
 const ENV = { ...process.env, PATH: `${process.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin` };
 
@@ -45,17 +46,6 @@ export interface NatsServer extends AsyncDisposable {
   messages(stream?: string): Promise<Stored[]>;
 }
 
-/** The server writes it once it is ready, or a little later. */
-async function portOf(folder: string): Promise<number> {
-  for (let i = 0; i < 500; i++) {
-    const file = (await readdir(folder)).find((name) => name.endsWith(".ports"));
-    const text = file === undefined ? "" : await readFile(join(folder, file), "utf8");
-    if (text.endsWith("}")) return Number(new URL((JSON.parse(text) as { nats: [string] }).nats[0]).port);
-    await sleep(10);
-  }
-  throw new Error("nats-server tells no port");
-}
-
 const CREDENTIALS = { user: "publisher", pass: "s3cret-of-nats" };
 
 export async function startNatsServer({ credentials = false } = {}): Promise<NatsServer> {
@@ -63,12 +53,11 @@ export async function startNatsServer({ credentials = false } = {}): Promise<Nat
   if (missing !== undefined) throw new Error(missing);
   const folder = await mkdtemp(join(tmpdir(), "entity-service-nats-"));
   let child: ChildProcess | undefined;
-  let port = -1;
+  // It is killed and started again: no port that another may be given meanwhile.
+  const port = await freePort();
 
   const server: NatsServer = {
-    get port() {
-      return port;
-    },
+    port,
     get url() {
       return credentials
         ? `nats://${CREDENTIALS.user}:${CREDENTIALS.pass}@127.0.0.1:${port}`
@@ -76,17 +65,7 @@ export async function startNatsServer({ credentials = false } = {}): Promise<Nat
     },
     async start() {
       if (child !== undefined) return;
-      const args = [
-        "-a",
-        "127.0.0.1",
-        "-p",
-        String(port),
-        "--ports_file_dir",
-        folder,
-        "-js",
-        "-sd",
-        join(folder, "data"),
-      ];
+      const args = ["-a", "127.0.0.1", "-p", String(port), "-js", "-sd", join(folder, "data")];
       if (credentials) args.push("--user", CREDENTIALS.user, "--pass", CREDENTIALS.pass);
       const started = spawn("nats-server", args, { env: ENV, stdio: ["ignore", "ignore", "pipe"] });
       child = started;
@@ -98,8 +77,6 @@ export async function startNatsServer({ credentials = false } = {}): Promise<Nat
         if (i === 500 || started.exitCode !== null) throw new Error(`nats-server did not start: ${log}`);
         await sleep(10);
       }
-      if (port !== -1) return;
-      port = await portOf(folder);
     },
     async kill() {
       const running = child;

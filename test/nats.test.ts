@@ -404,7 +404,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     // Longer than the lease of the sink without renewal, and never without a holder.
     for (const end = performance.now() + 6_000; performance.now() < end; await sleep(20))
       expect(await holder()).toBe(held);
-    expect(await published(first.baseUrl)).toBe(2);
+    await expect.poll(() => published(first.baseUrl), WAIT).toBe(2);
     expect(await published(second.baseUrl)).toBe(0);
 
     await first.kill();
@@ -412,7 +412,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await newPerson(client);
     await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(3);
     expect(performance.now() - killed).toBeGreaterThan(500);
-    expect(await published(second.baseUrl)).toBe(1);
+    await expect.poll(() => published(second.baseUrl), WAIT).toBe(1);
 
     const third = lend(await startServiceProcess(folder.path, env));
     const heldBySecond = await holder();
@@ -420,7 +420,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     await newPerson(client);
     await expect.poll(async () => (await nats.messages()).length, WAIT).toBe(4);
     expect(await holder()).not.toBe(heldBySecond);
-    expect(await published(third.baseUrl)).toBe(1);
+    await expect.poll(() => published(third.baseUrl), WAIT).toBe(1);
     await third[Symbol.asyncDispose]();
     expect(await holder()).toBeUndefined();
     expect(await problems(database, nats)).toEqual([]);
@@ -435,7 +435,7 @@ suite(`NATS JetStream${missing === undefined ? "" : `: ${missing}`}`, () => {
     const service = lend(await startServiceProcess(folder.path, env));
     await burst([await database.newOrganization(), { client } as TestOrganization]);
     expect(await problems(database, nats)).toEqual([]);
-    expect(await published(service.baseUrl)).toBe((await nats.messages()).length);
+    await expect.poll(() => published(service.baseUrl), WAIT).toBe((await nats.messages()).length);
   }, 60_000);
 
   it("may be away: the service serves and is ready, says so once, and publishes what waits when it is back", async () => {

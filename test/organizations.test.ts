@@ -527,7 +527,7 @@ describe("keys", () => {
     ).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["page_token"] });
   });
 
-  test("an end in the past is refused, one in a second bites then", async () => {
+  test("an end in the past is refused, one in some seconds bites then", async () => {
     for (const ms of [-1, -60_000]) {
       expect(
         await refusal(
@@ -539,7 +539,8 @@ describe("keys", () => {
         ),
       ).toMatchObject({ reason: "VALIDATION_ERROR", fields: ["expires_at"] });
     }
-    const expiresAt = new Date(Date.now() + 1_000);
+    // Time for the calls before it, on a machine that is busy.
+    const expiresAt = new Date(Date.now() + 3_000);
     const { apiKey, secret } = await a.client.organizations.createApiKey({
       displayName: "k",
       scopes: ["admin"],
@@ -549,7 +550,7 @@ describe("keys", () => {
     const client = clientOf(secret);
     expect((await read(client)).organization?.id).toBe(a.id);
     await expect
-      .poll(async () => (await read(client).catch(() => undefined)) === undefined, { timeout: 6_500, interval: 100 })
+      .poll(async () => (await read(client).catch(() => undefined)) === undefined, { timeout: 8_500, interval: 100 })
       .toBe(true);
     expect(Date.now() - expiresAt.getTime()).toBeLessThan(5_000);
     expect(await refusal(read(client))).toMatchObject({ reason: "UNAUTHENTICATED" });
