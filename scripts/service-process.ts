@@ -21,14 +21,23 @@ export function settingsOfStart(main = fileURLToPath(new URL("../src/main.ts", i
   return { flags: words.filter((word) => word.startsWith("--")), env: Object.fromEntries(assignments) };
 }
 
+/** Below the ports that the system gives to whoever listens on port 0 or connects: nobody is given one of these meanwhile. */
+const FREE_PORTS = { from: 20_000, to: 32_000 };
+
 /** A port of 127.0.0.1 that nobody listened on a moment ago. */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = FREE_PORTS.from + Math.floor(Math.random() * (FREE_PORTS.to - FREE_PORTS.from));
+    const server = createServer().listen(port, "127.0.0.1");
+    try {
+      await once(server, "listening");
+    } catch {
+      continue;
+    }
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 export async function isListening(port: number): Promise<boolean> {
