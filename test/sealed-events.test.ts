@@ -35,7 +35,10 @@ import { watching } from "./watchers.ts";
 
 let service: TestService;
 beforeAll(async () => {
-  service = await startService();
+  // What waits for a lock waits until the test has seen it.
+  service = await startService({
+    config: { lockTimeoutMs: 30_000, statementTimeoutMs: 30_000, defaultTimeoutMs: 60_000 },
+  });
 });
 afterAll(() => service[Symbol.asyncDispose]());
 
@@ -395,7 +398,7 @@ describe("the chain", () => {
     const writing = service.client.entities.updateEntity({ lookup: byId(person), entity: { name: "Eva" } });
     const waiters =
       "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query ~ 'for no key update'";
-    await vi.waitUntil(async () => (await service.sql(waiters)).length > 0, { timeout: 1_500 });
+    await vi.waitUntil(async () => (await service.sql(waiters)).length > 0, { timeout: 20_000 });
     const [clock] = (await other.query("select (extract(epoch from clock_timestamp()) * 1000000)::bigint as now")).rows;
     await other.query("commit");
     await writing;
