@@ -284,7 +284,7 @@ describe("positions", () => {
     await using live = watching(client);
     await live.started();
     await importPersons(client, 1_300);
-    await live.until(() => live.events().length === 1_300, 20_000);
+    await live.until(() => live.events().length === 1_300);
     expect(new Set(ids(live.events())).size).toBe(1_300);
   });
 
@@ -483,7 +483,7 @@ describe("the end of a watch", () => {
     await steady.started();
     // More than its buffers and the pages kept for it.
     await importPersons(client, 7_000, "A name that takes some room on the wire ".repeat(4));
-    await steady.until(() => steady.events().length === 7_000, 20_000);
+    await steady.until(() => steady.events().length === 7_000);
 
     const seen: string[] = [];
     const { reason, code, metadata } = await refusal(

@@ -178,7 +178,7 @@ describe("an attempt that fails is made again, and nothing is lost", () => {
   });
 
   test("a hundred failures in a row disable only after three days, and a success begins anew", {
-    timeout: 30_000,
+    timeout: 120_000,
   }, async () => {
     await using service = await startWithClock();
     // Whenever it comes, a retry of those that fail fails too.
@@ -307,7 +307,7 @@ describe("order, and each once", () => {
   });
 
   test("a process that is killed in the middle loses nothing, and repeats only what was under way", {
-    timeout: 90_000,
+    timeout: 180_000,
   }, async () => {
     // However fast or slow the machine is, some are under way when it is killed, and most are still to come.
     await using receiver = await startReceiver(() => (receiver.requests.length > 30 ? "silence" : { afterMs: 50 }));
@@ -337,7 +337,7 @@ describe("order, and each once", () => {
   });
 
   test("a service that ends lets what is under way end, and the next one begins at once", {
-    timeout: 30_000,
+    timeout: 120_000,
   }, async () => {
     await using receiver = await startReceiver(() => ({ afterMs: 1_000 }));
     await using folder = await temporaryFolder();
