@@ -20,7 +20,7 @@ const slow = {
   key: "slow",
   expressions: ["true", "entity.attributes.list.exists(x, x + 0.5 in entity.attributes.list)"],
 };
-const HARD = { entity: entityWith({ list: Array.from({ length: 20_000 }, () => 1) }), today: "2026-11-28" };
+const HARD = { entity: entityWith({ list: Array.from({ length: 100_000 }, () => 1) }), today: "2026-11-28" };
 
 /** Takes as long to read as anything within the bounds. */
 const longToRead = (n: number) =>
@@ -35,8 +35,8 @@ describe("a rule that takes too long", () => {
     const error = await cut;
     expect(error).toBeInstanceOf(TooLong);
     expect((error as TooLong).rule).toBe(1);
-    // To its end it would take some ten seconds.
-    expect(performance.now() - begun).toBeLessThan(6_000);
+    // To its end it would take some half a minute, and a thread takes a while to start where others keep the cores busy.
+    expect(performance.now() - begun).toBeLessThan(20_000);
     expect(await Promise.all(others)).toEqual(Array(50).fill([true]));
     expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
   });
@@ -168,7 +168,7 @@ describe("turns", () => {
     expect(more).toMatchObject([{ problem: null }]);
     const begun = performance.now();
     expect(await evaluator.run("a", quick, EASY)).toEqual([true]);
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    expect(performance.now() - begun).toBeLessThan(4_500);
   });
 
   it("rules 144, 145: two hundred of the longest to read are within the time of a matrix", async () => {
