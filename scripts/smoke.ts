@@ -10,6 +10,8 @@ import { fileURLToPath } from "node:url";
 import { freePort, isListening } from "./service-process.ts";
 
 const READY_WITHIN_MS = 5_000;
+/** What a command may take, of which some make a dozen calls with a process for each: nothing but the start is measured. */
+const COMMAND_MS = 60_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "smoke-"));
 const dataDir = process.env.DATA_DIR ?? join(scratch, "data");
@@ -53,7 +55,7 @@ function run(file: string, args: string[], exits: "zero" | "non-zero" = "zero", 
     execFile(
       file,
       args,
-      { env: { ...env, ...more }, cwd: root, timeout: 20_000, maxBuffer: 1e8 },
+      { env: { ...env, ...more }, cwd: root, timeout: COMMAND_MS, maxBuffer: 1e8 },
       (error, stdout, stderr) => {
         const text = `${stdout}${stderr}`;
         const isMissing = typeof error?.code === "string" || error?.killed === true;
@@ -109,7 +111,7 @@ async function isServing(service: Service, began: number): Promise<string> {
 
 async function stop(service: Service): Promise<undefined> {
   process.kill(service.pid, "SIGTERM");
-  const code = await Promise.race([service.exited, wait(15_000, "not within 15 s", { ref: false })]);
+  const code = await Promise.race([service.exited, wait(COMMAND_MS, "not within a minute", { ref: false })]);
   if (code !== 0) throw new Error(`npm start ended with ${code}`);
   if (!logTail().includes('"stopped"')) throw new Error("it did not stop in good order");
   if (await isListening(port)) throw new Error("something still listens on the port");

@@ -5,6 +5,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../scripts/service-process.ts";
 
 const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 
@@ -82,7 +83,9 @@ export async function startServiceProcess(
   env: Record<string, string> = {},
   options: Pick<CliOptions, "detached"> = {},
 ): Promise<ServiceProcess> {
-  const child = startCli(["serve"], { env: { DATA_DIR: dataDir, PORT: "0", ...env }, ...options });
+  // Workers listen some time after their primary has chosen a port: one that nobody is given meanwhile.
+  const PORT = env.WORKERS === undefined ? "0" : String(await freePort());
+  const child = startCli(["serve"], { env: { DATA_DIR: dataDir, PORT, ...env }, ...options });
   const serving = Promise.withResolvers<number>();
   let log = "";
   const lines = () =>

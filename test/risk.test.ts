@@ -301,12 +301,17 @@ describe("an analysis", () => {
   });
 
   it("rule 143: today is the date of the database's clock, in UTC", async () => {
-    const [row] = await service.sql<{ today: string }>(
-      "select (clock_timestamp() at time zone 'UTC')::date::text as today",
-    );
-    const { entity } = await given(`today == '${row?.today}'`);
-    const { evaluation } = await analyze(entity);
-    expect(evaluation).toMatchObject({ riskScore: "40.00", today: row?.today });
+    const date = async () =>
+      (await service.sql("select (clock_timestamp() at time zone 'UTC')::date::text as today"))[0]?.today;
+    let today: string;
+    let evaluation: Evaluation | undefined;
+    // Once more where midnight came between.
+    do {
+      today = await date();
+      const { entity } = await given(`today == '${today}'`);
+      ({ evaluation } = await analyze(entity));
+    } while (today !== (await date()));
+    expect(evaluation).toMatchObject({ riskScore: "40.00", today });
   });
 
   it("rule 146: a rule without an answer makes it incomplete: stored, answered, and the score stays", async () => {

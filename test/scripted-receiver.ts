@@ -37,6 +37,9 @@ export interface ScriptedReceiver extends AsyncDisposable {
   answer: (request: Received) => Reply;
 }
 
+/** For what is waited for, not measured. */
+const LONG_MS = 30_000;
+
 export async function startReceiver(answer: (request: Received) => Reply = () => 200): Promise<ScriptedReceiver> {
   const requests: Received[] = [];
   const server = await httpReceiver(async (request, response) => {
@@ -59,7 +62,7 @@ export async function startReceiver(answer: (request: Received) => Reply = () =>
     url: (path = "/hook") => `http://127.0.0.1:${server.port}${path}`,
     requests,
     to: (path) => requests.filter((request) => request.path === path),
-    async count(wanted, timeoutMs = 5_000) {
+    async count(wanted, timeoutMs = LONG_MS) {
       await eventually(() => requests.length >= wanted || `${requests.length} of ${wanted} requests came`, timeoutMs);
       return requests;
     },
@@ -81,7 +84,7 @@ function reply(how: Reply, response: ServerResponse): void {
 /** Waits until it returns true; fails with the text that it returns instead. */
 export async function eventually(
   isTrue: () => boolean | string | Promise<boolean | string>,
-  timeoutMs = 5_000,
+  timeoutMs = LONG_MS,
 ): Promise<void> {
   const end = performance.now() + timeoutMs;
   for (;;) {

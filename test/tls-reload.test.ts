@@ -1,7 +1,7 @@
 // Certificates are renewed under a running service: changed files are read again, at once on SIGHUP, and files that
 // cannot be used change nothing.
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect } from "node:tls";
@@ -34,9 +34,12 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Puts the certificate and key of that name into the service's paths. */
-function put(name: string, parts = ["pem", "key"]): void {
-  for (const part of parts) copyFileSync(file(`${name}.${part}`), file(`used.${part}`));
+/** Puts the files of that name into the service's paths, each at once: half a file would be one more that cannot be used. */
+function put(name: string, parts = ["pem", "key"], as = "used"): void {
+  for (const part of parts) {
+    copyFileSync(file(`${name}.${part}`), file("next"));
+    renameSync(file("next"), file(`${as}.${part}`));
+  }
 }
 
 /** The name in the certificate that a new connection gets; rejects if the connection is refused. */
@@ -93,7 +96,8 @@ describe("files of TLS that change", () => {
     await using _ = service;
     put("second", ["pem"]);
     await expect.poll(() => errors().length, { timeout: 10_000 }).toBe(1);
-    writeFileSync(file("used.pem"), "no certificate");
+    writeFileSync(file("none.pem"), "no certificate");
+    put("none", ["pem"]);
     await expect.poll(() => errors().length, { timeout: 10_000 }).toBe(2);
     rmSync(file("used.pem"));
     await expect.poll(() => errors().length, { timeout: 10_000 }).toBe(3);
@@ -106,12 +110,12 @@ describe("files of TLS that change", () => {
 
   it("say who is let in, too", async () => {
     put("first");
-    copyFileSync(file("second.pem"), file("clients.pem"));
+    put("second", ["pem"], "clients");
     const { service } = await start({ ...files, clientCa: file("clients.pem") });
     await using _ = service;
     expect(await nameAt(service.port, "second")).toBe("first");
     await expect(nameAt(service.port, "third")).rejects.toThrow();
-    copyFileSync(file("third.pem"), file("clients.pem"));
+    put("third", ["pem"], "clients");
     await expect.poll(() => nameAt(service.port, "third").catch(() => ""), { timeout: 10_000 }).toBe("first");
     await expect(nameAt(service.port, "second")).rejects.toThrow();
     await expect(nameAt(service.port)).rejects.toThrow();
@@ -128,6 +132,7 @@ describe("files of TLS that change", () => {
     // The name at each worker in turn.
     const names = async () => new Set(await Promise.all(Array.from({ length: 8 }, () => nameAt(service.port))));
     await expect.poll(names, { timeout: 10_000 }).toEqual(new Set(["second"]));
-    expect(service.lines().filter(({ msg }) => msg.startsWith("TLS")).length).toBe(Number(WORKERS));
+    const told = () => service.lines().filter(({ msg }) => msg.startsWith("TLS")).length;
+    await expect.poll(told).toBe(Number(WORKERS));
   });
 });

@@ -229,7 +229,12 @@ export function rawCall(port: number, bytes: string | Buffer, quietMs = 300): Pr
       socket.destroy();
       resolve(received);
     };
-    socket.setTimeout(quietMs, done);
+    // Where this process itself stood still, what came meanwhile is read first.
+    const quiet = () => {
+      const seen = received.length;
+      setTimeout(() => (received.length === seen ? done() : socket.setTimeout(quietMs, quiet)), quietMs);
+    };
+    socket.setTimeout(quietMs, quiet);
     socket.on("data", (chunk) => {
       received += chunk.toString("latin1");
     });

@@ -136,8 +136,9 @@ describe("answers that nobody reads", () => {
   });
 
   test("a caller who reads slowly, but reads, has its answer", async () => {
-    await using own = await startServer({ handlers: large, answerTimeoutMs: 500 });
+    await using own = await startServer({ handlers: large, answerTimeoutMs: 1_500 });
     const session = connect(own.url, { settings: { initialWindowSize: 200_000 } });
+    const begun = performance.now();
     session.on("error", () => {});
     const stream = session.request(head("application/grpc"));
     let [bytes, status] = [0, ""];
@@ -147,11 +148,12 @@ describe("answers that nobody reads", () => {
     stream.on("data", (chunk: Buffer) => {
       bytes += chunk.length;
       stream.pause();
-      setTimeout(() => stream.resume(), 5);
+      setTimeout(() => stream.resume(), 15);
     });
     stream.end(EMPTY);
     await new Promise((resolve) => stream.once("close", resolve));
     expect([status, bytes > 3_000_000]).toEqual(["0", true]);
+    expect(performance.now() - begun, "longer than any pause may be").toBeGreaterThan(1_500);
     session.destroy();
   });
 });

@@ -9,6 +9,7 @@ import { ConnectError } from "@connectrpc/connect";
 import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { inject } from "vitest";
 import { createEntityClient, type EntityClient } from "../clients/typescript/index.ts";
+import { freePort } from "../scripts/service-process.ts";
 import { type Config, readConfig } from "../src/config.ts";
 import { createOrm, migrate } from "../src/db/orm.ts";
 import { createLogger, type Logger } from "../src/logger.ts";
@@ -282,9 +283,10 @@ export async function startProxy(): Promise<DatabaseProxy> {
       whenThawed(() => client.write(bytes));
     });
   });
-  listener.listen(0, "127.0.0.1");
+  // One that nobody is given while the proxy refuses.
+  const port = await freePort();
+  listener.listen(port, "127.0.0.1");
   await once(listener, "listening");
-  const { port } = listener.address() as { port: number };
   return {
     host: "127.0.0.1",
     port,

@@ -52,7 +52,7 @@ export function watching(client: EntityClient, request: Request = {}, { pauseMs 
     abort.abort();
     await ended;
   };
-  const until: Watching["until"] = async (done, timeoutMs = 5_000) => {
+  const until: Watching["until"] = async (done, timeoutMs = 30_000) => {
     const timeout = new Promise<"late">((resolve) => setTimeout(resolve, timeoutMs, "late").unref());
     while (!done(messages)) {
       const next = await Promise.race([tell.promise, ended.then((error) => ({ error })), timeout]);

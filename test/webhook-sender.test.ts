@@ -166,7 +166,7 @@ describe("a receiver at its own cost", () => {
       });
       // Anything appended to "H" one byte at a time is invalid HTTP at once.
       const error = bytes === "H" ? "BAD_RESPONSE" : "TIMEOUT";
-      expect(await send(receiver, { timeoutMs: 200 })).toMatchObject({ error });
+      expect(await send(receiver, { timeoutMs: 1_000 })).toMatchObject({ error });
       await closed.promise;
     }
   });
@@ -196,7 +196,7 @@ describe("a receiver at its own cost", () => {
         socket.on("close", () => clearInterval(drip));
       });
     });
-    expect(await send(receiver, { timeoutMs: 200 })).toMatchObject({ status: 202 });
+    expect(await send(receiver, { timeoutMs: 1_000 })).toMatchObject({ status: 202 });
     await closed.promise;
   });
 

@@ -210,7 +210,8 @@ describe("one port for every protocol", () => {
     socket.write(`${head}transfer-encoding: chunked\r\n\r\n1\r\n{\r\n${rest}`);
     await expect.poll(() => received).toMatch(status);
     expect(/^connection: close\r$/im.test(received)).toBe(closes);
-    await sleep(300);
+    if (closes) await expect.poll(() => closed).toBe(true);
+    else await sleep(300);
     expect(closed).toBe(closes);
     socket.destroy();
   });
@@ -229,7 +230,7 @@ describe("one port for every protocol", () => {
     const session = connect(own.url);
     const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
     for (let i = 0; i < calls; i += 1) await h2Call(session, GRPC, envelope(request));
-    expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
+    expect(await Promise.race([closed, sleep(15_000)])).toBe("closed");
   });
 
   test("an HTTP/2 connection of age is closed when its calls have ended", async () => {
@@ -240,7 +241,7 @@ describe("one port for every protocol", () => {
     const session = connect(own.url);
     const closed = new Promise((resolve) => session.once("close", () => resolve("closed")));
     expect((await h2Call(session, GRPC, envelope(request))).trailers["grpc-status"]).toBe("0");
-    expect(await Promise.race([closed, sleep(1_500)])).toBe("closed");
+    expect(await Promise.race([closed, sleep(15_000)])).toBe("closed");
   });
 
   test("an HTTP/2 connection may have 1,000 streams at once", async () => {
@@ -256,8 +257,8 @@ describe("one port for every protocol", () => {
     await h2Call(session, GRPC, envelope(request));
     session.close();
     const start = performance.now();
-    await own.drain(3_000);
-    expect(performance.now() - start).toBeLessThan(1_000);
+    await own.drain(10_000);
+    expect(performance.now() - start).toBeLessThan(5_000);
   });
 });
 
@@ -400,7 +401,7 @@ describe("malformed HTTP", () => {
       if (version === "2") {
         await using own = await startServer();
         const authorization = keys.map((key) => `Bearer ${key}`);
-        await rawCall(own.port, http2Call(GET, authorization), 50);
+        await rawCall(own.port, http2Call(GET, authorization));
         await expect.poll(() => own.calls()).toMatchObject([{ code: "UNAUTHENTICATED" }]);
       } else {
         const lines = keys.map((key) => `authorization: Bearer ${key}\r\n`).join("");
@@ -462,7 +463,8 @@ describe("messages that are none", () => {
       reason: "MESSAGE_TOO_LARGE",
       metadata: { limit_bytes: "65536" },
     });
-    expect(performance.now() - start).toBeLessThan(1_000);
+    // The body would be waited for for 5 s.
+    expect(performance.now() - start).toBeLessThan(4_000);
   });
 
   test("batches may be larger", async () => {
@@ -531,7 +533,7 @@ describe("messages that are none", () => {
     expect(await call(Buffer.of(0), { "grpc-timeout": "200m" }, { end: false })).toMatchObject({
       reason: "DEADLINE_EXCEEDED",
     });
-    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(performance.now() - start).toBeLessThan(4_000);
   });
 
   test("a request stream that goes quiet is given up", async () => {
@@ -665,7 +667,7 @@ describe("deadlines", () => {
       handlers: {
         getEntity: async (_: never, context) => {
           signal = context.signal;
-          await sleep(1_500);
+          await sleep(5_000);
           return {};
         },
       },
@@ -673,7 +675,7 @@ describe("deadlines", () => {
     const start = performance.now();
     const answer = await withSession(own.url, (session) => h2Call(session, { ...GRPC, ...more }, envelope(request)));
     expect(grpcRefusal(answer)).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
-    expect(performance.now() - start).toBeLessThan(900);
+    expect(performance.now() - start).toBeLessThan(4_000);
     expect(signal?.aborted).toBe(true);
   });
 
@@ -704,7 +706,7 @@ describe("deadlines", () => {
       handlers: {
         getEntity: async (_: never, context) => {
           signal = context.signal;
-          await sleep(400);
+          await sleep(3_000);
           return {};
         },
       },
@@ -810,22 +812,24 @@ describe("streams of responses", () => {
 
   test("one without an end is ended by the shutdown, with a word", async () => {
     const endless = Kinds.methods.filter((method) => method.name === "Repeat");
+    let begun = false;
     let stopped = false;
     await using own = await startServer({
       endless,
       kinds: {
         async *repeat(_: never, context) {
+          begun = true;
           context.signal.addEventListener("abort", () => {
             stopped = true;
           });
           yield {};
-          await sleep(3_000);
+          await sleep(30_000, undefined, { ref: false });
         },
       },
     });
     await withSession(own.url, async (session) => {
       const answer = h2Call(session, repeat, envelope(new Uint8Array()));
-      await sleep(100);
+      await expect.poll(() => begun).toBe(true);
       own.shutdown.abort();
       expect(grpcRefusal(await answer)).toMatchObject({
         code: Code.Unavailable,
@@ -904,8 +908,8 @@ describe("streams of responses", () => {
       const stream = session.request({ ":method": "POST", authorization: `Bearer ${KEY}`, ...repeat });
       stream.end(envelope(new Uint8Array()));
       stream.pause();
+      await expect.poll(() => made).toBeGreaterThan(0);
       await sleep(300);
-      expect(made).toBeGreaterThan(0);
       expect(made).toBeLessThan(50);
       const chunks: Buffer[] = [];
       for await (const chunk of stream) chunks.push(chunk);
@@ -965,13 +969,14 @@ describe("streams of responses", () => {
 
   test("the deadline that its caller names ends it behind what has come, and tells the handler; there is no other", async () => {
     let signal: AbortSignal | undefined;
+    let pauseMs = 5_000;
     await using own = await startServer({
       limits: { defaultTimeoutMs: 100, bodyTimeoutMs: 100 },
       kinds: {
         async *repeat(_: never, context) {
           signal = context.signal;
           yield {};
-          await sleep(700);
+          await sleep(pauseMs);
           yield {};
         },
       },
@@ -979,10 +984,12 @@ describe("streams of responses", () => {
     await withSession(own.url, async (session) => {
       const start = performance.now();
       const short = await h2Call(session, { ...repeat, "grpc-timeout": "300m" }, envelope(new Uint8Array()));
-      expect(performance.now() - start).toBeLessThan(600);
+      expect(performance.now() - start).toBeLessThan(4_000);
       expect(grpcRefusal(short)).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_EXCEEDED" });
       expect(messagesOf(short.body)).toHaveLength(1);
       expect(signal?.aborted).toBe(true);
+      // Longer than the default, and than a body is waited for.
+      pauseMs = 300;
       const long = await h2Call(session, repeat, envelope(new Uint8Array()));
       expect(long.trailers["grpc-status"]).toBe("0");
       expect(messagesOf(long.body)).toHaveLength(2);
@@ -1010,7 +1017,7 @@ describe("streams of responses", () => {
     });
     await withSession(own.url, async (session) => {
       const answer = h2Call(session, repeat, envelope(new Uint8Array()));
-      await sleep(200);
+      await expect.poll(() => signal).toBeDefined();
       isRevoked = true;
       const start = performance.now();
       expect(grpcRefusal(await answer)).toMatchObject({ code: Code.Unauthenticated, reason: "UNAUTHENTICATED" });
@@ -1070,8 +1077,8 @@ describe("streams of responses", () => {
       },
     });
     const leave = begin(own);
+    await expect.poll(() => sent).toBeGreaterThan(0);
     await sleep(300);
-    expect(sent).toBeGreaterThan(0);
     expect(ended).toBe(false);
     leave();
     await expect.poll(() => ended).toBe(true);
@@ -1127,8 +1134,14 @@ test("a port that is taken is said so", async () => {
 
 describe("drain", () => {
   test("a call in flight ends, idle connections do not hold it up, health says so first", async () => {
+    let begun = 0;
     const own = await startServer({
-      handlers: { getEntity: () => sleep(600, { entity: { name: "late" } }) },
+      handlers: {
+        getEntity: () => {
+          begun += 1;
+          return sleep(1_500, { entity: { name: "late" } });
+        },
+      },
     });
     const idle = connect(own.url);
     await h2Call(idle, { ...GRPC, ":path": "/entity.v1.EntityService/ListEntities" }, envelope(new Uint8Array()));
@@ -1143,15 +1156,15 @@ describe("drain", () => {
     const client = createClient(EntityService, createGrpcTransport({ baseUrl: own.url }));
     const http1 = createClient(EntityService, createConnectTransport({ baseUrl: own.url, httpVersion: "1.1" }));
     const inFlight = [client.getEntity({}, { headers }), http1.getEntity({}, { headers })];
-    await sleep(100);
+    await expect.poll(() => begun).toBe(2);
     own.readiness.set(false);
     const health = await withSession(own.url, (session) =>
       h2Call(session, { ...GRPC, ":path": "/grpc.health.v1.Health/Check" }, envelope(new Uint8Array())),
     );
     expect(health.body.subarray(5)).toEqual(Buffer.of(8, 2)); // NOT_SERVING
     const start = performance.now();
-    await own.drain(5_000);
-    expect(performance.now() - start).toBeLessThan(1_500);
+    await own.drain(15_000);
+    expect(performance.now() - start).toBeLessThan(8_000);
     for (const call of inFlight) expect((await call).entity?.name).toBe("late");
     await expect(client.getEntity({}, { headers })).rejects.toThrow();
     idle.destroy();
@@ -1159,13 +1172,13 @@ describe("drain", () => {
   });
 
   test("what remains at the deadline is cut off", async () => {
-    const own = await startServer({ handlers: { getEntity: () => sleep(3_000, {}) } });
+    const own = await startServer({ handlers: { getEntity: () => sleep(8_000, {}) } });
     const call = createClient(EntityService, createGrpcTransport({ baseUrl: own.url })).getEntity({}, { headers });
     call.catch(() => {});
     await sleep(100);
     const start = performance.now();
     await own.drain(300);
-    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(performance.now() - start).toBeLessThan(5_000);
     await expect(call).rejects.toThrow();
   });
 
@@ -1181,8 +1194,8 @@ describe("drain", () => {
     const error = await http1.createEntity({ reason: "x".repeat(100_000) }, { headers }).catch(ConnectError.from);
     expect(refusalOf(error as ConnectError).reason).toBe("MESSAGE_TOO_LARGE");
     const start = performance.now();
-    await own.drain(5_000);
-    expect(performance.now() - start).toBeLessThan(1_500);
+    await own.drain(10_000);
+    expect(performance.now() - start).toBeLessThan(5_000);
     session.destroy();
   });
 

@@ -23,7 +23,8 @@ import { captureHeaders, databaseEnvironment, refusal, startService, type TestSe
 
 const CALLERS = 64;
 /** Enough for a busy machine; nothing here measures speed. */
-const WAIT = { timeout: 30_000, interval: 20 };
+const WAIT = { timeout: 60_000, interval: 20 };
+vi.setConfig({ testTimeout: 180_000 });
 /** Rows are held here as long as the test needs them. */
 const PATIENCE = { LOCK_TIMEOUT_MS: "30000", STATEMENT_TIMEOUT_MS: "30000", DEFAULT_TIMEOUT_MS: "60000" };
 
@@ -44,7 +45,6 @@ function onDatabase(env: Record<string, string> = {}): Record<string, string> {
     ...databaseEnvironment(database),
     BOOTSTRAP_API_KEY: database.organization.apiKey,
     DATA_DIR: folder.path,
-    PORT: "0",
     ...PATIENCE,
     ...env,
   };
@@ -67,7 +67,7 @@ async function serve(...options: Parameters<typeof startServiceProcess>): Promis
 
 /** The command `serve`, which may end by itself; else it is ended with the test. */
 function startServe(env: Record<string, string>) {
-  const child = startCli(["serve"], { env });
+  const child = startCli(["serve"], { env: { PORT: "0", ...env } });
   onTestFinished(async () => {
     child.kill();
     await child.ended;
@@ -166,7 +166,7 @@ describe("three workers", () => {
   let service: ServiceProcess;
   let open: Connection[];
   beforeAll(async () => {
-    service = await startServiceProcess(folder.path, onDatabase({ WORKERS: "3" }));
+    service = await startServiceProcess(folder.path, onDatabase({ WORKERS: "3", PORT: "0" }));
     open = await connections(service, 12);
   });
   afterAll(() => service?.[Symbol.asyncDispose]());

@@ -94,7 +94,7 @@ const MAX_STREAM_TIMEOUT_MS = 3_600_000;
 const KEYLESS_STREAM_MS = 1_800_000;
 
 /** With the time that an answer about a key is remembered: a revoked one ends its streams within 5 s. */
-const RECHECK_MS = 800;
+const RECHECK_MS = 500;
 
 type Implementation = Record<string, unknown>;
 
