@@ -3,7 +3,7 @@
 //   npm run bench:compare -- <folder of the other> [get.64,get.1,update.64,update.1,import] [rounds] [organizations]
 //
 // alias.64 and alias.1 are gets by an alias; with one of them every entity has one. id.64 and id.1 are gets by the entity's
-// id, of one organization; edit.64 are updates that change no name.
+// id, of one organization; edit.64 are updates that change no name, hot.64 are updates of ten entities, which meet.
 // The other folder is a worktree of another commit. Each is started as its `npm start` does, beside the service that made
 // the database and then rests, and anew behind every five rounds, the other one first: whoever starts first, or serves
 // first, has other luck with memory, leases and compilation. Told for each are medians, and the median of the rounds'
@@ -21,9 +21,10 @@ import { importRows, openRows } from "./rows.ts";
 const ENTITIES = 100_000;
 /** Rows of one import; its names go on where those of the fill and of the imports before it end. */
 const IMPORTED = 10_000;
+const HOT_ENTITIES = 10;
 const SETTINGS = [
   ...(["get.64", "get.1", "get.16", "alias.64", "alias.1", "id.64", "id.1"] as const),
-  ...(["update.64", "update.1", "update.16", "edit.64", "import"] as const),
+  ...(["update.64", "update.1", "update.16", "edit.64", "hot.64", "import"] as const),
 ];
 type Setting = (typeof SETTINGS)[number];
 const SECONDS = 1.5;
@@ -53,15 +54,15 @@ async function compare(other: string, settings: Setting[], rounds: number, organ
       imported += IMPORTED;
       return measureImport(service, contender, (port) => importRows(port, apiKeys[0] as string, rows, IMPORTED, from));
     }
-    const [operation, concurrency] = setting.split(".") as [Operation, string];
+    const [called, concurrency] = setting.split(".") as [Operation | "hot", string];
     return load.run({
       port: contender.port,
       serverPid: contender.pid,
       databasePid: service.address.pid,
-      operation,
+      operation: called === "hot" ? "update" : called,
       concurrency: Number(concurrency),
       apiKeys,
-      entitiesPerOrganization: entitiesEach,
+      entitiesPerOrganization: called === "hot" ? HOT_ENTITIES : entitiesEach,
       warmUpSeconds: isFirst ? 3 : 0.3,
       seconds: SECONDS,
     });

@@ -5,8 +5,9 @@ import { heldByOthers } from "./refusals.ts";
 import { dropAborted, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
 import type { writeGroupWaiting } from "./write-group.ts";
 
-/** How often locked entities are looked at again; for each command less often the longer it waits. */
+/** How often, and of how many commands, locked entities are looked at again; less often for each the longer it waits. */
 const TICK_MS = 5;
+const TRIED_AT_ONCE = 16;
 const LONGEST_PAUSE_MS = 100;
 /** Commands in one transaction. */
 const MAX_GROUP = 128;
@@ -109,7 +110,10 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   function retryOthers(): void {
     retry = undefined;
     const now = performance.now();
-    const due = entries.filter((entry) => entry.targets !== targets && entry.retryAt <= now);
+    const due = entries
+      .filter((entry) => entry.targets !== targets && entry.retryAt <= now)
+      .sort((a, b) => a.retryAt - b.retryAt)
+      .slice(0, TRIED_AT_ONCE);
     const isDue = new Set(due);
     entries = entries.filter((entry) => !isDue.has(entry));
     retrySoon();
