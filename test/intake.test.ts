@@ -1,8 +1,20 @@
 // What one turn of the event loop reads, by a clock of the tests and by real connections.
+import { execFileSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
-import { connect, createServer } from "node:net";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import {
+  createServer as createHttp2Server,
+  createSecureServer,
+  connect as openSession,
+  type ServerHttp2Session,
+} from "node:http2";
+import { connect, createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Duplex } from "node:stream";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { connect as connectTls } from "node:tls";
 import { describe, expect, test, vi } from "vitest";
 import { createIntake } from "../src/transport/intake.ts";
 import { callHead, FLAG, FRAME, frame, PREFACE, settings } from "./frames.ts";
@@ -56,6 +68,64 @@ describe("connections that end", () => {
     expect(read()).toEqual([true, true, true]);
     end();
     expect(read()).toEqual([true, true, true]);
+  });
+});
+
+/** Calls that a connection carries when it ends. */
+const CALLS = 3;
+const overTls = () => {
+  const folder = mkdtempSync(join(tmpdir(), "entity-intake-"));
+  execFileSync(
+    "openssl",
+    [
+      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"],
+      ...["-subj", "/CN=localhost", "-keyout", join(folder, "key.pem"), "-out", join(folder, "cert.pem")],
+    ],
+    { stdio: "ignore" },
+  );
+  const [key, cert] = ["key.pem", "cert.pem"].map((name) => readFileSync(join(folder, name)));
+  rmSync(folder, { recursive: true });
+  return createSecureServer({ key, cert });
+};
+
+describe.each([
+  { over: "TCP", scheme: "http", open: createHttp2Server, carry: (socket: Socket): Duplex => socket },
+  {
+    ...{ over: "TLS", scheme: "https", open: overTls },
+    carry: (socket: Socket) => connectTls({ socket, rejectUnauthorized: false, ALPNProtocols: ["h2"] }),
+  },
+])("the end of a connection over $over", ({ scheme, open, carry }) => {
+  test.each([
+    ["that says goodbye", (socket: Socket) => socket.destroySoon()],
+    ["that breaks", (socket: Socket) => socket.resetAndDestroy()],
+  ])("%s is told of once, before its calls end", async (_, leave) => {
+    const seen: string[] = [];
+    const server = open();
+    const intake = createIntake(1_000);
+    server.on("session", (session: ServerHttp2Session) => {
+      session.on("error", () => {});
+      // As the listener does.
+      intake.track(session, session.socket, () => seen.push("the end is told of"));
+    });
+    let begun = 0;
+    server.on("stream", (stream) => {
+      begun++;
+      stream.on("error", () => {});
+      stream.on("close", () => seen.push("a call ends"));
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as { port: number };
+    const socket = connect(port, "127.0.0.1");
+    const session = openSession(`${scheme}://127.0.0.1:${port}`, { createConnection: () => carry(socket) });
+    session.on("error", () => {});
+    for (let i = 0; i < CALLS; i++) session.request({ ":method": "POST", ":path": "/" }).on("error", () => {});
+    await vi.waitFor(() => expect(begun).toBe(CALLS), 5_000);
+    expect(seen).toEqual([]);
+    leave(socket);
+    await vi.waitFor(() => expect(seen.filter((what) => what === "a call ends")).toHaveLength(CALLS), 5_000);
+    expect(seen).toEqual(["the end is told of", ...Array(CALLS).fill("a call ends")]);
+    server.close();
   });
 });
 

@@ -2,6 +2,7 @@
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { inTurn } from "./addresses.ts";
 import { authorization, type ClientOptions, type EntityClient, entityClientOver } from "./client.ts";
+import { CallSessions, tellSessions } from "./let-go.ts";
 
 export * from "./exports.ts";
 
@@ -30,11 +31,13 @@ export function createEntityClient({
   const transportTo = (url: string) =>
     createGrpcTransport({
       baseUrl: url,
-      interceptors: [...interceptors, authorization(apiKey)],
-      // A server that says nothing any more ends a watch too, which has no deadline.
-      pingIntervalMs: PING_MS,
-      pingTimeoutMs: PING_MS / 2,
-      nodeOptions: { maxSessionMemory: SESSION_MEMORY },
+      interceptors: [...interceptors, authorization(apiKey), tellSessions],
+      sessionManager: new CallSessions(
+        url,
+        // A server that says nothing any more ends a watch too, which has no deadline.
+        { pingIntervalMs: PING_MS, pingTimeoutMs: PING_MS / 2 },
+        { maxSessionMemory: SESSION_MEMORY },
+      ),
     });
   return entityClientOver(inTurn([baseUrl].flat().map(transportTo)), options);
 }

@@ -70,7 +70,7 @@ export function retrying(
     stream(method, signal, timeoutMs = 0, header, input, contextValues) {
       const requests = replayable(input);
       const waits = method.methodKind === "server_streaming" && isRead(method);
-      return repeat(
+      const answered = repeat(
         // Before the first answer of an import some of its rows may have been written.
         { method, signal, timeoutMs, repeated: () => (waits ? "all" : "refused"), mayRepeat: requests.isWhole },
         async (left) => {
@@ -80,6 +80,9 @@ export function retrying(
           return response;
         },
       );
+      // A stream may be left before anybody reads it: an error that nobody has asked for would end the process.
+      answered.catch(() => {});
+      return answered;
     },
   };
 }

@@ -35,7 +35,28 @@ const MAX_PAUSE_MS = 5_000;
 /** With an answer of the service, these say to come again; without one, all do. */
 const PASSING = ["DATABASE_UNAVAILABLE", "OVERLOADED", "WATCH_TOO_SLOW", "DEADLINE_EXCEEDED", "CANCELLED"] as const;
 
-export async function* watch(
+/** Ends at once when it is left, also while the next message is waited for, which may never come. */
+export function watch(
+  entities: ServiceClient<typeof EntityService>,
+  options: WatchOptions = {},
+): AsyncIterable<WatchEntitiesResponse> {
+  return {
+    [Symbol.asyncIterator]() {
+      const left = new AbortController();
+      const signal = options.signal === undefined ? left.signal : AbortSignal.any([options.signal, left.signal]);
+      const messages = messagesOf(entities, { ...options, signal });
+      return {
+        next: () => messages.next(),
+        return() {
+          left.abort();
+          return messages.return();
+        },
+      };
+    },
+  };
+}
+
+async function* messagesOf(
   entities: ServiceClient<typeof EntityService>,
   {
     position = "",
@@ -47,12 +68,12 @@ export async function* watch(
     lookup,
     signal,
     ...options
-  }: WatchOptions = {},
+  }: WatchOptions & { signal: AbortSignal },
 ): AsyncGenerator<WatchEntitiesResponse, void> {
   const filters = { ...(types && { types }), ...(entityTypes && { entityTypes }), ...(lookup && { lookup }) };
   let failures = 0;
   let isListedAnew = false;
-  while (!signal?.aborted) {
+  while (!signal.aborted) {
     try {
       for await (const message of whileHeard({ ...filters, position })) {
         [failures, isListedAnew] = [0, false];
@@ -63,7 +84,7 @@ export async function* watch(
       throw new ConnectError("the watch ended", Code.Unavailable);
     } catch (thrown) {
       const error = withoutAnswer(thrown);
-      if (signal?.aborted) return;
+      if (signal.aborted) return;
       // A list whose position expires at once is none to list a third time.
       const isExpired = isReason(error, "POSITION_EXPIRED") && relist !== undefined && !isListedAnew;
       if (!(error instanceof ConnectError) || !(isExpired || passes(error))) throw error;
@@ -80,7 +101,7 @@ export async function* watch(
   /** The messages of one call, which ends where nothing comes. */
   async function* whileHeard(request: WatchRequest) {
     const silent = new AbortController();
-    const until = signal === undefined ? silent.signal : AbortSignal.any([signal, silent.signal]);
+    const until = AbortSignal.any([signal, silent.signal]);
     const hear = () =>
       setTimeout(() => silent.abort(new ConnectError("nothing comes any more", Code.Unavailable)), silenceMs);
     let timer = hear();

@@ -34,6 +34,7 @@ export const NO_RUN: Record<string, { why: string; runBy?: string }> = {
   languages: { why: "needs the compilers of another language", runBy: "test/protos.test.ts" },
   docker: { why: "needs a container engine" },
   kubernetes: { why: "needs a cluster of Kubernetes" },
+  nginx: { why: "needs nginx in front of the service", runBy: "test/proxy.test.ts" },
   proxy: { why: "is the configuration of a proxy or a pooler that is not installed here" },
   owner: { why: "changes a row as the owner of the database, as test/audit-tampering.test.ts does" },
   superuser: { why: "makes an owner as a superuser, as test/postgres.test.ts does under names of its own" },
