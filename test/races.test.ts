@@ -256,6 +256,8 @@ describe("updates", () => {
       service.client.entities.updateEntity({ lookup: byId(entity), entity: { name: `Eva ${i}` } }),
     );
     await holders[0]?.waiting(1);
+    // All of them have found theirs locked, and have waited together for a moment.
+    await sleep(300);
     // In the reverse order of ids: whoever waits for the first of them, and has locked the others, would hold them.
     for (const i of [2, 1, 0]) {
       await holders[i]?.giveBack();

@@ -5,6 +5,8 @@ import { heldByOthers } from "./refusals.ts";
 import { dropAborted, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
 import type { writeGroupWaiting } from "./write-group.ts";
 
+/** So long those that have just come wait together: most locks are of a group that is about to commit. */
+const TOGETHER_MS = 50;
 /** How often, and of how many commands, locked entities are looked at again; less often for each the longer it waits. */
 const TICK_MS = 5;
 const TRIED_AT_ONCE = 16;
@@ -44,17 +46,19 @@ interface Entry {
 }
 
 /**
- * One group waits for locks at a time, with one connection, however many there are: what has waited longest, and what
- * names the same. Nothing else: what it had locked would be locked for as long as it waits. It waits for no longer than
- * its oldest command may; those that came later wait on with the next group. What names other entities is tried again
- * meanwhile: these may be free by now.
+ * One group waits for locks at a time, with one connection, however many there are: for a moment all that are new, else
+ * what has waited longest, and what names the same. Nothing else: what it had locked would be locked for as long as it
+ * waits. It waits for no longer than its oldest command may; those that came later wait on with the next group. What
+ * names other entities is tried again meanwhile: these may be free by now.
  */
 export function createLockQueue(options: LockQueueOptions): LockQueue {
   const { organizationId, write, slots, lockTimeoutMs, tryAgain, ended } = options;
   let entries: Entry[] = [];
   let isWaiting = false;
-  /** Of the group that waits for locks. */
+  /** What all of the group name that waits for locks; undefined where it waits for a moment only, or none does. */
   let targets: string | undefined;
+  let isMoment = false;
+  const haveWaited = new WeakSet<Waiting>();
   let retry: NodeJS.Timeout | undefined;
 
   function add(busy: readonly Waiting[]): void {
@@ -75,13 +79,14 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     for (;;) {
       let told: Told = { busy: [], long: [], undone: [] };
       await slots(organizationId, async () => {
-        const group = takeOldest();
-        const [oldest] = group;
-        if (oldest === undefined) return;
-        told = await together(organizationId, group, (commands) =>
-          write(commands, { waitedMs: performance.now() - oldest.since }),
-        );
+        const group = takeNew() ?? takeOldest();
+        if (group.length === 0) return;
+        for (const one of group) haveWaited.add(one);
+        const hasWaited = performance.now() - Math.min(...group.map(({ since }) => since));
+        const waitedMs = isMoment ? Math.max(hasWaited, lockTimeoutMs - TOGETHER_MS) : hasWaited;
+        told = await together(organizationId, group, (commands) => write(commands, { waitedMs }));
         targets = undefined;
+        isMoment = false;
       });
       add(told.busy);
       const isLast = entries.length === 0;
@@ -91,14 +96,28 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     }
   }
 
+  /** What has not waited yet, unless all of it names the same. */
+  function takeNew(): Waiting[] | undefined {
+    const fresh = entries.filter(({ one }) => !haveWaited.has(one));
+    if (fresh.every((entry) => entry.targets === fresh[0]?.targets)) return undefined;
+    isMoment = true;
+    return take(fresh);
+  }
+
   /** What has waited longest, and what names the same. */
   function takeOldest(): Waiting[] {
     const byAge = entries.toSorted((a, b) => a.one.since - b.one.since);
     targets = byAge[0]?.targets;
-    const same = byAge.flatMap((entry) => (entry.targets === targets ? [entry.one] : []));
-    const group = takeGroup(same, MAX_GROUP);
-    const taken = new Set(group);
-    entries = entries.filter(({ one }) => !taken.has(one));
+    return take(byAge.filter((entry) => entry.targets === targets));
+  }
+
+  function take(of: readonly Entry[]): Waiting[] {
+    const group = takeGroup(
+      of.map(({ one }) => one),
+      MAX_GROUP,
+    );
+    const isTaken = new Set(group);
+    entries = entries.filter(({ one }) => !isTaken.has(one));
     return group;
   }
 
@@ -110,7 +129,7 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   function retryOthers(): void {
     retry = undefined;
     const now = performance.now();
-    const due = entries
+    const due = (isMoment ? [] : entries)
       .filter((entry) => entry.targets !== targets && entry.retryAt <= now)
       .sort((a, b) => a.retryAt - b.retryAt)
       .slice(0, TRIED_AT_ONCE);

@@ -36,7 +36,7 @@ export async function writeGroup(
  */
 export type Undone = "busy" | "long";
 
-/** The same, where commands whose entities were locked for all of that time are "busy": they may try again. */
+/** The same, where commands whose entities were locked for all of that time are "busy", one alone too: they may try again. */
 export function writeGroupWaiting(
   orm: Orm,
   organizationId: string,
@@ -93,10 +93,12 @@ async function writeCommands(
 ): Promise<(Result | Undone)[]> {
   const results = new Array<Result | Undone>(commands.length);
   const begun = performance.now();
-  const alone = async (index: number): Promise<Result | "long"> => {
+  const mayTryAgain = isShort && !skipLocked;
+  const alone = async (index: number): Promise<Result | Undone> => {
     // One after the other they wait no longer than one would.
     const waitedMs = (options.waitedMs ?? 0) + performance.now() - begun;
-    const result = await writeAlone(orm, organizationId, commands[index] as Command, { ...options, isShort, waitedMs });
+    const itsOptions = { ...options, isShort, mayTryAgain, waitedMs };
+    const result = await writeAlone(orm, organizationId, commands[index] as Command, itsOptions);
     results[index] = result;
     return result;
   };
@@ -143,7 +145,7 @@ async function writeCommands(
       // concerns are refused.
       for (const [i, index] of waiting.entries()) {
         const result = await alone(index);
-        if (result === "long" || result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
+        if (typeof result === "string" || result.kind !== "failed" || !isFailureOfAll(result.error)) continue;
         for (const next of waiting.slice(i + 1)) results[next] = { kind: "failed", error: unavailable() };
         break;
       }
@@ -167,8 +169,8 @@ async function writeAlone(
   orm: Orm,
   organizationId: string,
   command: Command,
-  { isShort, ...options }: TransactionOptions & { isShort: boolean },
-): Promise<Result | "long"> {
+  { isShort, mayTryAgain, ...options }: TransactionOptions & { isShort: boolean; mayTryAgain: boolean },
+): Promise<Result | Undone> {
   const moves = lockRounds();
   let collisions = 0;
   for (;;) {
@@ -188,6 +190,7 @@ async function writeAlone(
       if (error instanceof LookupMoved) return { kind: "refused", error: keptMoving() };
       if (error instanceof UniqueViolation && ++collisions <= MAX_COLLISIONS) continue;
       if (error instanceof UniqueViolation) return { kind: "refused", error: collision(error) };
+      if (mayTryAgain && isConflict(error)) return "busy";
       return isRefusal(error) || isConflict(error) ? { kind: "refused", error } : { kind: "failed", error };
     }
   }
