@@ -269,6 +269,36 @@ describe("updates", () => {
     }
   });
 
+  it("rule 36: an update that has waited gets its entity, however many come for others that are held", async () => {
+    const [a, b, c] = [
+      await newPerson(service.client),
+      await newPerson(service.client),
+      await newPerson(service.client),
+    ];
+    await using holdsA = await hold(a);
+    await using holdsB = await hold(b);
+    await using holdsC = await hold(c);
+    const rename = (entity: { id: string }, i: number) =>
+      client(i).entities.updateEntity({ lookup: byId(entity), entity: { attributes: { [`k${i}`]: i } } });
+    const late = rename(c, 0);
+    const poured: Promise<unknown>[] = [];
+    let rounds = 0;
+    // Always some that have just come; fewer than may be in flight.
+    const pouring = (async () => {
+      for (; rounds < 50; rounds++) {
+        poured.push(rename(a, rounds), rename(b, rounds));
+        await sleep(40);
+      }
+    })();
+    while (rounds < 10) await sleep(10);
+    await holdsC.giveBack();
+    await late;
+    expect(rounds).toBeLessThan(50);
+    await pouring;
+    for (const holder of [holdsA, holdsB]) await holder.giveBack();
+    await Promise.all(poured);
+  });
+
   it("rule 36: a reader does not wait for a writer", async () => {
     const person = await newPerson(service.client, { externalId: unique("x") });
     await using _holder = await hold(person);

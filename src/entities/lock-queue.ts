@@ -58,6 +58,7 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   /** What all of the group name that waits for locks; undefined where it waits for a moment only, or none does. */
   let targets: string | undefined;
   let isMoment = false;
+  let wasMoment = false;
   const haveWaited = new WeakSet<Waiting>();
   let retry: NodeJS.Timeout | undefined;
 
@@ -79,13 +80,16 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     for (;;) {
       let told: Told = { busy: [], long: [], undone: [] };
       await slots(organizationId, async () => {
-        const group = takeNew() ?? takeOldest();
+        // In turns, so that however many come, the others wait too.
+        const isNext = wasMoment && entries.some(({ one }) => haveWaited.has(one));
+        const group = (isNext ? undefined : takeNew()) ?? takeOldest();
         if (group.length === 0) return;
         for (const one of group) haveWaited.add(one);
         const hasWaited = performance.now() - Math.min(...group.map(({ since }) => since));
         const waitedMs = isMoment ? Math.max(hasWaited, lockTimeoutMs - TOGETHER_MS) : hasWaited;
         told = await together(organizationId, group, (commands) => write(commands, { waitedMs }));
         targets = undefined;
+        wasMoment = isMoment;
         isMoment = false;
       });
       add(told.busy);
@@ -129,7 +133,9 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   function retryOthers(): void {
     retry = undefined;
     const now = performance.now();
-    const due = (isMoment ? [] : entries)
+    // What is new waits for the next moment.
+    const due = entries
+      .filter((entry) => !isMoment || haveWaited.has(entry.one))
       .filter((entry) => entry.targets !== targets && entry.retryAt <= now)
       .sort((a, b) => a.retryAt - b.retryAt)
       .slice(0, TRIED_AT_ONCE);
