@@ -47,6 +47,16 @@ const pay = (from: object, to: object, externalId = "") => ({
   destination: to,
   transactedAt: AT,
 });
+/** Imports persons; what became of each. */
+async function importAll(at: EntityClient, persons: readonly { externalId: string; name: string }[]) {
+  async function* rows() {
+    for (const person of persons) yield { entity: { type: EntityType.PERSON, countryCode: "BR", ...person } };
+  }
+  const outcomes: ImportOutcome[] = [];
+  for await (const { results } of at.entities.importEntities(rows()))
+    outcomes.push(...results.map((result) => result.outcome));
+  return outcomes;
+}
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const shuffled = <T>(items: readonly T[]) =>
   items
@@ -120,16 +130,12 @@ describe("creation", () => {
 
   it("rule 17: eight imports of the same new rows, in other orders, create each once", async () => {
     const ids = Array.from({ length: 40 }, () => unique("row"));
-    const endings = await together(8, async (i) => {
-      async function* rows() {
-        for (const externalId of shuffled(ids))
-          yield { entity: { type: EntityType.PERSON, name: "Ana", countryCode: "BR", externalId } };
-      }
-      const outcomes: ImportOutcome[] = [];
-      for await (const { results } of client(i).entities.importEntities(rows()))
-        outcomes.push(...results.map((result) => result.outcome));
-      return outcomes;
-    });
+    const endings = await together(8, (i) =>
+      importAll(
+        client(i),
+        shuffled(ids).map((externalId) => ({ externalId, name: "Ana" })),
+      ),
+    );
     const outcomes = endings.flatMap((ending) => ending.answer ?? []);
     expect(outcomes).toHaveLength(8 * 40);
     expect(outcomes.filter((outcome) => outcome === ImportOutcome.CREATED)).toHaveLength(40);
@@ -297,6 +303,28 @@ describe("updates", () => {
     await pouring;
     for (const holder of [holdsA, holdsB]) await holder.giveBack();
     await Promise.all(poured);
+  });
+
+  it("rule 36: an import that waits for an entity locks no other one meanwhile, and keeps the order of its rows", async () => {
+    const [free, held] = [unique("free"), unique("held")];
+    const first = await newPerson(service.client, { externalId: free });
+    const second = await newPerson(service.client, { externalId: held });
+    const last = unique("last");
+    await using holder = await hold(second);
+    const imported = importAll(service.client, [
+      { externalId: free, name: "Imported" },
+      { externalId: held, name: "Imported" },
+      { externalId: free, name: "Twice" },
+      { externalId: last, name: "New" },
+    ]);
+    await holder.waiting(1);
+    await service.client.entities.updateEntity({ lookup: byId(first), entity: { attributes: { k: "v" } } });
+    expect(await current(service.client, first)).toMatchObject({ name: "Imported", attributes: { k: "v" } });
+    expect((await refusal(service.client.entities.getEntity({ lookup: byExternalId(last) }))).reason).toBe("NOT_FOUND");
+    await holder.giveBack();
+    const { CREATED, UPDATED } = ImportOutcome;
+    expect(await imported).toEqual([UPDATED, UPDATED, UPDATED, CREATED]);
+    expect(await current(service.client, first)).toMatchObject({ name: "Twice", attributes: { k: "v" } });
   });
 
   it("rule 36: a reader does not wait for a writer", async () => {

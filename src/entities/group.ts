@@ -23,6 +23,8 @@ import { insertEntities, updateEntities, writeExternalIds } from "./rows.ts";
 export interface GroupOptions {
   /** Commands on entities that another transaction has locked are "busy", instead of waiting. */
   skipLocked?: boolean;
+  /** Such a command, and all that come after it, are "later" instead. */
+  keepsOrder?: boolean;
   /** All of the commands or none: a refusal is thrown, and undoes what the others did. */
   isAtomic?: boolean;
   /** Other organizations share the transaction: what would take long is "later". */
@@ -40,7 +42,7 @@ export async function runGroup(
   db: Pipeline,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked = false, isAtomic = false, isShared = false, isShort = false, also }: GroupOptions,
+  { skipLocked = false, keepsOrder = false, isAtomic = false, isShared = false, isShort = false, also }: GroupOptions,
 ): Promise<GroupResult[]> {
   const requests = commands.map(({ author, request }) => request && { ...request, principal: author.principal });
   // Sent together: claims, locks and what is read under them take one round trip.
@@ -59,7 +61,7 @@ export async function runGroup(
       await first.alone.prepare(db, organizationId, targetsIn(locked, first));
     }
     group = new Group(organizationId, locked, { skipLocked, mayRewriteCopies });
-    results = decide(group, commands, claims);
+    results = decide(group, commands, claims, { keepsOrder });
     if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
     // Only what is atomic is decided once more behind its copies: a refusal has to undo these.
     if (!(await group.rewriteCopies(db, rewritten, { isShort: isShort || !isAtomic }))) break;
@@ -87,7 +89,12 @@ export async function runGroup(
   return results;
 }
 
-function decide(group: Group, commands: readonly Command[], claims: readonly Claim[]): GroupResult[] {
+function decide(
+  group: Group,
+  commands: readonly Command[],
+  claims: readonly Claim[],
+  { keepsOrder }: { keepsOrder: boolean },
+): GroupResult[] {
   // What comes after a command that has to wait waits too: the order of the commands is kept.
   let stopped = false;
   return commands.map((command, i): GroupResult => {
@@ -99,8 +106,8 @@ function decide(group: Group, commands: readonly Command[], claims: readonly Cla
     if (stopped) return "later";
     try {
       const result = group.run(command);
-      stopped = result === "later";
-      return result;
+      stopped = result === "later" || (result === "busy" && keepsOrder);
+      return stopped ? "later" : result;
     } catch (error) {
       if (!(error instanceof DomainError)) throw error;
       return { kind: "refused", error };

@@ -18,8 +18,8 @@ export const MAX_COLLISIONS = 3;
 
 /**
  * Runs commands in order, in as few transactions as possible. A result per command, in order: what is true of
- * one that is committed stays so whatever happens to those after it. Waits for entities that another transaction has
- * locked, at most for the lock time: then the commands that concern them are refused, not the others.
+ * one that is committed stays so whatever happens to those after it. A command on entities that another transaction has
+ * locked waits for them alone, so that the others' are not locked meanwhile; at most for the lock time: then it is refused.
  */
 export async function writeGroup(
   orm: Orm,
@@ -27,7 +27,8 @@ export async function writeGroup(
   commands: readonly Command[],
   options: TransactionOptions = {},
 ): Promise<Result[]> {
-  const results = await writeCommands(orm, organizationId, commands, { ...options, skipLocked: false, isShort: false });
+  const itsOptions = { ...options, skipLocked: true, keepsOrder: true, isShort: false };
+  const results = await writeCommands(orm, organizationId, commands, itsOptions);
   return results.map((result) => (typeof result === "string" ? { kind: "refused", error: heldByOthers() } : result));
 }
 
@@ -89,15 +90,16 @@ async function writeCommands(
   orm: Orm,
   organizationId: string,
   commands: readonly Command[],
-  { skipLocked, isShort, ...options }: TransactionOptions & { skipLocked: boolean; isShort: boolean },
+  options: TransactionOptions & { skipLocked: boolean; keepsOrder?: boolean; isShort: boolean },
 ): Promise<(Result | Undone)[]> {
+  const { skipLocked, keepsOrder = false, isShort, ...ofTransactions } = options;
   const results = new Array<Result | Undone>(commands.length);
   const begun = performance.now();
   const mayTryAgain = isShort && !skipLocked;
   const alone = async (index: number): Promise<Result | Undone> => {
     // One after the other they wait no longer than one would.
-    const waitedMs = (options.waitedMs ?? 0) + performance.now() - begun;
-    const itsOptions = { ...options, isShort, mayTryAgain, waitedMs };
+    const waitedMs = (ofTransactions.waitedMs ?? 0) + performance.now() - begun;
+    const itsOptions = { ...ofTransactions, isShort, mayTryAgain, waitedMs };
     const result = await writeAlone(orm, organizationId, commands[index] as Command, itsOptions);
     results[index] = result;
     return result;
@@ -114,7 +116,7 @@ async function writeCommands(
     const group = waiting.map((index) => commands[index] as Command);
     const [first] = waiting;
     if (first === undefined) break;
-    if (group.length === 1 && !skip) {
+    if (group.length === 1 && (!skip || keepsOrder)) {
       await alone(first);
       break;
     }
@@ -123,8 +125,8 @@ async function writeCommands(
       attempt = await pipelined(
         orm,
         organizationId,
-        (db) => runThoseWaitedFor(db, organizationId, group, { skipLocked: skip, also: moves.also }),
-        options,
+        (db) => runThoseWaitedFor(db, organizationId, group, { skipLocked: skip, keepsOrder, also: moves.also }),
+        ofTransactions,
       );
     } catch (error) {
       if (moves.add(error)) continue;
