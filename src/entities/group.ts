@@ -60,8 +60,8 @@ export async function runGroup(
     if (first?.alone !== undefined && live === 1) {
       await first.alone.prepare(db, organizationId, targetsIn(locked, first));
     }
-    group = new Group(organizationId, locked, { skipLocked, mayRewriteCopies });
-    results = decide(group, commands, claims, { keepsOrder });
+    group = new Group(organizationId, locked, { skipLocked: skipLocked && !keepsOrder, mayRewriteCopies });
+    results = decide(group, commands, claims);
     if (isAtomic) for (const result of results) if (isRefused(result)) throw result.error;
     // Only what is atomic is decided once more behind its copies: a refusal has to undo these.
     if (!(await group.rewriteCopies(db, rewritten, { isShort: isShort || !isAtomic }))) break;
@@ -89,12 +89,7 @@ export async function runGroup(
   return results;
 }
 
-function decide(
-  group: Group,
-  commands: readonly Command[],
-  claims: readonly Claim[],
-  { keepsOrder }: { keepsOrder: boolean },
-): GroupResult[] {
+function decide(group: Group, commands: readonly Command[], claims: readonly Claim[]): GroupResult[] {
   // What comes after a command that has to wait waits too: the order of the commands is kept.
   let stopped = false;
   return commands.map((command, i): GroupResult => {
@@ -106,8 +101,8 @@ function decide(
     if (stopped) return "later";
     try {
       const result = group.run(command);
-      stopped = result === "later" || (result === "busy" && keepsOrder);
-      return stopped ? "later" : result;
+      stopped = result === "later";
+      return result;
     } catch (error) {
       if (!(error instanceof DomainError)) throw error;
       return { kind: "refused", error };
