@@ -45,8 +45,9 @@ export interface ConnectionOptions {
 const SOON_MS = 100;
 /** The least wait for locks in milliseconds, however long the turn took: rows that are free then are taken. */
 const LEAST_LOCK_MS = 50;
-const SHORTEN_LOCK_TIMEOUT = `select set_config('lock_timeout', greatest(setting::int - $1, ${LEAST_LOCK_MS})::text, true)
-  from pg_settings where name = 'lock_timeout'`;
+/** The setting has a unit, as '2s'. The view pg_settings says milliseconds, but reads all settings for it. */
+const SHORTEN_LOCK_TIMEOUT = `select set_config('lock_timeout', greatest(
+  (extract(epoch from current_setting('lock_timeout')::interval) * 1000)::int - $1, ${LEAST_LOCK_MS})::text, true)`;
 
 /**
  * Runs `work` as a MikroORM unit of work that sees `organizationId` alone. READ COMMITTED; a deadlock or a
