@@ -33,6 +33,8 @@ export interface LockQueueOptions {
   lockTimeoutMs: number;
   /** Tries commands without waiting; what is still locked is added again. */
   tryAgain: (commands: readonly Waiting[]) => void;
+  /** Whether a command that is to be tried again waits for its turn yet. */
+  waitsForTurn: (one: Waiting) => boolean;
   /** A group that has waited has ended. */
   ended: (told: Told) => void;
 }
@@ -52,7 +54,7 @@ interface Entry {
  * names other entities is tried again meanwhile: these may be free by now.
  */
 export function createLockQueue(options: LockQueueOptions): LockQueue {
-  const { organizationId, write, slots, lockTimeoutMs, tryAgain, ended } = options;
+  const { organizationId, write, slots, lockTimeoutMs, tryAgain, waitsForTurn, ended } = options;
   let entries: Entry[] = [];
   let isWaiting = false;
   /** What all of the group name that waits for locks; undefined where it waits for a moment only, or none does. */
@@ -61,12 +63,13 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   let wasMoment = false;
   const haveWaited = new WeakSet<Waiting>();
   let retry: NodeJS.Timeout | undefined;
+  let lastTried: Waiting | undefined;
 
   function add(busy: readonly Waiting[]): void {
     const now = performance.now();
     for (const one of busy) {
       const waitedMs = now - one.since;
-      if (waitedMs >= lockTimeoutMs) one.resolve({ kind: "refused", error: heldByOthers() });
+      if (waitedMs >= lockTimeoutMs) refuse(one);
       else
         entries.push({ one, targets: targetsOf(one.command), retryAt: now + Math.min(waitedMs / 4, LONGEST_PAUSE_MS) });
     }
@@ -88,6 +91,8 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
         const hasWaited = performance.now() - Math.min(...group.map(({ since }) => since));
         const waitedMs = isMoment ? Math.max(hasWaited, lockTimeoutMs - TOGETHER_MS) : hasWaited;
         told = await together(organizationId, group, (commands) => write(commands, { waitedMs }));
+        // They would wait for what is held yet, one group after the other.
+        if (told.busy.length > 0) refuseWaited(lockTimeoutMs, (entry) => entry.targets === targets);
         targets = undefined;
         wasMoment = isMoment;
         isMoment = false;
@@ -130,8 +135,20 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     if (isNeeded && retry === undefined) retry = setTimeout(retryOthers, TICK_MS);
   }
 
+  /** Refuses those that have waited for so long. */
+  function refuseWaited(ms: number, isMeant: (entry: Entry) => boolean): void {
+    const now = performance.now();
+    const isOver = (entry: Entry) => now - entry.one.since >= ms && isMeant(entry);
+    for (const { one } of entries.filter(isOver)) refuse(one);
+    entries = entries.filter((entry) => !isOver(entry));
+  }
+
   function retryOthers(): void {
     retry = undefined;
+    // So many, or so much, that their last try has not come.
+    refuseWaited(lockTimeoutMs + LONGEST_PAUSE_MS, (entry) => entry.targets !== targets);
+    // What has just come waits for its turn behind these.
+    if (lastTried !== undefined && waitsForTurn(lastTried)) return retrySoon();
     const now = performance.now();
     // What is new waits for the next moment.
     const due = entries
@@ -142,6 +159,7 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     const isDue = new Set(due);
     entries = entries.filter((entry) => !isDue.has(entry));
     retrySoon();
+    lastTried = due.at(-1)?.one;
     if (due.length > 0) tryAgain(due.map(({ one }) => one));
   }
 
@@ -157,6 +175,8 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     },
   };
 }
+
+const refuse = (one: Waiting): void => one.resolve({ kind: "refused", error: heldByOthers() });
 
 const targetsOf = ({ targets }: Command): string =>
   JSON.stringify(targets.map(({ lookup }) => [lookup.by, lookup.key]));

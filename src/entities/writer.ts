@@ -155,6 +155,7 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
         queue.waiting.push(...commands);
         start(queue);
       },
+      waitsForTurn: (one) => queue.waiting.includes(one),
       ended({ long }) {
         for (const one of long) void runLong(orm, slots, bell, organizationId, one);
         bell.ring(organizationId);
