@@ -10,6 +10,8 @@ const TOGETHER_MS = 50;
 /** How often, and of how many commands, locked entities are looked at again; less often for each the longer it waits. */
 const TICK_MS = 5;
 const TRIED_AT_ONCE = 16;
+/** So many such looks may wait for their turns: what has just come waits behind them. */
+const LOOKS_THAT_WAIT = 8;
 const LONGEST_PAUSE_MS = 100;
 /** Commands in one transaction. */
 const MAX_GROUP = 128;
@@ -63,7 +65,8 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   let wasMoment = false;
   const haveWaited = new WeakSet<Waiting>();
   let retry: NodeJS.Timeout | undefined;
-  let lastTried: Waiting | undefined;
+  /** The last of each look that waits for its turn. */
+  let looks: Waiting[] = [];
 
   function add(busy: readonly Waiting[]): void {
     const now = performance.now();
@@ -120,10 +123,10 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     return take(byAge.filter((entry) => entry.targets === targets));
   }
 
-  function take(of: readonly Entry[]): Waiting[] {
+  function take(of: readonly Entry[], max = MAX_GROUP): Waiting[] {
     const group = takeGroup(
       of.map(({ one }) => one),
-      MAX_GROUP,
+      max,
     );
     const isTaken = new Set(group);
     entries = entries.filter(({ one }) => !isTaken.has(one));
@@ -147,20 +150,18 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     retry = undefined;
     // So many, or so much, that their last try has not come.
     refuseWaited(lockTimeoutMs + LONGEST_PAUSE_MS, (entry) => entry.targets !== targets);
-    // What has just come waits for its turn behind these.
-    if (lastTried !== undefined && waitsForTurn(lastTried)) return retrySoon();
+    looks = looks.filter(waitsForTurn);
+    if (looks.length >= LOOKS_THAT_WAIT) return retrySoon();
     const now = performance.now();
     // What is new waits for the next moment.
     const due = entries
       .filter((entry) => !isMoment || haveWaited.has(entry.one))
       .filter((entry) => entry.targets !== targets && entry.retryAt <= now)
-      .sort((a, b) => a.retryAt - b.retryAt)
-      .slice(0, TRIED_AT_ONCE);
-    const isDue = new Set(due);
-    entries = entries.filter((entry) => !isDue.has(entry));
+      .sort((a, b) => a.retryAt - b.retryAt);
+    const group = take(due, TRIED_AT_ONCE);
     retrySoon();
-    lastTried = due.at(-1)?.one;
-    if (due.length > 0) tryAgain(due.map(({ one }) => one));
+    looks.push(...group.slice(-1));
+    if (group.length > 0) tryAgain(group);
   }
 
   return {
