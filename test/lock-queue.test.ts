@@ -1,8 +1,9 @@
 // Commands on entities that others hold: how long they wait where many of them do, and whom they keep waiting.
 import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { createBell } from "../src/bell.ts";
 import { readConfig } from "../src/config.ts";
-import { createOrm, type Orm } from "../src/db/orm.ts";
+import { createOrm } from "../src/db/orm.ts";
 import { update } from "../src/domain/entity.ts";
 import type { EntityState } from "../src/domain/entity-state.ts";
 import { type OneEntityCommand, toOneEntity } from "../src/entities/command.ts";
@@ -23,10 +24,10 @@ beforeAll(async () => {
 afterAll(() => service[Symbol.asyncDispose]());
 
 /** A writer with its own lock time. */
-function openWriter(lockTimeoutMs: number): { writer: Writer; orm: Orm } & AsyncDisposable {
+function openWriter(lockTimeoutMs: number, bell = createBell()): { writer: Writer } & AsyncDisposable {
   const address = { ...service.database, user: "entity_service", password: RUNTIME_PASSWORD };
   const orm = createOrm(address, { ...readConfig({}), lockTimeoutMs });
-  return { writer: createWriter(orm, { lockTimeoutMs }), orm, [Symbol.asyncDispose]: () => orm.close(true) };
+  return { writer: createWriter(orm, { lockTimeoutMs, bell }), [Symbol.asyncDispose]: () => orm.close(true) };
 }
 
 /** An organization with entities that have these external ids. */
@@ -61,6 +62,16 @@ async function hold(organizationId: string, prefix: string) {
   return { rowCount, [Symbol.asyncDispose]: () => holder.end() };
 }
 
+/** A signal that counts how often it is asked whether the caller is there: by every transaction that begins with it. */
+const counting = () => ({
+  count: 0,
+  reason: undefined,
+  get aborted() {
+    this.count += 1;
+    return false;
+  },
+});
+
 test("rule 36: however many wait for one entity, and however much they write, none waits for much longer than the lock time", async () => {
   await using own = openWriter(500);
   const organizationId = await organizationWith(own.writer, ["held"]);
@@ -79,29 +90,41 @@ test("rule 36: commands that are tried again keep those waiting that come meanwh
   await using own = openWriter(20_000);
   const held = Array.from({ length: MANY }, (_, i) => `held ${i}`);
   const organizationId = await organizationWith(own.writer, [...held, "free"]);
-  let tries = 0;
-  /** Counts how often it is asked whether its caller is there: by every transaction that begins with it. */
-  const counted = {
-    get aborted() {
-      tries += 1;
-      return false;
-    },
-    reason: undefined,
-  };
+  const tries = counting();
   let waiting: Promise<string>[];
   {
     await using holder = await hold(organizationId, "held");
     expect(holder.rowCount).toBe(MANY);
-    waiting = held.map((id) => write(own.writer, organizationId, rename(id, { bytes: MUCH, signal: counted })));
+    waiting = held.map((id) => write(own.writer, organizationId, rename(id, { bytes: MUCH, signal: tries })));
     // Each has been tried, and most are tried again.
-    await expect.poll(() => tries, { interval: 5 }).toBeGreaterThan(3 * MANY);
+    await expect.poll(() => tries.count, { interval: 5 }).toBeGreaterThan(3 * MANY);
     const meanwhile: number[] = [];
     for (let i = 0; i < 9; i++) {
-      const before = tries;
+      const before = tries.count;
       expect(await write(own.writer, organizationId, rename("free"))).toBe("done");
-      meanwhile.push(tries - before);
+      meanwhile.push(tries.count - before);
     }
     expect(meanwhile.sort((a, b) => a - b)[4]).toBeLessThan(MANY / 4);
   }
   expect(new Set(await Promise.all(waiting))).toEqual(new Set(["done"]));
+});
+
+test("whoever looks for what was written is not called while commands only wait for their locks", async () => {
+  const bell = createBell();
+  let rings = 0;
+  bell.hear(() => void (rings += 1));
+  await using own = openWriter(20_000, bell);
+  const held = Array.from({ length: 40 }, (_, i) => `held ${i}`);
+  const organizationId = await organizationWith(own.writer, held);
+  const tries = counting();
+  let waiting: Promise<string>[];
+  {
+    await using _ = await hold(organizationId, "held");
+    rings = 0;
+    waiting = held.map((id) => write(own.writer, organizationId, rename(id, { signal: tries })));
+    await expect.poll(() => tries.count).toBeGreaterThan(10 * held.length);
+    expect(rings).toBe(0);
+  }
+  expect(new Set(await Promise.all(waiting))).toEqual(new Set(["done"]));
+  expect(rings).toBeGreaterThan(0);
 });

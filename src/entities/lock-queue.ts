@@ -2,7 +2,7 @@
 import type { Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
 import { heldByOthers } from "./refusals.ts";
-import { dropAborted, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
+import { dropAborted, NOBODY, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
 import type { writeGroupWaiting } from "./write-group.ts";
 
 /** So long those that have just come wait together: most locks are of a group that is about to commit. */
@@ -84,7 +84,7 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
 
   async function waitForLocks(): Promise<void> {
     for (;;) {
-      let told: Told = { busy: [], long: [], undone: [] };
+      let told: Told = NOBODY;
       await slots(organizationId, async () => {
         // In turns, so that however many come, the others wait too.
         const isNext = wasMoment && entries.some(({ one }) => haveWaited.has(one));
