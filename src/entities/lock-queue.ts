@@ -2,7 +2,7 @@
 import type { Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
 import { heldByOthers } from "./refusals.ts";
-import { dropAborted, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
+import { dropAborted, NOBODY, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
 import type { writeGroupWaiting } from "./write-group.ts";
 
 /** So long those that have just come wait together: most locks are of a group that is about to commit. */
@@ -10,6 +10,8 @@ const TOGETHER_MS = 50;
 /** How often, and of how many commands, locked entities are looked at again; less often for each the longer it waits. */
 const TICK_MS = 5;
 const TRIED_AT_ONCE = 16;
+/** So many such looks may wait for their turns: what has just come waits behind them. */
+const LOOKS_THAT_WAIT = 8;
 const LONGEST_PAUSE_MS = 100;
 /** Commands in one transaction. */
 const MAX_GROUP = 128;
@@ -33,6 +35,8 @@ export interface LockQueueOptions {
   lockTimeoutMs: number;
   /** Tries commands without waiting; what is still locked is added again. */
   tryAgain: (commands: readonly Waiting[]) => void;
+  /** Whether a command that is to be tried again waits for its turn yet. */
+  waitsForTurn: (one: Waiting) => boolean;
   /** A group that has waited has ended. */
   ended: (told: Told) => void;
 }
@@ -52,7 +56,7 @@ interface Entry {
  * names other entities is tried again meanwhile: these may be free by now.
  */
 export function createLockQueue(options: LockQueueOptions): LockQueue {
-  const { organizationId, write, slots, lockTimeoutMs, tryAgain, ended } = options;
+  const { organizationId, write, slots, lockTimeoutMs, tryAgain, waitsForTurn, ended } = options;
   let entries: Entry[] = [];
   let isWaiting = false;
   /** What all of the group name that waits for locks; undefined where it waits for a moment only, or none does. */
@@ -61,12 +65,14 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
   let wasMoment = false;
   const haveWaited = new WeakSet<Waiting>();
   let retry: NodeJS.Timeout | undefined;
+  /** The last of each look that waits for its turn. */
+  let looks: Waiting[] = [];
 
   function add(busy: readonly Waiting[]): void {
     const now = performance.now();
     for (const one of busy) {
       const waitedMs = now - one.since;
-      if (waitedMs >= lockTimeoutMs) one.resolve({ kind: "refused", error: heldByOthers() });
+      if (waitedMs >= lockTimeoutMs) refuse(one);
       else
         entries.push({ one, targets: targetsOf(one.command), retryAt: now + Math.min(waitedMs / 4, LONGEST_PAUSE_MS) });
     }
@@ -78,7 +84,7 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
 
   async function waitForLocks(): Promise<void> {
     for (;;) {
-      let told: Told = { busy: [], long: [], undone: [] };
+      let told: Told = NOBODY;
       await slots(organizationId, async () => {
         // In turns, so that however many come, the others wait too.
         const isNext = wasMoment && entries.some(({ one }) => haveWaited.has(one));
@@ -88,6 +94,8 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
         const hasWaited = performance.now() - Math.min(...group.map(({ since }) => since));
         const waitedMs = isMoment ? Math.max(hasWaited, lockTimeoutMs - TOGETHER_MS) : hasWaited;
         told = await together(organizationId, group, (commands) => write(commands, { waitedMs }));
+        // They would wait for what is held yet, one group after the other.
+        if (told.busy.length > 0) refuseWaited(lockTimeoutMs, (entry) => entry.targets === targets);
         targets = undefined;
         wasMoment = isMoment;
         isMoment = false;
@@ -115,10 +123,10 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     return take(byAge.filter((entry) => entry.targets === targets));
   }
 
-  function take(of: readonly Entry[]): Waiting[] {
+  function take(of: readonly Entry[], max = MAX_GROUP): Waiting[] {
     const group = takeGroup(
       of.map(({ one }) => one),
-      MAX_GROUP,
+      max,
     );
     const isTaken = new Set(group);
     entries = entries.filter(({ one }) => !isTaken.has(one));
@@ -130,19 +138,30 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     if (isNeeded && retry === undefined) retry = setTimeout(retryOthers, TICK_MS);
   }
 
+  /** Refuses those that have waited for so long. */
+  function refuseWaited(ms: number, isMeant: (entry: Entry) => boolean): void {
+    const now = performance.now();
+    const isOver = (entry: Entry) => now - entry.one.since >= ms && isMeant(entry);
+    for (const { one } of entries.filter(isOver)) refuse(one);
+    entries = entries.filter((entry) => !isOver(entry));
+  }
+
   function retryOthers(): void {
     retry = undefined;
+    // So many, or so much, that their last try has not come.
+    refuseWaited(lockTimeoutMs + LONGEST_PAUSE_MS, (entry) => entry.targets !== targets);
+    looks = looks.filter(waitsForTurn);
+    if (looks.length >= LOOKS_THAT_WAIT) return retrySoon();
     const now = performance.now();
     // What is new waits for the next moment.
     const due = entries
       .filter((entry) => !isMoment || haveWaited.has(entry.one))
       .filter((entry) => entry.targets !== targets && entry.retryAt <= now)
-      .sort((a, b) => a.retryAt - b.retryAt)
-      .slice(0, TRIED_AT_ONCE);
-    const isDue = new Set(due);
-    entries = entries.filter((entry) => !isDue.has(entry));
+      .sort((a, b) => a.retryAt - b.retryAt);
+    const group = take(due, TRIED_AT_ONCE);
     retrySoon();
-    if (due.length > 0) tryAgain(due.map(({ one }) => one));
+    looks.push(...group.slice(-1));
+    if (group.length > 0) tryAgain(group);
   }
 
   return {
@@ -157,6 +176,8 @@ export function createLockQueue(options: LockQueueOptions): LockQueue {
     },
   };
 }
+
+const refuse = (one: Waiting): void => one.resolve({ kind: "refused", error: heldByOthers() });
 
 const targetsOf = ({ targets }: Command): string =>
   JSON.stringify(targets.map(({ lookup }) => [lookup.by, lookup.key]));

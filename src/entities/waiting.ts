@@ -52,16 +52,19 @@ export async function together(
     return tell(organizationId, group, await work(group.map(({ command }) => command)));
   } catch (error) {
     for (const { reject } of group) reject(error);
-    return { busy: [], long: [], undone: [] };
+    return { ...NOBODY, ended: group.length };
   }
 }
 
-/** Whose command has no result yet. */
+/** Whose command has no result yet, and how many have one: what these have written is committed, or may be. */
 export interface Told {
   busy: Waiting[];
   long: Waiting[];
   undone: Waiting[];
+  ended: number;
 }
+
+export const NOBODY: Readonly<Told> = { busy: [], long: [], undone: [], ended: 0 };
 
 /** Tells each caller its result. */
 export function tell(
@@ -69,13 +72,14 @@ export function tell(
   group: readonly Waiting[],
   results: readonly (Result | Undone | undefined)[],
 ): Told {
-  const told: Told = { busy: [], long: [], undone: [] };
+  const told: Told = { busy: [], long: [], undone: [], ended: 0 };
   const answered: (() => void)[] = [];
   group.forEach((one, i) => {
     const result = results[i];
-    if (result === undefined) told.undone.push(one);
-    else if (typeof result === "string") told[result].push(one);
-    else if (result.kind === "failed") one.reject(result.error);
+    if (result === undefined) return void told.undone.push(one);
+    if (typeof result === "string") return void told[result].push(one);
+    told.ended += 1;
+    if (result.kind === "failed") one.reject(result.error);
     else answered.push(() => one.resolve(result));
   });
   void inTheirTurn(organizationId, answered);

@@ -141,10 +141,15 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
   }
 
   /** A group has ended; what was locked waits for its locks. */
-  function settle({ organizationId, locked }: Queue, { busy, long }: Told): void {
+  function settle({ organizationId, locked }: Queue, told: Told): void {
+    locked.add(told.busy);
+    goOn(organizationId, told);
+  }
+
+  /** Rings for what may have been written: however often others are tried that wait for locks, nobody looks for it. */
+  function goOn(organizationId: string, { long, ended }: Told): void {
     for (const one of long) void runLong(orm, slots, bell, organizationId, one);
-    locked.add(busy);
-    bell.ring(organizationId);
+    if (ended > 0) bell.ring(organizationId);
   }
 
   function newQueue(organizationId: string): Queue {
@@ -155,9 +160,9 @@ export function createWriter(orm: Orm, options: WriterOptions = {}): Writer {
         queue.waiting.push(...commands);
         start(queue);
       },
-      ended({ long }) {
-        for (const one of long) void runLong(orm, slots, bell, organizationId, one);
-        bell.ring(organizationId);
+      waitsForTurn: (one) => queue.waiting.includes(one),
+      ended(told) {
+        goOn(organizationId, told);
         forget(queue);
       },
     });
