@@ -125,7 +125,7 @@ describe("the package @entity-service/client", () => {
       `${entry.parentPath.slice(installed().length + 1)}/${entry.name}`.replace(/^\//, ""),
     );
     const other = names.filter(
-      (name) => !/^dist\/([a-z]+|gen\/(entity\/v1|google\/rpc)\/\w+_pb)\.(js|d\.ts)$/.test(name),
+      (name) => !/^dist\/([a-z-]+|gen\/(entity\/v1|google\/rpc)\/\w+_pb)\.(js|d\.ts)$/.test(name),
     );
     expect(other.toSorted()).toEqual(["LICENSE", "README.md", "package.json"]);
     expect(await readFile(`${installed()}/LICENSE`, "utf8")).toBe(await readFile(`${ROOT}LICENSE`, "utf8"));
