@@ -362,15 +362,16 @@ describe("organizations", () => {
 
   test("of ten creations at once with one request_id there is one organization", async () => {
     const requestId = randomUUID();
+    const displayName = `race ${requestId}`;
     const made = await Promise.all(
       Array.from({ length: 10 }, () =>
-        operator.organizations.createOrganization({ organization: { displayName: "race" }, requestId }),
+        operator.organizations.createOrganization({ organization: { displayName }, requestId }),
       ),
     );
     expect(new Set(made.map(({ organization: o }) => o?.id)).size).toBe(1);
-    expect(await service.sql("select count(*)::int as n from organization where display_name = 'race'")).toEqual([
-      { n: 1 },
-    ]);
+    expect(
+      await service.sql("select count(*)::int as n from organization where display_name = $1", [displayName]),
+    ).toEqual([{ n: 1 }]);
   });
 
   test("update: the populated fields, or exactly the mask; nothing can be cleared; nothing else is a path", async () => {
