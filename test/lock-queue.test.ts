@@ -3,10 +3,11 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createBell } from "../src/bell.ts";
 import { readConfig } from "../src/config.ts";
-import { createOrm } from "../src/db/orm.ts";
+import { createOrm, type Orm } from "../src/db/orm.ts";
 import { update } from "../src/domain/entity.ts";
 import type { EntityState } from "../src/domain/entity-state.ts";
 import { type OneEntityCommand, toOneEntity } from "../src/entities/command.ts";
+import { writeGroup } from "../src/entities/write-group.ts";
 import { createWriter, type Writer } from "../src/entities/writer.ts";
 import { newOrganizationId } from "./commands.ts";
 import { author, creation } from "./commands-by-hand.ts";
@@ -24,10 +25,10 @@ beforeAll(async () => {
 afterAll(() => service[Symbol.asyncDispose]());
 
 /** A writer with its own lock time. */
-function openWriter(lockTimeoutMs: number, bell = createBell()): { writer: Writer } & AsyncDisposable {
+function openWriter(lockTimeoutMs: number, bell = createBell()): { orm: Orm; writer: Writer } & AsyncDisposable {
   const address = { ...service.database, user: "entity_service", password: RUNTIME_PASSWORD };
   const orm = createOrm(address, { ...readConfig({}), lockTimeoutMs });
-  return { writer: createWriter(orm, { lockTimeoutMs, bell }), [Symbol.asyncDispose]: () => orm.close(true) };
+  return { orm, writer: createWriter(orm, { lockTimeoutMs, bell }), [Symbol.asyncDispose]: () => orm.close(true) };
 }
 
 /** An organization with entities that have these external ids. */
@@ -107,6 +108,21 @@ test("rule 36: commands that are tried again keep those waiting that come meanwh
     expect(meanwhile.sort((a, b) => a - b)[4]).toBeLessThan(MANY / 4);
   }
   expect(new Set(await Promise.all(waiting))).toEqual(new Set(["done"]));
+});
+
+test("rule 36: an import of many rows whose entities are held waits for the lock time once, and writes the others", async () => {
+  await using own = openWriter(500);
+  const held = Array.from({ length: MANY / 2 }, (_, i) => `held ${i}`);
+  const organizationId = await organizationWith(own.writer, [...held, "first", "last"]);
+  await using _ = await hold(organizationId, "held");
+  const commands = ["first", ...held, "last"].map((id) => rename(id));
+  const begun = performance.now();
+  const results = await writeGroup(own.orm, organizationId, commands);
+  expect(performance.now() - begun).toBeGreaterThanOrEqual(500);
+  // One after the other, at the least time that each waits for a lock, they would be at it for 10 s.
+  expect(performance.now() - begun).toBeLessThan(5_000);
+  const ends = results.map((result) => (result.kind === "refused" ? result.error.reason : result.kind));
+  expect(ends).toEqual(["done", ...held.map(() => "WRITE_CONFLICT"), "done"]);
 });
 
 test("whoever looks for what was written is not called while commands only wait for their locks", async () => {

@@ -92,7 +92,8 @@ async function writeCommands(
   commands: readonly Command[],
   options: TransactionOptions & { skipLocked: boolean; keepsOrder?: boolean; isShort: boolean },
 ): Promise<(Result | Undone)[]> {
-  const { skipLocked, keepsOrder = false, isShort, ...ofTransactions } = options;
+  const { skipLocked, isShort, keepsOrder: isInOrder = false, ...ofTransactions } = options;
+  let keepsOrder = isInOrder;
   const results = new Array<Result | Undone>(commands.length);
   const begun = performance.now();
   const mayTryAgain = isShort && !skipLocked;
@@ -159,8 +160,8 @@ async function writeCommands(
       if (result === "later") later.push(index);
       else results[index] = result;
     });
-    // The first command needs a transaction of its own.
-    if (later.length === waiting.length) await alone(later.shift() as number);
+    // The first command needs a transaction of its own. Where it has waited in vain, no other waits too.
+    if (later.length === waiting.length && hasConflict(await alone(later.shift() as number))) keepsOrder = false;
     waiting = later;
   }
   return results;
@@ -234,6 +235,9 @@ const isRefusal = (error: unknown): error is DomainError =>
 
 const isConflict = (error: unknown): error is DomainError =>
   error instanceof DomainError && error.reason === "WRITE_CONFLICT";
+
+const hasConflict = (result: Result | Undone): boolean =>
+  typeof result === "object" && result.kind === "refused" && isConflict(result.error);
 
 /** One by one it would be no better: the database is away, or what was sent may be there already. */
 const isFailureOfAll = (error: unknown): boolean =>
