@@ -2,7 +2,7 @@
 import type { Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
 import { heldByOthers } from "./refusals.ts";
-import { dropAborted, NOBODY, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
+import { dropAborted, MAX_GROUP, NOBODY, type Told, takeGroup, together, type Waiting } from "./waiting.ts";
 import type { writeGroupWaiting } from "./write-group.ts";
 
 /** So long those that have just come wait together: most locks are of a group that is about to commit. */
@@ -13,8 +13,6 @@ const TRIED_AT_ONCE = 16;
 /** So many such looks may wait for their turns: what has just come waits behind them. */
 const LOOKS_THAT_WAIT = 8;
 const LONGEST_PAUSE_MS = 100;
-/** Commands in one transaction. */
-const MAX_GROUP = 128;
 
 export interface LockQueue {
   /** Commands that wait, but for those of the group that waits for locks. */

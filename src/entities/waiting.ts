@@ -15,6 +15,8 @@ export interface Waiting {
   reject: (error: unknown) => void;
 }
 
+/** Commands in one transaction. */
+export const MAX_GROUP = 128;
 /** Bytes of the requests of one group, but for one that has more: what they decide is decided in one turn of the event loop. */
 const GROUP_BYTES = 128 * 1024;
 

@@ -11,7 +11,17 @@ import { overloaded } from "../domain/errors.ts";
 import { createSlots, type Slots } from "../slots.ts";
 import type { Command } from "./command.ts";
 import { createLockQueue, type LockQueue } from "./lock-queue.ts";
-import { type Answered, bytesOf, dropAborted, type Told, takeGroup, tell, together, type Waiting } from "./waiting.ts";
+import {
+  type Answered,
+  bytesOf,
+  dropAborted,
+  MAX_GROUP,
+  type Told,
+  takeGroup,
+  tell,
+  together,
+  type Waiting,
+} from "./waiting.ts";
 import { writeGroup, writeGroupsUnlessBusy, writeGroupUnlessBusy, writeGroupWaiting } from "./write-group.ts";
 
 export interface Writer {
@@ -23,7 +33,6 @@ export interface Writer {
 const LANES = 4;
 /** Groups of one organization at a time, in lanes and alone: with more they are smaller, and cost more. */
 const OWN_GROUPS = 2;
-const MAX_GROUP = 128;
 /** Commands of one organization in a transaction that others share; one that has more to write goes alone. */
 const MAX_SHARE = 16;
 /** So long an organization goes alone whose statement has failed a transaction that others shared. */
