@@ -13,7 +13,7 @@ export default defineConfig({
     maxWorkers: 2,
     // Races and time limits are tested for real. Where other work shares the machine, one may be late once.
     retry: process.env.CI ? 1 : 0,
-    reporters: process.env.CI ? ["default", "json"] : ["default"],
-    outputFile: { json: process.env.TEST_RESULTS ?? "test-results.json" },
+    setupFiles: ["test/rejections.ts"],
+    reporters: process.env.CI ? ["default", "./.ci/results.ts"] : ["default"],
   },
 });

@@ -1,34 +1,22 @@
-// Reads a report of vitest: node .ci/count.ts <report> <vitest's exit code> <file>. Prints "<passed> <failed>", and on
-// standard error the tests that were left out; writes those that failed to the file.
+// Reads what .ci/results.ts wrote: node .ci/count.ts <results> <vitest's exit code> <file>. Prints "<passed> <failed>", and on
+// standard error the tests that were left out or passed at a further attempt; writes what failed to the file.
 import { readFileSync, writeFileSync } from "node:fs";
-
-interface Report {
-  numPassedTests: number;
-  numFailedTests: number;
-  testResults: { name: string; status: string; assertionResults: { fullName: string; status: string }[] }[];
-}
+import type { Results } from "./results.ts";
 
 const [path = "", exitCode, namesFile = "/dev/stderr"] = process.argv.slice(2);
 writeFileSync(namesFile, "");
-const report: Report = JSON.parse(readFileSync(path, "utf8"));
-const files = report.testResults;
-// A file that fails outside its tests, and a run that fails outside its files, count as one.
-const brokenFiles = files.filter(
-  ({ status, assertionResults }) => status === "failed" && !assertionResults.some((test) => test.status === "failed"),
-);
-let failed = report.numFailedTests + brokenFiles.length;
-if (exitCode !== "0" && failed === 0) failed = 1;
-if (exitCode === "0" && report.numPassedTests === 0) failed = 1;
+const { passed, failed, leftOut, retried, outside }: Results = JSON.parse(readFileSync(path, "utf8"));
+// A run that fails outside its files counts as one.
+let count = failed.length;
+if (exitCode !== "0" && count === 0) count = 1;
+if (exitCode === "0" && passed === 0) count = 1;
+writeFileSync(namesFile, [...failed, ...outside].map((text) => `${text}\n`).join(""));
 
-const failures = files.flatMap(({ assertionResults }) => assertionResults.filter(({ status }) => status === "failed"));
-writeFileSync(
-  namesFile,
-  [...brokenFiles.map(({ name }) => name), ...failures.map(({ fullName }) => fullName)]
-    .map((name) => `${name}\n`)
-    .join(""),
-);
-
-const leftOut = files.flatMap((file) => file.assertionResults.filter((test) => !/passed|failed/.test(test.status)));
-if (leftOut.length > 0) process.stderr.write(`${leftOut.length} tests were left out:\n`);
-for (const test of leftOut) process.stderr.write(`  ${test.fullName}\n`);
-process.stdout.write(`${report.numPassedTests} ${failed}\n`);
+for (const [what, names] of [
+  ["left out", leftOut],
+  ["tried again", retried],
+] as const) {
+  if (names.length === 0) continue;
+  process.stderr.write(`${names.length} tests were ${what}:\n${names.map((name) => `  ${name}\n`).join("")}`);
+}
+process.stdout.write(`${passed} ${count}\n`);
