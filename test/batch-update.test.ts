@@ -335,11 +335,8 @@ async function hold(entity: { id: string }) {
   const holder = new pg.Client(service.database);
   await holder.connect();
   await holder.query("begin");
-  const taken = holder.query("select from entity where id = $1 for no key update", [entity.id]);
-  return {
-    taken,
-    [Symbol.asyncDispose]: () => holder.end(),
-  };
+  await holder.query("select from entity where id = $1 for no key update", [entity.id]);
+  return { [Symbol.asyncDispose]: () => holder.end() };
 }
 
 /** The sessions of the service that wait for a lock, once there are as many. */
@@ -361,7 +358,6 @@ describe("rule 151: locks", () => {
   it("rule 151: a batch waits for an entity that is locked; what it has locked before waits for the batch", async () => {
     const [first, second] = inOrder(await people(2)) as [Entity, Entity];
     const held = await hold(second);
-    await held.taken;
     const written = batch([rename(second, "B"), rename(first, "A")]);
     await waiting(1);
     const single = client.entities.updateEntity({ lookup: byId(first), entity: { attributes: { late: true } } });
@@ -373,8 +369,7 @@ describe("rule 151: locks", () => {
 
   it("rule 151: an entity that is locked for longer than the lock time is WRITE_CONFLICT, and nothing is done", async () => {
     const [first, second] = inOrder(await people(2)) as [Entity, Entity];
-    await using held = await hold(second);
-    await held.taken;
+    await using _held = await hold(second);
     expect(await refusal(batch([rename(first, "A"), rename(second, "B")]))).toMatchObject({ reason: "WRITE_CONFLICT" });
     expect((await current(client, first)).name).toBe(first.name);
   });
@@ -382,8 +377,7 @@ describe("rule 151: locks", () => {
   it("rules 113, 151: locks that come in time, but not within that of their statement, are WRITE_CONFLICT too", async () => {
     const [first, second] = [await newPerson(client), await newPerson(client)];
     await using own = await startOther(service, { config: { lockTimeoutMs: 5_000, statementTimeoutMs: 500 } });
-    await using held = await hold(second);
-    await held.taken;
+    await using _held = await hold(second);
     const { entities } = own.client(service.organization.apiKey);
     const batched = entities.batchUpdateEntities({ requests: [rename(first, "A"), rename(second, "B")] });
     expect(await refusal(batched)).toMatchObject({ reason: "WRITE_CONFLICT" });
@@ -398,7 +392,6 @@ describe("rule 151: locks", () => {
     const holders = inOrder(await people(23, { taxId }));
     const [last] = holders.splice(-1) as [Entity];
     const held = await hold(last);
-    await held.taken;
     const clear = holders.map((one): Item => ({ lookup: byId(one), entity: {}, updateMask: { paths: ["tax_id"] } }));
     const written = batch([...clear, { lookup: byTaxId(taxId), entity: { name: "the last one" } }]);
     // With all that went before undone, it waits for the one that it had not locked.
@@ -506,7 +499,6 @@ describe("rule 151: failures in the middle", () => {
   it("rule 151: the session ends while the batch waits: nothing is done, and a retry does it once", async () => {
     const [first, second] = inOrder(await people(2)) as [Entity, Entity];
     const held = await hold(second);
-    await held.taken;
     const requestId = randomUUID();
     const items = [rename(first, "A"), rename(second, "B")];
     const refused = refusal(batch(items, { requestId }));
@@ -553,7 +545,6 @@ describe("rule 151: failures in the middle", () => {
   it("rule 151: a caller that leaves while its batch waits for its turn or for a lock has nothing done", async () => {
     const [first, second] = inOrder(await people(2)) as [Entity, Entity];
     const held = await hold(second);
-    await held.taken;
     const leaving = new AbortController();
     const calls = ["waits for a lock", "waits for its turn"].map((name) =>
       client.entities
