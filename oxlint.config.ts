@@ -52,11 +52,11 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/cli.ts": {
     imports: [
       ...["src/cli/", "src/server.ts", "src/cluster.ts", "src/worker.ts", "src/config.ts", "src/logger.ts"],
-      ...["src/signals.ts", "src/audit-key.ts", "src/db/database.ts", client],
+      ...["src/signals.ts", "src/defects.ts", "src/audit-key.ts", "src/db/database.ts", client],
     ],
     packages: [...node, "commander", "cli-progress", ...protobuf, "@connectrpc/connect"],
     message:
-      "the command line imports its commands, server, cluster, worker, signals, database, config, log and clients",
+      "the command line imports its commands, server, cluster, worker, signals, defects, database, config, log and clients",
     refusedNames: nameOfCode,
   },
   "src/cli/": {
@@ -74,6 +74,7 @@ export const DIRECTIONS: Record<string, Direction> = {
   },
   "src/config.ts": { imports: [], message: "config imports nothing" },
   "src/signals.ts": { imports: [], packages: node, message: "signals imports nothing" },
+  "src/defects.ts": { imports: ["src/logger.ts"], packages: node, message: "defects imports log" },
   "src/logger.ts": { imports: [], packages: ["pino"], message: "logger imports pino" },
   "src/paged.ts": { imports: [], message: "paged imports nothing" },
   "src/file-lock.ts": { imports: [], packages: node, message: "file-lock imports nothing" },
@@ -94,10 +95,10 @@ export const DIRECTIONS: Record<string, Direction> = {
   "src/worker.ts": {
     imports: [
       ...["src/cluster.ts", "src/server.ts", "src/config.ts", "src/logger.ts", "src/signals.ts"],
-      ...["src/db/orm.ts", "src/interceptors/telemetry.ts"],
+      ...["src/db/orm.ts", "src/defects.ts", "src/interceptors/telemetry.ts"],
     ],
     packages: [...node, "prom-client"],
-    message: "worker imports cluster, server, signals, orm, telemetry, config and log",
+    message: "worker imports cluster, server, signals, defects, orm, telemetry, config and log",
   },
   "src/server.ts": {
     imports: [
@@ -105,6 +106,7 @@ export const DIRECTIONS: Record<string, Direction> = {
         "src/audit/",
         "src/audit-key.ts",
         "src/config.ts",
+        "src/defects.ts",
         "src/logger.ts",
         "src/routes.ts",
         "src/rpc/well-formed.ts",
@@ -246,9 +248,12 @@ export const DIRECTIONS: Record<string, Direction> = {
     refusedNames: buildingErrors,
   },
   "src/interceptors/": {
-    imports: ["src/interceptors/", "src/domain/", "src/errors.ts", "src/config.ts", "src/in-turn.ts", generated],
+    imports: [
+      ...["src/interceptors/", "src/domain/", "src/errors.ts"],
+      ...["src/config.ts", "src/defects.ts", "src/in-turn.ts", generated],
+    ],
     packages: [...node, "pino", "prom-client", ...protobuf, ...connect],
-    message: "interceptors import domain, errors, config, in-turn and the generated code",
+    message: "interceptors import domain, errors, config, defects, in-turn and the generated code",
   },
   "src/transport/": {
     imports: [

@@ -249,6 +249,7 @@ async function serve(config: Config): Promise<void> {
   process.on("SIGHUP", () => reload());
   const { createLogger } = await import("./logger.ts");
   const log = createLogger(config.logLevel);
+  const defect = (await import("./defects.ts")).heedDefects(log);
   const starting =
     config.workers > 1
       ? (await import("./cluster.ts")).startCluster(config, log)
@@ -262,7 +263,7 @@ async function serve(config: Config): Promise<void> {
   }
   const { host, workers } = config;
   log.info({ host, port: server.port, ...(workers > 1 && { workers }) }, "serving");
-  const reason = await Promise.race([signals.stop, server.failed]);
+  const reason = await Promise.race([signals.stop, server.failed, defect]);
   log.info({ reason }, "draining");
   const forced = await endWithin(async () => server[Symbol.asyncDispose](), {
     timeoutMs: config.lameDuckMs + config.drainTimeoutMs,

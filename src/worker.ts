@@ -4,6 +4,7 @@ import { Registry } from "prom-client";
 import type { Start, ToPrimary, ToWorker } from "./cluster.ts";
 import type { Config } from "./config.ts";
 import { createOrm } from "./db/orm.ts";
+import { heedDefects } from "./defects.ts";
 import type { MetricsSource } from "./interceptors/telemetry.ts";
 import { createLogger } from "./logger.ts";
 import { listenOn } from "./server.ts";
@@ -44,6 +45,11 @@ export async function serveAsWorker(config: Config): Promise<void> {
     const start = await Promise.race([told.promise, stopped.promise]);
     if (typeof start === "string") return;
     const log = createLogger(config.logLevel, start.number);
+    let defect: string | undefined;
+    void heedDefects(log).then((reason) => {
+      defect = reason;
+      stopped.resolve(reason);
+    });
     const orm = createOrm(start.address, config);
     worker.defer(() => orm.close(true));
     const endpoint = worker.use(await listenOn(orm, { ...config, port: start.port }, log, { metrics }));
@@ -60,6 +66,8 @@ export async function serveAsWorker(config: Config): Promise<void> {
       log.error({ reason: forced, open: endpoint.open() }, "ended by force");
       process.exit(FORCED_EXIT_CODE);
     }
+    // Not 0: the primary says how a worker ended.
+    if (defect !== undefined) throw new Error(defect);
   } finally {
     // The channel to the primary would keep the process.
     if (process.connected) process.disconnect();

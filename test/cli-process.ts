@@ -1,5 +1,5 @@
 // The command line and the service, each as a separate process.
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -119,4 +119,15 @@ export async function startServiceProcess(
     ended: child.ended,
     [Symbol.asyncDispose]: () => end("SIGTERM"),
   };
+}
+
+/** The child processes of a process: workers, and the embedded server. */
+export function childrenOf(pid: number): number[] {
+  const table = execFileSync("ps", ["-A", "-o", "ppid=,pid="], { encoding: "utf8" });
+  return table
+    .trim()
+    .split("\n")
+    .map((line) => line.trim().split(/\s+/).map(Number))
+    .filter(([parent]) => parent === pid)
+    .map(([, child]) => child as number);
 }

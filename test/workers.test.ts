@@ -17,7 +17,14 @@ import {
 } from "../clients/typescript/gen/grpc/health/v1/health_pb.ts";
 import { createEntityClient, type EntityClient, EntityType } from "../clients/typescript/index.ts";
 import { freePort } from "../scripts/service-process.ts";
-import { type LogLine, type ServiceProcess, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
+import {
+  childrenOf,
+  type LogLine,
+  type ServiceProcess,
+  startCli,
+  startServiceProcess,
+  temporaryFolder,
+} from "./cli-process.ts";
 import { byExternalId, byId, eventsOf, newPerson, tally, together, unique } from "./given.ts";
 import { captureHeaders, databaseEnvironment, refusal, startService, type TestService } from "./harness.ts";
 
@@ -99,17 +106,6 @@ async function connections(service: ServiceProcess, count: number): Promise<Conn
 const callsOf = (service: ServiceProcess) => service.lines().filter(({ msg }) => msg === "call");
 const linesOf = (service: ServiceProcess, msg: string) => service.lines().filter((line) => line.msg === msg);
 const workersIn = (lines: LogLine[]) => [...new Set(lines.map(({ worker }) => worker))].sort();
-
-/** The child processes of a process: workers, and the embedded server. */
-function childrenOf(pid: number): number[] {
-  const table = execFileSync("ps", ["-A", "-o", "ppid=,pid="], { encoding: "utf8" });
-  return table
-    .trim()
-    .split("\n")
-    .map((line) => line.trim().split(/\s+/).map(Number))
-    .filter(([parent]) => parent === pid)
-    .map(([, child]) => child as number);
-}
 
 /** A zombie counts as ended: not every container has a process 1 that reaps them. */
 function isAlive(pid: number): boolean {

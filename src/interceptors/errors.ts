@@ -2,6 +2,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
+import { describe } from "../defects.ts";
 import { callerLeft, DomainError } from "../domain/errors.ts";
 import { reasonOf, toConnectError } from "../errors.ts";
 import { requestIdKey } from "./call.ts";
@@ -74,39 +75,4 @@ async function* eachPresentable<T>(source: AsyncIterable<T>, present: (error: un
 
 function isAbort(error: unknown): boolean {
   return error instanceof Error && (error.name === "AbortError" || error.name === "TimeoutError");
-}
-
-interface Description {
-  name: string;
-  code?: string;
-  constraint?: string;
-  frames: string[];
-  cause?: Description;
-}
-
-/**
- * What the log may know of an error: its class, where it was thrown, SQLSTATE or errno, the constraint. Never
- * its message, detail or parameters: those of the database, of JSON and of decoders quote values.
- */
-export function describe(error: unknown, depth = 3): Description {
-  if (!(error instanceof Error)) return { name: typeof error, frames: [] };
-  const { code, constraint } = error as { code?: unknown; constraint?: unknown };
-  const description: Description = { name: error.constructor.name, frames: framesOf(error) };
-  if (typeof code === "string" && /^[A-Z0-9_]{1,40}$/.test(code)) description.code = code;
-  if (typeof constraint === "string" && /^[\w.]{1,63}$/.test(constraint)) description.constraint = constraint;
-  if (error.cause !== undefined && depth > 1) description.cause = describe(error.cause, depth - 1);
-  return description;
-}
-
-function framesOf(error: Error): string[] {
-  const stack = error.stack ?? "";
-  // The stack begins with the message, which may itself hold lines that look like frames.
-  const end = stack.indexOf(error.message);
-  if (end === -1) return [];
-  return stack
-    .slice(end + error.message.length)
-    .split("\n")
-    .filter((line) => /^\s+at .+:\d+:\d+\)?$/.test(line))
-    .slice(0, 10)
-    .map((line) => line.trim());
 }
