@@ -184,6 +184,7 @@ async function* batches<T>(source: AsyncIterable<T>, size: number): AsyncGenerat
       yield batch;
     }
   } finally {
-    void items.return?.();
+    // How it ends is of no matter any more.
+    items.return?.().catch(() => {});
   }
 }
