@@ -64,7 +64,9 @@ export function DuplicateList({ entityId }: { entityId?: string }) {
             <li key={`${firstEntityId} ${secondEntityId}`} class="row">
               <div>
                 <p>
-                  <PairName entity={first} id={firstEntityId} /> <span class="hint">and</span>{" "}
+                  <PairName entity={first} id={firstEntityId} />
+                </p>
+                <p>
                   <PairName entity={second} id={secondEntityId} />
                 </p>
                 <p class="fields">
