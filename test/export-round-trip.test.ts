@@ -2,14 +2,14 @@
 // export was killed in the middle.
 import { existsSync } from "node:fs";
 import { readFile, stat, symlink, writeFile } from "node:fs/promises";
-import { type AddressInfo, createServer, connect as netConnect } from "node:net";
+import { type AddressInfo, createServer, connect as netConnect, type Socket } from "node:net";
 import { gunzipSync } from "node:zlib";
 import { fromJson } from "@bufbuild/protobuf";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type EntityClient, EntitySchema, EntityStatus, EntityType } from "../clients/typescript/index.ts";
 import { exportEntities } from "../src/cli/export.ts";
 import { cli, type Ended, startCli, temporaryFolder } from "./cli-process.ts";
-import { byId, newPerson } from "./given.ts";
+import { byId, newPerson, unique } from "./given.ts";
 import { startService, type TestService } from "./harness.ts";
 
 const OFAC = new URL("../../shared/data/ofac-entities.ndjson", import.meta.url);
@@ -224,27 +224,71 @@ describe("an export that is interrupted", () => {
     }
   };
 
+  /** Stands before the source, and lets so many bytes of an answer through: who reads it is still at it then. */
+  async function stoppedAfter(bytes: number) {
+    let goesOn = false;
+    const stopped = new Set<Socket>();
+    const server = createServer((near) => {
+      const far = netConnect(source.port, "127.0.0.1");
+      let passed = 0;
+      near.pipe(far);
+      far.on("data", (chunk) => {
+        passed += chunk.length;
+        near.write(chunk);
+        if (passed > bytes && !goesOn) stopped.add(far.pause());
+      });
+      for (const socket of [near, far]) {
+        socket.on("error", () => {});
+        socket.on("close", () => void (near.destroy(), far.destroy()));
+      }
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { port } = server.address() as AddressInfo;
+    return {
+      env: { ...envOf(source), ENTITY_SERVICE_URL: `http://127.0.0.1:${port}` },
+      goOn() {
+        goesOn = true;
+        for (const socket of stopped) socket.resume();
+      },
+      async [Symbol.asyncDispose]() {
+        await new Promise((resolve) => server.close(resolve));
+      },
+    };
+  }
+
+  /** An export that has written some steps, and waits for more behind `slow`. */
+  async function begunBehind(slow: { env: ReturnType<typeof envOf> }, file: string) {
+    const child = startCli(["export", file], { env: slow.env, cwd: folder.path });
+    await expect.poll(async () => (await stateFile(file))?.rows ?? 0, { timeout: 30_000 }).toBeGreaterThan(0);
+    return child;
+  }
+
+  async function killedInTheMiddle(file: string): Promise<void> {
+    await using slow = await stoppedAfter(8_000_000);
+    const child = await begunBehind(slow, file);
+    child.kill("SIGKILL");
+    await child.ended;
+  }
+
   it.each(["killed.ndjson", "killed.ndjson.gz"])(
     "killed in the middle, edits meanwhile: the same command goes on, and all is of the first moment, %s",
     async (file) => {
       await using target = await startService();
+      const { client } = source;
+      const [edited, deleted] = [
+        await newPerson(client, { externalId: unique("edited") }),
+        await newPerson(client, { externalId: unique("deleted") }),
+      ];
       const before = await stateOf(source);
-      const killed = startCli(["export", file], { env: envOf(source), cwd: folder.path });
-      await expect
-        .poll(async () => (await stateFile(file))?.rows ?? 0, { timeout: 30_000, interval: 2 })
-        .toBeGreaterThan(0);
-      killed.kill("SIGKILL");
-      await killed.ended;
+      await killedInTheMiddle(file);
       const step = await stateFile(file);
       expect(step?.rows).toBeLessThan(ROWS);
       // As if it had been killed while it wrote.
       await writeFile(`${folder.path}/${file}`, "half a row", { flag: "a" });
 
-      const { entities } = source.client;
-      const last = { by: { case: "externalId" as const, value: `big-${ROWS - 1}` } };
-      await entities.updateEntity({ lookup: last, entity: { name: "edited meanwhile" } });
-      await entities.deleteEntity({ lookup: { by: { case: "externalId", value: `big-${ROWS - 2}` } }, ...REASON });
-      await newPerson(source.client, { externalId: `meanwhile ${file}` });
+      await client.entities.updateEntity({ lookup: byId(edited), entity: { name: "edited meanwhile" } });
+      await client.entities.deleteEntity({ lookup: byId(deleted), ...REASON });
+      await newPerson(client, { externalId: unique("meanwhile") });
       const { code, stdout } = await run(source, "export", file);
       expect({ code, stdout }).toMatchObject({
         code: 0,
@@ -254,7 +298,6 @@ describe("an export that is interrupted", () => {
         `created ${before.length}, updated 0, unchanged 0, failed 0\n`,
       );
       expect(await stateOf(target)).toEqual(before);
-      await entities.undeleteEntity({ lookup: { by: { case: "externalId", value: `big-${ROWS - 2}` } }, ...REASON });
     },
     60_000,
   );
@@ -284,15 +327,12 @@ describe("an export that is interrupted", () => {
   });
 
   it("of two exports to one file the second ends with an error, also while the first one hangs, and the first is whole", async () => {
-    const args = ["export", "two.ndjson"];
-    const options = { env: envOf(source), cwd: folder.path };
-    const first = startCli(args, options);
-    await expect
-      .poll(async () => (await stateFile("two.ndjson"))?.rows ?? 0, { timeout: 30_000, interval: 2 })
-      .toBeGreaterThan(0);
+    await using slow = await stoppedAfter(8_000_000);
+    const first = await begunBehind(slow, "two.ndjson");
     first.kill("SIGSTOP");
-    const two = await cli(args, options);
+    const two = await run(source, "export", "two.ndjson");
     first.kill("SIGCONT");
+    slow.goOn();
     const one = await first.ended;
     expect(two).toEqual({
       ...{ code: 1, stdout: "" },
@@ -305,32 +345,6 @@ describe("an export that is interrupted", () => {
     for (const left of ["state", "state.new", "lock"])
       expect(existsSync(`${folder.path}/two.ndjson.${left}`)).toBe(false);
   });
-
-  /** Stands before the source, and lets so many bytes of an answer through: who reads it is still at it then. */
-  async function stoppedAfter(bytes: number) {
-    const server = createServer((near) => {
-      const far = netConnect(source.port, "127.0.0.1");
-      let passed = 0;
-      near.pipe(far);
-      far.on("data", (chunk) => {
-        passed += chunk.length;
-        near.write(chunk);
-        if (passed > bytes) far.pause();
-      });
-      for (const socket of [near, far]) {
-        socket.on("error", () => {});
-        socket.on("close", () => void (near.destroy(), far.destroy()));
-      }
-    });
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const { port } = server.address() as AddressInfo;
-    return {
-      env: { ...envOf(source), ENTITY_SERVICE_URL: `http://127.0.0.1:${port}` },
-      async [Symbol.asyncDispose]() {
-        await new Promise((resolve) => server.close(resolve));
-      },
-    };
-  }
 
   it("of exports to one file that begin at once, or go on with it at once, one writes", async () => {
     const begin = (env: ReturnType<typeof envOf>) =>
@@ -355,12 +369,7 @@ describe("an export that is interrupted", () => {
   });
 
   it("a file of the same name that another has written is not gone on with", async () => {
-    const killed = startCli(["export", "same.ndjson"], { env: envOf(source), cwd: folder.path });
-    await expect
-      .poll(async () => (await stateFile("same.ndjson"))?.rows ?? 0, { timeout: 30_000, interval: 2 })
-      .toBeGreaterThan(0);
-    killed.kill("SIGKILL");
-    await killed.ended;
+    await killedInTheMiddle("same.ndjson");
     const mine = "mine\n".repeat(2_000_000);
     await writeFile(`${folder.path}/same.ndjson`, mine);
     expect(await run(source, "export", "same.ndjson")).toMatchObject({
@@ -374,10 +383,7 @@ describe("an export that is interrupted", () => {
     expect(await run(source, "export", "there.ndjson")).toMatchObject({
       ...{ code: 1, stderr: "entity-service: there.ndjson is there already: remove it, or give another name\n" },
     });
-    const killed = startCli(["export", "f.ndjson"], { env: envOf(source), cwd: folder.path });
-    await expect.poll(() => stateFile("f.ndjson"), { timeout: 30_000, interval: 2 }).toBeDefined();
-    killed.kill("SIGKILL");
-    await killed.ended;
+    await killedInTheMiddle("f.ndjson");
     expect((await run(source, "export", "f.ndjson", "--type", "person")).stderr).toContain("with other filters");
     await writeFile(`${folder.path}/f.ndjson.state`, '{"rows": 1}');
     expect((await run(source, "export", "f.ndjson")).stderr).toContain("is no state of an export");
@@ -390,24 +396,17 @@ describe("an export that is interrupted", () => {
   });
 
   it("filters, and standard output with nothing else in it", async () => {
-    const { code, stdout, stderr } = await run(
-      source,
-      "export",
-      "-",
-      "--country",
-      "BR",
-      "--type",
-      "person",
-      "--status",
-      "pending",
-    );
+    await using own = await startService();
+    const wanted = [{ externalId: "wanted-1" }, { externalId: "wanted-2" }, {}];
+    const others = [{ countryCode: "AR" }, { status: EntityStatus.INACTIVE }];
+    for (const fields of wanted) await newPerson(own.client, { countryCode: "BR", ...fields });
+    for (const [i, fields] of others.entries())
+      await newPerson(own.client, { countryCode: "BR", externalId: `other-${i}`, ...fields }, "for a test");
+    const filters = ["--country", "BR", "--type", "person", "--status", "pending"];
+    const { code, stdout, stderr } = await run(own, "export", "-", ...filters);
     expect(code).toBe(0);
-    const rows = stdout
-      .trimEnd()
-      .split("\n")
-      .map((line) => JSON.parse(line));
-    expect(rows.every((row) => row.countryCode === "BR" && row.externalId.startsWith("meanwhile"))).toBe(true);
-    expect(rows).toHaveLength(2);
-    expect(stderr).toMatch(/^exported 2, without an external id 3, see stdout.without-external-id.ndjson\nposition /);
+    const lines = stdout.trimEnd().split("\n");
+    expect(lines.map((line) => JSON.parse(line).externalId)).toEqual(["wanted-1", "wanted-2"]);
+    expect(stderr).toMatch(/^exported 2, without an external id 1, see stdout.without-external-id.ndjson\nposition /);
   });
 });
