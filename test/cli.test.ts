@@ -8,20 +8,24 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { toJson } from "@bufbuild/protobuf";
 import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import pg from "pg";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { createEntityClient, type Entity, EntityType, EventType, TaxIdCheck } from "../clients/typescript/index.ts";
 import { showProgress } from "../src/cli/report.ts";
 import { type CliOptions, cli, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { newPerson } from "./given.ts";
-import { NO_DEADLINE, startService, type TestService } from "./harness.ts";
+import { NO_DEADLINE, startService, type TestOrganization, type TestService } from "./harness.ts";
 import { startOther } from "./wall-harness.ts";
 
 const EXAMPLES = fileURLToPath(new URL("../examples/entities.ndjson", import.meta.url));
 
 let service: TestService;
+/** Whose key the commands have. */
+let organization: TestOrganization;
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 beforeAll(async () => {
   service = await startService();
+  organization = service.organization;
 });
 afterAll(() => service[Symbol.asyncDispose]());
 beforeEach(async () => {
@@ -29,7 +33,17 @@ beforeEach(async () => {
 });
 afterEach(() => folder[Symbol.asyncDispose]());
 
-const env = () => ({ ENTITY_SERVICE_URL: service.baseUrl, ENTITY_SERVICE_API_KEY: service.organization.apiKey });
+/** Tests whose ids are in nobody's way: each has an organization of its own. */
+function eachInItsOrganization(): void {
+  beforeEach(async () => {
+    organization = await service.newOrganization();
+  });
+  afterEach(() => {
+    organization = service.organization;
+  });
+}
+
+const env = () => ({ ENTITY_SERVICE_URL: service.baseUrl, ENTITY_SERVICE_API_KEY: organization.apiKey });
 const run = (args: string[], options: CliOptions = {}) =>
   cli(args, { cwd: folder.path, ...options, env: { ...env(), ...options.env } });
 
@@ -55,7 +69,7 @@ const person = (externalId: string, values: object = {}) => ({
 });
 
 async function find(externalId: string): Promise<Entity> {
-  const { entity } = await service.client.entities.getEntity({
+  const { entity } = await organization.client.entities.getEntity({
     lookup: { by: { case: "externalId", value: externalId } },
   });
   return entity as Entity;
@@ -64,7 +78,7 @@ async function find(externalId: string): Promise<Entity> {
 describe("entities", () => {
   const reason = ["--reason", "same person"];
   async function two() {
-    const { entities } = service.client;
+    const { entities } = organization.client;
     const made = async (externalId: string, fields: object) =>
       (
         await entities.createEntity({
@@ -80,7 +94,7 @@ describe("entities", () => {
   it("rules 86, 90, 103, 108: merge says what is kept, unmerge what comes back and what is lost; a preview changes nothing", async () => {
     const [primary, secondary] = await two();
     const alias = `a-${randomUUID()}`;
-    await service.client.entities.addExternalIds({
+    await organization.client.entities.addExternalIds({
       lookup: { by: { case: "entityId", value: secondary.id } },
       externalIds: [{ externalId: alias }],
     });
@@ -108,7 +122,7 @@ describe("entities", () => {
     expect([again.code, again.stderr]).toEqual([1, expect.stringMatching(/^entity-service: MERGE_NOT_ALLOWED: /)]);
 
     await run(["external-ids", "release", alias, "--force", "--reason", "no longer used"]);
-    await service.client.entities.updateEntity({
+    await organization.client.entities.updateEntity({
       lookup: { by: { case: "entityId", value: primary.id } },
       entity: { attributes: { tier: "silver" } },
     });
@@ -131,12 +145,12 @@ describe("entities", () => {
     expect((await find(secondary.externalId)).id).toBe(secondary.id);
     expect((await run(merge)).stderr).toMatch(/MERGE_NOT_ALLOWED: .*distinct/);
 
-    const { events } = await service.client.entities.listEntityEvents({
+    const { events } = await organization.client.entities.listEntityEvents({
       ...{ lookup: { by: { case: "entityId", value: secondary.id } }, types: [EventType.MERGED, EventType.UNMERGED] },
     });
     expect(events.map((event) => [event.reason, event.source, event.actor])).toEqual([
-      ["two after all", "cli", service.organization.apiKeyId],
-      ["same person", "cli", service.organization.apiKeyId],
+      ["two after all", "cli", organization.apiKeyId],
+      ["same person", "cli", organization.apiKeyId],
     ]);
   });
 
@@ -190,7 +204,7 @@ describe("entities", () => {
 
 describe("external-ids", () => {
   it("rules 137, 139: release detaches an alias, once it is forced to; history says who had it when", async () => {
-    const { entities } = service.client;
+    const { entities } = organization.client;
     const [primary, alias] = [`p-${randomUUID()}`, `a-${randomUUID()}`];
     const { entity } = await entities.createEntity({
       entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId: primary },
@@ -368,7 +382,7 @@ describe("the command line", () => {
 
 describe("whose output nobody reads to the end", () => {
   it.each([["get"], ["events"], ["export", "-"]])("%s ends as others do there, without a trace", async (...args) => {
-    const { externalId } = await newPerson(service.client, { externalId: `unread-${randomUUID()}` });
+    const { externalId } = await newPerson(organization.client, { externalId: `unread-${randomUUID()}` });
     const child = startCli([...args, ...(args[0] === "export" ? [] : ["--external-id", externalId])], {
       env: env(),
       cwd: folder.path,
@@ -491,6 +505,8 @@ describe("keys", () => {
 });
 
 describe("import", () => {
+  eachInItsOrganization();
+
   it("the examples: created, then unchanged; keys that the contract does not list are in additional (rule 25)", async () => {
     expect(await run(["import", EXAMPLES, "--errors", "e"])).toEqual({
       code: 0,
@@ -514,7 +530,7 @@ describe("import", () => {
       .trim()
       .split("\n")
       .map((line) => JSON.parse(line).externalId as string);
-    const { entities } = await service.client.entities.listEntities({ externalIds: ids });
+    const { entities } = await organization.client.entities.listEntities({ externalIds: ids });
     const checked = entities.filter(({ taxId }) => taxId !== undefined);
     expect(checked.length).toBeGreaterThan(2);
     expect(checked.map(({ externalId, taxIdCheck }) => [externalId, taxIdCheck])).toEqual(
@@ -800,10 +816,12 @@ describe("import", () => {
 });
 
 describe("change-external-ids", () => {
+  eachInItsOrganization();
+
   const create = (...externalIds: string[]) =>
     Promise.all(
       externalIds.map(async (externalId) => {
-        const { entity } = await service.client.entities.createEntity({
+        const { entity } = await organization.client.entities.createEntity({
           entity: { externalId, type: EntityType.PERSON, name: "Ana", countryCode: "AR" },
         });
         return entity?.id ?? "";
@@ -839,7 +857,7 @@ describe("change-external-ids", () => {
 
   it("a row that was done otherwise is unchanged: the old id is gone and the entity changed to the new one from it", async () => {
     await create("else-1", "else-2");
-    await service.client.entities.changeExternalId({
+    await organization.client.entities.changeExternalId({
       lookup: { by: { case: "externalId", value: "else-1" } },
       newExternalId: "else-1b",
       reason,
@@ -907,16 +925,23 @@ describe("change-external-ids", () => {
 
   it("killed in the middle and run again: every row is done once, those before count as unchanged", async () => {
     const names = Array.from({ length: 80 }, (_, i) => `kill-${i}`);
-    await create(...names);
+    const ids = await create(...names);
     const file = await fileOf(names.map((old) => ({ old, new: `${old}-new`, reason })));
     const before = (await changes())[0]?.n ?? 0;
+    // Somewhere in the middle it waits.
+    const holder = new pg.Client(service.database);
+    await holder.connect();
+    onTestFinished(() => holder.end());
+    await holder.query("begin");
+    await holder.query("select from entity where id = $1 for no key update", [ids[40]]);
     const running = startCli(["change-external-ids", file], { env: env() });
     const done = async () => ((await changes())[0]?.n ?? 0) - before;
-    await expect.poll(done, { timeout: 20_000, interval: 5 }).toBeGreaterThan(10);
+    await expect.poll(done).toBe(40);
     running.kill("SIGKILL");
     await running.ended;
     const first = await done();
-    expect(first).toBeLessThan(80);
+    expect(first).toBe(40);
+    await holder.query("rollback");
     const again = await run(["change-external-ids", file]);
     expect(again).toMatchObject({ code: 0, stderr: "" });
     const [, updated, unchanged] = /^created 0, updated (\d+), unchanged (\d+), failed 0\n$/.exec(again.stdout) ?? [];
@@ -950,7 +975,7 @@ describe("change-external-ids", () => {
 describe("get and events", () => {
   beforeAll(async () => {
     const write = (externalId: string, values: object, reason = "") =>
-      service.client.entities.updateEntity({
+      organization.client.entities.updateEntity({
         lookup: { by: { case: "externalId", value: externalId } },
         entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", ...values },
         allowMissing: true,
@@ -984,7 +1009,7 @@ describe("get and events", () => {
 
   it("get --at prints it as it was then, to the microsecond", async () => {
     const now = await find("read-1");
-    const { events } = await service.client.entities.listEntityEvents({
+    const { events } = await organization.client.entities.listEntityEvents({
       lookup: { by: { case: "entityId", value: now.id } },
     });
     const [renamed, created] = events.map(({ recordedAt }) => recordedAt) as [Timestamp, Timestamp];
@@ -1074,6 +1099,8 @@ describe("get and events", () => {
 });
 
 describe("watch", () => {
+  eachInItsOrganization();
+
   /** Everything that a watch prints, and a wait for N lines of it. */
   const watchLines = (args: string[], url: string) => {
     const child = startCli(["watch", ...args], { env: { ...env(), ENTITY_SERVICE_URL: url } });
@@ -1095,13 +1122,13 @@ describe("watch", () => {
     };
   };
   const create = async (externalId: string) => {
-    await service.client.entities.createEntity({
+    await organization.client.entities.createEntity({
       entity: { type: EntityType.PERSON, name: "Ana", countryCode: "AR", externalId },
     });
   };
 
   it("prints events as they come, goes on by itself after the service was away, and from a position that it printed", async () => {
-    const { watchPosition } = await service.client.entities.listEntities({ pageSize: 1 });
+    const { watchPosition } = await organization.client.entities.listEntities({ pageSize: 1 });
     const first = await startOther(service);
     const port = Number(new URL(first.baseUrl).port);
     await create("watch-1");
