@@ -249,13 +249,14 @@ async function serve(config: Config): Promise<void> {
   process.on("SIGHUP", () => reload());
   const { createLogger } = await import("./logger.ts");
   const log = createLogger(config.logLevel);
-  const defect = (await import("./defects.ts")).heedDefects(log);
   const starting =
     config.workers > 1
       ? (await import("./cluster.ts")).startCluster(config, log)
       : (await import("./server.ts")).startServer(config, log);
   const server = await starting;
   ({ reload } = server);
+  // Not during the start, which would wait for ever for what was to come of it.
+  const defect = (await import("./defects.ts")).heedDefects(log);
   if (server.bootstrapKey !== undefined) {
     const { secret, file } = server.bootstrapKey;
     log.info({ file }, "made an API key for the new database");

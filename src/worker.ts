@@ -45,15 +45,16 @@ export async function serveAsWorker(config: Config): Promise<void> {
     const start = await Promise.race([told.promise, stopped.promise]);
     if (typeof start === "string") return;
     const log = createLogger(config.logLevel, start.number);
+    const orm = createOrm(start.address, config);
+    worker.defer(() => orm.close(true));
+    const endpoint = worker.use(await listenOn(orm, { ...config, port: start.port }, log, { metrics }));
+    ({ reload } = endpoint);
+    // Not during the start, which would wait for ever for what was to come of it.
     let defect: string | undefined;
     void heedDefects(log).then((reason) => {
       defect = reason;
       stopped.resolve(reason);
     });
-    const orm = createOrm(start.address, config);
-    worker.defer(() => orm.close(true));
-    const endpoint = worker.use(await listenOn(orm, { ...config, port: start.port }, log, { metrics }));
-    ({ reload } = endpoint);
     tell({ kind: "listening" });
     void opened.promise.then(() => endpoint.begin()).then(() => tell({ kind: "open" }));
     log.info({ reason: await stopped.promise }, "draining");

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { createEntityClient } from "../clients/typescript/index.ts";
-import { childrenOf, type ServiceProcess, startServiceProcess, temporaryFolder } from "./cli-process.ts";
+import { childrenOf, type ServiceProcess, startCli, startServiceProcess, temporaryFolder } from "./cli-process.ts";
 import { byId, newPerson, together } from "./given.ts";
 import { databaseEnvironment, startService, type TestService } from "./harness.ts";
 
@@ -15,6 +15,9 @@ const PLANTED = `const defect = () => Object.assign(new TypeError("Key (tax_id)=
   { code: "23505", detail: "Key (tax_id)=(B58378431) of Ana Souza", cause: new Error("Ana Souza") });
 process.on("SIGWINCH", () => void Promise.reject(defect()));
 process.on("SIGUSR2", () => { throw defect(); });`;
+/** What listens is thrown out of, where nobody catches it. */
+const PLANTED_AT_START = `import { Server } from "node:net";
+Server.prototype.listen = function () { process.nextTick(() => { throw new Error("at the start"); }); return this; };`;
 const WHAT = {
   ...{ name: "TypeError", code: "23505", cause: { name: "Error" } },
   frames: expect.arrayContaining([expect.stringMatching(/^at defect \(.*planted\.mjs:1:\d+\)$/)]),
@@ -121,5 +124,19 @@ describe("a defect that nothing catches", () => {
     const { code, stdout, stderr } = await service.ended;
     expect({ code, stderr }).toEqual({ code: 0, stderr: `entity-service: ${REASON}\n` });
     expect(stdout).not.toMatch(/Souza|B58378431/);
+  });
+
+  it("at the start it ends the process at once, as Node does: nothing waits for what will never be", async () => {
+    const script = join(folder.path, "planted-at-start.mjs");
+    await writeFile(script, PLANTED_AT_START);
+    const env = {
+      ...databaseEnvironment(database),
+      DATA_DIR: folder.path,
+      PORT: "0",
+      NODE_OPTIONS: `--import=${script}`,
+    };
+    const child = startCli(["serve"], { env });
+    onTestFinished(() => void child.kill("SIGKILL"));
+    expect(await child.ended).toMatchObject({ code: 1, stderr: expect.stringContaining("at the start") });
   });
 });
