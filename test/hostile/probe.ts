@@ -47,4 +47,6 @@ process.on("SIGUSR2", () => {
     write({ kind: "memory", at: Date.now(), ...process.memoryUsage() });
   }, 100).unref();
 });
-write({ kind: "begin", at: Date.now(), pid: process.pid });
+// What to add to the monotonic clock, in which profiles are, for the times above.
+const clock = performance.timeOrigin + performance.now() - Number(process.hrtime.bigint()) / 1e6;
+write({ kind: "begin", at: Date.now(), pid: process.pid, clock });

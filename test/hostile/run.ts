@@ -1,6 +1,7 @@
 // Attacks the service, a separate process, from other processes, while a good client measures how it is served.
 // First the attacks that once succeeded, one by one, then all attackers at once for SECONDS (600). Every input comes from
 // SEED: a find is made again with `-- --replay <attacker>:<seed>:<index>`. `-- cases` or `-- attack` does one part alone.
+// `--profile FOLDER` has the service profiled, and prints what ran in its longest turns; that takes memory and time.
 // Prints what was sent and what was found; the last line counts the checks that passed and failed.
 import { type ChildProcess, fork } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -14,6 +15,7 @@ import { ATTACKERS, CASES, type Order, type Report, type Suspect } from "./attac
 import type { Failure } from "./attacker.ts";
 import type { GoodCall, GoodReport } from "./good.ts";
 import { type Ground, makeGround } from "./ground.ts";
+import { ranIn } from "./profile.ts";
 import { type Crash, type Memory, type Service, startService, type Turn } from "./service.ts";
 
 const STALL_MS = 100;
@@ -45,6 +47,7 @@ const { values: flags, positionals } = parseArgs({
     times: { type: "string", default: "1" },
     main: { type: "string" },
     only: { type: "string" },
+    profile: { type: "string" },
   },
 });
 /** `--only a,b`: those whose names hold one of the words. */
@@ -579,6 +582,19 @@ async function judgeEnd(service: Service, crashes: number): Promise<void> {
   for (const [error, count] of [...errors].sort(([, a], [, b]) => b - a).slice(0, 20)) print(`    ${error} (${count})`);
 }
 
+/** What ran in the longest turns of a service that was profiled and has ended. */
+async function printProfile(service: Service, folder: string, from: number): Promise<void> {
+  const [turns, [clock = 0]] = [within(await service.turns(), from, Date.now()), await service.clocks()];
+  print(`\nWhat ran in the longest turns`);
+  for (const turn of turns.toSorted((a, b) => b.busyMs - a.busyMs).slice(0, 25)) {
+    print(
+      `  ${ms(turn.busyMs)} ms on the CPU (${ms(turn.wallMs)} by the clock, ${ms(turn.gcMs)} GC) at ${new Date(turn.from).toISOString()}`,
+    );
+    for (const { stack, ms: took } of ranIn(folder, turn, clock).slice(0, 25))
+      print(`    ${ms(took).padStart(5)}  ${stack}`);
+  }
+}
+
 // --- The run ------------------------------------------------------------------------------------
 
 async function replay(which: string): Promise<void> {
@@ -617,10 +633,11 @@ async function main(): Promise<void> {
   print(
     `SEED=${seed} SECONDS=${seconds}, as ${process.getuid?.() === 0 ? "root" : "an ordinary user"}, Node ${process.version}`,
   );
-  await using service = await startService({}, flags.main);
+  await using service = await startService({}, flags.main, flags.profile);
   const ground = await makeGround(service.port, seed, GROUPS.length);
   const good = startGood(ground);
   await sleep(2_500);
+  const began = Date.now();
   const part = positionals[0];
   const calm = goodBetween(good, Date.now() - 2_000, Date.now());
   print(`the good client before all: ${calm.calls} calls, p50 ${ms(calm.p50)}, p99 ${ms(calm.p99)} ms`);
@@ -629,6 +646,7 @@ async function main(): Promise<void> {
   if (part !== "cases") await runAttack(service, ground, good);
   good.child.disconnect();
   await judgeEnd(service, Math.max(ended, service.crashes.length));
+  if (flags.profile !== undefined) await printProfile(service, flags.profile, began);
 }
 
 try {

@@ -47,6 +47,8 @@ export interface Service extends AsyncDisposable {
   /** Resident memory in bytes; 0 while it is not there. */
   rss(): number;
   turns(): Promise<Turn[]>;
+  /** What to add to the monotonic clock of each start for the time of turns. */
+  clocks(): Promise<number[]>;
   /** The memory left after garbage collection; undefined if the process does not answer. */
   collected(): Promise<Memory | undefined>;
   /** Lines of its output. */
@@ -58,8 +60,11 @@ export interface Service extends AsyncDisposable {
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const probe = fileURLToPath(new URL("probe.ts", import.meta.url));
 
-/** `main`: another checkout's, for instance one with a fault planted. */
-export async function startService(env: Record<string, string> = {}, main = root): Promise<Service> {
+/**
+ * `main`: another checkout's, for instance one with a fault planted. `profile`: the folder into which V8 writes what the
+ * process ran, when it ends.
+ */
+export async function startService(env: Record<string, string> = {}, main = root, profile?: string): Promise<Service> {
   const folder = mkdtempSync(join(tmpdir(), "entity-service-hostile-"));
   // The database of root runs as another user.
   chmodSync(folder, 0o755);
@@ -74,23 +79,29 @@ export async function startService(env: Record<string, string> = {}, main = root
     const log = openSync(output, "a");
     const { flags, env: ofStart } = settingsOfStart();
     const { PATH, HOME, TMPDIR } = process.env;
-    const mine = spawn(process.execPath, [...flags, "--import", probe, join(main, "src/main.ts"), "serve"], {
-      cwd: main,
-      env: {
-        PATH,
-        HOME,
-        ...(TMPDIR !== undefined && { TMPDIR }),
-        NODE_ENV: "production",
-        ...ofStart,
-        BOOTSTRAP_API_KEY: BOOTSTRAP_KEY,
-        WEBHOOK_ALLOW: "127.0.0.1",
-        ...env,
-        HOSTILE_PROBE_FILE: probeFile,
-        DATA_DIR: join(folder, "data"),
-        PORT: String(port),
+    const profiling =
+      profile === undefined ? [] : ["--cpu-prof", "--cpu-prof-interval", "500", "--cpu-prof-dir", profile];
+    const mine = spawn(
+      process.execPath,
+      [...flags, ...profiling, "--import", probe, join(main, "src/main.ts"), "serve"],
+      {
+        cwd: main,
+        env: {
+          PATH,
+          HOME,
+          ...(TMPDIR !== undefined && { TMPDIR }),
+          NODE_ENV: "production",
+          ...ofStart,
+          BOOTSTRAP_API_KEY: BOOTSTRAP_KEY,
+          WEBHOOK_ALLOW: "127.0.0.1",
+          ...env,
+          HOSTILE_PROBE_FILE: probeFile,
+          DATA_DIR: join(folder, "data"),
+          PORT: String(port),
+        },
+        stdio: ["ignore", log, log],
       },
-      stdio: ["ignore", log, log],
-    });
+    );
     closeSync(log);
     child = mine;
     mine.once("exit", (code, signal) => {
@@ -137,6 +148,7 @@ export async function startService(env: Record<string, string> = {}, main = root
     },
     rss: () => (isAlive() ? residentBytes(child.pid ?? 0) : 0),
     turns: async () => (await probed()).filter(({ kind }) => kind === "turn"),
+    clocks: async () => (await probed()).filter(({ kind }) => kind === "begin").map(({ clock }) => clock),
     async collected() {
       const before = (await probed()).filter(({ kind }) => kind === "memory").length;
       child.kill("SIGUSR2");
