@@ -31,8 +31,10 @@ export interface Telemetry {
   /** Counts the call; the returned function is called once, when it has ended. */
   begin(call: CallStart): (outcome: CallOutcome) => void;
   /** The metrics in Prometheus' text format. */
-  metrics(): Promise<{ contentType: string; body: string }>;
+  metrics: MetricsPage;
 }
+
+type MetricsPage = () => Promise<{ contentType: string; body: Buffer }>;
 
 /** Where the metrics of this process are kept, and the text that GET /metrics answers: theirs, or those of several processes. */
 export interface MetricsSource {
@@ -85,7 +87,6 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
   });
 
   const logCall = callLog(log);
-  let last: { at: number; text: Promise<string> } | undefined;
   return {
     begin({ method = "unknown", isEndless, protocol, traceparent, callerRequestId, values }) {
       const start = performance.now();
@@ -117,12 +118,18 @@ export function telemetry(options: { log: Logger; metrics?: MetricsSource | unde
         logCall(level, line, code !== "OK" && (caller === undefined || reason === "OVERLOADED"));
       };
     },
-    async metrics() {
-      // They take milliseconds to write, and need no key: a request that follows at once gets the same.
-      const now = performance.now();
-      if (last === undefined || now - last.at > SAME_METRICS_MS) last = { at: now, text: metrics.text() };
-      return { contentType: registry.contentType, body: await last.text };
-    },
+    metrics: metricsPage(metrics),
+  };
+}
+
+/** GET /metrics: they take milliseconds to write, and need no key, so requests that follow at once get the same bytes. */
+export function metricsPage(source: MetricsSource): MetricsPage {
+  let last: { at: number; body: Promise<Buffer> } | undefined;
+  return async () => {
+    const now = performance.now();
+    if (last === undefined || now - last.at > SAME_METRICS_MS)
+      last = { at: now, body: source.text().then((text) => Buffer.from(text)) };
+    return { contentType: source.registry.contentType, body: await last.body };
   };
 }
 

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
-import type { MetricsSource } from "../interceptors/telemetry.ts";
+import { type MetricsSource, metricsPage } from "../interceptors/telemetry.ts";
 import type { Readiness } from "./health.ts";
 
 /** Listens; rejects where the port cannot be had. */
@@ -16,9 +16,10 @@ export async function listenForAdmin(options: {
   metrics: MetricsSource;
   log: Logger;
 }): Promise<AsyncDisposable & { port: number }> {
-  const { readiness, metrics, log } = options;
+  const { readiness, log } = options;
+  const metrics = metricsPage(options.metrics);
   const server = createServer((request, response) => {
-    const answer = (status: number, type: string, body: string) => {
+    const answer = (status: number, type: string, body: string | Buffer) => {
       response.writeHead(status, { "content-type": type });
       response.end(body);
     };
@@ -28,8 +29,8 @@ export async function listenForAdmin(options: {
       if (readiness.ready()) answer(200, "text/plain", "SERVING\n");
       else answer(503, "text/plain", "NOT_SERVING\n");
     } else if (path === "/metrics") {
-      metrics.text().then(
-        (text) => answer(200, metrics.registry.contentType, text),
+      metrics().then(
+        ({ contentType, body }) => answer(200, contentType, body),
         () => answer(500, "text/plain", "no metrics at the moment\n"),
       );
     } else answer(404, "text/plain", "there are /metrics and /health\n");
