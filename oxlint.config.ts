@@ -235,6 +235,7 @@ export const DIRECTIONS: Record<string, Direction> = {
       ...[
         "src/bell.ts",
         "src/slots.ts",
+        "src/in-turn.ts",
         "src/interceptors/call.ts",
         "src/errors.ts",
         "src/paged.ts",
@@ -244,7 +245,7 @@ export const DIRECTIONS: Record<string, Direction> = {
     ],
     packages: [...node, ...protobuf, "@connectrpc/connect", "@mikro-orm/core", "@mikro-orm/postgresql"],
     message:
-      "rpc imports its nouns, interceptors/call, errors and the generated code; families never import each other",
+      "rpc imports its nouns, slots, in-turn, interceptors/call, errors and the generated code; families never import each other",
     refusedNames: buildingErrors,
   },
   "src/interceptors/": {

@@ -12,6 +12,7 @@ import { toProto } from "../src/rpc/entity-message.ts";
 import { parseReadMask } from "../src/rpc/read-mask.ts";
 import { fromTimestamp, toTimestamp } from "../src/rpc/request.ts";
 import { frameEncoder } from "../src/transport/encode.ts";
+import { atOnce, never } from "./frames.ts";
 
 /** Microseconds of the years 1 to 9999. */
 const [FIRST, LAST] = [-62_135_596_800_000_000n, 253_402_300_799_999_999n];
@@ -84,7 +85,7 @@ describe("an answer is encoded from what its message would be made of", () => {
       fc.property(state, mask, (entity, readMask) => {
         const answer = { entity: toProto(entity, readMask) };
         const expected = toBinary(GetEntityResponseSchema, create(GetEntityResponseSchema, answer));
-        expect(Buffer.from(expected).equals(frame(answer).subarray(5))).toBe(true);
+        expect(Buffer.from(expected).equals(atOnce(frame(answer, never)).subarray(5))).toBe(true);
       }),
       { numRuns: 500 },
     );
@@ -93,7 +94,10 @@ describe("an answer is encoded from what its message would be made of", () => {
   test("keys of entity_data are where they belong, whatever they are called", () => {
     void fc.assert(
       fc.property(state, (entity) => {
-        const { entity: read } = fromBinary(GetEntityResponseSchema, frame({ entity: toProto(entity) }).subarray(5));
+        const { entity: read } = fromBinary(
+          GetEntityResponseSchema,
+          atOnce(frame({ entity: toProto(entity) }, never)).subarray(5),
+        );
         const kind = read?.entityData?.kind;
         if (entity.entityData === null) {
           expect(kind).toBeUndefined();

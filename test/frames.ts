@@ -99,3 +99,13 @@ export const lengthDelimited = (number: number, ...inside: Uint8Array[]): Buffer
   const bytes = Buffer.concat(inside);
   return Buffer.concat([varint((number << 3) | 2), varint(bytes.length), bytes]);
 };
+
+/** The bytes of what `frameEncoder` gives for a message that it writes at once. */
+export function atOnce(pieces: Buffer[] | Promise<Buffer[]>): Buffer {
+  if (pieces instanceof Promise) throw new Error("it is written in parts");
+  return Buffer.concat(pieces);
+}
+
+export const never = () => {
+  throw new Error("it is written in parts");
+};

@@ -203,6 +203,7 @@ export function createReader(
       if (lookup === undefined || more !== undefined) {
         const work = (db: Statements) => findEntities(db, organizationId, keysOf(lookups));
         const found = await aside(organizationId, work, signal);
+        await inTurn.enter(organizationId);
         for (const one of lookups) tell(organizationId, one, found);
         return found;
       }

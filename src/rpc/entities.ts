@@ -4,10 +4,10 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { type EntityLookup, EntitySchema } from "../../clients/typescript/gen/entity/v1/entity_pb.ts";
 import { EntityService } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
-import { StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
+import { type Status, StatusSchema } from "../../clients/typescript/gen/google/rpc/status_pb.ts";
 import { newEntity, remove, undelete } from "../domain/entity.ts";
 import type { EntityState } from "../domain/entity-state.ts";
-import { DomainError, invalidField, notFound } from "../domain/errors.ts";
+import { DomainError, invalidField, notFound, withoutStack } from "../domain/errors.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type Lookup, redirectedFrom, resolve } from "../domain/lookup.ts";
 import { taxIdKey } from "../domain/tax-id.ts";
@@ -194,8 +194,9 @@ function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: R
     made.set(entity.id, one);
     return one;
   };
+  const refusal = refusals();
   let room: number = LIMITS.batchAnswerBytes;
-  return lookups.map((lookup) => {
+  const resultOf = (lookup: Lookup) => {
     try {
       const { entity, redirectedFrom } = pick(lookup, found);
       const { message, bytes } = made.get(entity.id) ?? make(entity);
@@ -204,11 +205,27 @@ function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: R
       return { result: { case: "entity" as const, value: message }, redirectedFrom };
     } catch (error) {
       if (!(error instanceof DomainError)) throw error;
-      const value = toStatus(error);
-      room -= wireBytes(StatusSchema, value);
+      const { value, bytes } = refusal(error);
+      room -= bytes;
       return { result: { case: "error" as const, value } };
     }
-  });
+  };
+  return withoutStack(() => lookups.map(resultOf));
+}
+
+/** What refuses items of a batch, which may be all of them: the same is made once. */
+function refusals() {
+  const made = new Map<string, { value: Status; bytes: number }>();
+  return (error: DomainError) => {
+    const { reason, message, metadata } = error;
+    const key = JSON.stringify([reason, message, metadata]);
+    const known = made.get(key);
+    if (known !== undefined) return known;
+    const value = toStatus(error);
+    const one = { value, bytes: wireBytes(StatusSchema, value) };
+    made.set(key, one);
+    return one;
+  };
 }
 
 /** The refusal of one item of a batch. */

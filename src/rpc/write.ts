@@ -34,6 +34,7 @@ import {
 import type { Reader } from "../entities/reader.ts";
 import { claimRequests, rememberAnswers } from "../entities/requests.ts";
 import type { Writer } from "../entities/writer.ts";
+import { inTurn } from "../in-turn.ts";
 import { callOf, departureOf, requestBytesKey } from "../interceptors/call.ts";
 import type { Feed } from "../log/watch.ts";
 import type { Slots } from "../slots.ts";
@@ -104,14 +105,20 @@ export async function recordAdministration(
 
 export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values).caller.organizationId;
 
-/** Reads of one organization, in the turn of the caller's; dropped if the caller disconnects before that. */
-export function readInTurn<T>(
+/**
+ * Reads of one organization, in the turn of the caller's; dropped if the caller disconnects before that. What was read may be
+ * a page: what is made of it has its turn of the event loop.
+ */
+export async function readInTurn<T>(
   { orm, readSlots }: Deps,
   ctx: HandlerContext,
   organizationId: string,
   work: (em: EntityManager) => Promise<T>,
 ): Promise<T> {
-  return readSlots(organizationOf(ctx), () => read(orm, organizationId, work), { signal: ctx.signal });
+  const owner = organizationOf(ctx);
+  const found = await readSlots(owner, () => read(orm, organizationId, work), { signal: ctx.signal });
+  await inTurn.enter(owner);
+  return found;
 }
 
 /**

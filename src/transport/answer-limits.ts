@@ -1,9 +1,13 @@
 // What is written to callers who do not read is bounded: in time by a limit for each piece, in bytes by a budget.
 import { constants } from "node:http2";
+import type { DescMethod } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
 import { DomainError } from "../domain/errors.ts";
 import type { ByteBudget } from "./byte-budget.ts";
 import type { NodeResponse } from "./refusal.ts";
 import type { Tally } from "./tally.ts";
+
+const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 
 export interface AnswerLimits {
   /** Time for a caller to take the next piece of an answer, in milliseconds; what is longer ends the call. */
@@ -19,6 +23,15 @@ export interface AnswerLimits {
 export const PIECE_BYTES = 128 * 1024;
 /** Smaller answers are refused to nobody: the number of calls bounds them. */
 export const SMALL_BYTES = 64 * 1024;
+
+/**
+ * Counts so many more bytes of an answer that is made for the caller on the connection. Throws OVERLOADED where there is no
+ * room and the call can be repeated.
+ */
+export function holdBytes(limits: AnswerLimits, connection: object, method: DescMethod, bytes: number): void {
+  if (method.idempotency !== NO_SIDE_EFFECTS) limits.budget.add(connection, bytes);
+  else if (!limits.budget.take(connection, bytes)) throw noteUnread(limits);
+}
 
 /** The refusal of a call for whose answer there is no room; counts it. */
 export function noteUnread({ tally }: AnswerLimits): DomainError {

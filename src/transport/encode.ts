@@ -11,6 +11,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { Edition } from "@bufbuild/protobuf/wkt";
+import { inParts, type More, PART_BYTES } from "./parts.ts";
 import { WIRE, WireWriter } from "./writer.ts";
 
 export const PREFIX_BYTES = 5;
@@ -23,28 +24,65 @@ type Fields = Readonly<Record<string, unknown>>;
 export interface FrameEncoder {
   /** The frames of messages from the one at `from` on, until they reach `bytes` or the end; and where to go on. */
   frames(messages: { length: number; at(index: number): Init }, from: number, bytes: number): [Buffer, next: number];
-  frame(message: Init): Buffer;
+  /** The frame of one message, in pieces; `more` as in inParts. */
+  frame(message: Init, more: More): Buffer[] | Promise<Buffer[]>;
 }
 
 export function frameEncoder(desc: DescMessage): FrameEncoder {
-  const write = messageWriter(desc, new Map()) ?? libraryWriter(desc);
+  const fields = messageFields(desc, new Map()) ?? [{ write: libraryWriter(desc) }];
   const writer = new WireWriter();
-  const add = (message: Init) => {
-    const place = writer.prefix();
-    write(writer, message as Fields);
-    writer.length32(place);
-  };
-  const all = (messages: Parameters<FrameEncoder["frames"]>[0], from: number, bytes: number): [Buffer, number] => {
-    let next = from;
+  const written = (write: () => void): Buffer => {
     try {
-      while (next < messages.length && writer.at < bytes) add(messages.at(next++));
+      write();
     } catch (error) {
       writer.reset();
       throw error;
     }
-    return [writer.finish(), next];
+    return writer.finish();
   };
-  return { frames: all, frame: (message) => all({ length: 1, at: () => message }, 0, 1)[0] };
+
+  function* inSteps(message: Fields) {
+    writer.prefix();
+    for (const { write, items } of fields) {
+      if (items === undefined) write(writer, message);
+      else for (const item of items.of(message)) yield items.write(writer, item);
+    }
+  }
+
+  return {
+    frames(messages, from, bytes) {
+      let next = from;
+      const frames = written(() => {
+        while (next < messages.length && writer.at < bytes) {
+          const place = writer.prefix();
+          for (const { write } of fields) write(writer, messages.at(next) as Fields);
+          writer.length32(place);
+          next += 1;
+        }
+      });
+      return [frames, next];
+    },
+
+    frame(message, more) {
+      const steps = inSteps(message as Fields);
+      let isLast = false;
+      const part = () => {
+        const bytes = written(() => {
+          while (!isLast && writer.at < PART_BYTES) isLast = steps.next().done === true;
+        });
+        return { bytes, isLast };
+      };
+      const pieces = inParts(part, more);
+      return pieces instanceof Promise ? pieces.then(withLength) : withLength(pieces);
+    },
+  };
+}
+
+/** Fills in the length of the message, for which the first piece has room. */
+function withLength(pieces: Buffer[]): Buffer[] {
+  const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
+  pieces[0]?.writeUInt32BE(bytes - PREFIX_BYTES, 1);
+  return pieces;
 }
 
 function libraryWriter(desc: DescMessage): Write<Fields> {
@@ -54,47 +92,64 @@ function libraryWriter(desc: DescMessage): Write<Fields> {
   };
 }
 
+interface FieldWriter {
+  write: Write<Fields>;
+  /** Of a list: its items, and how one is written. */
+  items?: { of: (message: Fields) => readonly unknown[]; write: Write<unknown> };
+}
+
+type Known = Map<DescMessage, FieldWriter[]>;
+
 /** Undefined where it has fields that are the library's: maps, wrappers, packed lists, whatever is not of proto3. */
-function messageWriter(desc: DescMessage, known: Map<DescMessage, Write<Fields>>): Write<Fields> | undefined {
+function messageFields(desc: DescMessage, known: Known): FieldWriter[] | undefined {
   const before = known.get(desc);
   if (before !== undefined) return before;
   if (desc.file.edition !== Edition.EDITION_PROTO3) return undefined;
-  const writers: Write<Fields>[] = [];
-  const write: Write<Fields> = (writer, message) => {
-    for (const writeField of writers) writeField(writer, message);
-  };
+  const writers: FieldWriter[] = [];
   // Before its fields, which may be of its own type.
-  known.set(desc, write);
+  known.set(desc, writers);
   for (const field of desc.fields.toSorted((a, b) => a.number - b.number)) {
-    const writeField = fieldWriter(field, known);
-    if (writeField === undefined) return undefined;
-    writers.push(writeField);
+    const writer = fieldWriter(field, known);
+    if (writer === undefined) return undefined;
+    writers.push(writer);
   }
-  return write;
+  return writers;
 }
 
-function fieldWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): Write<Fields> | undefined {
+function messageWriter(desc: DescMessage, known: Known): Write<Fields> | undefined {
+  const fields = messageFields(desc, known);
+  if (fields === undefined) return undefined;
+  return (writer, message) => {
+    for (const { write } of fields) write(writer, message);
+  };
+}
+
+function fieldWriter(field: DescField, known: Known): FieldWriter | undefined {
   const { localName, oneof } = field;
   if (field.fieldKind === "map") return undefined;
   const single = valueWriter(field, known);
   if (single === undefined) return undefined;
   if (field.fieldKind === "list") {
-    return (writer, message) => {
-      for (const item of (message[localName] as unknown[] | undefined) ?? []) single(writer, item);
+    const of = (message: Fields) => (message[localName] as unknown[] | undefined) ?? [];
+    const write: Write<Fields> = (writer, message) => {
+      for (const item of of(message)) single(writer, item);
     };
+    return { write, items: { of, write: single } };
   }
   if (oneof !== undefined) {
-    return (writer, message) => {
+    const write: Write<Fields> = (writer, message) => {
       const chosen = message[oneof.localName] as { case?: string; value?: unknown } | undefined;
       if (chosen?.case === localName) single(writer, chosen.value);
     };
+    return { write };
   }
   const isImplicit = field.fieldKind !== "message" && !field.proto.proto3Optional;
-  return (writer, message) => {
+  const write: Write<Fields> = (writer, message) => {
     const value = message[localName];
     if (value === undefined || (isImplicit && isZero(value))) return;
     single(writer, value);
   };
+  return { write };
 }
 
 const isZero = (value: unknown) =>
@@ -105,7 +160,7 @@ const isZero = (value: unknown) =>
   (value instanceof Uint8Array && value.length === 0);
 
 /** One value with its tag: of the kinds of fields that the contract has. */
-function valueWriter(field: DescField, known: Map<DescMessage, Write<Fields>>): Write<unknown> | undefined {
+function valueWriter(field: DescField, known: Known): Write<unknown> | undefined {
   const { number } = field;
   if (field.message !== undefined) {
     // Those of the numbers and texts stand for what is in them, and google.protobuf.Value for whatever it holds.

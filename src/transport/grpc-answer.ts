@@ -2,11 +2,10 @@
 // bytes count in a budget. The outcome of the call is counted when its caller has the answer or has disconnected.
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import type { DescMethod } from "@bufbuild/protobuf";
-import { MethodOptions_IdempotencyLevel } from "@bufbuild/protobuf/wkt";
 import type { ConnectError } from "@connectrpc/connect";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
-import { type AnswerLimits, NOT_TAKEN, noteUnread, PIECE_BYTES, SMALL_BYTES } from "./answer-limits.ts";
+import { type AnswerLimits, holdBytes, NOT_TAKEN, SMALL_BYTES } from "./answer-limits.ts";
 import type { GrpcContext } from "./grpc-context.ts";
 import { awaitTrailers } from "./grpc-stream.ts";
 import { isEndedByCaller } from "./guard.ts";
@@ -29,8 +28,6 @@ export interface AnswerOptions {
 
 const OK: OutgoingHttpHeaders = { "grpc-status": "0" };
 const WITH_TRAILERS = { waitForTrailers: true };
-
-const { NO_SIDE_EFFECTS } = MethodOptions_IdempotencyLevel;
 
 export class GrpcAnswer {
   readonly #call: AnsweredCall;
@@ -81,17 +78,18 @@ export class GrpcAnswer {
     this.#wake?.();
   }
 
-  /** Counts the last bytes in the budget before they are written. Throws OVERLOADED if there is no room and the call can be repeated. */
+  /**
+   * Counts so many bytes of the answer in the budget, those before included, before they are written. Throws OVERLOADED if
+   * there is no room and the call can be repeated.
+   */
   reserve(bytes: number): void {
     if (bytes <= SMALL_BYTES) return;
-    const { answers } = this.#options;
-    if (this.#call.method.idempotency !== NO_SIDE_EFFECTS) answers.budget.add(this.#connection, bytes);
-    else if (!answers.budget.take(this.#connection, bytes)) throw noteUnread(answers);
+    holdBytes(this.#options.answers, this.#connection, this.#call.method, bytes - this.#unread);
     this.#unread = bytes;
   }
 
-  /** Sends the last bytes, if there are any, and how the call ended. */
-  end(error: ConnectError | undefined, body: Buffer | undefined): void {
+  /** Sends the last pieces, if there are any, and how the call ended. */
+  end(error: ConnectError | undefined, body: readonly Buffer[]): void {
     const stream = this.#stream;
     const outcome = this.#options.outcomeOf(error);
     // A stream that its caller reset without an error is closed and not yet destroyed; nothing can be sent on it either.
@@ -132,12 +130,12 @@ export class GrpcAnswer {
     this.#call.ended(outcome);
   }
 
-  #send(error: ConnectError | undefined, body: Buffer | undefined, outcome: CallOutcome): void {
+  #send(error: ConnectError | undefined, body: readonly Buffer[], outcome: CallOutcome): void {
     const stream = this.#stream;
     const { method, addedHeader } = this.#call;
     const trailers = this.#trailersFor(error);
     // A failure before the first message is one frame, except where the handler's headers must stay apart from the status.
-    if (body === undefined && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
+    if (body.length === 0 && !stream.headersSent && (method.methodKind === "unary" || !addedHeader)) {
       this.count(outcome);
       const headers = this.#headers();
       for (const [name, value] of Object.entries(trailers)) setHeader(headers, name, String(value));
@@ -183,18 +181,16 @@ export class GrpcAnswer {
     return trailers;
   }
 
-  /** Sends the last bytes piece by piece, each after the one before has left, and the end. */
-  #sendRest(body: Buffer | undefined, at: number): void {
+  /** Sends the last pieces, each after the one before has left, and the end. */
+  #sendRest(pieces: readonly Buffer[], at: number): void {
     const stream = this.#stream;
     if (stream.destroyed || stream.closed) return;
     this.takenWithin(this.#options.answers.timeoutMs);
-    const next = at + PIECE_BYTES;
-    if (body === undefined) stream.end();
-    else if (next >= body.length) stream.end(at === 0 ? body : body.subarray(at));
-    else {
-      stream.write(body.subarray(at, next));
-      stream.once("drain", () => this.#sendRest(body, next));
-    }
+    const piece = pieces[at];
+    if (piece === undefined) stream.end();
+    else if (at === pieces.length - 1) stream.end(piece);
+    else if (stream.write(piece)) this.#sendRest(pieces, at + 1);
+    else stream.once("drain", () => this.#sendRest(pieces, at + 1));
   }
 
   /** Resets the stream of a caller that does not read: a reason would not reach it either. */

@@ -187,15 +187,22 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     return this.#over ? Promise.resolve() : this.#answer.drained();
   }
 
-  /** Ends the call with its last bytes, if any. */
-  end(body?: Buffer): void {
+  /** To be awaited before more is made of an answer that has so many bytes. Throws where there is no room for them. */
+  more(bytes: number): Promise<void> | undefined {
+    if (this.#over) throw callerLeft();
+    this.#answer.reserve(bytes);
+    return inTurn.enter(workOwnerOf(this.values));
+  }
+
+  /** Ends the call with the last pieces of its answer, if any. */
+  end(pieces: readonly Buffer[] = []): void {
     if (this.#over) return;
-    if (body !== undefined) this.#answer.reserve(body.length);
-    this.#conclude(undefined, body);
+    this.#answer.reserve(pieces.reduce((bytes, piece) => bytes + piece.length, 0));
+    this.#conclude(undefined, pieces);
   }
 
   fail(error: unknown): void {
-    if (!this.#over) this.#conclude(this.#options.present(error, this), undefined);
+    if (!this.#over) this.#conclude(this.#options.present(error, this), []);
   }
 
   /** Ends the call with an error, and tells the implementation to stop. */
@@ -238,9 +245,9 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
     else signal.addEventListener("abort", this.#onShutdown, { once: true });
   }
 
-  #conclude(error: ConnectError | undefined, body: Buffer | undefined): void {
+  #conclude(error: ConnectError | undefined, pieces: readonly Buffer[]): void {
     this.#leave();
-    this.#answer.end(error, body);
+    this.#answer.end(error, pieces);
   }
 
   #leave(): void {

@@ -31,6 +31,7 @@ import { errors, type Present, presentable } from "../interceptors/errors.ts";
 import { jsonDecoder } from "../interceptors/json-requests.ts";
 import type { MetricsSource } from "../interceptors/telemetry.ts";
 import { keyWatch, whileAllowed } from "../interceptors/while-allowed.ts";
+import { answersInParts } from "./answer-bytes.ts";
 import type { GrpcRoute } from "./grpc-call.ts";
 import { health, type Readiness, shuttingDown } from "./health.ts";
 import { preparePlain } from "./plain-message.ts";
@@ -187,6 +188,7 @@ export function createHandlers(
       atFirstMessage((method, values) => {
         if (!open.has(method.parent)) enter(method, values);
       }),
+      answersInParts({ registry }),
       checked(checkMessage),
     ],
   });

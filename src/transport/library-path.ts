@@ -18,6 +18,7 @@ import { connectionKey, peerKey, requestBytesKey, requestIdKey, workOwnerOf } fr
 import type { Present } from "../interceptors/errors.ts";
 import type { CallOutcome } from "../interceptors/telemetry.ts";
 import type { Slots } from "../slots.ts";
+import { type AnswerBytes, answerBytes, answerBytesKey, withAnswer } from "./answer-bytes.ts";
 import { type AnswerLimits, giveUp, inTime, NOT_TAKEN, takenInTime } from "./answer-limits.ts";
 import type { Arrivals, Arriving } from "./arrivals.ts";
 import type { ByteBudget } from "./byte-budget.ts";
@@ -145,14 +146,20 @@ class LibraryCall implements Arriving {
     // The library's reason is what the reset's code may mean, such as INTERNAL: it would count as a defect of ours.
     const left = new AbortController();
     call.signal.addEventListener("abort", () => left.abort(callerGone()), { once: true });
+    const answer = method.methodKind === "unary" ? this.#answerBytes(method) : undefined;
+    this.#values.set(answerBytesKey, answer);
     const answered = await handler({ ...call, body, signal: left.signal });
     if (answered.status === 415) return this.#refuse(noSuchType(), 415);
     if (answered.status === 505) return this.#refuse(needsHttp2(), 505);
-    const presented = await withPresentableErrors(answered, protocol, {
+    const errorsPresented = await withPresentableErrors(answered, protocol, {
       present: (error) =>
         isGone(response) ? callerGone() : present(error, { method, requestId: this.#requestId, log }),
       ended: (error) => this.#end(outcomeOf(error)),
     });
+    const pieces = answer?.pieces;
+    const acceptEncoding = call.header.get("accept-encoding");
+    const presented =
+      pieces === undefined ? errorsPresented : await withAnswer(errorsPresented, pieces, { protocol, acceptEncoding });
     if (method.methodKind !== "unary") response.setHeader("x-accel-buffering", "no");
     // Not where the caller may still be sending: connect-node leaves its half of a stream open whose answer ended with
     // its headers, and a process that has printed its error never ends.
@@ -168,6 +175,17 @@ class LibraryCall implements Arriving {
       },
     });
     await universalResponseToNodeResponse({ ...presented, body: taken }, response as never);
+  }
+
+  #answerBytes(method: DescMethod): AnswerBytes {
+    return answerBytes(this.#response, {
+      method,
+      contentType: this.#contentType,
+      limits: this.#options.answers,
+      connection: this.connection,
+      isGone: () => isGone(this.#response),
+      turn: () => inTurn.enter(workOwnerOf(this.#values)),
+    });
   }
 
   /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */

@@ -27,7 +27,7 @@ const COMPRESSED = 1;
  * as it is, for the library to refuse.
  */
 export function plainMessages(chunks: AsyncIterable<Uint8Array>, form: Form): AsyncIterable<Uint8Array> {
-  const type = form.contentType.split(";", 1)[0]?.trim().toLowerCase() ?? "";
+  const type = typeOf(form.contentType);
   const source = chunks[Symbol.asyncIterator]();
   const look = type.endsWith("json") ? () => {} : (message: Uint8Array) => assertDecodable(form.input, message);
   const isSingle = type === "application/proto" || type === "application/json";
@@ -40,6 +40,9 @@ export function plainMessages(chunks: AsyncIterable<Uint8Array>, form: Form): As
     }),
   };
 }
+
+/** Without its parameters. */
+export const typeOf = (contentType: string): string => contentType.split(";", 1)[0]?.trim().toLowerCase() ?? "";
 
 type Look = (message: Uint8Array) => void;
 

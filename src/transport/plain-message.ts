@@ -147,14 +147,21 @@ function mayBePlain(desc: DescMessage): boolean {
     fields.some(isStruct) &&
     fields.every((field) =>
       isStruct(field)
-        ? field.fieldKind === "message" && field.oneof === undefined
+        ? isPlainStruct(field)
         : field.fieldKind !== "map" && !VALUES.includes(field.message?.typeName ?? ""),
     )
   );
 }
 
-const hasStruct = (desc: DescMessage) => desc.fields.some(isStruct);
 const isStruct = ({ message }: DescField) => message?.typeName === STRUCT;
+
+/** A field whose value is plain JSON in the library's messages: elsewhere it has a message of a Struct. */
+export const isPlainStruct = (field: DescField): boolean =>
+  isStruct(field) && field.fieldKind === "message" && field.oneof === undefined;
+
+/** Whether there is one in it, or in what it is made of. */
+export const leadsToStruct = (desc: DescMessage): boolean =>
+  [...messagesIn(desc)].some((one) => one.fields.some(isPlainStruct));
 
 /** It and what it is made of, without what is in free values. */
 function messagesIn(desc: DescMessage, found = new Set<DescMessage>()): Set<DescMessage> {
@@ -178,7 +185,7 @@ function makePlan(desc: DescMessage, formOf: Forms, made: Map<DescMessage, Plan>
     const isList = field.fieldKind === "list";
     const part = { localName, oneof, wire: wireOf(field), isList, isStruct: isStruct(field), inside, once: 0 };
     plan.fields.set(field.number, part);
-    const isOnTheWay = isStruct(field) || (message !== undefined && [...messagesIn(message)].some(hasStruct));
+    const isOnTheWay = isStruct(field) || (message !== undefined && leadsToStruct(message));
     if (!isOnTheWay) continue;
     if (!isList) part.once = 1 << plan.parts.length;
     plan.parts.push(part);

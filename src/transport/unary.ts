@@ -19,7 +19,9 @@ export function unaryAnswer(
     try {
       check(input, message);
       const answered = await serve(message as never, call);
-      if (!call.isOver) call.end(encoder.frame(answered));
+      if (call.isOver) return;
+      const pieces = encoder.frame(answered, (bytes) => call.more(bytes));
+      call.end(pieces instanceof Promise ? await pieces : pieces);
     } catch (error) {
       // Nobody waits for the answer any more, but `present` logs failures of the database. Other errors only show that the
       // implementation was told to stop.

@@ -1,19 +1,23 @@
-// Requests that are large, legal and complete in one moment: each costs some milliseconds, and all of them must not cost
-// them in one turn of the event loop.
+// Requests that are legal and complete in one moment, and large or asking for much: each costs some milliseconds, and all of
+// them must not cost them in one turn of the event loop.
 import { type ClientHttp2Session, connect } from "node:http2";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { create, toBinary, toJsonString } from "@bufbuild/protobuf";
 import {
+  BatchGetEntitiesRequestSchema,
   CreateEntityRequestSchema,
   GetEntityRequestSchema,
+  ListEntitiesRequestSchema,
+  ListEntityEventsRequestSchema,
 } from "../../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { envelope } from "../frames.ts";
 import type { Case } from "./attacker.ts";
+import { DENSE, LARGE } from "./ground.ts";
 
 interface AtOnce {
   method: string;
-  type: "application/grpc" | "application/json";
+  type: "application/grpc" | "application/grpc-web+proto" | "application/json" | "application/proto";
   message: Buffer;
   isGzip?: boolean;
 }
@@ -25,8 +29,8 @@ async function atOnce(
   { method, type, message, isGzip = false }: AtOnce,
 ): Promise<void> {
   const packed = isGzip ? gzipSync(message) : message;
-  const body = type === "application/grpc" ? envelope(packed, isGzip ? 1 : 0) : packed;
-  const encoding = { "application/grpc": "grpc-encoding", "application/json": "content-encoding" }[type];
+  const isGrpc = type.startsWith("application/grpc");
+  const body = isGrpc ? envelope(packed, isGzip ? 1 : 0) : packed;
   const sessions: ClientHttp2Session[] = [];
   const streams = Array.from({ length: connections }, () => {
     const session = connect(`http://127.0.0.1:${one.port}`);
@@ -38,7 +42,7 @@ async function atOnce(
       "content-type": type,
       te: "trailers",
       authorization: `Bearer ${one.party.keys.all}`,
-      ...(isGzip && { [encoding]: "gzip" }),
+      ...(isGzip && { [isGrpc ? "grpc-encoding" : "content-encoding"]: "gzip" }),
     });
     stream.on("error", () => {});
     stream.resume();
@@ -59,6 +63,23 @@ const largeBytes = Buffer.from(toBinary(CreateEntityRequestSchema, large));
 const largeText = Buffer.from(toJsonString(CreateEntityRequestSchema, large));
 const CREATE = "CreateEntity";
 
+/** Ten for as much as a batch answers: 35,000 values each, and what is refused for want of room. */
+const batchOf = (lookups: number, name: (i: number) => string) =>
+  create(BatchGetEntitiesRequestSchema, {
+    lookups: Array.from({ length: lookups }, (_, i) => ({ by: { case: "externalId" as const, value: name(i) } })),
+  });
+const batch = batchOf(100, (i) => `dense-${i % DENSE}`);
+const batchBytes = Buffer.from(toBinary(BatchGetEntitiesRequestSchema, batch));
+const batchText = Buffer.from(toJsonString(BatchGetEntitiesRequestSchema, batch));
+const missing = batchOf(1_000, (i) => (i % 2 === 0 ? `none-${i}` : `big-${i % LARGE}`));
+const missingBytes = Buffer.from(toBinary(BatchGetEntitiesRequestSchema, missing));
+const BATCH = "BatchGetEntities";
+const page = create(ListEntitiesRequestSchema, { pageSize: 1_000 });
+const pageBytes = Buffer.from(toBinary(ListEntitiesRequestSchema, page));
+const pageText = Buffer.from(toJsonString(ListEntitiesRequestSchema, page));
+const history = create(ListEntityEventsRequestSchema, { pageSize: 1_000 });
+const historyBytes = Buffer.from(toBinary(ListEntityEventsRequestSchema, history));
+
 export const atOnceCases: Record<string, (one: Case) => Promise<void>> = {
   "large requests complete at once": (one) =>
     atOnce(one, 60, { method: CREATE, type: "application/grpc", message: largeBytes }),
@@ -71,4 +92,19 @@ export const atOnceCases: Record<string, (one: Case) => Promise<void>> = {
     const message = toBinary(GetEntityRequestSchema, create(GetEntityRequestSchema, { lookup }));
     return atOnce(one, 100, { method: "GetEntity", type: "application/grpc", message: Buffer.from(message) });
   },
+  "large batches at once": (one) => atOnce(one, 12, { method: BATCH, type: "application/grpc", message: batchBytes }),
+  "large batches at once on the Web": (one) =>
+    atOnce(one, 12, { method: BATCH, type: "application/grpc-web+proto", message: batchBytes }),
+  "large batches at once without gRPC": (one) =>
+    atOnce(one, 12, { method: BATCH, type: "application/proto", message: batchBytes }),
+  "large batches at once in JSON": (one) =>
+    atOnce(one, 12, { method: BATCH, type: "application/json", message: batchText }),
+  "large pages at once": (one) =>
+    atOnce(one, 12, { method: "ListEntities", type: "application/grpc", message: pageBytes }),
+  "large pages at once in JSON": (one) =>
+    atOnce(one, 12, { method: "ListEntities", type: "application/json", message: pageText }),
+  "large pages of events at once": (one) =>
+    atOnce(one, 12, { method: "ListEntityEvents", type: "application/grpc", message: historyBytes }),
+  "batches of what is not there": (one) =>
+    atOnce(one, 12, { method: BATCH, type: "application/grpc", message: missingBytes }),
 };

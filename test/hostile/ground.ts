@@ -22,10 +22,12 @@ export interface Ground {
 
 export const SMALL = 40;
 export const LARGE = 4;
+/** Of very many small values. */
+export const DENSE = 12;
 /** Those that are merged and parted: were it any, all would soon be one. */
 export const SPARE = 12;
 const MERGED_PAIRS = 4;
-/** External ids: `small-0` up to, `big-0` and `spare-0`. */
+/** External ids: `small-0` up to, `big-0`, `dense-0` and `spare-0`. */
 const SCOPES = {
   all: [
     ...["entities:read", "entities:write", "entities:merge", "external_ids:change", "activity:read", "activity:write"],
@@ -88,6 +90,11 @@ export async function makeGround(port: number, seed: string, hostile: number): P
         metadata: much(),
         entityData: { person: { firstName: "x", additional: much() } },
       });
+    }
+    const lists = () => ({ a: Array.from({ length: 9_000 }, (_, i) => [i % 10]) });
+    for (let i = 0; i < DENSE; i++) {
+      const dense = { externalId: `dense-${i}`, type: "ENTITY_TYPE_PERSON", countryCode: "AR", name: `Dense ${i}` };
+      await create({ ...dense, attributes: lists(), metadata: lists() });
     }
     for (let i = 0; i < SPARE; i++) {
       const attributes = { [`k${i}`]: i };
