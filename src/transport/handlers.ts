@@ -87,7 +87,7 @@ export interface ServiceRouter {
   service<T extends DescService>(service: T, implementation: Partial<ServiceImpl<T>>): void;
 }
 
-/** Pages and batches end at LIMITS.pageBytes, as binary messages; JSON may be as large again. */
+/** Of a message of a stream. Answers of unary calls have limits of their own, before they are written. */
 const WRITE_MAX_BYTES = 8 * 1024 * 1024;
 /** The longest deadline that the caller of a stream may name: imports and watches outlive a unary call. */
 const MAX_STREAM_TIMEOUT_MS = 3_600_000;
