@@ -6,8 +6,11 @@
 export interface InTurn {
   /** Does work that is done when it returns: now, or in one of the next turns. It must not throw. */
   run(owner: unknown, work: () => void): void;
-  /** For work that goes on in promises: until when to wait; undefined: it may go on at once. */
-  enter(owner: unknown): Promise<void> | undefined;
+  /**
+   * For work that goes on in promises: until when to wait; undefined: it may go on at once. `isUnderWay`: before what the owner
+   * has not begun, so that little of it is held half done.
+   */
+  enter(owner: unknown, isUnderWay?: boolean): Promise<void> | undefined;
 }
 
 /** For so long a turn of the event loop does of it; the last of it may take some 30 ms more. */
@@ -67,9 +70,10 @@ export function createInTurn(budgetMs: number, now: () => number = performance.n
     queueMicrotask(() => process.nextTick(done));
   }
 
-  function wait(owner: unknown, work: () => void): void {
+  function wait(owner: unknown, work: () => void, isUnderWay = false): void {
     const queue = waiting.get(owner);
     if (queue === undefined) waiting.set(owner, { works: [work], had: hadByNow });
+    else if (isUnderWay) queue.works.unshift(work);
     else queue.works.push(work);
   }
 
@@ -80,9 +84,11 @@ export function createInTurn(budgetMs: number, now: () => number = performance.n
       else work();
     },
 
-    enter(owner) {
+    enter(owner, isUnderWay) {
       begin();
-      if (isBusy || waiting.size > 0 || now() >= endsAt) return new Promise((resolve) => wait(owner, resolve));
+      if (isBusy || waiting.size > 0 || now() >= endsAt) {
+        return new Promise((resolve) => wait(owner, resolve, isUnderWay));
+      }
       busy();
       return undefined;
     },

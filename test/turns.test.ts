@@ -68,6 +68,25 @@ test("those that are told the same go on one behind the other, and no more in a 
   expect(done.slice(8)).toEqual(["8", "later"]);
 });
 
+test("what is under way is finished before more of the same owner's begins; another owner has its turn as well", async () => {
+  let time = 0;
+  const done: string[] = [];
+  const inTurn = createInTurn(15, () => time);
+  const parts = async (owner: string, name: string) => {
+    await inTurn.enter(owner);
+    for (let part = 1; part <= 3; part++) {
+      time += 10;
+      done.push(`${name}${part}`);
+      await inTurn.enter(owner, true);
+    }
+  };
+  await Promise.all([parts("one", "a"), parts("one", "b"), parts("one", "c"), parts("other", "x")]);
+  expect(done.filter((name) => !name.startsWith("x"))).toEqual(
+    ["a", "b", "c"].flatMap((name) => [1, 2, 3].map((part) => `${name}${part}`)),
+  );
+  expect(done.indexOf("x3")).toBeLessThan(done.indexOf("c1"));
+});
+
 test("work that is done when it returns shares the turn with it; another owner's is among the first of the next", async () => {
   let time = 0;
   const done: string[] = [];

@@ -82,7 +82,10 @@ export function createReader(
   const aside: Aside = (organizationId, work, signal) =>
     slots(organizationId, async () => {
       if (signal?.aborted) throw signal.reason;
-      return readStatements(orm, organizationId, work);
+      const found = await readStatements(orm, organizationId, work);
+      // It may be several MiB: the next is not read before something is made of it.
+      await inTurn.enter(organizationId);
+      return found;
     });
   const lanes = Array.from({ length: READS }, (): Lane => ({ connections: keptConnection(orm), since: undefined }));
   let isWatching = false;
@@ -203,7 +206,6 @@ export function createReader(
       if (lookup === undefined || more !== undefined) {
         const work = (db: Statements) => findEntities(db, organizationId, keysOf(lookups));
         const found = await aside(organizationId, work, signal);
-        await inTurn.enter(organizationId);
         for (const one of lookups) tell(organizationId, one, found);
         return found;
       }

@@ -107,18 +107,21 @@ export const organizationOf = (ctx: HandlerContext): string => callOf(ctx.values
 
 /**
  * Reads of one organization, in the turn of the caller's; dropped if the caller disconnects before that. What was read may be
- * a page: what is made of it has its turn of the event loop.
+ * a page of some MiB: the next is not read before this one has its turn of the event loop.
  */
-export async function readInTurn<T>(
+export function readInTurn<T>(
   { orm, readSlots }: Deps,
   ctx: HandlerContext,
   organizationId: string,
   work: (em: EntityManager) => Promise<T>,
 ): Promise<T> {
   const owner = organizationOf(ctx);
-  const found = await readSlots(owner, () => read(orm, organizationId, work), { signal: ctx.signal });
-  await inTurn.enter(owner);
-  return found;
+  const run = async () => {
+    const found = await read(orm, organizationId, work);
+    await inTurn.enter(owner);
+    return found;
+  };
+  return readSlots(owner, run, { signal: ctx.signal });
 }
 
 /**

@@ -22,8 +22,8 @@ export interface AnswerBytes {
   isJson: boolean;
   /** Counts so many bytes of it in the budget, those before included. Throws where there is no room, or nobody waits for it. */
   hold(bytes: number): void;
-  /** To be awaited before more of it is made. */
-  turn(): Promise<void> | undefined;
+  /** To be awaited before it is made, and then before more of it is. */
+  turn(isUnderWay?: boolean): Promise<void> | undefined;
   pieces?: readonly Uint8Array[];
 }
 
@@ -37,7 +37,7 @@ interface AnsweredCall {
   limits: AnswerLimits;
   connection: object;
   isGone: () => boolean;
-  turn: () => Promise<void> | undefined;
+  turn: AnswerBytes["turn"];
 }
 
 /** The bytes are in the budget until the response closes. */
@@ -79,7 +79,7 @@ export function answersInParts(jsonOptions: Partial<JsonWriteOptions>): Intercep
     const { json, binary } = encoderOf(request.method);
     const more: More = (bytes) => {
       answer.hold(bytes);
-      return answer.turn();
+      return answer.turn(true);
     };
     await answer.turn();
     const pieces = answer.isJson

@@ -191,7 +191,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   more(bytes: number): Promise<void> | undefined {
     if (this.#over) throw callerLeft();
     this.#answer.reserve(bytes);
-    return inTurn.enter(workOwnerOf(this.values));
+    return inTurn.enter(workOwnerOf(this.values), true);
   }
 
   /** Ends the call with the last pieces of its answer, if any. */

@@ -184,7 +184,7 @@ class LibraryCall implements Arriving {
       limits: this.#options.answers,
       connection: this.connection,
       isGone: () => isGone(this.#response),
-      turn: () => inTurn.enter(workOwnerOf(this.#values)),
+      turn: (isUnderWay) => inTurn.enter(workOwnerOf(this.#values), isUnderWay),
     });
   }
 
