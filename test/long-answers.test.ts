@@ -202,6 +202,8 @@ test("what cannot be written is INTERNAL, in the log once, and the next call is 
   });
   const refused = await withSession(server.url, (session) => h2Call(session, head("application/grpc"), EMPTY));
   expect(grpcRefusal(refused)).toMatchObject({ reason: "INTERNAL" });
+  await expect.poll(() => server.calls()).toHaveLength(1);
+  expect(server.calls()).toMatchObject([{ level: 50, code: "INTERNAL" }]);
   isBad = false;
   const client = createClient(EntityService, createConnectTransport({ baseUrl: server.url, httpVersion: "1.1" }));
   const answer = await client.batchGetEntities({}, { headers: { authorization: `Bearer ${KEY}` } });

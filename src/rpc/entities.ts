@@ -217,8 +217,8 @@ function resultsOf(lookups: readonly Lookup[], found: FoundEntities, readMask: R
 function refusals() {
   const made = new Map<string, { value: Status; bytes: number }>();
   return (error: DomainError) => {
-    const { reason, message, metadata } = error;
-    const key = JSON.stringify([reason, message, metadata]);
+    const { reason, message, metadata, violations } = error;
+    const key = JSON.stringify([reason, message, metadata, violations]);
     const known = made.get(key);
     if (known !== undefined) return known;
     const value = toStatus(error);

@@ -5,7 +5,7 @@ import { Readable } from "node:stream";
 import { createGzip } from "node:zlib";
 import { create, type DescMethod, type JsonWriteOptions } from "@bufbuild/protobuf";
 import { createContextKey, type Interceptor } from "@connectrpc/connect";
-import { compressionNegotiate, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { compressionNegotiate, createAsyncIterable, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { trailerFlag } from "@connectrpc/connect/protocol-grpc-web";
 import { compressionGzip } from "@connectrpc/connect-node";
 import { callerLeft } from "../domain/errors.ts";
@@ -13,8 +13,8 @@ import { type AnswerLimits, holdBytes, SMALL_BYTES } from "./answer-limits.ts";
 import { type FrameEncoder, frameEncoder, PREFIX_BYTES } from "./encode.ts";
 import { type JsonEncoder, jsonEncoder } from "./encode-json.ts";
 import type { Protocol } from "./error-bodies.ts";
-import { typeOf } from "./message-bytes.ts";
-import type { More } from "./parts.ts";
+import { COMPRESSED, prefix, typeOf } from "./message-bytes.ts";
+import { lengthOf, type More } from "./parts.ts";
 import type { NodeResponse } from "./refusal.ts";
 
 /** How the answer of a call is to be written; and its bytes, once they are made. */
@@ -100,18 +100,17 @@ export async function withAnswer(
   pieces: readonly Uint8Array[],
   { protocol, acceptEncoding }: { protocol: Protocol; acceptEncoding: string | null },
 ): Promise<UniversalServerResponse> {
+  const header = new Headers(response.header);
   if (protocol !== "connect") {
-    const isGzip = new Headers(response.header).get("grpc-encoding") === "gzip";
-    return { ...response, body: withMessage(response, pieces, isGzip) };
+    return { ...response, body: withMessage(response, pieces, header.get("grpc-encoding") === "gzip") };
   }
   if (response.status !== 200) return response;
-  const header = new Headers(response.header);
   const accepted = compressionNegotiate([compressionGzip], null, acceptEncoding, "accept-encoding").response;
-  const isPacked = accepted !== null && lengthOf(pieces) >= COMPRESSED_FROM_BYTES;
-  const body = isPacked ? await gzipped(pieces) : pieces;
-  if (isPacked) header.set("content-encoding", accepted.name);
+  const packed = accepted === null ? undefined : await gzipped(pieces);
+  if (packed !== undefined) header.set("content-encoding", compressionGzip.name);
+  const body = packed ?? pieces;
   header.set("content-length", String(lengthOf(body)));
-  return { ...response, header, body: each(body) };
+  return { ...response, header, body: createAsyncIterable([...body]) };
 }
 
 /** Of gRPC and gRPC-Web: the message is one envelope. Behind it, gRPC-Web has one of trailers. */
@@ -119,26 +118,18 @@ async function* withMessage({ body }: UniversalServerResponse, pieces: readonly 
   for await (const envelope of body ?? []) {
     if (((envelope[0] ?? 0) & trailerFlag) !== 0) yield envelope;
     else {
-      const isPacked = isGzip && lengthOf(pieces) >= COMPRESSED_FROM_BYTES;
-      const message = isPacked ? await gzipped(pieces) : pieces;
-      const prefix = Buffer.alloc(PREFIX_BYTES);
-      prefix[0] = isPacked ? 1 : 0;
-      prefix.writeUInt32BE(lengthOf(message), 1);
-      const [first, ...rest] = message;
-      yield first === undefined ? prefix : Buffer.concat([prefix, first]);
+      const packed = isGzip ? await gzipped(pieces) : undefined;
+      const [first = new Uint8Array(), ...rest] = packed ?? pieces;
+      yield Buffer.concat([prefix(packed === undefined ? 0 : COMPRESSED, lengthOf([first, ...rest])), first]);
       yield* rest;
     }
   }
 }
 
-const lengthOf = (pieces: readonly Uint8Array[]): number => pieces.reduce((bytes, { length }) => bytes + length, 0);
-
-async function gzipped(pieces: readonly Uint8Array[]): Promise<Uint8Array[]> {
+/** Undefined where that is not worth it. */
+async function gzipped(pieces: readonly Uint8Array[]): Promise<Uint8Array[] | undefined> {
+  if (lengthOf(pieces) < COMPRESSED_FROM_BYTES) return undefined;
   const packed: Uint8Array[] = [];
   for await (const chunk of Readable.from(pieces).pipe(createGzip())) packed.push(chunk);
   return packed;
-}
-
-async function* each<T>(items: readonly T[]) {
-  yield* items;
 }

@@ -11,7 +11,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { Edition } from "@bufbuild/protobuf/wkt";
-import { inParts, type More, PART_BYTES } from "./parts.ts";
+import { inParts, lengthOf, type More, PART_BYTES } from "./parts.ts";
 import { WIRE, WireWriter } from "./writer.ts";
 
 export const PREFIX_BYTES = 5;
@@ -80,8 +80,7 @@ export function frameEncoder(desc: DescMessage): FrameEncoder {
 
 /** Fills in the length of the message, for which the first piece has room. */
 function withLength(pieces: Buffer[]): Buffer[] {
-  const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
-  pieces[0]?.writeUInt32BE(bytes - PREFIX_BYTES, 1);
+  pieces[0]?.writeUInt32BE(lengthOf(pieces) - PREFIX_BYTES, 1);
   return pieces;
 }
 

@@ -30,6 +30,7 @@ import { GrpcContext } from "./grpc-context.ts";
 import { GrpcDeadline, namedTimeout } from "./grpc-deadline.ts";
 import { addChunk, messageIn } from "./grpc-request.ts";
 import { link, readRequest, type StreamUser } from "./grpc-stream.ts";
+import { lengthOf } from "./parts.ts";
 import type { Place } from "./places.ts";
 import { RequestBytes } from "./request-bytes.ts";
 
@@ -197,7 +198,7 @@ export class GrpcCall extends GrpcContext implements StreamUser, Arriving {
   /** Ends the call with the last pieces of its answer, if any. */
   end(pieces: readonly Buffer[] = []): void {
     if (this.#over) return;
-    this.#answer.reserve(pieces.reduce((bytes, piece) => bytes + piece.length, 0));
+    this.#answer.reserve(lengthOf(pieces));
     this.#conclude(undefined, pieces);
   }
 

@@ -19,7 +19,7 @@ interface Form {
   unpacking: <T>(work: () => Promise<T>) => Promise<T>;
 }
 
-const COMPRESSED = 1;
+export const COMPRESSED = 1;
 
 /**
  * The same messages, one by one, without compression: throws MESSAGE_TOO_LARGE at a binary one of too many values. JSON is
@@ -84,7 +84,8 @@ async function* enveloped(source: AsyncIterator<Uint8Array>, form: Form, look: L
 const announced = ({ buffer, byteOffset, length }: Uint8Array) =>
   Buffer.from(buffer, byteOffset, length).readUInt32BE(1);
 
-function prefix(flags: number, length: number): Buffer {
+/** What stands before a message of gRPC: its flags, and how long it is. */
+export function prefix(flags: number, length: number): Buffer {
   const bytes = Buffer.alloc(PREFIX_BYTES);
   bytes[0] = flags;
   bytes.writeUInt32BE(length, 1);

@@ -31,6 +31,9 @@ async function theRest(first: Buffer, part: Parameters<typeof inParts>[0], more:
   return parts.flatMap(pieces);
 }
 
+export const lengthOf = (pieces: readonly Uint8Array[]): number =>
+  pieces.reduce((bytes, { length }) => bytes + length, 0);
+
 function pieces(bytes: Buffer): Buffer[] {
   if (bytes.length <= PIECE_BYTES) return bytes.length === 0 ? [] : [bytes];
   return Array.from({ length: Math.ceil(bytes.length / PIECE_BYTES) }, (_, i) =>

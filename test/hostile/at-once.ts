@@ -63,11 +63,11 @@ const largeBytes = Buffer.from(toBinary(CreateEntityRequestSchema, large));
 const largeText = Buffer.from(toJsonString(CreateEntityRequestSchema, large));
 const CREATE = "CreateEntity";
 
-/** Ten for as much as a batch answers: 35,000 values each, and what is refused for want of room. */
 const batchOf = (lookups: number, name: (i: number) => string) =>
   create(BatchGetEntitiesRequestSchema, {
     lookups: Array.from({ length: lookups }, (_, i) => ({ by: { case: "externalId" as const, value: name(i) } })),
   });
+/** As many as a batch answers, of 36,000 values each, and more that are refused for want of room. */
 const batch = batchOf(100, (i) => `dense-${i % DENSE}`);
 const batchBytes = Buffer.from(toBinary(BatchGetEntitiesRequestSchema, batch));
 const batchText = Buffer.from(toJsonString(BatchGetEntitiesRequestSchema, batch));

@@ -9,7 +9,7 @@ interface Node {
   children?: number[];
 }
 
-interface Profile {
+export interface Profile {
   nodes: Node[];
   /** Microseconds of the monotonic clock. */
   startTime: number;
@@ -25,11 +25,16 @@ export interface Ran {
 
 const FRAMES = 9;
 
+/** Those of the processes that wrote into the folder. */
+export const readProfiles = (folder: string): Profile[] =>
+  readdirSync(folder)
+    .filter((name) => name.endsWith(".cpuprofile"))
+    .map((name) => JSON.parse(readFileSync(join(folder, name), "utf8")));
+
 /** Stacks of the turn by their time, the longest first. `clock`: the monotonic clock at the time 0 of `from` and `to`. */
-export function ranIn(folder: string, { from, to }: Turn, clock: number): Ran[] {
+export function ranIn(profiles: readonly Profile[], { from, to }: Turn, clock: number): Ran[] {
   const found = new Map<string, number>();
-  for (const file of readdirSync(folder).filter((name) => name.endsWith(".cpuprofile"))) {
-    const { nodes, startTime, samples, timeDeltas } = JSON.parse(readFileSync(join(folder, file), "utf8")) as Profile;
+  for (const { nodes, startTime, samples, timeDeltas } of profiles) {
     const byId = new Map(nodes.map((node) => [node.id, node]));
     const parents = new Map(nodes.flatMap((node) => (node.children ?? []).map((child) => [child, node] as const)));
     let at = startTime;

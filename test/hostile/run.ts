@@ -15,7 +15,7 @@ import { ATTACKERS, CASES, type Order, type Report, type Suspect } from "./attac
 import type { Failure } from "./attacker.ts";
 import type { GoodCall, GoodReport } from "./good.ts";
 import { type Ground, makeGround } from "./ground.ts";
-import { ranIn } from "./profile.ts";
+import { ranIn, readProfiles } from "./profile.ts";
 import { type Crash, type Memory, type Service, startService, type Turn } from "./service.ts";
 
 const STALL_MS = 100;
@@ -585,12 +585,13 @@ async function judgeEnd(service: Service, crashes: number): Promise<void> {
 /** What ran in the longest turns of a service that was profiled and has ended. */
 async function printProfile(service: Service, folder: string, from: number): Promise<void> {
   const [turns, [clock = 0]] = [within(await service.turns(), from, Date.now()), await service.clocks()];
+  const profiles = readProfiles(folder);
   print(`\nWhat ran in the longest turns`);
   for (const turn of turns.toSorted((a, b) => b.busyMs - a.busyMs).slice(0, 25)) {
     print(
       `  ${ms(turn.busyMs)} ms on the CPU (${ms(turn.wallMs)} by the clock, ${ms(turn.gcMs)} GC) at ${new Date(turn.from).toISOString()}`,
     );
-    for (const { stack, ms: took } of ranIn(folder, turn, clock).slice(0, 25))
+    for (const { stack, ms: took } of ranIn(profiles, turn, clock).slice(0, 25))
       print(`    ${ms(took).padStart(5)}  ${stack}`);
   }
 }
