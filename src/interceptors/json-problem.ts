@@ -6,6 +6,7 @@ import { LIMITS } from "../domain/limits.ts";
 import { dateProblem } from "../domain/text.ts";
 
 const LOOKUP = "entity.v1.EntityLookup";
+const STRUCT = "google.protobuf.Struct";
 /** A key that the contract does not have is repeated only where it can hardly be a value: a tax id or an external id has digits. */
 const FIELD_LIKE = /^[A-Za-z][A-Za-z_]{0,63}$/;
 
@@ -75,11 +76,11 @@ function itemProblem(
     if (hour === "24") return invalidField(at, "must be a time of the calendar, with hours from 00 to 23");
     if (date !== "" && dateProblem(date) !== null) return invalidField(at, "must be a day of the calendar");
   }
-  // The library gives up at 100 levels, counted from the request. What is nearer to the limit is for the rule, which names the place.
-  if (isFreeForm(message) && isDeeperThan(value, 2 * LIMITS.structDepth)) {
-    return invalidField(at, `must not be nested deeper than ${LIMITS.structDepth} levels`, {
-      limit: String(LIMITS.structDepth),
-    });
+  if (isFreeForm(message)) {
+    const problem = depthProblem(value, at);
+    if (problem !== undefined) return problem;
+    // Nothing else in one is refused, and the library would make a message of each value.
+    if (field.fieldKind === "message" && message?.typeName === STRUCT && isObject(value)) return undefined;
   }
   try {
     fromJson(field.parent, { [field.jsonName]: alone });
@@ -172,6 +173,17 @@ export function duplicateKey(error: unknown, request: DescMessage): DomainError 
     : wholeRequest("A key is given twice in one object of the request");
 }
 
+/**
+ * What is wrong with free-form JSON that is nested too deeply. The library gives up at 100 levels, counted from the request;
+ * what is nearer to the limit is for the rule, which names the place.
+ */
+export function depthProblem(value: JsonValue, at: string): DomainError | undefined {
+  if (!isDeeperThan(value, 2 * LIMITS.structDepth)) return undefined;
+  return invalidField(at, `must not be nested deeper than ${LIMITS.structDepth} levels`, {
+    limit: String(LIMITS.structDepth),
+  });
+}
+
 function isDeeperThan(value: JsonValue, levels: number): boolean {
   let inside: JsonValue[] = [value];
   for (let level = 0; level <= levels; level++) {
@@ -181,7 +193,7 @@ function isDeeperThan(value: JsonValue, levels: number): boolean {
   return true;
 }
 
-const join = (path: string, name: string) => (path === "" ? name : `${path}.${name}`);
+export const join = (path: string, name: string) => (path === "" ? name : `${path}.${name}`);
 const isWellKnown = ({ typeName }: DescMessage) => typeName.startsWith("google.protobuf.");
 const isFreeForm = (desc: DescMessage | undefined) =>
   desc !== undefined && /^google\.protobuf\.(Struct|Value|ListValue)$/.test(desc.typeName);

@@ -1,13 +1,9 @@
 // The request of a gRPC call: its bytes as they arrive, and the one message in them.
-import { type DescMessage, type DescMethod, fromBinary, type Message } from "@bufbuild/protobuf";
+import type { DescMethod, Message } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { decodeBinary } from "./decode.ts";
 import { PREFIX_BYTES } from "./encode.ts";
-import { assertKinds } from "./kindless.ts";
-import { plainMessage } from "./plain-message.ts";
 import type { RequestBytes } from "./request-bytes.ts";
-import { assertFewValues } from "./values.ts";
-
-const BINARY = { readUnknownFields: false };
 
 /** Adds a chunk of the request. Throws what `add` throws, and RESOURCE_EXHAUSTED for a message over `readMaxBytes`. */
 export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: number): void {
@@ -20,7 +16,7 @@ export function addChunk(bytes: RequestBytes, chunk: Buffer, readMaxBytes: numbe
 
 /** The one message of a complete request; throws what the library would throw. */
 export function messageIn(body: Buffer, method: DescMethod): Message {
-  return decode(method.input, envelope(body, method));
+  return decodeBinary(method.input, envelope(body, method));
 }
 
 function envelope(body: Buffer, { methodKind }: DescMethod): Buffer {
@@ -41,17 +37,4 @@ function envelope(body: Buffer, { methodKind }: DescMethod): Buffer {
     throw new ConnectError(`protocol error: received extra input message for ${kind} method`, Code.Unimplemented);
   }
   return body.subarray(PREFIX_BYTES);
-}
-
-function decode(input: DescMessage, bytes: Uint8Array): Message {
-  assertFewValues(input, bytes);
-  const plain = plainMessage(input, bytes);
-  if (plain !== undefined) return plain;
-  assertKinds(input, bytes);
-  try {
-    return fromBinary(input, bytes, BINARY);
-  } catch (error) {
-    // The library's error; `presentable` decides what the caller gets to see of it.
-    throw new ConnectError(`parse binary: ${error instanceof Error ? error.message : ""}`, Code.Internal);
-  }
 }

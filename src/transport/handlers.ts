@@ -28,7 +28,6 @@ import { requestIdKey } from "../interceptors/call.ts";
 import { type CallHead, credentials, type FindCaller } from "../interceptors/credentials.ts";
 import { deadline, messageIdleLimit } from "../interceptors/deadline.ts";
 import { errors, type Present, presentable } from "../interceptors/errors.ts";
-import { jsonDecoder } from "../interceptors/json-requests.ts";
 import type { MetricsSource } from "../interceptors/telemetry.ts";
 import { keyWatch, whileAllowed } from "../interceptors/while-allowed.ts";
 import { answersInParts } from "./answer-bytes.ts";
@@ -37,10 +36,10 @@ import { health, type Readiness, shuttingDown } from "./health.ts";
 import { preparePlain } from "./plain-message.ts";
 import { DETAILS, reflection } from "./reflection.ts";
 import { beginDeadline } from "./request-body.ts";
+import { decodedRequests, requestDecoders } from "./request-messages.ts";
 import { serverStreamingAnswer } from "./server-streaming.ts";
 import type { Tally } from "./tally.ts";
 import { unaryAnswer } from "./unary.ts";
-import { assertFewJsonValues } from "./values.ts";
 
 export interface HandlerOptions {
   /** Registers the services; their names are known to health and reflection. */
@@ -115,6 +114,8 @@ export interface Served {
     maxTimeoutMs: number;
     shutdownSignal?: AbortSignal;
   };
+  /** Decodes its requests; throws the refusal, as ConnectError. */
+  decoderOf: ReturnType<typeof requestDecoders>;
   methods: DescMethod[];
 }
 
@@ -161,13 +162,6 @@ export function createHandlers(
 
   // The refused items of a batch or an import carry details as google.protobuf.Any, which JSON spells out.
   const registry = createRegistry(...DETAILS, ...Array.from(served.keys(), (service) => service.file));
-  const jsonOptions = (method: DescMethod): object => ({
-    ignoreUnknownFields: false,
-    registry,
-    // Not in the types: the library takes its decoder from here. Its own would replace invalid UTF-8 in silence.
-    textDecoder: jsonDecoder(method.input, assertFewJsonValues),
-  });
-
   const watchKey = keyWatch(check, RECHECK_MS);
   // A unary call ends by its deadline; every stream may outlive its key.
   const rechecked = new Set(
@@ -179,7 +173,7 @@ export function createHandlers(
     readMaxBytes: limits.maxMessageBytes,
     writeMaxBytes: WRITE_MAX_BYTES,
     maxTimeoutMs: limits.maxTimeoutMs,
-    binaryOptions: { readUnknownFields: false },
+    jsonOptions: { registry },
     interceptors: [
       errors({ log, present }),
       whileAllowed({ watchKey, methods: rechecked }),
@@ -189,6 +183,7 @@ export function createHandlers(
         if (!open.has(method.parent)) enter(method, values);
       }),
       answersInParts({ registry }),
+      decodedRequests,
       checked(checkMessage),
     ],
   });
@@ -216,7 +211,7 @@ export function createHandlers(
     for (const method of service.methods) {
       const rpc = implementation[method.localName];
       const serve = typeof rpc === "function" ? rpc.bind(implementation) : notServed;
-      router.rpc(method, serve as MethodImpl<DescMethod>, { ...limitsOf(method), jsonOptions: jsonOptions(method) });
+      router.rpc(method, serve as MethodImpl<DescMethod>, limitsOf(method));
       const path = `/${service.typeName}/${method.name}`;
       preparePlain(method.input);
       if (method.methodKind === "unary") {
@@ -244,7 +239,8 @@ export function createHandlers(
   }
   const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
   const methods = [...served.keys(), ...open.keys()].flatMap((service) => service.methods);
-  return { handlers, grpc, gate, enter, isOpen: (method) => open.has(method.parent), limitsOf, methods };
+  const decoderOf = requestDecoders(methods, { registry });
+  return { handlers, grpc, gate, enter, isOpen: (method) => open.has(method.parent), limitsOf, decoderOf, methods };
 }
 
 export const isStreamOfRequests = ({ methodKind }: DescMethod) =>

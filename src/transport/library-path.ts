@@ -4,11 +4,9 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
-import type { DescMethod } from "@bufbuild/protobuf";
+import type { DescMethod, Message } from "@bufbuild/protobuf";
 import { type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
-import { parseTimeout as parseConnectTimeout } from "@connectrpc/connect/protocol-connect";
-import { parseTimeout as parseGrpcTimeout } from "@connectrpc/connect/protocol-grpc";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
 import { DomainError } from "../domain/errors.ts";
@@ -26,7 +24,7 @@ import { type CallTelemetry, outcomeOf } from "./call-telemetry.ts";
 import { type Protocol, protocolOf, withPresentableErrors } from "./error-bodies.ts";
 import { isStreamOfRequests, type Served } from "./handlers.ts";
 import { endWithLastFrame } from "./last-frame.ts";
-import { plainMessages } from "./message-bytes.ts";
+import { emptyMessages, typeOf } from "./message-bytes.ts";
 import { peerOf } from "./peer.ts";
 import {
   type NodeResponse,
@@ -38,11 +36,13 @@ import {
   writeRefusal,
 } from "./refusal.ts";
 import { type BodyLimit, bodyLimit, bodyUntilAnswered, wholeBody, wholeMessages } from "./request-body.ts";
+import { capTimeout, forgetLength, isGzipped } from "./request-headers.ts";
+import { decodedKey } from "./request-messages.ts";
 
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
 
 export interface LibraryOptions {
-  served: Pick<Served, "handlers" | "enter" | "isOpen" | "limitsOf" | "methods">;
+  served: Pick<Served, "handlers" | "enter" | "isOpen" | "limitsOf" | "decoderOf" | "methods">;
   /** `enter` of `served` for a request that is complete. Throws OVERLOADED where unread answers hold the memory, too. */
   enterComplete: (method: DescMethod, values: ContextValues, connection: object) => void;
   /** A call ends its place among those in flight. */
@@ -205,9 +205,13 @@ class LibraryCall implements Arriving {
           enterComplete(method, this.#values, connection);
         });
     const complete = isStreamOfRequests(method) ? each(whole, () => arrival.leave()) : whole;
-    return plainMessages(complete, {
-      input: method.input,
-      contentType: call.header.get("content-type") ?? "",
+    const decode = served.decoderOf(method, typeOf(this.#contentType).endsWith("json"));
+    const decoded: Message[] = [];
+    if (this.#protocol === "connect") forgetLength(call.header, readMaxBytes);
+    this.#values.set(decodedKey, decoded);
+    return emptyMessages(complete, {
+      contentType: this.#contentType,
+      decode: (bytes) => decoded.push(decode(bytes)),
       isGzip: isGzipped(call.header, this.#protocol),
       readMaxBytes,
       turn: () => inTurn.enter(workOwnerOf(this.#values)),
@@ -252,34 +256,12 @@ class LibraryCall implements Arriving {
   }
 }
 
-/** A deadline over the maximum is as good as the maximum: the library would refuse it. */
-function capTimeout(header: Headers, maxMs: number): void {
-  const isOver = ({ error, timeoutMs }: { error?: unknown; timeoutMs?: number }) =>
-    error !== undefined && timeoutMs !== undefined;
-  if (isOver(parseGrpcTimeout(header.get("grpc-timeout"), maxMs))) header.set("grpc-timeout", `${maxMs}m`);
-  if (isOver(parseConnectTimeout(header.get("connect-timeout-ms"), maxMs))) {
-    header.set("connect-timeout-ms", String(maxMs));
-  }
-}
-
 const isGone = (response: NodeResponse): boolean =>
   "stream" in response
     ? response.stream.closed || response.stream.destroyed
     : response.destroyed || response.socket?.destroyed === true;
 
 const callerGone = () => toConnectError(new DomainError("CANCELLED", "The caller went away before the answer"));
-
-/** Whether messages are compressed with gzip. A body that is one is unpacked before the library reads of it. */
-function isGzipped(header: Headers, protocol: Protocol | undefined): boolean {
-  if (protocol === "grpc" || protocol === "grpc-web") return header.get("grpc-encoding") === "gzip";
-  if (protocol === "connect-stream") return header.get("connect-content-encoding") === "gzip";
-  if (header.get("content-encoding") !== "gzip") return false;
-  header.delete("content-encoding");
-  header.delete("content-length");
-  // Who says nothing else takes the answer as the request was.
-  if (!header.has("accept-encoding")) header.set("accept-encoding", "gzip");
-  return true;
-}
 
 /** What of a connection stays the same for all its calls. */
 const connectionOf = (response: NodeResponse): object =>

@@ -1,15 +1,15 @@
-// The bytes of request messages on their way to the library, which decodes them: unpacked and looked at before it does,
-// and each in its turn of the event loop.
-import type { DescMessage } from "@bufbuild/protobuf";
+// The bytes of request messages on their way to the library: unpacked and decoded before it does that, each in its turn of
+// the event loop. The library gets an empty message for each.
+import { endStreamFlag } from "@connectrpc/connect/protocol-connect";
+import { trailerFlag } from "@connectrpc/connect/protocol-grpc-web";
 import { compressionGzip } from "@connectrpc/connect-node";
 import { PREFIX_BYTES } from "./encode.ts";
-import { assertKinds } from "./kindless.ts";
-import { assertFewValues } from "./values.ts";
 
 /** What the headers of a call say of its messages, and who lets them go on. */
 interface Form {
-  input: DescMessage;
   contentType: string;
+  /** Takes the bytes of each message; throws the refusal, as ConnectError. */
+  decode: (message: Uint8Array) => void;
   /** Whether what is compressed is compressed with gzip, as the headers say; anything else the library refuses. */
   isGzip: boolean;
   readMaxBytes: number;
@@ -22,16 +22,15 @@ interface Form {
 export const COMPRESSED = 1;
 
 /**
- * The same messages, one by one, without compression: throws MESSAGE_TOO_LARGE at a binary one of too many values. JSON is
- * looked at where it becomes text. Each chunk holds whole messages; what is longer than it may be, or not complete, goes on
- * as it is, for the library to refuse.
+ * An empty message for each, one by one and without compression. Each chunk holds whole messages; what is longer than it may
+ * be, or not complete, goes on as it is, for the library to refuse.
  */
-export function plainMessages(chunks: AsyncIterable<Uint8Array>, form: Form): AsyncIterable<Uint8Array> {
+export function emptyMessages(chunks: AsyncIterable<Uint8Array>, form: Form): AsyncIterable<Uint8Array> {
   const type = typeOf(form.contentType);
   const source = chunks[Symbol.asyncIterator]();
-  const look = type.endsWith("json") ? () => {} : (message: Uint8Array) => assertDecodable(form.input, message);
+  const empty = type.endsWith("json") ? EMPTY_JSON : EMPTY_BINARY;
   const isSingle = type === "application/proto" || type === "application/json";
-  const messages = isSingle ? single(source, form, look) : enveloped(source, form, look);
+  const messages = isSingle ? single(source, form, empty) : enveloped(source, form, empty, endFlagOf(type));
   return {
     [Symbol.asyncIterator]: () => ({
       next: () => messages.next(),
@@ -41,24 +40,35 @@ export function plainMessages(chunks: AsyncIterable<Uint8Array>, form: Form): As
   };
 }
 
+const EMPTY_JSON = Buffer.from("{}");
+const EMPTY_BINARY = Buffer.alloc(0);
+
 /** Without its parameters. */
 export const typeOf = (contentType: string): string => contentType.split(";", 1)[0]?.trim().toLowerCase() ?? "";
 
-type Look = (message: Uint8Array) => void;
+/** Of an envelope without a message, which ends a stream. */
+const endFlagOf = (type: string): number =>
+  type.startsWith("application/connect") ? endStreamFlag : type.startsWith("application/grpc-web") ? trailerFlag : 0;
 
-async function* single(source: AsyncIterator<Uint8Array>, form: Form, look: Look): AsyncGenerator<Uint8Array, void> {
-  for (let chunk = await source.next(); chunk.done !== true; chunk = await source.next()) {
-    if (chunk.value.length > form.readMaxBytes) yield chunk.value;
-    else {
-      if (!form.isGzip) await form.turn();
-      const message = form.isGzip ? await unpacked(chunk.value, form) : chunk.value;
-      look(message);
-      yield message;
-    }
-  }
+type Source = AsyncIterator<Uint8Array>;
+
+/** The body is the message, an empty one too. */
+async function* single(source: Source, form: Form, empty: Uint8Array): AsyncGenerator<Uint8Array, void> {
+  const chunk = await source.next();
+  const body = chunk.done === true ? EMPTY_BINARY : chunk.value;
+  if (body.length > form.readMaxBytes) return yield body;
+  const isPacked = form.isGzip && body.length > 0;
+  if (!isPacked) await form.turn();
+  form.decode(isPacked ? await unpacked(body, form) : body);
+  yield empty;
 }
 
-async function* enveloped(source: AsyncIterator<Uint8Array>, form: Form, look: Look): AsyncGenerator<Uint8Array, void> {
+async function* enveloped(
+  source: Source,
+  form: Form,
+  empty: Uint8Array,
+  endFlag: number,
+): AsyncGenerator<Uint8Array, void> {
   for (let chunk = await source.next(); chunk.done !== true; chunk = await source.next()) {
     await form.turn();
     let rest = chunk.value;
@@ -66,14 +76,14 @@ async function* enveloped(source: AsyncIterator<Uint8Array>, form: Form, look: L
       const end = rest.length < PREFIX_BYTES ? rest.length : PREFIX_BYTES + announced(rest);
       const isWhole = end >= PREFIX_BYTES && end <= rest.length && end - PREFIX_BYTES <= form.readMaxBytes;
       const flags = rest[0] as number;
+      const isEnd = (flags & endFlag) !== 0;
+      const isCompressed = (flags & COMPRESSED) !== 0;
       let envelope = rest.subarray(0, end);
-      if (isWhole) {
-        let message = envelope.subarray(PREFIX_BYTES);
-        if ((flags & COMPRESSED) !== 0 && form.isGzip) {
-          message = await unpacked(message, form);
-          envelope = Buffer.concat([prefix(flags & ~COMPRESSED, message.length), message]);
-        }
-        if ((flags & COMPRESSED) === 0 || form.isGzip) look(message);
+      if (isWhole && (form.isGzip || !isCompressed)) {
+        const message = envelope.subarray(PREFIX_BYTES);
+        if (!isEnd) form.decode(isCompressed ? await unpacked(message, form) : message);
+        const left = isEnd ? EMPTY_BINARY : empty;
+        envelope = Buffer.concat([prefix(flags & ~COMPRESSED, left.length), left]);
       }
       yield envelope;
       rest = rest.subarray(end);
@@ -99,9 +109,4 @@ function unpacked(message: Uint8Array, { readMaxBytes, turn, unpacking }: Form):
     await turn();
     return plain;
   });
-}
-
-function assertDecodable(input: DescMessage, message: Uint8Array): void {
-  assertFewValues(input, message);
-  assertKinds(input, message);
 }

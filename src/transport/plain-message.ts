@@ -28,6 +28,15 @@ const VALUES = [STRUCT, "google.protobuf.Value", "google.protobuf.ListValue"];
 const MAX_BITS = 31;
 const [FIXED64_WIRE, LENGTH_WIRE, FIXED32_WIRE] = [1, 2, 5];
 
+/** A field of a message that is a Struct, or on the way to one. */
+export interface Place {
+  localName: string;
+  oneof: string | undefined;
+  isList: boolean;
+  /** What of the message in it is on the way; undefined: it is a Struct. */
+  inside: { parts: readonly Place[] } | undefined;
+}
+
 /** How a message of this type is read. */
 interface Plan {
   /** The same with Structs as bytes. */
@@ -37,14 +46,10 @@ interface Plan {
   parts: Part[];
 }
 
-interface Part {
-  localName: string;
-  oneof: string | undefined;
+interface Part extends Place {
   /** The wire type that it must have: a field is read by its declaration, whatever its tag says. */
   wire: number;
-  isList: boolean;
   isStruct: boolean;
-  /** Of the message in it. */
   inside: Plan | undefined;
   /** A bit of its own where it may be there once; else 0. */
   once: number;
@@ -61,7 +66,7 @@ export function plainMessage(desc: DescMessage, bytes: Uint8Array): Message | un
   try {
     if (!readStructs(plan, bytes, { at: 0 }, bytes.length, structs)) return undefined;
     const message = fromBinary(plan.form, bytes, { readUnknownFields: false });
-    putStructs(plan, message as unknown as Values, structs);
+    putStructs(plan, message, (place) => structOf(place as Uint8Array, structs));
     return message;
   } catch {
     return undefined;
@@ -108,15 +113,20 @@ function lengthOf(wire: number, bytes: Uint8Array, place: { at: number }, end: n
 
 type Values = Record<string, unknown>;
 
-/** Puts them in the place of their bytes. */
-function putStructs({ parts }: Plan, message: Values, structs: ReadonlyMap<number, JsonObject>): void {
+/** Puts Structs in their places: `structOf` is called with what is there, in the order of the places. */
+export function putStructs(
+  { parts }: { parts: readonly Place[] },
+  message: Message,
+  structOf: (place: unknown) => JsonObject,
+): void {
+  const values = message as unknown as Values;
   for (const { localName, oneof, isList, inside } of parts) {
-    const [holder, name] = oneof === undefined ? [message, localName] : [message[oneof] as Values, "value"];
+    const [holder, name] = oneof === undefined ? [values, localName] : [values[oneof] as Values, "value"];
     if (oneof !== undefined && holder["case"] !== localName) continue;
     const value = holder[name];
     if (value === undefined) continue;
-    if (inside === undefined) holder[name] = structOf(value as Uint8Array, structs);
-    else for (const one of isList ? (value as Values[]) : [value as Values]) putStructs(inside, one, structs);
+    if (inside === undefined) holder[name] = structOf(value);
+    else for (const one of isList ? (value as Message[]) : [value as Message]) putStructs(inside, one, structOf);
   }
 }
 
