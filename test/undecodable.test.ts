@@ -302,7 +302,7 @@ describe("Connect with JSON", () => {
     expect(connectError(answer)).toMatchObject({ reason: "UNIMPLEMENTED" });
   });
 
-  test("what is wrong with a long request is said without its place: it is decoded once", async () => {
+  test("what is wrong with a long request is said without its place: nobody else waits for that", async () => {
     // BatchGetEntities may be longer than other requests here.
     const request = (padding: number) =>
       json(
@@ -312,7 +312,9 @@ describe("Connect with JSON", () => {
     expect(await request(100_000)).toMatchObject({ metadata: { field: "lookups[1].external_id" } });
     const refusal = await request(140_000);
     expect(refusal).toMatchObject({ code: Code.InvalidArgument, reason: "VALIDATION_ERROR" });
-    expect(refusal.message).toBe("The request is not a valid entity.v1.BatchGetEntitiesRequest");
+    expect(refusal.message).toBe(
+      "The request is not a valid entity.v1.BatchGetEntitiesRequest: look at external_id of each entity.v1.EntityLookup",
+    );
   });
 
   test("the status fits the code, also of a long answer to a caller who reads gzip", async () => {

@@ -1,5 +1,5 @@
 // The library's own failures as refusals of the contract. Its texts may hold values of the request, so nothing of
-// them goes on. Requests in JSON are refused by json-requests.ts, before the library reads them.
+// them goes on. Request messages are decoded and refused by us, before it reads any.
 import type { DescMessage, DescMethod } from "@bufbuild/protobuf";
 import { Code, type ConnectError } from "@connectrpc/connect";
 import { callerLeft, DomainError, invalidField } from "../domain/errors.ts";
@@ -68,8 +68,6 @@ function unimplemented(text: string): DomainError {
 function malformed(text: string, request: DescMessage): DomainError {
   if (text === "decompression failed") return refusal("The request cannot be decompressed");
   if (text.startsWith("protocol error: incomplete envelope")) return refusal("The request ends within a message");
-  if (text.startsWith("protocol error: promised "))
-    return refusal("The request has not the length of its content-length");
   return refusal(`The request is not a valid ${request.typeName}`);
 }
 
