@@ -90,7 +90,7 @@ function changed(json: JsonValue, { at, how, value }: Change): string {
 describe("a request in JSON is what the library decodes", () => {
   test.each([...inputs])("%s", (_, desc) => {
     const decode = jsonDecoder(desc, options);
-    fc.assert(
+    void fc.assert(
       fc.property(messageOf(desc, 3), fc.array(change, { maxLength: 3 }), (init, changes) => {
         const text = toJsonString(desc, create(desc, init as never), options);
         expect(isDeepStrictEqual(decode(Buffer.from(text)), libraryMessage(desc, text))).toBe(true);
