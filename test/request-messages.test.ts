@@ -127,7 +127,8 @@ describe.each(["application/proto", "application/json"])("%s", (type) => {
     ["of no bytes", Buffer.alloc(0), {}, 0],
     ["of no bytes, compressed", Buffer.alloc(0), { "content-encoding": "gzip" }, 0],
   ])("one request, %s", async (_, body, more, count) => {
-    const length = more["content-length"] === "+" ? { "content-length": String(body.length) } : {};
+    const length: Record<string, string> =
+      more["content-length"] === "+" ? { "content-length": String(body.length) } : {};
     const { status } = await call({ ...head, ...more, ...length }, body);
     if (count === 1) {
       expect(status).toBe(200);
