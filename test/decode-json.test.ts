@@ -13,7 +13,10 @@ import type { ConnectError } from "@connectrpc/connect";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { RecordTransactionsRequestSchema } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
-import { CreateEntityRequestSchema } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import {
+  CreateEntityRequestSchema,
+  UpdateEntityRequestSchema,
+} from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
 import { isObject, type JsonValue } from "../src/domain/json.ts";
 import { jsonDecoder } from "../src/transport/decode-json.ts";
 import { DETAILS } from "../src/transport/reflection.ts";
@@ -138,9 +141,9 @@ test.each<[string, DescMessage, string]>([
   expect(isDeepStrictEqual(jsonDecoder(desc, options)(Buffer.from(text)), expected)).toBe(true);
 });
 
-const refusal = (text: string) => {
+const refusal = (text: string, desc: DescMessage = CreateEntityRequestSchema) => {
   try {
-    jsonDecoder(CreateEntityRequestSchema, options)(Buffer.from(text));
+    jsonDecoder(desc, options)(Buffer.from(text));
   } catch (error) {
     return refusalOf(error as ConnectError);
   }
@@ -150,10 +153,10 @@ const refusal = (text: string) => {
 describe("what is nested too deeply is refused with its place, in a long request as well", () => {
   const nested = (levels: number) => `${'{"a":'.repeat(levels)}1${"}".repeat(levels)}`;
   test.each([
-    ["65 levels", nested(66), ""],
+    ["92 levels", nested(92), ""],
     ["many thousand", nested(40_000), ""],
-    ["in lists", `{"a":${"[".repeat(90)}${"]".repeat(90)}}`, ""],
-    ["behind much else", nested(66), "x".repeat(200_000)],
+    ["in lists", `{"a":${"[".repeat(92)}${"]".repeat(92)}}`, ""],
+    ["behind much else", nested(92), "x".repeat(200_000)],
   ])("%s", (_, attributes, reason) => {
     const text = `{"reason":"${reason}","entity":{"attributes":${attributes}}}`;
     expect(refusal(text)).toMatchObject({
@@ -161,4 +164,38 @@ describe("what is nested too deeply is refused with its place, in a long request
       metadata: { field: "entity.attributes", limit: "32" },
     });
   });
+
+  test("the rule names the place in what is not as deep", () => {
+    const text = `{"entity":{"attributes":${nested(90)}}}`;
+    expect(
+      isDeepStrictEqual(ours(CreateEntityRequestSchema, text), libraryMessage(CreateEntityRequestSchema, text)),
+    ).toBe(true);
+    expect(refusal(text)).toBeUndefined();
+  });
+});
+
+test("a mask of too many paths is refused before its text is taken apart", () => {
+  const mask = (paths: number) => JSON.stringify({ entity: {}, updateMask: Array<string>(paths).fill("name").join() });
+  const decode = jsonDecoder(UpdateEntityRequestSchema, options);
+  expect(isDeepStrictEqual(decode(Buffer.from(mask(100))), libraryMessage(UpdateEntityRequestSchema, mask(100)))).toBe(
+    true,
+  );
+  for (const paths of [101, 500_000]) {
+    expect(refusal(mask(paths), UpdateEntityRequestSchema)).toMatchObject({
+      reason: "VALIDATION_ERROR",
+      metadata: { field: "update_mask.paths" },
+      message: "update_mask.paths: must not have more than 100 items",
+    });
+  }
+});
+
+test("a key that reads as the library's error takes no longer than another, and is not repeated", () => {
+  const text = (key: string) => JSON.stringify({ [key]: 1, more: "x".repeat(140_000) });
+  const key = 'duplicate object key "'.repeat(20_000);
+  const told = refusal(text(key));
+  expect(told).toEqual(refusal(text("b".repeat(key.length))));
+  expect(JSON.stringify(told)).not.toContain("duplicate");
+  expect(refusal(`{"a":1,"a":2,"more":"${"x".repeat(140_000)}"}`)?.message).toBe(
+    "A key is given twice in one object of the request",
+  );
 });

@@ -7,6 +7,7 @@ import { dateProblem } from "../domain/text.ts";
 
 const LOOKUP = "entity.v1.EntityLookup";
 const STRUCT = "google.protobuf.Struct";
+const FIELD_MASK = "google.protobuf.FieldMask";
 /** A key that the contract does not have is repeated only where it can hardly be a value: a tax id or an external id has digits. */
 const FIELD_LIKE = /^[A-Za-z][A-Za-z_]{0,63}$/;
 
@@ -82,6 +83,7 @@ function itemProblem(
     // Nothing else in one is refused, and the library would make a message of each value.
     if (field.fieldKind === "message" && message?.typeName === STRUCT && isObject(value)) return undefined;
   }
+  if (field.fieldKind === "message" && message?.typeName === FIELD_MASK) return maskProblem(value, at);
   try {
     fromJson(field.parent, { [field.jsonName]: alone });
     return undefined;
@@ -163,9 +165,12 @@ function isNear(a: string, b: string): boolean {
   return (x.length <= 1 && y.length <= 1) || (x.length === 2 && y.length === 2 && x[0] === y[1] && x[1] === y[0]);
 }
 
+/** As the library says it; from its beginning, since it repeats other keys of the caller in whole, and looking for this in a long one takes minutes. */
+const DUPLICATE_KEY = /^cannot decode message [\w.]+ from JSON: duplicate object key "(.*)"$/s;
+
 /** For the error of a decoder that refused the text. The library tells the key alone, and a key of a Struct is the caller's: it is named only where it is a field of ours. */
 export function duplicateKey(error: unknown, request: DescMessage): DomainError | undefined {
-  const key = /duplicate object key "(.*)"$/s.exec(error instanceof Error ? error.message : "")?.[1];
+  const key = DUPLICATE_KEY.exec(error instanceof Error ? error.message : "")?.[1];
   if (key === undefined) return undefined;
   const isOurs = request.fields.some(({ name, jsonName }) => name === key || jsonName === key);
   return isOurs || pathsWithin(request, key).length > 0
@@ -173,15 +178,23 @@ export function duplicateKey(error: unknown, request: DescMessage): DomainError 
     : wholeRequest("A key is given twice in one object of the request");
 }
 
-/**
- * What is wrong with free-form JSON that is nested too deeply. The library gives up at 100 levels, counted from the request;
- * what is nearer to the limit is for the rule, which names the place.
- */
+/** More than the rule allows, which names the place in it; fewer than the library reads, which counts from the request. */
+const READ_LEVELS = 90;
+
+/** What is wrong with free-form JSON that is nested deeper than anything should go into. */
 export function depthProblem(value: JsonValue, at: string): DomainError | undefined {
-  if (!isDeeperThan(value, 2 * LIMITS.structDepth)) return undefined;
+  if (!isDeeperThan(value, READ_LEVELS)) return undefined;
   return invalidField(at, `must not be nested deeper than ${LIMITS.structDepth} levels`, {
     limit: String(LIMITS.structDepth),
   });
+}
+
+/** What is wrong with a mask. The library would make half a million texts of one of a megabyte, or change each of its letters. */
+export function maskProblem(value: JsonValue, at: string): DomainError | undefined {
+  if (typeof value !== "string" || value.includes("_")) return invalidField(at, `must be ${JSON_FORM[FIELD_MASK]}`);
+  const max = LIMITS.maskPaths;
+  if (value.split(",", max + 1).length <= max) return undefined;
+  return invalidField(join(at, "paths"), `must not have more than ${max} items`);
 }
 
 function isDeeperThan(value: JsonValue, levels: number): boolean {
@@ -203,7 +216,7 @@ const isFreeForm = (desc: DescMessage | undefined) =>
 const JSON_FORM: Record<string, string> = {
   "google.protobuf.Timestamp": "a time as in 2026-01-31T12:00:00Z, from year 1 to 9999",
   "google.protobuf.Duration": 'a duration as in "1.5s"',
-  "google.protobuf.FieldMask": "field paths in lowerCamelCase, separated by commas",
+  [FIELD_MASK]: "field paths in lowerCamelCase, separated by commas",
   "google.protobuf.ListValue": "a list",
 };
 

@@ -2,15 +2,29 @@
 // a message of every value of a google.protobuf.Struct, which here stays the JSON that it is. Its errors name a type, and echo
 // values of the request (`expected bigint: Juan Perez ...`): a refusal names the field by its path, and what to do. And it
 // shifts days that no calendar has: 30 February becomes 1 March.
-import { type DescMessage, fromJson, fromJsonString, type JsonReadOptions, type Message } from "@bufbuild/protobuf";
-import { EmptySchema } from "@bufbuild/protobuf/wkt";
+import {
+  type DescField,
+  type DescMessage,
+  fromJson,
+  fromJsonString,
+  type JsonReadOptions,
+  type Message,
+} from "@bufbuild/protobuf";
+import { EmptySchema, type FieldMask } from "@bufbuild/protobuf/wkt";
 import { DomainError } from "../domain/errors.ts";
 import { isObject, type JsonObject, type JsonValue } from "../domain/json.ts";
 import { toConnectError } from "../errors.ts";
-import { depthProblem, duplicateKey, join, jsonProblem, wholeRequest } from "../interceptors/json-problem.ts";
+import {
+  depthProblem,
+  duplicateKey,
+  join,
+  jsonProblem,
+  maskProblem,
+  wholeRequest,
+} from "../interceptors/json-problem.ts";
 import { syntaxProblem } from "../interceptors/json-syntax.ts";
 import { namesImpossibleTime } from "../interceptors/json-times.ts";
-import { isPlainStruct, leadsToStruct, type Place, putStructs } from "./plain-message.ts";
+import { fillPlaces, isPlainStruct, messagesIn, type Place } from "./plain-message.ts";
 import { assertFewJsonValues } from "./values.ts";
 
 /** A longer request that does not decode is refused as a whole: to look for the field at fault would delay other calls. */
@@ -19,7 +33,7 @@ const EXPLAINED_BYTES = 128 * 1024;
 /** Decodes messages of one type, from JSON in UTF-8; throws the refusal as ConnectError. */
 export function jsonDecoder(desc: DescMessage, options: Partial<JsonReadOptions>): (bytes: Uint8Array) => Message {
   const utf8 = new TextDecoder("utf-8", { fatal: true });
-  const places = leadsToStruct(desc) ? placesIn(desc, new Map()) : undefined;
+  const places = hasPlaces(desc) ? placesIn(desc) : undefined;
   return (bytes) => {
     assertFewJsonValues(bytes);
     let text: string;
@@ -30,8 +44,7 @@ export function jsonDecoder(desc: DescMessage, options: Partial<JsonReadOptions>
     }
     let message: Message;
     try {
-      message =
-        places === undefined ? fromJsonString(desc, text, options) : decodeAroundStructs(desc, places, text, options);
+      message = places === undefined ? fromJsonString(desc, text, options) : decodeAround(desc, places, text, options);
     } catch (error) {
       if (error instanceof DomainError) throw toConnectError(error);
       throw toConnectError(problemOf(error, desc, text, bytes.length <= EXPLAINED_BYTES));
@@ -60,41 +73,48 @@ function whereOf(error: unknown): string {
   return field === undefined ? "" : `: look at ${field} of each ${type}`;
 }
 
-// --- Structs ------------------------------------------------------------------------------------
+// --- Structs and masks --------------------------------------------------------------------------
 
-/** A field on the way to Structs, by both of its names in JSON. */
+/** A Struct or a mask, or a message that has one. JSON may have it by either of its names. */
 interface JsonPlace extends Place {
   name: string;
   jsonName: string;
+  isMask: boolean;
   inside: { parts: JsonPlace[] } | undefined;
 }
 
-/** Those of a message; in maps and oneofs the library reads them. */
-function placesIn(desc: DescMessage, made: Map<DescMessage, { parts: JsonPlace[] }>): { parts: JsonPlace[] } {
+const isMask = ({ fieldKind, message }: DescField) =>
+  fieldKind === "message" && message.typeName === "google.protobuf.FieldMask";
+
+/** Whether there is anything to look for in a message. */
+const hasPlaces = (desc: DescMessage): boolean =>
+  [...messagesIn(desc)].some(({ fields }) => fields.some((field) => isPlainStruct(field) || isMask(field)));
+
+/** Those of a message. What is in maps is left to the library, and Structs that are cases of a oneof. */
+function placesIn(desc: DescMessage, made = new Map<DescMessage, { parts: JsonPlace[] }>()): { parts: JsonPlace[] } {
   const known = made.get(desc);
   if (known !== undefined) return known;
   const places: { parts: JsonPlace[] } = { parts: [] };
   made.set(desc, places);
   for (const field of desc.fields) {
     const { fieldKind, message, name, jsonName, localName } = field;
-    if (message === undefined || fieldKind === "map") continue;
-    const isStruct = isPlainStruct(field);
-    if (!isStruct && !leadsToStruct(message)) continue;
-    const inside = isStruct ? undefined : placesIn(message, made);
+    const isLeaf = isPlainStruct(field) || isMask(field);
+    if (message === undefined || fieldKind === "map" || !(isLeaf || hasPlaces(message))) continue;
     places.parts.push({
-      name,
-      jsonName,
-      localName,
+      ...{ name, jsonName, localName, isMask: isMask(field) },
       oneof: field.oneof?.localName,
       isList: fieldKind === "list",
-      inside,
+      inside: isLeaf ? undefined : placesIn(message, made),
     });
   }
   return places;
 }
 
-/** The message that the library makes of the text without its Structs, and then with them. */
-function decodeAroundStructs(
+/** What was taken out of the JSON of a message, as it is put into the place that the library has left for it. */
+type Taken = (place: unknown) => unknown;
+
+/** The message that the library makes of the text without its Structs and masks, and then with them. */
+function decodeAround(
   desc: DescMessage,
   places: { parts: JsonPlace[] },
   text: string,
@@ -103,33 +123,55 @@ function decodeAroundStructs(
   // Refuses a key that is given twice at any depth, which JSON.parse forgets.
   fromJsonString(EmptySchema, text, { ignoreUnknownFields: true });
   const json = JSON.parse(text) as JsonObject;
-  const structs: JsonObject[] = [];
-  takeStructs(places.parts, json, "", structs);
+  const taken: Taken[] = [];
+  take(places.parts, json, "", taken);
   const message = fromJson(desc, json, options);
   let next = 0;
-  putStructs(places, message, () => structs[next++] as JsonObject);
+  fillPlaces(places, message, (place) => taken[next++]?.(place));
   return message;
 }
 
-/** Leaves an empty one in the place of each. What has not the form of its field is left for the library to refuse. */
-function takeStructs(places: readonly JsonPlace[], json: JsonObject, path: string, structs: JsonObject[]): void {
-  for (const { name, jsonName, isList, inside } of places) {
+/** Leaves empty ones in their places. What has not the form of its field is left for the library to refuse. */
+function take(parts: readonly JsonPlace[], json: JsonObject, path: string, taken: Taken[]): void {
+  for (const { name, jsonName, isList, inside, isMask } of parts) {
+    // No field is called as what every object has.
     const key = Object.hasOwn(json, jsonName) ? jsonName : name;
-    const value = Object.hasOwn(json, key) ? json[key] : undefined;
+    const value = json[key];
     const at = join(path, name);
-    if (isList && inside !== undefined) {
-      if (!Array.isArray(value)) continue;
-      for (const [i, item] of value.entries()) {
-        if (isObject(item)) takeStructs(inside.parts, item, `${at}[${i}]`, structs);
+    if (inside !== undefined) {
+      const items = isList ? (Array.isArray(value) ? value : []) : [value];
+      for (const [i, item] of items.entries()) {
+        if (isObject(item)) take(inside.parts, item, isList ? `${at}[${i}]` : at, taken);
       }
-    } else if (isObject(value)) {
-      if (inside !== undefined) takeStructs(inside.parts, value, at, structs);
-      else {
-        const problem = depthProblem(value, at);
-        if (problem !== undefined) throw problem;
-        structs.push(value);
-        json[key] = {};
-      }
+    } else if (isMask && typeof value === "string") {
+      throwIfAny(maskProblem(value, at));
+      const paths = pathsOf(value);
+      taken.push((mask) => Object.assign(mask as FieldMask, { paths }));
+      json[key] = "";
+    } else if (!isMask && isObject(value)) {
+      throwIfAny(depthProblem(value, at));
+      taken.push(() => value);
+      json[key] = {};
     }
   }
+}
+
+function throwIfAny(problem: DomainError | undefined): void {
+  if (problem !== undefined) throw problem;
+}
+
+const [A, Z, UNDERSCORE, CASE] = [0x41, 0x5a, 0x5f, 0x20];
+
+/** The paths of a mask, as the contract writes them. The library takes ten times as long for a text of capital letters. */
+function pathsOf(mask: string): string[] {
+  if (mask === "") return [];
+  const bytes = Buffer.from(mask);
+  const snake = Buffer.allocUnsafe(2 * bytes.length);
+  let length = 0;
+  for (const byte of bytes) {
+    const isCapital = byte >= A && byte <= Z;
+    if (isCapital) snake[length++] = UNDERSCORE;
+    snake[length++] = isCapital ? byte + CASE : byte;
+  }
+  return snake.toString("utf8", 0, length).split(",");
 }

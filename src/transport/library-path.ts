@@ -188,7 +188,7 @@ class LibraryCall implements Arriving {
     });
   }
 
-  /** The request as the library reads it: within its limits of time and bytes, and looked at before it is decoded. */
+  /** The request as the library reads it: within its limits of time and bytes, and decoded before. */
   #bodyOf(call: UniversalServerRequest, method: DescMethod): AsyncIterable<Uint8Array> {
     const { served, enterComplete, requestBytes, arrivals, unpacking } = this.#options;
     const chunks = call.body as AsyncIterable<Uint8Array>;

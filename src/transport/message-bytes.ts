@@ -1,5 +1,5 @@
-// The bytes of request messages on their way to the library: unpacked and decoded before it does that, each in its turn of
-// the event loop. The library gets an empty message for each.
+// The bytes of request messages on their way to the library: unpacked and decoded here, each in its turn of the event loop.
+// The library gets an empty message for each.
 import { endStreamFlag } from "@connectrpc/connect/protocol-connect";
 import { trailerFlag } from "@connectrpc/connect/protocol-grpc-web";
 import { compressionGzip } from "@connectrpc/connect-node";
@@ -46,7 +46,7 @@ const EMPTY_BINARY = Buffer.alloc(0);
 /** Without its parameters. */
 export const typeOf = (contentType: string): string => contentType.split(";", 1)[0]?.trim().toLowerCase() ?? "";
 
-/** Of an envelope without a message, which ends a stream. */
+/** Of an envelope without a message, which ends a stream: what comes behind it is not read. */
 const endFlagOf = (type: string): number =>
   type.startsWith("application/connect") ? endStreamFlag : type.startsWith("application/grpc-web") ? trailerFlag : 0;
 
@@ -70,20 +70,19 @@ async function* enveloped(
   endFlag: number,
 ): AsyncGenerator<Uint8Array, void> {
   for (let chunk = await source.next(); chunk.done !== true; chunk = await source.next()) {
-    await form.turn();
     let rest = chunk.value;
     while (rest.length > 0) {
+      await form.turn();
       const end = rest.length < PREFIX_BYTES ? rest.length : PREFIX_BYTES + announced(rest);
       const isWhole = end >= PREFIX_BYTES && end <= rest.length && end - PREFIX_BYTES <= form.readMaxBytes;
       const flags = rest[0] as number;
-      const isEnd = (flags & endFlag) !== 0;
       const isCompressed = (flags & COMPRESSED) !== 0;
       let envelope = rest.subarray(0, end);
+      if (isWhole && (flags & endFlag) !== 0) return;
       if (isWhole && (form.isGzip || !isCompressed)) {
         const message = envelope.subarray(PREFIX_BYTES);
-        if (!isEnd) form.decode(isCompressed ? await unpacked(message, form) : message);
-        const left = isEnd ? EMPTY_BINARY : empty;
-        envelope = Buffer.concat([prefix(flags & ~COMPRESSED, left.length), left]);
+        form.decode(isCompressed ? await unpacked(message, form) : message);
+        envelope = Buffer.concat([prefix(flags & ~COMPRESSED, empty.length), empty]);
       }
       yield envelope;
       rest = rest.subarray(end);

@@ -28,12 +28,12 @@ const VALUES = [STRUCT, "google.protobuf.Value", "google.protobuf.ListValue"];
 const MAX_BITS = 31;
 const [FIXED64_WIRE, LENGTH_WIRE, FIXED32_WIRE] = [1, 2, 5];
 
-/** A field of a message that is a Struct, or on the way to one. */
+/** A field of a message that the library does not read, or one on the way there. */
 export interface Place {
   localName: string;
   oneof: string | undefined;
   isList: boolean;
-  /** What of the message in it is on the way; undefined: it is a Struct. */
+  /** What of the message in it is on the way; undefined: it is the place. */
   inside: { parts: readonly Place[] } | undefined;
 }
 
@@ -66,7 +66,7 @@ export function plainMessage(desc: DescMessage, bytes: Uint8Array): Message | un
   try {
     if (!readStructs(plan, bytes, { at: 0 }, bytes.length, structs)) return undefined;
     const message = fromBinary(plan.form, bytes, { readUnknownFields: false });
-    putStructs(plan, message, (place) => structOf(place as Uint8Array, structs));
+    fillPlaces(plan, message, (place) => structOf(place as Uint8Array, structs));
     return message;
   } catch {
     return undefined;
@@ -113,11 +113,11 @@ function lengthOf(wire: number, bytes: Uint8Array, place: { at: number }, end: n
 
 type Values = Record<string, unknown>;
 
-/** Puts Structs in their places: `structOf` is called with what is there, in the order of the places. */
-export function putStructs(
+/** `fill` is called with what the library has left in each place, in their order, and returns what is to be there. */
+export function fillPlaces(
   { parts }: { parts: readonly Place[] },
   message: Message,
-  structOf: (place: unknown) => JsonObject,
+  fill: (place: unknown) => unknown,
 ): void {
   const values = message as unknown as Values;
   for (const { localName, oneof, isList, inside } of parts) {
@@ -125,8 +125,8 @@ export function putStructs(
     if (oneof !== undefined && holder["case"] !== localName) continue;
     const value = holder[name];
     if (value === undefined) continue;
-    if (inside === undefined) holder[name] = structOf(value);
-    else for (const one of isList ? (value as Message[]) : [value as Message]) putStructs(inside, one, structOf);
+    if (inside === undefined) holder[name] = fill(value);
+    else for (const one of isList ? (value as Message[]) : [value as Message]) fillPlaces(inside, one, fill);
   }
 }
 
@@ -173,8 +173,8 @@ export const isPlainStruct = (field: DescField): boolean =>
 export const leadsToStruct = (desc: DescMessage): boolean =>
   [...messagesIn(desc)].some((one) => one.fields.some(isPlainStruct));
 
-/** It and what it is made of, without what is in free values. */
-function messagesIn(desc: DescMessage, found = new Set<DescMessage>()): Set<DescMessage> {
+/** A message and what it is made of, without what is in free values. */
+export function messagesIn(desc: DescMessage, found = new Set<DescMessage>()): Set<DescMessage> {
   if (found.has(desc) || VALUES.includes(desc.typeName)) return found;
   found.add(desc);
   for (const { message } of desc.fields) if (message !== undefined) messagesIn(message, found);

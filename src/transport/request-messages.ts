@@ -15,10 +15,16 @@ export function requestDecoders(
   methods: Iterable<DescMethod>,
   options: Partial<JsonReadOptions>,
 ): (method: DescMethod, isJson: boolean) => Decode {
-  const json = new Map(Array.from(methods, (method) => [method, jsonDecoder(method.input, options)]));
-  return (method, isJson) => {
-    const decode = isJson ? json.get(method) : undefined;
-    return decode ?? ((bytes) => decodeBinary(method.input, bytes));
+  const decoders = new Map(
+    Array.from(methods, ({ input }) => [
+      input,
+      { json: jsonDecoder(input, options), binary: (bytes: Uint8Array) => decodeBinary(input, bytes) },
+    ]),
+  );
+  return ({ input }, isJson) => {
+    const decoder = decoders.get(input);
+    if (decoder === undefined) throw new Error(`${input.typeName} has no decoder`);
+    return isJson ? decoder.json : decoder.binary;
   };
 }
 

@@ -33,6 +33,8 @@ export function assertFewJsonValues(bytes: Uint8Array): void {
 
 /** Any double can be written with fewer. Reading one goes by its digits: four million take over 100 ms, a million of a duration too. */
 const NUMBER_DIGITS = 1_000;
+/** No text is longer that is taken. A number may stand in one. */
+const TEXT_BYTES = LIMITS.structBytes;
 
 function tooMany(): ConnectError {
   const limit = String(LIMITS.messageValues);
@@ -206,8 +208,10 @@ export function measureJson(bytes: Uint8Array, max: number): { values: number; d
       values += 1;
       run = 0;
     } else if (byte === QUOTE) {
+      const start = i + 1;
       for (i++; i < bytes.length && bytes[i] !== QUOTE; i++) if (bytes[i] === BACKSLASH) i++;
       digits = Math.max(digits, secondsDigits(bytes, i));
+      if (i - start > TEXT_BYTES) digits = Math.max(digits, longestRun(bytes, start, i));
     }
   }
   return { values, digits };
@@ -219,6 +223,16 @@ function secondsDigits(bytes: Uint8Array, end: number): number {
   let start = end - 1;
   while (isDigit(bytes[start - 1])) start -= 1;
   return bytes[start - 1] === QUOTE || bytes[start - 1] === MINUS ? end - 1 - start : 0;
+}
+
+/** The digits of the longest number in a text, where they are more than any text may have. */
+function longestRun(bytes: Uint8Array, start: number, end: number): number {
+  let longest = 0;
+  for (let i = start, run = 0; i < end; i++) {
+    run = isDigit(bytes[i]) ? run + 1 : 0;
+    if (run > longest) longest = run;
+  }
+  return longest > TEXT_BYTES ? longest : 0;
 }
 
 const isDigit = (byte = 0) => byte >= 0x30 && byte <= 0x39;

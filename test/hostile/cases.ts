@@ -237,6 +237,31 @@ const CASES: Record<string, (one: Case) => Promise<unknown>> = {
   "costly tsDigits": (one) => json(one, "EntityService/ListEntityEvents", `{"from":"${"9".repeat(1e6)}"}`),
   "costly int32Digits": (one) => json(one, "EntityService/ListEntities", `{"pageSize":"${"9".repeat(1e6)}"}`),
   "costly int32num": (one) => json(one, "EntityService/ListEntities", `{"pageSize":${"9".repeat(1e6)}}`),
+  "costly int64 text": (one) => json(one, "EntityService/ListAuditCheckpoints", `{"afterNumber":"${"9".repeat(1e6)}"}`),
+  "costly mask text": (one) =>
+    json(one, "EntityService/BatchUpdateEntities", `{"requests":[{"updateMask":"${"a,".repeat(1.9e6)}"}]}`),
+  "costly mask text, with a time": (one) =>
+    json(
+      one,
+      "EntityService/BatchUpdateEntities",
+      `{"requests":[{"reason":"2026-02-30T10","updateMask":"${"a,".repeat(1.9e6)}"}]}`,
+    ),
+  "costly errors of the library": (one) =>
+    json(one, "grpc.health.v1.Health/Check", JSON.stringify({ ['duplicate object key "'.repeat(40_000)]: 1 })),
+  "costly ends of streams": (one) =>
+    one.call({
+      path: "/grpc.health.v1.Health/Check",
+      headers: { "content-type": "application/grpc-web+proto" },
+      body: Buffer.alloc(1_000_000, Buffer.of(0x80, 0, 0, 0, 0)),
+      limitMs: 60_000,
+    }),
+  "costly empty messages": (one) =>
+    one.call({
+      path: "/entity.v1.EntityService/ImportEntities",
+      headers: { "content-type": "application/grpc", te: "trailers", authorization: `Bearer ${one.party.keys.all}` },
+      body: Buffer.alloc(1_000_000),
+      limitMs: 60_000,
+    }),
   "costly nestArr": (one) =>
     json(
       one,
