@@ -1,5 +1,5 @@
 // Bodies of Connect's JSON: broken, repeated, deep, with keys and numbers that confuse parsers.
-import { toJson } from "@bufbuild/protobuf";
+import { type DescField, type DescMessage, toJson } from "@bufbuild/protobuf";
 import { envelope } from "../../frames.ts";
 import { CANARY } from "../answers.ts";
 import type { Attacker, Case } from "../attacker.ts";
@@ -118,6 +118,29 @@ function heavy(random: Random, limit: number): string {
   }
 }
 
+const LONG_OF = ["9", "0", "a", "A", "a,", "aB,", ".", " ", "é", "e\u0301", "\\ud83d\\ude00", "\\ud800", "\\u0031"];
+/** As the library's errors begin, which repeat keys and values of the request. */
+LONG_OF.push('duplicate object key \\"', "cannot decode field a.b from JSON: ", 'key \\"');
+
+/** The request with one text of megabytes in any of its fields, or as a key: in a form over which something may take long. */
+function longText(desc: DescMessage, random: Random, limit: number): string {
+  const unit = random.pick(LONG_OF);
+  const before = random.pick(["", "", "-", "0.", "1e", "2026-01-01T00:00:00.", "2026-02-30T10"]);
+  const long = `${before}${repeat(unit, Math.floor((limit * random.pick([0.3, 0.97])) / unit.length))}${random.pick(["", "", "s", "Z", "_"])}`;
+  let leaf = unit === "9" && random.chance(0.3) ? long : `"${long}"`;
+  const way: DescField[] = [];
+  for (let inside: DescMessage | undefined = desc; inside !== undefined && inside.fields.length > 0; ) {
+    const field: DescField = random.pick(inside.fields);
+    way.push(field);
+    inside = way.length > 6 || field.message?.typeName.startsWith("google.protobuf.") ? undefined : field.message;
+  }
+  if (way.length === 0 || random.chance(0.1)) leaf = `{"${long}":1}`;
+  return way.reduceRight(
+    (json, { jsonName, fieldKind }) => `{"${jsonName}":${fieldKind === "list" ? `[${json}]` : json}}`,
+    leaf,
+  );
+}
+
 const rpcOf = ({ random }: Case): Rpc => {
   for (;;) {
     const rpc = random.pick(RPCS);
@@ -180,7 +203,9 @@ export const jsonAttackers: Attacker[] = [
     atOnce: 3,
     async attack(one) {
       const rpc = rpcOf(one);
-      await send(one, rpc, heavy(one.random, /^(Batch|Import|Record)/.test(rpc.method.name) ? 4_000_000 : 1_000_000));
+      const limit = /^(Batch|Import|Record)/.test(rpc.method.name) ? 4_000_000 : 1_000_000;
+      const { random } = one;
+      await send(one, rpc, random.chance(0.5) ? heavy(random, limit) : longText(rpc.method.input, random, limit));
     },
   },
 ];
