@@ -189,6 +189,17 @@ test("a mask of too many paths is refused before its text is taken apart", () =>
   }
 });
 
+test("a mask that is longer than its paths may be is refused", () => {
+  expect(refusal(JSON.stringify({ updateMask: "A".repeat(409_601) }), UpdateEntityRequestSchema)).toMatchObject({
+    reason: "VALIDATION_ERROR",
+    message: "update_mask: must not be longer than 409600 characters",
+  });
+  const text = JSON.stringify({ updateMask: "Aé,aB".repeat(99) });
+  expect(
+    isDeepStrictEqual(ours(UpdateEntityRequestSchema, text), libraryMessage(UpdateEntityRequestSchema, text)),
+  ).toBe(true);
+});
+
 test("a key that reads as the library's error takes no longer than another, and is not repeated", () => {
   const text = (key: string) => JSON.stringify({ [key]: 1, more: "x".repeat(140_000) });
   const key = 'duplicate object key "'.repeat(20_000);

@@ -193,8 +193,10 @@ export function depthProblem(value: JsonValue, at: string): DomainError | undefi
 export function maskProblem(value: JsonValue, at: string): DomainError | undefined {
   if (typeof value !== "string" || value.includes("_")) return invalidField(at, `must be ${JSON_FORM[FIELD_MASK]}`);
   const max = LIMITS.maskPaths;
-  if (value.split(",", max + 1).length <= max) return undefined;
-  return invalidField(join(at, "paths"), `must not have more than ${max} items`);
+  if (value.split(",", max + 1).length > max)
+    return invalidField(join(at, "paths"), `must not have more than ${max} items`);
+  const length = max * LIMITS.string;
+  return value.length > length ? invalidField(at, `must not be longer than ${length} characters`) : undefined;
 }
 
 function isDeeperThan(value: JsonValue, levels: number): boolean {
