@@ -1,5 +1,5 @@
 // How long the largest messages of the worst shapes hold the event loop, and what they take: as the library alone decodes
-// them, and binary ones as the service does too, with its checks before. npm run bench:messages [-- maxValues]
+// them, and as the service does, with its checks before. npm run bench:messages [-- maxValues]
 import { type DescMessage, type DescMethod, fromBinary, fromJsonString } from "@bufbuild/protobuf";
 import { RecordTransactionsRequestSchema } from "../clients/typescript/gen/entity/v1/activity_service_pb.ts";
 import {
@@ -8,6 +8,7 @@ import {
   GetEntityRequestSchema,
   ListEntitiesRequestSchema,
 } from "../clients/typescript/gen/entity/v1/entity_service_pb.ts";
+import { jsonDecoder } from "../src/transport/decode-json.ts";
 import { messageIn } from "../src/transport/grpc-request.ts";
 import { median } from "./report.ts";
 
@@ -111,6 +112,7 @@ const JSONS: [string, DescMessage, number, (bytes: number) => string][] = [
   ["one path of very many parts", GetEntityRequestSchema, MIB, (n) => `{"readMask":"${"aB".repeat(n / 2)}"}`],
   ["a list of nulls", CreateEntityRequestSchema, MIB, (n) => `{"entity":{"attributes":{"a":${list("null", n)}}}}`],
   ["a list of numbers", CreateEntityRequestSchema, MIB, (n) => `{"entity":{"attributes":{"a":${list("1", n)}}}}`],
+  ["45,000 numbers", CreateEntityRequestSchema, MIB, () => `{"entity":{"attributes":{"a":${list("1", 90_000)}}}}`],
   [
     "a list of empty objects",
     CreateEntityRequestSchema,
@@ -141,6 +143,12 @@ const JSONS: [string, DescMessage, number, (bytes: number) => string][] = [
     (n) => `{"transactions":[{"details":{"a":${list("null", n)}}}]}`,
   ],
   ["unknown fields", GetEntityRequestSchema, MIB, (n) => keys(n)],
+  [
+    "a key like the library's error",
+    GetEntityRequestSchema,
+    MIB,
+    (n) => JSON.stringify({ ['duplicate object key "'.repeat(n / 24)]: 1 }),
+  ],
   ["escaped text", CreateEntityRequestSchema, MIB, (n) => `{"entity":{"name":"${"\\u0041".repeat(n / 6)}"}}`],
 ];
 
@@ -193,5 +201,10 @@ for (const [what, desc, max, make] of BINARY) {
 }
 for (const [what, desc, max, make] of JSONS) {
   const text = make(max - 64);
-  measure(`JSON: ${what}`, text.length, { library: () => fromJsonString(desc, text, { ignoreUnknownFields: false }) });
+  const bytes = Buffer.from(text);
+  const decode = jsonDecoder(desc, {});
+  measure(`JSON: ${what}`, bytes.length, {
+    library: () => fromJsonString(desc, text, { ignoreUnknownFields: false }),
+    served: () => decode(bytes),
+  });
 }
