@@ -24,7 +24,7 @@ import {
 } from "../interceptors/json-problem.ts";
 import { syntaxProblem } from "../interceptors/json-syntax.ts";
 import { namesImpossibleTime } from "../interceptors/json-times.ts";
-import { fillPlaces, isPlainStruct, messagesIn, type Place } from "./plain-message.ts";
+import { fillPlaces, isPlainStruct, leadsTo, type Place } from "./plain-message.ts";
 import { assertFewJsonValues } from "./values.ts";
 
 /** A longer request that does not decode is refused as a whole: to look for the field at fault would delay other calls. */
@@ -33,7 +33,7 @@ const EXPLAINED_BYTES = 128 * 1024;
 /** Decodes messages of one type, from JSON in UTF-8; throws the refusal as ConnectError. */
 export function jsonDecoder(desc: DescMessage, options: Partial<JsonReadOptions>): (bytes: Uint8Array) => Message {
   const utf8 = new TextDecoder("utf-8", { fatal: true });
-  const places = hasPlaces(desc) ? placesIn(desc) : undefined;
+  const places = leadsTo(desc, isTaken) ? placesIn(desc) : undefined;
   return (bytes) => {
     assertFewJsonValues(bytes);
     let text: string;
@@ -86,9 +86,7 @@ interface JsonPlace extends Place {
 const isMask = ({ fieldKind, message }: DescField) =>
   fieldKind === "message" && message.typeName === "google.protobuf.FieldMask";
 
-/** Whether there is anything to look for in a message. */
-const hasPlaces = (desc: DescMessage): boolean =>
-  [...messagesIn(desc)].some(({ fields }) => fields.some((field) => isPlainStruct(field) || isMask(field)));
+const isTaken = (field: DescField) => isPlainStruct(field) || isMask(field);
 
 /** Those of a message. What is in maps is left to the library, and Structs that are cases of a oneof. */
 function placesIn(desc: DescMessage, made = new Map<DescMessage, { parts: JsonPlace[] }>()): { parts: JsonPlace[] } {
@@ -98,13 +96,12 @@ function placesIn(desc: DescMessage, made = new Map<DescMessage, { parts: JsonPl
   made.set(desc, places);
   for (const field of desc.fields) {
     const { fieldKind, message, name, jsonName, localName } = field;
-    const isLeaf = isPlainStruct(field) || isMask(field);
-    if (message === undefined || fieldKind === "map" || !(isLeaf || hasPlaces(message))) continue;
+    if (message === undefined || fieldKind === "map" || !(isTaken(field) || leadsTo(message, isTaken))) continue;
     places.parts.push({
       ...{ name, jsonName, localName, isMask: isMask(field) },
       oneof: field.oneof?.localName,
       isList: fieldKind === "list",
-      inside: isLeaf ? undefined : placesIn(message, made),
+      inside: isTaken(field) ? undefined : placesIn(message, made),
     });
   }
   return places;
@@ -128,6 +125,8 @@ function decodeAround(
   const message = fromJson(desc, json, options);
   let next = 0;
   fillPlaces(places, message, (place) => taken[next++]?.(place));
+  // Else something would be lost, or stand in the place of another.
+  if (next !== taken.length) throw new Error(`${taken.length} values were taken out, and ${next} places found`);
   return message;
 }
 

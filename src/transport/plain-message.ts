@@ -169,12 +169,14 @@ const isStruct = ({ message }: DescField) => message?.typeName === STRUCT;
 export const isPlainStruct = (field: DescField): boolean =>
   isStruct(field) && field.fieldKind === "message" && field.oneof === undefined;
 
-/** Whether there is one in it, or in what it is made of. */
-export const leadsToStruct = (desc: DescMessage): boolean =>
-  [...messagesIn(desc)].some((one) => one.fields.some(isPlainStruct));
+/** Whether there is such a field in a message, or in what it is made of. */
+export const leadsTo = (desc: DescMessage, is: (field: DescField) => boolean): boolean =>
+  [...messagesIn(desc)].some(({ fields }) => fields.some(is));
+
+export const leadsToStruct = (desc: DescMessage): boolean => leadsTo(desc, isPlainStruct);
 
 /** A message and what it is made of, without what is in free values. */
-export function messagesIn(desc: DescMessage, found = new Set<DescMessage>()): Set<DescMessage> {
+function messagesIn(desc: DescMessage, found = new Set<DescMessage>()): Set<DescMessage> {
   if (found.has(desc) || VALUES.includes(desc.typeName)) return found;
   found.add(desc);
   for (const { message } of desc.fields) if (message !== undefined) messagesIn(message, found);
